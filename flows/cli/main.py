@@ -1,0 +1,38 @@
+"""`sana`: run, plan, validate, tiny, ui. Commands import what they need when they run: `sana --help` is instant."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from flows.cli import plan, run, tiny, ui
+from sana.errors import SanaError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sana-video-pipeline")
+def cli() -> None:
+    """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
+
+
+for command in (run.run, plan.plan, plan.validate, tiny.tiny, ui.ui):
+    cli.add_command(command)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line: a SanaError is one message and exit code 1, never a traceback."""
+    try:
+        cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
+    except SanaError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("stopped", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What several commands share: the config argument, its overrides, and the context made of them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.errors import ConfigError
+from sana.store import open_store
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def config_options(command: F) -> F:
+    """Add CONFIG, `-s key=value` and `--root`."""
+    command = click.option("--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix.")(
+        command
+    )
+    command = click.option(
+        "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value; may be repeated."
+    )(command)
+    return click.argument("config", type=click.Path(dir_okay=False))(command)
+
+
+def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:
+    """Load the config with its overrides, `--root` last."""
+    return load_config(config, [*overrides, *([f"root={root}"] if root else [])])
+
+
+def context_of(config: Config, *, read_only: bool = False) -> Context:
+    """Open the store of a config."""
+    try:
+        store = open_store(config.root)
+    except ValueError as error:
+        raise ConfigError(f"root: {error}") from error
+    return Context(config, store, Path(config.work_dir).absolute(), read_only=read_only)

@@ -1,0 +1,38 @@
+"""`sana plan` and `sana validate`: what would be done and why, and whether it could be."""
+
+from collections.abc import Sequence
+
+import click
+
+from flows.cli.options import config_options, context_of, resolve
+
+
+@click.command()
+@config_options
+@click.option("--until", help="Plan up to this stage.")
+@click.option("--force", multiple=True, metavar="STAGE", help="As if this stage were to run again.")
+def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
+    """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
+    from flows.cli.show import plan_table
+    from flows.plan import all_cached
+    from flows.plan import plan as decide
+
+    context = context_of(resolve(config, overrides, root), read_only=True)
+    plans = decide(context, last=until, force=force)
+    click.echo(plan_table(plans))
+    click.echo("nothing to do" if all_cached(plans) else f"to do it: sana run {config}")
+
+
+@click.command()
+@config_options
+def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
+    """Check the config, the sources, the model and the root, before anything runs."""
+    from flows.plan import preflight
+
+    settings = resolve(config, overrides, root)
+    preflight(context_of(settings))
+    click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
+    train = settings.train
+    if train.schedule == "cosine" and train.decay_steps is None:
+        click.echo("note: the cosine ends with the run, so a change of train.max_steps starts training again; "
+                   "set train.decay_steps to be able to go on")

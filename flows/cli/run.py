@@ -1,0 +1,63 @@
+"""`sana run`: ask storage first; start Prefect only if something is to be done."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from flows.cli.options import config_options, context_of, resolve
+from flows.graph import STAGES
+from sana.artifact import Artifact
+
+
+@click.command()
+@config_options
+@click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
+@click.option("--force", multiple=True, type=click.Choice(STAGES), help="Run this stage again although it is done.")
+@click.option("--record", is_flag=True, help="Run the flow, with its Prefect and MLflow records, even if all is cached.")
+def run(
+    config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], record: bool
+) -> None:
+    """Run the pipeline: only what is missing or changed."""
+    from flows.cli import show
+    from flows.plan import all_cached, plan, preflight
+    from sana.data.manifest import check_refusals
+
+    settings = resolve(config, overrides, root)
+    context = context_of(settings)
+    plans = plan(context, last=until, force=force)
+    for stage_plan in plans:
+        if stage_plan.artifact is not None:
+            check_refusals(settings, stage_plan.artifact)
+    if all_cached(plans) and not record:
+        results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
+    else:
+        preflight(context)
+        results = _run_flow(config, context.work_dir, overrides, root, until, force)
+    click.echo(show.result_table(results, context.store))
+    for name, _, artifact in results:
+        if name == "evaluate":
+            click.echo(show.eval_lines(artifact))
+        if name == "sample":
+            click.echo(f"sampled videos: {context.store.uri(artifact.files['contact_sheet.png'].key)}")
+    if all(state.lower() == "cached" for _, state, _ in results):
+        click.echo("every stage is cached: nothing to do")
+    click.echo(f"browse the runs: sana ui {config}")
+
+
+def _run_flow(
+    config: str, work_dir: Path, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]
+) -> list[tuple[str, str, Artifact]]:
+    """Run the flow in this process, with progress bars."""
+    from flows.environment import prepare_environment
+
+    prepare_environment(work_dir)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # the bars and the table say what its log would
+
+    from flows.cli.show import RunDisplay
+    from flows.pipeline import sana_pipeline
+
+    with RunDisplay():
+        done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
+    return [(result.stage, result.state, result.artifact) for result in done]

@@ -1,0 +1,125 @@
+"""What the terminal shows: the plan, the progress of a run, and its result."""
+
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import ProgressColumn, Task
+from rich.table import Table
+from rich.text import Text
+
+from flows.plan import StagePlan
+from sana.artifact import Artifact
+from sana.progress import Progress as StageProgress
+from sana.progress import listeners
+from sana.store import Store
+
+_STYLES = {"cached": "green", "completed": "cyan", "partial": "yellow", "stale": "yellow", "failed": "bold red"}
+
+
+def plan_table(plans: Sequence[StagePlan]) -> str:
+    """Render a plan."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "state", "fingerprint", "why, and what would be done"):
+        table.add_column(name, no_wrap=name != "why, and what would be done")
+    for plan in plans:
+        state = Text(plan.state, style=_STYLES.get(plan.state, ""))
+        table.add_row(plan.name, state, plan.fingerprint or "-", plan.detail)
+    return _render(table)
+
+
+def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
+    """Render what a run did: stage, state, clips in / out / refused, seconds, artifact."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "state", "in", "out", "refused", "seconds", "artifact"):
+        table.add_column(name, justify="right" if name in ("in", "out", "refused", "seconds") else "left", no_wrap=True)
+    for name, state, artifact in rows:
+        counts = artifact.counts
+        table.add_row(
+            name,
+            Text(state.lower(), style=_STYLES.get(state.lower(), "")),
+            *(str(counts[key]) for key in ("in", "out", "refused")),
+            f"{artifact.seconds:.1f}",
+            artifact.key,
+        )
+    return f"{_render(table)}\nartifacts are under {store.root}"
+
+
+def eval_lines(artifact: Artifact) -> str:
+    """Render the eval loss before and after training, with standard errors."""
+    weights: Mapping[str, Any] = artifact.facts["weights"]
+    paired: Mapping[str, Any] = artifact.facts["paired"]
+    before = weights["initial"]
+    lines = [f"eval loss, {artifact.counts['in']} held-out clips, before training  {before['mean']:.4f} +- {before['stderr']:.4f}"]
+    for name in ("live", "ema"):
+        after, drop = weights[name], paired[name]
+        lines.append(
+            f"  after {artifact.facts['step']} steps, {name:4} weights  {after['mean']:.4f} +- {after['stderr']:.4f}  "
+            f"({drop['relative_drop']:.1%} lower; paired difference {drop['mean']:.4f} +- {drop['stderr']:.4f})"
+        )
+    return "\n".join(lines)
+
+
+def _render(table: Table) -> str:
+    console = Console()
+    # a pipe or a log has no width: never cut what is in the table
+    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
+    wide.print(table)
+    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+
+class _Rate(ProgressColumn):
+    """Work per second, in the task's own unit."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
+
+
+class RunDisplay:
+    """One progress bar per stage; where there is no terminal, one line per state."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]ok"),
+            TextColumn("{task.description:16}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[detail]}", style="dim"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> "RunDisplay":
+        self._progress.start()
+        listeners.append(self._update)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        listeners.remove(self._update)
+        self._progress.stop()
+
+    def _update(self, stage: str, state: str, progress: StageProgress | None) -> None:
+        """Show that a stage came to a state, or, while it runs, how far it is."""
+        if stage not in self._bars:
+            self._bars[stage] = self._progress.add_task(stage, total=None, unit="", detail="")
+            if progress is not None:
+                self._line(f"{stage}: {progress.total} {progress.unit} ...")
+        bar = self._bars[stage]
+        if progress is not None:
+            shown = {"total": progress.total, "completed": progress.done}
+            self._progress.update(bar, unit=progress.unit, detail=progress.detail, **shown)
+        elif state != "running":
+            total = self._progress.tasks[bar].total or 1
+            self._progress.update(bar, total=total, completed=total if state != "failed" else None, detail=state)
+            self._line(f"{stage}: {state}")
+
+    def _line(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(text, highlight=False)

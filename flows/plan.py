@@ -1,0 +1,85 @@
+"""Plan: what a run would do, and why. Reads storage and the source listing; executes and writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flows.graph import stage, until
+from sana.artifact import Artifact, causes, find, latest
+from sana.context import Context
+from sana.errors import SanaError
+
+CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its state, why, and what would be done."""
+
+    name: str
+    state: str
+    detail: str
+    fingerprint: str = ""
+    artifact: Artifact | None = None
+
+
+def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()) -> list[StagePlan]:
+    """Decide each stage from storage.
+
+    Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
+    is above it turns out to yield the same content as before.
+    """
+    plans: list[StagePlan] = []
+    artifacts: dict[str, Artifact] = {}
+    for name in until(last):
+        module = stage(name)
+        waiting = [upstream for upstream in module.INPUTS if upstream not in artifacts]
+        if waiting:
+            plans.append(StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run"))
+            continue
+        decided = _decide(context, name, artifacts, forced=name in force)
+        if decided.state == CACHED and decided.artifact is not None:
+            artifacts[name] = decided.artifact
+        plans.append(decided)
+    return plans
+
+
+def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forced: bool) -> StagePlan:
+    module = stage(name)
+    recipe = module.recipe(context, artifacts)
+    artifact = find(context.store, recipe)
+    if artifact is not None and not forced:
+        return StagePlan(name, CACHED, "", recipe.fingerprint, artifact)
+    done, total, unit = module.remaining(context, artifacts)
+    if forced:
+        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe.fingerprint)
+    before = latest(context.store, name)
+    why = causes(recipe, before)
+    work = f"{total - done} of {total} {unit} to do" if done else f"{total} {unit} to do"
+    if why:
+        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe.fingerprint)
+    if done:
+        return StagePlan(name, PARTIAL, work, recipe.fingerprint)
+    return StagePlan(name, MISSING, f"never run -> {work}", recipe.fingerprint)
+
+
+def all_cached(plans: Sequence[StagePlan]) -> bool:
+    return all(stage_plan.state == CACHED for stage_plan in plans)
+
+
+def preflight(context: Context) -> None:
+    """Check what can be checked before anything runs: the sources, the model, and that root can be written.
+
+    Raises:
+        SanaError: the first thing found wrong.
+    """
+    from sana.data.source import open_sources
+    from sana.data.weights import resolve_model
+
+    resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
+        source.listing()
+    try:
+        context.work_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SanaError(f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir") from error
+    context.store.check_writable()

@@ -1,0 +1,205 @@
+"""Artifacts: the committed outputs of stages, their fingerprints, and why a stage must run again.
+
+A stage's output lives at `<root>/<stage>/<fingerprint>/`; it is finished when `artifact.json`, written last, is there.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sana.errors import SanaError
+from sana.store import Store
+
+FORMAT = 1  # of artifact.json itself
+
+
+def digest_of(value: Any) -> str:
+    """Return a 128-bit hex digest of plain JSON values, the same for any order of keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a stage's content: nothing else may.
+
+    `config` holds the knobs that change bytes; `inputs` maps what is read to its content digest.
+    """
+
+    stage: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the artifact."""
+        return digest_of([self.stage, self.version, self.config, self.inputs])[:16]
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """One file of an artifact: key relative to the root, size, and digest for `verify` only."""
+
+    key: str
+    num_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The committed output of one stage.
+
+    `content` maps a view of the rows (what a later stage reads) to its digest: it is what fingerprints downstream
+    are made of, so two artifacts with equal content are interchangeable. `facts` is small stage-specific JSON.
+    """
+
+    stage: str
+    fingerprint: str
+    version: int
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    content: Mapping[str, str]
+    counts: Mapping[str, int]
+    files: Mapping[str, FileInfo]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    created_at: float = 0.0
+    code_version: str = ""
+    reproduced: bool = False  # a forced run that gave the same content; never stored
+
+    @property
+    def key(self) -> str:
+        """Folder of the artifact, relative to the root."""
+        return f"{self.stage}/{self.fingerprint}"
+
+    def to_json(self) -> bytes:
+        record = {"format": FORMAT, **asdict(self)}
+        del record["reproduced"]
+        return json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes, *, where: str) -> "Artifact":
+        try:
+            record = json.loads(data)
+        except ValueError as error:
+            raise SanaError(f"{where} is damaged: {error}; remove it and run the stage again") from error
+        if record.pop("format", None) != FORMAT:
+            raise SanaError(f"{where} was written by another version of this software; use that, or another root")
+        record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
+        return cls(**record)
+
+
+class Draft:
+    """An artifact being written: files go to an attempt-unique folder, `commit` makes them an artifact."""
+
+    def __init__(self, store: Store, recipe: Recipe) -> None:
+        self.store = store
+        self.recipe = recipe
+        self._files: dict[str, FileInfo] = {}
+        self._attempt = uuid.uuid4().hex[:12]
+        self._started = time.monotonic()
+
+    def add(self, name: str, data: bytes) -> str:
+        """Write one small file; returns its key."""
+        key = f"{self.recipe.stage}/{self.recipe.fingerprint}/{self._attempt}/{name}"
+        if not self.store.put_if_absent(key, data):
+            raise SanaError(f"{self.store.uri(key)} was written by somebody else; run again")
+        self.refer(name, key, num_bytes=len(data), digest=hashlib.blake2b(data, digest_size=16).hexdigest())
+        return key
+
+    def refer(self, name: str, key: str, *, num_bytes: int, digest: str) -> None:
+        """Name a file that is in the store already as part of this artifact."""
+        self._files[name] = FileInfo(key, num_bytes, digest)
+
+    def commit(
+        self, *, content: Mapping[str, str], counts: Mapping[str, int], facts: Mapping[str, Any] | None = None
+    ) -> Artifact:
+        """Publish the artifact, last of all. If somebody was first, or the stage was forced, the newest content holds.
+
+        Returns:
+            The artifact that is in effect from now on.
+        """
+        artifact = Artifact(
+            stage=self.recipe.stage,
+            fingerprint=self.recipe.fingerprint,
+            version=self.recipe.version,
+            config=dict(self.recipe.config),
+            inputs=dict(self.recipe.inputs),
+            content=dict(content),
+            counts=dict(counts),
+            files=dict(self._files),
+            facts=dict(facts or {}),
+            seconds=round(time.monotonic() - self._started, 3),
+            created_at=round(time.time(), 3),
+            code_version=importlib.metadata.version("sana-video-pipeline"),
+        )
+        for _ in range(100):
+            names = _commits(self.store, artifact.key)
+            if names:
+                current = _read(self.store, names[-1])
+                if current.content == artifact.content:
+                    return Artifact(**{**current.__dict__, "reproduced": True})
+            if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json()):
+                stamp = f"{int(artifact.created_at * 1000):014d}"
+                self.store.put_if_absent(f"{artifact.stage}/history/{stamp}-{artifact.fingerprint}", b"")
+                return artifact
+        raise SanaError(f"cannot commit {self.store.uri(artifact.key)}: others keep committing it; run again later")
+
+
+def _commit_name(number: int) -> str:
+    return "artifact.json" if number == 0 else f"artifact.{number:04d}.json"
+
+
+def _commits(store: Store, key: str) -> list[str]:
+    """Keys of the commit files of an artifact, oldest first."""
+    names = []
+    while store.exists(f"{key}/{_commit_name(len(names))}"):
+        names.append(f"{key}/{_commit_name(len(names))}")
+    return names
+
+
+def _read(store: Store, key: str) -> Artifact:
+    return Artifact.from_json(store.read(key), where=store.uri(key))
+
+
+def find(store: Store, recipe: Recipe) -> Artifact | None:
+    """Return the committed artifact of this recipe, or None."""
+    names = _commits(store, f"{recipe.stage}/{recipe.fingerprint}")
+    return _read(store, names[-1]) if names else None
+
+
+def latest(store: Store, stage: str) -> Artifact | None:
+    """Return the artifact of this stage that was committed last, whatever its recipe, or None."""
+    for key, _ in reversed(store.list(f"{stage}/history")):
+        names = _commits(store, f"{stage}/{key.rpartition('-')[2]}")
+        if names:
+            return _read(store, names[-1])
+    return None
+
+
+def causes(recipe: Recipe, before: Artifact | None) -> list[str]:
+    """Say what differs between a recipe and an earlier artifact of its stage, one short phrase each."""
+    if before is None:
+        return []
+    changed: list[str] = []
+    if before.version != recipe.version:
+        changed.append(f"stage version {before.version} -> {recipe.version}")
+    old, new = _flat(before.config), _flat(recipe.config)
+    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    names = sorted({**before.inputs, **recipe.inputs})
+    changed += [f"input {name} changed" for name in names if before.inputs.get(name) != recipe.inputs.get(name)]
+    return changed
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
+    if isinstance(value, list | tuple):
+        return {prefix[:-1]: json.dumps(value, default=str)}
+    return {prefix[:-1]: value}

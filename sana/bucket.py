@@ -1,0 +1,106 @@
+"""Buckets: the shapes a clip may take, and which of them a clip gets.
+
+Shapes in this module: F frames, H height, W width (pixels); f h w the same after the VAE.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+LATENT_CHANNELS = 16  # Wan 2.1 VAE
+TEMPORAL_STRIDE = 4  # one latent frame for the first frame, then one for every 4
+SPATIAL_STRIDE = 8
+PATCH = 2  # the transformer's spatial patch, in latent pixels
+
+_NAME = re.compile(r"^(\d+)x(\d+)x(\d+)$")
+
+
+@dataclass(frozen=True, order=True)
+class Bucket:
+    """A (frames, height, width) that every clip in it is cut to; written `81x480x832`."""
+
+    num_frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        multiple = SPATIAL_STRIDE * PATCH
+        if self.num_frames < 1 or (self.num_frames - 1) % TEMPORAL_STRIDE:
+            raise ValueError(
+                f"bucket {self}: {self.num_frames} frames is not 4k + 1 (1, 5, 9, ... 81); "
+                f"the nearest below is {max(1, self.num_frames - (self.num_frames - 1) % TEMPORAL_STRIDE)}"
+            )
+        for side, size in (("height", self.height), ("width", self.width)):
+            if size < multiple or size % multiple:
+                raise ValueError(
+                    f"bucket {self}: {side} {size} is not a multiple of {multiple}; "
+                    f"the nearest is {max(multiple, round(size / multiple) * multiple)}"
+                )
+
+    def __str__(self) -> str:
+        return f"{self.num_frames}x{self.height}x{self.width}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `frames x height x width`, for example `81x480x832`.
+
+        Raises:
+            ValueError: the text is not of that form, or the shape is not one the model takes.
+        """
+        match = _NAME.match(text)
+        if match is None:
+            raise ValueError(f"bucket {text!r} is not frames x height x width, for example 81x480x832")
+        return cls(*(int(part) for part in match.groups()))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """`(16, 1 + (F - 1) / 4, H / 8, W / 8)`: the Wan VAE's output for one clip of this bucket."""
+        frames = 1 + (self.num_frames - 1) // TEMPORAL_STRIDE
+        return LATENT_CHANNELS, frames, self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the transformer sees for one clip of this bucket."""
+        _, frames, height, width = self.latent_shape
+        return frames * (height // PATCH) * (width // PATCH)
+
+    @property
+    def log_aspect(self) -> float:
+        """Natural logarithm of width / height: symmetric about square."""
+        return math.log(self.width / self.height)
+
+
+def nearest(
+    width: int, height: int, num_frames: int, buckets: Sequence[Bucket], *, allow_upscale: bool = True
+) -> Bucket | None:
+    """Choose the bucket of a clip, whatever the order of `buckets`; None when the clip is too short for all.
+
+    Among the buckets that the clip has frames for: the nearest in log aspect ratio, then the longest, then the
+    largest. Among those of one aspect ratio, one that would need no upscaling goes first unless `allow_upscale`.
+    """
+    fitting = [bucket for bucket in buckets if bucket.num_frames <= num_frames]
+    if not fitting:
+        return None
+    aspect = math.log(width / height)
+
+    def rank(bucket: Bucket) -> tuple[float, bool, int, int, int]:
+        # rounded, so that two buckets of one aspect ratio are a tie and not a matter of the last bit
+        distance = round(abs(bucket.log_aspect - aspect), 9)
+        too_large = not allow_upscale and upscales(width, height, bucket)
+        return distance, too_large, -bucket.num_frames, -bucket.height * bucket.width, bucket.width
+
+    return min(fitting, key=rank)
+
+
+def upscales(width: int, height: int, bucket: Bucket) -> bool:
+    """Return whether a width x height clip would have to grow to cover the bucket."""
+    return width < bucket.width or height < bucket.height
+
+
+# The official 480p and 720p tables (height, width), as in diffusers' SanaVideoPipeline and NVlabs/Sana.
+OFFICIAL_480P = (
+    (448, 896), (480, 832), (528, 768), (560, 720), (624, 624), (672, 592),
+    (720, 560), (768, 528), (816, 496), (832, 480), (896, 448),
+)  # fmt: skip

@@ -1,0 +1,47 @@
+"""Config of the model to start from and of the two encode stages."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sana.config.section import Section
+
+
+class ModelConfig(Section):
+    path: str = Field(
+        min_length=1,
+        description="Hugging Face model id (owner/name) or a local folder, in diffusers layout",
+    )
+    revision: str = Field("main", description="branch, tag or commit of a hub model; unused for a folder")
+
+
+class EncodeCaptionsResources(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the text encoder runs")
+    texts_per_part: int = Field(1024, ge=1, le=1_000_000, description="texts that are committed at once")
+
+
+class EncodeCaptionsConfig(Section):
+    template: Literal["video", "image", "none"] = Field(
+        "video",
+        description="instruction put before a caption: diffusers' video one, the official training run's image one, none",
+    )
+    max_tokens: int = Field(300, ge=8, le=1024, description="tokens kept of a caption, as the pipeline does")
+    dtype: Literal["bf16", "fp32"] = Field("bf16", description="dtype of the text encoder and of what is stored")
+    batch_size: int = Field(1, ge=1, le=256, description="captions per forward pass; batches change the last bits")
+    resources: EncodeCaptionsResources = EncodeCaptionsResources()
+
+
+class EncodeLatentsResources(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the VAE runs")
+    samples_per_part: int = Field(64, ge=1, le=100_000, description="samples that are committed at once")
+    shard_mib: int = Field(128, ge=1, le=4096, description="size in MiB at which a shard is closed")
+    decode_threads: int = Field(2, ge=1, le=64, description="threads that decode videos ahead of the VAE")
+
+
+class EncodeLatentsConfig(Section):
+    dtype: Literal["fp16", "bf16", "fp32"] = Field(
+        "fp16", description="dtype latents are stored in: fp16 keeps 73.6 dB of normalised latents, bf16 55.6 dB"
+    )
+    vae_dtype: Literal["fp32", "bf16"] = Field("fp32", description="dtype of the VAE while encoding")
+    tiling: bool = Field(False, description="encode in spatial tiles: less memory, other bytes")
+    resources: EncodeLatentsResources = EncodeLatentsResources()

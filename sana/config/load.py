@@ -1,0 +1,166 @@
+"""Read a config: YAML, then `key=value` overrides, then every check at once."""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sana.config.pipeline import Config
+from sana.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: 5e-5 is a number (YAML 1.1 reads text), and a key may stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen and key_node.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} stands twice; remove one", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path`, apply overrides such as `train.learning_rate=1e-4`, and check everything.
+
+    Raises:
+        ConfigError: lists every mistake at once, each with the path of its key.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from error
+    raw = _parse(text, where=str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
+    for override in overrides:
+        _apply(raw, override)
+    return check(raw, where=str(path))
+
+
+def check(raw: Mapping[str, Any], *, where: str) -> Config:
+    """Validate plain values into a Config.
+
+    Raises:
+        ConfigError: lists every mistake at once.
+    """
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        problems = _all_problems(raw, error)
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{where}: {count}\n{lines}") from error
+
+
+def _parse(text: str, *, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with two stricter rules
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"override {override!r} is not key=value, for example train.learning_rate=1e-4")
+    *parents, last = key.strip().split(".")
+    node: Any = raw
+    for parent in parents:
+        node = _child(node, parent, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = _parse(value, where=f"override {override!r}")
+    else:
+        node[last] = _parse(value, where=f"override {override!r}")
+
+
+def _child(node: Any, name: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, name, override)]
+    if node.get(name) is None:
+        node[name] = {}
+    if not isinstance(node[name], dict | list):
+        raise ConfigError(f"override {override!r}: {name} is a value ({node[name]!r}), it has no keys below it")
+    return node[name]
+
+
+def _index(node: list[Any], name: str, override: str) -> int:
+    if not name.isdigit() or int(name) >= len(node):
+        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}")
+    return int(name)
+
+
+def _all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[str]:
+    """Collect mistakes until none is new: a check across fields only runs once the fields themselves are right."""
+    problems: list[str] = []
+    removed: set[tuple[int | str, ...]] = set()
+    current: Any = raw
+    pending: ValidationError | None = error
+    while pending is not None:
+        locs = [e["loc"] for e in pending.errors()]
+        # a list with a wrong item is also reported as a list without it: one mistake, not two
+        fresh = [
+            e
+            for e in pending.errors()
+            if e["loc"] not in removed
+            and not (e["type"] == "too_short" and any(len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"] for loc in locs))
+        ]
+        # a required key that was taken out because its value was wrong is missing now: not another mistake
+        problems += [_describe(e) for e in fresh]
+        before = len(removed)
+        removed |= {e["loc"] for e in fresh if e["loc"]}
+        current = _without(raw, removed)
+        pending = None
+        if len(removed) > before:
+            try:
+                Config.model_validate(current)
+            except ValidationError as next_error:
+                pending = next_error
+    return list(dict.fromkeys(problems))
+
+
+def _without(value: Any, removed: set[tuple[int | str, ...]], loc: tuple[int | str, ...] = ()) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without(v, removed, (*loc, k)) for k, v in value.items() if (*loc, k) not in removed}
+    if isinstance(value, list):
+        return [_without(v, removed, (*loc, i)) for i, v in enumerate(value) if (*loc, i) not in removed]
+    return value
+
+
+def _describe(error: Any) -> str:
+    loc = tuple(error["loc"])
+    key = ".".join(str(part) for part in loc) or "config"
+    if error["type"] == "extra_forbidden":
+        known = list(_fields_at(loc[:-1]))
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing; it has no default"
+    message = error["msg"].removeprefix("Value error, ")
+    got = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
+    return f"{key}: {message}{got}"
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys allowed at a place of the config."""
+    model: Any = Config
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(model.model_fields)

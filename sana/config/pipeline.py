@@ -1,0 +1,36 @@
+"""The whole config of a run."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from sana.config.data import BucketConfig, DownloadConfig, ProbeConfig
+from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
+from sana.config.section import Section
+from sana.config.train import EvaluateConfig, SampleConfig, TrainConfig
+
+
+class TrackingConfig(Section):
+    experiment: str = Field("sana-video", min_length=1, description="MLflow experiment")
+    uri: str | None = Field(None, description="MLflow server; unset: MLFLOW_TRACKING_URI, else sqlite in work_dir")
+
+
+class Config(Section):
+    root: str = Field(".sana/store", min_length=1, description="where artifacts live: a folder or s3://bucket/prefix")
+    work_dir: str = Field(".sana", min_length=1, description="local folder for logs, locks, caches and databases")
+    model: ModelConfig
+    download: DownloadConfig
+    probe: ProbeConfig = ProbeConfig()
+    bucket: BucketConfig = Field(default_factory=BucketConfig)
+    encode_captions: EncodeCaptionsConfig = EncodeCaptionsConfig()
+    encode_latents: EncodeLatentsConfig = EncodeLatentsConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    sample: SampleConfig
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _work_dir_is_local(self) -> Self:
+        if "://" in self.work_dir:
+            raise ValueError(f"work_dir {self.work_dir} must be a local folder: it holds locks and databases; root may be s3://")
+        return self

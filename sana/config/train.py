@@ -1,0 +1,122 @@
+"""Config of training, evaluation and sampling."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sana.bucket import Bucket
+from sana.config.section import Section
+
+
+class SigmaConfig(Section):
+    policy: Literal["logit_normal", "uniform", "checkpoint"] = Field(
+        "logit_normal",
+        description="how noise levels are drawn: the official logit-normal, uniform, or the checkpoint's own schedule",
+    )
+    mean: float = Field(0.0, ge=-5.0, le=5.0, description="mean of the logit (logit_normal)")
+    std: float = Field(1.0, gt=0.0, le=5.0, description="standard deviation of the logit (logit_normal)")
+    shift: float = Field(3.0, gt=0.0, le=100.0, description="flow shift f: s -> f s / (1 + (f - 1) s); unused by checkpoint")
+
+
+class TrainResources(Section):
+    num_processes: int = Field(1, ge=1, le=4096, description="ranks started on this machine")
+    micro_batch_size: int = Field(1, ge=1, le=1024, description="samples per forward pass and rank; the rest accumulates")
+    gradient_checkpointing: bool = Field(True, description="recompute activations: gradients stay bit-equal")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
+    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, in a thread")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays")
+    eval_every: int = Field(500, ge=0, description="steps between eval losses in the loop; 0: only in the evaluate stage")
+    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl (which has every step)")
+    stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
+
+
+class TrainConfig(Section):
+    seed: int = Field(0, ge=0, description="seed of shuffling, noise, noise levels and caption dropout")
+    max_steps: int = Field(ge=1, description="optimizer steps; raising it continues the same run")
+    global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
+    learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
+    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="what follows the warm-up")
+    decay_steps: int | None = Field(
+        None, ge=1, description="steps the cosine takes after the warm-up; unset: to max_steps, which then starts a new run"
+    )
+    min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW beta 1")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="AdamW beta 2")
+    epsilon: float = Field(1e-10, gt=0.0, description="AdamW epsilon; the official run uses 1e-10")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW decoupled weight decay")
+    max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
+    caption_dropout: float = Field(0.1, ge=0.0, le=1.0, description="chance that a caption becomes the null caption")
+    ema_decay: float = Field(0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32")
+    mixed_precision: Literal["no", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
+    sigma: SigmaConfig = SigmaConfig()
+    resources: TrainResources = TrainResources()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}; lower it"
+            )
+        per_pass = self.resources.num_processes * self.resources.micro_batch_size
+        if self.global_batch_size % per_pass:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of num_processes x micro_batch_size = "
+                f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
+                f"use {-(-self.global_batch_size // per_pass) * per_pass}"
+            )
+        if self.schedule == "constant" and self.decay_steps is not None:
+            raise ValueError("decay_steps has no effect with schedule: constant; remove it or use cosine")
+        if self.schedule == "cosine" and self.decay_steps is None and self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} leaves no step of {self.max_steps} for the cosine")
+        return self
+
+    def trajectory(self) -> dict[str, object]:
+        """Return the knobs that determine the bytes of every step: all but the number of steps.
+
+        A cosine without `decay_steps` ends with the run, so there the number of steps belongs to it.
+        """
+        knobs = self.hashed()
+        knobs.pop("max_steps")
+        if self.schedule == "cosine" and self.decay_steps is None:
+            knobs["decay_steps"] = self.max_steps - self.warmup_steps
+        return knobs
+
+
+class EvaluateConfig(Section):
+    num_sigmas: int = Field(8, ge=1, le=1000, description="noise levels: midpoints of equal slices of (0, 1)")
+    max_samples: int = Field(256, ge=1, description="eval samples used, the first by hash of sample_id")
+
+
+class SampleResources(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where sampling runs")
+
+
+class SampleConfig(Section):
+    prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
+    negative_prompt: str = Field("", description="what guidance points away from; empty: the null caption of training")
+    bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
+    num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")
+    guidance_scale: float = Field(6.0, ge=1.0, le=100.0, description="classifier-free guidance; 1: off")
+    weights: Literal["ema", "live"] = Field("ema", description="which weights sample")
+    seed: int = Field(0, ge=0, description="seed of the starting noise")
+    fps: float = Field(16.0, gt=0.0, le=240.0, description="frame rate of the written mp4")
+    resources: SampleResources = SampleResources()
+
+    @field_validator("prompts")
+    @classmethod
+    def _nicknames(cls, prompts: dict[str, str]) -> dict[str, str]:
+        bad = [name for name in prompts if not name or not all(c.isalnum() or c in "_-<>" for c in name)]
+        if bad:
+            raise ValueError(f"nickname {bad[0]!r} names a file: use letters, digits, _ and - only")
+        return prompts
+
+    @field_validator("bucket")
+    @classmethod
+    def _shape(cls, name: str) -> str:
+        return str(Bucket.parse(name))
+
+    @property
+    def shape(self) -> Bucket:
+        return Bucket.parse(self.bucket)

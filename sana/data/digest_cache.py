@@ -1,0 +1,103 @@
+"""Content digests of local files, remembered by path, size and modification time: a file is hashed once."""
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import xxhash
+
+from sana.errors import SanaError
+
+SETTLED_NS = 2 * 10**9  # within the clock's grain (2 s on FAT) a file may change and keep its modification time
+LOCK_TIMEOUT_S = 30.0  # another process holds the database for microseconds
+READ_BYTES = 2**20
+
+_TABLE = "CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, num_bytes INTEGER, mtime_ns INTEGER, digest TEXT)"
+_FIND = "SELECT digest FROM digests WHERE path = ? AND num_bytes = ? AND mtime_ns = ?"
+_KEEP = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
+
+
+class DigestCache:
+    """A sqlite file at `path`, shared by threads and processes; None: nothing is remembered.
+
+    `read_only` looks up and never writes, not even an empty database: a missing or unreadable one knows nothing.
+    The file may be deleted at any time.
+    """
+
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+
+    def digest(self, path: Path) -> str:
+        """Return "xxh3:" and 32 hex digits of the file's content; symlinks are followed.
+
+        Raises:
+            OSError: the file is missing, not readable, or changed while it was read.
+            SanaError: the database is damaged or its disk is full.
+        """
+        name = os.fsencode(os.path.abspath(path))
+        stat = os.stat(name)
+        known = self._find(name, stat)
+        if known:
+            return known
+        hasher = xxhash.xxh3_128()
+        with open(name, "rb") as file:
+            while block := file.read(READ_BYTES):
+                hasher.update(block)
+            after = os.fstat(file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            raise OSError(errno.EBUSY, "the file changed while it was read; is it still being written?", str(path))
+        digest = f"xxh3:{hasher.hexdigest()}"
+        if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
+            self._keep(name, stat, digest)
+        return digest
+
+    def _find(self, name: bytes, stat: os.stat_result) -> str | None:
+        if self._path is None:
+            return None
+        try:
+            with self._lock:
+                row = self._open(self._path).execute(_FIND, (name, stat.st_size, stat.st_mtime_ns)).fetchone()
+        except sqlite3.Error as error:
+            if self._read_only:
+                return None
+            raise self._unusable(error) from error
+        return row[0] if row else None
+
+    def _keep(self, name: bytes, stat: os.stat_result, digest: str) -> None:
+        if self._path is None or self._read_only:
+            return
+        try:
+            with self._lock:
+                self._open(self._path).execute(_KEEP, (name, stat.st_size, stat.st_mtime_ns, digest))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _open(self, path: Path) -> sqlite3.Connection:
+        if self._database is None:
+            if not self._read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            mode = "ro" if self._read_only else "rwc"
+            database = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                timeout=LOCK_TIMEOUT_S,
+                isolation_level=None,  # every statement is its own transaction
+                check_same_thread=False,  # the lock is ours
+            )
+            if not self._read_only:
+                database.execute("PRAGMA synchronous = OFF")  # a power cut may cost the cache, which costs a rehash
+                database.execute(_TABLE)
+            self._database = database
+        return self._database
+
+    def _unusable(self, error: sqlite3.Error) -> SanaError:
+        return SanaError(
+            f"the cache of file digests {self._path} cannot be used: {error}. Make room if the disk is full; "
+            "else delete the file: it is built again"
+        )

@@ -1,0 +1,117 @@
+"""Shards: encoded samples of one kind in immutable safetensors files, read back by byte range.
+
+safetensors itself does not notice a flipped bit, so every tensor carries an xxh3 digest in its index row.
+"""
+
+import json
+import struct
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from sana.data.manifest import LOCATION
+from sana.errors import SanaError
+from sana.store import Store
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
+
+
+class DamagedSample(SanaError):
+    """A stored tensor does not match its index row."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one tensor is stored, and its digest."""
+
+    shard: str
+    offset: int
+    num_bytes: int
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Location":
+        return cls(row["shard"], row["offset"], row["num_bytes"], row["digest"], row["dtype"], tuple(row["shape"]))
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the raw little-endian bytes of a tensor of any supported dtype."""
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Return the xxh3-128 of a tensor's bytes, 32 hex digits."""
+    return xxhash.xxh3_128_hexdigest(tensor_bytes(tensor))
+
+
+def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str, Location]]:
+    """Lay tensors out, in the order given, as one safetensors file that is to be stored at key `shard`.
+
+    Written here and not by `safetensors.torch.save`, which orders by dtype and name: tensors that are read together
+    must be adjacent, and offsets must be known. Any safetensors reader opens the result.
+    """
+    header: dict[str, Any] = {}
+    blobs: list[bytes] = []
+    position = 0
+    for name, tensor in tensors.items():
+        blob = tensor_bytes(tensor)
+        header[name] = {
+            "dtype": _NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, position + len(blob)],
+        }
+        blobs.append(blob)
+        position += len(blob)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % 64)  # data start on a cache line
+    base = 8 + len(text)
+    locations = {}
+    for (name, tensor), blob in zip(tensors.items(), blobs, strict=True):
+        locations[name] = Location(
+            shard,
+            base + header[name]["data_offsets"][0],
+            len(blob),
+            xxhash.xxh3_128_hexdigest(blob),
+            _SHORT[tensor.dtype],
+            tuple(tensor.shape),
+        )
+    return b"".join([struct.pack("<Q", len(text)), text, *blobs]), locations
+
+
+def write_shard(store: Store, folder: str, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Location]:
+    """Store tensors as one new shard under an attempt-unique name; returns where each of them is."""
+    key = f"{folder}/{part}-{uuid.uuid4().hex[:12]}.safetensors"
+    data, locations = pack(tensors, shard=key)
+    store.put_if_absent(key, data)
+    return locations
+
+
+def read_tensor(store: Store, location: Location) -> Tensor:
+    """Read one tensor by byte range, check its digest, and return it in its stored dtype and shape.
+
+    Raises:
+        DamagedSample: the bytes are not those that were written; names the shard and offset.
+    """
+    buffer = bytearray(location.num_bytes)
+    store.read_into(location.shard, location.offset, memoryview(buffer))
+    found = xxhash.xxh3_128_hexdigest(buffer)
+    if found != location.digest:
+        raise DamagedSample(
+            f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
+            f"their index row says {location.digest}: the shard is damaged; remove the artifact's pool and encode again"
+        )
+    return torch.frombuffer(buffer, dtype=DTYPES[location.dtype]).reshape(location.shape)
+
+
+def location_columns(locations: Sequence[Location]) -> dict[str, list[Any]]:
+    """Return the LOCATION columns of index rows."""
+    return {field.name: [getattr(location, field.name) for location in locations] for field in LOCATION}

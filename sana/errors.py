@@ -1,0 +1,13 @@
+"""The one family of errors that a user is meant to read: one clear message, no traceback."""
+
+
+class SanaError(Exception):
+    """What was got, what was needed and what to do, in a few lines."""
+
+
+class ConfigError(SanaError):
+    """The config, or what it asks for, is wrong: trying again will not help."""
+
+
+class RefusedError(SanaError):
+    """More clips were refused than the data set allows, or none is left: trying again will not help."""

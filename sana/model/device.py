@@ -1,0 +1,22 @@
+"""Which device a worker computes on, and what is written down about it."""
+
+import diffusers
+import torch
+import transformers
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; `auto` is the first GPU if there is one, else the CPU.
+
+    Raises:
+        RuntimeError: the device does not exist here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.empty(0, device=name).device
+
+
+def made_by(device: torch.device) -> str:
+    """Return the device and versions that bytes were made with: recorded per sample, not part of any key."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{where}; torch {torch.__version__}; diffusers {diffusers.__version__}; transformers {transformers.__version__}"

@@ -1,0 +1,155 @@
+"""Sampling from cached caption embeddings, and writing a checkpoint that stock diffusers loads.
+
+Shapes in this module: F frames, H height, W width (pixels); L caption tokens, C channels of the text encoder.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
+from torch import Tensor
+
+from sana.bucket import Bucket
+from sana.model.text import pad
+from sana.model.transformer import load_transformer
+from sana.model.vae import decode_latents, load_vae
+
+MODEL_INDEX = "model_index.json"
+
+
+class SanaPipeline(SanaVideoPipeline):
+    """SanaVideoPipeline for sizes that are multiples of 16.
+
+    The stock one asks for multiples of 32, which 7 of its own 11 480p sizes are not. Not to be saved under this
+    name, which diffusers gives to the image model: `export_pipeline` writes the stock one's.
+    """
+
+    def check_inputs(self, prompt: Any, height: int, width: int, *rest: Any, **named: Any) -> None:
+        if height % 16 or width % 16:
+            raise ValueError(f"height and width must be multiples of 16 but are {height} and {width}")
+        # every other check is the parent's; twice a multiple of 16 passes its check of 32
+        super().check_inputs(prompt, 2 * height, 2 * width, *rest, **named)
+
+
+def load_pipeline(
+    path: str,
+    *,
+    transformer: SanaVideoTransformer3DModel | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> SanaPipeline:
+    """Load what sampling from cached captions needs: no tokenizer and no text encoder (5 GB of the published model).
+
+    A given `transformer` is used as it is; one that is loaded gets `dtype`. The VAE stays in float32. The scheduler
+    is of the checkpoint's own class: another class reading its config may miss the flow shift without a word.
+    """
+    pipe = SanaPipeline.from_pretrained(
+        path,
+        revision=revision,
+        tokenizer=None,
+        text_encoder=None,
+        vae=load_vae(path, revision=revision),
+        transformer=transformer or load_transformer(path, revision=revision, dtype=dtype),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device)
+
+
+@torch.no_grad()
+def sample_video(
+    pipe: SanaPipeline,
+    *,
+    prompt_embeds: Tensor,
+    negative_embeds: Tensor,
+    num_frames: int,
+    height: int,
+    width: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Sample one clip: uint8 [F, H, W, 3], the same for the same seed.
+
+    `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
+    The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
+    generator makes the same clip. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
+
+    Raises:
+        ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
+    """
+    Bucket(num_frames, height, width)  # refuses the shapes that the VAE would floor
+    embeds, mask = pad([prompt_embeds, negative_embeds])
+    embeds, mask = embeds.to(pipe.device), mask.to(pipe.device)
+
+    def report(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_step is not None:
+            on_step(index + 1, steps)
+        return tensors
+
+    latents = pipe(
+        prompt_embeds=embeds[:1],
+        prompt_attention_mask=mask[:1],
+        negative_prompt=None,  # the default "" is refused beside embeddings
+        negative_prompt_embeds=embeds[1:],
+        negative_prompt_attention_mask=mask[1:],
+        frames=num_frames,
+        height=height,
+        width=width,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(seed),
+        use_resolution_binning=False,  # it would change the size
+        callback_on_step_end=report,
+        output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
+    ).frames
+    pixels = decode_latents(pipe.vae, latents)[0].permute(1, 2, 3, 0)
+    return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def load_flow_shift(path: str, *, revision: str | None = None) -> float:
+    """Read the flow shift that ships with a checkpoint (8.0 in the published one), for sigma policy `checkpoint`.
+
+    The key is `flow_shift` (DPMSolver, UniPC) or `shift` (FlowMatchEuler).
+
+    Raises:
+        ValueError: the scheduler has neither, or does not predict a flow.
+    """
+    config = DPMSolverMultistepScheduler.load_config(path, subfolder="scheduler", revision=revision)
+    if config.get("prediction_type", "flow_prediction") != "flow_prediction":
+        raise ValueError(f"{path}/scheduler predicts {config['prediction_type']}, need flow_prediction")
+    for key in ("flow_shift", "shift"):
+        if key in config:
+            return float(config[key])
+    raise ValueError(f"{path}/scheduler has no flow_shift and no shift; choose another sigma policy than checkpoint")
+
+
+def export_pipeline(base_path: str, out: Path, *, transformer: SanaVideoTransformer3DModel) -> None:
+    """Write a complete checkpoint that `SanaVideoPipeline.from_pretrained(out)` loads.
+
+    All components but the transformer are copied from `base_path`, a local folder in diffusers layout; links of a
+    hub cache are followed. `model_index.json` is written last: a folder without it is unfinished, and is completed
+    when run again.
+
+    Raises:
+        FileExistsError: `out` holds a finished checkpoint.
+        FileNotFoundError: `base_path` is not a local folder in diffusers layout.
+    """
+    base = Path(base_path)
+    if not (base / MODEL_INDEX).is_file():
+        raise FileNotFoundError(f"{base} has no {MODEL_INDEX}; need a local diffusers-layout folder to export from")
+    if (out / MODEL_INDEX).exists():
+        raise FileExistsError(f"{out} already holds a finished checkpoint; name another folder")
+    index = json.loads((base / MODEL_INDEX).read_text())
+    for name, kind in sorted(index.items()):
+        # a component is [library, class]; null ones and "_class_name" and the like have no folder
+        if isinstance(kind, list) and kind[0] is not None and name != "transformer":
+            shutil.copytree(base / name, out / name, dirs_exist_ok=True)
+    transformer.save_pretrained(out / "transformer")
+    shutil.copyfile(base / MODEL_INDEX, out / MODEL_INDEX)

@@ -1,0 +1,114 @@
+"""Captions to Gemma-2 embeddings, bit for bit as diffusers' SanaVideoPipeline makes them.
+
+Shapes in this module: B captions, L tokens, C channels of the text encoder (2304 in the published model).
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+from diffusers import SanaPipeline as SanaImagePipeline
+from diffusers import SanaVideoPipeline
+from torch import Tensor
+from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
+
+
+def _instruction(pipeline: type) -> str:
+    """Read a pipeline's own default instruction, so that it cannot drift from what samples with it."""
+    return "\n".join(inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default)
+
+
+# What is put before a caption. The template belongs in every cache key: it changes each token's embedding.
+TEMPLATES: dict[str, str] = {
+    # diffusers' default for sampling
+    "video": _instruction(SanaVideoPipeline),
+    # what NVlabs trained and samples with (configs/sana_video_config/Sana_2000M_480px_AdamW_fsdp.yaml): the image
+    # model's instruction, whose only difference in diffusers is the kind of quotation marks
+    "image": _instruction(SanaImagePipeline).replace("'", '"'),
+    # nothing, as the pipelines do for the negative prompt
+    "none": "",
+}
+
+
+class EncodedCaption(NamedTuple):
+    tokens: Tensor  # [L, C] in the encoder's dtype, on the CPU: the real tokens only, 1 <= L <= max_tokens
+    truncated: bool  # the caption was longer than max_tokens and lost its end
+
+
+class TextEncoder:
+    """A tokenizer and a Gemma-2 model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Gemma2Model) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Load `tokenizer` and `text_encoder` of a diffusers-layout checkpoint, frozen and in eval mode."""
+        revision = revision or "main"  # unlike diffusers, transformers has no None here
+        tokenizer = AutoTokenizer.from_pretrained(path, subfolder="tokenizer", revision=revision, padding_side="right")
+        model = Gemma2Model.from_pretrained(path, subfolder="text_encoder", revision=revision, dtype=dtype)
+        return cls(tokenizer, model.requires_grad_(False).eval().to(device))
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], *, template: str, max_tokens: int = 300) -> list[EncodedCaption]:
+        """Encode captions in one forward pass; each result is what the pipeline's mask keeps of it.
+
+        As in SanaVideoPipeline.encode_prompt: lower case, stripped, after the template, padded on the right to the
+        template's length + max_tokens - 2; then token 0 and the last max_tokens - 1 are kept. The batch changes
+        the last bits, so encode captions one by one where the same bytes matter.
+
+        Raises:
+            ValueError: the template is unknown, max_tokens is below 2, or a caption comes out without any token.
+        """
+        if template not in TEMPLATES:
+            raise ValueError(f"unknown template {template!r}; choose one of {sorted(TEMPLATES)}")
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens is {max_tokens}; need at least 2, the first token and one of the caption")
+        head = TEMPLATES[template]
+        prompts = [head + text.lower().strip() for text in texts]
+        # Two less: the first token and the template's last one are among the tokens that are kept.
+        length = len(self.tokenizer.encode(head)) + max_tokens - 2 if head else max_tokens
+        batch = self.tokenizer(
+            prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ).to(self.model.device)
+        hidden = self.model(batch.input_ids, attention_mask=batch.attention_mask)[0]
+        kept = [0, *range(length - max_tokens + 1, length)]
+        captions = []
+        for text, prompt, row, mask in zip(
+            texts, prompts, hidden[:, kept], batch.attention_mask[:, kept].bool(), strict=True
+        ):
+            if not mask.any():
+                raise ValueError(f"caption {text[:80]!r} has no token at all; does the tokenizer add <bos>?")
+            captions.append(EncodedCaption(row[mask].cpu(), len(self.tokenizer.encode(prompt)) > length))
+        return captions
+
+
+def pad(tokens: list[Tensor], *, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Stack captions [L_i, C] into embeddings [B, L, C], zeros after the end, and an int64 mask [B, L].
+
+    L is `length`, or that of the longest caption: padding has no effect on the transformer, only on its speed.
+
+    Raises:
+        ValueError: there is no caption, one has no token, or one is longer than `length`.
+    """
+    sizes = [len(caption) for caption in tokens]
+    if not sizes or min(sizes) == 0:
+        raise ValueError(f"captions have {sizes} tokens; need at least one caption, and one token in each")
+    length = max(sizes) if length is None else length
+    if max(sizes) > length:
+        raise ValueError(f"a caption has {max(sizes)} tokens, more than the {length} to pad to")
+    embeds = tokens[0].new_zeros(len(tokens), length, tokens[0].shape[1])
+    mask = torch.zeros(len(tokens), length, dtype=torch.int64, device=embeds.device)
+    for row, caption in enumerate(tokens):
+        embeds[row, : len(caption)] = caption
+        mask[row, : len(caption)] = 1
+    return embeds, mask

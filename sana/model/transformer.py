@@ -1,0 +1,103 @@
+"""The Sana Video transformer: loading it safely, and asking it for a velocity.
+
+Shapes in this module: B samples, L caption tokens, C channels of the text encoder; a latent is [B, 16, f, h, w].
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import SanaVideoTransformer3DModel
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers.utils import cached_file
+
+from sana.bucket import PATCH
+
+_TABLE = "scale_shift_table"
+
+
+def load_transformer(
+    path: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    gradient_checkpointing: bool = False,
+) -> SanaVideoTransformer3DModel:
+    """Load the transformer of a diffusers-layout checkpoint, on the CPU and in eval mode.
+
+    float32 gives master weights for full fine-tuning. Another dtype must be asked for here, not with `.to(dtype)`
+    afterwards: that rounds the rotary tables too.
+
+    Raises:
+        ValueError: the checkpoint lacks weights, or has some of another shape.
+    """
+    try:
+        model, info = SanaVideoTransformer3DModel.from_pretrained(
+            path, subfolder="transformer", revision=revision, torch_dtype=dtype, output_loading_info=True
+        )
+    except ValueError as error:
+        if _TABLE not in str(error):
+            raise
+        model, info = _load_with_old_table(path, revision=revision, dtype=dtype)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"{path}/transformer lacks {len(info['missing_keys'])} weights that SanaVideoTransformer3DModel needs, "
+            f"first {min(info['missing_keys'])}; is it a Sana Video checkpoint in diffusers layout?"
+        )
+    if gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model
+
+
+def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor) -> Tensor:
+    """Return the predicted velocity: float32 of the shape of `noisy`, [B, 16, f, h, w].
+
+    `timesteps` is [B] on the 0..1000 scale, kept in float32; `captions` [B, L, C] and `mask` [B, L] (1 for a real
+    token) come from `text.pad`: what the mask hides has no effect. Inputs are cast to the weights' dtype; autocast,
+    if wanted, is the caller's. Works on a wrapped (compiled, distributed) transformer as well.
+
+    Raises:
+        ValueError: h or w is odd: the patcher would floor it and return another shape.
+    """
+    if noisy.shape[-2] % PATCH or noisy.shape[-1] % PATCH:
+        raise ValueError(f"latent {tuple(noisy.shape)}: height and width must be multiples of {PATCH}")
+    dtype = next(transformer.parameters()).dtype
+    velocity = transformer(
+        noisy.to(dtype),
+        encoder_hidden_states=captions.to(dtype),
+        timestep=timesteps.float(),
+        encoder_attention_mask=mask,
+        return_dict=False,
+    )[0]
+    return velocity.float()
+
+
+def _load_with_old_table(
+    path: str, *, revision: str | None, dtype: torch.dtype
+) -> tuple[SanaVideoTransformer3DModel, dict[str, list]]:
+    """Load a checkpoint whose final modulation table is [1, 2, D] instead of [2, D] (SimpleTuner reports such).
+
+    diffusers either refuses it or leaves the table random (and warns so), so the stored one is put in by hand.
+    """
+    model, info = SanaVideoTransformer3DModel.from_pretrained(
+        path,
+        subfolder="transformer",
+        revision=revision,
+        torch_dtype=dtype,
+        output_loading_info=True,
+        low_cpu_mem_usage=False,
+        ignore_mismatched_sizes=True,
+    )
+    wrong = [mismatch for mismatch in info["mismatched_keys"] if mismatch[0] != _TABLE]
+    if wrong:
+        raise ValueError(f"{path}/transformer: weights of another shape (name, stored, needed): {wrong[:3]}")
+    config = cached_file(path, "config.json", subfolder="transformer", revision=revision)
+    assert config is not None  # it was just read
+    folder = Path(config).parent
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            if _TABLE in weights.keys():
+                stored = weights.get_tensor(_TABLE)
+                model.scale_shift_table.data.copy_(stored.view(model.scale_shift_table.shape))
+                return model, info
+    raise ValueError(f"{folder}: no safetensors file holds {_TABLE}")

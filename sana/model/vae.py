@@ -1,0 +1,73 @@
+"""The Wan 2.1 VAE: pixels to normalised latents and back.
+
+Shapes in this module: B clips; F frames, H height, W width (pixels); f h w the same after the VAE.
+"""
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from sana.bucket import LATENT_CHANNELS, Bucket
+
+
+def load_vae(
+    path: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    tiling: bool = False,
+) -> AutoencoderKLWan:
+    """Load the VAE of a diffusers-layout checkpoint, frozen and in eval mode.
+
+    Encode in float32: bfloat16 drifts. `tiling` (256 pixels, stride 192) saves memory but changes the latents, so
+    it belongs in every cache key. The VAE keeps state while it runs: use one per thread.
+    """
+    vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=dtype)
+    vae.requires_grad_(False).eval().to(device)
+    vae.enable_slicing()  # clip by clip: a batch would change the last bits of each clip's latents
+    if tiling:
+        vae.enable_tiling()
+    return vae
+
+
+@torch.no_grad()
+def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+    """Encode float32 [B, 3, F, H, W] in [-1, 1] to float32 [B, 16, 1 + (F - 1) / 4, H / 8, W / 8].
+
+    The latent is `(mode - mean) / std` per channel, with the checkpoint's `latents_mean` and `latents_std`: the
+    posterior's mode and not a sample, as in the official Wan encoder, so that it is the same on every run.
+
+    Raises:
+        ValueError: F is not 4k + 1 or H or W not a multiple of 16 (the VAE would drop the rest without a word),
+            or the pixels are not float32 RGB in [-1, 1].
+    """
+    if pixels.ndim != 5 or pixels.shape[1] != 3 or pixels.dtype != torch.float32:
+        raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; need float32 [B, 3, F, H, W]")
+    Bucket(*pixels.shape[2:])  # refuses a shape that the VAE or the transformer would floor
+    low, high = (bound.item() for bound in torch.aminmax(pixels))
+    if not (-1.0 <= low and high <= 1.0):  # written so that NaN fails too
+        raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
+    mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    mean, std = _statistics(vae)
+    return (mode - mean) / std
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """Decode normalised latents [B, 16, f, h, w] to float32 [B, 3, 1 + 4 (f - 1), 8 h, 8 w] in [-1, 1].
+
+    Raises:
+        ValueError: the latents are not [B, 16, f, h, w].
+    """
+    if latents.ndim != 5 or latents.shape[1] != LATENT_CHANNELS:
+        raise ValueError(f"latents are {tuple(latents.shape)}; need [B, {LATENT_CHANNELS}, f, h, w]")
+    mean, std = _statistics(vae)
+    z = latents.to(vae.device).float() * std + mean
+    return vae.decode(z.to(vae.dtype)).sample.float()
+
+
+def _statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
+    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
+    return mean, std

@@ -1,0 +1,63 @@
+"""Sample: one video per validation prompt, and a contact sheet, from the trained weights and cached embeddings."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sana.artifact import Artifact, Draft, Recipe
+from sana.context import Context
+from sana.data.weights import resolve_model
+from sana.stages.worker import run_worker
+
+NAME = "sample"
+VERSION = 1
+INPUTS = ("encode_captions", "train")
+
+
+def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
+    """Reads the prompts' embeddings, the weights, and what turns latents into pixels. Prompts' texts are not read."""
+    model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    config = context.config.sample.hashed()
+    del config["prompts"], config["negative_prompt"]
+    return Recipe(
+        NAME,
+        VERSION,
+        {**config, "mixed_precision": context.config.train.mixed_precision},
+        {
+            "prompts": inputs["encode_captions"].content["prompts"],
+            "weights": inputs["train"].content["weights"],
+            "vae": model.digests["vae"],
+            "scheduler": model.digests["scheduler"],
+        },
+    )
+
+
+def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
+    """Return (done, total, unit) of the work at hand."""
+    return 0, len(context.config.sample.prompts), "videos"
+
+
+def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Write `<nickname>.mp4` for each prompt and `contact_sheet.png`."""
+    draft = Draft(context.store, recipe(context, inputs))
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    facts = inputs["train"].facts
+    with TemporaryDirectory(dir=context.work_dir, prefix="sample-") as folder:
+        spec = {
+            "trajectory": facts["trajectory"],
+            "step": facts["step"],
+            "model_path": model.path,
+            "model_revision": model.revision,
+            "out_dir": folder,
+        }
+        job_path = run_worker(context, NAME, {name: inputs[name] for name in INPUTS}, spec)
+        result = json.loads(job_path.with_suffix(".result.json").read_text(encoding="utf-8"))
+        for path in sorted(Path(folder).iterdir()):
+            draft.add(path.name, path.read_bytes())
+    num_prompts = len(result["videos"])
+    return draft.commit(
+        content={"videos": result["videos_digest"]},
+        counts={"in": num_prompts, "out": num_prompts, "refused": 0},
+        facts={"videos": result["videos"], "contact_sheet": "contact_sheet.png"},
+    )

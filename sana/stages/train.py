@@ -1,0 +1,94 @@
+"""Train: from the newest checkpoint of the trajectory to `max_steps`, in a process (or several) of its own.
+
+The trajectory is all that determines the bytes of step k; the artifact is (trajectory, max_steps). So raising
+`max_steps` goes on from where it stands, and checkpoints are shared.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sana.artifact import Artifact, Draft, Recipe, digest_of
+from sana.context import Context
+from sana.data.weights import resolve_model
+from sana.stages.worker import run_worker
+from sana.training.checkpoint import newest
+
+NAME = "train"
+VERSION = 1
+INPUTS = ("encode_captions", "encode_latents")
+
+
+def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
+    """Reads the train rows, their captions and the null caption, and the transformer to start from."""
+    model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    read = {
+        "latents": inputs["encode_latents"].content["train"],
+        "captions": inputs["encode_captions"].content["train"],
+        "transformer": model.digests["transformer"],
+    }
+    if context.config.train.sigma.policy == "checkpoint":
+        read["scheduler"] = model.digests["scheduler"]
+    return Recipe(NAME, VERSION, {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}, read)
+
+
+def trajectory_of(recipe: Recipe) -> str:
+    """Name what determines the bytes of every step: the recipe without the number of steps."""
+    knobs = {name: value for name, value in recipe.config.items() if name != "max_steps"}
+    return digest_of([recipe.version, knobs, recipe.inputs])[:16]
+
+
+def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
+    """Return (done, total, unit) of the work at hand."""
+    max_steps = context.config.train.max_steps
+    checkpoint = newest(context.store, trajectory_of(recipe(context, inputs)), at_most=max_steps)
+    return checkpoint.step if checkpoint else 0, max_steps, "steps"
+
+
+def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Train, and commit the exported model, the last checkpoint and the metrics.
+
+    Raises:
+        SanaError: the loss is not finite, another trainer is at work, or the worker died.
+    """
+    stage_recipe = recipe(context, inputs)
+    draft = Draft(context.store, stage_recipe)
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    trajectory = trajectory_of(stage_recipe)
+    resources = context.config.train.resources
+    spec = {
+        "trajectory": trajectory,
+        "fingerprint": stage_recipe.fingerprint,
+        "model_path": model.path,
+        "model_revision": model.revision,
+        "keep_steps": _steps_in_use(context, trajectory),
+    }
+    job_path = run_worker(
+        context,
+        NAME,
+        {name: inputs[name] for name in INPUTS},
+        spec,
+        num_processes=resources.num_processes,
+        lock=f"train-{trajectory}",
+        stall_timeout_s=resources.stall_timeout_s,
+    )
+    result: dict[str, Any] = json.loads(job_path.with_suffix(".result.json").read_text(encoding="utf-8"))
+    for file in result["files"]:
+        draft.refer(file["name"], file["key"], num_bytes=file["num_bytes"], digest=file["digest"])
+    return draft.commit(
+        content={"weights": result["weights_digest"]},
+        counts={"in": result["num_samples"], "out": result["num_samples"], "refused": 0, "steps": result["step"]},
+        facts={name: result[name] for name in ("step", "checkpoint", "metrics", "model")} | {"trajectory": trajectory},
+    )
+
+
+def _steps_in_use(context: Context, trajectory: str) -> list[int]:
+    """Steps of this trajectory whose checkpoint a committed artifact refers to: they are never pruned."""
+    steps = []
+    for fingerprint in context.store.list_dirs(NAME):
+        key = f"{NAME}/{fingerprint}/artifact.json"
+        if fingerprint != "history" and context.store.exists(key):
+            artifact = Artifact.from_json(context.store.read(key), where=context.store.uri(key))
+            if artifact.facts["trajectory"] == trajectory:
+                steps.append(int(artifact.facts["step"]))
+    return sorted(steps)

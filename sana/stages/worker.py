@@ -1,0 +1,43 @@
+"""Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sana.artifact import Artifact
+from sana.context import Context
+from sana.training.launch import launch
+from sana.work.job import write_job
+
+
+def run_worker(
+    context: Context,
+    stage: str,
+    artifacts: Mapping[str, Artifact],
+    spec: Mapping[str, Any],
+    *,
+    num_processes: int = 1,
+    lock: str | None = None,
+    stall_timeout_s: float | None = None,
+) -> Path:
+    """Run `python -m sana.work.<stage>` to its end and return its job file, beside which it left its results.
+
+    `lock` names work that only one process of this machine may do at a time.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died; names its log.
+    """
+    job_path = write_job(stage, context.config, artifacts, spec)
+    (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
+    launch(
+        f"sana.work.{stage}",
+        job_path,
+        num_processes=num_processes,
+        log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
+        lock_path=context.work_dir / "locks" / f"{lock}.lock" if lock else None,
+        report=context.report,
+        stall_timeout_s=stall_timeout_s,
+    )
+    return job_path

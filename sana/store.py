@@ -1,0 +1,208 @@
+"""The one door to storage: a folder on a disk or a prefix in an S3 bucket, behind the same dozen verbs.
+
+`put_if_absent` is the primitive that everything else is built on: an object appears whole, once, or not at all.
+No object is ever opened for writing: an exception inside s3fs's `open(..., "wb")` publishes the bytes sent so far.
+"""
+
+import errno
+import io
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Protocol
+from urllib.parse import unquote
+
+from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, replacing
+from sana.store_errors import SHORT, StoreError, explained
+
+COPY_BYTES = 2**20
+
+Listing = list[tuple[str, int]]  # (key, bytes)
+Names = list[str]
+
+
+class Store(Protocol):
+    """Keys are relative, `/`-separated names such as `probe/3f2a/artifact.json`; sizes and offsets are bytes.
+
+    Every verb is thread-safe, and raises ValueError for a key that could leave the root, FileNotFoundError (with
+    the uri) where there is no such object, and StoreError for all else that storage refuses.
+    """
+
+    @property
+    def root(self) -> str: ...  # absolute path, or s3://bucket/prefix; no trailing slash
+    @property
+    def is_local(self) -> bool: ...
+    def uri(self, key: str) -> str: ...  # absolute path, or s3://bucket/prefix/key
+    def local_path(self, key: str) -> Path | None: ...  # the file, for mmap or decord; None on S3
+    def exists(self, key: str) -> bool: ...
+    def size(self, key: str) -> int: ...
+    def read(self, key: str) -> bytes: ...
+    def read_range(self, key: str, start: int, length: int) -> bytes: ...  # StoreError if the object ends before
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None: ...  # the same, fills a buffer of bytes
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Create an object: whole, durable, once. False: an object is there, and was not touched.
+
+        That object may be ours: a PUT whose reply was lost and was sent again finds itself. Callers that get False
+        read it back and take equal content as success.
+        """
+
+    def put_file_if_absent(self, key: str, path: Path) -> bool: ...  # the same from a local file, which is copied
+    def list(self, prefix: str) -> Listing: ...  # all below the folder ("": the root), at any depth, sorted by key
+    def list_dirs(self, prefix: str) -> Names: ...  # folders directly in the folder, sorted; a disk's may be empty
+    def delete(self, key: str) -> None: ...  # fine if there is none
+    def fetch(self, key: str, path: Path) -> None: ...  # to a local file, replaced whole or not at all
+    def check_writable(self) -> None: ...  # puts and deletes a small object; StoreError if that fails
+    def free_bytes(self) -> int | None: ...  # what this user may still write; None where nobody knows (S3)
+
+
+def open_store(root: str) -> Store:
+    """Open a local path (`~` and `file://` accepted, made absolute) or `s3://bucket/prefix`.
+
+    S3 is contacted at once, so a wrong endpoint, secret or bucket is reported here, within about 10 s.
+
+    Raises:
+        ValueError: the root is empty or of another scheme.
+        StoreError: S3 does not answer or refuses.
+    """
+    if root.startswith("s3://"):
+        from sana.store_s3 import S3Store  # only for those who use S3
+
+        return S3Store(root)
+    path = unquote(root.removeprefix("file://")) if root.startswith("file:///") else root
+    if not path or "://" in path or "\0" in path:
+        raise ValueError(f"root {root!r} is neither a local path (or file:///path) nor s3://bucket/prefix")
+    return LocalStore(os.path.abspath(os.path.expanduser(path)))
+
+
+class LocalStore:
+    """A folder. It need not exist: the first put makes it."""
+
+    is_local = True
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def uri(self, key: str) -> str:
+        return str(self.local_path(key))
+
+    def local_path(self, key: str) -> Path:
+        return Path(self.root, checked(key))
+
+    def exists(self, key: str) -> bool:
+        with explained(self.uri(key), OSError):
+            return self.local_path(key).is_file()
+
+    def size(self, key: str) -> int:
+        with explained(self.uri(key), OSError), self.local_path(key).open("rb") as file:  # open refuses a folder
+            return os.fstat(file.fileno()).st_size
+
+    def read(self, key: str) -> bytes:
+        with explained(self.uri(key), OSError):
+            return self.local_path(key).read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        buffer = bytearray(length)
+        self.read_into(key, start, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        done, buffer = 0, bytes_at(start, buffer)
+        with explained(self.uri(key), OSError), self.local_path(key).open("rb", buffering=0) as file:
+            while done < len(buffer):  # one call may return less: Linux stops at 2 GiB
+                count = os.preadv(file.fileno(), [buffer[done:]], start + done)
+                if count == 0:
+                    raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
+                done += count
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._create(key, io.BytesIO(data))
+
+    def put_file_if_absent(self, key: str, path: Path) -> bool:
+        with path.open("rb") as source:
+            return self._create(key, source)
+
+    def _create(self, key: str, source: IO[bytes]) -> bool:
+        """Copy to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""
+        final = self.local_path(key)
+        temp = final.with_name(f"{TEMP_PREFIX}{os.urandom(16).hex()}")
+        with explained(str(final), OSError):
+            if final.is_dir():
+                raise FileExistsError(errno.EEXIST, "is a folder")
+            make_folders(final.parent)
+            created = False
+            if not final.exists():
+                try:
+                    with temp.open("xb") as file:
+                        shutil.copyfileobj(source, file, COPY_BYTES)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    with suppress(FileExistsError):
+                        os.link(temp, final)
+                        created = True
+                finally:
+                    temp.unlink(missing_ok=True)
+            fsync_folder(final.parent)  # the loser too: it may build on an object whose winner has just died
+        return created
+
+    def list(self, prefix: str) -> Listing:
+        found = []
+        with explained(self._folder(prefix), OSError):
+            for folder, _, names in os.walk(self._folder(prefix), onerror=_unless_missing, followlinks=True):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    if not name.startswith(TEMP_PREFIX):
+                        with suppress(FileNotFoundError):  # deleted meanwhile
+                            found.append((os.path.relpath(path, self.root), os.path.getsize(path)))
+        return sorted(found)
+
+    def list_dirs(self, prefix: str) -> Names:
+        with explained(self._folder(prefix), OSError):
+            return sorted(next(os.walk(self._folder(prefix), onerror=_unless_missing), ("", [], []))[1])
+
+    def _folder(self, prefix: str) -> str:
+        return self.uri(prefix.removesuffix("/")) if prefix else self.root
+
+    def delete(self, key: str) -> None:
+        with explained(self.uri(key), OSError):
+            self.local_path(key).unlink(missing_ok=True)
+
+    def fetch(self, key: str, path: Path) -> None:
+        with explained(self.uri(key), OSError, note=f" -> {path}"), replacing(path) as temp:
+            shutil.copyfile(self.local_path(key), temp)
+
+    def check_writable(self) -> None:
+        put_and_delete(self)
+
+    def free_bytes(self) -> int | None:
+        with explained(self.root, OSError):
+            folder = Path(self.root)
+            while not folder.exists():
+                folder = folder.parent
+            return shutil.disk_usage(folder).free
+
+
+def checked(key: str) -> str:
+    """Return a key that names something inside the root."""
+    bad = [part for part in key.split("/") if part in ("", ".", "..") or part.startswith(TEMP_PREFIX)]
+    if bad or "\\" in key or "\0" in key:
+        raise ValueError(f"key {key!r} is not a relative name such as a/b.json: no '..', empty part, backslash or NUL")
+    return key
+
+
+def bytes_at(start: int, buffer: memoryview) -> memoryview:
+    if start < 0 or buffer.readonly:
+        raise ValueError(f"needed a start of 0 or more and a writable buffer, got {start} and {buffer!r}")
+    return buffer.cast("B")  # a view of float32, say, counts and slices in items
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def put_and_delete(store: Store) -> None:
+    key = f"probe-{os.urandom(16).hex()}"
+    store.put_if_absent(key, b"may this user write here?")
+    store.delete(key)

@@ -1,0 +1,61 @@
+"""What storage refuses, in one line: the object, the cause and the way out."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sana.errors import SanaError
+
+_MISSING = {"ENOENT", "EISDIR", "ENOTDIR", "NoSuchKey", "404"}
+_NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the server is up, no firewall is between"
+_NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
+SHORT = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
+CAUSES = {  # errno name, S3 error code or exception name -> what happened and what to do
+    "ENOSPC": "the disk is full: free some space or choose another root, then run again",
+    "EDQUOT": "the disk quota is used up: free some space or choose another root, then run again",
+    "EFBIG": "larger than a file may be for this process or disk: raise `ulimit -f`",
+    "EACCES": _NO_PERMISSION,
+    "EPERM": "not permitted: an immutable file, or a file system without hard links; choose another root",
+    "EROFS": "the file system is read-only: remount it or choose another root",
+    "EEXIST": "a file stands where a folder is needed, or a folder where the file goes: move it away",
+    "InvalidRange": SHORT,
+    "NoCredentialsError": "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "InvalidAccessKeyId": "the endpoint does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
+    "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
+    "ExpiredToken": "the credentials have expired: get new ones, then run again",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: set it, then run again",
+    "AccessDenied": _NO_PERMISSION,
+    "403": _NO_PERMISSION,  # a HEAD has no body, so no better code
+    "NoSuchBucket": "the bucket does not exist: create it, or check the root and AWS_ENDPOINT_URL",
+    "EndpointConnectionError": _NO_CONNECTION,
+    "ConnectTimeoutError": _NO_CONNECTION,
+    "FSTimeoutError": _NO_CONNECTION,
+}
+
+
+class StoreError(SanaError):
+    """Storage cannot do what was asked: one line with the object, the cause and the way out."""
+
+
+@contextmanager
+def explained(uri: str, *errors: type[Exception], note: str = "") -> Iterator[None]:
+    """Turn what the system or botocore raises into FileNotFoundError or one clear StoreError."""
+    try:
+        yield
+    except errors as error:
+        response = getattr(error.__cause__ or error, "response", None)  # s3fs keeps botocore's error as the cause
+        if response:
+            code = response["Error"].get("Code", "unknown")
+        elif isinstance(error, OSError) and error.errno:
+            code = errno.errorcode.get(error.errno, str(error.errno))
+        else:
+            code = type(error).__name__
+        if code in _MISSING:
+            raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
+        cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
+        raise StoreError(f"{uri}{note}: {cause} ({code})") from error
+
+
+def http_status(error: OSError) -> int | None:
+    response = getattr(error.__cause__, "response", None)
+    return response["ResponseMetadata"]["HTTPStatusCode"] if response else None

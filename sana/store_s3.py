@@ -1,0 +1,176 @@
+"""The S3 side of the store: conditional PUTs, range GETs, uncached listings. The one module that imports s3fs."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sana.disk import TEMP_PREFIX, replacing
+from sana.store import Listing, Names, bytes_at, checked, put_and_delete
+from sana.store_errors import SHORT, StoreError, explained, http_status
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S, FIRST_ANSWER_S, S3_TRIES = 5, 30, 10, 5
+S3_CONCURRENCY = 4  # parts in flight per large object; each holds 50 MB of memory
+CONFLICT_WAITS_S = (0.2, 0.4, 0.8, 1.6)  # S3's 409: another conditional write of this key is under way
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What S3 says of an object; the ETag is without its quotes, and another one for another content."""
+
+    key: str
+    num_bytes: int
+    etag: str
+
+
+Objects = list[ObjectInfo]
+
+
+class S3Store:
+    """A prefix in a bucket, through s3fs; credentials and endpoint by the ordinary AWS chain.
+
+    s3fs is not fork-safe: open the store in the process that uses it (spawned processes and threads are fine).
+    """
+
+    is_local = False
+
+    def __init__(self, root: str) -> None:
+        import s3fs  # type: ignore[import-untyped]  # a second to import: only for those who use S3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self._bucket, _, prefix = root.removeprefix("s3://").rstrip("/").partition("/")
+        if not self._bucket:
+            raise ValueError(f"root {root!r} names no bucket: s3://bucket/prefix is needed")
+        self._prefix = f"{checked(prefix)}/" if prefix else ""
+        self.root = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        self._errors = (OSError, BotoCoreError, ClientError)
+        self._fs = s3fs.S3FileSystem(
+            skip_instance_cache=True,
+            use_listings_cache=False,  # it never expires
+            max_concurrency=S3_CONCURRENCY,
+            config_kwargs={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "read_timeout": READ_TIMEOUT_S,
+                "retries": {"mode": "standard", "max_attempts": S3_TRIES},
+            },
+        )
+        self._fs.retries = 2  # on top of botocore's: only for bodies that break off
+        try:
+            with self._explained(self.root):  # botocore alone would try a dead endpoint for half a minute
+                self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1, timeout=FIRST_ANSWER_S)
+        except FileNotFoundError as error:
+            raise StoreError(f"{root}: the endpoint is no S3 server (404): check AWS_ENDPOINT_URL") from error
+
+    def _call(self, method: str, **kwargs: Any) -> Any:
+        return self._fs.call_s3(method, Bucket=self._bucket, **kwargs)
+
+    def _explained(self, uri: str, note: str = "") -> AbstractContextManager[None]:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        return explained(uri, *self._errors, note=f"{note} at {endpoint}")
+
+    def uri(self, key: str) -> str:
+        return f"{self.root}/{checked(key)}"
+
+    def local_path(self, key: str) -> None:
+        checked(key)
+
+    def exists(self, key: str) -> bool:
+        try:
+            self.size(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, key: str) -> int:
+        return self.info(key).num_bytes
+
+    def info(self, key: str) -> ObjectInfo:
+        with self._explained(self.uri(key)):
+            head = self._call("head_object", Key=self._prefix + key)
+        return ObjectInfo(key, int(head["ContentLength"]), head["ETag"].strip('"'))
+
+    def read(self, key: str) -> bytes:
+        with self._explained(self.uri(key)):
+            return bytes(self._fs.cat_file(self.uri(key), max_concurrency=1))  # more would ask for the size first
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        if start < 0 or length < 0:  # HTTP would read from the end
+            raise ValueError(f"{self.uri(key)}: range {start} + {length} is negative")
+        if length == 0:  # not a range in HTTP
+            self.size(key)
+            return b""
+        with self._explained(self.uri(key)):
+            data = bytes(self._fs.cat_file(self.uri(key), start=start, end=start + length))
+        if len(data) != length:
+            raise StoreError(f"{self.uri(key)}: {SHORT} (got {len(data)} of {length} from byte {start})")
+        return data
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        buffer = bytes_at(start, buffer)
+        buffer[:] = self.read_range(key, start, len(buffer))
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        return self._create(key, lambda: self._fs.pipe_file(self.uri(key), data, mode="create"))
+
+    def put_file_if_absent(self, key: str, path: Path) -> bool:
+        path.stat()  # a missing source must not be reported as a missing object
+        return self._create(key, lambda: self._fs.put_file(str(path), self.uri(key), mode="create"))
+
+    def _create(self, key: str, send: Callable[[], object]) -> bool:
+        """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB)."""
+        waits_s = iter(CONFLICT_WAITS_S)
+        with self._explained(self.uri(key)):
+            while True:
+                try:
+                    send()
+                    return True
+                except OSError as error:
+                    status = http_status(error)
+                    wait_s = next(waits_s, None)
+                    if status == 412:
+                        return False
+                    if status != 409 or wait_s is None:
+                        raise
+                time.sleep(wait_s)
+
+    def list(self, prefix: str) -> Listing:
+        return [(found.key, found.num_bytes) for found in self.list_objects(prefix)]
+
+    def list_objects(self, prefix: str) -> Objects:  # as `list`, with ETags: for sources of videos
+        objects = [
+            ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["ETag"].strip('"'))
+            for page in self._pages(prefix)
+            for found in page.get("Contents", [])
+            if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX)
+        ]
+        return sorted(objects, key=lambda found: found.key)
+
+    def list_dirs(self, prefix: str) -> Names:
+        pages = self._pages(prefix, Delimiter="/")
+        return sorted(d["Prefix"].split("/")[-2] for page in pages for d in page.get("CommonPrefixes", []))
+
+    def _pages(self, prefix: str, **kwargs: str) -> Iterator[dict[str, Any]]:
+        folder = self._prefix + (checked(prefix.removesuffix("/")) + "/" if prefix else "")
+        token: dict[str, str] | None = {}
+        while token is not None:
+            with self._explained(f"s3://{self._bucket}/{folder}"):
+                page = self._call("list_objects_v2", Prefix=folder, **kwargs, **token)
+            yield page
+            token = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
+
+    def delete(self, key: str) -> None:
+        with self._explained(self.uri(key)):
+            self._call("delete_object", Key=self._prefix + key)
+
+    def fetch(self, key: str, path: Path) -> None:
+        with self._explained(self.uri(key), note=f" -> {path}"), replacing(path) as temp:
+            self._fs.get_file(self.uri(key), str(temp))
+
+    def check_writable(self) -> None:
+        put_and_delete(self)
+
+    def free_bytes(self) -> int | None:
+        return None

@@ -1,0 +1,152 @@
+"""The eval loss: fixed samples, fixed noise levels, fixed noise, so that two numbers differ by the weights alone.
+
+One forward is one sample at all its levels, always; ranks take whole samples; sums are exact. So the loss is bit-equal
+for any number of ranks and any order on one device type. Shapes: N eval samples, S noise levels.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sana.artifact import digest_of
+from sana.config.train import EvaluateConfig
+from sana.data.loader import Reader, Samples
+from sana.model.random import philox_normal
+from sana.training.batch import MicroBatch, losses_of
+
+
+@dataclass(frozen=True)
+class EvalTable:
+    """Losses of each eval sample at each noise level; samples are in the order of their ids."""
+
+    sample_ids: tuple[str, ...]
+    sigmas: tuple[float, ...]
+    losses: np.ndarray  # float64 [N, S]
+
+    def per_sample(self) -> list[float]:
+        """Return each sample's mean over the noise levels."""
+        return [math.fsum(row) / len(row) for row in self.losses.tolist()]
+
+    def mean(self) -> float:
+        """Return the eval loss: the mean over samples of their means."""
+        return _mean(self.per_sample())
+
+    def stderr(self) -> float | None:
+        """Return the standard error of the mean, over samples; None for a single sample, which has none."""
+        return _stderr(self.per_sample())
+
+    def per_sigma(self) -> list[tuple[float, float | None]]:
+        """Return (mean, standard error) over samples at each noise level."""
+        return [(_mean(column), _stderr(column)) for column in self.losses.T.tolist()]
+
+
+def paired_difference(a: EvalTable, b: EvalTable) -> tuple[float, float | None, int]:
+    """Return mean, standard error and number of `a - b` over their common samples: below 0, `a` is better.
+
+    Pairing removes what makes one clip harder than another, which is most of the spread of each mean.
+
+    Raises:
+        ValueError: the two have other noise levels, or no common sample.
+    """
+    common = sorted(set(a.sample_ids) & set(b.sample_ids))
+    if a.sigmas != b.sigmas or not common:
+        raise ValueError(
+            f"cannot pair {len(a.sample_ids)} samples at {len(a.sigmas)} sigmas with {len(b.sample_ids)} at "
+            f"{len(b.sigmas)}: {len(common)} samples are common; evaluate both on one split and one grid"
+        )
+    of_a = dict(zip(a.sample_ids, a.per_sample(), strict=True))
+    of_b = dict(zip(b.sample_ids, b.per_sample(), strict=True))
+    differences = [of_a[name] - of_b[name] for name in common]
+    return _mean(differences), _stderr(differences), len(common)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)  # fsum rounds once: no order enters
+
+
+def _stderr(values: list[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    mean = _mean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+
+
+def eval_rows(samples: Samples, max_samples: int) -> list[int]:
+    """Choose the first `max_samples` rows by hash of sample_id, and return them in the order of sample_id.
+
+    More clips in the split replace few of the chosen ones; fewer `max_samples` are a subset.
+    """
+    names = samples.sample_ids()
+    hashed = sorted((hashlib.blake2b(name.encode(), digest_size=16).digest(), row) for row, name in enumerate(names))
+    return sorted(row for _, row in hashed[:max_samples])
+
+
+def eval_list_digest(sample_ids: tuple[str, ...]) -> str:
+    """Return the digest of the frozen list of eval samples: two losses with another list do not compare."""
+    return digest_of(list(sample_ids))
+
+
+def eval_sigmas(num_sigmas: int) -> tuple[float, ...]:
+    """Return the midpoints of `num_sigmas` equal slices of (0, 1)."""
+    return tuple((level + 0.5) / num_sigmas for level in range(num_sigmas))
+
+
+def evaluate_model(
+    accelerator: Accelerator,
+    transformer: nn.Module,
+    reader: Reader,
+    samples: Samples,
+    config: EvaluateConfig,
+    *,
+    on_round: Callable[[int, int], bool],
+) -> EvalTable | None:
+    """Evaluate a model on the fixed grid, in the accelerator's autocast dtype; every rank returns the same table.
+
+    `transformer` is the bare model, not its distributed wrapper, and is left in the mode it came in.
+    `on_round(samples done, samples)` is called on every rank after each round of one sample per rank; when it says
+    False, on all ranks alike, the evaluation ends and the result is None.
+    """
+    rows = eval_rows(samples, config.max_samples)
+    levels = eval_sigmas(config.num_sigmas)
+    rank, num_ranks = accelerator.process_index, accelerator.num_processes
+    losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=accelerator.device)
+    was_training = transformer.training
+    transformer.eval()
+    try:
+        for start in range(0, len(rows), num_ranks):
+            if start + rank < len(rows):
+                batch = _all_levels(reader, rows[start + rank], samples.sample_id(rows[start + rank]), levels)
+                losses[start + rank] = _forward(accelerator, transformer, batch)
+            if not on_round(min(start + num_ranks, len(rows)), len(rows)):
+                return None
+    finally:
+        transformer.train(was_training)
+    # every entry is one rank's loss plus zeros, so this sum rounds nothing
+    gathered = accelerator.reduce(losses, reduction="sum").cpu().numpy()
+    return EvalTable(tuple(samples.sample_id(row) for row in rows), levels, gathered)
+
+
+@torch.no_grad()
+def _forward(accelerator: Accelerator, transformer: nn.Module, batch: MicroBatch) -> Tensor:
+    with accelerator.autocast():
+        return losses_of(transformer, batch.to(accelerator.device)).double()
+
+
+def _all_levels(reader: Reader, row: int, sample_id: str, levels: tuple[float, ...]) -> MicroBatch:
+    """Return one sample at all noise levels, [S, ...]: first caption, no dropout, noise by (sample_id, S, level)."""
+    sample = reader.read(row, caption=0)
+    num = len(levels)
+    noise = [philox_normal(sample.latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]
+    return MicroBatch(
+        latents=sample.latents.expand(num, *sample.latents.shape),
+        noise=torch.stack(noise),
+        sigma=torch.tensor(levels, dtype=torch.float32),
+        captions=sample.caption.expand(num, *sample.caption.shape),
+        mask=torch.ones(num, len(sample.caption), dtype=torch.int64),
+    )

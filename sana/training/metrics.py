@@ -1,0 +1,65 @@
+"""What training measures: names, units, and the file of rows that is the truth about a run.
+
+Names are safe for MLflow (no parentheses, no per cent sign). A row is {"step": steps done, name: number, ...}.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Row = Mapping[str, float]
+
+STEP = "step"  # optimizer steps done; 0 before the first
+TRAIN_LOSS = "train/loss"  # mean over the global batch of this step
+GRAD_NORM = "train/grad_norm"  # L2 norm of the whole gradient before clipping
+LEARNING_RATE = "train/learning_rate"  # of this step
+EPOCH = "train/epoch"  # epochs done, with a fraction
+SIGMA_MEAN = "train/sigma_mean"  # mean noise level of the global batch of this step
+STEP_S = "time/step_s"  # seconds per step, mean over the log window, which ends with a device sync
+DATA_WAIT_S = "time/data_wait_s"  # seconds of this step in which rank 0 waited for data
+EVAL_LOSS_LIVE = "eval/loss_live"  # mean over the fixed grid, see sana/training/evaluation.py
+EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the averaged weights
+EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample
+EVAL_STDERR_EMA = "eval/stderr_ema"
+EVAL_S = "time/eval_s"  # seconds that this evaluation took
+
+
+class MetricsWriter:
+    """Appends rows to a local `metrics.jsonl`, and cuts what came since the last checkpoint into a segment.
+
+    `history` is what the checkpoint that training goes on from knows: it replaces a file whose last rows may
+    belong to steps that are now done again.
+    """
+
+    def __init__(self, path: Path, history: bytes = b"") -> None:
+        self.path = path
+        self._fresh: list[str] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_bytes(history)
+        os.replace(temporary, path)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Append rows, whose values must be finite: JSON has no other numbers."""
+        lines = [json.dumps(dict(row), allow_nan=False) + "\n" for row in rows]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(lines)
+        self._fresh += lines
+
+    def cut_segment(self) -> bytes:
+        """Return the rows since the last cut."""
+        segment = "".join(self._fresh).encode()
+        self._fresh.clear()
+        return segment
+
+
+def parse_rows(data: bytes) -> list[dict[str, float]]:
+    """Read back rows of a metrics file or segment; a torn last line, of a process that was killed, is left out."""
+    return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def first_not_finite(values: Iterable[Iterable[float]]) -> int | None:
+    """Return the index of the first group of numbers that are not all finite."""
+    return next((i for i, group in enumerate(values) if not all(math.isfinite(value) for value in group)), None)

@@ -1,0 +1,53 @@
+"""The processes that train together: joining them, and agreeing to stop."""
+
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from sana.config.train import TrainConfig
+from sana.errors import ConfigError
+
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other ranks wait while rank 0 uploads a checkpoint
+
+
+def open_accelerator(config: TrainConfig) -> Accelerator:
+    """Join the other ranks, if there are any, on the device that the config asks for.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    device = config.resources.device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        cpu=device == "cpu",
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+            # the only buffers are rotary tables, constants: not to be sent to all ranks before every forward
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+        ],
+    )
+
+
+class StopFlag:
+    """A wish to stop, raised on any rank and seen by all of them at the same step."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self._wanted = False
+        # its own group on the CPU: asking at every step must not wait for the GPU
+        self._group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if num_ranks > 1 else None
+
+    def request(self) -> None:
+        """Raise the wish; safe in a signal handler."""
+        self._wanted = True
+
+    def agreed(self) -> bool:
+        """Tell whether any rank wants to stop: the same answer on all ranks, which all must ask."""
+        if self._group is None:
+            return self._wanted
+        flag = torch.tensor([self._wanted], dtype=torch.int32)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        return bool(flag.item())

@@ -1,0 +1,102 @@
+"""What a run leaves behind, and goes on from: checkpoints and metrics of one trajectory. Rank 0 only."""
+
+import logging
+import uuid
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from sana.config.train import TrainConfig
+from sana.data.loader import Cursor
+from sana.store import Store
+from sana.training import checkpoint
+from sana.training.metrics import EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
+from sana.training.state import TrainState
+
+_log = logging.getLogger(__name__)
+
+
+class Trajectory:
+    """The steps that one set of knobs and one data set determine; named by a key, shared by every `max_steps`.
+
+    `folder` is local: it holds metrics.jsonl, and checkpoints while they are written. `snapshot` maps each artifact
+    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        folder: Path,
+        config: TrainConfig,
+        snapshot: Mapping[str, Mapping[str, str]],
+        keep_steps: Collection[int],
+    ) -> None:
+        self.store, self.key = store, key
+        self.folder, self.staging = folder, folder / "staging"
+        self.config, self.snapshot, self.keep_steps = config, snapshot, keep_steps
+        self.attempt = uuid.uuid4().hex[:12]
+        self.newest: checkpoint.Checkpoint | None = None
+        self.metrics: MetricsWriter  # set by restore, which comes first
+
+    def restore(self, state: TrainState) -> int:
+        """Fill `state` from the newest sound checkpoint of at most max_steps, if there is one.
+
+        A damaged one is removed, with a warning, so that its step can be saved again. Leavings of unfinished
+        attempts are removed. The local metrics file becomes what the checkpoint knows.
+
+        Returns:
+            The last step with an eval loss, or -1.
+        """
+        history = b""
+        for step in reversed([s for s in checkpoint.steps_of(self.store, self.key) if s <= self.config.max_steps]):
+            try:
+                found = checkpoint.at_step(self.store, self.key, step)
+                parts = {part: checkpoint.load(self.store, found, part, staging=self.staging) for part in checkpoint.PARTS}
+                history = checkpoint.read_metrics(self.store, found)
+            except checkpoint.DamagedCheckpoint as error:
+                _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
+                checkpoint.withdraw(self.store, self.key, step)
+                continue
+            state.fill(parts, step)
+            self.newest = found
+            break
+        checkpoint.sweep(self.store, self.key, self.staging)
+        self.metrics = MetricsWriter(self.folder / "metrics.jsonl", history)
+        return max((int(row[STEP]) for row in parse_rows(history) if EVAL_LOSS_LIVE in row), default=-1)
+
+    def write(self, rows: list[Row]) -> None:
+        """Append metrics rows; the next checkpoint commits them."""
+        self.metrics.write(rows)
+
+    def save(self, state: TrainState, cursor: Cursor) -> None:
+        """Make the state a checkpoint, unless it is one, and remove those that are not kept."""
+        before = self.newest
+        if state.step == 0 or (before is not None and before.step == state.step):
+            return
+        segments = list(before.segments) if before else []
+        first = before.step + 1 if before else 0
+        segments.append(
+            checkpoint.save_segment(
+                self.store, self.key, first=first, last=state.step, attempt=self.attempt, data=self.metrics.cut_segment()
+            )
+        )
+        epoch, position = cursor.at(state.step)
+        self.newest = checkpoint.save(
+            self.store,
+            self.key,
+            step=state.step,
+            attempt=self.attempt,
+            parts=state.parts(),
+            segments=segments,
+            facts={
+                "cursor": {"step": state.step, "epoch": epoch, "position": position},
+                "seed": self.config.seed,
+                "snapshot": self.snapshot,
+            },
+            staging=self.staging,
+        )
+        _log.info("saved the checkpoint of step %d: %s", state.step, self.store.uri(self.newest.key))
+        checkpoint.prune(
+            self.store, self.key, keep_last=self.config.resources.keep_last, keep_steps=self.keep_steps
+        )

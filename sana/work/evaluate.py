@@ -1,0 +1,166 @@
+"""`python -m sana.work.evaluate JOB`: the eval loss of a checkpoint, against the model that training began with.
+
+spec: {"trajectory": key, "step": of the checkpoint, "model_path", "model_revision", "out_dir": local folder}
+artifacts: encode_latents, encode_captions.
+
+Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (see `report_of`) and `eval_loss.png`. The
+weights are read from the checkpoint, not from an export, and evaluated as the training loop does: the same numbers.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+from torch import nn
+
+from sana.data.loader import Reader, load_samples
+from sana.data.manifest import column, to_parquet
+from sana.errors import SanaError
+from sana.model.transformer import load_transformer
+from sana.progress import Progress
+from sana.training import checkpoint
+from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
+from sana.training.ranks import open_accelerator
+from sana.work.job import Job, run_worker
+
+BASELINE = "initial"  # the base transformer, before training
+WEIGHTS = (BASELINE, "live", "ema")
+_PARTS = {"live": "weights", "ema": "ema"}  # of a checkpoint
+_COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
+
+LOSSES = pa.schema(
+    [
+        column("weights", pa.string(), "initial, live or ema"),
+        column("sample_id", pa.string(), "the eval sample"),
+        column("sigma_index", pa.int32(), "noise level, from 0"),
+        column("sigma", pa.float64(), "noise level in (0, 1)"),
+        column("loss", pa.float64(), "mean squared error of the velocity"),
+    ]
+)
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(job: Job) -> None:
+    """Evaluate the initial, live and averaged weights on the fixed grid, and write the report."""
+    tables = measure(job)
+    out = Path(job.spec["out_dir"])
+    if tables is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        report = {"trajectory": job.spec["trajectory"], "step": job.spec["step"], **report_of(tables)}
+        (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
+        (out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        plot(tables, step=job.spec["step"]).savefig(out / "eval_loss.png", dpi=150)
+
+
+def measure(job: Job) -> dict[str, EvalTable] | None:
+    """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
+    store = job.open_store()
+    staging = job.work_dir / "evaluate" / job.path.stem
+    found = checkpoint.at_step(store, job.spec["trajectory"], job.spec["step"])
+    accelerator = open_accelerator(job.config.train)
+    samples = load_samples(store, job.artifacts["encode_latents"], job.artifacts["encode_captions"], "eval")
+    transformer = load_transformer(job.spec["model_path"], revision=job.spec["model_revision"])
+    transformer.to(accelerator.device)
+    reader = Reader(store, samples)
+    tables: dict[str, EvalTable] = {}
+    for name in WEIGHTS:
+        if name in _PARTS:
+            _fill(transformer, checkpoint.load(store, found, _PARTS[name], staging=staging / str(accelerator.process_index)))
+
+        def report(done: int, total: int, name: str = name) -> bool:
+            if accelerator.is_main_process:
+                job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
+            return True
+
+        table = evaluate_model(accelerator, transformer, reader, samples, job.config.evaluate, on_round=report)
+        assert table is not None  # report never stops it
+        tables[name] = table
+        _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
+    is_main = accelerator.is_main_process
+    accelerator.end_training()
+    return tables if is_main else None
+
+
+def _fill(transformer: nn.Module, tensors: dict[str, Any]) -> None:
+    try:
+        transformer.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise SanaError(f"the checkpoint's weights do not fit the model it is said to come from: {error}") from error
+
+
+def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
+    """Return one row per set of weights, sample and noise level."""
+    rows = [
+        {"weights": name, "sample_id": sample_id, "sigma_index": level, "sigma": table.sigmas[level], "loss": loss}
+        for name, table in tables.items()
+        for sample_id, losses in zip(table.sample_ids, table.losses.tolist(), strict=True)
+        for level, loss in enumerate(losses)
+    ]
+    return pa.Table.from_pylist(rows, schema=LOSSES)
+
+
+def report_of(tables: dict[str, EvalTable]) -> dict[str, Any]:
+    """Return the numbers of the report as JSON.
+
+    {"num_samples", "num_sigmas", "eval_list_digest",
+    "weights": {name: {"mean", "stderr", "per_sigma": [{"sigma", "mean", "stderr"}]}},
+    "against_initial": {name: {"difference", "stderr", "num_samples", "relative_drop"}}}
+    `difference` is the paired mean of (these weights - initial), below 0 when training helped; `relative_drop` is
+    -difference / initial mean. A standard error is null when there is one sample.
+    """
+    baseline = tables[BASELINE]
+    return {
+        "num_samples": len(baseline.sample_ids),
+        "num_sigmas": len(baseline.sigmas),
+        "eval_list_digest": eval_list_digest(baseline.sample_ids),
+        "weights": {name: _summary(table) for name, table in tables.items()},
+        "against_initial": {
+            name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE
+        },
+    }
+
+
+def _summary(table: EvalTable) -> dict[str, Any]:
+    per_sigma = [
+        {"sigma": sigma, "mean": mean, "stderr": stderr}
+        for sigma, (mean, stderr) in zip(table.sigmas, table.per_sigma(), strict=True)
+    ]
+    return {"mean": table.mean(), "stderr": table.stderr(), "per_sigma": per_sigma}
+
+
+def _comparison(table: EvalTable, baseline: EvalTable) -> dict[str, Any]:
+    difference, stderr, num_samples = paired_difference(table, baseline)
+    drop = -difference / baseline.mean()
+    return {"difference": difference, "stderr": stderr, "num_samples": num_samples, "relative_drop": drop}
+
+
+def plot(tables: dict[str, EvalTable], *, step: int) -> Figure:
+    """Draw loss over noise level, one curve per set of weights, bars of one standard error."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for name, table in tables.items():
+        means = [mean for mean, _ in table.per_sigma()]
+        bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # one sample: no bar
+        label = f"{name}: {table.mean():.4f}" + (f" \u00b1 {table.stderr():.4f}" if table.stderr() is not None else "")
+        axes.errorbar(
+            table.sigmas, means, yerr=bars, label=label, color=_COLORS[name],
+            marker="o", markersize=4.5, linewidth=1.8, capsize=3, linestyle="--" if name == BASELINE else "-",
+        )  # fmt: skip
+    num_samples = len(tables[BASELINE].sample_ids)
+    axes.set_title(f"Eval loss after {step} steps: {num_samples} samples, {len(tables[BASELINE].sigmas)} noise levels")
+    axes.set_xlabel("noise level sigma (0: clean, 1: pure noise)")
+    axes.set_ylabel("velocity MSE (normalised latents, no unit)")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="weights: mean \u00b1 standard error", frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    run_worker(evaluate)

@@ -1,0 +1,117 @@
+"""The frame of every worker process: it reads a job file, reports progress to a file and ends with one clear line.
+
+A stage writes the job, `sana.training.launch` starts `python -m sana.work.<stage> JOB`, and files carry all else.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sana.artifact import Artifact
+from sana.config.load import check
+from sana.config.pipeline import Config
+from sana.errors import SanaError
+from sana.progress import Progress
+from sana.store import Store, open_store
+
+EXIT_USER_ERROR = 3  # the message in the error file is all there is to say; trying again will not help
+EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one worker is to do. `spec` is stage-specific JSON; `artifacts` are its inputs."""
+
+    path: Path
+    stage: str
+    config: Config
+    artifacts: Mapping[str, Artifact]
+    spec: Mapping[str, Any]
+
+    @property
+    def progress_path(self) -> Path:
+        """File of JSON lines, one Progress each."""
+        return self.path.with_suffix(".progress.jsonl")
+
+    @property
+    def error_path(self) -> Path:
+        """File that holds the message of a SanaError that ended the worker."""
+        return self.path.with_suffix(".error.txt")
+
+    @property
+    def work_dir(self) -> Path:
+        return Path(self.config.work_dir).absolute()
+
+    def open_store(self) -> Store:
+        return open_store(self.config.root)
+
+    def report(self, progress: Progress) -> None:
+        """Append one line to the progress file; only rank 0 reports."""
+        with self.progress_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(progress)) + "\n")
+
+
+def write_job(stage: str, config: Config, artifacts: Mapping[str, Artifact], spec: Mapping[str, Any]) -> Path:
+    """Write a job file under work_dir and return its path."""
+    folder = Path(config.work_dir).absolute() / "jobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.json"
+    record = {
+        "stage": stage,
+        "config": config.model_dump(mode="json"),
+        "artifacts": {name: json.loads(artifact.to_json()) for name, artifact in artifacts.items()},
+        "spec": dict(spec),
+    }
+    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return path
+
+
+def read_job(path: Path) -> Job:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return Job(
+        path=path,
+        stage=record["stage"],
+        config=check(record["config"], where=str(path)),
+        artifacts={
+            name: Artifact.from_json(json.dumps(value).encode(), where=str(path))
+            for name, value in record["artifacts"].items()
+        },
+        spec=record["spec"],
+    )
+
+
+def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
+    """Run a worker's body: the `main` of every `python -m sana.work.<stage>`.
+
+    A SanaError becomes the job's error file and exit code 3. Any other exception is a bug and keeps its traceback.
+    """
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    job = read_job(Path(arguments[0]))
+    try:
+        body(job)
+    except SanaError as error:
+        job.error_path.write_text(str(error), encoding="utf-8")
+        logging.getLogger(__name__).error("%s", error)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to send SIGTERM when the parent dies, even by SIGKILL (Linux only; elsewhere cancel still works)."""
+    parent = int(os.environ.get("SANA_PARENT_PID", "0"))
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # the parent may have died before prctl took effect; torchrun stands between us and the launcher
+    if parent and "LOCAL_RANK" not in os.environ and os.getppid() != parent:
+        raise SystemExit(f"the process that started this worker ({parent}) is gone")

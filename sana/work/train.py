@@ -1,0 +1,126 @@
+"""`python -m sana.work.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
+
+spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": local folder in diffusers layout,
+"model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to]}
+artifacts: encode_latents, encode_captions.
+
+Rank 0 writes `<job>.result.json` at the end; the stage that started us commits it as an artifact:
+{"step", "trajectory", "checkpoint": key of its index, "files": {name: {"key", "num_bytes", "digest"}} of the export,
+"weights": {"live": digest, "ema": digest}, "content": digest of both, "segments": [keys of all metrics],
+"metrics_path": local file with the same rows}
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sana.artifact import FileInfo, digest_of
+from sana.config.train import SigmaConfig
+from sana.data.loader import load_samples
+from sana.model.pipeline import export_pipeline, load_flow_shift
+from sana.model.transformer import load_transformer
+from sana.store import Store
+from sana.training.checkpoint import weights_digest
+from sana.training.loop import Trainer
+from sana.training.ranks import open_accelerator
+from sana.training.trajectory import Trajectory
+from sana.work.job import EXIT_TERMINATED, Job, run_worker
+
+_log = logging.getLogger(__name__)
+
+
+def train(job: Job) -> None:
+    """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
+    trainer = build_trainer(job)
+    signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
+    finished = trainer.run()
+    if not finished:
+        _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
+        raise SystemExit(EXIT_TERMINATED)
+    if trainer.accelerator.is_main_process:
+        result = export(job, trainer)
+        job.path.with_suffix(".result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    trainer.accelerator.wait_for_everyone()  # a rank that leaves early would look like a failed one
+    trainer.accelerator.end_training()
+
+
+def build_trainer(job: Job) -> Trainer:
+    """Put a trainer together from a job."""
+    config, store = job.config, job.open_store()
+    latents, captions = job.artifacts["encode_latents"], job.artifacts["encode_captions"]
+    accelerator = open_accelerator(config.train)
+    transformer = load_transformer(
+        job.spec["model_path"],
+        revision=job.spec["model_revision"],
+        gradient_checkpointing=config.train.resources.gradient_checkpointing,
+    )
+    return Trainer(
+        config,
+        accelerator,
+        transformer,
+        store=store,
+        samples=load_samples(store, latents, captions, "train"),
+        eval_samples=load_samples(store, latents, captions, "eval"),
+        flow_shift=_flow_shift(config.train.sigma, job),
+        trajectory=Trajectory(
+            store,
+            job.spec["trajectory"],
+            folder=job.work_dir / "train" / job.spec["trajectory"],
+            config=config.train,
+            snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
+            keep_steps=job.spec["keep_steps"],
+        ),
+        report=job.report,
+    )
+
+
+def _flow_shift(sigma: SigmaConfig, job: Job) -> float:
+    if sigma.policy == "checkpoint":
+        return load_flow_shift(job.spec["model_path"], revision=job.spec["model_revision"])
+    return sigma.shift
+
+
+def export(job: Job, trainer: Trainer) -> dict[str, Any]:
+    """Write the averaged weights as a diffusers checkpoint to the store, and return the job's result."""
+    trajectory, state = trainer.trajectory, trainer.state
+    saved = trajectory.newest
+    assert saved is not None and saved.step == state.step  # run() saved the last step
+    folder = trajectory.folder / "export"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    with state.ema.swapped_in():
+        export_pipeline(job.spec["model_path"], folder, transformer=trainer.transformer)
+    files = _upload(trajectory.store, folder, f"train/{job.spec['fingerprint']}/{trajectory.attempt}")
+    shutil.rmtree(folder)
+    parts = state.parts()
+    weights = {"live": weights_digest(parts["weights"]), "ema": weights_digest(parts["ema"])}
+    return {
+        "step": state.step,
+        "trajectory": trajectory.key,
+        "checkpoint": saved.key,
+        "files": {name: asdict(info) for name, info in files.items()},
+        "weights": weights,
+        "content": digest_of(weights),
+        "segments": [segment.key for segment in saved.segments],
+        "metrics_path": str(trajectory.metrics.path),
+    }
+
+
+def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
+    """Store a folder's files under `<prefix>/model/`; digests as `artifact.Draft` makes them."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = f"model/{path.relative_to(folder).as_posix()}"
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        store.put_file_if_absent(f"{prefix}/{name}", path)
+        files[name] = FileInfo(f"{prefix}/{name}", path.stat().st_size, digest)
+    return files
+
+
+if __name__ == "__main__":
+    run_worker(train)

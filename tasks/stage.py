@@ -1,0 +1,192 @@
+"""What all stage tasks share: storage is asked first, what is missing is made, recorded and checked."""
+
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+from uuid import UUID
+
+import httpx
+from prefect import Task, runtime
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
+from prefect.states import Completed
+
+import sana
+from sana import artifact as artifacts
+from sana.artifact import Artifact, Recipe
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.data.manifest import check_refusals
+from sana.errors import ConfigError, SanaError
+from sana.progress import Progress, publish
+from sana.store import StoreError, open_store
+from sana.training.launch import WorkerError
+from tasks.tracking import Tracker
+from tasks.tracking_values import pipeline_key
+
+# Policy of all stage tasks: partial work is kept, so trying again is cheap.
+RETRIES = 2
+RETRY_DELAYS_S = [10.0, 120.0]
+CHEAP_TIMEOUT_S = 600.0  # for stages that start no worker; a worker has a watchdog of its own
+TRANSIENT = (WorkerError, StoreError, ConnectionError, TimeoutError)
+ARTIFACT_EVERY_S = 2.0  # each update is a call to Prefect's server
+
+log = logging.getLogger(__name__)
+
+
+class Stage(Protocol):
+    """What a module in sana/stages holds, as far as tasks use it."""
+
+    NAME: str
+
+    def recipe(self, context: Context, inputs: Mapping[str, Artifact]) -> Recipe: ...
+
+    def run(self, context: Context, inputs: Mapping[str, Artifact]) -> Artifact: ...
+
+
+class PipelineRun:
+    """What every task of one flow run is given: a context manager around the whole of it.
+
+    Not a dataclass: Prefect walks through those to look for futures.
+    """
+
+    def __init__(self, config: Config, force: Iterable[str]) -> None:
+        """Raises StoreError when the root cannot be opened."""
+        self.context = Context(config, open_store(config.root), Path(config.work_dir).absolute())
+        self.force = frozenset(force)
+        self.tracker = Tracker(config, self.context.store, pipeline_key(config), _facts())
+
+    def __enter__(self) -> Self:
+        self.tracker.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.tracker.__exit__(kind, error, trace)
+
+
+def open_run(config: str, overrides: Iterable[str], root: str | None, force: Iterable[str]) -> PipelineRun:
+    """Read a config and prepare a run of it; `root`, where given, replaces the config's.
+
+    Raises:
+        ConfigError: the config is wrong.
+        StoreError: the root cannot be opened.
+    """
+    loaded = load_config(config, list(overrides))
+    return PipelineRun(loaded.model_copy(update={"root": root}) if root else loaded, force)
+
+
+def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
+    """Return a state named Cached or Completed whose data is the stage's artifact.
+
+    Raises:
+        RefusedError: more clips were refused than the data sets allow.
+        SanaError, WorkerError, StoreError: as the stage says.
+    """
+    recipe = stage.recipe(run.context, inputs)
+    tracked = run.tracker.stage(recipe, inputs)
+    found = None if stage.NAME in run.force else artifacts.find(run.context.store, recipe)
+    if found is not None:
+        check_refusals(run.context.config, found)
+        tracked.finished(found, "Cached")
+        publish(stage.NAME, "cached")
+        return Completed(name="Cached", message=run.context.store.uri(found.key), data=found)
+    shown = _Shown(stage.NAME)
+
+    def report(progress: Progress) -> None:
+        tracked.report(progress)
+        shown.update(progress)
+        publish(stage.NAME, "running", progress)
+
+    log.info("%s: %s starts", stage.NAME, recipe.fingerprint)
+    with _published(stage.NAME), tracked:
+        made = stage.run(replace(run.context, report=report), inputs)
+        tracked.finished(made, "Completed")
+        check_refusals(run.context.config, made)
+    log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, dict(made.counts))
+    return Completed(message=run.context.store.uri(made.key), data=made)
+
+
+def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry what may pass: a killed worker, a storage or network error. A wrong config or a bug will not."""
+    return isinstance(state.data, TRANSIENT) and not isinstance(state.data, ConfigError)
+
+
+@contextmanager
+def _published(stage: str) -> Iterator[None]:
+    """Tell who watches from inside this process that a stage runs, and how it ended."""
+    publish(stage, "running")
+    state = "failed"
+    try:
+        yield
+        state = "completed"
+    finally:
+        publish(stage, state)
+
+
+class _Shown:
+    """A stage's progress in Prefect's UI: a ring on its task, updated every 2 s at most, never in the way."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._id: UUID | None = None
+        self._next = 0.0
+
+    def update(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now < self._next and progress.done < progress.total:
+            return
+        self._next = now + ARTIFACT_EVERY_S
+        percent = 100.0 * progress.done / max(progress.total, 1)
+        text = f"{self._stage}: {progress.done} of {progress.total} {progress.unit} {progress.detail}".rstrip()
+        try:
+            if self._id is None:
+                self._id = create_progress_artifact(progress=percent, description=text)  # type: ignore[assignment]
+            else:
+                update_progress_artifact(self._id, progress=percent, description=text)
+        except (httpx.HTTPError, PrefectException) as error:
+            log.debug("progress is not shown in Prefect: %s", error)
+
+
+class _OneLine(logging.Filter):
+    """An error that is meant for the user has no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], SanaError | StoreError):
+            record.exc_info = None
+        return True
+
+
+for _name in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_name).addFilter(_OneLine())
+
+
+def _facts() -> dict[str, str]:
+    """What may differ from run to run: tags of the tracker."""
+    return {
+        "host": socket.gethostname(),
+        "mlflow.source.git.commit": _git_commit(),
+        "prefect.flow_run_id": runtime.flow_run.id or "",
+        "prefect.flow_run_url": runtime.flow_run.ui_url or "",
+    }
+
+
+def _git_commit() -> str:
+    folder = Path(sana.__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,300 @@
+"""What MLflow shows: one run per pipeline config, one per stage artifact, found again by any later run.
+
+Tracking is an index that can be rebuilt from the artifacts: no call here fails a stage or keeps it waiting for long.
+Runs are addressed by id, never ambient. The only file that imports mlflow.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import requests
+import yaml
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from sana.artifact import Artifact, Recipe
+from sana.config.pipeline import Config
+from sana.progress import Progress
+from sana.store import Store, StoreError
+from tasks import tracking_values as values
+from tasks.metrics_shipper import MetricShipper, Point
+from tasks.run_ids import RunIds
+
+TROUBLE = (MlflowException, requests.RequestException, OSError, StoreError)
+PAUSE_S = 60.0  # a tracker that failed is left alone for so long
+DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
+METRICS_FILE = "metrics.jsonl"  # rows such as {"step": 3, "train/loss": 0.5}: every step of a training run
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def tracking_uri(config: Config) -> str:
+    """Return the server of the config, that of MLFLOW_TRACKING_URI, or a database in work_dir: never the cwd's."""
+    default = f"sqlite:///{Path(config.work_dir).absolute() / 'mlflow.db'}"
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+
+class Tracker:
+    """One pipeline run in MLflow: a context manager that sets its status at the end.
+
+    `key` names the pipeline's config: equal keys continue the same run. `facts` may differ from run to run and
+    become tags.
+    """
+
+    def __init__(self, config: Config, store: Store, key: str, facts: Mapping[str, str]) -> None:
+        # the defaults of MLflow keep a caller waiting for 245 s when a server is down
+        for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "20"}.items():
+            os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
+        for noisy in ("alembic", "mlflow.store.db.utils"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        self.config, self.store, self.key = config, store, key
+        self.facts = {name: value for name, value in facts.items() if value}
+        work_dir = Path(config.work_dir).absolute()
+        self.uri = tracking_uri(config)
+        self.run_id: str | None = None
+        self._ids = RunIds(work_dir / "mlflow-runs.json", self.uri)
+        self._artifacts = (work_dir / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        self._client: MlflowClient | None = None
+        self._experiment_id = ""
+        self._lineage: dict[str, dict[str, object]] = {}
+        self._silent_until = 0.0
+        self._warned = False
+
+    def __enter__(self) -> Self:
+        self._pipeline_run()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        run_id = self.run_id
+        if run_id:
+            self.try_to(lambda client: client.set_terminated(run_id, values.status_of(error)))
+
+    def stage(self, recipe: Recipe, inputs: Mapping[str, Artifact]) -> "StageRun":
+        """Return the run of the artifact that this recipe makes; enter it when the stage does work."""
+        return StageRun(self, recipe, inputs)
+
+    def try_to(self, call: Callable[[MlflowClient], T]) -> T | None:
+        """Make a call; None when the tracker does not take it, with one warning, and not asked again for a minute."""
+        if time.monotonic() < self._silent_until:
+            return None
+        try:
+            return call(self._connected())
+        except TROUBLE as error:
+            self._silent_until = time.monotonic() + PAUSE_S
+            if not self._warned:
+                first = str(error).partition("\n")[0][:300]
+                where = values.without_password(self.uri)
+                log.warning("MLflow at %s does not work: %s. The run goes on; a later one records it", where, first)
+            self._warned = True
+            return None
+
+    def find_or_create(self, name: str, tags: Mapping[str, str], params: Mapping[str, object]) -> str | None:
+        """Return the id of the run that carries these tags; params that it lacks are logged, once for all."""
+
+        parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
+
+        def call(client: MlflowClient) -> str:
+            run = self._find(client, tags) or client.create_run(
+                self._experiment_id, run_name=name, tags={**tags, **parent}
+            )
+            self._ids.remember(tags, run.info.run_id)
+            missing = [Param(k, v) for k, v in values.flat(params).items() if k not in run.data.params]
+            for start in range(0, len(missing), 100):
+                client.log_batch(run.info.run_id, params=missing[start : start + 100])
+            return run.info.run_id
+
+        return self.try_to(call)
+
+    def link(self, artifact: Artifact, run_id: str, state: str) -> None:
+        """Note on the pipeline's run which stage run its artifact belongs to, reused ones too."""
+        self._lineage[artifact.stage] = {
+            "fingerprint": artifact.fingerprint,
+            "uri": self.store.uri(artifact.key),
+            "content": dict(artifact.content),
+            "run_id": run_id,
+            "state": state,
+        }
+        parent = self._pipeline_run()
+        if parent:
+            self.try_to(lambda client: client.set_tag(parent, f"sana.run.{artifact.stage}", run_id))
+            self.try_to(lambda client: client.log_dict(parent, self._lineage, "lineage.json"))
+
+    def _pipeline_run(self) -> str | None:
+        """Return the id of the pipeline's run; made by the first call that MLflow answers."""
+        if self.run_id is None:
+            params = {name: section.hashed() for name, section in values.sections(self.config).items()}
+            run_id = self.find_or_create(f"pipeline-{self.key[:8]}", {"sana.pipeline": self.key}, params)
+            if run_id and self.try_to(lambda client: self._describe(client, run_id)):
+                self.run_id = run_id
+        return self.run_id
+
+    def _describe(self, client: MlflowClient, run_id: str) -> bool:
+        client.update_run(run_id, status="RUNNING")
+        client.log_batch(run_id, tags=_tags(self.facts))
+        config = self.config.model_dump(mode="json")
+        if self.config.tracking.uri:
+            config["tracking"]["uri"] = values.without_password(self.config.tracking.uri)
+        client.log_text(run_id, yaml.safe_dump(config, sort_keys=False), "config/resolved.yaml")
+        return True
+
+    def _find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
+        known = self._ids.get(tags)
+        if known is not None:
+            try:
+                run = client.get_run(known)
+                if run.info.lifecycle_stage == "active":
+                    return run
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs([self._experiment_id], query, max_results=1, order_by=["attributes.start_time"])
+        return runs[0] if runs else None
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            client = MlflowClient(tracking_uri=self.uri)
+            name = self.config.tracking.experiment
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                try:
+                    self._experiment_id = client.create_experiment(name, artifact_location=self._artifacts)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was first
+                        raise
+                    return self._connected()
+            else:
+                self._experiment_id = experiment.experiment_id
+            self._client = client
+        return self._client
+
+
+class StageRun:
+    """One stage's run in MLflow. Entered, it is RUNNING and takes metrics; left, it has its status."""
+
+    def __init__(self, tracker: Tracker, recipe: Recipe, inputs: Mapping[str, Artifact]) -> None:
+        self._tracker = tracker
+        self._recipe = recipe
+        self._inputs = inputs
+        self._shipper: MetricShipper | None = None
+        self._id: str | None = None
+
+    def __enter__(self) -> Self:
+        run_id = self._run_id()
+        if run_id:
+            self._tracker.try_to(lambda client: self._start(client, run_id))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status = values.status_of(error)
+        self._drain(KILLED_DRAIN_S if status == "KILLED" else DRAIN_S)
+        run_id = self._id
+        if run_id and error is not None:
+            tags = {"sana.error": str(error)[:5000] or type(error).__name__}
+            self._tracker.try_to(lambda client: client.log_batch(run_id, tags=_tags(tags)))
+            self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
+
+    def report(self, progress: Progress) -> None:
+        """Take the metrics of a progress report; never waits. What MLflow has already is not sent again.
+
+        With no tracker nothing is kept here: the artifact holds every step and `finished` sends them.
+        """
+        if progress.metrics and self._id:
+            self._ship(self._id, progress.metrics)
+
+    def finished(self, artifact: Artifact, state: str) -> None:
+        """Record a committed artifact, just made or found; one that is recorded already is only linked."""
+        run_id = self._run_id()
+        if run_id is None:
+            return
+        run = self._tracker.try_to(lambda client: client.get_run(run_id))
+        if run is None:
+            return
+        if run.data.tags.get("sana.recorded") != str(artifact.created_at):
+            if METRICS_FILE in artifact.files:
+                data = self._tracker.try_to(lambda _: self._tracker.store.read(artifact.files[METRICS_FILE].key))
+                self._ship(run_id, values.json_lines(data or b""))
+            unsent = self._drain(DRAIN_S)
+            self._tracker.try_to(lambda client: self._record(client, run_id, artifact, complete=not unsent))
+        if run.info.status != "FINISHED":
+            self._tracker.try_to(lambda client: client.set_terminated(run_id, "FINISHED"))
+        self._tracker.link(artifact, run_id, state)
+
+    def _run_id(self) -> str | None:
+        if self._id is None:
+            tags = {"sana.stage": self._recipe.stage, "sana.fingerprint": self._recipe.fingerprint}
+            name = f"{self._recipe.stage}-{self._recipe.fingerprint[:8]}"
+            self._id = self._tracker.find_or_create(name, tags, self._recipe.config)
+        return self._id
+
+    def _start(self, client: MlflowClient, run_id: str) -> None:
+        attempt = int(client.get_run(run_id).data.tags.get("sana.attempt", "0")) + 1
+        client.update_run(run_id, status="RUNNING")
+        tags = {"sana.attempt": str(attempt), "sana.version": str(self._recipe.version)}
+        client.log_batch(run_id, tags=_tags({**self._tracker.facts, **tags, "sana.pipeline": self._tracker.key}))
+        context = [InputTag("mlflow.data.context", self._recipe.stage)]
+        inputs = [
+            Dataset(name, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)}))
+            for name, artifact in self._inputs.items()
+        ]
+        client.log_inputs(run_id, [DatasetInput(dataset, tags=context) for dataset in inputs])
+
+    def _record(self, client: MlflowClient, run_id: str, artifact: Artifact, *, complete: bool) -> None:
+        store = self._tracker.store
+        now_ms = int(time.time() * 1000)
+        client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in values.metrics(artifact).items()])
+        client.log_text(run_id, artifact.to_json().decode(), "artifact.json")
+        client.log_dict(run_id, values.linked_files(artifact, store), "files.json")
+        with tempfile.TemporaryDirectory() as folder:
+            for name, key in values.small_files(artifact).items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.fetch(key, path)
+            client.log_artifacts(run_id, folder)
+        tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": values.note(artifact, store)}
+        if complete:  # last: until then a later run does all this again
+            tags["sana.recorded"] = str(artifact.created_at)
+        client.log_batch(run_id, tags=_tags(tags))
+
+    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
+        if self._shipper is None:
+            tracker = self._tracker
+            self._shipper = MetricShipper(
+                logged=lambda: tracker.try_to(lambda client: _logged(client, run_id)),
+                send=lambda points: bool(tracker.try_to(lambda client: _send(client, run_id, points))),
+            )
+        self._shipper.add(rows)
+
+    def _drain(self, timeout_s: float) -> int:
+        """Send what is left; returns the number of points that MLflow did not take."""
+        if self._shipper is None:
+            return 0
+        unsent = self._shipper.close(timeout_s)
+        self._shipper = None
+        return unsent
+
+
+def _logged(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    names = client.get_run(run_id).data.metrics
+    return {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
+
+
+def _send(client: MlflowClient, run_id: str, points: Sequence[Point]) -> bool:
+    client.log_batch(run_id, [Metric(p.name, p.value, p.time_ms, p.step) for p in points])
+    return True
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, value) for name, value in tags.items()]

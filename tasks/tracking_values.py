@@ -1,0 +1,105 @@
+"""What the tracker is told, as plain values: params, metrics, files, notes. No tracker here."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sana.artifact import Artifact, digest_of
+from sana.config.pipeline import Config
+from sana.config.section import Section
+from sana.store import Store
+
+SMALL_BYTES = 20 * 10**6
+SMALL_KINDS = (".parquet", ".json", ".png", ".mp4", ".html", ".jsonl", ".md", ".csv", ".log", ".txt")
+MAX_PARAM_CHARS = 6000
+
+
+def sections(config: Config) -> dict[str, Section]:
+    """Return the sections of a config that say what is made; where it is made and shown is left out."""
+    parts = {name: getattr(config, name) for name in type(config).model_fields if name != "tracking"}
+    return {name: part for name, part in parts.items() if isinstance(part, Section)}
+
+
+def pipeline_key(config: Config) -> str:
+    """Name a pipeline by all that is hashed in its config and where its data comes from: equal keys, one run."""
+    sources = [[dataset.source, dataset.revision] for dataset in config.download.datasets]
+    return digest_of([{name: part.hashed() for name, part in sections(config).items()}, sources])[:16]
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Flatten nested values into dotted names that MLflow accepts."""
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in flat(child, f"{prefix}{name}.").items()}
+    if isinstance(value, list | tuple) and any(isinstance(child, Mapping) for child in value):
+        return flat({str(i): child for i, child in enumerate(value)}, prefix)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return {_safe(prefix[:-1]): text[:MAX_PARAM_CHARS]}
+
+
+def metrics(artifact: Artifact) -> dict[str, float]:
+    """Counts, seconds and numeric facts of an artifact under names that read alone: `in` becomes `clips_in`."""
+    clips = ("in", "out", "refused")
+    counts = {f"clips_{k}" if k.partition(".")[0] in clips else k: float(v) for k, v in artifact.counts.items()}
+    return _numbers(artifact.facts) | counts | {"seconds": artifact.seconds}
+
+
+def _numbers(value: Any, prefix: str = "") -> dict[str, float]:
+    if isinstance(value, Mapping):
+        return {k: v for name, child in value.items() for k, v in _numbers(child, f"{prefix}{name}.").items()}
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return {}
+    return {_safe(prefix[:-1]): float(value)}
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", name)
+
+
+def small_files(artifact: Artifact) -> dict[str, str]:
+    """Return {name: key} of the files that are shown by value."""
+    return {
+        name: info.key
+        for name, info in artifact.files.items()
+        if name.endswith(SMALL_KINDS) and info.num_bytes < SMALL_BYTES
+    }
+
+
+def linked_files(artifact: Artifact, store: Store) -> dict[str, dict[str, object]]:
+    """Describe the files that stay where they are: shards, checkpoints and whatever else is large."""
+    small = small_files(artifact)
+    return {
+        name: {"uri": store.uri(info.key), "num_bytes": info.num_bytes, "digest": info.digest}
+        for name, info in artifact.files.items()
+        if name not in small
+    }
+
+
+def note(artifact: Artifact, store: Store) -> str:
+    """Markdown at the head of a run's page."""
+    rows = "".join(f"| {name} | {value:g} |\n" for name, value in sorted(metrics(artifact).items()))
+    return (
+        f"**{artifact.stage}** `{artifact.fingerprint}`, committed\n\n{store.uri(artifact.key)}\n\n"
+        f"| | |\n|---|---|\n{rows}"
+    )
+
+
+def json_lines(data: bytes) -> list[dict[str, float | None]]:
+    """Parse rows of a metrics file."""
+    return [json.loads(line) for line in data.splitlines() if line.strip()]
+
+
+def status_of(error: BaseException | None) -> str:
+    """MLflow's word for how a block ended: a cancel or Ctrl-C is no Exception."""
+    if error is None:
+        return "FINISHED"
+    return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def without_password(uri: str) -> str:
+    """Drop user and password from a uri."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,142 @@
+"""Sampling from cached captions, and checkpoints that stock diffusers loads and samples."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
+
+from sana.bucket import OFFICIAL_480P
+from sana.model.pipeline import SanaPipeline, export_pipeline, load_flow_shift, load_pipeline, sample_video
+from sana.model.random import philox_normal
+from sana.model.text import TextEncoder, pad
+from sana.model.transformer import load_transformer
+
+CLIP = {"num_frames": 5, "height": 64, "width": 96}
+SETTINGS = {"steps": 3, "guidance": 6.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_model: Path) -> SanaPipeline:
+    return load_pipeline(str(tiny_model))
+
+
+@pytest.fixture(scope="module")
+def embeds(tiny_model: Path) -> dict[str, torch.Tensor]:
+    encoder = TextEncoder.load(str(tiny_model), dtype=torch.float32)
+    return {
+        "prompt_embeds": encoder.encode(["a red ball"], template="video")[0].tokens,
+        "negative_embeds": encoder.encode([""], template="none")[0].tokens,
+    }
+
+
+def test_the_checkpoints_own_scheduler_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(tmp_path / "scheduler")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["scheduler"][1] = "FlowMatchEulerDiscreteScheduler"
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert load_pipeline(str(tmp_path)).scheduler.config.shift == 5.0
+
+
+@pytest.mark.parametrize(("height", "width"), OFFICIAL_480P)
+def test_every_official_size_may_be_sampled(pipe: SanaPipeline, height: int, width: int) -> None:
+    pipe.check_inputs("a prompt", height, width, ["latents"], None, None, None, None, None)
+
+
+def test_the_other_checks_are_still_made(pipe: SanaPipeline) -> None:
+    with pytest.raises(ValueError, match="multiples of 16 but are 480 and 840"):
+        pipe.check_inputs("a prompt", 480, 840)
+    with pytest.raises(ValueError, match="Provide either"):
+        pipe.check_inputs(None, 480, 832)
+
+
+def test_a_sample_is_a_clip_and_a_function_of_its_seed(pipe: SanaPipeline, embeds: dict) -> None:
+    steps: list[tuple[int, int]] = []
+    frames = sample_video(pipe, **embeds, **CLIP, **SETTINGS, on_step=lambda done, of: steps.append((done, of)))
+    assert frames.shape == (5, 64, 96, 3) and frames.dtype == np.uint8
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    torch.manual_seed(99)
+    assert np.array_equal(sample_video(pipe, **embeds, **CLIP, **SETTINGS), frames)
+    assert not np.array_equal(sample_video(pipe, **embeds, **CLIP, **SETTINGS | {"seed": 8}), frames)
+
+
+def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
+    frames = sample_video(pipe, **embeds, num_frames=1, height=48, width=80, **SETTINGS)
+    assert frames.shape == (1, 48, 80, 3)
+
+
+def test_a_shape_that_would_be_floored_is_refused(pipe: SanaPipeline, embeds: dict) -> None:
+    with pytest.raises(ValueError, match="6 frames is not 4k"):
+        sample_video(pipe, **embeds, **CLIP | {"num_frames": 6}, **SETTINGS)
+
+
+def stock_sample(pipe: SanaVideoPipeline, embeds: dict, *, length: int | None) -> np.ndarray:
+    """Sample with the stock pipeline: float32 [F, H, W, 3] in [0, 1]."""
+    stacked, mask = pad(list(embeds.values()), length=length)
+    return pipe(
+        prompt_embeds=stacked[:1],
+        prompt_attention_mask=mask[:1],
+        negative_prompt=None,
+        negative_prompt_embeds=stacked[1:],
+        negative_prompt_attention_mask=mask[1:],
+        frames=5,
+        height=64,
+        width=96,
+        num_inference_steps=3,
+        guidance_scale=6.0,
+        generator=torch.Generator().manual_seed(7),
+        use_resolution_binning=False,
+        output_type="np",
+    ).frames[0]
+
+
+def test_an_export_samples_in_stock_diffusers_as_the_transformer_did_here(
+    tiny_model: Path, tmp_path: Path, embeds: dict
+) -> None:
+    transformer = load_transformer(str(tiny_model))
+    with torch.no_grad():
+        for index, weight in enumerate(transformer.parameters()):
+            weight += 0.02 * philox_normal(weight.shape, key=("trained", index))
+    export_pipeline(str(tiny_model), tmp_path / "out", transformer=transformer)
+    stock = SanaVideoPipeline.from_pretrained(tmp_path / "out")
+    assert type(stock) is SanaVideoPipeline
+    loaded, kept = stock.transformer.state_dict(), transformer.state_dict()
+    assert loaded.keys() == kept.keys() and all(torch.equal(loaded[name], kept[name]) for name in kept)
+
+    ours = sample_video(load_pipeline(str(tiny_model), transformer=transformer), **embeds, **CLIP, **SETTINGS)
+    before = sample_video(load_pipeline(str(tiny_model)), **embeds, **CLIP, **SETTINGS)
+    assert not np.array_equal(ours, before)
+    for length in (None, 300):  # padding changes nothing that can be seen
+        theirs = (stock_sample(stock, embeds, length=length) * 255).round()
+        assert np.abs(theirs - ours).max() <= 1
+
+
+def test_an_export_has_every_component_and_is_finished_last(tiny_model: Path, tmp_path: Path) -> None:
+    transformer = load_transformer(str(tiny_model))
+    out = tmp_path / "out"
+    (out / "vae").mkdir(parents=True)  # as an interrupted export leaves it
+    export_pipeline(str(tiny_model), out, transformer=transformer)
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert names == {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="finished checkpoint"):
+        export_pipeline(str(tiny_model), out, transformer=transformer)
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        export_pipeline(str(tmp_path / "nowhere"), tmp_path / "other", transformer=transformer)
+
+
+def test_the_flow_shift_is_read_under_either_name(tiny_model: Path, tmp_path: Path) -> None:
+    assert load_flow_shift(str(tiny_model)) == 8.0
+    FlowMatchEulerDiscreteScheduler(shift=5.0).save_pretrained(tmp_path / "euler/scheduler")
+    assert load_flow_shift(str(tmp_path / "euler")) == 5.0
+    folder = tmp_path / "none/scheduler"
+    folder.mkdir(parents=True)
+    (folder / "scheduler_config.json").write_text(json.dumps({"prediction_type": "flow_prediction"}))
+    with pytest.raises(ValueError, match="no flow_shift and no shift"):
+        load_flow_shift(str(tmp_path / "none"))
+    (folder / "scheduler_config.json").write_text(json.dumps({"prediction_type": "epsilon", "flow_shift": 8.0}))
+    with pytest.raises(ValueError, match="predicts epsilon"):
+        load_flow_shift(str(tmp_path / "none"))

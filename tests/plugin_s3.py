@@ -1,0 +1,25 @@
+"""Pytest plugin: the session fixture `s3`, a server that this process's environment points to.
+
+Register it with `pytest_plugins = ["tests.plugin_s3"]` or `-p tests.plugin_s3`. Each xdist worker starts its own.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_server import WeedServer
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[WeedServer]:
+    """Start the server and set the AWS_* variables; both are undone when the session ends."""
+    with WeedServer() as server, pytest.MonkeyPatch.context() as patch:
+        # What the user's shell or ~/.aws says must not reach a test.
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_CONFIG_FILE", "/dev/null")
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        for name, value in server.env().items():
+            patch.setenv(name, value)
+        yield server

@@ -1,0 +1,133 @@
+"""A synthetic store to train from: random latents of two buckets and random captions, through the real writers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sana.artifact import Artifact, Draft, Recipe
+from sana.bucket import Bucket
+from sana.config.load import check
+from sana.config.pipeline import Config
+from sana.data.manifest import CAPTION_INDEX, LATENT_INDEX, content_digest, table_of, to_parquet
+from sana.data.shard import Location, write_shard
+from sana.model.random import philox_normal
+from sana.model.tiny import CAPTION_CHANNELS
+from sana.progress import Progress
+from sana.store import Store, open_store
+from sana.work.job import Job, read_job, write_job
+
+BUCKETS = ("5x64x96", "5x96x64")  # latents [16, 2, 8, 12] and [16, 2, 12, 8]
+NUM_TRAIN, NUM_EVAL = 11, 4
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A store and the two artifacts in it that training reads."""
+
+    store: Store
+    latents: Artifact
+    captions: Artifact
+
+
+def build_encoded(root: Path, *, num_train: int = NUM_TRAIN, num_eval: int = NUM_EVAL, scale: float = 1.0) -> Encoded:
+    """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens."""
+    store = open_store(str(root))
+    clips = [(f"clip{i:04d}", "train" if i < num_train else "eval", BUCKETS[i % 3 % 2]) for i in range(num_train + num_eval)]
+    return Encoded(store, _latents(store, clips, scale), _captions(store, clips))
+
+
+def _latents(store: Store, clips: list[tuple[str, str, str]], scale: float) -> Artifact:
+    rows: list[dict[str, Any]] = []
+    for bucket in BUCKETS:  # one bucket per shard
+        members = [clip for clip in clips if clip[2] == bucket]
+        tensors = {}
+        for clip_id, _, _ in members:
+            # a fixed pattern under noise, so that there is something to learn
+            shape = Bucket.parse(bucket).latent_shape
+            pattern = philox_normal(shape, key=("pattern", bucket))
+            tensors[f"{clip_id}-0"] = (scale * (pattern + 0.3 * philox_normal(shape, key=("latent", clip_id)))).half()
+        where = write_shard(store, "encode_latents/pool/test/shards", bucket, tensors)
+        rows += [
+            {"sample_id": f"{clip_id}-0", "clip_id": clip_id, "split": split, "bucket": bucket, "sample_key": clip_id}
+            | _columns(where[f"{clip_id}-0"])
+            for clip_id, split, _ in members
+        ]
+    draft = Draft(store, Recipe("encode_latents", 1, {}, {}))
+    table = table_of(rows, LATENT_INDEX)
+    draft.add("index.parquet", to_parquet(table))
+    return draft.commit(content={"train": content_digest(table, ["sample_id", "digest"])}, counts={"out": len(rows)})
+
+
+def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
+    entries = [("null", "", 0)]
+    entries += [(split, clip_id, n) for i, (clip_id, split, _) in enumerate(clips) for n in range(1 + i % 2)]
+    tensors = {
+        f"{name}/{n}": philox_normal([3 + i % 6, CAPTION_CHANNELS], key=("caption", name, n)).to(torch.bfloat16)
+        for i, (_, name, n) in enumerate(entries)
+    }
+    where = write_shard(store, "encode_captions/pool/test/shards", "part", tensors)
+    rows = [
+        {"role": role, "name": name, "position": n, "text_key": f"{name}/{n}", "text": f"text {name} {n}"}
+        | {"template": "video", "truncated": False}
+        | _columns(where[f"{name}/{n}"])
+        for role, name, n in reversed(entries)
+    ]
+    draft = Draft(store, Recipe("encode_captions", 1, {}, {}))
+    table = table_of(rows, CAPTION_INDEX)
+    draft.add("index.parquet", to_parquet(table))
+    return draft.commit(content={"train": content_digest(table, ["name", "digest"])}, counts={"out": len(rows)})
+
+
+def _columns(location: Location) -> dict[str, Any]:
+    return {**location.__dict__, "shape": list(location.shape), "made_by": "test"}
+
+
+def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:
+    """A config of a short run; `train` overrides its knobs, those of resources included."""
+    knobs: dict[str, Any] = {
+        "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 2, "epsilon": 1e-8,
+        "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "no", "caption_dropout": 0.2,
+    }  # fmt: skip
+    resources: dict[str, Any] = {
+        "micro_batch_size": 2, "gradient_checkpointing": False, "device": "cpu",
+        "checkpoint_every": 4, "eval_every": 0, "log_every": 3,
+    }  # fmt: skip
+    for name, value in train.items():
+        (knobs if name in {*knobs, "schedule", "seed"} else resources)[name] = value
+    return check(
+        {
+            "root": encoded.store.root,
+            "work_dir": str(work_dir),
+            "model": {"path": str(tiny_model)},
+            "download": {"datasets": [{"id": "test", "source": "unused"}]},
+            "train": {**knobs, "resources": resources},
+            "evaluate": {"num_sigmas": 4},
+            "sample": {"prompts": {"a": "a"}},
+        },
+        where="test",
+    )
+
+
+def make_job(
+    stage: str, encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
+) -> Job:
+    """Write a job as a stage would, and read it back as its worker does."""
+    common = {"trajectory": trajectory, "model_path": str(tiny_model), "model_revision": None}
+    if stage == "train":
+        common |= {"fingerprint": f"f{config.train.max_steps}", "keep_steps": []}
+    artifacts: Mapping[str, Artifact] = {"encode_latents": encoded.latents, "encode_captions": encoded.captions}
+    return read_job(write_job(stage, config, artifacts, {**common, **spec}))
+
+
+def reports_to(job: Job, listener: Callable[[Progress], None]) -> Job:
+    """The same job, whose reports go to a function of the test as well."""
+
+    class Overheard(Job):
+        def report(self, progress: Progress) -> None:
+            super().report(progress)
+            listener(progress)
+
+    return Overheard(**replace(job).__dict__)

@@ -1,0 +1,154 @@
+"""Config: closed, bounded, cross-checked, with every mistake reported at once."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sana.bucket import OFFICIAL_480P
+from sana.config.load import check, load_config
+from sana.config.pipeline import Config
+from sana.config.section import Section
+from sana.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs/demo.yaml"
+
+
+def raw() -> dict:
+    return load_config(DEMO).model_dump(mode="json")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configs_are_valid(path: Path) -> None:
+    assert isinstance(load_config(path), Config)
+
+
+def test_the_480p_config_says_every_value() -> None:
+    """The real run is complete: nothing that changes bytes is left to a default."""
+    said = yaml.safe_load((ROOT / "configs/sana_video_480p.yaml").read_text())
+
+    def unsaid(section: type[Section], values: dict, prefix: str = "") -> list[str]:
+        missing = []
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, Section):
+                if name != "resources":
+                    missing += unsaid(kind, values.get(name) or {}, f"{prefix}{name}.")
+            elif name not in values:
+                missing.append(f"{prefix}{name}")
+        return missing
+
+    optional = {"bucket.eval_sources", "bucket.split_seed", "train.decay_steps", "train.min_learning_rate", "tracking.uri"}
+    assert set(unsaid(Config, said)) <= optional
+    config = load_config(ROOT / "configs/sana_video_480p.yaml")
+    assert {(b.height, b.width) for b in config.bucket.shapes} == set(OFFICIAL_480P)
+
+
+def test_all_mistakes_come_at_once_with_path_and_nearest_key() -> None:
+    values = raw()
+    values["train"]["learning_rte"] = 1e-4
+    values["train"]["max_steps"] = "many"
+    values["train"]["max_grad_norm"] = -1
+    values["buckets"] = []
+    values["bucket"]["eval_sources"] = []
+    values["download"]["datasets"][0]["source_pattern"] = "["
+    with pytest.raises(ConfigError) as caught:
+        check(values, where="here.yaml")
+    message = str(caught.value)
+    assert message.startswith("here.yaml: 6 mistakes")
+    assert "train.learning_rte: unknown key; did you mean learning_rate?" in message
+    assert "buckets: unknown key; did you mean bucket?" in message
+    assert "train.max_steps: " in message and "'many'" in message
+    assert "train.max_grad_norm: Input should be greater than 0 (got -1)" in message
+    assert "download.datasets.0.source_pattern: '[' is not a regular expression" in message
+    assert "bucket: eval_fraction is 0 and eval_sources is empty" in message
+
+
+def test_a_conflict_shows_beside_a_plain_mistake() -> None:
+    """Checks across fields run even when another field of the section is wrong."""
+    values = raw()
+    values["train"]["global_batch_size"] = 6
+    values["train"]["max_grad_norm"] = 0
+    with pytest.raises(ConfigError, match=r"2 mistakes") as caught:
+        check(values, where="x")
+    assert "global_batch_size 6 is not a multiple of num_processes x micro_batch_size = 1 x 4; use 8" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.learning_rate", "is not key=value"),
+        ("train.lerning_rate=1", "did you mean learning_rate"),
+        ("train.max_steps.x=1", "it has no keys below it"),
+        ("download.datasets.7.id=x", "not a position in a list of 1"),
+        ("train.schedule=linear", "'constant' or 'cosine'"),
+        ("bucket.buckets=[16x96x160]", "16 frames is not 4k + 1"),
+        ("bucket.buckets=[17x100x160]", "height 100 is not a multiple of 16; the nearest is 96"),
+        ("work_dir=s3://a/b", "must be a local folder"),
+        ("train.decay_steps=5", "no effect with schedule: constant"),
+        ("sample.prompts={a/b: text}", "names a file"),
+        ("train.resources.micro_batch_size=3", "is not a multiple"),
+    ],
+)
+def test_a_wrong_override_is_one_clear_error(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=None) as caught:
+        load_config(DEMO, [override])
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_overrides_apply_in_order_and_know_numbers() -> None:
+    config = load_config(DEMO, ["train.learning_rate=1e-4", "train.learning_rate=2e-4", "sample.prompts.cat=a cat"])
+    assert config.train.learning_rate == 2e-4
+    assert config.sample.prompts["cat"] == "a cat"
+
+
+def test_a_key_may_stand_once(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("root: a\nroot: b\n")
+    with pytest.raises(ConfigError, match="stands twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\t"])
+def test_a_file_without_a_config_is_one_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def test_every_knob_is_described() -> None:
+    def undescribed(section: type[Section], prefix: str = "") -> list[str]:
+        missing = []
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                missing += undescribed(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                missing.append(prefix + name)
+        return missing
+
+    assert not undescribed(Config)
+
+
+def test_speed_knobs_and_places_are_not_hashed() -> None:
+    plain = load_config(DEMO)
+    fast = load_config(
+        DEMO,
+        ["train.resources.checkpoint_every=7", "encode_latents.resources.samples_per_part=1", "download.datasets.0.source=x"],
+    )
+    for section in ("download", "bucket", "encode_captions", "encode_latents", "train", "evaluate", "sample"):
+        assert getattr(plain, section).hashed() == getattr(fast, section).hashed()
+    assert plain.train.hashed() != load_config(DEMO, ["train.sigma.shift=2"]).train.hashed()
+
+
+def test_the_trajectory_leaves_out_max_steps_unless_the_schedule_needs_it() -> None:
+    assert load_config(DEMO).train.trajectory() == load_config(DEMO, ["train.max_steps=999"]).train.trajectory()
+    cosine = ["train.schedule=cosine"]
+    longer = load_config(DEMO, [*cosine, "train.max_steps=999"]).train.trajectory()
+    assert load_config(DEMO, cosine).train.trajectory() != longer
+    fixed = [*cosine, "train.decay_steps=50"]
+    assert (
+        load_config(DEMO, fixed).train.trajectory() == load_config(DEMO, [*fixed, "train.max_steps=999"]).train.trajectory()
+    )

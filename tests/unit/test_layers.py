@@ -1,0 +1,107 @@
+"""The architecture, held by tests: imports point one way, and heavy libraries have one door each."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
+# from the bottom up; a module may import its own layer and those before it
+LAYERS = [BASE, ["sana.data"], ["sana.model"], ["sana.training"], ["sana.work"], ["sana.stages"], ["tasks"], ["flows"]]
+DOORS = {
+    "prefect": ("flows/", "tasks/"),
+    "mlflow": ("tasks/tracking.py",),
+    "fsspec": ("sana/store_s3.py",),
+    "s3fs": ("sana/store_s3.py",),
+    "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
+    "decord": ("sana/data/video.py",),
+    "av": ("sana/data/video.py",),
+    "huggingface_hub": ("sana/data/hub.py",),
+    "transformers": ("sana/model/",),
+    "diffusers": ("sana/model/",),
+    "accelerate": ("sana/training/",),
+}
+
+
+def project_imports() -> list[tuple[str, str]]:
+    """Return (path of the importing file, imported module) for every import in the project, nested ones included."""
+    found = []
+    for folder in ("sana", "tasks", "flows"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 0, f"{path}: relative imports break in deployed flows"
+                    names = [node.module or ""] + [f"{node.module}.{alias.name}" for alias in node.names]
+                else:
+                    continue
+                found += [(str(path.relative_to(ROOT)), name) for name in names]
+    return found
+
+
+def layer(module: str) -> int | None:
+    if module.startswith(("sana.store", "sana.disk")):
+        module = "sana.store"
+    for number, names in enumerate(LAYERS):
+        if any(module == name or module.startswith(f"{name}.") for name in names):
+            return number
+    return None
+
+
+def test_every_module_has_a_layer() -> None:
+    modules = [path for folder in ("sana", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
+    names = [str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in modules if p.name != "__init__.py"]
+    assert len(names) > 40
+    assert not [name for name in names if layer(name) is None]
+
+
+def test_imports_point_down() -> None:
+    upward = []
+    for path, name in project_imports():
+        here, there = layer(path.removesuffix(".py").replace("/", ".")), layer(name)
+        if here is not None and there is not None and there > here:
+            upward.append(f"{path} imports {name}")
+    assert not upward, "a lower layer imports a higher one:\n" + "\n".join(upward)
+
+
+def test_stages_do_not_import_each_other_and_tasks_do_not_call_tasks() -> None:
+    stages = {path.stem for path in (ROOT / "sana/stages").glob("*.py")} - {"worker", "__init__"}
+    wrong = [
+        f"{path} imports {name}"
+        for path, name in project_imports()
+        for kind in ("sana.stages", "tasks")
+        for stage in stages
+        if path.startswith(f"{kind.replace('.', '/')}/") and name.startswith(f"{kind}.{stage}")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_heavy_libraries_have_one_door(library: str) -> None:
+    users = {path for path, name in project_imports() if name == library or name.startswith(f"{library}.")}
+    assert users, f"nobody imports {library}: is the rule stale?"
+    assert not [path for path in users if not path.startswith(DOORS[library])]
+
+
+def test_package_files_are_empty() -> None:
+    filled = [p for f in ("sana", "tasks", "flows") for p in (ROOT / f).rglob("__init__.py") if p.read_text().strip()]
+    assert not filled
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("module", ["flows.cli.main", "flows.plan", "sana.stages.train", "sana.stages.encode_latents"])
+def test_deciding_imports_no_heavy_library(module: str) -> None:
+    """What `sana --help`, `plan` and a cached run import never includes torch, prefect or mlflow."""
+    stages = "import importlib; from flows.graph import STAGES; [importlib.import_module(f'sana.stages.{s}') for s in STAGES]"
+    script = f"import sys, {module}; {stages}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    heavy = {"torch", "diffusers", "transformers", "accelerate", "prefect", "mlflow", "s3fs", "huggingface_hub", "decord"}
+    assert not heavy & set(loaded.split())
+
+
+def test_no_test_folder_shadows_a_package() -> None:
+    assert not [p for p in (ROOT / "tests").iterdir() if p.name in ("sana", "tasks", "flows")]

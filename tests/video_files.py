@@ -1,0 +1,109 @@
+"""Small real videos for the tests: every frame carries its own number, so that a test can tell which one it got."""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+BITS = 8  # frame numbers below 256, in a grid of 2 rows x 4 columns of gray blocks
+DARK, LIGHT = 48, 208
+
+
+def picture(index: int, *, width: int, height: int) -> np.ndarray:
+    """Draw frame `index`: uint8 [H, W, 3]. Blocks hold its bits, a red bar at the top tells which way is up."""
+    bits = [(index >> bit) & 1 for bit in range(BITS)]
+    rows, columns = np.arange(height) * 2 // height, np.arange(width) * 4 // width
+    blocks = np.array(bits).reshape(2, 4)[rows][:, columns]
+    image = np.where(blocks[..., None] == 1, LIGHT, DARK).astype(np.uint8).repeat(3, axis=2)
+    image[: height // 16] = (200, 40, 40)
+    return image
+
+
+def number(frame: np.ndarray) -> int:
+    """Read the frame number back from `picture`, after any codec and any resize that kept the aspect ratio."""
+    height, width = frame.shape[:2]
+    bits = 0
+    for bit in range(BITS):
+        row, column = divmod(bit, 4)
+        y, x = int((row + 0.5) * height / 2), int((column + 0.5) * width / 4)
+        block = frame[y - height // 16 : y + height // 16 + 1, x - width // 32 : x + width // 32 + 1]
+        bits |= int(block.mean() > (DARK + LIGHT) / 2) << bit
+    return bits
+
+
+def make_video(
+    path: Path,
+    *,
+    num_frames: int = 25,
+    width: int = 96,
+    height: int = 64,
+    fps: int | Fraction = 16,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    rotation: int = 0,
+    sar: Fraction | None = None,
+    bframes: int | None = None,
+    gop: int = 12,
+    first_pts: int = 0,
+    audio: bool = False,
+    faststart: bool = False,
+    container: dict[str, str] | None = None,
+    codec_options: dict[str, str] | None = None,
+    tagged: str | None = None,
+) -> Path:
+    """Write frames `picture(0)` ... `picture(num_frames - 1)`; the container follows the file's ending.
+
+    `rotation` is the display rotation in degrees counter-clockwise (what a phone writes), `sar` the width of a
+    pixel over its height, `first_pts` the first timestamp in frames, `container` the muxer's options.
+    """
+    options = dict(codec_options or {})
+    if codec == "libx264":
+        options |= {"crf": "12", "preset": "ultrafast" if not bframes else "veryfast"}
+    if codec == "libx265":
+        options |= {"crf": "12", "preset": "ultrafast", "x265-params": "log-level=none:pools=1"}
+    if codec == "libvpx-vp9":
+        options |= {"crf": "12", "b": "0", "cpu-used": "8", "deadline": "realtime"}
+    if bframes is not None:
+        options["bf"] = str(bframes)
+    muxer = ({"movflags": "+faststart"} if faststart else {}) | (container or {})
+    with av.open(str(path), "w", options=muxer) as out:
+        stream: Any = out.add_stream(codec, rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, pixel_format, gop
+        stream.codec_context.thread_count = 1
+        stream.time_base = 1 / Fraction(fps)
+        if codec in ("mpeg4", "mjpeg"):
+            stream.bit_rate = 4_000_000
+        if sar is not None:
+            stream.sample_aspect_ratio = sar
+        if tagged == "bt709":
+            stream.codec_context.colorspace = 1
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound: Any = out.add_stream("aac", rate=16000, layout="mono") if audio else None
+        for index in range(num_frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, width=width, height=height), format="rgb24")
+            if tagged == "bt709":
+                frame = frame.reformat(format=pixel_format, dst_colorspace="ITU709")
+            frame.pts, frame.time_base = first_pts + index, 1 / Fraction(fps)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+        if sound is not None:
+            _write_silence(out, sound, seconds=num_frames / float(fps))
+    return path
+
+
+def make_audio(path: Path, *, seconds: float = 1.0) -> Path:
+    """Write a file with sound and no picture."""
+    with av.open(str(path), "w") as out:
+        _write_silence(out, out.add_stream("aac", rate=16000, layout="mono"), seconds=seconds)
+    return path
+
+
+def _write_silence(out: Any, stream: Any, *, seconds: float) -> None:
+    for start in range(0, int(seconds * 16000), 1024):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16000, start, Fraction(1, 16000)
+        out.mux(stream.encode(frame))
+    out.mux(stream.encode())
