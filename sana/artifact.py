@@ -158,7 +158,7 @@ def _commit_name(number: int) -> str:
 
 def _commits(store: Store, key: str) -> list[str]:
     """Keys of the commit files of an artifact, oldest first."""
-    names = []
+    names: list[str] = []
     while store.exists(f"{key}/{_commit_name(len(names))}"):
         names.append(f"{key}/{_commit_name(len(names))}")
     return names

@@ -26,10 +26,10 @@ from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.manifest import check_refusals
-from sana.errors import ConfigError, SanaError
+from sana.errors import SanaError
 from sana.progress import Progress, publish
 from sana.store import StoreError, open_store
-from sana.training.launch import WorkerError
+from sana.training.launch import WorkerError, WorkerStartError
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key
 
@@ -118,8 +118,8 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
 
 
 def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass: a killed worker, a storage or network error. A wrong config or a bug will not."""
-    return isinstance(state.data, TRANSIENT) and not isinstance(state.data, ConfigError)
+    """Retry what may pass: a killed worker, a storage or network error. A wrong config, a refusal or a bug will not."""
+    return isinstance(state.data, TRANSIENT) and not isinstance(state.data, WorkerStartError)
 
 
 @contextmanager
@@ -158,26 +158,28 @@ class _Shown:
             log.debug("progress is not shown in Prefect: %s", error)
 
 
-class _OneLine(logging.Filter):
-    """An error that is meant for the user has no traceback."""
+class _Plain(logging.Filter):
+    """An error that is meant for the user is logged as its message, without a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], SanaError | StoreError):
-            record.exc_info = None
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, SanaError | StoreError):
+            record.msg, record.args, record.exc_info = str(error), (), None
         return True
 
 
 for _name in ("prefect.task_runs", "prefect.flow_runs"):
-    logging.getLogger(_name).addFilter(_OneLine())
+    logging.getLogger(_name).addFilter(_Plain())
 
 
 def _facts() -> dict[str, str]:
     """What may differ from run to run: tags of the tracker."""
+    url = runtime.flow_run.ui_url or ""
     return {
         "host": socket.gethostname(),
         "mlflow.source.git.commit": _git_commit(),
         "prefect.flow_run_id": runtime.flow_run.id or "",
-        "prefect.flow_run_url": runtime.flow_run.ui_url or "",
+        "prefect.flow_run_url": url if url.startswith("http") else "",  # "None/..." without a server
     }
 
 

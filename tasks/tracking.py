@@ -1,7 +1,7 @@
 """What MLflow shows: one run per pipeline config, one per stage artifact, found again by any later run.
 
-Tracking is an index that can be rebuilt from the artifacts: no call here fails a stage or keeps it waiting for long.
-Runs are addressed by id, never ambient. The only file that imports mlflow.
+An index that can be rebuilt from the artifacts: no call here fails a stage or keeps it waiting for long. Runs are
+addressed by id, never ambient. The only file that imports mlflow.
 """
 
 import json
@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import requests
-import yaml
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -31,7 +30,6 @@ from tasks.run_ids import RunIds
 TROUBLE = (MlflowException, requests.RequestException, OSError, StoreError)
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
 DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
-METRICS_FILE = "metrics.jsonl"  # rows such as {"step": 3, "train/loss": 0.5}: every step of a training run
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -53,8 +51,8 @@ class Tracker:
         # the defaults of MLflow keep a caller waiting for 245 s when a server is down
         for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "20"}.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        for noisy in ("alembic", "mlflow.store.db.utils"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
+        for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)  # one warning of ours says it all
         self.config, self.store, self.key = config, store, key
         self.facts = {name: value for name, value in facts.items() if value}
         work_dir = Path(config.work_dir).absolute()
@@ -92,15 +90,16 @@ class Tracker:
         except TROUBLE as error:
             self._silent_until = time.monotonic() + PAUSE_S
             if not self._warned:
-                first = str(error).partition("\n")[0][:300]
                 where = values.without_password(self.uri)
-                log.warning("MLflow at %s does not work: %s. The run goes on; a later one records it", where, first)
+                what = str(error).partition("\n")[0].replace(self.uri, where)[:300]
+                log.warning("MLflow at %s does not work: %s. The run goes on; a later one records it", where, what)
             self._warned = True
             return None
 
-    def find_or_create(self, name: str, tags: Mapping[str, str], params: Mapping[str, object]) -> str | None:
-        """Return the id of the run that carries these tags; params that it lacks are logged, once for all."""
-
+    def find_or_create(self, stage: str, fingerprint: str, params: Mapping[str, object]) -> str | None:
+        """Return the id of the run that is tagged so; params that it lacks are logged, once for all."""
+        tags = {"sana.stage": stage, "sana.fingerprint": fingerprint}
+        name = f"{stage}-{fingerprint[:8]}"
         parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
 
         def call(client: MlflowClient) -> str:
@@ -133,7 +132,7 @@ class Tracker:
         """Return the id of the pipeline's run; made by the first call that MLflow answers."""
         if self.run_id is None:
             params = {name: section.hashed() for name, section in values.sections(self.config).items()}
-            run_id = self.find_or_create(f"pipeline-{self.key[:8]}", {"sana.pipeline": self.key}, params)
+            run_id = self.find_or_create("pipeline", self.key, params)
             if run_id and self.try_to(lambda client: self._describe(client, run_id)):
                 self.run_id = run_id
         return self.run_id
@@ -141,10 +140,7 @@ class Tracker:
     def _describe(self, client: MlflowClient, run_id: str) -> bool:
         client.update_run(run_id, status="RUNNING")
         client.log_batch(run_id, tags=_tags(self.facts))
-        config = self.config.model_dump(mode="json")
-        if self.config.tracking.uri:
-            config["tracking"]["uri"] = values.without_password(self.config.tracking.uri)
-        client.log_text(run_id, yaml.safe_dump(config, sort_keys=False), "config/resolved.yaml")
+        client.log_text(run_id, values.resolved_yaml(self.config), "config/resolved.yaml")
         return True
 
     def _find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
@@ -216,27 +212,25 @@ class StageRun:
 
     def finished(self, artifact: Artifact, state: str) -> None:
         """Record a committed artifact, just made or found; one that is recorded already is only linked."""
-        run_id = self._run_id()
-        if run_id is None:
+        if (run_id := self._run_id()) is None:
             return
-        run = self._tracker.try_to(lambda client: client.get_run(run_id))
-        if run is None:
+        if (run := self._tracker.try_to(lambda client: client.get_run(run_id))) is None:
             return
         if run.data.tags.get("sana.recorded") != str(artifact.created_at):
-            if METRICS_FILE in artifact.files:
-                data = self._tracker.try_to(lambda _: self._tracker.store.read(artifact.files[METRICS_FILE].key))
-                self._ship(run_id, values.json_lines(data or b""))
+            rows = self._tracker.try_to(lambda _: values.metric_rows(artifact, self._tracker.store))
+            self._ship(run_id, rows or [])
             unsent = self._drain(DRAIN_S)
             self._tracker.try_to(lambda client: self._record(client, run_id, artifact, complete=not unsent))
         if run.info.status != "FINISHED":
             self._tracker.try_to(lambda client: client.set_terminated(run_id, "FINISHED"))
+        if "sana.error" in run.data.tags:  # of an earlier attempt
+            self._tracker.try_to(lambda client: client.delete_tag(run_id, "sana.error"))
         self._tracker.link(artifact, run_id, state)
 
     def _run_id(self) -> str | None:
         if self._id is None:
-            tags = {"sana.stage": self._recipe.stage, "sana.fingerprint": self._recipe.fingerprint}
-            name = f"{self._recipe.stage}-{self._recipe.fingerprint[:8]}"
-            self._id = self._tracker.find_or_create(name, tags, self._recipe.config)
+            recipe = self._recipe
+            self._id = self._tracker.find_or_create(recipe.stage, recipe.fingerprint, recipe.config)
         return self._id
 
     def _start(self, client: MlflowClient, run_id: str) -> None:
@@ -264,6 +258,8 @@ class StageRun:
                 store.fetch(key, path)
             client.log_artifacts(run_id, folder)
         tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": values.note(artifact, store)}
+        if "trajectory" in artifact.facts:
+            tags["sana.trajectory"] = str(artifact.facts["trajectory"])
         if complete:  # last: until then a later run does all this again
             tags["sana.recorded"] = str(artifact.created_at)
         client.log_batch(run_id, tags=_tags(tags))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import yaml
+
 from sana.artifact import Artifact, digest_of
 from sana.config.pipeline import Config
 from sana.config.section import Section
@@ -26,6 +28,14 @@ def pipeline_key(config: Config) -> str:
     """Name a pipeline by all that is hashed in its config and where its data comes from: equal keys, one run."""
     sources = [[dataset.source, dataset.revision] for dataset in config.download.datasets]
     return digest_of([{name: part.hashed() for name, part in sections(config).items()}, sources])[:16]
+
+
+def resolved_yaml(config: Config) -> str:
+    """Return the whole config as it was run, without the password of a tracking server."""
+    values = config.model_dump(mode="json")
+    if config.tracking.uri:
+        values["tracking"]["uri"] = without_password(config.tracking.uri)
+    return yaml.safe_dump(values, sort_keys=False)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
@@ -58,11 +68,11 @@ def _safe(name: str) -> str:
 
 
 def small_files(artifact: Artifact) -> dict[str, str]:
-    """Return {name: key} of the files that are shown by value."""
+    """Return {name: key} of the files that are shown by value; an exported model is of use only whole."""
     return {
         name: info.key
         for name, info in artifact.files.items()
-        if name.endswith(SMALL_KINDS) and info.num_bytes < SMALL_BYTES
+        if name.endswith(SMALL_KINDS) and info.num_bytes < SMALL_BYTES and not name.startswith("model/")
     }
 
 
@@ -85,9 +95,10 @@ def note(artifact: Artifact, store: Store) -> str:
     )
 
 
-def json_lines(data: bytes) -> list[dict[str, float | None]]:
-    """Parse rows of a metrics file."""
-    return [json.loads(line) for line in data.splitlines() if line.strip()]
+def metric_rows(artifact: Artifact, store: Store) -> list[dict[str, float | None]]:
+    """Read every row that a training run measured: its artifact names the files of JSON lines that hold them."""
+    data = b"".join(store.read(key) for key in artifact.facts.get("metrics", ()))
+    return [json.loads(line) for line in data.splitlines()]
 
 
 def status_of(error: BaseException | None) -> str:

@@ -1,7 +1,8 @@
-"""A small Hugging Face hub on the loopback, with the real one's addresses, headers and refusals, and faults on demand."""
+"""A small Hugging Face hub on the loopback: the real one's addresses, headers and refusals, and faults on demand."""
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LFS_SUFFIXES = (".mp4", ".mov", ".safetensors")
+_API = re.compile(r"/api/(datasets|models)/([^/]+/[^/]+)/(revision|tree)/([^/]+)()")
+_FILE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/(resolve)/([^/]+)/(.+)")
 
 
 class HubServer:
@@ -48,12 +51,8 @@ class HubServer:
         return any(name == repo for name, _ in self._commits)
 
     def __enter__(self) -> Self:
-        hub = self
-
-        class Handler(_Handler):
-            server_hub = hub
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        handler = type("Handler", (_Handler,), {"server_hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -92,48 +91,47 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, url = self.server_hub, urlsplit(self.path)
-        path = unquote(url.path)
-        hub.requests.append(f"{self.command} {path}" + (" Range" if self.headers.get("Range") else ""))
+        part = " Range" if self.headers.get("Range") else ""
+        hub.requests.append(f"{self.command} {unquote(url.path)}{part}")
+        asked = _API.fullmatch(url.path) or _FILE.fullmatch(url.path)
         if hub.failures:
-            return self._answer(hub.failures.pop(0))
-        parts = path.strip("/").split("/")
-        if parts[0] == "api" and parts[1] in ("datasets", "models") and len(parts) >= 6:
-            repo, verb, revision, rest = "/".join(parts[1:4]), parts[4], parts[5], parts[6:]
+            self._answer(hub.failures.pop(0))
+        elif asked is None:
+            self._answer(404)
         else:
-            parts = parts if parts[0] == "datasets" else ["models", *parts]
-            repo, verb, revision, rest = "/".join(parts[:3]), parts[3] if len(parts) > 4 else "", parts[-1], parts[5:]
-            revision = parts[4] if verb else ""
-        if verb not in ("revision", "tree", "resolve"):
-            return self._answer(404)
-        if not hub.has(repo) or (hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}"):
-            return self._answer(401, {"X-Error-Code": "RepoNotFound"})
-        found = hub.find(repo, revision)
-        if found is None:
-            return self._answer(404, {"X-Error-Code": "RevisionNotFound"})
-        commit, files = found
-        if verb == "revision":
-            return self._json({"id": repo.partition("/")[2], "sha": commit, "siblings": [], "tags": []})
-        if verb == "tree":
-            return self._tree(files, parse_qs(url.query))
-        return self._file(commit, "/".join(rest), files)
+            kind, name, verb, revision, rest = (unquote(group or "") for group in asked.groups())
+            self._answer_of(f"{kind or 'models'}/{name}", verb, revision, rest)
 
-    def _tree(self, files: dict[str, bytes], query: dict[str, list[str]]) -> None:
+    def _answer_of(self, repo: str, verb: str, revision: str, path: str) -> None:
         hub = self.server_hub
+        found = hub.find(repo, revision)
+        if not hub.has(repo) or (hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}"):
+            self._answer(401, {"X-Error-Code": "RepoNotFound"})
+        elif found is None:
+            self._answer(404, {"X-Error-Code": "RevisionNotFound"})
+        elif verb == "revision":
+            self._json({"id": repo.partition("/")[2], "sha": found[0], "siblings": [], "tags": []})
+        elif verb == "tree":
+            self._tree(found[1])
+        elif hub.gated:
+            self._answer(403, {"X-Error-Code": "GatedRepo"})
+        elif path not in found[1]:
+            self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": found[0]})
+        else:
+            self._file(found[0], path, found[1][path])
+
+    def _tree(self, files: dict[str, bytes]) -> None:
+        hub, url = self.server_hub, urlsplit(self.path)
         entries = [entry(path, data) for path, data in files.items()] + [entry(path, b"") for path in hub.extra_paths]
         folders = {path.rpartition("/")[0] for path in files} - {""}
         entries += [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in sorted(folders)]
-        start = int(query.get("cursor", ["0"])[0])
+        start = int(parse_qs(url.query).get("cursor", ["0"])[0])
         end = start + hub.page_size
-        more = f"<{hub.endpoint}{urlsplit(self.path).path}?recursive=True&cursor={end}>; rel=\"next\""
+        more = f'<{hub.endpoint}{url.path}?recursive=True&cursor={end}>; rel="next"'
         self._json(entries[start:end], {"Link": more} if end < len(entries) else {})
 
-    def _file(self, commit: str, path: str, files: dict[str, bytes]) -> None:
+    def _file(self, commit: str, path: str, data: bytes) -> None:
         hub = self.server_hub
-        if hub.gated:
-            return self._answer(403, {"X-Error-Code": "GatedRepo"})
-        if path not in files:
-            return self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        data = files[path]
         shown = entry(path, data)
         etag = shown["lfs"]["oid"] if "lfs" in shown else shown["oid"]
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}

@@ -11,6 +11,7 @@ from sana.artifact import Artifact, Draft, Recipe
 from sana.bucket import Bucket
 from sana.config.load import check
 from sana.config.pipeline import Config
+from sana.config.train import TrainResources
 from sana.data.manifest import CAPTION_INDEX, LATENT_INDEX, content_digest, table_of, to_parquet
 from sana.data.shard import Location, write_shard
 from sana.model.random import philox_normal
@@ -32,10 +33,13 @@ class Encoded:
     captions: Artifact
 
 
-def build_encoded(root: Path, *, num_train: int = NUM_TRAIN, num_eval: int = NUM_EVAL, scale: float = 1.0) -> Encoded:
+def build_encoded(
+    root: Path | str, *, num_train: int = NUM_TRAIN, num_eval: int = NUM_EVAL, scale: float = 1.0
+) -> Encoded:
     """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens."""
     store = open_store(str(root))
-    clips = [(f"clip{i:04d}", "train" if i < num_train else "eval", BUCKETS[i % 3 % 2]) for i in range(num_train + num_eval)]
+    splits = ["train"] * num_train + ["eval"] * num_eval
+    clips = [(f"clip{i:04d}", split, BUCKETS[i % 3 % 2]) for i, split in enumerate(splits)]
     return Encoded(store, _latents(store, clips, scale), _captions(store, clips))
 
 
@@ -96,7 +100,7 @@ def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: An
         "checkpoint_every": 4, "eval_every": 0, "log_every": 3,
     }  # fmt: skip
     for name, value in train.items():
-        (knobs if name in {*knobs, "schedule", "seed"} else resources)[name] = value
+        (resources if name in TrainResources.model_fields else knobs)[name] = value
     return check(
         {
             "root": encoded.store.root,
@@ -115,7 +119,7 @@ def make_job(
     stage: str, encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
 ) -> Job:
     """Write a job as a stage would, and read it back as its worker does."""
-    common = {"trajectory": trajectory, "model_path": str(tiny_model), "model_revision": None}
+    common: dict[str, Any] = {"trajectory": trajectory, "model_path": str(tiny_model), "model_revision": None}
     if stage == "train":
         common |= {"fingerprint": f"f{config.train.max_steps}", "keep_steps": []}
     artifacts: Mapping[str, Artifact] = {"encode_latents": encoded.latents, "encode_captions": encoded.captions}

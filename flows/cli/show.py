@@ -57,7 +57,7 @@ def eval_lines(artifact: Artifact) -> str:
         after, drop = weights[name], paired[name]
         lines.append(
             f"  after {artifact.facts['step']} steps, {name:4} weights  {after['mean']:.4f} +- {after['stderr']:.4f}  "
-            f"({drop['relative_drop']:.1%} lower; paired difference {drop['mean']:.4f} +- {drop['stderr']:.4f})"
+            f"({drop['relative_drop']:.1%} lower; paired difference {drop['difference']:.4f} +- {drop['stderr']:.4f})"
         )
     return "\n".join(lines)
 
@@ -113,8 +113,9 @@ class RunDisplay:
                 self._line(f"{stage}: {progress.total} {progress.unit} ...")
         bar = self._bars[stage]
         if progress is not None:
-            shown = {"total": progress.total, "completed": progress.done}
-            self._progress.update(bar, unit=progress.unit, detail=progress.detail, **shown)
+            self._progress.update(
+                bar, total=progress.total, completed=progress.done, unit=progress.unit, detail=progress.detail
+            )
         elif state != "running":
             total = self._progress.tasks[bar].total or 1
             self._progress.update(bar, total=total, completed=total if state != "failed" else None, detail=state)

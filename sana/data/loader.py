@@ -110,7 +110,7 @@ def _compact(table: pa.Table) -> pa.Table:
 
 
 def epoch_plan(bucket_codes: np.ndarray, *, seed: int, epoch: int, batch_size: int) -> np.ndarray:
-    """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows, a pure function of its arguments.
+    """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
 
     The rows of a batch share one bucket. Every row stands in the plan; a bucket's last batch is filled up from that
     bucket's next shuffles, so at most `batch_size - 1` rows per bucket are repeats and a small bucket is no error.
@@ -178,7 +178,7 @@ class Reader:
         """Read a row's latents and its caption number `caption`; None is the null caption.
 
         Raises:
-            DamagedSample: stored bytes are not those that were written.
+            DamagedSampleError: stored bytes are not those that were written.
             IndexError: the row has no caption of that number.
         """
         latents = read_tensor(self._store, _location(self._samples.latents, row)).to(torch.float32)
@@ -210,7 +210,9 @@ class Prefetcher(Generic[Item, Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> Iterator[Result]:

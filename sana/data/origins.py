@@ -7,15 +7,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from sana.data.digest_cache import DigestCache
 from sana.data.hub import HubFile, HubRepo
 from sana.data.video_cache import VideoCache
 from sana.errors import ConfigError, SanaError
-
-if TYPE_CHECKING:
-    from sana.store_s3 import S3Store
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 CAPTION_SUFFIX = ".txt"
@@ -128,23 +125,19 @@ class S3Origin:
     revision = ""
 
     def __init__(self, uri: str, cache: VideoCache) -> None:
-        self._uri = uri
-        self._cache = cache
-        self._store = self._open_store()
-
-    def _open_store(self) -> "S3Store":
         from sana.store_s3 import S3Store  # a second to import: only for those who use S3
 
         try:
-            return S3Store(self._uri)
+            self._store = S3Store(uri)
         except ValueError as error:
-            raise ConfigError(f"source {self._uri}: {error}") from error
+            raise ConfigError(f"source {uri}: {error}") from error
+        self._cache = cache
 
     def files(self) -> Iterator[SourceFile]:
         for found in self._store.list_objects(""):
             if _is_wanted(found.key):
                 if not found.etag:
-                    raise SanaError(f"{self._uri}: the server gives no ETag for {found.key!r}; use one that does")
+                    raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
                 yield SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
 
     def digest(self, file: SourceFile) -> str:
@@ -158,15 +151,15 @@ class S3Origin:
             try:
                 found = self._store.info(path)
             except FileNotFoundError:
-                raise _changed(f"{self._uri}/{path}", digest, MISSING) from None
+                raise _changed(self._store.uri(path), digest, MISSING) from None
             if f"etag:{found.etag}" != digest:
-                raise _changed(f"{self._uri}/{path}", digest, f"etag:{found.etag}")
+                raise _changed(self._store.uri(path), digest, f"etag:{found.etag}")
             return found.num_bytes
 
         def fetch(to: Path) -> None:
             self._store.fetch(path, to)
             if to.stat().st_size != size():  # asked after the bytes came: were they this object's?
-                raise SanaError(f"{self._uri}/{path} came with {to.stat().st_size} bytes, not {size()}; run again")
+                raise SanaError(f"{self._store.uri(path)} came with {to.stat().st_size} bytes, not {size()}; run again")
 
         return self._cache.open(digest, PurePosixPath(path).suffix, size=size, fetch=fetch)
 

@@ -23,7 +23,7 @@ _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
 
 
-class DamagedSample(SanaError):
+class DamagedSampleError(SanaError):
     """A stored tensor does not match its index row."""
 
 
@@ -99,13 +99,13 @@ def read_tensor(store: Store, location: Location) -> Tensor:
     """Read one tensor by byte range, check its digest, and return it in its stored dtype and shape.
 
     Raises:
-        DamagedSample: the bytes are not those that were written; names the shard and offset.
+        DamagedSampleError: the bytes are not those that were written; names the shard and offset.
     """
     buffer = bytearray(location.num_bytes)
     store.read_into(location.shard, location.offset, memoryview(buffer))
     found = xxhash.xxh3_128_hexdigest(buffer)
     if found != location.digest:
-        raise DamagedSample(
+        raise DamagedSampleError(
             f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
             f"their index row says {location.digest}: the shard is damaged; remove the artifact's pool and encode again"
         )

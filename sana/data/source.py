@@ -133,7 +133,7 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache_bytes: int, rea
     cache = work_dir / "cache"
     videos = VideoCache(cache / "videos", max_bytes=cache_bytes)
     if uri.startswith("s3://"):
-        return Source(uri, S3Origin(uri.rstrip("/"), videos))
+        return Source(uri, S3Origin(uri, videos))
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
         repo = HubRepo("dataset", name, cache / "hub", read_only)

@@ -1,11 +1,10 @@
-"""Videos: what a file holds, its frames as pixels, and a file from frames. The only door to PyAV.
+"""Videos: what a file holds, and a file from frames. `sana.data.frames` reads the frames of one.
 
-Shapes in this module: F frames, H height, W width (pixels). Frame k is the k-th frame that a player would show,
-whichever other frames are read with it. A file that cannot be used is a `ClipRefused`; a disk that cannot be read
-is an `OSError`, which is not the clip's fault and worth another try.
+Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRefused`; a disk
+that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,12 +16,11 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image
 
 # A bad file is reported once, as a ClipRefused: libav's own lines name no clip and flood a worker's log.
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
-_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
 _MAX_RATE_ERROR = 0.01  # a header's frame rate is believed if the timestamps agree this well
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
@@ -74,7 +72,7 @@ def probe_video(path: Path) -> VideoInfo:
     """
     num_packets, ends_broken, first = 0, False, None
     times: list[int | None] = []  # of the frames that are shown
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         promised = _promised_packets(container, stream)
         for packet in container.demux(stream):
             if first is None and not packet.is_corrupt:
@@ -91,27 +89,6 @@ def probe_video(path: Path) -> VideoInfo:
         if first is None:
             raise ClipRefused("unreadable", f"none of {num_packets} packets decodes to a frame")
         return _describe(stream, first, times)
-
-
-def read_frames(path: Path, frame_indices: Sequence[int], *, height: int, width: int) -> NDArray[np.uint8]:
-    """Decode the frames asked for, in the order asked: uint8 [F, H, W, 3], RGB.
-
-    Each is turned upright, resized to cover height x width of square pixels and centre-cropped, in one antialiased
-    (bicubic) resample. The file is decoded from its start to the last index, because a frame found by seeking is not
-    in every codec the frame that was meant. Besides the result no more than a few frames of the source are held.
-
-    Raises:
-        ClipRefused: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
-        OSError: the file is missing or the disk failed.
-        ValueError: no index, a negative one, or a size that is not positive.
-    """
-    if not frame_indices or min(frame_indices) < 0 or height < 1 or width < 1:
-        raise ValueError(f"read_frames needs indices >= 0 and a size >= 1, got {frame_indices!r}, {height} x {width}")
-    asked = np.asarray(frame_indices)
-    frames = np.empty((len(asked), height, width, 3), np.uint8)
-    for index, picture, aspect in _decode(path, set(frame_indices)):
-        frames[asked == index] = _resize_to_cover(picture, aspect, height=height, width=width)
-    return frames
 
 
 def to_pixels(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -150,7 +127,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], *, fps: float) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file at its main video stream; what libav says of a bad file becomes a `ClipRefused`."""
     if path.stat().st_size == 0:
         raise ClipRefused("empty", "0 bytes")
@@ -177,13 +154,13 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 def _promised_packets(container: InputContainer, stream: VideoStream) -> int:
     """How many packets the header says there are, 0 if it does not say (Matroska, fragmented MP4)."""
-    if container.format.name == _MP4:  # an edit list takes samples out of the index, not out of the header's count
+    if container.format.name == MP4:  # an edit list takes samples out of the index, not out of the header's count
         return min(stream.frames, len(stream.index_entries))
     return stream.frames
 
 
 def _describe(stream: VideoStream, first: VideoFrame, times: list[int | None]) -> VideoInfo:
-    context, aspect, turns = stream.codec_context, _sample_aspect(stream), _quarter_turns(first)
+    context, aspect, turns = stream.codec_context, sample_aspect(stream), quarter_turns(first)
     if context.format is None:
         raise ClipRefused("unreadable", f"{context.width} x {context.height} pixels of unknown format")
     size = max(1, round(context.width * aspect)), context.height
@@ -216,43 +193,12 @@ def _frame_rate(stream: VideoStream, times: list[int | None]) -> float:
     return stated if abs(stated - measured) <= _MAX_RATE_ERROR * measured else measured
 
 
-def _sample_aspect(stream: VideoStream) -> float:
+def sample_aspect(stream: VideoStream) -> float:
+    """Width over height of one pixel."""
     aspect = stream.sample_aspect_ratio
     return float(aspect) if aspect else 1.0  # 0 or None: not stated
 
 
-def _quarter_turns(frame: VideoFrame) -> int:
+def quarter_turns(frame: VideoFrame) -> int:
     """Quarter turns counter-clockwise, 0 to 3, that bring a stored frame upright."""
     return int(frame.rotation / 90 + 4.5) % 4
-
-
-def _decode(path: Path, wanted: set[int]) -> Iterator[tuple[int, NDArray[np.uint8], float]]:
-    """Yield the wanted frames in order: index, upright picture [H, W, 3] as stored, width over height of its pixels.
-
-    Raises:
-        ClipRefused: what `_opened` raises, and truncated: damage, or the end, before the last wanted frame.
-    """
-    num_decoded, last, problem = 0, max(wanted), "the stream ends"
-    with _opened(path) as (container, stream):
-        try:
-            for frame in container.decode(stream):
-                if num_decoded in wanted:
-                    picture = np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
-                    turns, aspect = _quarter_turns(frame), _sample_aspect(stream)
-                    yield num_decoded, np.rot90(picture, turns), 1 / aspect if turns % 2 else aspect
-                num_decoded += 1
-                if num_decoded > last:
-                    return
-        except av.error.InvalidDataError as error:
-            problem = str(error.strerror)
-    raise ClipRefused("truncated", f"{num_decoded} frames decode, {last + 1} are needed: {problem}")
-
-
-def _resize_to_cover(picture: NDArray[np.uint8], aspect: float, *, height: int, width: int) -> NDArray[np.uint8]:
-    """Resample the largest centred window of the target's shape; `aspect` is width over height of a pixel."""
-    source_height, source_width = picture.shape[:2]
-    scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
-    left = max(0.0, (source_width - width * scale / aspect) / 2)
-    top = max(0.0, (source_height - height * scale) / 2)
-    box = (left, top, source_width - left, source_height - top)
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -100,11 +100,17 @@ def _read_clip(dataset: DatasetConfig, source: Source, file: SourceFile, texts: 
         lines = source.read_text(text_path).splitlines()
     except UnicodeDecodeError as error:
         return {**row, "reason": Reason.NO_CAPTION, "detail": f"{text_path} is not UTF-8: {error.reason}"}
+    except OSError as error:
+        return {**row, "reason": Reason.NO_CAPTION, "detail": f"{text_path}: {error.strerror or error}"}
     captions = [line.strip() for line in lines if line.strip()]
     if not captions:
         return {**row, "reason": Reason.NO_CAPTION, "detail": f"{text_path} is empty"}
+    try:
+        digest = source.digest(file)
+    except OSError as error:
+        return {**row, "reason": Reason.UNREADABLE, "detail": f"{file.path}: {error.strerror or error}"}
     source_id = row["clip_id"]
     if dataset.source_pattern:
         match = re.search(dataset.source_pattern, PurePosixPath(file.path).stem)
         source_id = match.group(1) if match and match.group(1) else source_id
-    return {**row, "source_id": source_id, "captions": captions, "digest": source.digest(file)}
+    return {**row, "source_id": source_id, "captions": captions, "digest": digest}

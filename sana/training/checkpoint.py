@@ -1,6 +1,6 @@
-"""Checkpoints: all that makes the next step identical, in the store, complete when `index.json` is there.
+"""Checkpoints as the store shows them: which there are, what each is made of, and removing them. No torch here.
 
-    train/<trajectory>/checkpoints/step_00000030/index.json            created last, names the attempt
+    train/<trajectory>/checkpoints/step_00000030/index.json            created last: it commits, and names the attempt
     train/<trajectory>/checkpoints/step_00000030/<attempt>/weights.safetensors, ema.safetensors, optimizer.safetensors
     train/<trajectory>/metrics/<from>-<to>-<attempt>.jsonl             rows of steps from..to, immutable
 
@@ -9,32 +9,19 @@ Learning rate, EMA decay, shuffling and every random number are functions of the
 
 import json
 import logging
-import shutil
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
-import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from sana.artifact import FileInfo, digest_of
-from sana.data.shard import tensor_digest
+from sana.artifact import FileInfo
 from sana.errors import SanaError
 from sana.store import Store
 
 FORMAT = 1  # of index.json
-PARTS = ("weights", "ema", "optimizer")
-Tensors = Mapping[str, Tensor]
 
-_READ_BYTES = 2**22
 _log = logging.getLogger(__name__)
 
 
-class DamagedCheckpoint(SanaError):
+class DamagedCheckpointError(SanaError):
     """A file of a checkpoint is missing or is not what its index says."""
 
 
@@ -71,18 +58,21 @@ class Checkpoint:
         """The index, which commits it."""
         return index_key(self.trajectory, self.step)
 
+    def to_json(self) -> bytes:
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def folder_of(trajectory: str) -> str:
+    return f"train/{trajectory}/checkpoints"
+
 
 def index_key(trajectory: str, step: int) -> str:
-    return f"{_folder(trajectory)}/step_{step:08d}/index.json"
-
-
-def _folder(trajectory: str) -> str:
-    return f"train/{trajectory}/checkpoints"
+    return f"{folder_of(trajectory)}/step_{step:08d}/index.json"
 
 
 def steps_of(store: Store, trajectory: str) -> list[int]:
     """Return the steps of which there is a complete checkpoint, in order."""
-    names = store.list_dirs(_folder(trajectory))
+    names = store.list_dirs(folder_of(trajectory))
     steps = [int(name.removeprefix("step_")) for name in names if name.removeprefix("step_").isdigit()]
     return [step for step in sorted(steps) if store.exists(index_key(trajectory, step))]
 
@@ -108,7 +98,7 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
             f"there is no checkpoint of step {step} at {store.uri(key)} (there are {found or 'none'}): run train again"
         ) from error
     except ValueError as error:
-        raise DamagedCheckpoint(f"{store.uri(key)} is not JSON ({error}); remove it and run train again") from error
+        raise DamagedCheckpointError(f"{store.uri(key)} is not JSON ({error}); run train again") from error
     if record.pop("format", None) != FORMAT:
         raise SanaError(f"{store.uri(key)} was written by another version of this software; use that, or another root")
     record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
@@ -116,41 +106,16 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
     return Checkpoint(**record)
 
 
-def save(
-    store: Store,
-    trajectory: str,
-    *,
-    step: int,
-    attempt: str,
-    parts: Mapping[str, Tensors],
-    segments: Sequence[Segment],
-    facts: Mapping[str, Any],
-    staging: Path,
-) -> Checkpoint:
-    """Write `parts` (name in PARTS -> tensors) to `staging`, upload them, and commit. `facts`: cursor, seed, snapshot.
+def commit(store: Store, checkpoint: Checkpoint) -> Checkpoint:
+    """Create the index of a checkpoint whose files are stored; returns what is committed from now on.
 
-    A checkpoint of this step that is there already holds the same bytes: it stays, and ours is dropped.
+    If somebody else's checkpoint of this step is there, it holds the same bytes: it stays, and these files go.
     """
-    files = {}
-    staging.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        name = f"{part}.safetensors"
-        path = staging / name
-        save_file({key: tensor.detach().contiguous() for key, tensor in parts[part].items()}, path)
-        info = FileInfo(f"{_folder(trajectory)}/step_{step:08d}/{attempt}/{name}", path.stat().st_size, file_digest(path))
-        store.put_file_if_absent(info.key, path)
-        path.unlink()
-        files[name] = info
-    staging.rmdir()
-    checkpoint = Checkpoint(
-        trajectory, step, attempt, files, list(segments), **facts, created_at=round(time.time(), 3)
-    )
-    record = {"format": FORMAT, **asdict(checkpoint)}
-    store.put_if_absent(checkpoint.key, json.dumps(record, indent=1, sort_keys=True).encode() + b"\n")
-    committed = at_step(store, trajectory, step)  # ours, or that of somebody who was first
-    if committed.attempt != attempt:
-        _log.warning("step %d was committed by attempt %s already; ours is dropped", step, committed.attempt)
-        for info in files.values():
+    store.put_if_absent(checkpoint.key, checkpoint.to_json())
+    committed = at_step(store, checkpoint.trajectory, checkpoint.step)
+    if committed.attempt != checkpoint.attempt:
+        _log.warning("step %d was saved by attempt %s before; ours is dropped", committed.step, committed.attempt)
+        for info in checkpoint.files.values():
             store.delete(info.key)
     return committed
 
@@ -166,46 +131,18 @@ def read_metrics(store: Store, checkpoint: Checkpoint) -> bytes:
     """Return the whole metrics history that a checkpoint commits: JSON lines from the first step on.
 
     Raises:
-        DamagedCheckpoint: a segment is missing.
+        DamagedCheckpointError: a segment is missing.
     """
     try:
         return b"".join(store.read(segment.key) for segment in checkpoint.segments)
     except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"metrics that {store.uri(checkpoint.key)} names are gone: {error}") from error
-
-
-def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> dict[str, Tensor]:
-    """Read one part ("weights", "ema" or "optimizer") to the CPU, after its digest was checked.
-
-    Raises:
-        DamagedCheckpoint: the file is missing, of another size, or of another digest.
-    """
-    info = checkpoint.files[f"{part}.safetensors"]
-    path = store.local_path(info.key)
-    fetched = staging / f"{checkpoint.step}-{part}.safetensors"
-    try:
-        if path is None:
-            store.fetch(info.key, fetched)
-        source = fetched if path is None else path
-        found = file_digest(source)
-        if found != info.digest:
-            raise DamagedCheckpoint(
-                f"{store.uri(info.key)} has digest {found}, its index says {info.digest}: the file is damaged; "
-                "remove that step's folder and run train again, which goes on from an older checkpoint"
-            )
-        return load_file(source)
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{store.uri(info.key)} is missing though its index names it; run train again") from error
-    except SafetensorError as error:
-        raise DamagedCheckpoint(f"{store.uri(info.key)} is no safetensors file: {error}; run train again") from error
-    finally:
-        fetched.unlink(missing_ok=True)
+        raise DamagedCheckpointError(f"metrics that {store.uri(checkpoint.key)} names are gone: {error}") from error
 
 
 def withdraw(store: Store, trajectory: str, step: int) -> None:
     """Remove a checkpoint: its index first, so that what is left at any moment is not taken for one."""
     store.delete(index_key(trajectory, step))
-    for key, _ in store.list(f"{_folder(trajectory)}/step_{step:08d}"):
+    for key, _ in store.list(f"{folder_of(trajectory)}/step_{step:08d}"):
         store.delete(key)
 
 
@@ -217,25 +154,10 @@ def prune(store: Store, trajectory: str, *, keep_last: int, keep_steps: Collecti
             withdraw(store, trajectory, step)
 
 
-def sweep(store: Store, trajectory: str, staging: Path) -> None:
-    """Remove what unfinished attempts left behind, here and in the store. Only for the one trainer that may write."""
-    shutil.rmtree(staging, ignore_errors=True)
-    committed = {step: at_step(store, trajectory, step) for step in steps_of(store, trajectory)}
-    named = {info.key for checkpoint in committed.values() for info in checkpoint.files.values()}
-    for key, _ in store.list(_folder(trajectory)):
+def sweep(store: Store, trajectory: str) -> None:
+    """Remove what unfinished attempts left in the store. Only for the one trainer that may write."""
+    committed = [at_step(store, trajectory, step) for step in steps_of(store, trajectory)]
+    named = {info.key for checkpoint in committed for info in checkpoint.files.values()}
+    for key, _ in store.list(folder_of(trajectory)):
         if key not in named and not key.endswith("/index.json"):
             store.delete(key)
-
-
-def weights_digest(tensors: Tensors) -> str:
-    """Return a digest of named tensors: names, shapes, dtypes and values, in no particular order."""
-    return digest_of({name: [list(t.shape), str(t.dtype), tensor_digest(t)] for name, t in tensors.items()})
-
-
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 of a file, 32 hex digits."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

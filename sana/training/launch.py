@@ -23,7 +23,9 @@ from typing import IO
 from sana.errors import SanaError
 from sana.progress import Progress, Report
 
-EXIT_USER_ERROR = 3  # the worker wrote `error_path`: its message is all there is to say
+# A worker that ends with one of these wrote `error_path`, whose text is all there is to say.
+EXIT_USER_ERROR = 3  # trying again will not help
+EXIT_TRY_AGAIN = 75  # it may help: storage or the network failed (EX_TEMPFAIL of sysexits.h)
 POLL_S = 0.2
 FORWARD_S = 2.0  # at most one ordinary log line is forwarded in this time; warnings and errors always are
 GRACE_S = 25.0  # from SIGTERM to SIGKILL: Prefect's own grace is 30 s, and not for us to change
@@ -35,6 +37,10 @@ log = logging.getLogger(__name__)
 
 class WorkerError(SanaError):
     """A worker crashed, hung, or could not start: trying again may help."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker ended with a traceback before it had done anything: trying again will not help."""
 
 
 def progress_path(job_path: Path) -> Path:
@@ -74,6 +80,7 @@ def launch(
     Raises:
         SanaError: the worker ended with a message for the user, which this is.
         WorkerError: it crashed, was killed, reported nothing for too long, or another one holds the lock.
+        WorkerStartError: the former, before it reported anything.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock_path, lock_wait_s) as lock_fd, log_path.open("ab") as output:
@@ -83,14 +90,14 @@ def launch(
             progress, lines = _Tail(progress_path(job_path)), _Tail(log_path)
             for env in _environments(num_processes):
                 ranks.append(_start([sys.executable, "-m", module, str(job_path)], env, ranks, output, lock_fd))
-            _follow(ranks, progress, lines, report, stall_timeout_s, f"{module}: log in {log_path}")
+            progressed = _follow(ranks, progress, lines, report, stall_timeout_s, f"{module}: log in {log_path}")
         except BaseException:
             _end(ranks, grace_s)
             raise
         failed = [rank for rank in ranks if rank.poll()]
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
     if failed:
-        raise _failure(module, failed[0].returncode, error_path(job_path), log_path)
+        raise _failure(module, failed[0].returncode, error_path(job_path), log_path, progressed)
 
 
 @contextmanager
@@ -162,18 +169,20 @@ def _follow(
     report: Report,
     stall_timeout_s: float | None,
     where: str,
-) -> None:
-    """Pass progress and log lines on until all ranks have ended, or one has failed."""
+) -> bool:
+    """Pass progress and log lines on until all ranks have ended, or one has failed; tells if any progress came."""
+    progressed = False
     heard = forwarded = time.monotonic()
     while True:
         # asked before reading: what was written before the end is read after it
         codes = [rank.poll() for rank in ranks]
         for line in progress.new_lines():
             heard = time.monotonic()
+            progressed = True
             report(_parse(line))
         forwarded = _forward(lines.new_lines(), forwarded)
         if any(codes) or None not in codes:
-            return
+            return progressed
         if stall_timeout_s is not None and time.monotonic() - heard > stall_timeout_s:
             raise WorkerError(f"no progress for {stall_timeout_s:g} s, ended it. {where}")
         time.sleep(POLL_S)
@@ -217,15 +226,17 @@ def _signal(group: int, signum: signal.Signals) -> None:
         os.killpg(group, signum)
 
 
-def _failure(module: str, code: int, error_file: Path, log_path: Path) -> SanaError:
-    if code == EXIT_USER_ERROR and error_file.exists():
-        return SanaError(error_file.read_text(encoding="utf-8"))
+def _failure(module: str, code: int, error_file: Path, log_path: Path, progressed: bool) -> SanaError:
+    if code in (EXIT_USER_ERROR, EXIT_TRY_AGAIN) and error_file.exists():
+        kind = SanaError if code == EXIT_USER_ERROR else WorkerError
+        return kind(error_file.read_text(encoding="utf-8"))
     how = f"ended with exit code {code}"
     if code < 0:
         how = f"was killed by {signal.Signals(-code).name}"
         how += ": often out of memory" if code == -signal.SIGKILL else ""
     tail = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    return WorkerError("\n".join([f"{module} {how}. The end of its log, {log_path}:", *(f"  {line}" for line in tail)]))
+    text = "\n".join([f"{module} {how}. The end of its log, {log_path}:", *(f"  {line}" for line in tail)])
+    return WorkerError(text) if progressed or code < 0 else WorkerStartError(text)
 
 
 @dataclass

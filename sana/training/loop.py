@@ -196,8 +196,8 @@ class Trainer:
         more = self.config.global_batch_size - len(names)
         return SanaError(
             f"step {step}: loss {loss:g}, gradient norm {norm:g}, mean sigma {sigma:g}; all must be finite. "
-            f"Samples: {', '.join(names)}{f' and {more} more' if more else ''}. Training stopped; no checkpoint has this "
-            "step. Lower train.learning_rate or lengthen train.warmup_steps, or look at these samples"
+            f"Samples: {', '.join(names)}{f' and {more} more' if more else ''}. Training stopped; no checkpoint has "
+            "this step. Lower train.learning_rate or lengthen train.warmup_steps, or look at these samples"
         )
 
     def _evaluate(self) -> bool:

@@ -32,7 +32,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     Weight decay holds for matrices and kernels; biases, norms and modulation tables have none, as is usual
     (Loshchilov and Hutter, arXiv 1711.05101; the grouping of nanoGPT's `configure_optimizers`).
     """
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
     on_gpu = next(model.parameters()).is_cuda

@@ -26,8 +26,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
         cpu=device == "cpu",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-            # the only buffers are rotary tables, constants: not to be sent to all ranks before every forward
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of all gradients
         ],
     )
 

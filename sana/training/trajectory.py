@@ -1,14 +1,15 @@
 """What a run leaves behind, and goes on from: checkpoints and metrics of one trajectory. Rank 0 only."""
 
 import logging
+import shutil
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sana.config.train import TrainConfig
 from sana.data.loader import Cursor
 from sana.store import Store
-from sana.training import checkpoint
+from sana.training import checkpoint, tensors
 from sana.training.metrics import EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
 from sana.training.state import TrainState
 
@@ -52,20 +53,22 @@ class Trajectory:
         for step in reversed([s for s in checkpoint.steps_of(self.store, self.key) if s <= self.config.max_steps]):
             try:
                 found = checkpoint.at_step(self.store, self.key, step)
-                parts = {part: checkpoint.load(self.store, found, part, staging=self.staging) for part in checkpoint.PARTS}
+                # all of it is read before any of it is used
+                parts = {part: tensors.load(self.store, found, part, staging=self.staging) for part in tensors.PARTS}
                 history = checkpoint.read_metrics(self.store, found)
-            except checkpoint.DamagedCheckpoint as error:
+            except checkpoint.DamagedCheckpointError as error:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
                 checkpoint.withdraw(self.store, self.key, step)
                 continue
             state.fill(parts, step)
             self.newest = found
             break
-        checkpoint.sweep(self.store, self.key, self.staging)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        checkpoint.sweep(self.store, self.key)
         self.metrics = MetricsWriter(self.folder / "metrics.jsonl", history)
         return max((int(row[STEP]) for row in parse_rows(history) if EVAL_LOSS_LIVE in row), default=-1)
 
-    def write(self, rows: list[Row]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
         """Append metrics rows; the next checkpoint commits them."""
         self.metrics.write(rows)
 
@@ -74,21 +77,22 @@ class Trajectory:
         before = self.newest
         if state.step == 0 or (before is not None and before.step == state.step):
             return
-        segments = list(before.segments) if before else []
-        first = before.step + 1 if before else 0
-        segments.append(
-            checkpoint.save_segment(
-                self.store, self.key, first=first, last=state.step, attempt=self.attempt, data=self.metrics.cut_segment()
-            )
+        segment = checkpoint.save_segment(
+            self.store,
+            self.key,
+            first=before.step + 1 if before else 0,
+            last=state.step,
+            attempt=self.attempt,
+            data=self.metrics.cut_segment(),
         )
         epoch, position = cursor.at(state.step)
-        self.newest = checkpoint.save(
+        self.newest = tensors.save(
             self.store,
             self.key,
             step=state.step,
             attempt=self.attempt,
             parts=state.parts(),
-            segments=segments,
+            segments=[*(before.segments if before else ()), segment],
             facts={
                 "cursor": {"step": state.step, "epoch": epoch, "position": position},
                 "seed": self.config.seed,

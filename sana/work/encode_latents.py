@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from sana.bucket import Bucket
+from sana.data.frames import read_frames
 from sana.data.manifest import LATENTS, table_of
 from sana.data.pool import Pool, part_name, slices
 from sana.data.shard import DTYPES, Location, write_shard
 from sana.data.source import Source, open_sources
-from sana.data.video import ClipRefused, read_frames, to_pixels
+from sana.data.video import ClipRefused, to_pixels
 from sana.errors import SanaError
 from sana.model.device import made_by, resolve_device
 from sana.model.vae import encode_latents, load_vae

@@ -10,25 +10,22 @@ weights are read from the checkpoint, not from an export, and evaluated as the t
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from matplotlib.figure import Figure
-from torch import nn
 
 from sana.data.loader import Reader, load_samples
-from sana.data.manifest import column, to_parquet
-from sana.errors import SanaError
+from sana.data.manifest import column, content_digest, to_parquet
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
-from sana.training import checkpoint
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.ranks import open_accelerator
+from sana.training.tensors import load_weights
 from sana.work.job import Job, run_worker
 
 BASELINE = "initial"  # the base transformer, before training
-WEIGHTS = (BASELINE, "live", "ema")
-_PARTS = {"live": "weights", "ema": "ema"}  # of a checkpoint
+WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = ("initial", "live", "ema")
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 
 LOSSES = pa.schema(
@@ -59,8 +56,6 @@ def evaluate(job: Job) -> None:
 def measure(job: Job) -> dict[str, EvalTable] | None:
     """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
     store = job.open_store()
-    staging = job.work_dir / "evaluate" / job.path.stem
-    found = checkpoint.at_step(store, job.spec["trajectory"], job.spec["step"])
     accelerator = open_accelerator(job.config.train)
     samples = load_samples(store, job.artifacts["encode_latents"], job.artifacts["encode_captions"], "eval")
     transformer = load_transformer(job.spec["model_path"], revision=job.spec["model_revision"])
@@ -68,8 +63,8 @@ def measure(job: Job) -> dict[str, EvalTable] | None:
     reader = Reader(store, samples)
     tables: dict[str, EvalTable] = {}
     for name in WEIGHTS:
-        if name in _PARTS:
-            _fill(transformer, checkpoint.load(store, found, _PARTS[name], staging=staging / str(accelerator.process_index)))
+        if name != "initial":
+            transformer.load_state_dict(load_weights(store, job.spec["trajectory"], job.spec["step"], which=name))
 
         def report(done: int, total: int, name: str = name) -> bool:
             if accelerator.is_main_process:
@@ -83,13 +78,6 @@ def measure(job: Job) -> dict[str, EvalTable] | None:
     is_main = accelerator.is_main_process
     accelerator.end_training()
     return tables if is_main else None
-
-
-def _fill(transformer: nn.Module, tensors: dict[str, Any]) -> None:
-    try:
-        transformer.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise SanaError(f"the checkpoint's weights do not fit the model it is said to come from: {error}") from error
 
 
 def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
@@ -106,9 +94,9 @@ def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
 def report_of(tables: dict[str, EvalTable]) -> dict[str, Any]:
     """Return the numbers of the report as JSON.
 
-    {"num_samples", "num_sigmas", "eval_list_digest",
+    {"num_samples", "num_sigmas", "eval_list_digest", "losses_digest": of all losses,
     "weights": {name: {"mean", "stderr", "per_sigma": [{"sigma", "mean", "stderr"}]}},
-    "against_initial": {name: {"difference", "stderr", "num_samples", "relative_drop"}}}
+    "paired": {name: {"difference", "stderr", "num_samples", "relative_drop"}}}
     `difference` is the paired mean of (these weights - initial), below 0 when training helped; `relative_drop` is
     -difference / initial mean. A standard error is null when there is one sample.
     """
@@ -116,9 +104,10 @@ def report_of(tables: dict[str, EvalTable]) -> dict[str, Any]:
     return {
         "num_samples": len(baseline.sample_ids),
         "num_sigmas": len(baseline.sigmas),
+        "losses_digest": content_digest(losses_table(tables), LOSSES.names),
         "eval_list_digest": eval_list_digest(baseline.sample_ids),
         "weights": {name: _summary(table) for name, table in tables.items()},
-        "against_initial": {
+        "paired": {
             name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE
         },
     }

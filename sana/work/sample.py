@@ -17,7 +17,7 @@ from sana.model.device import resolve_device
 from sana.model.pipeline import load_pipeline, sample_video
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
-from sana.training.checkpoint import load_weights
+from sana.training.tensors import load_weights
 from sana.work.job import Job, run_worker
 
 _SHEET_FRAMES = 6  # frames shown per video

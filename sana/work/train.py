@@ -5,9 +5,10 @@ spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": lo
 artifacts: encode_latents, encode_captions.
 
 Rank 0 writes `<job>.result.json` at the end; the stage that started us commits it as an artifact:
-{"step", "trajectory", "checkpoint": key of its index, "files": {name: {"key", "num_bytes", "digest"}} of the export,
-"weights": {"live": digest, "ema": digest}, "content": digest of both, "segments": [keys of all metrics],
-"metrics_path": local file with the same rows}
+{"step", "trajectory", "checkpoint": key of its index, "num_samples": train rows,
+"model": key of the exported folder, "files": [{"name", "key", "num_bytes", "digest"}] of the export,
+"weights": {"live": digest, "ema": digest}, "weights_digest": of both,
+"metrics": [keys of all metrics segments, in order], "metrics_path": local file with the same rows}
 """
 
 import hashlib
@@ -25,9 +26,9 @@ from sana.data.loader import load_samples
 from sana.model.pipeline import export_pipeline, load_flow_shift
 from sana.model.transformer import load_transformer
 from sana.store import Store
-from sana.training.checkpoint import weights_digest
 from sana.training.loop import Trainer
 from sana.training.ranks import open_accelerator
+from sana.training.tensors import weights_digest
 from sana.training.trajectory import Trajectory
 from sana.work.job import EXIT_TERMINATED, Job, run_worker
 
@@ -94,7 +95,8 @@ def export(job: Job, trainer: Trainer) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     with state.ema.swapped_in():
         export_pipeline(job.spec["model_path"], folder, transformer=trainer.transformer)
-    files = _upload(trajectory.store, folder, f"train/{job.spec['fingerprint']}/{trajectory.attempt}")
+    model = f"train/{job.spec['fingerprint']}/{trajectory.attempt}/model"
+    files = _upload(trajectory.store, folder, model)
     shutil.rmtree(folder)
     parts = state.parts()
     weights = {"live": weights_digest(parts["weights"]), "ema": weights_digest(parts["ema"])}
@@ -102,23 +104,25 @@ def export(job: Job, trainer: Trainer) -> dict[str, Any]:
         "step": state.step,
         "trajectory": trajectory.key,
         "checkpoint": saved.key,
-        "files": {name: asdict(info) for name, info in files.items()},
+        "num_samples": len(trainer.samples),
+        "model": model,
+        "files": [{"name": name, **asdict(info)} for name, info in files.items()],
         "weights": weights,
-        "content": digest_of(weights),
-        "segments": [segment.key for segment in saved.segments],
+        "weights_digest": digest_of(weights),
+        "metrics": [segment.key for segment in saved.segments],
         "metrics_path": str(trajectory.metrics.path),
     }
 
 
 def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
-    """Store a folder's files under `<prefix>/model/`; digests as `artifact.Draft` makes them."""
+    """Store a folder's files under `prefix`, by name `model/...`; digests as `artifact.Draft` makes them."""
     files = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = f"model/{path.relative_to(folder).as_posix()}"
+        name = path.relative_to(folder).as_posix()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         store.put_file_if_absent(f"{prefix}/{name}", path)
-        files[name] = FileInfo(f"{prefix}/{name}", path.stat().st_size, digest)
+        files[f"model/{name}"] = FileInfo(f"{prefix}/{name}", path.stat().st_size, digest)
     return files
 
 

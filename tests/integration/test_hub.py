@@ -124,6 +124,8 @@ def test_a_moved_branch_is_seen_and_a_readme_changes_nothing(hub: HubServer, tmp
     assert cats(tmp_path).listing_digest() != digest
     assert cats(tmp_path, revision=first).listing_digest() == digest, "a commit stays what it was"
     assert before.listing_digest() == digest, "a Source keeps the listing it made"
+    hub.publish(DATASET, FILES, branch="refs/pr/1")
+    assert cats(tmp_path, revision="refs/pr/1").listing_digest() == digest
 
 
 def test_what_changed_since_it_was_listed_is_not_taken_for_it(hub: HubServer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from sana.errors import SanaError
 from sana.progress import Progress
-from sana.training.launch import WorkerError, launch
+from sana.training.launch import WorkerError, WorkerStartError, launch
 
 SAY = """
 import json, os, signal, subprocess, sys, time
@@ -137,6 +137,16 @@ def test_a_crash_names_the_module_the_log_and_its_end(bench: Bench) -> None:
     assert "worker_job ended with exit code 1" in message
     assert str(bench.folder / "job.log") in message
     assert "RuntimeError: no such kernel" in message and "line 99" in message and "line 50\n" not in message
+
+
+def test_what_was_wrong_from_the_start_is_told_from_what_broke_later(bench: Bench) -> None:
+    with pytest.raises(WorkerStartError):
+        bench.launch("import no_such_module")
+    with pytest.raises(WorkerError) as later:
+        bench.launch("say(1)\nraise RuntimeError('connection lost')")
+    with pytest.raises(WorkerError, match="^the bucket does not answer$") as passing:
+        bench.launch("job.with_suffix('.error.txt').write_text('the bucket does not answer'); sys.exit(75)")
+    assert not isinstance(later.value, WorkerStartError) and not isinstance(passing.value, WorkerStartError)
 
 
 def test_a_kill_is_told_as_what_it_often_is(bench: Bench) -> None:

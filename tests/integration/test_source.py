@@ -1,5 +1,6 @@
 """Laws of sources: what is listed, what changes the listing, and what a file's digest follows."""
 
+import json
 import os
 import random
 import time
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sana.config.data import DatasetConfig
-from sana.data.source import Source, open_source, open_sources
+from sana.config.load import load_config
+from sana.data.source import Source, SourceFile, open_source, open_sources
 from sana.errors import ConfigError, SanaError
 from sana.store import open_store
 from tests.s3_server import WeedServer
@@ -122,7 +124,8 @@ def test_symlinks_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     (folder / "self").symlink_to(folder / "self")
     (elsewhere / "deep/back").symlink_to(elsewhere)
     source = opened(folder, tmp_path / "work")
-    assert [file.path for file in source.listing()] == ["a/one.mp4", "linked.mp4", "more/deep/three.mp4", "more/two.mp4"]
+    names = ["a/one.mp4", "linked.mp4", "more/deep/three.mp4", "more/two.mp4"]
+    assert [file.path for file in source.listing()] == names
     assert digests(source)["linked.mp4"] == digests(source)["more/two.mp4"]
 
 
@@ -151,7 +154,8 @@ def test_what_is_no_source_is_a_config_error(tmp_path: Path) -> None:
         opened(make(tmp_path / "f", {"a.mp4": b""}) / "a.mp4", work)
     with pytest.raises(ConfigError, match=r"no video.*\.mp4.*\.webm"):
         opened(make(tmp_path / "empty", {"a.txt": b"", "b.gif": b""}), work).listing()
-    for uri in ("http://host/x", "gs://bucket/x", "hf://films/cats", "hf://datasets/cats", "hf://datasets/a/b/c", "file:///x"):
+    hub_names = ("hf://films/cats", "hf://datasets/cats", "hf://datasets/a/b/c", "hf://datasets/a/..")
+    for uri in ("http://host/x", "gs://bucket/x", "file:///x", *hub_names):
         with pytest.raises(ConfigError, match=r"local folder.*s3://bucket/prefix.*hf://datasets/owner/name"):
             opened(uri, work)
     assert not work.exists()
@@ -162,6 +166,16 @@ def test_a_name_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (folder / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"caf.*rename"):
         opened(folder, tmp_path / "work").listing()
+
+
+@pytest.mark.parametrize("path", ["a//b.mp4", "../b.mp4", "/b.mp4", "a/../b.mp4"])
+def test_a_key_that_is_no_path_is_named(path: str) -> None:
+    class Bucket:  # S3 takes any text as a key
+        def files(self) -> list[SourceFile]:
+            return [SourceFile("fine.mp4", 1, "etag:0"), SourceFile(path, 1, "etag:1")]
+
+    with pytest.raises(ConfigError, match="rename"):
+        Source("s3://b", Bucket()).listing()
 
 
 @pytest.mark.parametrize("path", ["../x.mp4", "/etc/x.mp4", "a/../../x.mp4", ""])
@@ -273,9 +287,9 @@ def test_s3_videos_stay_within_the_budget(prefix: str, tmp_path: Path) -> None:
 
 
 def test_sources_are_opened_by_their_ids(tmp_path: Path) -> None:
-    from tests.integration.configs_for_sources import minimal_config
-
     make(tmp_path / "one", FILES)
     make(tmp_path / "two", {"x.mp4": b"x"})
-    sources = open_sources(minimal_config(tmp_path / "one", tmp_path / "two"), work_dir=tmp_path / "work")
-    assert {name: len(source.listing()) for name, source in sources.items()} == {"d0": len(FILES), "d1": 1}
+    datasets = [{"id": name, "source": str(tmp_path / name)} for name in ("one", "two")]
+    config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", [f"download.datasets={json.dumps(datasets)}"])
+    sources = open_sources(config, work_dir=tmp_path / "work")
+    assert {name: len(source.listing()) for name, source in sources.items()} == {"one": len(FILES), "two": 1}

@@ -18,7 +18,7 @@ from uuid import uuid4
 
 import pytest
 
-from sana import store as store_module
+
 from sana.store import LocalStore, Store, StoreError, open_store
 from sana.store_s3 import S3Store
 from tests.s3_server import WeedServer
@@ -392,7 +392,7 @@ def test_a_wrong_s3_setting_is_one_clear_line_at_once(
 
 
 def test_a_server_that_dies_meanwhile_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "S3_TRIES", 2)  # 5 in life: up to 15 s
+    monkeypatch.setattr("sana.store_s3.S3_TRIES", 2)  # 5 in life: up to 15 s
     with WeedServer() as server:
         for name, value in server.env().items():
             monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""Real files through sana.data.video: what is in them, which frame is which, and what is refused."""
+"""Real files through sana.data.video and frames: what is in them, which frame is which, and what is refused."""
 
 import contextlib
 import os
@@ -16,7 +16,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sana.data.video import ClipRefused, probe_video, read_frames, to_pixels, write_mp4
+from sana.data import frames as frames_module
+from sana.data.frames import read_frames
+from sana.data.video import ClipRefused, probe_video, to_pixels, write_mp4
 from tests.video_files import make_audio, make_video, number, picture
 
 pytestmark = pytest.mark.timeout(60)
@@ -165,6 +167,97 @@ def test_frames_are_those_of_a_plain_sequential_decode(clip: tuple[str, Path]) -
         assert psnr(frame, np.asarray(expected)) >= 40
 
 
+DECORD_READS = {name for name in FORMATS if name.startswith("h264") and name != "h264_mpegts"}
+
+
+@pytest.fixture
+def decord_frames(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.uint8]]:
+    """The frames that decord hands out from here on."""
+    handed_out: list[NDArray[np.uint8]] = []
+
+    class Counted(frames_module.decord.VideoReader):
+        def next(self) -> Any:
+            frame = super().next()
+            handed_out.append(frame.asnumpy())
+            return frame
+
+    monkeypatch.setattr(frames_module.decord, "VideoReader", Counted)
+    return handed_out
+
+
+def test_decord_reads_what_it_reads_exactly(clip: tuple[str, Path], decord_frames: list[NDArray[np.uint8]]) -> None:
+    name, path = clip
+    for indices in (range(NUM_FRAMES), [0], [17, 4, 3], [NUM_FRAMES - 1]):
+        decord_frames.clear()
+        frames = read_frames(path, indices, height=48, width=48)
+        assert len(decord_frames) == (max(indices) + 1 if name in DECORD_READS else 0)
+        assert all(np.array_equal(*pair) for pair in zip(decord_frames, decode_all(path), strict=False))
+        by_av = np.empty_like(frames)
+        frames_module._read_with_av(path, np.asarray(indices), by_av)
+        assert np.array_equal(frames, by_av)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"rotation": 90, "bframes": 2}, True),
+        ({"rotation": 180, "bframes": 2}, True),
+        ({"rotation": 90, "pixel_format": "yuv422p"}, False),  # decord turns it before it doubles the chroma
+        ({"pixel_format": "yuv420p10le"}, False),
+        ({"sar": Fraction(4, 3)}, False),
+        ({"first_pts": -3, "bframes": 3}, False),  # an edit list
+        ({"codec_options": {"x264-params": "interlaced=1"}}, False),
+    ],
+)
+def test_decord_is_not_used_where_it_would_differ(
+    tmp_path: Path, decord_frames: list[NDArray[np.uint8]], options: dict[str, Any], expected: bool
+) -> None:
+    path = make_video(tmp_path / "clip.mp4", num_frames=12, **options)
+    num_frames = probe_video(path).num_frames
+    frames = read_frames(path, range(num_frames), height=32, width=32)
+    assert (len(decord_frames) == num_frames) == expected
+    by_av = np.empty_like(frames)
+    frames_module._read_with_av(path, np.arange(num_frames), by_av)
+    assert np.array_equal(frames, by_av)
+
+
+def test_a_size_that_changes_on_the_way_is_not_for_decord(
+    tmp_path: Path, decord_frames: list[NDArray[np.uint8]]
+) -> None:
+    """Decord would squeeze every frame into the first one's shape."""
+    parts = [make_video(tmp_path / f"{width}.ts", num_frames=10, width=width, height=64) for width in (96, 192)]
+    path = tmp_path / "joined.mkv"
+    with av.open(str(path), "w") as out:
+        stream: Any = None
+        for part in parts:
+            with av.open(str(part)) as source:
+                stream = stream or out.add_stream_from_template(source.streams.video[0])
+                for index, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+                    packet.pts = packet.dts = (index + 10 * (part == parts[1])) * 5625
+                    packet.stream = stream
+                    out.mux(packet)
+    assert [frame.shape[1] for frame in decode_all(path)] == [96] * 10 + [192] * 10
+    frames = read_frames(path, [9, 10], height=64, width=64)
+    assert not decord_frames
+    wide = Image.fromarray(decode_all(path)[10]).resize((64, 64), Image.Resampling.BICUBIC, box=(64, 0, 128, 64))
+    assert np.array_equal(frames[1], np.asarray(wide))
+
+
+def test_a_header_that_promises_too_much_does_not_abort_the_process(tmp_path: Path) -> None:
+    """Decord reserves an index for as many frames as the header says, and dies of it."""
+    path = make_video(tmp_path / "huge.mp4", num_frames=5)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"stts") + 8
+    assert struct.unpack(">II", data[at : at + 8])[0:2] == (1, 5)
+    data[at + 4 : at + 8] = struct.pack(">I", 0x7FFFFFFF)
+    path.write_bytes(data)
+    code = (
+        "import sys; from pathlib import Path; from sana.data.frames import read_frames\n"
+        "read_frames(Path(sys.argv[1]), range(5), height=64, width=96)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
+
+
 def test_resize_covers_and_crops_the_centre(tmp_path: Path) -> None:
     path = make_video(tmp_path / "clip.mp4", num_frames=3, width=128, height=64, codec_options={"crf": "4"})
     source = Image.fromarray(decode_all(path)[2])
@@ -280,15 +373,15 @@ def _outcome(path: Path) -> tuple[str, ...]:
 
 
 def test_a_large_clip_is_not_held_in_memory(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "large.mp4", num_frames=40, width=1920, height=1080)
+    path = make_video(tmp_path / "large.mp4", num_frames=44, width=1920, height=1080)
     code = (
-        "import resource, sys; from pathlib import Path; from sana.data.video import read_frames\n"
+        "import resource, sys; from pathlib import Path; from sana.data.frames import read_frames\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "read_frames(Path(sys.argv[1]), range(40), height=48, width=80)\n"
+        "read_frames(Path(sys.argv[1]), range(44), height=48, width=80)\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
     grown_mib = int(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True).stdout)
-    assert grown_mib < 120  # all 40 frames would be 237
+    assert grown_mib < 120  # all 44 frames would be 261, and decord may decode them all ahead
 
 
 def test_undecodable_frames_are_never_replaced_by_copies(tmp_path: Path) -> None:
@@ -381,5 +474,5 @@ def test_pixels_are_in_minus_one_to_one() -> None:
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys, sana.data.video; sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    code = "import sys, sana.data.frames; sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

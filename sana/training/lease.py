@@ -1,0 +1,132 @@
+"""The lease on a trajectory: one trainer at a time, over all machines that share the root.
+
+    train/<trajectory>/lease/00000007.json      {"owner", "host", "pid", "heartbeat_at"}; the highest number holds
+
+Nothing is overwritten: a heartbeat, and a take-over, create the next number, and only one can. A holder that finds
+somebody else's number above its own has lost the lease and must stop. Clocks need to agree to within a minute.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from sana.errors import SanaError
+from sana.store import Store
+
+HEARTBEAT_S = 20.0
+EXPIRES_S = 120.0  # several heartbeats, and more than clocks are apart
+
+
+@dataclass(frozen=True)
+class _Claim:
+    owner: str
+    host: str
+    pid: int
+    heartbeat_at: float  # Unix time, seconds
+
+
+class Lease:
+    """A held lease; `check` tells whether it still is."""
+
+    def __init__(self, store: Store, folder: str, number: int) -> None:
+        self._store = store
+        self._folder = folder
+        self._number = number
+        self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._lost = False
+        self._stop = threading.Event()
+
+    def _claim(self) -> bool:
+        """Create the next number; False when somebody else did."""
+        claim = _Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
+        key = _key(self._folder, self._number + 1)
+        data = json.dumps(asdict(claim)).encode()
+        if not self._store.put_if_absent(key, data) and self._store.read(key) != data:
+            return False
+        if self._number:
+            self._store.delete(_key(self._folder, self._number))
+        self._number += 1
+        return True
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            if not self._claim():
+                self._lost = True
+                return
+
+    def check(self) -> None:
+        """Raise when the lease was lost.
+
+        Raises:
+            SanaError: another trainer took over, so nothing may be written any more.
+        """
+        if self._lost:
+            raise SanaError(
+                f"another trainer took over {self._store.uri(self._folder)}: this one was silent for {EXPIRES_S:.0f} s; "
+                "it stops here and has lost nothing that was committed"
+            )
+
+
+@contextmanager
+def held(store: Store, trajectory: str) -> Iterator[Lease]:
+    """Hold the lease on a trajectory while the body runs.
+
+    A claim of this machine whose process is gone, and one that has been silent for EXPIRES_S, are taken over.
+
+    Raises:
+        SanaError: another trainer holds it; names who and since when.
+    """
+    folder = f"train/{trajectory}/lease"
+    number, claim = _newest(store, folder)
+    age_s = time.time() - claim.heartbeat_at if claim else 0.0
+    if claim and age_s < EXPIRES_S and not _is_dead(claim):
+        raise SanaError(
+            f"train: {claim.owner} is training {trajectory} already (last heard of {max(age_s, 0):.0f} s ago); "
+            f"wait for it, or, if it is gone, for {EXPIRES_S:.0f} s"
+        )
+    lease = Lease(store, folder, number)
+    if not lease._claim():
+        raise SanaError(f"train: another trainer has just begun {trajectory}; wait for it")
+    thread = threading.Thread(target=lease._beat, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        lease._stop.set()
+        thread.join()
+        if not lease._lost:
+            store.delete(_key(folder, lease._number))
+
+
+def _key(folder: str, number: int) -> str:
+    return f"{folder}/{number:08d}.json"
+
+
+def _newest(store: Store, folder: str) -> tuple[int, _Claim | None]:
+    """Return the highest number and its claim; a claim may go between listing and reading."""
+    for key, _ in reversed(store.list(folder)):
+        try:
+            claim = _Claim(**json.loads(store.read(key)))
+        except FileNotFoundError:
+            continue
+        return int(key.rpartition("/")[2].removesuffix(".json")), claim
+    return 0, None
+
+
+def _is_dead(claim: _Claim) -> bool:
+    """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody need wait."""
+    if claim.host != socket.gethostname():
+        return False
+    try:
+        os.kill(claim.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # another user's process: alive
+        return False
+    return False

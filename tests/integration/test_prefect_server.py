@@ -1,0 +1,104 @@
+"""Deployments for real: deploy, run, fail, mend, retry only what failed, cancel; on a server on loopback."""
+
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.prefect_server import PrefectServer
+
+CONFIG = """
+root: {folder}/store
+work_dir: {folder}/work
+model: {{path: {folder}/none}}
+download:
+  datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_refused_fraction: 0.2}}]
+bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, eval_sources: [{held_out}]}}
+train: {{max_steps: 1, global_batch_size: 1, warmup_steps: 0}}
+sample: {{prompts: {{cat: a cat}}}}
+"""
+# A flow whose only task starts a worker that never ends by itself.
+WAITING = """
+from pathlib import Path
+from prefect import flow, task
+from sana.progress import silent
+from sana.training.launch import launch
+
+@task
+def wait() -> None:
+    folder = Path(__file__).parent
+    launch("waiting_worker", folder / "job.json", log_path=folder / "job.log", lock_path=folder / "job.lock",
+           report=silent, stall_timeout_s=None)
+
+@flow
+def waiting() -> None:
+    wait()
+"""
+WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1]).parent
+def on_term(*_):
+    (folder / "terminated").touch()
+    raise SystemExit(143)
+signal.signal(signal.SIGTERM, on_term)
+(folder / "pid").write_text(str(os.getpid()))
+while True:
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    home = tmp_path_factory.mktemp("prefect")
+    with PrefectServer(home) as server:
+        server.env["PYTHONPATH"] = str(home)
+        server.start("worker", "start", "--pool", "local-process", "--type", "process", "--name", "test")
+        server.wait_until(server.has_pool, "the worker did not make its pool", 60.0)
+        server.run("--no-prompt", "deploy", "--all")
+        yield server
+
+
+def write_config(folder: Path, *, held_out: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.format(folder=folder, held_out=held_out))
+    return str(path)
+
+
+@pytest.mark.timeout(300)
+def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) -> None:
+    config = write_config(tmp_path, held_out="nobody")
+    run = server.start_run("sana-video/pipeline", config=config, until="bucket")
+    server.wait_for_state(run, "Failed")
+    assert server.tasks_of(run, 1) == {"download": "Completed", "probe": "Completed", "bucket": "Failed"}
+    logs = server.logs_of(run)
+    assert "bucket.eval_sources: source 'nobody'" in logs and "Traceback" not in logs
+
+    write_config(tmp_path, held_out="bunny")
+    server.run("flow-run", "retry", run)
+    server.wait_for_state(run, "Completed")
+    assert server.tasks_of(run, 2) == {"download": "Cached", "probe": "Cached", "bucket": "Completed"}
+
+    # another flow on the same data, as the nightly schedule would start it
+    again = server.start_run("sana-prepare/prepare", config=config, until="bucket")
+    server.wait_for_state(again, "Completed")
+    assert set(server.tasks_of(again, 1).values()) == {"Cached"}
+
+
+@pytest.mark.timeout(300)
+def test_a_cancel_ends_the_worker_child(server: PrefectServer, tmp_path: Path) -> None:
+    for name, text in {"waiting_flow.py": WAITING, "waiting_worker.py": WORKER, "job.json": "{}"}.items():
+        (tmp_path / name).write_text(textwrap.dedent(text))
+    deploy = ["deploy", "waiting_flow.py:waiting", "--name", "here", "--pool", "local-process"]
+    server.run("--no-prompt", *deploy, "--job-variable", f'{{"env": {{"PYTHONPATH": "{tmp_path}"}}}}', cwd=tmp_path)
+    run = server.start_run("waiting/here")
+    server.wait_until((tmp_path / "pid").exists, "the worker did not start", 60.0)
+    pid = int((tmp_path / "pid").read_text())
+    started = time.monotonic()
+    server.run("flow-run", "cancel", run)
+    server.wait_until((tmp_path / "terminated").exists, "the worker was not told", 40.0)
+    server.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker goes on", 10.0)
+    server.wait_for_state(run, "Cancelled")
+    assert time.monotonic() - started < 60.0

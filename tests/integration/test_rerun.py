@@ -1,0 +1,191 @@
+"""What runs again: exactly what changed and what is below it; nothing else is done twice."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.graph import STAGES
+from flows.plan import plan
+from sana.artifact import causes, latest
+from sana.data.manifest import read_table
+from tests.pipeline_runs import Outcome, Place, new_place, run_stages
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Place, Outcome]:
+    """The demo, run once to the end."""
+    place = new_place(tmp_path_factory.mktemp("rerun"), tiny_model)
+    return place, run_stages(place.context())
+
+
+@pytest.fixture
+def place(done: tuple[Place, Outcome], tmp_path: Path) -> Place:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(done[0].folder, tmp_path / "copy", copy_function=shutil.copy2)
+    return Place(tmp_path / "copy", done[0].model, str(tmp_path / "copy/root"))
+
+
+def states(place: Place, *overrides: str) -> dict[str, str]:
+    return {p.name: p.state for p in plan(place.context(*overrides))}
+
+
+def test_clips_in_are_clips_out_plus_refused(done: tuple[Place, Outcome]) -> None:
+    _, outcome = done
+    assert outcome.ran == list(STAGES)
+    files = len([p for p in done[0].clips.iterdir() if p.suffix == ".mp4"])
+    assert outcome["download"].counts["in"] == files == 16
+    for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
+        assert outcome[above].counts["out"] == outcome[below].counts["in"]
+    refused = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
+    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "unreadable", "short-00.mp4": "too_short"}
+
+
+def rejects(place: Place, outcome: Outcome, name: str) -> list[dict]:
+    return read_table(place.context().store, outcome[name], "rejects.parquet").to_pylist()
+
+
+def test_a_second_run_does_nothing(place: Place) -> None:
+    before = sorted(p for p in Path(place.root).rglob("*"))
+    assert run_stages(place.context()).ran == []
+    assert set(states(place).values()) == {"cached"}
+    assert sorted(p for p in Path(place.root).rglob("*")) == before
+
+
+def test_a_plan_writes_nothing_and_imports_no_torch(place: Place) -> None:
+    before = {p: p.stat().st_mtime_ns for p in place.folder.rglob("*") if p.is_file()}
+    plan(place.context("train.learning_rate=1e-4"))
+    assert {p: p.stat().st_mtime_ns for p in place.folder.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("override", "stale", "pending"),
+    [
+        ("train.learning_rate=1e-3", {"train"}, {"evaluate", "sample"}),
+        ("evaluate.num_sigmas=4", {"evaluate"}, set()),
+        ("sample.seed=5", {"sample"}, set()),
+        ("encode_captions.template=none", {"encode_captions"}, {"train", "evaluate", "sample"}),
+        ("encode_latents.dtype=bf16", {"encode_latents"}, {"train", "evaluate"}),
+        ("bucket.window=middle", {"bucket"}, {"encode_captions", "encode_latents", "train", "evaluate"}),
+        ("encode_latents.resources.samples_per_part=2", set(), set()),
+        ("train.resources.checkpoint_every=3", set(), set()),
+        ("probe.resources.num_workers=3", set(), set()),
+    ],
+)
+def test_one_changed_value_changes_the_stages_that_read_it(
+    place: Place, override: str, stale: set[str], pending: set[str]
+) -> None:
+    found = states(place, override)
+    assert {name for name, state in found.items() if state == "stale"} == stale
+    assert pending <= {name for name, state in found.items() if state == "pending"}
+    assert all(found[name] == "cached" for name in STAGES if name not in stale and found[name] != "pending")
+
+
+def test_a_stale_stage_names_the_key_that_changed(place: Place) -> None:
+    detail = {p.name: p.detail for p in plan(place.context("train.learning_rate=1e-3"))}["train"]
+    assert "learning_rate 0.003 -> 0.001" in detail
+
+
+def test_a_learning_rate_reruns_train_evaluate_and_sample(place: Place) -> None:
+    assert run_stages(place.context("train.learning_rate=1e-3")).ran == ["train", "evaluate", "sample"]
+
+
+def test_a_bucket_reruns_from_bucket_on(place: Place) -> None:
+    """Captions are read of the clips that are left: with the same clips left, none is encoded again."""
+    outcome = run_stages(place.context("bucket.buckets=[17x96x160,17x96x96,17x160x96,9x96x160,9x96x96,9x160x96]"))
+    assert outcome.ran == ["bucket", "encode_latents", "train", "evaluate", "sample"]
+    squares = sum(row["bucket"].endswith("96x96") for row in read_rows(place, outcome, "encode_latents"))
+    assert outcome["encode_latents"].counts["encoded"] == squares > 0
+
+
+def read_rows(place: Place, outcome: Outcome, name: str) -> list[dict]:
+    return read_table(place.context().store, outcome[name], "index.parquet").to_pylist()
+
+
+def test_a_prompt_template_encodes_captions_and_no_video(place: Place) -> None:
+    outcome = run_stages(place.context("encode_captions.template=none"), last="encode_latents")
+    assert outcome.ran == ["encode_captions"]
+
+
+def test_a_new_prompt_costs_its_embedding_and_the_sample(place: Place) -> None:
+    outcome = run_stages(place.context("sample.prompts.night=a city at night"))
+    assert outcome.ran == ["encode_captions", "sample"]
+    assert outcome["encode_captions"].counts["encoded"] == 1
+    assert set(outcome["sample"].facts["videos"]) == {"bunny", "night"}
+
+
+def test_an_edited_caption_decodes_no_video(place: Place) -> None:
+    (place.clips / "towers-00.txt").write_text("a tower of glass\n")
+    outcome = run_stages(place.context(), last="encode_latents")
+    assert outcome.ran == ["download", "encode_captions"]
+    assert outcome["encode_captions"].counts["encoded"] == 1
+    assert states(place)["train"] == "stale"  # it reads the captions of its clips
+
+
+def test_a_touch_reruns_only_the_listing(place: Place) -> None:
+    os.utime(place.clips / "towers-00.mp4", (1, 1))
+    assert run_stages(place.context()).ran == ["download"]
+
+
+def test_one_clip_more_is_one_video_opened_one_sample_and_one_caption(place: Place, done: tuple[Place, Outcome]) -> None:
+    shutil.copy(place.clips / "nocaption-00.mp4", place.clips / "towers-09.mp4")
+    (place.clips / "towers-09.txt").write_text("a caption nobody has seen\n")
+    outcome = run_stages(place.context(), last="encode_latents")
+    assert outcome.ran == ["download", "probe", "bucket", "encode_captions", "encode_latents"]
+    assert outcome["probe"].counts["opened"] == 1
+    assert outcome["encode_latents"].counts["encoded"] == 1
+    assert outcome["encode_captions"].counts["encoded"] == 1
+    before = {row["sample_id"]: row["digest"] for row in read_rows(place, done[1], "encode_latents")}
+    after = {row["sample_id"]: row["digest"] for row in read_rows(place, outcome, "encode_latents")}
+    assert before.items() < after.items()
+
+
+def test_a_clip_replaced_in_place_gets_a_new_latent(place: Place, done: tuple[Place, Outcome]) -> None:
+    shutil.copy(place.clips / "skyline-00.mp4", place.clips / "towers-00.mp4")
+    outcome = run_stages(place.context(), last="encode_latents")
+    assert outcome["probe"].counts["opened"] == 0  # that content was opened under its other name
+    rows = {row["clip_id"]: row for row in read_rows(place, outcome, "encode_latents")}
+    old = {row["clip_id"]: row for row in read_rows(place, done[1], "encode_latents")}
+    paths = {r["path"]: r["clip_id"] for r in read_table(place.context().store, outcome["probe"], "clips.parquet").to_pylist()}
+    towers, skyline = paths["towers-00.mp4"], paths["skyline-00.mp4"]
+    assert rows[towers]["digest"] == rows[skyline]["digest"] != old[towers]["digest"]
+
+
+def test_more_steps_go_on_from_where_it_stands(place: Place) -> None:
+    context = place.context("train.max_steps=8")
+    train_plan = {p.name: p for p in plan(context)}["train"]
+    assert "2 of 8 steps to do" in train_plan.detail
+    outcome = run_stages(context)
+    assert outcome.ran == ["train", "evaluate", "sample"]
+    logs = sorted((place.folder / "work/logs").glob("train-*.log"), key=lambda p: p.stat().st_mtime)
+    assert "going on from step 6" in logs[-1].read_text()
+
+
+def test_force_reproduces_the_same_content(place: Place, done: tuple[Place, Outcome]) -> None:
+    from flows.graph import stage
+
+    context = place.context()
+    again = stage("probe").run(context, {"download": done[1]["download"]})
+    assert again.reproduced
+    assert again.content == done[1]["probe"].content
+
+
+def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> None:
+    """history/ only serves messages; pools only save work."""
+    for folder in Path(place.root).glob("*/history"):
+        shutil.rmtree(folder)
+    assert set(states(place).values()) == {"cached"}
+    assert latest(place.context().store, "train") is None
+    shutil.rmtree(Path(place.root) / "probe/pool")
+    assert set(states(place).values()) == {"cached"}
+
+
+def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
+    from flows.graph import stage
+
+    context = place.context("train.sigma.shift=1", "train.seed=3")
+    recipe = stage("train").recipe(context, done[1].artifacts)
+    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "sigma.shift 3.0 -> 1.0"]

@@ -1,0 +1,84 @@
+"""Run the pipeline's stages in this process, without Prefect, and say which of them ran."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.graph import stage, until
+from sana.artifact import Artifact, find
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.store import open_store
+
+ROOT = Path(__file__).parents[1]
+CLIPS = ROOT / "configs/demo/clips"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A copy of the demo's clips, a root and a work_dir of its own."""
+
+    folder: Path
+    model: Path
+    root: str
+
+    @property
+    def clips(self) -> Path:
+        return self.folder / "clips"
+
+    def config(self, *overrides: str) -> Config:
+        """The demo's config, cut to a handful of training steps, with overrides."""
+        return load_config(
+            ROOT / "configs/demo.yaml",
+            [
+                f"root={self.root}",
+                f"work_dir={self.folder / 'work'}",
+                f"model.path={self.model}",
+                f"download.datasets.0.source={self.clips}",
+                "train.max_steps=6",
+                "train.resources.checkpoint_every=2",
+                "train.resources.eval_every=0",
+                "sample.num_inference_steps=2",
+                "sample.bucket=5x64x96",
+                *overrides,
+            ],
+        )
+
+    def context(self, *overrides: str) -> Context:
+        config = self.config(*overrides)
+        return Context(config, open_store(config.root), Path(config.work_dir))
+
+
+def new_place(folder: Path, model: Path, *, root: str | None = None) -> Place:
+    """Copy the demo's clips to `folder`; the root is in it unless given."""
+    shutil.copytree(CLIPS, folder / "clips")
+    (folder / "work").mkdir()
+    return Place(folder, model, root or str(folder / "root"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The artifacts of a run, and the names of the stages that were not found in storage."""
+
+    artifacts: dict[str, Artifact]
+    ran: list[str]
+
+    def __getitem__(self, name: str) -> Artifact:
+        return self.artifacts[name]
+
+
+def run_stages(context: Context, *, last: str | None = None, dry: bool = False) -> Outcome:
+    """Run every stage up to `last`; `dry` stops at the first that storage does not have."""
+    artifacts: dict[str, Artifact] = {}
+    ran = []
+    for name in until(last):
+        module = stage(name)
+        found = find(context.store, module.recipe(context, artifacts))
+        if found is None:
+            ran.append(name)
+            if dry:
+                break
+            found = module.run(context, artifacts)
+        artifacts[name] = found
+    return Outcome(artifacts, ran)

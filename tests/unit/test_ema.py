@@ -1,0 +1,53 @@
+"""Laws of the averaged weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from sana.training.ema import Ema, decay_at
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_the_decay_warms_up_to_its_limit() -> None:
+    assert [decay_at(n, 0.9999) for n in (0, 1, 8)] == [0.1, 2 / 11, 0.5]
+    assert decay_at(10**6, 0.999) == 0.999
+    assert decay_at(0, 0.0) == 0.0
+
+
+def test_the_shadow_follows_the_formula() -> None:
+    model = nn.Linear(3, 2)
+    ema = Ema(model, decay=0.7)
+    expected = model.weight.detach().double()
+    for n in range(40):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        ema.update(n)
+        decay = min(0.7, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * model.weight.detach().double()
+    assert ema.shadow["weight"].dtype == torch.float32
+    assert torch.allclose(ema.shadow["weight"].double(), expected, atol=1e-5)
+
+
+def test_a_decay_of_zero_is_the_live_weights() -> None:
+    model = nn.Linear(3, 2)
+    ema = Ema(model, decay=0.0)
+    with torch.no_grad():
+        model.weight.mul_(3)
+    ema.update(5)
+    assert torch.equal(ema.shadow["weight"], model.weight)
+
+
+def test_swapping_in_gives_both_back_bit_for_bit_even_after_an_error() -> None:
+    model = nn.Linear(3, 2)
+    ema = Ema(model, decay=0.9)
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    ema.update(3)
+    live, shadow = model.weight.detach().clone(), ema.shadow["weight"].clone()
+    with pytest.raises(KeyError), ema.swapped_in():
+        assert torch.equal(model.weight, shadow)
+        raise KeyError
+    assert torch.equal(model.weight, live)
+    assert torch.equal(ema.shadow["weight"], shadow)
+    assert model.weight.requires_grad

@@ -1,0 +1,168 @@
+"""Laws of the eval loss: what it is made of and what it does not depend on."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sana.config.train import EvaluateConfig
+from sana.data.loader import Reader, Samples, load_samples
+from sana.model.random import philox_normal
+from sana.training.evaluation import (
+    EvalTable,
+    eval_list_digest,
+    eval_rows,
+    eval_sigmas,
+    evaluate_model,
+    paired_difference,
+)
+from tests.training_store import Encoded, build_encoded
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class OneRank:
+    """As much of an Accelerator as evaluation uses, for rank `process_index` of `num_processes`."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, process_index: int = 0, num_processes: int = 1) -> None:
+        self.process_index, self.num_processes = process_index, num_processes
+
+    def autocast(self) -> Any:
+        return torch.autocast("cpu", enabled=False)
+
+    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "sum"
+        return tensor
+
+
+class Scale(nn.Module):
+    """Predicts a multiple of its input, and counts forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.batches: list[int] = []
+
+    def forward(self, noisy: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        assert not self.training and not torch.is_grad_enabled()
+        self.batches.append(len(noisy))
+        return (self.factor * noisy,)
+
+
+@pytest.fixture
+def encoded(tmp_path: Path) -> Encoded:
+    return build_encoded(tmp_path / "store", num_train=1, num_eval=5)
+
+
+def read(encoded: Encoded) -> tuple[Reader, Samples]:
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "eval")
+    return Reader(encoded.store, samples), samples
+
+
+def run(
+    encoded: Encoded, *, num_sigmas: int = 3, max_samples: int = 100, rank: int = 0, num_ranks: int = 1
+) -> EvalTable:
+    config = EvaluateConfig(num_sigmas=num_sigmas, max_samples=max_samples)
+    accelerator: Any = OneRank(rank, num_ranks)
+    table = evaluate_model(accelerator, Scale().train(), *read(encoded), config, on_round=lambda *_: True)
+    assert table is not None
+    return table
+
+
+def test_each_loss_is_the_formula(encoded: Encoded) -> None:
+    table = run(encoded)
+    reader, samples = read(encoded)
+    for row, name in enumerate(table.sample_ids):
+        x0 = reader.read(row, caption=0).latents
+        for level, sigma in enumerate([1 / 6, 3 / 6, 5 / 6]):
+            noise = philox_normal(x0.shape, key=("eval", name, 3, level))
+            error = 0.5 * ((1 - sigma) * x0 + sigma * noise) - (noise - x0)
+            assert table.losses[row, level] == pytest.approx(error.square().mean().item(), rel=1e-5)
+
+
+def test_one_forward_is_one_sample_at_all_levels_and_the_mode_comes_back(encoded: Encoded) -> None:
+    model = Scale().train()
+    accelerator: Any = OneRank()
+    evaluate_model(accelerator, model, *read(encoded), EvaluateConfig(num_sigmas=3), on_round=lambda *_: True)
+    assert model.batches == [3] * 5
+    assert model.training
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+def test_ranks_share_samples_and_add_up_to_the_same_bits(encoded: Encoded, num_ranks: int) -> None:
+    parts = [run(encoded, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    assert sum((part.losses != 0).all(axis=1).sum() for part in parts) == 5
+    assert np.array_equal(sum(part.losses for part in parts), run(encoded).losses)
+
+
+def test_fewer_samples_are_a_subset_with_equal_losses(encoded: Encoded) -> None:
+    full, part = run(encoded), run(encoded, max_samples=3)
+    assert len(part.sample_ids) == 3 and list(part.sample_ids) == sorted(part.sample_ids)
+    positions = [full.sample_ids.index(name) for name in part.sample_ids]
+    assert np.array_equal(full.losses[positions], part.losses)
+    assert eval_list_digest(full.sample_ids) != eval_list_digest(part.sample_ids)
+
+
+def test_more_clips_keep_most_of_the_list(tmp_path: Path) -> None:
+    few, many = (read(build_encoded(tmp_path / str(n), num_train=1, num_eval=n))[1] for n in (20, 40))
+    chosen = {few.sample_id(row) for row in eval_rows(few, 10)}
+    chosen_of_many = {many.sample_id(row) for row in eval_rows(many, 10)}
+    both = {few.sample_id(row) for row in eval_rows(few, 20)}
+    assert chosen_of_many & both <= chosen | (chosen_of_many - both)  # the hash decides, not the size
+    assert (chosen_of_many & both) <= chosen
+
+
+def test_a_stop_ends_it_without_a_number(encoded: Encoded) -> None:
+    rounds: list[tuple[int, int]] = []
+
+    def after(done: int, total: int) -> bool:
+        rounds.append((done, total))
+        return done < 2
+
+    accelerator: Any = OneRank()
+    assert evaluate_model(accelerator, Scale(), *read(encoded), EvaluateConfig(), on_round=after) is None
+    assert rounds == [(1, 5), (2, 5)]
+
+
+def test_sigmas_are_midpoints() -> None:
+    assert eval_sigmas(4) == (0.125, 0.375, 0.625, 0.875)
+
+
+def table_of(names: str, losses: list[list[float]]) -> EvalTable:
+    return EvalTable(tuple(names), eval_sigmas(len(losses[0])), np.array(losses))
+
+
+def test_the_standard_error_is_over_samples() -> None:
+    table = table_of("abc", [[1.0, 3.0], [2.0, 4.0], [6.0, 8.0]])
+    assert table.mean() == 4.0
+    assert table.stderr() == pytest.approx(np.std([2.0, 3.0, 7.0], ddof=1) / math.sqrt(3))
+    assert [mean for mean, _ in table.per_sigma()] == [3.0, 5.0]
+    assert table_of("a", [[1.0]]).stderr() is None
+
+
+def test_means_do_not_depend_on_the_order_of_samples() -> None:
+    losses = np.random.default_rng(0).lognormal(size=(200, 8)) * 1e3
+    table = EvalTable(tuple(map(str, range(200))), eval_sigmas(8), losses)
+    turned = dataclasses.replace(table, losses=losses[::-1])
+    assert (table.mean(), table.stderr()) == (turned.mean(), turned.stderr())
+
+
+def test_pairs_are_the_common_samples() -> None:
+    a, b = table_of("abc", [[1.0], [2.0], [3.0]]), table_of("bcd", [[4.0], [4.5], [100.0]])
+    mean, stderr, num = paired_difference(a, b)
+    assert (mean, num) == (-1.75, 2)
+    assert stderr == pytest.approx(0.25)
+    assert paired_difference(b, a)[0] == 1.75
+    with pytest.raises(ValueError, match="0 samples are common"):
+        paired_difference(a, table_of("xyz", [[1.0]] * 3))
+    with pytest.raises(ValueError, match="one grid"):
+        paired_difference(a, table_of("abc", [[1.0, 2.0]] * 3))
+
+

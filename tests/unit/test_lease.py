@@ -1,0 +1,85 @@
+"""The lease: one holder, taken over when its holder is gone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from sana.errors import SanaError
+from sana.store import Store, open_store
+from sana.training import lease
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+def claim(store: Store, number: int, **changes) -> None:
+    record = {"owner": "x", "host": "elsewhere", "pid": 1, "heartbeat_at": time.time(), **changes}
+    store.put_if_absent(f"train/t/lease/{number:08d}.json", json.dumps(record).encode())
+
+
+def test_only_one_holds_it_and_it_can_be_held_again(store: Store) -> None:
+    with lease.held(store, "t") as first, pytest.raises(SanaError, match=f"{os.getpid()}.*already"):
+        first.check()
+        with lease.held(store, "t"):
+            pass
+    with lease.held(store, "t"), lease.held(store, "other"):
+        pass
+    assert store.list("train/t/lease") == []
+
+
+def test_a_fresh_claim_of_another_machine_stands_and_a_silent_one_is_taken_over(store: Store) -> None:
+    claim(store, 7)
+    with pytest.raises(SanaError, match="x is training t already"), lease.held(store, "t"):
+        pass
+    store.delete("train/t/lease/00000007.json")
+    claim(store, 8, heartbeat_at=time.time() - lease.EXPIRES_S - 1)
+    with lease.held(store, "t"):
+        assert [key for key, _ in store.list("train/t/lease")] == ["train/t/lease/00000009.json"]
+
+
+def test_a_dead_process_of_this_machine_need_not_be_waited_for(store: Store) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    claim(store, 1, host=socket.gethostname(), pid=int(gone.stdout))
+    with lease.held(store, "t"):
+        pass
+
+
+def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
+    with lease.held(store, "t") as mine:
+        number = int(store.list("train/t/lease")[-1][0][-13:-5])
+        for ahead in range(1, 400):  # beat it to one of its next numbers
+            claim(store, number + ahead)
+        deadline = time.monotonic() + 10
+        while not mine._lost and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(SanaError, match="took over"):
+            mine.check()
+    assert len(store.list("train/t/lease")) >= 390
+
+
+def test_of_many_at_once_one_gets_it(store: Store) -> None:
+    won, gate = [], threading.Barrier(8)
+
+    def contend() -> None:
+        gate.wait()
+        try:
+            with lease.held(store, "t"):
+                won.append(1)
+                time.sleep(1.0)
+        except SanaError:
+            pass
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert len(won) == 1
