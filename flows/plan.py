@@ -34,7 +34,9 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
         module = stage(name)
         waiting = [upstream for upstream in module.INPUTS if upstream not in artifacts]
         if waiting:
-            plans.append(StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run"))
+            plans.append(
+                StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run")
+            )
             continue
         decided = _decide(context, name, artifacts, forced=name in force)
         if decided.state == CACHED and decided.artifact is not None:
@@ -81,5 +83,7 @@ def preflight(context: Context) -> None:
     try:
         context.work_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SanaError(f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir") from error
+        raise SanaError(
+            f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"
+        ) from error
     context.store.check_writable()

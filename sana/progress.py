@@ -21,11 +21,12 @@ Report = Callable[[Progress], None]
 def silent(progress: Progress) -> None:
     """A report that nobody reads, for plans and tests."""
 
+
 # Who watches a run from inside its process: called with (stage, state, progress). The command line's bars do.
 listeners: list[Callable[[str, str, Progress | None], None]] = []
 
 
 def publish(stage: str, state: str, progress: Progress | None = None) -> None:
     """Tell every listener that a stage is `running` (with how far), or `completed`, `cached` or `failed`."""
-    for listener in list(listeners):
+    for listener in listeners:
         listener(stage, state, progress)

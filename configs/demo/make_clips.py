@@ -47,12 +47,12 @@ class Clip:
 
 
 CLIPS = (
-    Clip("bunny-00", "bunny", range(0, 36), (0, 0, 1280, 720), WIDE),
+    Clip("bunny-00", "bunny", range(36), (0, 0, 1280, 720), WIDE),
     Clip("bunny-01", "bunny", range(34, 70), (20, 0, 720, 720), SQUARE),
     Clip("bunny-02", "bunny", range(68, 104), (240, 0, 400, 720), TALL),
     Clip("bunny-03", "bunny", range(96, 132), (80, 0, 960, 540), WIDE),
     Clip("bunny-04", "bunny", range(104, 118), (100, 0, 720, 720), SQUARE),
-    Clip("towers-00", "city", range(0, 36), (8, 4, 704, 396), WIDE),
+    Clip("towers-00", "city", range(36), (8, 4, 704, 396), WIDE),
     Clip("towers-01", "city", range(30, 66), (200, 4, 396, 396), SQUARE),
     Clip("towers-02", "city", range(64, 100), (270, 4, 220, 396), TALL),
     Clip("towers-03", "city", range(102, 116), (0, 100, 512, 288), WIDE),

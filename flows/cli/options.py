@@ -17,9 +17,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def config_options(command: F) -> F:
     """Add CONFIG, `-s key=value` and `--root`."""
-    command = click.option("--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix.")(
-        command
-    )
+    command = click.option(
+        "--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix."
+    )(command)
     command = click.option(
         "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value; may be repeated."
     )(command)

@@ -34,5 +34,7 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
     train = settings.train
     if train.schedule == "cosine" and train.decay_steps is None:
-        click.echo("note: the cosine ends with the run, so a change of train.max_steps starts training again; "
-                   "set train.decay_steps to be able to go on")
+        click.echo(
+            "note: the cosine ends with the run, so a change of train.max_steps starts training again; "
+            "set train.decay_steps to be able to go on"
+        )

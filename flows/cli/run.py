@@ -1,6 +1,5 @@
 """`sana run`: ask storage first; start Prefect only if something is to be done."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from sana.artifact import Artifact
 @config_options
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="Run this stage again although it is done.")
-@click.option("--record", is_flag=True, help="Run the flow, with its Prefect and MLflow records, even if all is cached.")
+@click.option(
+    "--record", is_flag=True, help="Run the flow, with its records, even if all is cached."
+)
 def run(
     config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], record: bool
 ) -> None:
@@ -50,14 +51,15 @@ def _run_flow(
     config: str, work_dir: Path, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]
 ) -> list[tuple[str, str, Artifact]]:
     """Run the flow in this process, with progress bars."""
-    from flows.environment import prepare_environment
-
-    prepare_environment(work_dir)
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")  # the bars and the table say what its log would
-
     from flows.cli.show import RunDisplay
+    from flows.environment import prepare_environment
+    from flows.server import start_temporary_server, wait_until_up
+
+    prepare_environment(work_dir, quiet=True)  # the bars and the table say what Prefect's log would
+    start_temporary_server(work_dir / "logs" / "prefect-server.log")
     from flows.pipeline import sana_pipeline
 
+    wait_until_up()
     with RunDisplay():
         done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
     return [(result.stage, result.state, result.artifact) for result in done]

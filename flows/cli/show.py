@@ -5,8 +5,17 @@ from io import StringIO
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import ProgressColumn, Task
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -52,7 +61,9 @@ def eval_lines(artifact: Artifact) -> str:
     weights: Mapping[str, Any] = artifact.facts["weights"]
     paired: Mapping[str, Any] = artifact.facts["paired"]
     before = weights["initial"]
-    lines = [f"eval loss, {artifact.counts['in']} held-out clips, before training  {before['mean']:.4f} +- {before['stderr']:.4f}"]
+    lines = [
+        f"eval loss, {artifact.counts['in']} held-out clips, before training  {before['mean']:.4f} +- {before['stderr']:.4f}"
+    ]
     for name in ("live", "ema"):
         after, drop = weights[name], paired[name]
         lines.append(

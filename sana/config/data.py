@@ -102,7 +102,9 @@ class BucketConfig(Section):
     @model_validator(mode="after")
     def _someone_is_held_out(self) -> Self:
         if not self.eval_fraction and not self.eval_sources:
-            raise ValueError("eval_fraction is 0 and eval_sources is empty: nothing would be held out for the eval loss")
+            raise ValueError(
+                "eval_fraction is 0 and eval_sources is empty: nothing would be held out for the eval loss"
+            )
         return self
 
     @property

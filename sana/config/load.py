@@ -115,7 +115,10 @@ def _all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[str]:
             e
             for e in pending.errors()
             if e["loc"] not in removed
-            and not (e["type"] == "too_short" and any(len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"] for loc in locs))
+            and not (
+                e["type"] == "too_short"
+                and any(len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"] for loc in locs)
+            )
         ]
         # a required key that was taken out because its value was wrong is missing now: not another mistake
         problems += [_describe(e) for e in fresh]

@@ -32,5 +32,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _work_dir_is_local(self) -> Self:
         if "://" in self.work_dir:
-            raise ValueError(f"work_dir {self.work_dir} must be a local folder: it holds locks and databases; root may be s3://")
+            raise ValueError(
+                f"work_dir {self.work_dir} must be a local folder: it holds locks and databases; root may be s3://"
+            )
         return self

@@ -15,18 +15,24 @@ class SigmaConfig(Section):
     )
     mean: float = Field(0.0, ge=-5.0, le=5.0, description="mean of the logit (logit_normal)")
     std: float = Field(1.0, gt=0.0, le=5.0, description="standard deviation of the logit (logit_normal)")
-    shift: float = Field(3.0, gt=0.0, le=100.0, description="flow shift f: s -> f s / (1 + (f - 1) s); unused by checkpoint")
+    shift: float = Field(
+        3.0, gt=0.0, le=100.0, description="flow shift f: s -> f s / (1 + (f - 1) s); unused by checkpoint"
+    )
 
 
 class TrainResources(Section):
     num_processes: int = Field(1, ge=1, le=4096, description="ranks started on this machine")
-    micro_batch_size: int = Field(1, ge=1, le=1024, description="samples per forward pass and rank; the rest accumulates")
+    micro_batch_size: int = Field(
+        1, ge=1, le=1024, description="samples per forward pass and rank; the rest accumulates"
+    )
     gradient_checkpointing: bool = Field(True, description="recompute activations: gradients stay bit-equal")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
     prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, in a thread")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays")
-    eval_every: int = Field(500, ge=0, description="steps between eval losses in the loop; 0: only in the evaluate stage")
+    eval_every: int = Field(
+        500, ge=0, description="steps between eval losses in the loop; 0: only in the evaluate stage"
+    )
     log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl (which has every step)")
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
 
@@ -39,7 +45,9 @@ class TrainConfig(Section):
     warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")
     schedule: Literal["constant", "cosine"] = Field("constant", description="what follows the warm-up")
     decay_steps: int | None = Field(
-        None, ge=1, description="steps the cosine takes after the warm-up; unset: to max_steps, which then starts a new run"
+        None,
+        ge=1,
+        description="steps the cosine takes after the warm-up; unset: to max_steps, which then starts a new run",
     )
     min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW beta 1")
@@ -48,7 +56,9 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW decoupled weight decay")
     max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0, description="chance that a caption becomes the null caption")
-    ema_decay: float = Field(0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32")
+    ema_decay: float = Field(
+        0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32"
+    )
     mixed_precision: Literal["no", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
     sigma: SigmaConfig = SigmaConfig()
     resources: TrainResources = TrainResources()

@@ -41,7 +41,7 @@ def read_frames(path: Path, frame_indices: Sequence[int], *, height: int, width:
 
     Each is turned upright, resized to cover height x width of square pixels and centre-cropped, in one antialiased
     (bicubic) resample. The file is decoded from its start to the last index, because a frame found by seeking is not
-    in every codec the frame that was meant. Besides the result no more than a few frames of the source are held.
+    in every codec the frame that was meant. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
 
     Raises:
         ClipRefused: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).

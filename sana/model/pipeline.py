@@ -130,6 +130,11 @@ def load_flow_shift(path: str, *, revision: str | None = None) -> float:
     raise ValueError(f"{path}/scheduler has no flow_shift and no shift; choose another sigma policy than checkpoint")
 
 
+def local_checkpoint(path: str, *, revision: str | None = None) -> str:
+    """Return a checkpoint as a local folder: `path` itself, or, for a hub id, the cache it is downloaded to."""
+    return path if Path(path).is_dir() else str(SanaVideoPipeline.download(path, revision=revision))
+
+
 def export_pipeline(base_path: str, out: Path, *, transformer: SanaVideoTransformer3DModel) -> None:
     """Write a complete checkpoint that `SanaVideoPipeline.from_pretrained(out)` loads.
 

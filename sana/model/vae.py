@@ -46,7 +46,7 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
         raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; need float32 [B, 3, F, H, W]")
     Bucket(*pixels.shape[2:])  # refuses a shape that the VAE or the transformer would floor
     low, high = (bound.item() for bound in torch.aminmax(pixels))
-    if not (-1.0 <= low and high <= 1.0):  # written so that NaN fails too
+    if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
     mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae)

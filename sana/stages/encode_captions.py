@@ -60,7 +60,10 @@ def wanted(context: Context, inputs: Mapping[str, Artifact]) -> list[dict[str, A
     config, sample = context.config.encode_captions, context.config.sample
     splits = dict(
         zip(
-            *(read_table(context.store, inputs["bucket"], "clips.parquet").column(c).to_pylist() for c in ("clip_id", "split")),
+            *(
+                read_table(context.store, inputs["bucket"], "clips.parquet").column(c).to_pylist()
+                for c in ("clip_id", "split")
+            ),
             strict=True,
         )
     )

@@ -29,7 +29,9 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     }
     if context.config.train.sigma.policy == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
-    return Recipe(NAME, VERSION, {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}, read)
+    return Recipe(
+        NAME, VERSION, {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}, read
+    )
 
 
 def trajectory_of(recipe: Recipe) -> str:

@@ -88,9 +88,7 @@ def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shif
     return MicroBatch(
         latents=latents,
         noise=torch.stack([philox_normal(shape, key=_key(slot, config, "noise")) for slot in slots]),
-        sigma=sigmas(
-            config.sigma.policy, uniform, shift=flow_shift, mean=config.sigma.mean, std=config.sigma.std
-        ),
+        sigma=sigmas(config.sigma.policy, uniform, shift=flow_shift, mean=config.sigma.mean, std=config.sigma.std),
         captions=captions,
         mask=mask,
     )

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from sana.config.train import TrainConfig
@@ -20,7 +20,8 @@ class Trajectory:
     """The steps that one set of knobs and one data set determine; named by a key, shared by every `max_steps`.
 
     `folder` is local: it holds metrics.jsonl, and checkpoints while they are written. `snapshot` maps each artifact
-    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to.
+    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to. `check` raises when
+    another trainer has taken over.
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class Trajectory:
         config: TrainConfig,
         snapshot: Mapping[str, Mapping[str, str]],
         keep_steps: Collection[int],
+        check: Callable[[], None],
     ) -> None:
         self.store, self.key = store, key
         self.folder, self.staging = folder, folder / "staging"
         self.config, self.snapshot, self.keep_steps = config, snapshot, keep_steps
+        self.check = check
         self.attempt = uuid.uuid4().hex[:12]
         self.newest: checkpoint.Checkpoint | None = None
         self.metrics: MetricsWriter  # set by restore, which comes first
@@ -70,6 +73,7 @@ class Trajectory:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append metrics rows; the next checkpoint commits them."""
+        self.check()
         self.metrics.write(rows)
 
     def save(self, state: TrainState, cursor: Cursor) -> None:
@@ -77,6 +81,7 @@ class Trajectory:
         before = self.newest
         if state.step == 0 or (before is not None and before.step == state.step):
             return
+        self.check()
         segment = checkpoint.save_segment(
             self.store,
             self.key,
@@ -101,6 +106,4 @@ class Trajectory:
             staging=self.staging,
         )
         _log.info("saved the checkpoint of step %d: %s", state.step, self.store.uri(self.newest.key))
-        checkpoint.prune(
-            self.store, self.key, keep_last=self.config.resources.keep_last, keep_steps=self.keep_steps
-        )
+        checkpoint.prune(self.store, self.key, keep_last=self.config.resources.keep_last, keep_steps=self.keep_steps)

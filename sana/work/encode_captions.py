@@ -45,7 +45,12 @@ def encode(job: Job) -> None:
         pool.commit_part(
             table_of(
                 [
-                    {**row, "truncated": truncated[row["text_key"]], **vars(locations[row["text_key"]]), "made_by": made_by(device)}
+                    {
+                        **row,
+                        "truncated": truncated[row["text_key"]],
+                        **vars(locations[row["text_key"]]),
+                        "made_by": made_by(device),
+                    }
                     for row in part
                 ],
                 TEXTS,

@@ -107,9 +107,7 @@ def report_of(tables: dict[str, EvalTable]) -> dict[str, Any]:
         "losses_digest": content_digest(losses_table(tables), LOSSES.names),
         "eval_list_digest": eval_list_digest(baseline.sample_ids),
         "weights": {name: _summary(table) for name, table in tables.items()},
-        "paired": {
-            name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE
-        },
+        "paired": {name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
     }
 
 

@@ -22,8 +22,9 @@ from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.progress import Progress
 from sana.store import Store, open_store
+from sana.store_errors import StoreError
+from sana.training.launch import EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
 
-EXIT_USER_ERROR = 3  # the message in the error file is all there is to say; trying again will not help
 EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
 _PR_SET_PDEATHSIG = 1
 
@@ -41,12 +42,7 @@ class Job:
     @property
     def progress_path(self) -> Path:
         """File of JSON lines, one Progress each."""
-        return self.path.with_suffix(".progress.jsonl")
-
-    @property
-    def error_path(self) -> Path:
-        """File that holds the message of a SanaError that ended the worker."""
-        return self.path.with_suffix(".error.txt")
+        return progress_path(self.path)
 
     @property
     def work_dir(self) -> Path:
@@ -93,7 +89,8 @@ def read_job(path: Path) -> Job:
 def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
     """Run a worker's body: the `main` of every `python -m sana.work.<stage>`.
 
-    A SanaError becomes the job's error file and exit code 3. Any other exception is a bug and keeps its traceback.
+    A SanaError becomes the job's error file and an exit code that says whether trying again may help. Any other
+    exception is a bug and keeps its traceback.
     """
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -102,9 +99,9 @@ def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -
     try:
         body(job)
     except SanaError as error:
-        job.error_path.write_text(str(error), encoding="utf-8")
-        logging.getLogger(__name__).error("%s", error)
-        raise SystemExit(EXIT_USER_ERROR) from None
+        error_path(job.path).write_text(str(error), encoding="utf-8")
+        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - a message for the user has no traceback
+        raise SystemExit(EXIT_TRY_AGAIN if isinstance(error, StoreError) else EXIT_USER_ERROR) from None
 
 
 def die_with_parent() -> None:
@@ -112,6 +109,6 @@ def die_with_parent() -> None:
     parent = int(os.environ.get("SANA_PARENT_PID", "0"))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    # the parent may have died before prctl took effect; torchrun stands between us and the launcher
-    if parent and "LOCAL_RANK" not in os.environ and os.getppid() != parent:
+    # the parent may have died before prctl took effect; torchrun, where used, stands between us and the launcher
+    if parent and "TORCHELASTIC_RUN_ID" not in os.environ and os.getppid() != parent:
         raise SystemExit(f"the process that started this worker ({parent}) is gone")

@@ -1,6 +1,6 @@
 """`python -m sana.work.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
 
-spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": local folder in diffusers layout,
+spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": hub id or local folder in diffusers layout,
 "model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to]}
 artifacts: encode_latents, encode_captions.
 
@@ -16,16 +16,21 @@ import json
 import logging
 import shutil
 import signal
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from sana.artifact import FileInfo, digest_of
 from sana.config.train import SigmaConfig
 from sana.data.loader import load_samples
-from sana.model.pipeline import export_pipeline, load_flow_shift
+from sana.model.pipeline import export_pipeline, load_flow_shift, local_checkpoint
 from sana.model.transformer import load_transformer
 from sana.store import Store
+from sana.training.lease import held
 from sana.training.loop import Trainer
 from sana.training.ranks import open_accelerator
 from sana.training.tensors import weights_digest
@@ -37,9 +42,12 @@ _log = logging.getLogger(__name__)
 
 def train(job: Job) -> None:
     """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
-    trainer = build_trainer(job)
-    signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
-    finished = trainer.run()
+    accelerator = open_accelerator(job.config.train)
+    # rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
+    with held(job.open_store(), job.spec["trajectory"]) if accelerator.is_main_process else nullcontext() as lease:
+        trainer = build_trainer(job, accelerator, check=lease.check if lease else _not_asked)
+        signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
+        finished = trainer.run()
     if not finished:
         _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
         raise SystemExit(EXIT_TERMINATED)
@@ -50,11 +58,16 @@ def train(job: Job) -> None:
     trainer.accelerator.end_training()
 
 
-def build_trainer(job: Job) -> Trainer:
-    """Put a trainer together from a job."""
+def _not_asked() -> None:
+    """Ranks that write nothing hold no lease."""
+
+
+def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], None] = _not_asked) -> Trainer:
+    """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost."""
     config, store = job.config, job.open_store()
     latents, captions = job.artifacts["encode_latents"], job.artifacts["encode_captions"]
-    accelerator = open_accelerator(config.train)
+    if accelerator.is_main_process:  # the export needs all of it: better to miss a file now than in a week
+        local_checkpoint(job.spec["model_path"], revision=job.spec["model_revision"])
     transformer = load_transformer(
         job.spec["model_path"],
         revision=job.spec["model_revision"],
@@ -75,6 +88,7 @@ def build_trainer(job: Job) -> Trainer:
             config=config.train,
             snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
             keep_steps=job.spec["keep_steps"],
+            check=check,
         ),
         report=job.report,
     )
@@ -94,7 +108,8 @@ def export(job: Job, trainer: Trainer) -> dict[str, Any]:
     folder = trajectory.folder / "export"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     with state.ema.swapped_in():
-        export_pipeline(job.spec["model_path"], folder, transformer=trainer.transformer)
+        base = local_checkpoint(job.spec["model_path"], revision=job.spec["model_revision"])
+        export_pipeline(base, folder, transformer=trainer.transformer)
     model = f"train/{job.spec['fingerprint']}/{trajectory.attempt}/model"
     files = _upload(trajectory.store, folder, model)
     shutil.rmtree(folder)

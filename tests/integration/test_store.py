@@ -18,7 +18,6 @@ from uuid import uuid4
 
 import pytest
 
-
 from sana.store import LocalStore, Store, StoreError, open_store
 from sana.store_s3 import S3Store
 from tests.s3_server import WeedServer

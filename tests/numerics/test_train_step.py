@@ -84,8 +84,8 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
     assert [row["train/grad_norm"] for row in rows] == pytest.approx(norms, rel=1e-5)
     assert 0 < dropped < STEPS * BATCH and min(norms) > MAX_NORM  # the test exercises dropout and clipping
     live = load_weights(encoded.store, "t", STEPS, which="live")
-    ema = load_weights(encoded.store, "t", STEPS, which="ema")
-    for found, expected in ((live, weights), (ema, average)):
+    averaged = load_weights(encoded.store, "t", STEPS, which="ema")
+    for found, expected in ((live, weights), (averaged, average)):
         worst = max((found[name] - weight).abs().max().item() for name, weight in expected.items())
         print(f"largest difference of a weight {worst:.1e}")
         assert worst < 1e-6

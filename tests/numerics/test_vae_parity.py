@@ -49,7 +49,7 @@ def test_decoding_equals_diffusers_and_gives_the_clips_shape(vae: AutoencoderKLW
         expected = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     decoded = decode_latents(vae, encode_latents(vae, pixels))
     assert decoded.shape == pixels.shape and decoded.dtype == torch.float32
-    assert -1 <= decoded.min() and decoded.max() <= 1
+    assert decoded.min() >= -1 and decoded.max() <= 1
     torch.testing.assert_close(decoded, expected, rtol=1e-5, atol=1e-6)
 
 

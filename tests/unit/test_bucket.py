@@ -21,7 +21,9 @@ def test_latent_shape_is_that_of_the_wan_vae(name: str, shape: tuple, tokens: in
     assert Bucket.parse(name).num_tokens == tokens
 
 
-@pytest.mark.parametrize("name", ["80x480x832", "81x481x832", "81x480", "81x480x832x1", "0x16x16", "1x8x16", "axbxc", ""])
+@pytest.mark.parametrize(
+    "name", ["80x480x832", "81x481x832", "81x480", "81x480x832x1", "0x16x16", "1x8x16", "axbxc", ""]
+)
 def test_a_shape_the_model_does_not_take_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="bucket"):
         Bucket.parse(name)

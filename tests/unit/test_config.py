@@ -39,7 +39,13 @@ def test_the_480p_config_says_every_value() -> None:
                 missing.append(f"{prefix}{name}")
         return missing
 
-    optional = {"bucket.eval_sources", "bucket.split_seed", "train.decay_steps", "train.min_learning_rate", "tracking.uri"}
+    optional = {
+        "bucket.eval_sources",
+        "bucket.split_seed",
+        "train.decay_steps",
+        "train.min_learning_rate",
+        "tracking.uri",
+    }
     assert set(unsaid(Config, said)) <= optional
     config = load_config(ROOT / "configs/sana_video_480p.yaml")
     assert {(b.height, b.width) for b in config.bucket.shapes} == set(OFFICIAL_480P)
@@ -72,7 +78,9 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
     values["train"]["max_grad_norm"] = 0
     with pytest.raises(ConfigError, match=r"2 mistakes") as caught:
         check(values, where="x")
-    assert "global_batch_size 6 is not a multiple of num_processes x micro_batch_size = 1 x 4; use 8" in str(caught.value)
+    assert "global_batch_size 6 is not a multiple of num_processes x micro_batch_size = 1 x 4; use 8" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,11 @@ def test_speed_knobs_and_places_are_not_hashed() -> None:
     plain = load_config(DEMO)
     fast = load_config(
         DEMO,
-        ["train.resources.checkpoint_every=7", "encode_latents.resources.samples_per_part=1", "download.datasets.0.source=x"],
+        [
+            "train.resources.checkpoint_every=7",
+            "encode_latents.resources.samples_per_part=1",
+            "download.datasets.0.source=x",
+        ],
     )
     for section in ("download", "bucket", "encode_captions", "encode_latents", "train", "evaluate", "sample"):
         assert getattr(plain, section).hashed() == getattr(fast, section).hashed()
@@ -150,5 +162,6 @@ def test_the_trajectory_leaves_out_max_steps_unless_the_schedule_needs_it() -> N
     assert load_config(DEMO, cosine).train.trajectory() != longer
     fixed = [*cosine, "train.decay_steps=50"]
     assert (
-        load_config(DEMO, fixed).train.trajectory() == load_config(DEMO, [*fixed, "train.max_steps=999"]).train.trajectory()
+        load_config(DEMO, fixed).train.trajectory()
+        == load_config(DEMO, [*fixed, "train.max_steps=999"]).train.trajectory()
     )

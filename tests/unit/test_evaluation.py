@@ -164,5 +164,3 @@ def test_pairs_are_the_common_samples() -> None:
         paired_difference(a, table_of("xyz", [[1.0]] * 3))
     with pytest.raises(ValueError, match="one grid"):
         paired_difference(a, table_of("abc", [[1.0, 2.0]] * 3))
-
-

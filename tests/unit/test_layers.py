@@ -14,7 +14,6 @@ LAYERS = [BASE, ["sana.data"], ["sana.model"], ["sana.training"], ["sana.work"],
 DOORS = {
     "prefect": ("flows/", "tasks/"),
     "mlflow": ("tasks/tracking.py",),
-    "fsspec": ("sana/store_s3.py",),
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/frames.py",),
@@ -99,7 +98,17 @@ def test_deciding_imports_no_heavy_library(module: str) -> None:
     stages = "import importlib; from flows.graph import STAGES; [importlib.import_module(f'sana.stages.{s}') for s in STAGES]"
     script = f"import sys, {module}; {stages}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    heavy = {"torch", "diffusers", "transformers", "accelerate", "prefect", "mlflow", "s3fs", "huggingface_hub", "decord"}
+    heavy = {
+        "torch",
+        "diffusers",
+        "transformers",
+        "accelerate",
+        "prefect",
+        "mlflow",
+        "s3fs",
+        "huggingface_hub",
+        "decord",
+    }
     assert not heavy & set(loaded.split())
 
 

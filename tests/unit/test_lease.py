@@ -47,13 +47,17 @@ def test_a_fresh_claim_of_another_machine_stands_and_a_silent_one_is_taken_over(
 
 
 def test_a_dead_process_of_this_machine_need_not_be_waited_for(store: Store) -> None:
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
     claim(store, 1, host=socket.gethostname(), pid=int(gone.stdout))
     with lease.held(store, "t"):
         pass
 
 
-def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
     with lease.held(store, "t") as mine:
         number = int(store.list("train/t/lease")[-1][0][-13:-5])

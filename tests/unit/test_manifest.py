@@ -20,7 +20,9 @@ from sana.data.manifest import (
 )
 from sana.errors import RefusedError
 
-SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("ratio", pa.float64()), ("texts", pa.list_(pa.string()))])
+SCHEMA = pa.schema(
+    [("key", pa.string()), ("size", pa.int64()), ("ratio", pa.float64()), ("texts", pa.list_(pa.string()))]
+)
 row = st.fixed_dictionaries(
     {
         "key": st.text(max_size=5),
@@ -88,7 +90,9 @@ def artifact(num_in: int, num_refused: int) -> Artifact:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("num_in", "refused", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)])
+@pytest.mark.parametrize(
+    ("num_in", "refused", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
+)
 def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, refused: int, fails: bool) -> None:
     config = load_config("configs/demo.yaml")  # allows a fifth
     if not fails:
