@@ -12,7 +12,6 @@ from tasks.stage import RETRIES, RETRY_DELAYS_S, PipelineRun, run_stage, worth_a
 
 @task(
     name=stage.NAME,
-    tags=["sana", "gpu"],
     cache_policy=NO_CACHE,  # storage knows what is done; Prefect's cache cannot
     persist_result=False,
     retries=RETRIES,
