@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint bench ui
+.PHONY: setup demo test coverage lint bench ui
 setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -18,7 +18,11 @@ demo: .venv/ready .sana/tiny/model_index.json
 	$(BIN)/sana run configs/demo.yaml
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+coverage: .venv/ready
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,8 +1,13 @@
 """Run the pipeline's stages in this process, without Prefect, and say which of them ran."""
 
+import importlib
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from flows.graph import stage, until
 from sana.artifact import Artifact, find
@@ -10,6 +15,7 @@ from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.store import open_store
+from sana.work.job import read_job
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT / "configs/demo/clips"
@@ -82,3 +88,20 @@ def run_stages(context: Context, *, last: str | None = None, dry: bool = False) 
             found = module.run(context, artifacts)
         artifacts[name] = found
     return Outcome(artifacts, ran)
+
+
+@contextmanager
+def inline_workers() -> Iterator[None]:
+    """Run workers' bodies in this process: a child would spend ten seconds importing torch and diffusers.
+
+    For tests of what runs and what comes out. The real processes are in test_launch, test_s3_pipeline and tests/faults.
+    """
+    bodies = {"encode_captions": "encode", "encode_latents": "encode", "train": "train"}
+
+    def body(module: str, job_path: Path, **_: object) -> None:
+        name = module.rpartition(".")[2]
+        getattr(importlib.import_module(module), bodies.get(name, name))(read_job(job_path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sana.stages.worker.launch", body)
+        yield

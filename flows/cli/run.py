@@ -14,9 +14,7 @@ from sana.artifact import Artifact
 @config_options
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="Run this stage again although it is done.")
-@click.option(
-    "--record", is_flag=True, help="Run the flow, with its records, even if all is cached."
-)
+@click.option("--record", is_flag=True, help="Run the flow, with its records, even if all is cached.")
 def run(
     config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], record: bool
 ) -> None:

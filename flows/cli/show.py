@@ -60,17 +60,19 @@ def eval_lines(artifact: Artifact) -> str:
     """Render the eval loss before and after training, with standard errors."""
     weights: Mapping[str, Any] = artifact.facts["weights"]
     paired: Mapping[str, Any] = artifact.facts["paired"]
-    before = weights["initial"]
-    lines = [
-        f"eval loss, {artifact.counts['in']} held-out clips, before training  {before['mean']:.4f} +- {before['stderr']:.4f}"
-    ]
+    num_clips, step = artifact.counts["in"], artifact.facts["step"]
+    lines = [f"eval loss on {num_clips} held-out clips, before training: {_with_error(weights['initial'], 'mean')}"]
     for name in ("live", "ema"):
-        after, drop = weights[name], paired[name]
         lines.append(
-            f"  after {artifact.facts['step']} steps, {name:4} weights  {after['mean']:.4f} +- {after['stderr']:.4f}  "
-            f"({drop['relative_drop']:.1%} lower; paired difference {drop['difference']:.4f} +- {drop['stderr']:.4f})"
+            f"  after {step} steps, {name:4} weights: {_with_error(weights[name], 'mean')}  "
+            f"({paired[name]['relative_drop']:.1%} lower; paired difference {_with_error(paired[name], 'difference')})"
         )
     return "\n".join(lines)
+
+
+def _with_error(numbers: Mapping[str, Any], key: str) -> str:
+    """Return `value +- standard error`; one sample has no standard error."""
+    return f"{numbers[key]:.4f}" + ("" if numbers["stderr"] is None else f" +- {numbers['stderr']:.4f}")
 
 
 def _render(table: Table) -> str:

@@ -23,7 +23,7 @@ class EncodeCaptionsResources(Section):
 class EncodeCaptionsConfig(Section):
     template: Literal["video", "image", "none"] = Field(
         "video",
-        description="instruction put before a caption: diffusers' video one, the official training run's image one, none",
+        description="instruction put before a caption: diffusers' video one, the official training's image one, none",
     )
     max_tokens: int = Field(300, ge=8, le=1024, description="tokens kept of a caption, as the pipeline does")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="dtype of the text encoder and of what is stored")

@@ -19,4 +19,5 @@ def resolve_device(name: str) -> torch.device:
 def made_by(device: torch.device) -> str:
     """Return the device and versions that bytes were made with: recorded per sample, not part of any key."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    return f"{where}; torch {torch.__version__}; diffusers {diffusers.__version__}; transformers {transformers.__version__}"
+    versions = [f"{library.__name__} {library.__version__}" for library in (torch, diffusers, transformers)]
+    return "; ".join([where, *versions])

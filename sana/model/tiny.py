@@ -60,7 +60,7 @@ def build_tiny(out: Path, *, seed: int = 0) -> None:
 
 
 def _tokenizer() -> GemmaTokenizer:
-    bpe = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    bpe = Tokenizer(BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))  # noqa: S106 - not a password
     bpe.normalizer = normalizers.Replace(" ", _SPACE)
     bpe.pre_tokenizer = pre_tokenizers.Split(_SPACE, behavior="merged_with_next")
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"] + [f"<0x{byte:02X}>" for byte in range(256)]

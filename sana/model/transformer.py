@@ -96,7 +96,7 @@ def _load_with_old_table(
     folder = Path(config).parent
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            if _TABLE in weights.keys():
+            if _TABLE in weights.keys():  # noqa: SIM118 - it is no mapping
                 stored = weights.get_tensor(_TABLE)
                 model.scale_shift_table.data.copy_(stored.view(model.scale_shift_table.shape))
                 return model, info

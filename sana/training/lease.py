@@ -68,8 +68,8 @@ class Lease:
         """
         if self._lost:
             raise SanaError(
-                f"another trainer took over {self._store.uri(self._folder)}: this one was silent for {EXPIRES_S:.0f} s; "
-                "it stops here and has lost nothing that was committed"
+                f"another trainer took over {self._store.uri(self._folder)}, as this one was silent for "
+                f"{EXPIRES_S:.0f} s; it stops here and has lost nothing that was committed"
             )
 
 

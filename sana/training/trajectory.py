@@ -20,8 +20,8 @@ class Trajectory:
     """The steps that one set of knobs and one data set determine; named by a key, shared by every `max_steps`.
 
     `folder` is local: it holds metrics.jsonl, and checkpoints while they are written. `snapshot` maps each artifact
-    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to. `check` raises when
-    another trainer has taken over.
+    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to.
+    `check` raises when another trainer has taken over.
     """
 
     def __init__(

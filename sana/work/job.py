@@ -105,7 +105,7 @@ def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to send SIGTERM when the parent dies, even by SIGKILL (Linux only; elsewhere cancel still works)."""
+    """Ask the kernel to send SIGTERM when the parent dies, even by SIGKILL (Linux; elsewhere cancel still works)."""
     parent = int(os.environ.get("SANA_PARENT_PID", "0"))
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,7 +1,7 @@
 """`python -m sana.work.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
 
-spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": hub id or local folder in diffusers layout,
-"model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to]}
+spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": hub id or local folder in diffusers
+layout, "model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to]}
 artifacts: encode_latents, encode_captions.
 
 Rank 0 writes `<job>.result.json` at the end; the stage that started us commits it as an artifact:
@@ -22,8 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from sana.artifact import FileInfo, digest_of
 from sana.config.train import SigmaConfig
 from sana.data.loader import load_samples
@@ -32,7 +30,7 @@ from sana.model.transformer import load_transformer
 from sana.store import Store
 from sana.training.lease import held
 from sana.training.loop import Trainer
-from sana.training.ranks import open_accelerator
+from sana.training.ranks import Accelerator, open_accelerator
 from sana.training.tensors import weights_digest
 from sana.training.trajectory import Trajectory
 from sana.work.job import EXIT_TERMINATED, Job, run_worker

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sana.training.checkpoint import at_step, read_metrics
-from tests.pipeline_runs import ROOT, Outcome, Place, new_place, run_stages
+from tests.pipeline_runs import ROOT, Outcome, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -58,7 +58,8 @@ def wait_for(condition, process: subprocess.Popen, timeout_s: float = 120.0) -> 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Place, Outcome]:
     place = new_place(tmp_path_factory.mktemp("reference"), tiny_model)
-    return place, run_stages(place.context(), last="train")
+    with inline_workers():
+        return place, run_stages(place.context(), last="train")
 
 
 def test_kills_while_encoding_latents_lose_at_most_a_part(
@@ -66,7 +67,8 @@ def test_kills_while_encoding_latents_lose_at_most_a_part(
 ) -> None:
     place = new_place(tmp_path / "killed", tiny_model)
     overrides = ("encode_latents.resources.samples_per_part=2",)
-    run_stages(place.context(*overrides), last="encode_captions")
+    with inline_workers():
+        run_stages(place.context(*overrides), last="encode_captions")
     parts = Path(place.root) / "encode_latents/pool"
 
     def committed() -> set[str]:
@@ -87,7 +89,8 @@ def test_kills_while_encoding_latents_lose_at_most_a_part(
 
 def test_kills_while_training_change_no_bit(reference: tuple[Place, Outcome], tmp_path: Path, tiny_model: Path) -> None:
     place = new_place(tmp_path / "killed", tiny_model)
-    run_stages(place.context(), last="encode_latents")
+    with inline_workers():
+        run_stages(place.context(), last="encode_latents")
     checkpoints = Path(place.root) / "train"
     for step in (2, 4):
         process = start(place, "train")

@@ -1,0 +1,176 @@
+"""Bad input, bad places: one clear message, exit code not 0, and nothing half-committed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sana.artifact import Artifact
+from tests.pipeline_runs import CLIPS, ROOT, new_place, run_stages
+
+pytestmark = pytest.mark.timeout(120)
+
+SANA = [sys.executable, "-m", "flows.cli.main"]
+
+
+def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "configs/demo.yaml", **kwargs):
+    """Run `sana run` on the demo's config, with places of its own."""
+    places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"model.path={model}"]
+    sets = [part for pair in [*places, *arguments] for part in ("-s", pair)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **kwargs.pop("env", {})}
+    return subprocess.run(
+        [*SANA, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=100, **kwargs
+    )
+
+
+def assert_one_clear_error(done: subprocess.CompletedProcess, *says: str) -> None:
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr + done.stdout
+    message = done.stderr[done.stderr.index("error: ") :]
+    assert len(message.splitlines()) <= 8, message
+    for text in says:
+        assert text in message
+
+
+def committed(tmp_path: Path) -> list[str]:
+    return sorted(path.parent.parent.name for path in (tmp_path / "root").glob("*/*/artifact.json"))
+
+
+def test_a_missing_data_set(tmp_path: Path, tiny_model: Path) -> None:
+    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={tmp_path}/nowhere")
+    assert_one_clear_error(done, "nowhere")
+    assert committed(tmp_path) == []
+
+
+def test_an_empty_folder(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={tmp_path}/empty")
+    assert_one_clear_error(done, "holds no video", "mp4")
+    assert committed(tmp_path) == []
+
+
+def test_a_config_with_three_mistakes(tmp_path: Path, tiny_model: Path) -> None:
+    done = sana(tmp_path, tiny_model, "train.lr=1", "train.max_steps=0", "bucket.buckets=[80x480x832]")
+    assert_one_clear_error(done, "3 mistakes", "train.lr: unknown key", "train.max_steps", "80 frames is not 4k + 1")
+    assert not (tmp_path / "root").exists() and not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("model", ["no/such-model", "./missing", "not a path"])
+def test_a_missing_model(tmp_path: Path, model: str) -> None:
+    done = sana(tmp_path, model)
+    assert_one_clear_error(done, model)
+    assert committed(tmp_path) == []
+
+
+def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
+    """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
+    for _ in range(2):
+        done = sana(tmp_path, tiny_model, "download.datasets.0.max_refused_fraction=0.01")
+        assert_one_clear_error(done, "data set demo: 1 of 16 clips were refused (1 no_caption)", "rejects.parquet")
+        assert committed(tmp_path) == ["download"]
+
+
+def test_no_write_permission(tmp_path: Path, tiny_model: Path) -> None:
+    """The tests run as root, whom no permission stops: so another user runs this one."""
+    tmp_path.chmod(0o755)
+    for parent in [*tiny_model.parents, *tmp_path.parents]:
+        if str(parent).startswith("/tmp/") and parent.stat().st_uid == os.getuid():
+            parent.chmod(0o755)
+    (tmp_path / "work").mkdir(mode=0o777)
+    (tmp_path / "work").chmod(0o777)
+    (tmp_path / "root").mkdir(mode=0o755)
+    done = sana(tmp_path, tiny_model, user=65534, group=65534, env={"HOME": str(tmp_path / "work")})
+    if "Permission denied" in done.stderr and "error: " not in done.stderr:
+        pytest.fail(f"the other user cannot even start the interpreter:\n{done.stderr[-600:]}")
+    assert_one_clear_error(done, "no permission", str(tmp_path / "root"))
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from sana.errors import SanaError
+from tests.pipeline_runs import Place, run_stages
+folder, model = sys.argv[1:3]
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+try:
+    run_stages(Place(Path(folder), Path(model), folder + "/root").context(), last="encode_latents")
+except SanaError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
+    """No file may grow beyond 40 kB, as on a disk that fills up: a part of four latents is larger."""
+    place = new_place(tmp_path, tiny_model)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(place.folder), str(tiny_model)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=100,
+    )  # fmt: skip
+    assert_one_clear_error(done, "shards", "ulimit -f")
+    assert "encode_latents" not in committed(tmp_path)
+    for path in Path(place.root).glob("*/*/artifact*.json"):
+        Artifact.from_json(path.read_bytes(), where=str(path))
+    assert not list(Path(place.root).rglob(".tmp-*"))
+    outcome = run_stages(place.context(), last="encode_latents")
+    assert outcome["encode_latents"].counts["out"] == 13
+
+
+def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tiny_model: Path, monkeypatch) -> None:
+    from sana.errors import SanaError
+    from sana.store import LocalStore
+
+    place = new_place(tmp_path, tiny_model)
+    context = place.context()
+    run_stages(context, last="bucket")
+    monkeypatch.setattr(LocalStore, "free_bytes", lambda self: 1000)
+    with pytest.raises(SanaError, match=r"13 samples need .* GiB .* are free; make room"):
+        from flows.graph import stage
+
+        stage("encode_latents").run(context, run_stages(context, last="bucket").artifacts)
+    assert not (tmp_path / "work/jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "no connection"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "the secret key is wrong"),
+    ],
+)
+def test_s3_that_does_not_answer_or_refuses(
+    s3, tmp_path: Path, tiny_model: Path, name: str, value: str, says: str
+) -> None:
+    done = sana(tmp_path, tiny_model, f"root=s3://{s3.bucket}/bad", env={**s3.env(), name: value})
+    assert_one_clear_error(done, says)
+    assert s3.secret_key not in done.stderr + done.stdout
+
+
+def test_an_eval_source_that_is_not_there(tmp_path: Path, tiny_model: Path) -> None:
+    done = sana(tmp_path, tiny_model, "bucket.eval_sources=[buny]")
+    assert_one_clear_error(done, "source 'buny': no clip has it; did you mean bunny?")
+    assert committed(tmp_path) == ["download", "probe"]
+
+
+def test_a_damaged_store_is_named_not_trusted(tmp_path: Path, tiny_model: Path) -> None:
+    place = new_place(tmp_path, tiny_model)
+    run_stages(place.context(), last="probe")
+    path = next(Path(place.root).glob("probe/*/artifact.json"))
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record)[:-20])
+    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={place.clips}")
+    assert_one_clear_error(done, "is damaged", "probe")
+
+
+def test_sources_are_only_read(tmp_path: Path, tiny_model: Path) -> None:
+    """Also when its files are bad and its folder cannot be written."""
+    place = new_place(tmp_path, tiny_model)
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in place.clips.iterdir()}
+    place.clips.chmod(0o555)
+    run_stages(place.context(), last="probe")
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in place.clips.iterdir()} == before
+    assert len(before) == len(list(CLIPS.iterdir()))
+    shutil.rmtree(place.clips)
