@@ -18,6 +18,7 @@ from diffusers import (
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+from transformers.utils import logging as transformers_logging
 
 HEADS, HEAD_DIM = 2, 12  # an even split of the head over time, height and width for the rotary embedding
 CAPTION_CHANNELS = 16
@@ -56,6 +57,7 @@ def build_tiny(out: Path, *, seed: int = 0) -> None:
                 flow_shift=8.0, use_flow_sigmas=True, prediction_type="flow_prediction"
             ),
         )
+    transformers_logging.disable_progress_bar()  # one bar for a hundred kilobytes
     pipeline.save_pretrained(out, safe_serialization=True)
 
 
