@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.weights import resolve_model
-from sana.stages.worker import run_worker
+from sana.stages.worker import run_on_checkpoint
 
 NAME = "evaluate"
 VERSION = 1
@@ -39,23 +37,13 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
     draft = Draft(context.store, recipe(context, inputs))
-    model = resolve_model(context.config.model, work_dir=context.work_dir)
-    facts = inputs["train"].facts
-    with TemporaryDirectory(dir=context.work_dir, prefix="evaluate-") as folder:
-        spec = {
-            "trajectory": facts["trajectory"],
-            "step": facts["step"],
-            "model_path": model.path,
-            "model_revision": model.revision,
-            "out_dir": folder,
-        }
-        run_worker(context, NAME, {name: inputs[name] for name in INPUTS}, spec)
-        for path in sorted(Path(folder).iterdir()):
-            draft.add(path.name, path.read_bytes())
-        report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+    files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
+    for name, data in files.items():
+        draft.add(name, data)
+    report = json.loads(files["report.json"])
     num_samples = report["num_samples"]
     return draft.commit(
         content={"losses": report["losses_digest"]},
         counts={"in": num_samples, "out": num_samples, "refused": 0},
-        facts={"weights": report["weights"], "paired": report["paired"], "step": facts["step"]},
+        facts={"weights": report["weights"], "paired": report["paired"], "step": report["step"]},
     )

@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.weights import resolve_model
-from sana.stages.worker import run_worker
+from sana.stages.worker import run_on_checkpoint
 
 NAME = "sample"
 VERSION = 1
@@ -39,22 +37,12 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
-    """Write `<nickname>.mp4` for each prompt and `contact_sheet.png`."""
+    """Write `<nickname>.mp4` for each prompt, `videos.json` and `contact_sheet.png`."""
     draft = Draft(context.store, recipe(context, inputs))
-    model = resolve_model(context.config.model, work_dir=context.work_dir)
-    facts = inputs["train"].facts
-    with TemporaryDirectory(dir=context.work_dir, prefix="sample-") as folder:
-        spec = {
-            "trajectory": facts["trajectory"],
-            "step": facts["step"],
-            "model_path": model.path,
-            "model_revision": model.revision,
-            "out_dir": folder,
-        }
-        job_path = run_worker(context, NAME, {name: inputs[name] for name in INPUTS}, spec)
-        result = json.loads(job_path.with_suffix(".result.json").read_text(encoding="utf-8"))
-        for path in sorted(Path(folder).iterdir()):
-            draft.add(path.name, path.read_bytes())
+    files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
+    for name, data in files.items():
+        draft.add(name, data)
+    result = json.loads(files["videos.json"])
     num_prompts = len(result["videos"])
     return draft.commit(
         content={"videos": result["videos_digest"]},

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.data.weights import resolve_model
 from sana.training.launch import launch
 from sana.work.job import write_job
 
@@ -41,3 +43,19 @@ def run_worker(
         stall_timeout_s=stall_timeout_s,
     )
     return job_path
+
+
+def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:
+    """Run the worker of a stage that reads the checkpoint train committed; returns the files it wrote, by name."""
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    facts = inputs["train"].facts
+    with TemporaryDirectory(dir=context.work_dir, prefix=f"{stage}-") as folder:
+        spec = {
+            "trajectory": facts["trajectory"],
+            "step": facts["step"],
+            "model_path": model.path,
+            "model_revision": model.revision,
+            "out_dir": folder,
+        }
+        run_worker(context, stage, inputs, spec)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

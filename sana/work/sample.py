@@ -59,7 +59,7 @@ def sample(job: Job) -> None:
         "videos": {name: f"{file_name(name)}.mp4" for name in videos},
         "videos_digest": digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
     }
-    job.path.with_suffix(".result.json").write_text(json.dumps(result), encoding="utf-8")
+    (out / "videos.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def file_name(nickname: str) -> str:

@@ -52,7 +52,7 @@ def test_a_dead_process_of_this_machine_need_not_be_waited_for(store: Store) -> 
     )
     claim(store, 1, host=socket.gethostname(), pid=int(gone.stdout))
     with lease.held(store, "t"):
-        pass
+        assert store.list("train/t/lease")[-1][0] == "train/t/lease/00000002.json"
 
 
 def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(
