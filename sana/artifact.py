@@ -6,6 +6,7 @@ A stage's output lives at `<root>/<stage>/<fingerprint>/`; it is finished when `
 import hashlib
 import importlib.metadata
 import json
+import logging
 import time
 import uuid
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from sana.errors import SanaError
 from sana.store import Store
 
 FORMAT = 1  # of artifact.json itself
+
+_log = logging.getLogger(__name__)
 
 
 def digest_of(value: Any) -> str:
@@ -146,6 +149,12 @@ class Draft:
                 if current.content == artifact.content:
                     return Artifact(**{**current.__dict__, "reproduced": True})
             if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json()):
+                if names:
+                    _log.warning(
+                        "%s: the same recipe gave other content than before; the new one is in effect beside %s. "
+                        "If the code was changed on purpose, raise VERSION in sana/stages/%s.py",
+                        artifact.key, names[-1], artifact.stage,
+                    )  # fmt: skip
                 stamp = f"{int(artifact.created_at * 1000):014d}"
                 self.store.put_if_absent(f"{artifact.stage}/history/{stamp}-{artifact.fingerprint}", b"")
                 return artifact

@@ -10,10 +10,19 @@ from sana.store import Store
 
 @dataclass(frozen=True)
 class Context:
-    """One run's config, places and ears. `read_only` forbids every write, caches included: it is what `plan` sets."""
+    """One run's config, places and ears.
+
+    `read_only` forbids every write, caches included: it is what `plan` sets. `salt` is set for a forced stage: pools
+    and trajectories of another name are used, so that the work is really done again and not found.
+    """
 
     config: Config
     store: Store
     work_dir: Path
     report: Report = silent
     read_only: bool = False
+    salt: str = ""
+
+    def salted(self, key: str) -> str:
+        """Return the key under which a forced run does its work; the key itself when nothing is forced."""
+        return f"{key}-{self.salt}" if self.salt else key

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect import Task, runtime
@@ -63,6 +63,7 @@ class PipelineRun:
         """Raises StoreError when the root cannot be opened."""
         self.context = Context(config, open_store(config.root), Path(config.work_dir).absolute())
         self.force = frozenset(force)
+        self.salt = uuid4().hex[:8]  # of forced stages: one for all tries, so that a retry keeps what is done
         self.tracker = Tracker(config, self.context.store, pipeline_key(config), _facts())
 
     def __enter__(self) -> Self:
@@ -87,7 +88,7 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
 
 
 def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
-    """Return a state named Cached or Completed whose data is the stage's artifact.
+    """Return a state whose data is the stage's artifact: Cached, Completed, or, for equal content again, Reproduced.
 
     Raises:
         RefusedError: more clips were refused than the data sets allow.
@@ -109,12 +110,14 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         publish(stage.NAME, "running", progress)
 
     log.info("%s: %s starts", stage.NAME, recipe.fingerprint)
+    salt = run.salt if stage.NAME in run.force else ""
     with _published(stage.NAME), tracked:
-        made = stage.run(replace(run.context, report=report), inputs)
+        made = stage.run(replace(run.context, report=report, salt=salt), inputs)
         tracked.finished(made, "Completed")
         check_refusals(run.context.config, made)
     log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, dict(made.counts))
-    return Completed(message=run.context.store.uri(made.key), data=made)
+    name = "Reproduced" if made.reproduced else "Completed"
+    return Completed(name=name, message=run.context.store.uri(made.key), data=made)
 
 
 def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:

@@ -52,7 +52,7 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
             "batch_size": config.batch_size,
         }
     )
-    return Pool(context.store, NAME, key[:16], schema=TEXTS, id_column="text_key")
+    return Pool(context.store, NAME, context.salted(key[:16]), schema=TEXTS, id_column="text_key")
 
 
 def wanted(context: Context, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
 def pool_of(context: Context, model: ModelRef) -> Pool:
     """The pool of latents made by this VAE with these settings."""
     settings = {"version": VERSION, "vae": model.digests["vae"], **context.config.encode_latents.hashed()}
-    return Pool(context.store, NAME, digest_of(settings)[:16], schema=LATENTS, id_column="sample_key")
+    return Pool(context.store, NAME, context.salted(digest_of(settings)[:16]), schema=LATENTS, id_column="sample_key")
 
 
 def sample_key(window: Mapping[str, Any]) -> str:

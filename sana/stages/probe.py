@@ -37,7 +37,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
 
 
 def pool_of(context: Context) -> Pool:
-    return Pool(context.store, NAME, f"v{VERSION}", schema=PROBES, id_column="digest")
+    return Pool(context.store, NAME, context.salted(f"v{VERSION}"), schema=PROBES, id_column="digest")
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:

@@ -56,7 +56,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     stage_recipe = recipe(context, inputs)
     draft = Draft(context.store, stage_recipe)
     model = resolve_model(context.config.model, work_dir=context.work_dir)
-    trajectory = trajectory_of(stage_recipe)
+    trajectory = context.salted(trajectory_of(stage_recipe))
     resources = context.config.train.resources
     spec = {
         "trajectory": trajectory,

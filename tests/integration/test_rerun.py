@@ -1,5 +1,6 @@
 """What runs again: exactly what changed and what is below it; nothing else is done twice."""
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -7,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import STAGES
+from flows.graph import STAGES, stage
 from flows.plan import plan
-from sana.artifact import causes, latest
+from sana.artifact import causes, find, latest
 from sana.data.manifest import read_table
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
@@ -175,13 +176,19 @@ def test_more_steps_go_on_from_where_it_stands(place: Place, caplog: pytest.LogC
     assert "going on from step 6" in caplog.text
 
 
-def test_force_reproduces_the_same_content(place: Place, done: tuple[Place, Outcome]) -> None:
-    from flows.graph import stage
-
-    context = place.context()
-    again = stage("probe").run(context, {"download": done[1]["download"]})
+@pytest.mark.parametrize("name", ["probe", "encode_captions", "encode_latents", "train", "evaluate", "sample"])
+def test_force_does_the_work_again_and_gives_the_same_content(
+    place: Place, done: tuple[Place, Outcome], name: str
+) -> None:
+    forced = dataclasses.replace(place.context(), salt="again")
+    again = stage(name).run(forced, done[1].artifacts)
     assert again.reproduced
-    assert again.content == done[1]["probe"].content
+    assert again.content == done[1][name].content
+    assert find(forced.store, stage(name).recipe(forced, done[1].artifacts)) == dataclasses.replace(
+        again, reproduced=False
+    )
+    folders = [path.name for path in Path(place.root, name).rglob("*-again")]
+    assert folders or name in ("evaluate", "sample")  # the work went to places of its own: nothing was found
 
 
 def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> None:
@@ -195,8 +202,6 @@ def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> No
 
 
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
-    from flows.graph import stage
-
     context = place.context("train.sigma.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].artifacts)
     assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "sigma.shift 3.0 -> 1.0"]
