@@ -77,13 +77,13 @@ def preflight(context: Context) -> None:
     from sana.data.source import open_sources
     from sana.data.weights import resolve_model
 
-    resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
-    for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
-        source.listing()
     try:
         context.work_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SanaError(
             f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"
         ) from error
+    resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
+        source.listing()
     context.store.check_writable()

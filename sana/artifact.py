@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sana.errors import SanaError
@@ -92,17 +92,21 @@ class Artifact:
             record = json.loads(data)
         except ValueError as error:
             raise SanaError(f"{where} is damaged: {error}; remove it and run the stage again") from error
-        if record.pop("format", None) != FORMAT:
+        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
             raise SanaError(f"{where} was written by another version of this software; use that, or another root")
-        record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
-        return cls(**record)
+        try:
+            record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
+            return cls(**record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise SanaError(f"{where} is damaged ({error}); remove it and run the stage again") from error
 
 
 class Draft:
     """An artifact being written: files go to an attempt-unique folder, `commit` makes them an artifact."""
 
-    def __init__(self, store: Store, recipe: Recipe) -> None:
+    def __init__(self, store: Store, recipe: Recipe, *, forced: bool = False) -> None:
         self.store = store
+        self.forced = forced
         self.recipe = recipe
         self._files: dict[str, FileInfo] = {}
         self._attempt = uuid.uuid4().hex[:12]
@@ -143,13 +147,16 @@ class Draft:
             code_version=importlib.metadata.version("sana-video-pipeline"),
         )
         for _ in range(100):
-            names = _commits(self.store, artifact.key)
+            names, same = _commits(self.store, artifact.key), False
             if names:
                 current = _read(self.store, names[-1])
-                if current.content == artifact.content:
-                    return Artifact(**{**current.__dict__, "reproduced": True})
+                same = current.content == artifact.content
+                if same and not self.forced:
+                    return replace(current, reproduced=True)
             if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json()):
-                if names:
+                if names and same:  # new files beside the old: whatever was damaged is out of use
+                    artifact = replace(artifact, reproduced=True)
+                elif names:
                     _log.warning(
                         "%s: the same recipe gave other content than before; the new one is in effect beside %s. "
                         "If the code was changed on purpose, raise VERSION in sana/stages/%s.py",

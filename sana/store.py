@@ -127,7 +127,7 @@ class LocalStore:
         """Copy to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""
         final = self.local_path(key)
         temp = final.with_name(f"{TEMP_PREFIX}{os.urandom(16).hex()}")
-        with explained(str(final), OSError):
+        with explained(str(final), OSError, writing=True):
             if final.is_dir():
                 raise FileExistsError(errno.EEXIST, "is a folder")
             make_folders(final.parent)

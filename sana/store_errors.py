@@ -38,7 +38,7 @@ class StoreError(SanaError):
 
 
 @contextmanager
-def explained(uri: str, *errors: type[Exception], note: str = "") -> Iterator[None]:
+def explained(uri: str, *errors: type[Exception], note: str = "", writing: bool = False) -> Iterator[None]:
     """Turn what the system or botocore raises into FileNotFoundError or one clear StoreError."""
     try:
         yield
@@ -50,7 +50,7 @@ def explained(uri: str, *errors: type[Exception], note: str = "") -> Iterator[No
             code = errno.errorcode.get(error.errno, str(error.errno))
         else:
             code = type(error).__name__
-        if code in _MISSING:
+        if code in _MISSING and not writing:
             raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
         cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
         raise StoreError(f"{uri}{note}: {cause} ({code})") from error

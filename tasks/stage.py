@@ -133,6 +133,9 @@ def _published(stage: str) -> Iterator[None]:
     try:
         yield
         state = "completed"
+    except KeyboardInterrupt:
+        state = "stopped"
+        raise
     finally:
         publish(stage, state)
 

@@ -1,5 +1,6 @@
 """What several commands share: the config argument, its overrides, and the context made of them."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +30,11 @@ def config_options(command: F) -> F:
 def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:
     """Load the config with its overrides, `--root` last."""
     return load_config(config, [*overrides, *([f"root={root}"] if root else [])])
+
+
+def same_options(config: str, overrides: Sequence[str], root: str | None) -> str:
+    """Return the arguments that name the same config and places, to be pasted into a shell."""
+    return shlex.join([config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root else [])])
 
 
 def context_of(config: Config, *, read_only: bool = False) -> Context:

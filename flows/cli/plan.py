@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve
+from flows.cli.options import config_options, context_of, resolve, same_options
+from flows.graph import STAGES
 
 
 @click.command()
 @config_options
-@click.option("--until", help="Plan up to this stage.")
-@click.option("--force", multiple=True, metavar="STAGE", help="As if this stage were to run again.")
+@click.option("--until", type=click.Choice(STAGES), help="Plan up to this stage.")
+@click.option("--force", multiple=True, type=click.Choice(STAGES), help="As if this stage were to run again.")
 def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
     from flows.cli.show import plan_table
@@ -20,7 +21,7 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
     context = context_of(resolve(config, overrides, root), read_only=True)
     plans = decide(context, last=until, force=force)
     click.echo(plan_table(plans))
-    click.echo("nothing to do" if all_cached(plans) else f"to do it: sana run {config}")
+    click.echo("nothing to do" if all_cached(plans) else f"to do it: sana run {same_options(config, overrides, root)}")
 
 
 @click.command()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve
+from flows.cli.options import config_options, context_of, resolve, same_options
 from flows.graph import STAGES
 from sana.artifact import Artifact
 
@@ -42,7 +42,7 @@ def run(
             click.echo(f"sampled videos: {context.store.uri(artifact.files['contact_sheet.png'].key)}")
     if all(state.lower() == "cached" for _, state, _ in results):
         click.echo("every stage is cached: nothing to do")
-    click.echo(f"browse the runs: sana ui {config}")
+    click.echo(f"browse the runs: sana ui {same_options(config, overrides, root)}")
 
 
 def _run_flow(

@@ -16,7 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from flows.plan import StagePlan
@@ -35,7 +35,7 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
         table.add_column(name, no_wrap=name != "why, and what would be done")
     for plan in plans:
         state = Text(plan.state, style=_STYLES.get(plan.state, ""))
-        table.add_row(plan.name, state, plan.fingerprint or "-", plan.detail)
+        table.add_row(plan.name, state, plan.fingerprint or "-", Text(plan.detail))  # it quotes users: no markup
     return _render(table)
 
 
@@ -97,14 +97,15 @@ class RunDisplay:
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._bars: dict[str, TaskID] = {}
+        one_line = Column(no_wrap=True, overflow="ellipsis")
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]ok"),
-            TextColumn("{task.description:16}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description:16}", markup=False),
+            BarColumn(bar_width=16),
             MofNCompleteColumn(),
             _Rate(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False, table_column=one_line),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -136,4 +137,4 @@ class RunDisplay:
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.print(text, highlight=False)
+            self._console.print(text, highlight=False, markup=False)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
-from sana.errors import RefusedError
+from sana.errors import RefusedError, SanaError
 from sana.store import Store
 
 
@@ -168,13 +168,22 @@ def to_parquet(table: pa.Table, *, metadata: Mapping[str, str] | None = None) ->
 
 
 def read_parquet(data: bytes) -> pa.Table:
-    """Read back what `to_parquet` wrote, with page checksums."""
-    return pq.read_table(pa.BufferReader(data))
+    """Read back what `to_parquet` wrote."""
+    try:
+        return pq.read_table(pa.BufferReader(data))
+    except pa.ArrowInvalid as error:
+        raise SanaError(f"a table of {len(data)} bytes is damaged: {error}") from error
 
 
 def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
     """Read a table of an artifact."""
-    return read_parquet(store.read(artifact.files[name].key))
+    key = artifact.files[name].key
+    try:
+        return read_parquet(store.read(key))
+    except (FileNotFoundError, SanaError) as error:
+        raise SanaError(
+            f"{store.uri(key)} cannot be read ({error}); make it again: sana run CONFIG --force {artifact.stage}"
+        ) from error
 
 
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:

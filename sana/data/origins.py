@@ -1,5 +1,6 @@
 """The places a data set may be: a local folder, an S3 prefix, a Hugging Face data set. They are only ever read."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -76,8 +77,10 @@ class LocalOrigin:
             for path in _walk(str(self._folder), "", frozenset()):
                 try:
                     found = os.stat(self._folder / path)
-                except FileNotFoundError:
-                    yield SourceFile(path, 0, MISSING)
+                except OSError as error:
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):
+                        raise
+                    yield SourceFile(path, 0, MISSING)  # a link that leads nowhere: refused by name, later
                     continue
                 if stat.S_ISREG(found.st_mode):
                     yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")

@@ -12,6 +12,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from sana.data.manifest import read_parquet, to_parquet
+from sana.errors import SanaError
 from sana.store import Store
 
 _Row = TypeVar("_Row")
@@ -31,8 +32,14 @@ class Pool:
         """Return all committed rows, one per id: the first by part name when two runs did the same work."""
         compacted, folded = self._compacted()
         tables = [] if compacted is None else [compacted]
-        tables += [read_parquet(self.store.read(key)) for key in self._loose(folded)]
+        tables += [self._read(key) for key in self._loose(folded)]
         return self._unique(tables)
+
+    def _read(self, key: str) -> pa.Table:
+        try:
+            return read_parquet(self.store.read(key))
+        except SanaError as error:
+            raise SanaError(f"{self.store.uri(key)}: {error}; remove that file, and its rows are made again") from error
 
     def compact(self) -> None:
         """Fold loose parts into one table; harmless at any moment, and when two do it at once."""
@@ -41,7 +48,7 @@ class Pool:
         if len(loose) < COMPACT_FROM:
             return
         tables = [] if compacted is None else [compacted]
-        table = self._unique(tables + [read_parquet(self.store.read(key)) for key in loose])
+        table = self._unique(tables + [self._read(key) for key in loose])
         names = sorted(folded | {_name(key) for key in loose})
         digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
         data = to_parquet(table, metadata={"parts": json.dumps(names)})
@@ -59,7 +66,7 @@ class Pool:
         keys = [key for key, _ in self.store.list(f"{self.folder}/compacted")]
         if not keys:
             return None, set()
-        table = read_parquet(self.store.read(keys[-1]))  # sorted by the number of parts: the last has most
+        table = self._read(keys[-1])  # sorted by the number of parts: the last has most
         return table, set(json.loads(table.schema.metadata[b"parts"]))
 
     def _loose(self, folded: set[str]) -> list[str]:

@@ -20,6 +20,7 @@ from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_REMEDY = "make it again: sana run CONFIG --force, with the stage that the path begins with"
 _SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
 
 
@@ -102,12 +103,15 @@ def read_tensor(store: Store, location: Location) -> Tensor:
         DamagedSampleError: the bytes are not those that were written; names the shard and offset.
     """
     buffer = bytearray(location.num_bytes)
-    store.read_into(location.shard, location.offset, memoryview(buffer))
+    try:
+        store.read_into(location.shard, location.offset, memoryview(buffer))
+    except FileNotFoundError as error:
+        raise DamagedSampleError(f"{store.uri(location.shard)} is gone; {_REMEDY}") from error
     found = xxhash.xxh3_128_hexdigest(buffer)
     if found != location.digest:
         raise DamagedSampleError(
             f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
-            f"their index row says {location.digest}: the shard is damaged; remove the artifact's pool and encode again"
+            f"their index row says {location.digest}: the shard is damaged; {_REMEDY}"
         )
     return torch.frombuffer(buffer, dtype=DTYPES[location.dtype]).reshape(location.shape)
 

@@ -48,7 +48,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         ConfigError: `eval_sources` names a source that does not exist.
         RefusedError: one split would be empty.
     """
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     config = context.config.bucket
     clips = read_table(context.store, inputs["probe"], "clips.parquet")
     place = _placer(config)
@@ -62,11 +62,11 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         row["sample_id"] = f"{clip['clip_id']}-{row['start_frame']:06d}"
         row["split"] = split_of(clip["source_id"], config)
         rows.append(row)
-    _check_sources(config, {clip["source_id"] for clip in rows}, any_source=clips.column("source_id").to_pylist())
     windows, refused = table_of(rows, WINDOWS), table_of(rejects, REJECTS)
     draft.add("clips.parquet", to_parquet(windows))
     draft.add("rejects.parquet", to_parquet(refused))
-    if rows:
+    if rows:  # with none left, the refusals are what there is to say
+        _check_sources(config, {clip["source_id"] for clip in rows}, any_source=clips.column("source_id").to_pylist())
         _check_splits(config, rows)
     return draft.commit(
         content={
@@ -120,7 +120,8 @@ def _check_sources(config: BucketConfig, kept: set[str], *, any_source: list[str
         if name not in kept:
             near = difflib.get_close_matches(name, known, n=1)
             what = "all its clips were refused" if name in known else "no clip has it"
-            hint = f"; did you mean {near[0]}?" if near and name not in known else f"; there are {', '.join(known[:8])}"
+            left = ", ".join(sorted(kept)[:8])
+            hint = f"; did you mean {near[0]}?" if near and name not in known else f"; there are {left}"
             raise ConfigError(f"bucket.eval_sources: source {name!r}: {what}{hint}")
 
 
@@ -129,10 +130,15 @@ def _check_splits(config: BucketConfig, rows: list[dict[str, Any]]) -> None:
     sources = len({row["source_id"] for row in rows})
     for split in ("train", "eval"):
         if not splits[split]:
-            fix = "raise" if split == "eval" else "lower"
+            if sources < 2:
+                fix = "at least two sources are needed, one for each split"
+            elif split == "eval":
+                fix = "raise bucket.eval_fraction, or name sources in bucket.eval_sources"
+            else:
+                fix = "lower bucket.eval_fraction, or name fewer sources in bucket.eval_sources"
             raise RefusedError(
-                f"bucket: the {split} split is empty: {len(rows)} clips of {sources} sources, eval_fraction "
-                f"{config.eval_fraction:g}; {fix} bucket.eval_fraction, or name sources in bucket.eval_sources"
+                f"bucket: the {split} split is empty: {len(rows)} clips, {sources} sources, "
+                f"eval_fraction {config.eval_fraction:g}; {fix}"
             )
 
 

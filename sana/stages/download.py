@@ -52,7 +52,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         ConfigError: a source does not exist, or holds no video.
     """
     sources = open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
-    draft = Draft(context.store, _recipe(context, sources))
+    draft = Draft(context.store, _recipe(context, sources), forced=bool(context.salt))
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     total = sum(is_video(file.path) for source in sources.values() for file in source.listing())

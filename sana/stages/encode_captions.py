@@ -94,7 +94,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `index.parquet`: where the embedding of each caption, prompt and of the null caption is."""
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     pool = pool_of(context, model)
     rows = wanted(context, inputs)

@@ -70,7 +70,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     Raises:
         SanaError: the disk cannot hold what is to be encoded.
     """
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     pool = pool_of(context, model)
     windows = read_table(context.store, inputs["bucket"], "clips.parquet").to_pylist()

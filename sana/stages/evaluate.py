@@ -36,7 +36,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
     for name, data in files.items():
         draft.add(name, data)

@@ -49,7 +49,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `clips.parquet` (with what was found) and `rejects.parquet`."""
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     clips = read_table(context.store, inputs["download"], "clips.parquet")
     pool = pool_of(context)
     opened = _open_missing(context, pool, clips)

@@ -38,7 +38,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `<nickname>.mp4` for each prompt, `videos.json` and `contact_sheet.png`."""
-    draft = Draft(context.store, recipe(context, inputs))
+    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
     for name, data in files.items():
         draft.add(name, data)

@@ -54,7 +54,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         SanaError: the loss is not finite, another trainer is at work, or the worker died.
     """
     stage_recipe = recipe(context, inputs)
-    draft = Draft(context.store, stage_recipe)
+    draft = Draft(context.store, stage_recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(stage_recipe))
     resources = context.config.train.resources

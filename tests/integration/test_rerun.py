@@ -12,6 +12,7 @@ from flows.graph import STAGES, stage
 from flows.plan import plan
 from sana.artifact import causes, find, latest
 from sana.data.manifest import read_table
+from sana.errors import SanaError
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(180)
@@ -189,6 +190,19 @@ def test_force_does_the_work_again_and_gives_the_same_content(
     )
     folders = [path.name for path in Path(place.root, name).rglob("*-again")]
     assert folders or name in ("evaluate", "sample")  # the work went to places of its own: nothing was found
+
+
+def test_a_damaged_shard_is_noticed_and_force_heals_the_store(place: Place) -> None:
+    for shard in Path(place.root, "encode_latents").rglob("*.safetensors"):
+        data = bytearray(shard.read_bytes())
+        data[-1] ^= 1
+        shard.write_bytes(data)
+    with pytest.raises(SanaError, match=r"the shard is damaged; make it again: sana run CONFIG --force"):
+        run_stages(place.context("train.seed=9"), last="train")
+    inputs = run_stages(place.context(), last="bucket").artifacts
+    healed = stage("encode_latents").run(dataclasses.replace(place.context(), salt="heal"), inputs)
+    assert healed.reproduced
+    assert run_stages(place.context("train.seed=9"), last="train").ran == ["train"]
 
 
 def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> None:

@@ -119,7 +119,7 @@ def test_a_key_may_stand_once(tmp_path: Path) -> None:
         load_config(path)
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\t"])
+@pytest.mark.parametrize("text", ["", "- 1\n", "a: [", "\t", "? [a, b]\n: c\n"])
 def test_a_file_without_a_config_is_one_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
