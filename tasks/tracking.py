@@ -75,6 +75,8 @@ class Tracker:
     ) -> None:
         run_id = self.run_id
         if run_id:
+            why = str(error)[:5000] if error is not None else ""  # a stage may fail before it has a run of its own
+            self.try_to(lambda client: client.set_tag(run_id, "sana.error", why))
             self.try_to(lambda client: client.set_terminated(run_id, values.status_of(error)))
 
     def stage(self, recipe: Recipe, inputs: Mapping[str, Artifact]) -> "StageRun":
@@ -248,7 +250,9 @@ class StageRun:
     def _record(self, client: MlflowClient, run_id: str, artifact: Artifact, *, complete: bool) -> None:
         store = self._tracker.store
         now_ms = int(time.time() * 1000)
-        client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in values.metrics(artifact).items()])
+        known = client.get_run(run_id).data.metrics  # an artifact of another root has the same numbers
+        new = {name: value for name, value in values.metrics(artifact).items() if name not in known}
+        client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in new.items()])
         client.log_text(run_id, artifact.to_json().decode(), "artifact.json")
         client.log_dict(run_id, values.linked_files(artifact, store), "files.json")
         with tempfile.TemporaryDirectory() as folder:

@@ -11,6 +11,7 @@ from sana.data.hub import REPO_ID, HubRepo
 from sana.errors import ConfigError, SanaError
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+CONFIGURED = ("transformer", "vae", "text_encoder")  # components that cannot be loaded without a config.json
 INDEX = "model_index.json"
 
 _SUFFIXES = {".bin", ".jinja", ".json", ".model", ".safetensors", ".txt"}  # what a loader may read; no model card
@@ -67,6 +68,7 @@ def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict
     """Digest (name, content) of each component's files, by name."""
     files = {component: [name for name in sorted(names) if _is_of(component, name)] for component in COMPONENTS}
     missing = [f"{component}/" for component in COMPONENTS if not files[component]]
+    missing += [f"{part}/config.json" for part in CONFIGURED if files[part] and f"{part}/config.json" not in names]
     if INDEX not in names:
         missing.insert(0, INDEX)
     if missing:
