@@ -12,7 +12,7 @@ import pytest
 from sana.artifact import Artifact
 from tests.pipeline_runs import CLIPS, ROOT, new_place, run_stages
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 SANA = [sys.executable, "-m", "flows.cli.main"]
 
@@ -23,7 +23,7 @@ def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "conf
     sets = [part for pair in [*places, *arguments] for part in ("-s", pair)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **kwargs.pop("env", {})}
     return subprocess.run(
-        [*SANA, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=100, **kwargs
+        [*SANA, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=200, **kwargs
     )
 
 
@@ -102,7 +102,7 @@ def test_no_write_permission(tmp_path: Path, tiny_model: Path) -> None:
     sets.append(f"download.datasets.0.source={place.clips}")
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, "run", "configs/demo.yaml", *(x for s in sets for x in ("-s", s))],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200,
     )  # fmt: skip
     assert_one_clear_error(done, "no permission", str(tmp_path / "root"))
     assert list((tmp_path / "root").iterdir()) == []
@@ -127,7 +127,7 @@ def test_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
     place = new_place(tmp_path, tiny_model)
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(place.folder), str(tiny_model)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=100,
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=200,
     )  # fmt: skip
     assert_one_clear_error(done, "shards", "ulimit -f")
     assert "encode_latents" not in committed(tmp_path)

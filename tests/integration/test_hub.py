@@ -39,6 +39,7 @@ MODEL_FILES = {
     "transformer/diffusion_pytorch_model.safetensors": b"weights" * 100,
     "vae/config.json": b"{}",
     "vae/diffusion_pytorch_model.safetensors": b"vae" * 100,
+    "text_encoder/config.json": b"{}",
     "text_encoder/model.safetensors": b"text" * 100,
     "tokenizer/tokenizer.json": b"{}",
     "scheduler/scheduler_config.json": b"{}",
