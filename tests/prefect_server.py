@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -117,7 +118,10 @@ class PrefectServer:
 
     def wait_until(self, holds: Callable[[], bool], message: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while not holds():
+        while True:
+            with suppress(urllib.error.HTTPError):  # its sqlite is busy now and then: ask again
+                if holds():
+                    return
             assert time.monotonic() < deadline, f"{message} after {timeout_s:g} s"
             time.sleep(0.3)
 
