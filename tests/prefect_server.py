@@ -9,13 +9,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 START_S = 90.0
+BUSY_S = 60.0
 
 
 class PrefectServer:
@@ -85,13 +86,23 @@ class PrefectServer:
         """Call the API: POST with a body, GET without."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}{path}", data=data, headers={"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                # its sqlite is locked now and then under load: a 5xx is asked again, as Prefect's own client does
+                if error.code < 500 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def start_run(self, deployment: str, **parameters: Any) -> str:
         """Start a run of `flow/deployment` and return its id."""
         deployed = self.ask(f"/deployments/name/{deployment}")
-        return self.ask(f"/deployments/{deployed['id']}/create_flow_run", {"parameters": parameters})["id"]
+        # the key makes a call that is asked again start no second run
+        body = {"parameters": parameters, "idempotency_key": uuid.uuid4().hex}
+        return self.ask(f"/deployments/{deployed['id']}/create_flow_run", body)["id"]
 
     def has_pool(self) -> bool:
         """Tell whether a worker has made a work pool."""
@@ -119,9 +130,8 @@ class PrefectServer:
     def wait_until(self, holds: Callable[[], bool], message: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while True:
-            with suppress(urllib.error.HTTPError):  # its sqlite is busy now and then: ask again
-                if holds():
-                    return
+            if holds():
+                return
             assert time.monotonic() < deadline, f"{message} after {timeout_s:g} s"
             time.sleep(0.3)
 
