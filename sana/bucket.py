@@ -99,8 +99,38 @@ def upscales(width: int, height: int, bucket: Bucket) -> bool:
     return width < bucket.width or height < bucket.height
 
 
+def covering_box(width: int, height: int, bucket: Bucket) -> tuple[float, float, float, float]:
+    """Return (left, top, width, height) of the largest centred piece of a frame that has the bucket's shape."""
+    scale = min(height / bucket.height, width / bucket.width)  # display pixels per bucket pixel
+    used_width, used_height = bucket.width * scale, bucket.height * scale
+    return (width - used_width) / 2, (height - used_height) / 2, used_width, used_height
+
+
+def sizes_for(resolution: float, resolution_type: str) -> tuple[tuple[int, int], ...]:
+    """Return a (height, width) for each aspect ratio of the official table, as near to `resolution` as 16s allow.
+
+    pixel_area: the area is resolution squared; area: resolution megapixels; pixel: the shorter side is resolution.
+    """
+    multiple = SPATIAL_STRIDE * PATCH
+    sizes: set[tuple[int, int]] = set()
+    for table_height, table_width in OFFICIAL_480P:
+        aspect = table_width / table_height
+        if resolution_type == "pixel":
+            rows, columns = resolution * max(1.0, 1 / aspect), resolution * max(1.0, aspect)
+        else:
+            area = resolution**2 if resolution_type == "pixel_area" else resolution * 1e6
+            rows, columns = math.sqrt(area / aspect), math.sqrt(area * aspect)
+        height, width = (max(multiple, round(side / multiple) * multiple) for side in (rows, columns))
+        sizes.add((height, width))
+    return tuple(sorted(sizes))
+
+
 # The official 480p and 720p tables (height, width), as in diffusers' SanaVideoPipeline and NVlabs/Sana.
 OFFICIAL_480P = (
     (448, 896), (480, 832), (528, 768), (560, 720), (624, 624), (672, 592),
     (720, 560), (768, 528), (816, 496), (832, 480), (896, 448),
+)  # fmt: skip
+OFFICIAL_720P = (
+    (672, 1344), (704, 1280), (800, 1152), (832, 1088), (960, 960), (1024, 896),
+    (1088, 832), (1152, 800), (1248, 736), (1280, 704), (1344, 672),
 )  # fmt: skip

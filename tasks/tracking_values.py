@@ -26,7 +26,7 @@ def sections(config: Config) -> dict[str, Section]:
 
 def pipeline_key(config: Config) -> str:
     """Name a pipeline by all that is hashed in its config and where its data comes from: equal keys, one run."""
-    sources = [[dataset.source, dataset.revision] for dataset in config.download.datasets]
+    sources = [[dataset.source, dataset.revision] for dataset in config.download.enabled]
     return digest_of([{name: part.hashed() for name, part in sections(config).items()}, sources])[:16]
 
 

@@ -12,7 +12,8 @@ from sana.bucket import Bucket
 from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.config.train import TrainResources
-from sana.data.manifest import CAPTION_INDEX, LATENT_INDEX, content_digest, table_of, to_parquet
+from sana.data.manifest import content_digest, table_of, to_parquet
+from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
 from sana.data.shard import Location, write_shard
 from sana.model.random import philox_normal
 from sana.model.tiny import CAPTION_CHANNELS
@@ -55,7 +56,15 @@ def _latents(store: Store, clips: list[tuple[str, str, str]], scale: float) -> A
             tensors[f"{clip_id}-0"] = (scale * (pattern + 0.3 * philox_normal(shape, key=("latent", clip_id)))).half()
         where = write_shard(store, "encode_latents/pool/test/shards", bucket, tensors)
         rows += [
-            {"sample_id": f"{clip_id}-0", "clip_id": clip_id, "split": split, "bucket": bucket, "sample_key": clip_id}
+            {
+                "sample_id": f"{clip_id}-0",
+                "clip_id": clip_id,
+                "dataset": "demo",
+                "split": split,
+                "bucket": bucket,
+                "sample_key": clip_id,
+                "passes": 1,
+            }
             | _columns(where[f"{clip_id}-0"])
             for clip_id, split, _ in members
         ]

@@ -1,17 +1,21 @@
-"""Config of the data stages: download, probe, bucket."""
+"""Config of the data sets and of the stages that read them: download and probe."""
 
 import re
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sana.bucket import OFFICIAL_480P, Bucket
+from sana.config.bucket import BucketRules
+from sana.config.captions import CaptionsConfig
 from sana.config.section import Section
 
 
 class DatasetConfig(Section):
-    # where the files are is not what they are: a laptop and a bucket with the same files agree
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"source", "revision", "max_refused_fraction"})
+    # where the files are is not what they are: a laptop and a bucket with the same files agree.
+    # What bucket and train read of a data set stands in their recipes.
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"source", "revision", "max_refused_fraction", "disabled", "role", "repeats", "weight", "bucket"}
+    )
 
     id: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
@@ -19,7 +23,8 @@ class DatasetConfig(Section):
     )
     source: str = Field(
         min_length=1,
-        description="a local folder, s3://bucket/prefix, or hf://datasets/owner/name; it is only ever read",
+        description="a local folder, s3://bucket/prefix, hf://datasets/owner/name, or a table of videos and captions "
+        "(.parquet, .csv or .jsonl, local or s3://); it is only ever read",
     )
     revision: str = Field("main", description="branch, tag or commit of a Hugging Face data set; else unused")
     source_pattern: str | None = Field(
@@ -30,6 +35,28 @@ class DatasetConfig(Section):
     max_refused_fraction: float = Field(
         0.05, ge=0.0, le=1.0, description="a stage that refuses a larger part of its clips fails, with the top reasons"
     )
+
+    captions: CaptionsConfig = CaptionsConfig()
+    disabled: bool = Field(False, description="leave this data set out")
+    role: Literal["split", "train", "eval"] = Field(
+        "split", description="split: by bucket.eval_fraction and eval_sources; train or eval: all of it"
+    )
+    repeats: int = Field(
+        0, ge=0, le=10_000, description="extra passes over this data set in an epoch: 0 is once, N is N + 1 times"
+    )
+    weight: float = Field(
+        1.0,
+        gt=0.0,
+        le=1000.0,
+        description="passes over this data set in an epoch are (repeats + 1) x weight; of a fraction, as many "
+        "samples are drawn anew each epoch",
+    )
+    bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
+
+    @property
+    def passes(self) -> float:
+        """How often each of its samples stands in an epoch, on average."""
+        return (self.repeats + 1) * self.weight
 
     @field_validator("source_pattern")
     @classmethod
@@ -60,10 +87,17 @@ class DownloadConfig(Section):
         twins = sorted({name for name in ids if ids.count(name) > 1})
         if twins:
             raise ValueError(f"two data sets share the id {', '.join(twins)}; ids must differ")
+        if not self.enabled:
+            raise ValueError("every data set is disabled; enable one")
         return self
 
+    @property
+    def enabled(self) -> tuple[DatasetConfig, ...]:
+        """The data sets in use."""
+        return tuple(dataset for dataset in self.datasets if not dataset.disabled)
+
     def hashed(self) -> dict[str, object]:
-        return {"datasets": [dataset.hashed() for dataset in self.datasets]}
+        return {"datasets": [dataset.hashed() for dataset in self.enabled]}
 
 
 class ProbeResources(Section):
@@ -72,41 +106,9 @@ class ProbeResources(Section):
 
 
 class ProbeConfig(Section):
+    duplicates: Literal["refuse", "keep"] = Field(
+        "refuse",
+        description="of videos with equal content only the first by clip_id is taken, or all: two of them may end up "
+        "on both sides of the split",
+    )
     resources: ProbeResources = ProbeResources()
-
-
-def _official_480p() -> tuple[str, ...]:
-    return tuple(f"81x{height}x{width}" for height, width in OFFICIAL_480P)
-
-
-class BucketConfig(Section):
-    buckets: tuple[str, ...] = Field(
-        default_factory=_official_480p,
-        min_length=1,
-        description="shapes a clip may take, frames x height x width; a clip goes to the nearest in log aspect ratio",
-    )
-    window: Literal["head", "middle"] = Field("head", description="which frames of a longer clip are used")
-    allow_upscale: bool = Field(False, description="take clips smaller than their bucket instead of refusing them")
-    eval_fraction: float = Field(
-        0.05, ge=0.0, lt=1.0, description="part of the sources held out for the eval loss, chosen by hash"
-    )
-    eval_sources: tuple[str, ...] = Field((), description="source_ids that are held out by name")
-    split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
-
-    @field_validator("buckets")
-    @classmethod
-    def _parse(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        # sorted: the order of the list changes nothing, so it must not change the fingerprint
-        return tuple(str(bucket) for bucket in sorted({Bucket.parse(name) for name in names}))
-
-    @model_validator(mode="after")
-    def _someone_is_held_out(self) -> Self:
-        if not self.eval_fraction and not self.eval_sources:
-            raise ValueError(
-                "eval_fraction is 0 and eval_sources is empty: nothing would be held out for the eval loss"
-            )
-        return self
-
-    @property
-    def shapes(self) -> tuple[Bucket, ...]:
-        return tuple(Bucket.parse(name) for name in self.buckets)

@@ -35,6 +35,7 @@ class EncodeLatentsResources(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the VAE runs")
     samples_per_part: int = Field(64, ge=1, le=100_000, description="samples that are committed at once")
     shard_mib: int = Field(128, ge=1, le=4096, description="size in MiB at which a shard is closed")
+    num_workers: int = Field(1, ge=1, le=64, description="processes on this machine, each with a VAE of its own")
     decode_threads: int = Field(2, ge=1, le=64, description="threads that decode videos ahead of the VAE")
 
 
@@ -44,4 +45,5 @@ class EncodeLatentsConfig(Section):
     )
     vae_dtype: Literal["fp32", "bf16"] = Field("fp32", description="dtype of the VAE while encoding")
     tiling: bool = Field(False, description="encode in spatial tiles: less memory, other bytes")
+    batch_size: int = Field(1, ge=1, le=64, description="windows per forward pass; batches change the last bits")
     resources: EncodeLatentsResources = EncodeLatentsResources()

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sana.config.data import BucketConfig, DownloadConfig, ProbeConfig
+from sana.config.bucket import BucketConfig, BucketRules
+from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
 from sana.config.section import Section
 from sana.config.train import EvaluateConfig, SampleConfig, TrainConfig
@@ -36,3 +37,20 @@ class Config(Section):
                 f"work_dir {self.work_dir} must be a local folder: it holds locks and databases; root may be s3://"
             )
         return self
+
+    @model_validator(mode="after")
+    def _both_splits_can_have_clips(self) -> Self:
+        roles = {dataset.role for dataset in self.download.enabled}
+        held_out = self.bucket.eval_fraction or self.bucket.eval_sources
+        if "eval" not in roles and not held_out:
+            raise ValueError(
+                "bucket.eval_fraction is 0, bucket.eval_sources is empty and no data set has role: eval: "
+                "nothing would be held out for the eval loss"
+            )
+        if roles == {"eval"}:
+            raise ValueError("every data set in use has role: eval; nothing is left to train on")
+        return self
+
+    def rules_of(self, dataset: DatasetConfig) -> BucketRules:
+        """The bucket rules of a data set: its own, or those of all."""
+        return dataset.bucket or self.bucket

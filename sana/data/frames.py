@@ -4,9 +4,10 @@ Shapes in this module: F frames, H height, W width (pixels). Frame k is the k-th
 whichever other frames are read with it and whichever decoder reads it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av  # before decord, whose libav would otherwise take the place of PyAV's: its symbols are global
 import decord
@@ -17,6 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from sana.bucket import Bucket
 from sana.data.video import MP4, ClipRefused, opened, quarter_turns, sample_aspect
 
 # a bad file is reported once, as a ClipRefused, by PyAV
@@ -36,12 +38,27 @@ _MAX_PROMISED = 1_000_000  # frames by a header that states a rate and a duratio
 _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file before its first frame is taken
 
 
-def read_frames(path: Path, frame_indices: Sequence[int], *, height: int, width: int) -> NDArray[np.uint8]:
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """Decode a sample as its row says (the columns CUT): uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
+    bucket = Bucket.parse(window["bucket"])
+    start = window["start_frame"]
+    crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
+    frames = range(start, start + bucket.num_frames)
+    return read_frames(path, frames, height=bucket.height, width=bucket.width, crop=crop)
+
+
+def read_frames(
+    path: Path, frame_indices: Sequence[int], *, height: int, width: int, crop: Box | None = None
+) -> NDArray[np.uint8]:
     """Decode the frames asked for, in the order asked: uint8 [F, H, W, 3], RGB.
 
-    Each is turned upright, resized to cover height x width of square pixels and centre-cropped, in one antialiased
-    (bicubic) resample. The file is decoded from its start to the last index, because a frame found by seeking is not
-    in every codec the frame that was meant. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
+    Each is turned upright; the piece `crop` of it, in display pixels (square, upright), is scaled to height x width
+    in one antialiased (bicubic) resample. Without `crop`: the largest centred piece of the target's shape. The file
+    is decoded from its start to the last index, because a frame found by seeking is not in every codec the frame
+    that was meant. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
 
     Raises:
         ClipRefused: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
@@ -53,12 +70,12 @@ def read_frames(path: Path, frame_indices: Sequence[int], *, height: int, width:
     asked = np.asarray(frame_indices)
     frames = np.empty((len(asked), height, width, 3), np.uint8)
     # decord decodes ahead in a thread, so damage shows early or late by chance: PyAV has the last word on it
-    if not _read_with_decord(path, asked, frames):
-        _read_with_av(path, asked, frames)
+    if not _read_with_decord(path, asked, frames, crop):
+        _read_with_av(path, asked, frames, crop)
     return frames
 
 
-def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8]) -> bool:
+def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
     """Fill `frames` [F, H, W, 3] if decord reads the file exactly; False if it does not, or might not."""
     with opened(path) as (container, stream):
         if not _may_use_decord(container, stream):
@@ -77,7 +94,7 @@ def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.u
             if index == 0 and not np.array_equal(picture, first):  # it starts elsewhere, or has other colours
                 return False
             if (rows := asked == index).any():
-                frames[rows] = _resize_to_cover(picture, 1.0, frames.shape[1], frames.shape[2])
+                frames[rows] = _cut(picture, 1.0, frames.shape[1], frames.shape[2], crop)
     except _DECORD_ERRORS:
         return False
     return True
@@ -143,7 +160,7 @@ def _parameter_sets(packet: bytes, length_bytes: int) -> Iterator[bytes]:
         start = end + length_bytes
 
 
-def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
+def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> None:
     """Fill `frames` [F, H, W, 3].
 
     Raises:
@@ -157,7 +174,7 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
                     turns, aspect = quarter_turns(frame), sample_aspect(stream)
                     aspect = 1 / aspect if turns % 2 else aspect
                     picture = np.rot90(_rgb(frame), turns)
-                    frames[rows] = _resize_to_cover(picture, aspect, frames.shape[1], frames.shape[2])
+                    frames[rows] = _cut(picture, aspect, frames.shape[1], frames.shape[2], crop)
                 num_decoded += 1
                 if num_decoded > last:
                     return
@@ -170,11 +187,17 @@ def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
 
 
-def _resize_to_cover(picture: NDArray[np.uint8], aspect: float, height: int, width: int) -> NDArray[np.uint8]:
-    """Resample the largest centred window of the target's shape; `aspect` is width over height of a pixel."""
+def _cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
+    """Resample a piece of a picture to height x width; `aspect` is width over height of a pixel of the picture."""
     source_height, source_width = picture.shape[:2]
-    scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
-    left = max(0.0, (source_width - width * scale / aspect) / 2)
-    top = max(0.0, (source_height - height * scale) / 2)
-    box = (left, top, source_width - left, source_height - top)
+    if crop is None:
+        scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
+        crop_width, crop_height = width * scale, height * scale
+        left, top = (source_width * aspect - crop_width) / 2, (source_height - crop_height) / 2
+    else:
+        left, top, crop_width, crop_height = crop
+    # the display size is rounded to whole pixels, so a box may stick out by a fraction of one
+    edges = (left / aspect, top, (left + crop_width) / aspect, top + crop_height)
+    limits = (source_width, source_height, source_width, source_height)
+    box = tuple(min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, limits, strict=True))
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))

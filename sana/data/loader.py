@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sana.artifact import Artifact
-from sana.data.manifest import LOCATION, read_table
+from sana.data.manifest import read_table
+from sana.data.schemas import LOCATION
 from sana.data.shard import Location, read_tensor
 from sana.errors import SanaError
 from sana.store import Store

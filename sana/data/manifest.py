@@ -1,13 +1,12 @@
-"""Manifests: the tables of clips that flow between stages, one declared Arrow schema each.
+"""Manifests: the tables of clips that flow between stages: made, read, counted and digested.
 
-A stage adds columns or rows of its own table; none edits a row of another's. Clips in = clips out + clips refused.
+Clips in = clips out + clips refused.
 """
 
 import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -17,139 +16,20 @@ import pyarrow.parquet as pq
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
+from sana.data.schemas import CUT
 from sana.errors import RefusedError, SanaError
 from sana.store import Store
-
-
-class Reason(StrEnum):
-    """Why a clip was refused: a closed list."""
-
-    NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
-    EMPTY = "empty"  # zero bytes
-    UNREADABLE = "unreadable"  # the container or the codec cannot be opened
-    NO_VIDEO = "no_video"  # no video stream
-    TRUNCATED = "truncated"  # the header promises more frames than there are
-    TOO_SHORT = "too_short"  # fewer frames than the shortest bucket needs
-    TOO_SMALL = "too_small"  # would have to be upscaled
-    KILLED_WORKER = "killed_worker"  # ended the process that decoded it, twice
-
-
-def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={"about": about})
-
-
-CLIPS = pa.schema(
-    [
-        column("clip_id", pa.string(), "digest of data set id and relative path"),
-        column("dataset", pa.string(), "id of the data set in the config"),
-        column("source_id", pa.string(), "what the clip was cut from; one source is never in both splits"),
-        column("path", pa.string(), "path of the video relative to the data set's source"),
-        column("num_bytes", pa.int64(), "size of the video file, bytes"),
-        column("digest", pa.string(), "digest of the video file's content"),
-    ]
-)
-CAPTIONS = pa.schema(
-    [
-        column("clip_id", pa.string(), "the clip it describes"),
-        column("captions", pa.list_(pa.string()), "alternatives; one is drawn per training step"),
-    ]
-)
-VIDEO_FACTS = [
-    column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
-    column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
-    column("rotation_deg", pa.int32(), "clockwise turn for display: 0, 90, 180 or 270"),
-    column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
-    column("fps", pa.float64(), "average source rate, frames per second"),
-    column("num_frames", pa.int32(), "frames in the file, counted"),
-    column("duration_s", pa.float64(), "duration, seconds"),
-    column("codec", pa.string(), "codec of the video stream"),
-    column("pixel_format", pa.string(), "pixel format of the video stream"),
-    column("bit_depth", pa.int32(), "bits per component"),
-]
-PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
-# Pool rows: one per video content that was ever opened, refused ones included.
-PROBES = pa.schema(
-    [
-        column("digest", pa.string(), "digest of the video file's content"),
-        column("reason", pa.string(), "empty, or why the video was refused"),
-        column("detail", pa.string(), "empty, or what was found"),
-        *VIDEO_FACTS,
-    ]
-)
-WINDOWS = pa.schema(
-    [
-        *PROBED,
-        column("sample_id", pa.string(), "clip_id and first frame of the window"),
-        column("bucket", pa.string(), "frames x height x width the window is cut to"),
-        column("start_frame", pa.int32(), "first frame of the window, at the source rate"),
-        column("split", pa.string(), "train or eval, by source_id"),
-    ]
-)
-REJECTS = pa.schema(
-    [
-        column("clip_id", pa.string(), "the clip"),
-        column("dataset", pa.string(), "id of the data set in the config"),
-        column("path", pa.string(), "path of the video relative to the data set's source"),
-        column("stage", pa.string(), "stage that refused it"),
-        column("reason", pa.string(), "one of a closed list"),
-        column("detail", pa.string(), "what was found, in words"),
-    ]
-)
-
-# Where one encoded tensor is: columns of every index row.
-LOCATION = [
-    column("shard", pa.string(), "safetensors file, key relative to the root"),
-    column("offset", pa.int64(), "first byte of the tensor in the shard"),
-    column("num_bytes", pa.int64(), "bytes of the tensor"),
-    column("digest", pa.string(), "xxh3-128 of the tensor's bytes"),
-    column("dtype", pa.string(), "fp32, fp16 or bf16"),
-    column("shape", pa.list_(pa.int64()), "shape of the tensor"),
-]
-# Pool rows: one per encoded text, one per encoded (or refused) clip window.
-TEXTS = pa.schema(
-    [
-        column("text_key", pa.string(), "digest of the text and its template"),
-        column("text", pa.string(), "the text before the template"),
-        column("template", pa.string(), "instruction put before it: video, image or none"),
-        column("truncated", pa.bool_(), "true when tokens were cut off"),
-        *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
-    ]
-)
-LATENTS = pa.schema(
-    [
-        column("sample_key", pa.string(), "digest of video content, window and bucket"),
-        column("reason", pa.string(), "empty, or why the window could not be encoded"),
-        column("detail", pa.string(), "empty, or what was found"),
-        *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
-    ]
-)
-# Index rows of artifacts: what training reads.
-LATENT_INDEX = pa.schema(
-    [
-        column("sample_id", pa.string(), "clip_id and first frame of the window"),
-        column("clip_id", pa.string(), "the clip"),
-        column("split", pa.string(), "train or eval"),
-        column("bucket", pa.string(), "frames x height x width"),
-        column("sample_key", pa.string(), "digest of video content, window and bucket"),
-        *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
-    ]
-)
-CAPTION_INDEX = pa.schema(
-    [
-        column("role", pa.string(), "train, eval, null, prompt or negative"),
-        column("name", pa.string(), "clip_id for train and eval, nickname for prompt, else empty"),
-        column("position", pa.int32(), "which of a clip's alternative captions, from 0"),
-        *TEXTS,
-    ]
-)
 
 
 def clip_id_of(dataset: str, path: str) -> str:
     """Return 20 hex digits that name a clip: a digest of its data set and its path in it."""
     return hashlib.blake2b(f"{dataset}\0{path}".encode(), digest_size=10).hexdigest()
+
+
+def sample_key(window: Mapping[str, Any]) -> str:
+    """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
+    text = "\0".join(str(window[name]) for name in CUT)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from sana.data.manifest import LOCATION
+from sana.data.schemas import LOCATION
 from sana.errors import SanaError
 from sana.store import Store
 

@@ -115,7 +115,7 @@ def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> 
     cache_bytes = int(download.resources.cache_gib * 2**30)
     return {
         dataset.id: open_source(dataset, work_dir=work_dir, cache_bytes=cache_bytes, read_only=read_only)
-        for dataset in download.datasets
+        for dataset in download.enabled
     }
 
 

@@ -8,27 +8,18 @@ from functools import cache
 from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe
-from sana.bucket import Bucket, nearest, upscales
-from sana.config.data import BucketConfig
+from sana.bucket import Bucket, covering_box, nearest, upscales
+from sana.config.bucket import BucketConfig
 from sana.context import Context
-from sana.data.manifest import (
-    REJECTS,
-    WINDOWS,
-    Reason,
-    content_digest,
-    count_rejects,
-    read_table,
-    refused_by_dataset,
-    table_of,
-    to_parquet,
-)
+from sana.data.manifest import content_digest, count_rejects, read_table, refused_by_dataset, table_of, to_parquet
+from sana.data.schemas import CUT, REJECTS, WINDOWS, Reason
 from sana.errors import ConfigError, RefusedError
 
 NAME = "bucket"
-VERSION = 1
+VERSION = 2
 INPUTS = ("probe",)
 # What encode_latents reads of a window: source_id and the like may change without a video being opened.
-WINDOW_COLUMNS = ("sample_id", "clip_id", "digest", "bucket", "start_frame", "split")
+WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "passes", *CUT)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -105,7 +96,17 @@ def _placer(config: BucketConfig) -> Any:
                 "reason": Reason.TOO_SMALL,
                 "detail": f"{width}x{height} pixels (width x height) would have to be upscaled for {bucket}",
             }
-        return {"bucket": str(bucket), "start_frame": _start(config, num_frames, bucket)}
+        left, top, used_width, used_height = covering_box(width, height, bucket)
+        return {
+            "bucket": str(bucket),
+            "start_frame": _start(config, num_frames, bucket),
+            "window_fps": 0.0,
+            "crop_left": left,
+            "crop_top": top,
+            "crop_width": used_width,
+            "crop_height": used_height,
+            "passes": 1,
+        }
 
     return place
 

@@ -9,18 +9,8 @@ from typing import Any
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.data import DatasetConfig
 from sana.context import Context
-from sana.data.manifest import (
-    CAPTIONS,
-    CLIPS,
-    REJECTS,
-    Reason,
-    clip_id_of,
-    content_digest,
-    count_rejects,
-    refused_by_dataset,
-    table_of,
-    to_parquet,
-)
+from sana.data.manifest import clip_id_of, content_digest, count_rejects, refused_by_dataset, table_of, to_parquet
+from sana.data.schemas import CAPTIONS, CLIPS, REJECTS, Reason
 from sana.data.source import Source, SourceFile, is_video, open_sources
 from sana.progress import Progress
 
@@ -56,7 +46,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     total = sum(is_video(file.path) for source in sources.values() for file in source.listing())
-    for dataset in context.config.download.datasets:
+    for dataset in context.config.download.enabled:
         source = sources[dataset.id]
         texts = {file.path for file in source.listing() if not is_video(file.path)}
         videos = [file for file in source.listing() if is_video(file.path)]

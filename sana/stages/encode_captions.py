@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.context import Context
-from sana.data.manifest import CAPTION_INDEX, TEXTS, content_digest, read_table, table_of, to_parquet
+from sana.data.manifest import content_digest, read_table, table_of, to_parquet
 from sana.data.pool import Pool
+from sana.data.schemas import CAPTION_INDEX, TEXTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.stages.worker import run_worker
 

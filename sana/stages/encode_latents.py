@@ -1,6 +1,5 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,25 +9,24 @@ from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
 from sana.data.manifest import (
-    LATENT_INDEX,
-    LATENTS,
-    REJECTS,
     content_digest,
     count_rejects,
     read_table,
     refused_by_dataset,
+    sample_key,
     table_of,
     to_parquet,
 )
 from sana.data.pool import Pool
+from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
 from sana.stages.worker import run_worker
 
 NAME = "encode_latents"
-VERSION = 1
+VERSION = 2
 INPUTS = ("bucket",)
-_CONTENT = ("sample_id", "clip_id", "bucket", "digest", "dtype", "shape")
+_CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -49,17 +47,11 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
     return Pool(context.store, NAME, context.salted(digest_of(settings)[:16]), schema=LATENTS, id_column="sample_key")
 
 
-def sample_key(window: Mapping[str, Any]) -> str:
-    """Name a window by the content of its video and the way it is cut: a replaced file gets another key."""
-    text = f"{window['digest']}\0{window['start_frame']}\0{window['bucket']}"
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     windows = read_table(context.store, inputs["bucket"], "clips.parquet")
-    keys = {sample_key(window) for window in windows.select(["digest", "start_frame", "bucket"]).to_pylist()}
+    keys = {sample_key(window) for window in windows.select(list(CUT)).to_pylist()}
     done = keys & set(pool_of(context, model).rows().column("sample_key").to_pylist())
     return len(done), len(keys), "samples"
 
@@ -80,7 +72,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     missing = {window["sample_key"]: window for window in windows if window["sample_key"] not in known}
     if missing:
         _check_space(context, missing.values())
-        names = ("sample_key", "clip_id", "dataset", "path", "digest", "bucket", "start_frame")
+        names = ("sample_key", "clip_id", "dataset", "path", *CUT)
         todo = sorted(
             ({name: window[name] for name in names} for window in missing.values()),
             key=lambda row: (row["bucket"], row["sample_key"]),

@@ -10,19 +10,9 @@ import pyarrow as pa
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.manifest import (
-    PROBED,
-    PROBES,
-    REJECTS,
-    VIDEO_FACTS,
-    content_digest,
-    count_rejects,
-    read_table,
-    refused_by_dataset,
-    table_of,
-    to_parquet,
-)
+from sana.data.manifest import content_digest, count_rejects, read_table, refused_by_dataset, table_of, to_parquet
 from sana.data.pool import Pool, slices
+from sana.data.schemas import PROBED, PROBES, REJECTS, VIDEO_FACTS
 from sana.data.source import open_sources
 from sana.progress import Progress
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from sana.data.manifest import TEXTS, table_of
+from sana.data.manifest import table_of
 from sana.data.pool import Pool, part_name, slices
+from sana.data.schemas import TEXTS
 from sana.data.shard import DTYPES, write_shard
 from sana.model.device import made_by, resolve_device
 from sana.model.text import TextEncoder

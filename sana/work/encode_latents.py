@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sana.bucket import Bucket
-from sana.data.frames import read_frames
-from sana.data.manifest import LATENTS, table_of
+from sana.data.frames import read_window
+from sana.data.manifest import table_of
 from sana.data.pool import Pool, part_name, slices
+from sana.data.schemas import LATENTS
 from sana.data.shard import DTYPES, Location, write_shard
 from sana.data.source import Source, open_sources
 from sana.data.video import ClipRefused, to_pixels
@@ -91,11 +91,9 @@ def _decode_ahead(
 
 
 def _decode(row: Row, source: Source) -> np.ndarray | ClipRefused:
-    bucket = Bucket.parse(row["bucket"])
-    frames = range(row["start_frame"], row["start_frame"] + bucket.num_frames)
     with source.open_video(row["path"], digest=row["digest"]) as path:
         try:
-            return to_pixels(read_frames(path, frames, height=bucket.height, width=bucket.width))
+            return to_pixels(read_window(path, row))
         except ClipRefused as refusal:
             return refusal
 

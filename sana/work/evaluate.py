@@ -16,7 +16,8 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 
 from sana.data.loader import Reader, load_samples
-from sana.data.manifest import column, content_digest, to_parquet
+from sana.data.manifest import content_digest, to_parquet
+from sana.data.schemas import column
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference

@@ -193,7 +193,7 @@ def test_decord_reads_what_it_reads_exactly(clip: tuple[str, Path], decord_frame
         assert len(decord_frames) == (max(indices) + 1 if name in DECORD_READS else 0)
         assert all(np.array_equal(*pair) for pair in zip(decord_frames, decode_all(path), strict=False))
         by_av = np.empty_like(frames)
-        frames_module._read_with_av(path, np.asarray(indices), by_av)
+        frames_module._read_with_av(path, np.asarray(indices), by_av, None)
         assert np.array_equal(frames, by_av)
 
 
@@ -217,7 +217,7 @@ def test_decord_is_not_used_where_it_would_differ(
     frames = read_frames(path, range(num_frames), height=32, width=32)
     assert (len(decord_frames) == num_frames) == expected
     by_av = np.empty_like(frames)
-    frames_module._read_with_av(path, np.arange(num_frames), by_av)
+    frames_module._read_with_av(path, np.arange(num_frames), by_av, None)
     assert np.array_equal(frames, by_av)
 
 

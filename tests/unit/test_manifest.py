@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sana.artifact import Artifact, FileInfo
 from sana.config.load import load_config
 from sana.data.manifest import (
-    REJECTS,
     check_refusals,
     clip_id_of,
     content_digest,
@@ -18,6 +17,7 @@ from sana.data.manifest import (
     table_of,
     to_parquet,
 )
+from sana.data.schemas import REJECTS
 from sana.errors import RefusedError
 
 SCHEMA = pa.schema(

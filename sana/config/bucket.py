@@ -1,0 +1,161 @@
+"""Config of the bucket stage: shapes, windows of frames, crops, and what is held out."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from sana.bucket import OFFICIAL_480P, OFFICIAL_720P, Bucket, sizes_for
+from sana.config.section import Section
+
+
+class BucketRules(Section):
+    """How a clip becomes samples; a data set may have rules of its own."""
+
+    buckets: tuple[str, ...] = Field(
+        (),
+        description="shapes a clip may take, frames x height x width; unset: `table` and `num_frames` say them. "
+        "A clip goes to the nearest in log aspect ratio, then to the longest it has the frames for",
+    )
+    table: Literal["official_480p", "official_720p", "resolution"] = Field(
+        "official_480p", description="heights and widths: the model's own tables, or made from `resolution`"
+    )
+    strategy: Literal["aspect_ratio", "resolution_frames"] = Field(
+        "aspect_ratio",
+        description="aspect_ratio: every sample has num_frames; resolution_frames: as many as the clip has, from "
+        "min_frames to num_frames in steps of frame_interval",
+    )
+    num_frames: int = Field(81, ge=1, description="frames of a sample, 4k + 1; resolution_frames: the most")
+    frame_interval: int = Field(
+        16, ge=4, multiple_of=4, description="resolution_frames: sample lengths are 1 + k x frame_interval"
+    )
+    resolution: float | None = Field(
+        None, gt=0.0, description="table: resolution; in the unit of resolution_type, for example 480"
+    )
+    resolution_type: Literal["pixel_area", "area", "pixel"] = Field(
+        "pixel_area",
+        description="unit of the sizes here: pixel_area, the side of a square of that area; area, megapixels; pixel, "
+        "the shorter side",
+    )
+    minimum_image_size: float | None = Field(
+        None, gt=0.0, description="smaller clips are refused, in the unit of resolution_type; unset: no such limit"
+    )
+    maximum_image_size: float | None = Field(
+        None, gt=0.0, description="crop: true only: larger clips are first scaled to target_downsample_size"
+    )
+    target_downsample_size: float | None = Field(
+        None, gt=0.0, description="crop: true only: what larger clips are scaled to before the crop"
+    )
+    crop: bool = Field(
+        False,
+        description="false: a frame is scaled to cover the bucket and only what is over is trimmed; true: a piece of "
+        "the bucket's size is cut out of the frame as it is",
+    )
+    crop_position: Literal["center", "random", "corner"] = Field(
+        "center", description="what part is kept: the centre, one drawn by clip_id, or the top left"
+    )
+    allow_upscale: bool = Field(False, description="take clips smaller than their bucket instead of refusing them")
+    max_aspect_ratio: float = Field(
+        4.0, ge=1.0, description="longer over shorter side; beyond it a clip is refused, most of it would be cut away"
+    )
+    window: Literal["head", "middle", "random", "uniform", "stride"] = Field(
+        "head",
+        description="which frames of a clip are used: the first; the middle; a start drawn by clip_id; starts spread "
+        "evenly over the clip; starts every window_stride frames",
+    )
+    windows_per_clip: int = Field(
+        1, ge=1, le=1000, description="at most so many samples of a clip; fewer where it has no room for more starts"
+    )
+    window_stride: int | None = Field(
+        None, ge=1, description="window: stride; frames from one start to the next; unset: the sample's length"
+    )
+    target_fps: float | None = Field(
+        None, gt=0.0, le=240.0, description="frames are chosen by time at this rate; unset: every frame, at its own"
+    )
+    min_frames: int = Field(1, ge=1, description="clips with fewer frames, at target_fps where set, are refused")
+    max_frames: int | None = Field(
+        None, ge=1, description="clips with more frames are refused or trimmed, by too_long; unset: no limit"
+    )
+    too_long: Literal["refuse", "trim"] = Field("trim", description="what becomes of a clip with over max_frames")
+
+    @field_validator("buckets")
+    @classmethod
+    def _parse(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # sorted: the order of the list changes nothing, so it must not change the fingerprint
+        return tuple(str(bucket) for bucket in sorted({Bucket.parse(name) for name in names}))
+
+    @field_validator("num_frames")
+    @classmethod
+    def _latent_frames(cls, num_frames: int) -> int:
+        if (num_frames - 1) % 4:
+            raise ValueError(f"{num_frames} is not 4k + 1; use {num_frames - (num_frames - 1) % 4}")
+        return num_frames
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        def unused(name: str, when: str) -> None:
+            if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect {when}; remove it")
+
+        if self.buckets:
+            for name in ("table", "strategy", "num_frames", "frame_interval", "resolution"):
+                unused(name, "with a list of buckets, which names all shapes")
+        elif (self.table == "resolution") != (self.resolution is not None):
+            raise ValueError("table: resolution and the key resolution go together; set both or neither")
+        if self.strategy == "aspect_ratio":
+            unused("frame_interval", "with strategy: aspect_ratio")
+        if (self.maximum_image_size is None) != (self.target_downsample_size is None):
+            raise ValueError("maximum_image_size and target_downsample_size go together; set both or neither")
+        if self.maximum_image_size is not None and not self.crop:
+            raise ValueError(
+                "maximum_image_size has no effect with crop: false, where every clip is scaled to its bucket anyway; "
+                "remove it and target_downsample_size, or set crop: true"
+            )
+        if self.window != "stride":
+            unused("window_stride", f"with window: {self.window}")
+        if self.max_frames is None:
+            unused("too_long", "without max_frames")
+        shortest = min(shape.num_frames for shape in self.shapes)
+        if self.max_frames is not None and self.max_frames < max(shortest, self.min_frames):
+            raise ValueError(
+                f"max_frames {self.max_frames} leaves no clip: {max(shortest, self.min_frames)} frames are needed"
+            )
+        return self
+
+    @property
+    def shapes(self) -> tuple[Bucket, ...]:
+        """All buckets, sorted."""
+        if self.buckets:
+            return tuple(Bucket.parse(name) for name in self.buckets)
+        if self.table == "resolution":
+            assert self.resolution is not None
+            sizes = sizes_for(self.resolution, self.resolution_type)
+        else:
+            sizes = OFFICIAL_480P if self.table == "official_480p" else OFFICIAL_720P
+        lengths = [self.num_frames]
+        if self.strategy == "resolution_frames":
+            lengths += [n for n in range(1, self.num_frames, self.frame_interval) if n >= self.min_frames]
+        return tuple(sorted(Bucket(length, *size) for length in set(lengths) for size in sizes))
+
+
+class BucketConfig(BucketRules):
+    """The rules of every data set that has none of its own, the split, and what becomes of small buckets."""
+
+    small_buckets: Literal["keep", "merge", "pad"] = Field(
+        "keep",
+        description="a bucket with fewer than min_bucket_samples train samples: stays; goes to the nearest larger "
+        "bucket; or is repeated within an epoch. In every case a last batch is filled up by repeats",
+    )
+    min_bucket_samples: int = Field(0, ge=0, description="what counts as a small bucket; 0: none does")
+    eval_fraction: float = Field(
+        0.05, ge=0.0, lt=1.0, description="part of the sources held out for the eval loss, chosen by hash"
+    )
+    eval_sources: tuple[str, ...] = Field((), description="source_ids that are held out by name")
+    split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
+
+    @model_validator(mode="after")
+    def _small_means_something(self) -> Self:
+        if self.small_buckets != "keep" and not self.min_bucket_samples:
+            raise ValueError(f"small_buckets: {self.small_buckets} needs min_bucket_samples, below which it applies")
+        if self.small_buckets == "keep" and self.min_bucket_samples:
+            raise ValueError("min_bucket_samples has no effect with small_buckets: keep; use merge or pad")
+        return self

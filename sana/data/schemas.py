@@ -1,0 +1,147 @@
+"""Schemas: one declared Arrow schema for every table the pipeline writes, and the closed list of refusal reasons.
+
+A stage adds columns or rows of its own table; none edits a row of another's.
+"""
+
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Reason(StrEnum):
+    """Why a clip was refused: a closed list."""
+
+    NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
+    EMPTY = "empty"  # zero bytes
+    UNREADABLE = "unreadable"  # the container or the codec cannot be opened
+    NO_VIDEO = "no_video"  # no video stream
+    TRUNCATED = "truncated"  # the header promises more frames than there are
+    TOO_SHORT = "too_short"  # fewer frames than the shortest bucket needs
+    TOO_LONG = "too_long"  # more frames than max_frames, where such clips are not trimmed
+    TOO_SMALL = "too_small"  # would have to be upscaled, or is below minimum_image_size
+    ASPECT = "aspect"  # longer over shorter side is beyond max_aspect_ratio
+    DUPLICATE = "duplicate"  # another clip has the same content
+    KILLED_WORKER = "killed_worker"  # ended the process that decoded it, twice
+
+
+def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"about": about})
+
+
+CLIPS = pa.schema(
+    [
+        column("clip_id", pa.string(), "digest of data set id and relative path"),
+        column("dataset", pa.string(), "id of the data set in the config"),
+        column("source_id", pa.string(), "what the clip was cut from; one source is never in both splits"),
+        column("path", pa.string(), "path of the video relative to the data set's source"),
+        column("num_bytes", pa.int64(), "size of the video file, bytes"),
+        column("digest", pa.string(), "digest of the video file's content"),
+    ]
+)
+CAPTIONS = pa.schema(
+    [
+        column("clip_id", pa.string(), "the clip it describes"),
+        column("captions", pa.list_(pa.string()), "alternatives; one is drawn per training step"),
+    ]
+)
+VIDEO_FACTS = [
+    column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
+    column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
+    column("rotation_deg", pa.int32(), "clockwise turn for display: 0, 90, 180 or 270"),
+    column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
+    column("fps", pa.float64(), "average source rate, frames per second"),
+    column("num_frames", pa.int32(), "frames in the file, counted"),
+    column("duration_s", pa.float64(), "duration, seconds"),
+    column("codec", pa.string(), "codec of the video stream"),
+    column("pixel_format", pa.string(), "pixel format of the video stream"),
+    column("bit_depth", pa.int32(), "bits per component"),
+]
+PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
+# Pool rows: one per video content that was ever opened, refused ones included.
+PROBES = pa.schema(
+    [
+        column("digest", pa.string(), "digest of the video file's content"),
+        column("reason", pa.string(), "empty, or why the video was refused"),
+        column("detail", pa.string(), "empty, or what was found"),
+        *VIDEO_FACTS,
+    ]
+)
+WINDOWS = pa.schema(
+    [
+        *PROBED,
+        column("sample_id", pa.string(), "clip_id and first frame of the window"),
+        column("bucket", pa.string(), "frames x height x width the window is cut to"),
+        column("start_frame", pa.int32(), "first frame of the window; at window_fps, where that is not 0"),
+        column("window_fps", pa.float64(), "rate at which frames are chosen by time; 0: every frame of the file"),
+        column("crop_left", pa.float64(), "piece of the upright frame that is used: left edge, display pixels"),
+        column("crop_top", pa.float64(), "the same: upper edge"),
+        column("crop_width", pa.float64(), "the same: width"),
+        column("crop_height", pa.float64(), "the same: height"),
+        column("split", pa.string(), "train or eval, by source_id or by the data set's role"),
+        column("passes", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
+    ]
+)
+# What determines the pixels of a sample, and so names its latent: the content of a file and how it is cut.
+CUT = ("digest", "bucket", "start_frame", "window_fps", "crop_left", "crop_top", "crop_width", "crop_height")
+REJECTS = pa.schema(
+    [
+        column("clip_id", pa.string(), "the clip"),
+        column("dataset", pa.string(), "id of the data set in the config"),
+        column("path", pa.string(), "path of the video relative to the data set's source"),
+        column("stage", pa.string(), "stage that refused it"),
+        column("reason", pa.string(), "one of a closed list"),
+        column("detail", pa.string(), "what was found, in words"),
+    ]
+)
+
+# Where one encoded tensor is: columns of every index row.
+LOCATION = [
+    column("shard", pa.string(), "safetensors file, key relative to the root"),
+    column("offset", pa.int64(), "first byte of the tensor in the shard"),
+    column("num_bytes", pa.int64(), "bytes of the tensor"),
+    column("digest", pa.string(), "xxh3-128 of the tensor's bytes"),
+    column("dtype", pa.string(), "fp32, fp16 or bf16"),
+    column("shape", pa.list_(pa.int64()), "shape of the tensor"),
+]
+# Pool rows: one per encoded text, one per encoded (or refused) clip window.
+TEXTS = pa.schema(
+    [
+        column("text_key", pa.string(), "digest of the text and its template"),
+        column("text", pa.string(), "the text before the template"),
+        column("template", pa.string(), "instruction put before it: video, image or none"),
+        column("truncated", pa.bool_(), "true when tokens were cut off"),
+        *LOCATION,
+        column("made_by", pa.string(), "device and library versions that made it"),
+    ]
+)
+LATENTS = pa.schema(
+    [
+        column("sample_key", pa.string(), "digest of what determines its pixels: CUT"),
+        column("reason", pa.string(), "empty, or why the window could not be encoded"),
+        column("detail", pa.string(), "empty, or what was found"),
+        *LOCATION,
+        column("made_by", pa.string(), "device and library versions that made it"),
+    ]
+)
+# Index rows of artifacts: what training reads.
+LATENT_INDEX = pa.schema(
+    [
+        column("sample_id", pa.string(), "clip_id and first frame of the window"),
+        column("clip_id", pa.string(), "the clip"),
+        column("dataset", pa.string(), "id of the data set in the config"),
+        column("split", pa.string(), "train or eval"),
+        column("passes", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
+        column("bucket", pa.string(), "frames x height x width"),
+        column("sample_key", pa.string(), "digest of what determines its pixels: CUT"),
+        *LOCATION,
+        column("made_by", pa.string(), "device and library versions that made it"),
+    ]
+)
+CAPTION_INDEX = pa.schema(
+    [
+        column("role", pa.string(), "train, eval, null, prompt or negative"),
+        column("name", pa.string(), "clip_id for train and eval, nickname for prompt, else empty"),
+        column("position", pa.int32(), "which of a clip's alternative captions, from 0"),
+        *TEXTS,
+    ]
+)
