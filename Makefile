@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test coverage lint bench ui
+.PHONY: setup demo test test-slow coverage lint bench ui
 setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ demo: .venv/ready .sana/tiny/model_index.json
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -q -m slow --durations=10
 
 coverage: .venv/ready
 	$(BIN)/python -m coverage erase
