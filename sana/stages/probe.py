@@ -86,7 +86,8 @@ def _open_missing(context: Context, pool: Pool, clips: pa.Table) -> int:
 def _probe_file(path: Path) -> dict[str, Any]:
     """Return a pool row: what the video is, or why it was refused."""
     # here and not above: a cached run must not load a video library
-    from sana.data.video import ClipRefused, probe_video
+    from sana.data.probe import probe_video
+    from sana.data.video import ClipRefused
 
     try:
         return {"reason": "", "detail": "", **asdict(probe_video(path))}
