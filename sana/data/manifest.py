@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
@@ -66,6 +67,18 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
         ) from error
 
 
+def lacking(wanted: pa.Table, known: pa.Table, column: str) -> pa.Table:
+    """Return, for each value of `column` in `wanted` that `known` lacks, the first row that has it; sorted by it."""
+    new = wanted.filter(pc.invert(pc.is_in(wanted.column(column), value_set=known.column(column)))).sort_by(column)
+    return new.take(pa.array(run_starts(new.column(column))))
+
+
+def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return where each run of equal values begins."""
+    codes = values.dictionary_encode().combine_chunks().indices.to_numpy()
+    return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]][: len(codes)])
+
+
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters."""
     picked = table.select(list(columns))
@@ -88,7 +101,7 @@ def _digest_column(digest: Any, column: pa.ChunkedArray) -> None:
         digest.update(np.ascontiguousarray(pc.binary_length(encoded).to_numpy(), dtype="<i8").data)
         for chunk in encoded.chunks:
             digest.update(b"".join(chunk.to_pylist()))
-    elif pa.types.is_integer(column.type):
+    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
     elif pa.types.is_floating(column.type):
         digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<f8").data)
@@ -110,7 +123,7 @@ def count_rejects(num_in: int, num_out: int, rejects: pa.Table) -> dict[str, int
 
 
 def refused_by_dataset(datasets_in: Iterable[str], rejects: pa.Table) -> dict[str, list[int]]:
-    """Return {data set: [clips in, clips refused]}, from the data set of each clip that came in."""
+    """Return {data set: [clips in, clips refused]}, from the data set of each clip that came in, or {name: clips}."""
     refused = Counter(rejects.column("dataset").to_pylist())
     return {name: [num, refused[name]] for name, num in sorted(Counter(datasets_in).items())}
 

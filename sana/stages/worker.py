@@ -1,5 +1,7 @@
 """Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
 
+import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,9 +9,12 @@ from typing import Any
 
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.data.journal import Suspects, left_open
 from sana.data.weights import resolve_model
-from sana.training.launch import launch
+from sana.training.launch import WorkerKilledError, launch
 from sana.work.job import write_job
+
+log = logging.getLogger(__name__)
 
 
 def run_worker(
@@ -43,6 +48,36 @@ def run_worker(
         stall_timeout_s=stall_timeout_s,
     )
     return job_path
+
+
+def outlive(
+    context: Context, stage: str, artifacts: Mapping[str, Artifact], spec: Mapping[str, Any], *, lock: str | None = None
+) -> None:
+    """Run a worker to its end like `run_worker`, and start it again when what it had open killed it.
+
+    It finds in its spec `journal`, the path where it must keep a `Journal`, and `deaths`, for `Suspects`: names to open
+    first and alone, and names to refuse as killed_worker.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died, and not of what it had open; names its log.
+    """
+    journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+    suspects = Suspects()
+    try:
+        while True:
+            told = {**spec, "journal": str(journal), "deaths": dict(suspects.deaths)}
+            try:
+                run_worker(context, stage, artifacts, told, lock=lock)
+                return
+            except WorkerKilledError as error:
+                names = left_open(journal)
+                if not names:
+                    raise
+                suspects = suspects.after(names)
+                log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+    finally:
+        journal.unlink(missing_ok=True)
 
 
 def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:
