@@ -36,7 +36,13 @@ log = logging.getLogger(__name__)
 
 
 class WorkerError(SanaError):
-    """A worker crashed, hung, or could not start: trying again may help."""
+    """A worker crashed, hung, or could not start: trying again may help.
+
+    `killed` are the ranks that a signal ended, and not we; `job_path` is what they worked on.
+    """
+
+    killed: tuple[int, ...] = ()
+    job_path: Path | None = None
 
 
 class WorkerStartError(WorkerError):
@@ -94,10 +100,13 @@ def launch(
         except BaseException:
             _end(ranks, grace_s)
             raise
-        failed = [rank for rank in ranks if rank.poll()]
+        failed = {number: rank.returncode for number, rank in enumerate(ranks) if rank.poll()}
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
     if failed:
-        raise _failure(module, failed[0].returncode, error_path(job_path), log_path, progressed)
+        failure = _failure(module, next(iter(failed.values())), error_path(job_path), log_path, progressed)
+        if isinstance(failure, WorkerError):
+            failure.killed = tuple(number for number, code in failed.items() if code < 0)
+        raise failure
 
 
 @contextmanager
