@@ -91,7 +91,9 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
     if isinstance(inline, dict):
         twice = sorted(set(inline) & set(prompts))
         if twice:
-            raise ConfigError(f"sample.prompt_library: {path} and sample.prompts both have {', '.join(twice)}; keep one")
+            raise ConfigError(
+                f"sample.prompt_library: {path} and sample.prompts both have {', '.join(twice)}; keep one"
+            )
         sample["prompts"] = {**inline, **prompts}
 
 
