@@ -1,4 +1,4 @@
-"""`sana`: run, plan, validate, encode-worker, tiny, ui. Commands import what they need when they run: `sana --help` is instant."""
+"""`sana` and its commands, which import what they need when they run: `sana --help` is instant."""
 
 import sys
 from collections.abc import Sequence

@@ -71,7 +71,7 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
 
 def _add_prompt_library(raw: dict[str, Any]) -> None:
     """Put the prompts of the file `sample.prompt_library` beside those in `sample.prompts`."""
-    sample = raw.get("sample")
+    sample: Any = raw.get("sample")
     path = sample.get("prompt_library") if isinstance(sample, dict) else None
     if not isinstance(path, str) or not path:
         return  # none, or what `check` refuses
