@@ -47,30 +47,29 @@ class Summed:
     """Adds up what several workers report: a Report that passes on one sum, with rate and time left of the group.
 
     `totals` is the work at hand by group (of samples: their bucket), of which a worker's `detail` names the one it is
-    at; `before` of all was done when it began.
+    at. The first to report may count what was done before it.
     """
 
-    def __init__(self, report: Report, totals: Mapping[str, int], *, before: int) -> None:
-        self._report, self._totals, self._before = report, totals, before
+    def __init__(self, report: Report, totals: Mapping[str, int]) -> None:
+        self._report, self._totals = report, totals
         self._last: dict[int, Progress] = {}
-        self._started: float | None = None
+        self._from: tuple[float, int] | None = None  # when the first report came, and what was done by then
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if self._started is None:
-            self._started = now
         self._last[progress.worker] = progress
-        todo = sum(self._totals.values())
+        total = sum(self._totals.values())
         # two may have done the same part: it is there once
-        done = min(sum(last.done for last in self._last.values()), todo)
+        done = min(sum(last.done for last in self._last.values()), total)
+        started, before = self._from = self._from or (now, done)
         counts: Counter[str] = Counter()
         for last in self._last.values():
             counts.update(last.counts)
-        group, rate = progress.detail, done / max(now - self._started, 1e-9)
+        group, rate = progress.detail, (done - before) / max(now - started, 1e-9)
         detail = ""
-        if group and done:
+        if group and rate > 0:
             of = self._totals[group]
             here = min(counts[group], of)
             left = timedelta(seconds=round((of - here) / rate))
             detail = f"{group} {here}/{of}, {rate:.3g} clips/s, {left} left, {counts[REFUSED]} refused"
-        self._report(Progress(self._before + done, self._before + todo, progress.unit, detail))
+        self._report(Progress(done, total, progress.unit, detail))

@@ -5,13 +5,14 @@ What is done is read from the pool. Two may do the same part at the end of a run
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.data.manifest import tally
 from sana.data.pool import Pool
 
 _LOOK_AGAIN = 20  # what others committed is looked up at most for a twentieth of the time
@@ -30,6 +31,17 @@ class Share:
         self._seen = pool.part_names()
         self._mark(pool.ids())
         self._look_at = 0.0
+
+    def done(self) -> dict[str, int]:
+        """Return how many rows are done already, by bucket."""
+        return tally(self._rows.column("bucket").filter(pa.array(self._done)))
+
+    def apart(self, digests: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Take the rows of these videos out, for the caller to do by itself; those not done yet are returned."""
+        taken = pc.is_in(self._rows.column("digest"), pa.array(digests, pa.string())).to_numpy()
+        left = taken & ~self._done
+        self._done |= taken
+        return self._rows.filter(pa.array(left)).to_pylist()
 
     def parts(self, worker: int, num_workers: int) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the parts of this worker in order, then those of the others from their end, less what is done."""

@@ -1,6 +1,5 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
-import logging
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -9,7 +8,6 @@ import pyarrow.compute as pc
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
-from sana.data.journal import Suspects, left_open
 from sana.data.manifest import (
     content_digest,
     count_rejects,
@@ -24,9 +22,7 @@ from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
 from sana.progress import Summed
-from sana.stages.worker import run_worker
-from sana.training.launch import WorkerError
-from sana.work.job import journal_path
+from sana.stages.worker import outlive
 
 NAME = "encode_latents"
 VERSION = 2
@@ -34,9 +30,6 @@ INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)
 _BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
-MAX_RESTARTS = 20  # of the workers of one run, each after clips that may have killed one
-
-log = logging.getLogger(__name__)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -106,12 +99,8 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     pool, windows = pool_of(context, model), _windows(context, inputs)
     resources = context.config.encode_latents.resources
-    suspects, num_first = Suspects(), 0
-    for restart in range(MAX_RESTARTS + 1):
-        todo = _missing(windows, pool)
-        num_first = num_first or todo.num_rows
-        if not todo.num_rows:
-            return num_first
+    todo = _missing(windows, pool)
+    if todo.num_rows:
         _check_space(context, todo)
         spec = {
             "pool": pool.folder,
@@ -120,37 +109,18 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
             "num_processes": resources.num_workers,
             "first_worker": index * resources.num_workers,
             "num_workers": count * resources.num_workers,
-            "alone": suspects.alone,
-            "guilty": suspects.guilty,
         }
-        try:
-            run_worker(
-                context,
-                NAME,
-                {},
-                spec,
-                todo=todo,
-                num_processes=resources.num_workers,
-                report=Summed(context.report, tally(todo.column("bucket")), before=num_first - todo.num_rows),
-                stall_timeout_s=resources.stall_timeout_s,
-            )
-            return num_first
-        except WorkerError as error:
-            names = _open_at_death(error)
-            if not names or restart == MAX_RESTARTS:
-                raise
-            suspects = suspects.after(names)
-            log.warning(
-                "%s: %d clips were open when a worker died; they are decoded alone. %s", NAME, len(names), error
-            )
-    raise AssertionError("the last restart returns or raises")
-
-
-def _open_at_death(error: WorkerError) -> list[str]:
-    """Return the digests of the clips that killed workers were decoding; none if one ended in another way."""
-    if error.job_path is None:
-        return []
-    return sorted({name for rank in error.killed for name in left_open(journal_path(error.job_path, rank))})
+        outlive(
+            context,
+            NAME,
+            {},
+            spec,
+            todo=todo,
+            num_processes=resources.num_workers,
+            report=Summed(context.report, tally(todo.column("bucket"))),
+            stall_timeout_s=resources.stall_timeout_s,
+        )
+    return todo.num_rows
 
 
 def _windows(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:

@@ -1,5 +1,7 @@
 """Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
 
+import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,10 +11,15 @@ import pyarrow as pa
 
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.data.journal import Suspects, left_open
 from sana.data.weights import resolve_model
 from sana.progress import Report
-from sana.training.launch import WorkerError, launch
-from sana.work.job import todo_path, write_job
+from sana.training.launch import WorkerKilledError, launch
+from sana.work.job import rank_journal, todo_path, write_job
+
+MAX_RESTARTS = 50  # of the workers of one stage: two for each clip that kills
+
+log = logging.getLogger(__name__)
 
 
 def run_worker(
@@ -49,12 +56,59 @@ def run_worker(
             report=report or context.report,
             stall_timeout_s=stall_timeout_s,
         )
-    except WorkerError as error:
-        error.job_path = job_path
-        raise
     finally:
         todo_path(job_path).unlink(missing_ok=True)
     return job_path
+
+
+def outlive(
+    context: Context,
+    stage: str,
+    artifacts: Mapping[str, Artifact],
+    spec: Mapping[str, Any],
+    *,
+    todo: pa.Table | None = None,
+    num_processes: int = 1,
+    lock: str | None = None,
+    report: Report | None = None,
+    stall_timeout_s: float | None = None,
+) -> None:
+    """Run a worker to its end like `run_worker`, and start it again when what it had open killed it.
+
+    It finds in its spec `journal`, the path where it must keep a `Journal` (of several processes, each at
+    `rank_journal`), and `deaths`, for `Suspects`: names to open first and alone, and names to refuse as killed_worker.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
+    """
+    journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+    suspects = Suspects()
+    try:
+        for restart in range(MAX_RESTARTS + 1):
+            told = {**spec, "journal": str(journal), "deaths": dict(suspects.deaths)}
+            try:
+                run_worker(
+                    context,
+                    stage,
+                    artifacts,
+                    told,
+                    todo=todo,
+                    num_processes=num_processes,
+                    lock=lock,
+                    report=report,
+                    stall_timeout_s=stall_timeout_s,
+                )
+                return
+            except WorkerKilledError as error:
+                names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
+                if not names or restart == MAX_RESTARTS:
+                    raise
+                suspects = suspects.after(names)
+                log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+    finally:
+        for rank in range(num_processes):
+            rank_journal(journal, rank).unlink(missing_ok=True)
 
 
 def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:

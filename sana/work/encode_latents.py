@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from sana.data.frames import read_window
-from sana.data.journal import MAX_DEATHS, Journal
+from sana.data.journal import MAX_DEATHS, Journal, Suspects
 from sana.data.manifest import table_of
 from sana.data.pool import Pool, part_name, slices
 from sana.data.schemas import LATENTS, Reason
@@ -33,7 +33,7 @@ from sana.model.device import made_by, resolve_device
 from sana.model.vae import encode_latents, load_vae
 from sana.progress import REFUSED, Progress
 from sana.store import Store
-from sana.work.job import Job, journal_path, run_worker
+from sana.work.job import Job, rank_journal, run_worker
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
@@ -60,10 +60,12 @@ def encode(job: Job) -> None:
     if config.batch_size > 1:
         vae.disable_slicing()
     todo = job.todo()
-    job.report(Progress(0, todo.num_rows, "samples", worker=rank))
-    done: Counter[str] = Counter()  # by bucket
+    share = Share(pool, todo, part_size=config.resources.samples_per_part)
+    # by bucket; what a worker before us did is counted once, by the first
+    done = Counter(share.done() if rank == 0 else {})
+    job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_refused = 0
-    for _, items in groupby(_windows(job, todo, pool, rank), key=itemgetter(0)):
+    for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
         shards = _Shards(store, f"{job.spec['pool']}/shards", config.resources.shard_mib * 2**20)
         part: list[Row] = []
         refusals: dict[str, ClipRefused] = {}
@@ -83,25 +85,22 @@ def encode(job: Job) -> None:
         pool.commit_part(_index(part, shards.close(), refusals, made_by(device)))
 
 
-def _windows(job: Job, todo: pa.Table, pool: Pool, rank: int) -> Iterator[Item]:
-    """Decode this worker's share of the todo: the suspects first, by the first worker, with no other clip open."""
-    resources, spec = job.config.encode_latents.resources, job.spec
-    suspect = pc.is_in(todo.column("digest"), pa.array(spec["alone"], pa.string()))
-    journal = Journal(journal_path(job.path, rank))
-    decode = _decoder(job, journal)
+def _windows(job: Job, share: Share, rank: int) -> Iterator[Item]:
+    """Decode this worker's share: the suspects first, by the first worker, with no other clip of its own open."""
+    spec, suspects = job.spec, Suspects(job.spec["deaths"])
+    journal = Journal(rank_journal(Path(spec["journal"]), rank))
+    decode = _decoder(job, journal, frozenset(suspects.guilty))
+    apart = share.apart(suspects.alone)
     if rank == 0:
-        alone = slices(todo.filter(suspect).to_pylist(), 1)
-        yield from _ahead(alone, decode, 0, first=-todo.num_rows)
-    share = Share(pool, todo.filter(pc.invert(suspect)), part_size=resources.samples_per_part)
+        yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
     parts = share.parts(spec["first_worker"] + rank, spec["num_workers"])
-    yield from _ahead(parts, decode, resources.decode_threads)
+    yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 
 
-def _decoder(job: Job, journal: Journal) -> Callable[[Row], Decoded]:
+def _decoder(job: Job, journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
     """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a refusal."""
     sources = open_sources(job.config, work_dir=job.work_dir)
-    guilty = frozenset(job.spec["guilty"])
 
     def decode(row: Row) -> Decoded:
         if row["digest"] in guilty:

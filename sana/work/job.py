@@ -69,9 +69,9 @@ def todo_path(job_path: Path) -> Path:
     return job_path.with_suffix(".todo.parquet")
 
 
-def journal_path(job_path: Path, rank: int) -> Path:
-    """File in which a worker says what it has open, for whoever comes after its death."""
-    return job_path.with_suffix(f".{rank}.journal")
+def rank_journal(journal: Path, rank: int) -> Path:
+    """File in which one of several workers says what it has open, for whoever comes after its death."""
+    return journal.with_name(f"{journal.name}.{rank}") if rank else journal
 
 
 def write_job(
