@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flows.graph import stage, until
+from flows.graph import STAGES, stage, until
 from sana.artifact import Artifact, causes, find, latest
 from sana.context import Context
 from sana.errors import SanaError
@@ -66,6 +66,24 @@ def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forc
 
 def all_cached(plans: Sequence[StagePlan]) -> bool:
     return all(stage_plan.state == CACHED for stage_plan in plans)
+
+
+def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
+    """Return the committed artifacts that a stage reads.
+
+    Raises:
+        SanaError: one of them, or one that it is made of, is not there.
+    """
+    wanted = stage(name).INPUTS
+    last = max(wanted, key=STAGES.index)
+    found = {done.name: done.artifact for done in plan(context, last=last) if done.artifact is not None}
+    missing = [upstream for upstream in wanted if upstream not in found]
+    if missing:
+        raise SanaError(
+            f"{name} reads what {', '.join(missing)} makes of these sources with this config, and that is not at "
+            f"{context.store.root}; first: sana run CONFIG --until {last}"
+        )
+    return {upstream: found[upstream] for upstream in wanted}
 
 
 def preflight(context: Context) -> None:

@@ -102,7 +102,7 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         tracked.finished(found, "Cached")
         publish(stage.NAME, "cached")
         return Completed(name="Cached", message=run.context.store.uri(found.key), data=found)
-    shown = _Shown(stage.NAME)
+    shown = Shown(stage.NAME)
 
     def report(progress: Progress) -> None:
         tracked.report(progress)
@@ -140,7 +140,7 @@ def _published(stage: str) -> Iterator[None]:
         publish(stage, state)
 
 
-class _Shown:
+class Shown:
     """A stage's progress in Prefect's UI: a ring on its task, updated every 2 s at most, never in the way."""
 
     def __init__(self, stage: str) -> None:

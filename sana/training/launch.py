@@ -41,7 +41,12 @@ class WorkerError(SanaError):
 
 
 class WorkerKilledError(WorkerError):
-    """A worker died of a signal that nobody sends to end it in order: what it read may have crashed it."""
+    """A worker died of a signal that nobody sends to end it in order: what it read may have crashed it.
+
+    `ranks` are those that did, before we ended the others.
+    """
+
+    ranks: tuple[int, ...] = ()
 
 
 class WorkerStartError(WorkerError):
@@ -100,10 +105,13 @@ def launch(
         except BaseException:
             _end(ranks, grace_s)
             raise
-        failed = [rank for rank in ranks if rank.poll()]
+        failed = {number: rank.returncode for number, rank in enumerate(ranks) if rank.poll()}
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
     if failed:
-        raise _failure(module, failed[0].returncode, error_path(job_path), log_path, progressed)
+        failure = _failure(module, next(iter(failed.values())), error_path(job_path), log_path, progressed)
+        if isinstance(failure, WorkerKilledError):
+            failure.ranks = tuple(number for number, code in failed.items() if code < 0)
+        raise failure
 
 
 @contextmanager
