@@ -106,7 +106,7 @@ def _check_sources(config: Config, clips: pa.Table, windows: pa.Table) -> None:
     """Every name in `eval_sources` must be of a source that is left and that no role has put elsewhere."""
     if not config.bucket.eval_sources:
         return
-    divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role != "train"])
+    divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role != "train"], pa.string())
     known, divisible, kept = (
         set(pc.unique(table["source_id"]).to_pylist())
         for table in (clips, clips.filter(pc.is_in(clips["dataset"], value_set=divided)), windows)
