@@ -45,6 +45,18 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
     return plans
 
 
+def found(context: Context, name: str) -> Artifact | None:
+    """Return a stage's artifact if it and all that is above it are there as they would be made now, else None."""
+    artifacts: dict[str, Artifact] = {}
+    for upstream in until(name):
+        module = stage(upstream)
+        if not all(above in artifacts for above in module.INPUTS):
+            return None
+        if (artifact := find(context.store, module.recipe(context, artifacts))) is not None:
+            artifacts[upstream] = artifact
+    return artifacts.get(name)
+
+
 def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forced: bool) -> StagePlan:
     module = stage(name)
     recipe = module.recipe(context, artifacts)

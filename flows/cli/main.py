@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import encode_worker, plan, run, tiny, ui
+from flows.cli import buckets, encode_worker, plan, run, tiny, ui
 from sana.errors import SanaError
 
 
@@ -15,7 +15,7 @@ def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-for command in (run.run, plan.plan, plan.validate, encode_worker.encode_worker, tiny.tiny, ui.ui):
+for command in (run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker, tiny.tiny, ui.ui):
     cli.add_command(command)
 
 

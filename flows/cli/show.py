@@ -40,20 +40,30 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
 
 
 def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
-    """Render what a run did: stage, state, clips in / out / refused, seconds, artifact."""
+    """Render what a run did: stage, state, clips in / out / refused, samples of them, seconds, artifact."""
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", "in", "out", "refused", "seconds", "artifact"):
-        table.add_column(name, justify="right" if name in ("in", "out", "refused", "seconds") else "left", no_wrap=True)
+    for name in ("stage", "state", "in", "out", "refused", "samples", "seconds", "artifact"):
+        table.add_column(name, justify="left" if name in ("stage", "state", "artifact") else "right", no_wrap=True)
     for name, state, artifact in rows:
         counts = artifact.counts
         table.add_row(
             name,
             Text(state.lower(), style=_STYLES.get(state.lower(), "")),
-            *(str(counts[key]) for key in ("in", "out", "refused")),
+            *(str(counts.get(key, "")) for key in ("in", "out", "refused", "samples")),
             f"{artifact.seconds:.1f}",
             artifact.key,
         )
     return f"{_render(table)}\nartifacts are under {store.root}"
+
+
+def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Render plain rows, the first column to the left and numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return _render(table)
 
 
 def eval_lines(artifact: Artifact) -> str:
