@@ -4,7 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -77,6 +78,18 @@ def cats(tmp_path: Path, *, revision: str = "main", read_only: bool = False, cac
 def cached_files(tmp_path: Path) -> list[str]:
     folder = tmp_path / "work" / "cache" / "videos"
     return sorted(p.name for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
+
+
+def used(tmp_path: Path) -> int:
+    folder = tmp_path / "work" / "cache" / "videos"
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 40
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
 
 
 def listing(source: Source) -> list[SourceFile]:
@@ -212,6 +225,75 @@ def test_a_cut_connection_is_resumed_where_it_broke(
     source = cats(tmp_path)
     assert read_all(source) == {"big.mp4": big}
     assert hub.requests[-1] == "GET /datasets/films/cats/resolve/" + source.revision + "/big.mp4 Range"
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from huggingface_hub import constants
+from sana.config.data import DatasetConfig
+from sana.data.listing import files_of
+from sana.data.source import open_source
+constants.DOWNLOAD_CHUNK_SIZE = 2**16
+source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=Path(sys.argv[1]),
+                     cache_bytes=10**9)
+for file in files_of(source.videos):
+    with source.open_video(file.path, digest=file.identity):
+        pass
+"""
+
+
+def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
+    big = os.urandom(2**20)
+    hub.publish(DATASET, {"big.mp4": big})
+    hub.stalled = {"big.mp4"}
+    killed = subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(tmp_path / "work")], env={**os.environ, "HF_HUB_OFFLINE": "0"}
+    )
+    try:
+        partial = tmp_path / "work/cache/videos"
+        wait_until(lambda: sum(p.stat().st_size for p in partial.glob(".fetch-*/*")) >= 2**19)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert used(tmp_path) <= 2**20 + 2**19, "its room in the budget, and its bytes in it"
+    assert read_all(cats(tmp_path)) == {"big.mp4": big}
+    assert hub.ranges["big.mp4"] == [0, 2**19]
+    assert len(cached_files(tmp_path)) == 1, "nothing is left beside the file"
+
+
+def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**10)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    hub.publish(DATASET, {"big.mp4": os.urandom(8000), "small.mp4": os.urandom(5000)})
+    source = cats(tmp_path, cache_bytes=10_000)
+    files = {file.path: file for file in listing(source)}
+    hub.stalled = {"big.mp4"}
+    with monkeypatch.context() as patch:
+        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # gone after the first answer
+        with pytest.raises(SanaError), source.open_video("big.mp4", digest=files["big.mp4"].identity):
+            pass
+    got = 4000 // 1024 * 1024  # whole chunks of the half that came
+    assert used(tmp_path) == got + got, "a room of so many bytes, and the bytes"
+    with source.open_video("small.mp4", digest=files["small.mp4"].identity) as path:
+        assert path.stat().st_size == 5000
+    assert used(tmp_path) == 5000 + got + got, "there is room for both"
+    with source.open_video("big.mp4", digest=files["big.mp4"].identity) as path:
+        assert path.stat().st_size == 8000
+    assert hub.ranges["big.mp4"] == [0, got]
+    assert used(tmp_path) == 8000, "and now there was none for the other"
+
+
+def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.publish(DATASET, {"one.mp4": b"video one" * 1000})
+    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    [file] = repo.list_files(commit)
+    (tmp_path / "one.mp4.part").write_bytes(b"rotten" * 100)
+    repo.fetch(commit, file, tmp_path / "one.mp4")
+    assert (tmp_path / "one.mp4").read_bytes() == b"video one" * 1000
+    assert hub.ranges["one.mp4"] == [600, 0]
 
 
 def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
