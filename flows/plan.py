@@ -115,5 +115,5 @@ def preflight(context: Context) -> None:
         ) from error
     resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
-        source.listing()
+        source.listing_digest()
     context.store.check_writable()

@@ -26,9 +26,6 @@ class ObjectInfo:
     etag: str
 
 
-Objects = list[ObjectInfo]
-
-
 class S3Store:
     """A prefix in a bucket, through s3fs; credentials and endpoint by the ordinary AWS chain.
 
@@ -137,16 +134,13 @@ class S3Store:
                 time.sleep(wait_s)
 
     def list(self, prefix: str) -> Listing:
-        return [(found.key, found.num_bytes) for found in self.list_objects(prefix)]
+        return sorted((found.key, found.num_bytes) for found in self.iter_objects(prefix))
 
-    def list_objects(self, prefix: str) -> Objects:  # as `list`, with ETags: for sources of videos
-        objects = [
-            ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["ETag"].strip('"'))
-            for page in self._pages(prefix)
-            for found in page.get("Contents", [])
-            if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX)
-        ]
-        return sorted(objects, key=lambda found: found.key)
+    def iter_objects(self, prefix: str) -> Iterator[ObjectInfo]:  # with ETags, page by page: for sources of videos
+        for page in self._pages(prefix):
+            for found in page.get("Contents", []):
+                if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX):
+                    yield ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["ETag"].strip('"'))
 
     def list_dirs(self, prefix: str) -> Names:
         pages = self._pages(prefix, Delimiter="/")

@@ -102,8 +102,9 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters."""
     picked = table.select(list(columns))
-    sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
-    picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
+    if not _ascends(picked.column(0)):
+        sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
+        picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{picked.num_rows}:{','.join(columns)}".encode())
     for name in columns:
@@ -111,16 +112,25 @@ def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _ascends(column: pa.ChunkedArray) -> bool:
+    """Whether every value is above the one before: such rows are sorted, and sorting lists of text ends at 2 GiB."""
+    if pa.types.is_list(column.type):
+        return False
+    return column.num_chunks > 0 and bool(pc.all(pc.less(column[:-1], column[1:]), min_count=0).as_py())
+
+
 def _digest_column(digest: Any, column: pa.ChunkedArray) -> None:
     if pa.types.is_list(column.type):
         lengths = pc.list_value_length(column)
         digest.update(np.ascontiguousarray(lengths.to_numpy(), dtype="<i8").data)
         column = pc.list_flatten(column)
-    if pa.types.is_string(column.type):
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         encoded = pc.cast(column, pa.large_binary())
         digest.update(np.ascontiguousarray(pc.binary_length(encoded).to_numpy(), dtype="<i8").data)
         for chunk in encoded.chunks:
-            digest.update(b"".join(chunk.to_pylist()))
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, "<i8")[chunk.offset : chunk.offset + len(chunk) + 1] if len(chunk) else [0]
+            digest.update(memoryview(data)[ends[0] : ends[-1]] if data else b"")
     elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
     elif pa.types.is_floating(column.type):

@@ -12,8 +12,10 @@ class Reason(StrEnum):
     """Why a clip was refused: a closed list."""
 
     NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
+    MISSING = "missing"  # a table or a list names a video that is not there
+    OUTSIDE = "outside"  # a table names a place that may not be read: beyond the source, or of another scheme
     EMPTY = "empty"  # zero bytes
-    UNREADABLE = "unreadable"  # the container or the codec cannot be opened
+    UNREADABLE = "unreadable"  # no file that can be read, or the container or the codec cannot be opened
     NO_VIDEO = "no_video"  # no video stream
     TRUNCATED = "truncated"  # the header promises more frames than there are
     TOO_SHORT = "too_short"  # fewer frames than the shortest bucket needs
@@ -33,7 +35,7 @@ CLIPS = pa.schema(
         column("clip_id", pa.string(), "digest of data set id and relative path"),
         column("dataset", pa.string(), "id of the data set in the config"),
         column("source_id", pa.string(), "what the clip was cut from; one source is never in both splits"),
-        column("path", pa.string(), "path of the video relative to the data set's source"),
+        column("path", pa.string(), "path of the video relative to the data set's source; or s3://, from a table"),
         column("num_bytes", pa.int64(), "size of the video file, bytes"),
         column("digest", pa.string(), "digest of the video file's content"),
     ]
@@ -41,7 +43,7 @@ CLIPS = pa.schema(
 CAPTIONS = pa.schema(
     [
         column("clip_id", pa.string(), "the clip it describes"),
-        column("captions", pa.list_(pa.string()), "alternatives; one is drawn per training step"),
+        column("captions", pa.list_(pa.string()), "final texts, alternatives; one is drawn per training step"),
     ]
 )
 VIDEO_FACTS = [
