@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import buckets, encode_worker, plan, run, tiny, ui
+from flows.cli import buckets, care, encode_worker, inspect, plan, run, tiny, ui
 from sana.errors import SanaError
 
 
@@ -15,7 +15,11 @@ def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-for command in (run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker, tiny.tiny, ui.ui):
+COMMANDS = (
+    run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker,
+    *care.COMMANDS, inspect.inspect, tiny.tiny, ui.ui,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -21,6 +21,8 @@ from rich.text import Text
 
 from flows.plan import StagePlan
 from sana.artifact import Artifact
+from sana.care.collect import Litter
+from sana.care.verify import Health
 from sana.progress import Progress as StageProgress
 from sana.progress import listeners
 from sana.store import Store
@@ -78,6 +80,38 @@ def eval_lines(artifact: Artifact) -> str:
             f"({paired[name]['relative_drop']:.1%} lower; paired difference {_with_error(paired[name], 'difference')})"
         )
     return "\n".join(lines)
+
+
+def health_table(health: Health, store: Store) -> str:
+    """Render what a verification found, per stage."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "objects", "size", "ok", "damaged", "missing", "orphans", "of size"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for name, found in sorted(health.stages.items()):
+        bad = [Text(str(number), style="bold red" if number else "") for number in (found.damaged, found.missing)]
+        size, litter = in_units(found.num_bytes), in_units(found.orphan_bytes)
+        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.orphans), litter)
+    return f"{_render(table)}\nof {store.root}; orphans are what nothing committed refers to: `sana gc` deletes them"
+
+
+def litter_table(litter: Sequence[Litter], store: Store) -> str:
+    """Render what a collection deletes, per stage and reason."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "objects", "size", "why"):
+        table.add_column(name, justify="right" if name in ("objects", "size") else "left", no_wrap=True)
+    for stage, why in sorted({(thing.key.partition("/")[0], thing.why) for thing in litter}):
+        sizes = [thing.num_bytes for thing in litter if (thing.key.partition("/")[0], thing.why) == (stage, why)]
+        table.add_row(stage, str(len(sizes)), in_units(sum(sizes)), why)
+    return f"{_render(table)}\nof {store.root}"
+
+
+def in_units(num_bytes: float) -> str:
+    """Write a number of bytes as `12.3 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
 
 
 def _with_error(numbers: Mapping[str, Any], key: str) -> str:
