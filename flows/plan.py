@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 
 from flows.graph import STAGES, stage, until
 from sana.artifact import Artifact, causes, find, latest
@@ -98,8 +99,24 @@ def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
     return {upstream: found[upstream] for upstream in wanted}
 
 
+def check_work_dir(context: Context) -> None:
+    """Make work_dir, and a file in it for a moment. Before anything else: caches in it are read while planning.
+
+    Raises:
+        SanaError: it cannot be made or written.
+    """
+    try:
+        context.work_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=context.work_dir):
+            pass
+    except OSError as error:
+        raise SanaError(
+            f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"
+        ) from error
+
+
 def preflight(context: Context) -> None:
-    """Check what can be checked before anything runs: the sources, the model, and that root can be written.
+    """Check what can be checked before anything runs: work_dir, the model, the sources and root.
 
     Raises:
         SanaError: the first thing found wrong.
@@ -107,12 +124,7 @@ def preflight(context: Context) -> None:
     from sana.data.source import open_sources
     from sana.data.weights import resolve_model
 
-    try:
-        context.work_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SanaError(
-            f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"
-        ) from error
+    check_work_dir(context)
     resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
         source.listing_digest()

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 
 from prefect import State, runtime, task
-from prefect.cache_policies import NO_CACHE
 
 from sana.artifact import Artifact, Recipe
 from sana.context import Context
 from sana.stages import encode_latents as stage
-from tasks.stage import RETRIES, RETRY_DELAYS_S, PipelineRun, run_stage, worth_a_retry
+from tasks.stage import POLICY, PipelineRun, run_stage
 from tasks.worker_runs import share_out
 
 
@@ -35,14 +34,7 @@ class _SharedOut:
         return stage.run(context, inputs)
 
 
-@task(
-    name=stage.NAME,
-    cache_policy=NO_CACHE,  # storage knows what is done; Prefect's cache cannot
-    persist_result=False,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=worth_a_retry,
-)
+@task(name=stage.NAME, **POLICY)
 def encode_latents(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
     """Encode every new clip window."""
     return run_stage(_SharedOut(), run, inputs)

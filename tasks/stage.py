@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import httpx
 from prefect import Task, runtime
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 from prefect.states import Completed
@@ -33,10 +34,8 @@ from sana.training.launch import WorkerError, WorkerStartError
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key
 
-# Policy of all stage tasks: partial work is kept, so trying again is cheap.
-RETRIES = 2
-RETRY_DELAYS_S = [10.0, 120.0]
 CHEAP_TIMEOUT_S = 600.0  # for stages that start no worker; a worker has a watchdog of its own
+RETRY_DELAYS_S = [10.0, 120.0]
 TRANSIENT = (WorkerError, StoreError, ConnectionError, TimeoutError)
 ARTIFACT_EVERY_S = 2.0  # each update is a call to Prefect's server
 
@@ -121,8 +120,31 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
 
 
 def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass: a killed worker, a storage or network error. A wrong config, a refusal or a bug will not."""
-    return isinstance(state.data, TRANSIENT) and not isinstance(state.data, WorkerStartError)
+    """Retry what may pass, and say so: a killed worker, a storage or network error. A refusal or a bug will not pass.
+
+    Prefect asks only while there are retries left.
+    """
+    error = state.data
+    if not isinstance(error, TRANSIENT) or isinstance(error, WorkerStartError):
+        return False
+    failed = "the worker" if isinstance(error, WorkerError) else "storage"
+    if isinstance(error, ConnectionError | TimeoutError):
+        failed = "the network"
+    reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(" .:")
+    delay = RETRY_DELAYS_S[min(task_run.run_count, len(RETRY_DELAYS_S)) - 1]
+    tries = f"{task_run.run_count + 1} of {task.retries + 1}"
+    log.warning("%s: %s failed (%s); trying again in %g s (%s)", task.name, failed, reason, delay, tries)
+    return True
+
+
+# Of all stage tasks; `tasks/<stage>.py` may say otherwise. Partial work is kept, so trying again is cheap.
+POLICY: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # storage knows what is done; Prefect's cache cannot
+    "persist_result": False,
+    "retries": len(RETRY_DELAYS_S),
+    "retry_delay_seconds": RETRY_DELAYS_S,
+    "retry_condition_fn": worth_a_retry,
+}
 
 
 @contextmanager

@@ -125,7 +125,8 @@ def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -
         body(job)
     except SanaError as error:
         error_path(job.path).write_text(str(error), encoding="utf-8")
-        logging.getLogger(__name__).error("%s", error)  # noqa: TRY400 - a message for the user has no traceback
+        # not as an ERROR, which the launcher would pass on at once: it raises this very message at the end
+        logging.getLogger(__name__).critical("%s", error)
         raise SystemExit(EXIT_TRY_AGAIN if isinstance(error, StoreError) else EXIT_USER_ERROR) from None
 
 

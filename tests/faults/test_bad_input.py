@@ -199,3 +199,13 @@ def test_sources_are_only_read(tmp_path: Path, tiny_model: Path) -> None:
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in place.clips.iterdir()} == before
     assert len(before) == len(list(CLIPS.iterdir()))
     shutil.rmtree(place.clips)
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file"])
+def test_a_bad_work_dir_is_blamed_on_itself(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+    (tmp_path / "work").write_text("not a folder")
+    bad = tmp_path / "work" / ("" if kind == "a file" else "deeper")
+    done = sana(tmp_path, tiny_model, f"work_dir={bad}")
+    assert_one_clear_error(done, f"cannot write to work_dir {tmp_path}/work", "choose another work_dir")
+    assert "model" not in done.stderr.replace(str(tiny_model), "")
+    assert committed(tmp_path) == []
