@@ -1,11 +1,11 @@
-"""`sana`: run, plan, validate, tiny, ui. Commands import what they need when they run: `sana --help` is instant."""
+"""`sana`: run, plan, validate, report, tiny, ui. Commands import what they need when they run: help is instant."""
 
 import sys
 from collections.abc import Sequence
 
 import click
 
-from flows.cli import plan, run, tiny, ui
+from flows.cli import plan, report, run, tiny, ui
 from sana.errors import SanaError
 
 
@@ -15,7 +15,7 @@ def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-for command in (run.run, plan.plan, plan.validate, tiny.tiny, ui.ui):
+for command in (run.run, plan.plan, plan.validate, report.report, tiny.tiny, ui.ui):
     cli.add_command(command)
 
 

@@ -10,7 +10,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
 # from the bottom up; a module may import its own layer and those before it
-LAYERS = [BASE, ["sana.data"], ["sana.model"], ["sana.training"], ["sana.work"], ["sana.stages"], ["tasks"], ["flows"]]
+LAYERS = [
+    BASE,
+    ["sana.data"],
+    ["sana.report"],
+    ["sana.model"],
+    ["sana.training"],
+    ["sana.work"],
+    ["sana.stages"],
+    ["tasks"],
+    ["flows"],
+]
 DOORS = {
     "prefect": ("flows/", "tasks/"),
     "mlflow": ("tasks/tracking.py",),
