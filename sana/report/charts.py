@@ -62,7 +62,7 @@ def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, heigh
         )
     for place in range(0, len(edges), every):
         last = hist.open_end and place == len(edges) - 1
-        parts.append(_label(left + step * place, height - 8, edges[place] + ("+" if last else ""), "tick", "middle"))
+        parts.append(_label(left + step * place, height - 8, "more" if last else edges[place], "tick", "middle"))
     return _svg(width, height, "".join(parts), f"{counted} by {unit}")
 
 

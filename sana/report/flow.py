@@ -89,9 +89,8 @@ def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int =
         picked = [numbers[:share] for (of, _), numbers in groups.items() if of == stage]
         rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
     rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
-    return Refusals(
-        dict(sorted(counts.items())), rows, [artifacts[stage].files["rejects.parquet"].key for stage in stages]
-    )
+    in_order = dict(sorted(counts.items(), key=lambda item: (STAGES.index(item[0][0]), item[0])))
+    return Refusals(in_order, rows, [artifacts[stage].files["rejects.parquet"].key for stage in stages])
 
 
 def _fair_share(sizes: Sequence[int], total: int) -> int:

@@ -43,7 +43,8 @@ def percent(part: float, whole: float) -> str:
         return "< 0.1 %"
     if 99.9 < share < 100:
         return "> 99.9 %"
-    return f"{share:.0f} %" if share in (0.0, 100.0) else f"{share:.1f} %"
+    written = f"{share:.1f}"
+    return f"{share:.0f} %" if written in ("0.0", "100.0") else f"{written} %"
 
 
 def size(num_bytes: float) -> str:

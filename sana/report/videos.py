@@ -10,7 +10,8 @@ from sana.report.histogram import Histogram, histogram
 from sana.report.tables import coded, columns
 from sana.store import Store
 
-MAX_RATES, MAX_CODECS, GRID = 12, 30, 32
+MAX_RATES, MAX_CODECS, MAX_SIZES, GRID = 12, 30, 200, 32
+_BITS = 20  # of a number that is joined to others: far more than a side of a video has pixels
 _TEXTS = ["codec", "pixel_format"]
 _NUMBERS = ["width", "height", "fps", "duration_s", "num_frames", "num_bytes", "bit_depth"]
 
@@ -46,8 +47,8 @@ def videos(store: Store, probe: Artifact) -> Videos:
     sizes, num_sizes = _sizes(number["width"], number["height"])
     codecs, codec = coded(table.column("codec"))
     formats, pixels = coded(table.column("pixel_format"))
-    kinds, clips = np.unique(np.stack([codec, pixels, number["bit_depth"]]), axis=1, return_counts=True)
-    kept = sorted(zip(kinds.T.tolist(), clips.tolist(), strict=True), key=lambda kind: (-kind[1], kind[0]))
+    kinds, clips = np.unique(_joined(codec, pixels, number["bit_depth"]), return_counts=True)
+    kept = sorted(zip(_parts(kinds, 3), clips.tolist(), strict=True), key=lambda kind: (-kind[1], kind[0]))
     rows = [(codecs[c], formats[p], bits, num) for (c, p, bits), num in kept[:MAX_CODECS]]
     if rest := sum(num for _, num in kept[MAX_CODECS:]):
         rows.append(("other", "", 0, rest))
@@ -75,14 +76,25 @@ def _rates(fps: np.ndarray) -> list[tuple[str, int]]:
 
 def _sizes(width: np.ndarray, height: np.ndarray) -> tuple[list[Size], int]:
     """Return the distinct sizes, and how many; when they are too many to draw, those of one cell of a grid together."""
-    pairs, place, counts = np.unique(np.stack([width, height]), axis=1, return_inverse=True, return_counts=True)
-    num_sizes = pairs.shape[1]
-    if num_sizes > 200:
-        cell = max(1, int(np.ceil(pairs.max() / GRID)))
-        _, place, counts = np.unique(
-            np.stack([width // cell, height // cell]), axis=1, return_inverse=True, return_counts=True
-        )
-    place = place.reshape(-1)
+    distinct, place, counts = np.unique(_joined(width, height), return_inverse=True, return_counts=True)
+    num_sizes = len(distinct)
+    if num_sizes > MAX_SIZES:
+        cell = max(1, -(-int(max(width.max(), height.max())) // GRID))
+        _, place, counts = np.unique(_joined(width // cell, height // cell), return_inverse=True, return_counts=True)
     means = [np.bincount(place, values) / counts for values in (width, height)]
     found = [Size(float(w), float(h), int(n)) for w, h, n in zip(*means, counts, strict=True)]
     return sorted(found, key=lambda size: (-size.num_clips, size.width, size.height)), num_sizes
+
+
+def _joined(*numbers: np.ndarray) -> np.ndarray:
+    """Make one number of several below 2**20 each: these sort in a tenth of the time that rows of a matrix take."""
+    whole = np.zeros(len(numbers[0]), np.int64)
+    for part in numbers:
+        whole = (whole << _BITS) | part.astype(np.int64)
+    return whole
+
+
+def _parts(joined: np.ndarray, num: int) -> list[tuple[int, ...]]:
+    """Take apart what `_joined` made of `num` arrays."""
+    shifts = [_BITS * (num - 1 - place) for place in range(num)]
+    return [tuple(int(whole >> shift) & ((1 << _BITS) - 1) for shift in shifts) for whole in joined.tolist()]
