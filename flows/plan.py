@@ -8,6 +8,7 @@ from flows.graph import STAGES, stage, until
 from sana.artifact import Artifact, causes, find, latest
 from sana.context import Context
 from sana.errors import SanaError
+from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
 
@@ -75,6 +76,32 @@ def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forc
     if done:
         return StagePlan(name, PARTIAL, work, recipe.fingerprint)
     return StagePlan(name, MISSING, f"never run -> {work}", recipe.fingerprint)
+
+
+def committed(context: Context) -> list[StageState]:
+    """Return what storage has of each stage, and why not of the others. Executes and writes nothing.
+
+    Where a source cannot be listed any more, the last download of the same config stands for it.
+    """
+    states: list[StageState] = []
+    artifacts: dict[str, Artifact] = {}
+    for name in until(None):
+        module = stage(name)
+        if waiting := [upstream for upstream in module.INPUTS if upstream not in artifacts]:
+            states.append(StageState(name, "not run", why=f"waits for {', '.join(waiting)}"))
+            continue
+        try:
+            found, why = find(context.store, module.recipe(context, artifacts)), ""
+        except SanaError as error:
+            before = latest(context.store, name) if not module.INPUTS else None
+            found = before if before and before.config == context.config.download.hashed() else None
+            why = f"{error}" if found is None else f"as it was when last listed: {error}"
+        if found is None:
+            states.append(StageState(name, "not run", why=why))
+        else:
+            artifacts[name] = found
+            states.append(StageState(name, "committed", found, why))
+    return states
 
 
 def all_cached(plans: Sequence[StagePlan]) -> bool:

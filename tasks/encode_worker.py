@@ -5,14 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.context import Context
 from sana.stages import encode_latents as stage
 from sana.store import open_store
-from tasks.stage import RETRIES, RETRY_DELAYS_S, Shown, worth_a_retry
+from tasks.stage import POLICY, Shown
 
 
 class Share:
@@ -33,14 +32,7 @@ def share_context(config: str, overrides: Iterable[str], root: str | None, salt:
     return Context(loaded, open_store(loaded.root), Path(loaded.work_dir).absolute(), salt=salt)
 
 
-@task(
-    name="encode-share",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=worth_a_retry,
-)
+@task(name="encode-share", **POLICY)
 def encode_share(share: Share) -> int:
     """Encode the share; returns how many samples were missing when it began."""
     shown = Shown(f"worker {share.index} of {share.count}")

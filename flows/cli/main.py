@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import buckets, care, convert, encode_worker, inspect, plan, run, tiny, ui
+from flows.cli import buckets, care, convert, encode_worker, inspect, plan, report, run, tiny, ui
 from sana.errors import SanaError
 
 
@@ -17,7 +17,7 @@ def cli() -> None:
 
 COMMANDS = (
     run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker,
-    *care.COMMANDS, inspect.inspect, convert.convert_simpletuner, tiny.tiny, ui.ui,
+    report.report, inspect.inspect, *care.COMMANDS, convert.convert_simpletuner, tiny.tiny, ui.ui,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

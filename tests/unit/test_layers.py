@@ -14,6 +14,7 @@ BASE += ["sana.convert"]
 LAYERS = [
     BASE,
     ["sana.data"],
+    ["sana.report"],
     ["sana.model"],
     ["sana.training"],
     ["sana.care"],
