@@ -110,7 +110,7 @@ def test_refusals_add_up_and_every_reason_is_shown(
 
 def window(place: int, width: int, height: int, bucket: Bucket, split: str) -> dict:
     texts = {field.name: "" for field in WINDOWS if str(field.type) == "string"}
-    zeros = {field.name: 0 for field in WINDOWS if field.name not in texts}
+    zeros = {f.name: False if str(f.type) == "bool" else 0 for f in WINDOWS if f.name not in texts}
     facts = {"width": width, "height": height, "fps": 24.0, "duration_s": 2.0, "num_frames": 48, "codec": "h264"}
     crop = {"crop_width": width / 2, "crop_height": float(height)}
     return {**texts, **zeros, **facts, **crop, "clip_id": str(place), "bucket": str(bucket), "split": split}
