@@ -12,6 +12,7 @@ from pathlib import Path
 _ONE = 0x10000  # 1.0 in 16.16 fixed point
 _PLAIN = (_ONE, 0, 0, 0, _ONE, 0, 0, 0, 0x40000000)  # the identity; the last column of a matrix is in 2.30
 _TURNS = {(1, 0, 0, 1): 0, (0, -1, 1, 0): 1, (-1, 0, 0, -1): 2, (0, 1, -1, 0): 3}  # a, b, c, d of a matrix
+_OUTERMOST = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid", b"moof", b"mfra", b"sidx", b"styp")
 _MATROSKA_HEAD_BYTES = 65536
 _TRACKS, _CLUSTER = b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75"
 _POSE = re.compile(rb"\x76[\x73-\x75][\x84\x88]")  # ProjectionPoseYaw, Pitch or Roll, a float of 4 or 8 bytes
@@ -50,6 +51,20 @@ def _movie(path: Path) -> bytes:
         return b""
     finally:
         os.close(file)
+
+
+def mp4_is_cut(path: Path) -> bool:
+    """Whether a file begins as an MP4 or MOV does, and ends inside one of its outermost boxes."""
+    with path.open("rb", buffering=0) as file:
+        start, end = 0, os.fstat(file.fileno()).st_size
+        while start < end:
+            file.seek(start)
+            head = file.read(16)
+            size, name, content = _head(head, start, end)
+            if len(head) < 8 or name not in _OUTERMOST or start + size < content:
+                return False
+            start += size
+    return start > end
 
 
 def matroska_may_turn(path: Path) -> bool:

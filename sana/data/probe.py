@@ -13,7 +13,7 @@ from pathlib import Path
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from sana.data.headers import matroska_may_turn, mp4_turns
+from sana.data.headers import matroska_may_turn, mp4_is_cut, mp4_turns
 from sana.data.video import MP4, ClipRefused, opened, quarter_turns, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
@@ -103,6 +103,18 @@ def probe_video(path: Path) -> VideoInfo:
         ClipRefused: empty, unreadable, no_video or truncated.
         OSError: the file is missing or the disk failed.
     """
+    try:
+        return _probe(path)
+    except ClipRefused as refusal:
+        if refusal.reason in ("empty", "truncated") or not mp4_is_cut(path):
+            raise
+        # without its tables nobody can tell what it was
+        raise ClipRefused(
+            "truncated", f"the file ends early, at byte {path.stat().st_size} ({refusal.detail})"
+        ) from None
+
+
+def _probe(path: Path) -> VideoInfo:
     with opened(path) as (container, stream):
         turns, times, kind = None, None, container.format.name
         if kind == MP4:
