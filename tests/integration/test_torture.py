@@ -9,9 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sana.data import probe
 from sana.data.frames import read_frames
 from sana.data.manifest import read_table
 from sana.data.schemas import Reason
+from sana.data.video import opened
 from tests.pipeline_runs import Place, run_stages
 from tests.torture_files import FPS, HEIGHT, NUM_FRAMES, WIDTH, decode_by_ffmpeg, make_torture_set
 from tests.video_files import number
@@ -81,7 +83,6 @@ REASONS: dict[str, Reason] = {
     **{f"cut_{n}_{name}.mp4": Reason.TRUNCATED for n in range(1, 10) for name in ("h264", "h264_faststart")},
     **{f"cut_0_{name}.mp4": Reason.UNREADABLE for name in ("h264", "h264_faststart")},  # a single byte
 }
-COLUMNS_OF_CLIPS = ("clip_id", "dataset", "source_id", "path", "num_bytes", "digest")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,21 @@ def test_the_rates_of_a_file_that_keeps_one_are_exact(found: Any) -> None:
     for path, row in found[0].items():
         assert row["variable_fps"] == path.startswith("varying")
         assert row["variable_fps"] or row["fps"] == row["nominal_fps"] == (25 if path == "a_picture.mp4" else FPS)
+
+
+def test_a_table_of_samples_says_what_the_packets_say(torture: Path) -> None:
+    """The header first: counts and times come from it alone, wherever a constant rate is cut nowhere."""
+    by_table = set()
+    for name in ROWS:
+        with opened(torture / name) as (container, stream), (torture / name).open("rb") as file:
+            table = probe._times_of_index(file.fileno(), stream, 8 if container.format.name == "avi" else 0)
+            if table is None or name == "h264_fragments.mp4":  # its table holds the first fragment
+                continue
+            by_table.add(name)
+            packets, _ = probe._times_of_packets(container, stream, 0)
+        assert table == packets, name
+    assert {f"h264.{ending}" for ending in ("mp4", "mov", "avi")} < by_table
+    assert not {"varying_rate.mp4", "trimmed_start.mp4", "h264.mkv", "mpegts.mov"} & by_table
 
 
 @pytest.mark.parametrize("path", REASONS)
