@@ -5,15 +5,17 @@ and worth another try.
 """
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import sub
+from operator import add, sub
 from pathlib import Path
 
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from sana.data.headers import matroska_may_turn, mp4_turns
+from sana.data.headers import matroska_may_turn, mp4_is_cut, mp4_turns
 from sana.data.video import MP4, ClipRefused, opened, quarter_turns, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
@@ -78,7 +80,7 @@ class _Times:
     tick_s: float
 
 
-def _times(num_frames: int, ticks: list[int], time_base: Fraction | None) -> _Times:
+def _times(num_frames: int, ticks: Sequence[int], time_base: Fraction | None) -> _Times:
     """Judge the times that are stated of frames, in ticks, sorted."""
     num_intervals, tick_s = max(0, len(ticks) - 1), float(time_base or 0)
     if num_intervals == 0 or not tick_s or ticks[-1] == ticks[0]:
@@ -103,14 +105,35 @@ def probe_video(path: Path) -> VideoInfo:
         ClipRefused: empty, unreadable, no_video or truncated.
         OSError: the file is missing or the disk failed.
     """
+    with _descriptor(path) as file:
+        try:
+            return _probe(path, file)
+        except ClipRefused as refusal:
+            if refusal.reason in ("empty", "truncated") or not mp4_is_cut(file):
+                raise
+            # without its tables nobody can tell what it was
+            detail = f"the file ends early, at byte {os.fstat(file).st_size} ({refusal.detail})"
+            raise ClipRefused("truncated", detail) from None
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int]:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _probe(path: Path, file: int) -> VideoInfo:
     with opened(path) as (container, stream):
         turns, times, kind = None, None, container.format.name
         if kind == MP4:
-            turns, in_fragments = mp4_turns(path, stream.id)
-            times = None if in_fragments else _times_of_index(path, stream, 0)
-        elif kind != "matroska,webm" or not matroska_may_turn(path):
+            turns, in_fragments = mp4_turns(file, stream.id)
+            times = None if in_fragments else _times_of_index(file, stream, 0)
+        elif kind != "matroska,webm" or not matroska_may_turn(file):
             turns = 0
-            times = _times_of_index(path, stream, _AVI_CHUNK_BYTES) if kind == "avi" else None
+            times = _times_of_index(file, stream, _AVI_CHUNK_BYTES) if kind == "avi" else None
         if times is None:
             times, turns = _times_of_packets(container, stream, turns)
         if turns is None:
@@ -118,7 +141,7 @@ def probe_video(path: Path) -> VideoInfo:
         return _describe(container, stream, times, turns)
 
 
-def _times_of_index(path: Path, stream: VideoStream, chunk_header_bytes: int) -> _Times | None:
+def _times_of_index(file: int, stream: VideoStream, chunk_header_bytes: int) -> _Times | None:
     """Read the frames' times off a file's sample table; None if packets must be read, as in a file that was cut.
 
     The table holds decoding times. Presentation times are the same in another order, and later by a constant, wherever
@@ -127,22 +150,17 @@ def _times_of_index(path: Path, stream: VideoStream, chunk_header_bytes: int) ->
     Raises:
         ClipRefused: truncated: the first or the last frame was never written.
     """
-    num_frames, ticks, packets = stream.frames, [], []
-    if not num_frames or len(stream.index_entries) != num_frames:
+    num_frames, table = stream.frames, stream.index_entries
+    if not num_frames or len(table) != num_frames:
         return None
-    for entry in stream.index_entries:
-        if entry.is_discard or entry.size <= 0:
-            return None
-        ticks.append(entry.timestamp)
-        packets.append((entry.pos + chunk_header_bytes, entry.size))
-    file = os.open(path, os.O_RDONLY)
-    try:
-        if max(map(sum, packets)) > os.fstat(file).st_size:
-            return None
-        if stream.codec_context.codec.canonical_name in _COMPRESSED:
-            _check_written(file, packets[0], packets[-1])
-    finally:
-        os.close(file)
+    entries = [(entry.timestamp, entry.pos + chunk_header_bytes, entry.size, entry.is_discard) for entry in table]
+    ticks, positions, sizes, hidden = zip(*entries, strict=True)
+    if any(hidden) or min(sizes) <= 0:
+        return None
+    if max(map(add, positions, sizes)) > os.fstat(file).st_size:
+        return None
+    if stream.codec_context.codec.canonical_name in _COMPRESSED:
+        _check_written(file, entries[0][1:3], entries[-1][1:3])
     times = _times(num_frames, ticks, stream.time_base)
     return None if times.variable or (num_frames > 1 and not times.interval) else times
 

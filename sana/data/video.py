@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -83,8 +84,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             stream = container.streams.best("video")
-            kinds = [other.type for other in container.streams]
-            if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
+            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+                kinds = [other.type for other in container.streams]
                 raise ClipRefused("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
             if stream.codec_context is None:
                 raise ClipRefused("unreadable", "no decoder for the video's codec")

@@ -6,7 +6,6 @@ A process of its own, because a damaged file can kill the process that opens it:
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def _open(row: Row, source: Source, journal: Journal) -> Row:
     """Return what the video is, or why it was refused."""
     try:
         with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):
-            return {"reason": "", "detail": "", **asdict(probe_video(path))}
+            return {"reason": "", "detail": "", **vars(probe_video(path))}
     except ClipRefused as refusal:
         return {**_NOTHING, "reason": refusal.reason, "detail": refusal.detail}
     except OSError as error:

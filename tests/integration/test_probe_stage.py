@@ -45,7 +45,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.mp4").write_bytes(b"no film at all\n" * 50)
     shutil.copy(folder / "clip-3.mp4", folder / "again.mp4")
     shutil.copy(folder / "broken.mp4", folder / "broken-again.mp4")
-    long_video(folder / KILLER, num_packets=40_000)
+    long_video(folder / KILLER, num_packets=20_000)
     for path in list(folder.iterdir()):
         path.with_suffix(".txt").write_text(f"the film {path.stem}\n")
     return folder
@@ -58,8 +58,12 @@ def place(clips: Path, tmp_path: Path) -> Place:
     return Place(tmp_path, Path("no-model"), str(tmp_path / "root"))
 
 
-def run(place: Place, *overrides: str) -> tuple[Artifact, dict[str, dict[str, Any]], dict[str, tuple[str, str]]]:
-    """Run up to probe: the artifact, the rows by path, (reason, detail) of each refusal by path."""
+# the artifact, the rows by path, (reason, detail) of each refusal by path
+Run = tuple[Artifact, dict[str, dict[str, Any]], dict[str, tuple[str, str]]]
+
+
+def run(place: Place, *overrides: str) -> Run:
+    """Run up to probe."""
     context = place.context(f"download.datasets.0.source={place.clips.resolve()}", *overrides)
     artifact = run_stages(context, last="probe")["probe"]
     rows = read_table(context.store, artifact, "clips.parquet").to_pylist()
@@ -67,27 +71,38 @@ def run(place: Place, *overrides: str) -> tuple[Artifact, dict[str, dict[str, An
     return artifact, {r["path"]: r for r in rows}, {r["path"]: (r["reason"], r["detail"]) for r in refused}
 
 
-def test_threads_and_parts_change_nothing(place: Place, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One thread, one video a part, in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "work").mkdir()
+    (folder / "clips").symlink_to(clips)
+    place = Place(folder, Path("no-model"), str(folder / "root"))
     with inline_workers():
-        first, rows, refused = run(place, "probe.resources.num_workers=1", "probe.resources.clips_per_part=1")
-        other = Place(place.folder, place.model, str(tmp_path / "other"))
-        assert (
-            run(other, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")[0].content == first.content
-        )
+        return run(place, "probe.resources.num_workers=1", "probe.resources.clips_per_part=1")
+
+
+def test_threads_and_parts_change_nothing(place: Place, undisturbed: Run) -> None:
+    first, rows, refused = undisturbed
+    refused = dict(refused)
+    with inline_workers():
+        many = run(place, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")
+    assert many[0].content == first.content and many[2] == refused
     assert first.counts["in"] == 10 == len(rows) + len(refused) and first.counts["opened"] == 8
     twins = {"again.mp4", "clip-3.mp4"}
     (kept,), (dropped,) = twins & set(rows), twins & set(refused)
-    assert rows[kept]["clip_id"] < rows_id(place, dropped)
+    assert rows[kept]["clip_id"] < listed(place)[dropped]["clip_id"]
     assert refused.pop(dropped) == ("duplicate", f"the same content as demo: {kept}")
     assert {path: reason for path, (reason, _) in refused.items()} == dict.fromkeys(
         ("broken.mp4", "broken-again.mp4"), "unreadable"
     )
 
 
-def rows_id(place: Place, path: str) -> str:
+def listed(place: Place) -> dict[str, dict[str, Any]]:
+    """The rows of the download stage, by path."""
     context = place.context(f"download.datasets.0.source={place.clips.resolve()}")
-    clips = read_table(context.store, run_stages(context, last="download")["download"], "clips.parquet").to_pylist()
-    return next(row["clip_id"] for row in clips if row["path"] == path)
+    artifact = run_stages(context, last="download")["download"]
+    return {row["path"]: row for row in read_table(context.store, artifact, "clips.parquet").to_pylist()}
 
 
 def test_duplicates_may_be_kept(place: Place) -> None:
@@ -100,8 +115,7 @@ def test_duplicates_may_be_kept(place: Place) -> None:
 @contextmanager
 def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[list[int]]:
     """Kill the worker that has the clip KILLER open, so many times; gives the list of those that died."""
-    with inline_workers():
-        digest = digests(place)[KILLER]
+    digest = listed(place)[KILLER]["digest"]
     died: list[int] = []
     ended = threading.Event()
 
@@ -126,15 +140,7 @@ def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[lis
         thread.join()
 
 
-def digests(place: Place) -> dict[str, str]:
-    context = place.context(f"download.datasets.0.source={place.clips.resolve()}")
-    clips = read_table(context.store, run_stages(context, last="download")["download"], "clips.parquet").to_pylist()
-    return {row["path"]: row["digest"] for row in clips}
-
-
-def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, tmp_path: Path) -> None:
-    with inline_workers():
-        undisturbed = run(Place(place.folder, place.model, str(tmp_path / "other")))
+def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, undisturbed: Run) -> None:
     with killing(place, times=2, signum=signal.SIGSEGV) as died:
         artifact, rows, refused = run(place, "probe.resources.num_workers=4")
     assert len(set(died)) == 2
@@ -143,9 +149,7 @@ def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, tmp_p
     assert artifact.counts["refused.killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
 
 
-def test_one_death_refuses_nobody(place: Place, tmp_path: Path) -> None:
-    with inline_workers():
-        undisturbed = run(Place(place.folder, place.model, str(tmp_path / "other")))
+def test_one_death_refuses_nobody(place: Place, undisturbed: Run) -> None:
     with killing(place, times=1, signum=signal.SIGKILL) as died:
         artifact, rows, _ = run(place, "probe.resources.num_workers=4")
     assert len(died) == 1 and KILLER in rows

@@ -102,6 +102,18 @@ def test_rotation_is_known_and_undone(tmp_path: Path, rotation: int, ending: str
     assert numbers(np.rot90(frame, -(rotation // 90)) for frame in frames) == list(range(9))
 
 
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, rotation: int) -> None:
+    """The header's matrices of film and track multiply; that is left to libav."""
+    path = make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"mvhd") + 40
+    data[at : at + 36] = struct.pack(">9i", -0x10000, 0, 0, 0, -0x10000, 0, 0, 0, 0x40000000)
+    path.write_bytes(data)
+    assert probe_video(path).rotation_deg == (rotation + 180) % 360
+    assert probe_video(path).width == (64 if rotation else 96)
+
+
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
 @pytest.mark.parametrize("rotation", [0, 90])
 def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, rotation: int, ending: str) -> None:
