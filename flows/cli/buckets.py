@@ -13,7 +13,7 @@ from sana.config.pipeline import Config
 @config_options
 def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Preview buckets, windows, crops and the split. Opens no video and writes nothing."""
-    from flows.cli.show import render_table
+    from flows.cli.tables import render_table
     from flows.plan import found
     from sana.bucket import Bucket
     from sana.data.assign import assign

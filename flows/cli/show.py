@@ -1,7 +1,6 @@
 """What the terminal shows: the plan, the progress of a run, and its result."""
 
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from flows.cli.tables import render
 from flows.plan import StagePlan
 from sana.artifact import Artifact
 from sana.progress import Progress as StageProgress
@@ -36,7 +36,7 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
     for plan in plans:
         state = Text(plan.state, style=_STYLES.get(plan.state, ""))
         table.add_row(plan.name, state, plan.fingerprint or "-", Text(plan.detail))  # it quotes users: no markup
-    return _render(table)
+    return render(table)
 
 
 def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
@@ -53,17 +53,7 @@ def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str
             f"{artifact.seconds:.1f}",
             artifact.key,
         )
-    return f"{_render(table)}\nartifacts are under {store.root}"
-
-
-def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Render plain rows, the first column to the left and numbers to the right."""
-    table = Table(box=None, pad_edge=False)
-    for title in titles:
-        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return _render(table)
+    return f"{render(table)}\nartifacts are under {store.root}"
 
 
 def eval_lines(artifact: Artifact) -> str:
@@ -83,14 +73,6 @@ def eval_lines(artifact: Artifact) -> str:
 def _with_error(numbers: Mapping[str, Any], key: str) -> str:
     """Return `value +- standard error`; one sample has no standard error."""
     return f"{numbers[key]:.4f}" + ("" if numbers["stderr"] is None else f" +- {numbers['stderr']:.4f}")
-
-
-def _render(table: Table) -> str:
-    console = Console()
-    # a pipe or a log has no width: never cut what is in the table
-    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
-    wide.print(table)
-    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
 class _Rate(ProgressColumn):

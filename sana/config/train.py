@@ -1,6 +1,6 @@
 """Config of training, evaluation and sampling."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -104,7 +104,16 @@ class SampleResources(Section):
 
 
 class SampleConfig(Section):
+    # what is in the file is in `prompts` once the config is loaded: its content counts, not where it was
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library"})
+
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
+    prompt_library: str | None = Field(
+        None,
+        min_length=1,
+        description='JSON file with more prompts, {"nickname": "prompt"} or {"nickname": {"prompt": "..."}}; '
+        "added to `prompts` when the config is read",
+    )
     negative_prompt: str = Field("", description="what guidance points away from; empty: the null caption of training")
     bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
     num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")

@@ -1,4 +1,4 @@
-"""Real files through sana.data.video and frames: what is in them, which frame is which, and what is refused."""
+"""Real files through sana.data.probe, video and frames: what is in them, which frame is which, and what is refused."""
 
 import contextlib
 import os
@@ -18,7 +18,8 @@ from PIL import Image
 
 from sana.data import frames as frames_module
 from sana.data.frames import read_frames
-from sana.data.video import ClipRefused, probe_video, to_pixels, write_mp4
+from sana.data.probe import probe_video
+from sana.data.video import ClipRefused, to_pixels, write_mp4
 from tests.video_files import make_audio, make_video, number, picture
 
 pytestmark = pytest.mark.timeout(60)
