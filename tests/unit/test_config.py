@@ -94,7 +94,6 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("bucket.num_frames=49", "no effect with a list of buckets"),
         ("bucket.maximum_image_size=480", "set both or neither"),
         ("bucket={crop: true, maximum_image_size: 480, target_downsample_size: 500}", "clips would be scaled up"),
-        ("bucket.resolution_type=area", "no effect without resolution"),
         ("bucket.windows_per_clip=3", "no effect with window: head, which gives one"),
         ("bucket.window=stride", "say how many it may give"),
         ("bucket={window: uniform, windows_per_clip: 2, window_stride: 4}", "no effect with window: uniform"),
