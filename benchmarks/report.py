@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sana.artifact import Draft, Recipe, latest
-from sana.bucket import OFFICIAL_480P, Bucket, covering_box, nearest
+from sana.bucket import OFFICIAL_480P, Bucket
+from sana.config.bucket import BucketRules
 from sana.config.load import load_config
 from sana.context import Context
 from sana.data import schemas
+from sana.data.placing import Shapes, crop_boxes, nearest
 from sana.report.page import data_report
 from sana.report.states import StageState
 from sana.store import Store, open_store
@@ -119,8 +121,10 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
     ids = [f"{(int(i) * 2654435761) % 2**80:020x}" for i in number]
     size = random.choice(len(SIZES), num, p=[0.45, 0.2, 0.12, 0.05, 0.05, 0.05, 0.05, 0.03])
     width, height = (np.array([shape[side] for shape in SIZES])[size] for side in (0, 1))
-    shapes = [nearest(w, h, 81, BUCKETS) or BUCKETS[0] for w, h in SIZES]
-    boxes = np.array([covering_box(w, h, shape) for (w, h), shape in zip(SIZES, shapes, strict=True)])[size]
+    clips = Shapes(*np.array(SIZES).T, np.full(len(SIZES), 81))
+    code = nearest(clips, BUCKETS, allow_upscale=True)
+    shapes = [BUCKETS[i] for i in code]
+    boxes = np.stack(crop_boxes(BucketRules(), clips, code, BUCKETS, np.zeros(len(SIZES), np.uint64)), axis=1)[size]
     duration = np.round(random.lognormal(1.9, 0.6, num), 3)
     fps = random.choice([23.976, 24.0, 25.0, 29.97, 30.0, 60.0], num, p=[0.2, 0.15, 0.2, 0.25, 0.15, 0.05])
     words = random.integers(6, 90, num)
@@ -146,6 +150,9 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
         "path": [f"films/{i // 1000:05d}/clip {i:08d}.mp4" for i in number],
         "num_bytes": random.integers(200_000, 9_000_000, num), "digest": [f"xxh3:{i:032x}" for i in number],
         "width": width, "height": height, "rotation_deg": np.zeros(num), "sample_aspect": np.ones(num), "fps": fps,
+        "nominal_fps": fps, "variable_fps": np.zeros(num, bool), "has_audio": np.ones(num, bool),
+        **{name: ["bt709"] * num for name in ("color_space", "color_primaries", "color_transfer", "color_range")},
+        "field_order": ["progressive"] * num,
         "num_frames": (duration * fps).astype(int), "duration_s": duration,
         "codec": random.choice(["h264", "hevc", "vp9", "av1"], num, p=[0.8, 0.1, 0.06, 0.04]),
         "pixel_format": random.choice(["yuv420p", "yuv420p10le"], num, p=[0.95, 0.05]), "bit_depth": np.full(num, 8),

@@ -126,8 +126,6 @@ class BucketRules(Section):
                 f"target_downsample_size {self.target_downsample_size:g} is above maximum_image_size "
                 f"{self.maximum_image_size:g}: clips would be scaled up; lower it"
             )
-        if self.resolution is None and self.minimum_image_size is None and self.maximum_image_size is None:
-            unused("resolution_type", "without resolution, minimum_image_size or maximum_image_size")
         if self.window in ("head", "middle"):
             unused("windows_per_clip", f"with window: {self.window}, which gives one; use random, uniform or stride")
         if self.window == "stride" and self.windows_per_clip == 1:
