@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
 from sana.data.layouts import line_files, place_of, text_files, why_missing
-from sana.data.listing import files_of
+from sana.data.listing import SourceFile, files_of
 from sana.data.schemas import Reason
 from sana.data.source import Source
 from sana.data.tables import lines_of, read_lines, read_rows, rows_schema
@@ -51,17 +51,22 @@ class TextFiles:
 
     def of(self, videos: np.ndarray) -> list[Told]:
         """Read the texts of these rows of the source's videos. Thread-safe."""
-        return [self._read(int(video)) for video in videos]
+        texts = self._text_of[videos]
+        files = files_of(self._texts.take(pa.array(texts[texts >= 0])))
+        return [
+            self._read(next(files)) if text >= 0 else self._none(video)
+            for video, text in zip(videos, texts, strict=True)
+        ]
 
     def unmatched(self) -> Iterator[Unmatched]:
         """Nothing: a text beside no video is no clip."""
         return iter(())
 
-    def _read(self, video: int) -> Told:
-        if self._text_of[video] < 0:
-            stem = self._videos.column("path")[video].as_py().rpartition(".")[0]
-            return _finished((), f"there is no {stem}.txt", self._config)
-        file = next(files_of(self._texts.slice(int(self._text_of[video]), 1)))
+    def _none(self, video: int) -> Told:
+        stem = self._videos.column("path")[int(video)].as_py().rpartition(".")[0]
+        return _finished((), f"there is no {stem}.txt", self._config)
+
+    def _read(self, file: SourceFile) -> Told:
         try:
             text = self._source.read(file).decode("utf-8-sig")
         except UnicodeDecodeError as error:
