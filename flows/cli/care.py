@@ -94,12 +94,12 @@ def gc(
         if delete:
             litter = remove(store, found, litter, report=_shown("delete"))
         left = [Litter(*entry, "left by a killed put") for entry in store.leavings(older_than_s=grace_s, delete=delete)]
+    if not litter and not left:
+        click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
+        return
     click.echo(litter_table([*litter, *left], store))
     _list([f"{thing.key}: {thing.why}" for thing in [*litter, *left]], every)
-    if not litter and not left:
-        click.echo(f"nothing older than {grace_hours:g} h is to be deleted")
-    else:
-        click.echo("deleted" if delete else "nothing was deleted; to delete this, add --delete")
+    click.echo("deleted" if delete else "nothing was deleted; to delete this, add --delete")
 
 
 @click.command()

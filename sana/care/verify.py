@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -59,15 +59,19 @@ def verify(store: Store, *, deep: bool = False, report: Report = silent) -> Heal
     return _summary(found, problems)
 
 
-def withdraw(store: Store, problems: list[Problem]) -> list[str]:
+def withdraw(store: Store, problems: Sequence[Problem]) -> list[str]:
     """Take back the records that need what is damaged or missing, so that the next run makes just that again.
 
     Nothing else is deleted: what only these records referred to is left to `gc`. Returns the keys that went.
     A record that cannot be read is left alone: it may be of another version of this software.
     """
     gone: list[str] = []
-    names = [key for key, _ in store.list("")]
-    for by in sorted({problem.by for problem in problems if problem.state != "unreadable"}):
+    found = survey(store)
+    names = list(found.entries)
+    going = {problem.by for problem in problems if problem.state != "unreadable"}
+    while more := {reference.by for key in going for reference in found.references.get(key, [])} - going:
+        going |= more  # an artifact of a checkpoint
+    for by in sorted(going, key=lambda key: (kind_of(key) != "artifact", key)):
         kind, folder = kind_of(by), by.rpartition("/")[0]
         if kind == "checkpoint":
             gone.append(by)  # its files are gc's, as another record may need them

@@ -24,7 +24,7 @@ from sana.progress import Progress
 from sana.work.job import Job, run_worker
 
 _SHEET_FRAMES = 6
-_GAP, _LINE, _MARGIN = 6, 22, 70
+_GAP, _LINE, _MARGIN = 6, 22, 76
 Frames = NDArray[np.uint8]  # [F, H, W, 3]
 
 

@@ -104,7 +104,10 @@ def test_package_files_are_empty() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("module", ["flows.cli.main", "flows.plan", "sana.stages.train", "sana.stages.encode_latents"])
+@pytest.mark.parametrize(
+    "module",
+    ["flows.cli.main", "flows.plan", "sana.care.transfer", "sana.stages.train", "sana.stages.encode_latents"],
+)
 def test_deciding_imports_no_heavy_library(module: str) -> None:
     """What `sana --help`, `plan` and a cached run import never includes torch, prefect or mlflow."""
     stages = "from flows.graph import STAGES, stage; [stage(name) for name in STAGES]"
