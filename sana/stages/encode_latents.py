@@ -1,5 +1,6 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,6 +93,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         facts={
             "datasets": refused_by_dataset((row["dataset"] for row in windows), refused),
             "num_bytes": sum(index.column("num_bytes").to_pylist()),
+            "train_samples": dict(sorted(Counter(_split(index, "train").column("dataset").to_pylist()).items())),
         },
     )
 
