@@ -27,7 +27,15 @@ class TrainResources(Section):
     )
     gradient_checkpointing: bool = Field(True, description="recompute activations: gradients stay bit-equal")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
-    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, in a thread")
+    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
+    verify_checksums: bool = Field(True, description="check each sample's digest whenever it is read")
+    shard_cache_gib: float = Field(
+        0.0,
+        ge=0.0,
+        le=1e6,
+        description="disk budget in GiB, under work_dir/cache/shards, for whole shards of a root on S3; 0: none, each "
+        "sample is one range request",
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays")
     eval_every: int = Field(

@@ -79,6 +79,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         facts={
             "datasets": refused_by_dataset(tally(windows.column("dataset")), refused),
             "num_bytes": pc.sum(index.column("num_bytes")).as_py() or 0,
+            "train_samples": dict(sorted(tally(_split(index, "train").column("dataset")).items())),
         },
     )
 
