@@ -26,4 +26,5 @@ class Counted:
 
 
 def used(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of the files of a cache, without its ledger."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
