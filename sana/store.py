@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, replacing
+from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, read_at, replacing
 from sana.store_errors import SHORT, StoreError, explained
 
 COPY_BYTES = 2**20
@@ -123,13 +123,11 @@ class LocalStore:
         return bytes(buffer)
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
-        done, buffer = 0, bytes_at(start, buffer)
+        buffer = bytes_at(start, buffer)
         with explained(self.uri(key), OSError), self.local_path(key).open("rb", buffering=0) as file:
-            while done < len(buffer):  # one call may return less: Linux stops at 2 GiB
-                count = os.preadv(file.fileno(), [buffer[done:]], start + done)
-                if count == 0:
-                    raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
-                done += count
+            done = read_at(file.fileno(), start, buffer)
+        if done < len(buffer):
+            raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._create(key, io.BytesIO(data))

@@ -35,9 +35,6 @@ class ObjectInfo:
     modified_at: float = 0.0  # Unix time, seconds
 
 
-Objects = list[ObjectInfo]
-
-
 class S3Store:
     """A prefix in a bucket, through s3fs; credentials and endpoint by the ordinary AWS chain.
 
@@ -165,24 +162,17 @@ class S3Store:
                 time.sleep(wait_s)
 
     def list(self, prefix: str) -> Listing:
-        return [(found.key, found.num_bytes) for found in self.list_objects(prefix)]
+        return sorted((found.key, found.num_bytes) for found in self.iter_objects(prefix))
 
-    def list_objects(self, prefix: str) -> Objects:  # as `list`, with ETags: for sources of videos
-        objects = [
-            ObjectInfo(
-                found["Key"].removeprefix(self._prefix),
-                found["Size"],
-                found["ETag"].strip('"'),
-                found["LastModified"].timestamp(),
-            )
-            for page in self._pages(prefix)
-            for found in page.get("Contents", [])
-            if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX)
-        ]
-        return sorted(objects, key=lambda found: found.key)
+    def iter_objects(self, prefix: str) -> Iterator[ObjectInfo]:  # with ETags, page by page: for sources of videos
+        for page in self._pages(prefix):
+            for found in page.get("Contents", []):
+                if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX):
+                    key, modified_at = found["Key"].removeprefix(self._prefix), found["LastModified"].timestamp()
+                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'), modified_at)
 
     def list_entries(self, prefix: str) -> Entries:
-        return [Entry(found.key, found.num_bytes, found.modified_at) for found in self.list_objects(prefix)]
+        return sorted(Entry(found.key, found.num_bytes, found.modified_at) for found in self.iter_objects(prefix))
 
     def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
         before = time.time() - older_than_s

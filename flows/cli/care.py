@@ -37,7 +37,8 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
 
     With --withdraw the next `sana run` makes again what was damaged, and only that.
     """
-    from flows.cli.show import RunDisplay, health_table
+    from flows.cli.show import RunDisplay
+    from flows.cli.tables import health_table
     from sana.care.verify import verify as check
     from sana.care.verify import withdraw as take_back
 
@@ -80,7 +81,8 @@ def gc(
     every: bool,
 ) -> None:
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
-    from flows.cli.show import RunDisplay, litter_table
+    from flows.cli.show import RunDisplay
+    from flows.cli.tables import litter_table
     from sana.care.collect import Litter, find_litter, remove
     from sana.care.references import survey
 
@@ -122,7 +124,8 @@ COMMANDS = (verify, gc, export, import_)
 
 
 def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str) -> None:
-    from flows.cli.show import RunDisplay, in_units
+    from flows.cli.show import RunDisplay
+    from flows.cli.tables import in_units
     from sana.care.transfer import copy_root
 
     staging = None

@@ -9,10 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
+BASE += ["sana.convert"]
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [
     BASE,
     ["sana.data"],
+    ["sana.report"],
     ["sana.model"],
     ["sana.training"],
     ["sana.care"],
@@ -27,7 +29,7 @@ DOORS = {
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/frames.py",),
-    "av": ("sana/data/video.py", "sana/data/frames.py"),
+    "av": ("sana/data/video.py", "sana/data/frames.py", "sana/data/probe.py"),
     "huggingface_hub": ("sana/data/hub.py",),
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
