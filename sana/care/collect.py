@@ -44,17 +44,14 @@ def orphans(found: Survey) -> list[Litter]:
         for key, entry in found.entries.items()
         if (kind := kind_of(key)) in DATA and key not in found.references
     ]
-    pools: Mapping[str, list[str]] = _by_folder(found.folded)
-    for tables in pools.values():
-        newest = tables[-1]  # sorted by the number of parts in it, which its name begins with
-        for key in tables[:-1]:
-            folded = found.folded[key]  # empty where it does not say
-            if folded and folded <= found.folded[newest] and key in found.entries and newest in found.entries:
-                # a reader may have chosen this one until the newest came
-                since = max(found.entries[key].modified_at, found.entries[newest].modified_at)
-                litter.append(
-                    Litter(key, found.entries[key].num_bytes, since, "superseded by a table of the same parts and more")
-                )
+    for tables in _by_folder(set(found.folded) & set(found.entries)).values():
+        for key in tables:
+            larger = [found.entries[other].modified_at for other in tables if found.folded[key] < found.folded[other]]
+            if larger and found.folded[key]:  # empty where it does not say which parts it holds
+                entry = found.entries[key]
+                # a reader may have chosen it until the first larger one came
+                since = max(entry.modified_at, min(larger))
+                litter.append(Litter(key, entry.num_bytes, since, "superseded by a table of the same parts and more"))
     return litter
 
 

@@ -18,8 +18,8 @@ from flows.cli.inspect import find_sample
 from flows.cli.main import main
 from flows.plan import plan
 from sana.artifact import find
-from sana.care.collect import find_litter, outdated, remove
-from sana.care.references import kind_of, survey
+from sana.care.collect import find_litter, orphans, outdated, remove
+from sana.care.references import Survey, kind_of, survey
 from sana.care.shards import require_shards
 from sana.care.transfer import copy_root
 from sana.care.verify import verify, withdraw
@@ -29,7 +29,7 @@ from sana.data.pool import Pool
 from sana.data.schemas import LATENTS
 from sana.data.shard import write_shard
 from sana.errors import SanaError
-from sana.store import LocalStore, Store, StoreError, open_store
+from sana.store import Entry, LocalStore, Store, StoreError, open_store
 from sana.work.inspect_sample import contact_sheet, psnr_db
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.s3_server import WeedServer
@@ -160,6 +160,19 @@ def test_litter_goes_and_nothing_else(place: Place) -> None:
     main(["gc", "--root", store.root, "--grace-hours", "0", "--delete"])
     assert not temp.exists() and content(store) == {**before, **dict.fromkeys(kept, b"{}")}
     assert {p.state for p in plan(context_of(place), last="train")} == {"cached"}
+
+
+def test_a_compacted_table_goes_when_another_holds_all_its_parts() -> None:
+    folder = "encode_latents/pool/x/compacted"
+    held = {"2-a": ("ab", 10.0), "3-a": ("abc", 30.0), "4-a": ("abcd", 20.0), "2-b": ("xy", 1.0), "0-old": ("", 1.0)}
+    found = Survey(
+        {f"{folder}/{name}.parquet": Entry(f"{folder}/{name}.parquet", 1, when) for name, (_, when) in held.items()},
+        folded={f"{folder}/{name}.parquet": frozenset(parts) for name, (parts, _) in held.items()},
+    )
+    for key in found.folded:
+        found.tables[key] = key
+    gone = {thing.key.rpartition("/")[2]: thing.modified_at for thing in orphans(found)}
+    assert gone == {"2-a.parquet": 20.0, "3-a.parquet": 30.0}  # since a larger one came, or they themselves
 
 
 def test_gc_knows_nothing_of_what_a_damaged_record_needs(place: Place) -> None:
