@@ -50,7 +50,7 @@ def test_clips_in_are_clips_out_plus_refused(done: tuple[Place, Outcome]) -> Non
     for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
         assert outcome[above].counts["out"] == outcome[below].counts["in"]
     refused = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
-    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "unreadable", "short-00.mp4": "too_short"}
+    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
 
 
 def rejects(place: Place, outcome: Outcome, name: str) -> list[dict]:
