@@ -2,15 +2,16 @@
 
     python -m benchmarks.loader
 
-Raw is one `preadv` (on S3: one range GET by boto3) a tensor into a buffer that is there, in the same order: no digest,
-no tensor. Rates on a disk are of CPU time, page cache warm; on S3, where both wait for the server, of wall time with 8
-requests in flight. Each pair takes turns in one run, best of five.
+Raw is one `preadv` (on S3: one range GET by boto3) a tensor into buffers that are there, in the same order: no digest,
+no tensor. The page cache is warm; S3 is a server on the loopback with 8 requests in flight. All of a table take turns
+in one run, best of five.
 """
 
 import os
 import tempfile
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from tests.s3_server import WeedServer
 
 CAPTION_CHANNELS, IN_FLIGHT = 2304, 8
 REPEATS = 5
+HELD = 3  # batches in memory at once: prefetch_batches and the one in use
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ def _index(store: Store, stage: str, names: Sequence[str], tensor: torch.Tensor,
     return rows
 
 
-def rates(works: dict[str, Callable[[], None]], clock: Callable[[], float], num_samples: int) -> dict[str, float]:
-    """Samples per second of each work, in turns, best of REPEATS."""
-    best = dict.fromkeys(works, 0.0)
+def rates(works: dict[str, Callable[[], None]], num_samples: int) -> dict[str, tuple[float, float]]:
+    """Samples per second of wall time and of CPU time of each work, in turns, best of REPEATS."""
+    best = dict.fromkeys(works, (0.0, 0.0))
     for _ in range(REPEATS):
         for name, work in works.items():
-            started = clock()
+            wall, cpu = time.perf_counter(), time.process_time()
             work()
-            best[name] = max(best[name], num_samples / (clock() - started))
+            found = num_samples / (time.perf_counter() - wall), num_samples / (time.process_time() - cpu)
+            best[name] = tuple(map(max, best[name], found))
     return best
 
 
@@ -104,11 +107,12 @@ def rows_of(samples: Samples) -> list[int]:
     return np.random.default_rng(0).permutation(len(samples)).tolist()
 
 
-def table(title: str, best: dict[str, float], sample_bytes: int) -> None:
+def table(title: str, best: dict[str, tuple[float, float]], sample_bytes: int) -> None:
     floor = next(iter(best.values()))
-    print(f"\n| {title} | samples/s | MB/s | ratio |\n|---|---|---|---|")
-    for name, rate in best.items():
-        print(f"| {name} | {rate:,.0f} | {rate * sample_bytes / 1e6:,.0f} | {rate / floor:.2f} |")
+    print(f"\n| {title} | samples/s | MB/s | ratio | samples per CPU second | ratio |\n|---|---|---|---|---|---|")
+    for name, (wall, cpu) in best.items():
+        print(f"| {name} | {wall:,.0f} | {wall * sample_bytes / 1e6:,.0f} | {wall / floor[0]:.2f} ", end="")
+        print(f"| {cpu:,.0f} | {cpu / floor[1]:.2f} |")
 
 
 def ranges(samples: Samples, row: int) -> list[tuple[str, int, int]]:
@@ -121,35 +125,38 @@ def local(folder: Path, case: Case) -> None:
     order = rows_of(samples)
     wanted = [ranges(samples, row) for row in order]
     files = {shard: os.open(folder / case.bucket / shard, os.O_RDONLY) for reads in wanted for shard, _, _ in reads}
-    buffers = [memoryview(bytearray(num_bytes)) for _, _, num_bytes in wanted[0]]
+    # several in turn, as whoever reads ahead must: one alone would stay in the processor's cache
+    buffers = [[memoryview(bytearray(num_bytes)) for _, _, num_bytes in wanted[0]] for _ in range(HELD)]
 
     def raw() -> None:
-        for reads in wanted:
-            for (shard, start, _), buffer in zip(reads, buffers, strict=True):
+        for turn, reads in enumerate(wanted):
+            for (shard, start, _), buffer in zip(reads, buffers[turn % HELD], strict=True):
                 os.preadv(files[shard], [buffer], start)
 
     def loader(*, verify: bool) -> Callable[[], None]:
         reader = Reader(ShardFiles(store), samples, verify=verify)
 
         def work() -> None:
+            held = deque(maxlen=HELD - 1)
             for row in order:
-                reader.read_batch([(row, 0)])
+                held.append(reader.read_batch([(row, 0)]))
 
         return work
 
-    works = {"raw": raw, "loader": loader(verify=True), "loader, verify_checksums: false": loader(verify=False)}
-    sample_bytes = sum(num_bytes for *_, num_bytes in wanted[0])
-    best = rates(works, time.process_time, len(order))
-    table(f"disk, {case.bucket}, batch 1, one thread, CPU time", best, sample_bytes)
     reader = Reader(ShardFiles(store), samples)
 
     def ahead() -> None:
-        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=2) as batches:
+        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=HELD - 1) as batches:
             for _ in batches:
                 pass
 
-    best = rates({"raw, one thread": raw, "loader, prefetch_batches: 2": ahead}, time.perf_counter, len(order))
-    table(f"disk, {case.bucket}, batch 1, wall time", best, sample_bytes)
+    works = {
+        "raw, one thread": raw,
+        "loader, one thread": loader(verify=True),
+        "loader, one thread, verify_checksums: false": loader(verify=False),
+        f"loader, prefetch_batches: {HELD - 1}": ahead,
+    }
+    table(f"disk, {case.bucket}, batch 1", rates(works, len(order)), sum(num_bytes for *_, num_bytes in wanted[0]))
 
 
 def remote(server: WeedServer, case: Case) -> None:
@@ -179,8 +186,7 @@ def remote(server: WeedServer, case: Case) -> None:
                 pass
 
     works = {"raw (boto3)": raw, "the store's client alone (s3fs)": bare, "loader, prefetch_batches: 4": ahead}
-    best = rates(works, time.perf_counter, len(order))
-    table(f"S3, {case.bucket}, batch 1, wall time", best, sum(num_bytes for *_, num_bytes in wanted[:2]))
+    table(f"S3, {case.bucket}, batch 1", rates(works, len(order)), sum(num_bytes for *_, num_bytes in wanted[:2]))
 
 
 def check(root: str, case: Case) -> None:

@@ -20,6 +20,7 @@ import xxhash
 from torch import Tensor
 
 from sana.artifact import Artifact
+from sana.data.buffers import Buffers
 from sana.data.locations import Locations
 from sana.data.manifest import read_table
 from sana.data.shard import DTYPES, DamagedSampleError, Location, damaged, gone, read_tensor
@@ -132,6 +133,7 @@ class Reader:
     def __init__(self, files: ShardFiles, samples: Samples, *, verify: bool = True) -> None:
         self.samples = samples
         self._files, self._verify = files, verify
+        self._buffers = Buffers()
         self._null = read_tensor(files.store, samples.null_caption)
         # a disk answers at once; S3 after milliseconds, to many at a time
         self._requests = None if files.store.is_local else ThreadPoolExecutor(REQUESTS, thread_name_prefix="request")
@@ -157,7 +159,7 @@ class Reader:
         """
         where = self.samples.latents
         rows = [row for row, _ in wanted]
-        latents = torch.empty(len(rows), *where.shapes[rows[0]].tolist(), dtype=DTYPES[where.dtype(rows[0])])
+        latents = self._buffers.empty([len(rows), *where.shapes[rows[0]].tolist()], DTYPES[where.dtype(rows[0])])
         reads = [(where, row, row, tensor) for row, tensor in zip(rows, latents, strict=True)]
         captions = []
         for row, number in wanted:
@@ -168,13 +170,15 @@ class Reader:
                 raise IndexError(f"{self.samples.sample_id(row)} has no caption {number} of {self.num_captions(row)}")
             text = int(self.samples.first_caption[row]) + number
             texts = self.samples.captions
-            captions.append(torch.empty(*texts.shapes[text].tolist(), dtype=DTYPES[texts.dtype(text)]))
+            captions.append(self._buffers.empty(texts.shapes[text].tolist(), DTYPES[texts.dtype(text)]))
             reads.append((texts, text, row, captions[-1]))
         if self._requests is None:
             for read in reads:
                 self._fill(*read)
         else:
-            for request in [self._requests.submit(self._fill, *read) for read in reads]:
+            requests = [self._requests.submit(self._fill, *read) for read in reads[1:]]
+            self._fill(*reads[0])
+            for request in requests:
                 request.result()
         return latents, captions
 

@@ -53,13 +53,12 @@ class ShardFiles:
             FileNotFoundError: there is no such shard.
             StoreError: storage refuses, or the shard ends before.
         """
-        path = self.store.local_path(shard)
-        if path is not None:
-            with explained(str(path), OSError):
-                file = self._opened(path)  # held by this name until it was read
+        if self.store.is_local:
+            file = self._opened(shard)  # held by this name until it was read
+            with explained(file.path, OSError):
                 done = read_at(file.descriptor, start, buffer)
             if done < len(buffer):
-                raise StoreError(f"{path}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
+                raise StoreError(f"{file.path}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
         elif self._cache is None or not self._from_cache(self._cache, shard, start, buffer):
             self.store.read_into(shard, start, buffer)
 
@@ -69,11 +68,10 @@ class ShardFiles:
             self._cache.discard(self.store.uri(shard), SUFFIX)
         self.store.read_into(shard, start, buffer)
 
-    def _opened(self, path: Path) -> "_OpenFile":
-        name = str(path)
+    def _opened(self, shard: str) -> "_OpenFile":
         with self._lock:
-            file = self._open.pop(name, None) or _OpenFile(name)
-            self._open[name] = file
+            file = self._open.pop(shard, None) or _OpenFile(self.store.uri(shard))
+            self._open[shard] = file
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
         return file
@@ -107,7 +105,9 @@ class _OpenFile:
     """A file that closes when nobody holds it: neither the list of open files nor a thread that reads from it."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.path = path
+        with explained(path, OSError):
+            self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):  # else it could not be opened

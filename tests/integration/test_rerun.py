@@ -215,6 +215,26 @@ def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> No
     assert set(states(place).values()) == {"cached"}
 
 
+def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[Place, Outcome]) -> None:
+    found = states(place, "download.datasets.0.weight=0.5")
+    assert found.pop("train") == "stale"
+    assert {name for name, state in found.items() if state == "pending"} == {"evaluate", "sample"}
+    assert {state for name, state in found.items() if name not in ("evaluate", "sample")} == {"cached"}
+    # so many repeats at so little weight are one pass: the run that was
+    assert set(states(place, "download.datasets.0.weight=0.5", "download.datasets.0.repeats=1").values()) == {"cached"}
+    artifacts, name = done[1].artifacts, place.config().download.datasets[0].id
+    weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), artifacts)
+    assert weighted.config["passes"] == {name: 3.0}
+    assert causes(weighted, latest(place.context().store, "train")) == [f"passes.{name} None -> 3.0"]
+    # a data set without train samples has no say
+    elsewhere = dataclasses.replace(artifacts["encode_latents"], facts={"train_samples": {"other": 3}})
+    plain = stage("train").recipe(
+        place.context("download.datasets.0.repeats=2"), {**artifacts, "encode_latents": elsewhere}
+    )
+    assert "passes" not in plain.config
+    assert artifacts["encode_latents"].facts["train_samples"] == {name: artifacts["train"].counts["in"]}
+
+
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
     context = place.context("train.sigma.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].artifacts)
