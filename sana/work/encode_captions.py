@@ -1,5 +1,8 @@
 """Worker: encode texts that the pool lacks, and commit them part by part."""
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 import torch
 
 from sana.data.manifest import table_of

@@ -3,6 +3,9 @@
 Threads decode ahead, so that the VAE does not wait; at most two parts' worth of windows are in memory.
 """
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -26,7 +26,7 @@ def ask(error: Exception, *, run_count: int = 1, stage: str = "encode_latents") 
     ("error", "says"),
     [
         (StoreError("s3://b: 503"), "storage failed (s3://b: 503); trying again in 10 s (2 of 3)"),
-        (WorkerError("was killed by SIGKILL. The log:\n  a\n  b"), "the worker failed (was killed by SIGKILL. The log);"),
+        (WorkerError("was killed by SIGKILL. Log:\n  a\n  b"), "the worker failed (was killed by SIGKILL. Log);"),
         (ConnectionResetError("reset by peer"), "the network failed (reset by peer)"),
         (TimeoutError(), "the network failed (TimeoutError)"),
     ],
