@@ -3,32 +3,17 @@
 Shapes in this module: B captions, L tokens, C channels of the text encoder (2304 in the published model).
 """
 
-import inspect
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import torch
-from diffusers import SanaPipeline as SanaImagePipeline
-from diffusers import SanaVideoPipeline
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
-
-def _instruction(pipeline: type) -> str:
-    """Read a pipeline's own default instruction, so that it cannot drift from what samples with it."""
-    return "\n".join(inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default)
-
+from sana.model.instructions import IMAGE, VIDEO
 
 # What is put before a caption. The template belongs in every cache key: it changes each token's embedding.
-TEMPLATES: dict[str, str] = {
-    # diffusers' default for sampling
-    "video": _instruction(SanaVideoPipeline),
-    # what NVlabs trained and samples with (configs/sana_video_config/Sana_2000M_480px_AdamW_fsdp.yaml): the image
-    # model's instruction, whose only difference in diffusers is the kind of quotation marks
-    "image": _instruction(SanaImagePipeline).replace("'", '"'),
-    # nothing, as the pipelines do for the negative prompt
-    "none": "",
-}
+TEMPLATES: dict[str, str] = {"video": VIDEO, "image": IMAGE, "none": ""}  # none: as pipelines do for the negative
 
 
 class EncodedCaption(NamedTuple):

@@ -1,5 +1,8 @@
 """Worker: encode texts that the pool lacks, and commit them part by part."""
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 from collections.abc import Iterator, Sequence
 
 import numpy as np

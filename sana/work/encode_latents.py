@@ -5,6 +5,9 @@ most `decode_threads` + 1 windows, a batch, and the latents of one shard, howeve
 Several workers share a todo without talking: each takes its own parts first, then helps with those of the others.
 """
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

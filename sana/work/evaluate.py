@@ -7,6 +7,9 @@ Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (see `rep
 weights are read from the checkpoint, not from an export, and evaluated as the training loop does: the same numbers.
 """
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 import json
 import logging
 from pathlib import Path

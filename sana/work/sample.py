@@ -1,5 +1,8 @@
 """Worker: one video per validation prompt and a contact sheet, from a checkpoint and cached embeddings."""
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 import json
 from pathlib import Path
 from typing import Any

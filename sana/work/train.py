@@ -12,6 +12,9 @@ Rank 0 writes `<job>.result.json` at the end; the stage that started us commits 
 "metrics": [keys of all metrics segments, in order], "metrics_path": local file with the same rows}
 """
 
+import sana.work.start  # noqa: F401 - first of all
+
+# isort: split
 import hashlib
 import json
 import logging

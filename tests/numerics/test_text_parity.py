@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import SanaVideoPipeline
+from diffusers import SanaPipeline, SanaVideoPipeline
 from transformers import Gemma2Model
 
 from sana.model.text import TEMPLATES, TextEncoder, pad
@@ -55,6 +55,13 @@ def test_a_batch_equals_the_pipelines_batch(both: tuple[TextEncoder, SanaVideoPi
         embeds, mask, _, _ = pipe.encode_prompt(texts, False, complex_human_instruction=CHI, max_sequence_length=64)
     ours = encoder.encode(texts, template="video", max_tokens=64)
     assert all(torch.equal(a.tokens, b[m.bool()]) for a, b, m in zip(ours, embeds, mask, strict=True))
+
+
+def test_the_templates_are_those_of_diffusers() -> None:
+    """They are written out here: an upgrade that changes them shows here, not in the caption of somebody's run."""
+    image = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    assert TEMPLATES["video"] == "\n".join(CHI)
+    assert TEMPLATES["image"] == "\n".join(image).replace("'", '"')
 
 
 def test_the_image_template_is_the_official_480p_instruction() -> None:
