@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from sana.care.shards import require_shards
 from sana.config.encode import EncodeCaptionsConfig
 from sana.data.manifest import table_of
 from sana.data.pool import Pool, part_name
@@ -64,7 +65,9 @@ def encode(job: Job) -> None:
             }
             for row in part
         ]
-        pool.commit_part(table_of(rows, TEXTS))
+        table = table_of(rows, TEXTS)
+        require_shards(store, table)  # `gc` may have come by
+        pool.commit_part(table)
 
 
 def _sorted(todo: pa.Table, encoder: TextEncoder, config: EncodeCaptionsConfig) -> tuple[pa.Table, np.ndarray]:

@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from sana.care.shards import require_shards
 from sana.data.frames import read_window
 from sana.data.journal import MAX_DEATHS, Journal, Suspects
 from sana.data.manifest import table_of
@@ -85,7 +86,9 @@ def encode(job: Job) -> None:
             done[bucket] += len(rows)
             counts = {**done, REFUSED: num_refused}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
-        pool.commit_part(_index(part, shards.close(), refusals, made_by(device)))
+        index = _index(part, shards.close(), refusals, made_by(device))
+        require_shards(store, index)  # `gc` may have come by
+        pool.commit_part(index)
 
 
 def _windows(job: Job, share: Share, rank: int) -> Iterator[Item]:
