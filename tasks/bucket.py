@@ -3,22 +3,13 @@
 from collections.abc import Mapping
 
 from prefect import State, task
-from prefect.cache_policies import NO_CACHE
 
 from sana.artifact import Artifact
 from sana.stages import bucket as stage
-from tasks.stage import CHEAP_TIMEOUT_S, RETRIES, RETRY_DELAYS_S, PipelineRun, run_stage, worth_a_retry
+from tasks.stage import CHEAP_TIMEOUT_S, POLICY, PipelineRun, run_stage
 
 
-@task(
-    name=stage.NAME,
-    cache_policy=NO_CACHE,  # storage knows what is done; Prefect's cache cannot
-    persist_result=False,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=worth_a_retry,
-    timeout_seconds=CHEAP_TIMEOUT_S,
-)
+@task(name=stage.NAME, timeout_seconds=CHEAP_TIMEOUT_S, **POLICY)
 def bucket(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
     """Give every clip a shape, a window and a split."""
     return run_stage(stage, run, inputs)

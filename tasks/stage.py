@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import httpx
 from prefect import Task, runtime
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 from prefect.states import Completed
@@ -30,13 +31,12 @@ from sana.errors import SanaError
 from sana.progress import Progress, publish
 from sana.store import StoreError, open_store
 from sana.training.launch import WorkerError, WorkerStartError
+from tasks.report import StageBook, record_report
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key
 
-# Policy of all stage tasks: partial work is kept, so trying again is cheap.
-RETRIES = 2
-RETRY_DELAYS_S = [10.0, 120.0]
 CHEAP_TIMEOUT_S = 600.0  # for stages that start no worker; a worker has a watchdog of its own
+RETRY_DELAYS_S = [10.0, 120.0]
 TRANSIENT = (WorkerError, StoreError, ConnectionError, TimeoutError)
 ARTIFACT_EVERY_S = 2.0  # each update is a call to Prefect's server
 
@@ -59,9 +59,11 @@ class PipelineRun:
     Not a dataclass: Prefect walks through those to look for futures.
     """
 
-    def __init__(self, config: Config, force: Iterable[str]) -> None:
-        """Raises StoreError when the root cannot be opened."""
+    def __init__(self, title: str, config: Config, force: Iterable[str]) -> None:
+        """`title` is what a reader knows the config by. Raises StoreError when the root cannot be opened."""
         self.context = Context(config, open_store(config.root), Path(config.work_dir).absolute())
+        self.title = title
+        self.stages = StageBook()
         self.force = frozenset(force)
         self.salt = uuid4().hex[:8]  # of forced stages: one for all tries, so that a retry keeps what is done
         self.tracker = Tracker(config, self.context.store, pipeline_key(config), _facts())
@@ -73,6 +75,8 @@ class PipelineRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or isinstance(error, Exception):  # of a cancel little time is left
+            record_report(self.tracker, self.context, self.title, self.stages.states(error))
         self.tracker.__exit__(kind, error, trace)
 
 
@@ -84,7 +88,7 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
         StoreError: the root cannot be opened.
     """
     loaded = load_config(config, list(overrides))
-    return PipelineRun(loaded.model_copy(update={"root": root}) if root else loaded, force)
+    return PipelineRun(Path(config).stem, loaded.model_copy(update={"root": root}) if root else loaded, force)
 
 
 def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
@@ -94,15 +98,18 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         RefusedError: more clips were refused than the data sets allow.
         SanaError, WorkerError, StoreError: as the stage says.
     """
+    run.stages.start(stage.NAME)
     recipe = stage.recipe(run.context, inputs)
     tracked = run.tracker.stage(recipe, inputs)
     found = None if stage.NAME in run.force else artifacts.find(run.context.store, recipe)
     if found is not None:
+        run.stages.committed(stage.NAME, "Cached", found)
         check_refusals(run.context.config, found)
+        run.stages.done()
         tracked.finished(found, "Cached")
         publish(stage.NAME, "cached")
         return Completed(name="Cached", message=run.context.store.uri(found.key), data=found)
-    shown = _Shown(stage.NAME)
+    shown = Shown(stage.NAME)
 
     def report(progress: Progress) -> None:
         tracked.report(progress)
@@ -113,16 +120,41 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
     salt = run.salt if stage.NAME in run.force else ""
     with _published(stage.NAME), tracked:
         made = stage.run(replace(run.context, report=report, salt=salt), inputs)
+        name = "Reproduced" if made.reproduced else "Completed"
+        run.stages.committed(stage.NAME, name, made)
         tracked.finished(made, "Completed")
         check_refusals(run.context.config, made)
+        run.stages.done()
     log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, dict(made.counts))
-    name = "Reproduced" if made.reproduced else "Completed"
     return Completed(name=name, message=run.context.store.uri(made.key), data=made)
 
 
 def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass: a killed worker, a storage or network error. A wrong config, a refusal or a bug will not."""
-    return isinstance(state.data, TRANSIENT) and not isinstance(state.data, WorkerStartError)
+    """Retry what may pass, and say so: a killed worker, a storage or network error. A refusal or a bug will not pass.
+
+    Prefect asks only while there are retries left.
+    """
+    error = state.data
+    if not isinstance(error, TRANSIENT) or isinstance(error, WorkerStartError):
+        return False
+    failed = "the worker" if isinstance(error, WorkerError) else "storage"
+    if isinstance(error, ConnectionError | TimeoutError):
+        failed = "the network"
+    reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(" .:")
+    delay = RETRY_DELAYS_S[min(task_run.run_count, len(RETRY_DELAYS_S)) - 1]
+    tries = f"{task_run.run_count + 1} of {task.retries + 1}"
+    log.warning("%s: %s failed (%s); trying again in %g s (%s)", task.name, failed, reason, delay, tries)
+    return True
+
+
+# Of all stage tasks; `tasks/<stage>.py` may say otherwise. Partial work is kept, so trying again is cheap.
+POLICY: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # storage knows what is done; Prefect's cache cannot
+    "persist_result": False,
+    "retries": len(RETRY_DELAYS_S),
+    "retry_delay_seconds": RETRY_DELAYS_S,
+    "retry_condition_fn": worth_a_retry,
+}
 
 
 @contextmanager
@@ -140,7 +172,7 @@ def _published(stage: str) -> Iterator[None]:
         publish(stage, state)
 
 
-class _Shown:
+class Shown:
     """A stage's progress in Prefect's UI: a ring on its task, updated every 2 s at most, never in the way."""
 
     def __init__(self, stage: str) -> None:

@@ -3,21 +3,13 @@
 from collections.abc import Mapping
 
 from prefect import State, task
-from prefect.cache_policies import NO_CACHE
 
 from sana.artifact import Artifact
 from sana.stages import train as stage
-from tasks.stage import RETRIES, RETRY_DELAYS_S, PipelineRun, run_stage, worth_a_retry
+from tasks.stage import POLICY, PipelineRun, run_stage
 
 
-@task(
-    name=stage.NAME,
-    cache_policy=NO_CACHE,  # storage knows what is done; Prefect's cache cannot
-    persist_result=False,
-    retries=RETRIES,
-    retry_delay_seconds=RETRY_DELAYS_S,
-    retry_condition_fn=worth_a_retry,
-)
+@task(name=stage.NAME, **POLICY)
 def train(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
     """Train, going on from the newest checkpoint."""
     return run_stage(stage, run, inputs)

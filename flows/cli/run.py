@@ -20,11 +20,12 @@ def run(
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
     from flows.cli import show
-    from flows.plan import all_cached, plan, preflight
+    from flows.plan import all_cached, check_work_dir, plan, preflight
     from sana.data.manifest import check_refusals
 
     settings = resolve(config, overrides, root)
     context = context_of(settings)
+    check_work_dir(context)
     plans = plan(context, last=until, force=force)
     for stage_plan in plans:
         if stage_plan.artifact is not None:
@@ -42,6 +43,7 @@ def run(
             click.echo(f"sampled videos: {context.store.uri(artifact.files['contact_sheet.png'].key)}")
     if all(state.lower() == "cached" for _, state, _ in results):
         click.echo("every stage is cached: nothing to do")
+    click.echo(f"data report: sana report {same_options(config, overrides, root)}")
     click.echo(f"browse the runs: sana ui {same_options(config, overrides, root)}")
 
 

@@ -1,7 +1,6 @@
 """What the terminal shows: the plan, the progress of a run, and its result."""
 
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from flows.cli.tables import render
 from flows.plan import StagePlan
 from sana.artifact import Artifact
 from sana.progress import Progress as StageProgress
@@ -36,24 +36,24 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
     for plan in plans:
         state = Text(plan.state, style=_STYLES.get(plan.state, ""))
         table.add_row(plan.name, state, plan.fingerprint or "-", Text(plan.detail))  # it quotes users: no markup
-    return _render(table)
+    return render(table)
 
 
 def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
-    """Render what a run did: stage, state, clips in / out / refused, seconds, artifact."""
+    """Render what a run did: stage, state, clips in / out / refused, samples of them, seconds, artifact."""
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", "in", "out", "refused", "seconds", "artifact"):
-        table.add_column(name, justify="right" if name in ("in", "out", "refused", "seconds") else "left", no_wrap=True)
+    for name in ("stage", "state", "in", "out", "refused", "samples", "seconds", "artifact"):
+        table.add_column(name, justify="left" if name in ("stage", "state", "artifact") else "right", no_wrap=True)
     for name, state, artifact in rows:
         counts = artifact.counts
         table.add_row(
             name,
             Text(state.lower(), style=_STYLES.get(state.lower(), "")),
-            *(str(counts[key]) for key in ("in", "out", "refused")),
+            *(str(counts.get(key, "")) for key in ("in", "out", "refused", "samples")),
             f"{artifact.seconds:.1f}",
             artifact.key,
         )
-    return f"{_render(table)}\nartifacts are under {store.root}"
+    return f"{render(table)}\nartifacts are under {store.root}"
 
 
 def eval_lines(artifact: Artifact) -> str:
@@ -73,14 +73,6 @@ def eval_lines(artifact: Artifact) -> str:
 def _with_error(numbers: Mapping[str, Any], key: str) -> str:
     """Return `value +- standard error`; one sample has no standard error."""
     return f"{numbers[key]:.4f}" + ("" if numbers["stderr"] is None else f" +- {numbers['stderr']:.4f}")
-
-
-def _render(table: Table) -> str:
-    console = Console()
-    # a pipe or a log has no width: never cut what is in the table
-    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
-    wide.print(table)
-    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
 class _Rate(ProgressColumn):

@@ -49,14 +49,22 @@ CAPTIONS = pa.schema(
 VIDEO_FACTS = [
     column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
     column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
-    column("rotation_deg", pa.int32(), "clockwise turn for display: 0, 90, 180 or 270"),
+    column("rotation_deg", pa.int32(), "counter-clockwise turn that brings it upright: 0, 90, 180 or 270"),
     column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
-    column("fps", pa.float64(), "average source rate, frames per second"),
-    column("num_frames", pa.int32(), "frames in the file, counted"),
-    column("duration_s", pa.float64(), "duration, seconds"),
+    column("fps", pa.float64(), "average source rate by presentation times, frames per second"),
+    column("nominal_fps", pa.float64(), "rate the stream is made for (ffprobe's r_frame_rate), 0: not stated"),
+    column("variable_fps", pa.bool_(), "whether presentation times leave a constant rate"),
+    column("num_frames", pa.int32(), "frames in the file, counted; those that an edit list hides are not"),
+    column("duration_s", pa.float64(), "seconds from the first frame to the end of the last: num_frames / fps"),
     column("codec", pa.string(), "codec of the video stream"),
     column("pixel_format", pa.string(), "pixel format of the video stream"),
     column("bit_depth", pa.int32(), "bits per component"),
+    column("color_space", pa.string(), "matrix of the colours, as ffprobe names it, or unknown"),
+    column("color_primaries", pa.string(), "primaries of the colours, or unknown"),
+    column("color_transfer", pa.string(), "transfer curve of the colours, or unknown"),
+    column("color_range", pa.string(), "tv (limited), pc (full) or unknown"),
+    column("field_order", pa.string(), "progressive, or tt, bb, tb, bt of interlaced video, or unknown"),
+    column("has_audio", pa.bool_(), "whether there is sound"),
 ]
 PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
 # Pool rows: one per video content that was ever opened, refused ones included.

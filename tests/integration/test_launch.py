@@ -76,7 +76,9 @@ class Bench:
         """Launch from another process, which a test may kill."""
         arguments = {name: str(value) for name, value in self.arguments(body, {}).items()}
         code = (
-            "import json, sys; from pathlib import Path\n"
+            # a shell starts its background jobs, a test run among them, with SIGINT ignored, and children inherit that
+            "import json, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from pathlib import Path\n"
             "from sana.progress import silent; from sana.training.launch import launch\n"
             "a = json.loads(sys.argv[1])\n"
             "launch(a['module'], Path(a['job_path']), log_path=Path(a['log_path']), lock_path=Path(a['lock_path']),"
@@ -231,3 +233,21 @@ def test_warnings_of_the_worker_are_logged_here(bench: Bench, caplog: pytest.Log
     bench.launch("for i in range(50): print('12:00 INFO x: step', i)\nprint('12:00 WARNING x: slow disk')")
     assert "12:00 WARNING x: slow disk" in caplog.text
     assert caplog.text.count("step") <= 1
+
+
+def test_a_workers_own_message_is_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """It ends up in the log as well, but is raised, not forwarded."""
+    caplog.set_level("INFO", logger="sana")
+    body = """
+        import sana.work.job as job_module
+        from sana.errors import SanaError
+        def body(job):
+            raise SanaError("clip 7 is damaged\\nmend it")
+        job_module.read_job = lambda path: type("Job", (), {"path": path})
+        job_module.run_worker(body)
+    """
+    with pytest.raises(SanaError, match="clip 7 is damaged\nmend it"):
+        bench.launch(body)
+    assert "clip 7 is damaged" in bench.log()
+    warned = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    assert not [text for text in warned if "damaged" in text]

@@ -155,7 +155,7 @@ def test_one_clip_more_is_one_video_opened_one_sample_and_one_caption(
 
 def test_a_clip_replaced_in_place_gets_a_new_latent(place: Place, done: tuple[Place, Outcome]) -> None:
     shutil.copy(place.clips / "skyline-00.mp4", place.clips / "towers-00.mp4")
-    outcome = run_stages(place.context(), last="encode_latents")
+    outcome = run_stages(place.context("probe.duplicates=keep"), last="encode_latents")
     assert outcome["probe"].counts["opened"] == 0  # that content was opened under its other name
     rows = {row["clip_id"]: row for row in read_rows(place, outcome, "encode_latents")}
     old = {row["clip_id"]: row for row in read_rows(place, done[1], "encode_latents")}

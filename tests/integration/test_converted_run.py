@@ -1,0 +1,52 @@
+"""A config converted from SimpleTuner's quickstart runs: the demo's clips, the tiny model, one override a line."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.graph import STAGES
+from sana.config.load import load_config
+from sana.context import Context
+from sana.convert.simpletuner import convert
+from sana.convert.yaml_text import yaml_text
+from sana.store import open_store
+from tests.pipeline_runs import inline_workers, new_place, run_stages
+
+QUICKSTART = Path(__file__).parents[1] / "quickstart"
+
+
+@pytest.mark.timeout(300)
+def test_the_quickstart_converted_trains_on_the_demo(tmp_path: Path, tiny_model: Path) -> None:
+    place = new_place(tmp_path, tiny_model)
+    path = tmp_path / "my.yaml"
+    draft = convert(QUICKSTART / "config.json", QUICKSTART / "multidatabackend.json")
+    path.write_text(yaml_text(draft, title="the quickstart"))
+    config = load_config(
+        path,
+        [
+            f"root={place.root}",
+            f"work_dir={place.folder / 'work'}",
+            f"model.path={place.model}",
+            f"download.datasets.0.source={place.clips}",
+            "download.datasets.0.max_refused_fraction=0.2",
+            "bucket.buckets=[9x64x96, 9x96x64]",
+            "bucket.min_frames=9",
+            "bucket.minimum_image_size=null",
+            "bucket.eval_fraction=0.3",
+            "train.max_steps=4",
+            "train.resources.checkpoint_every=2",
+            "sample.bucket=5x64x96",
+            "sample.num_inference_steps=2",
+        ],
+    )
+    context = Context(config, open_store(config.root), Path(config.work_dir))
+    with inline_workers():
+        done = run_stages(context)
+        assert run_stages(context).ran == []
+    assert done.ran == list(STAGES)
+    assert done["download"].counts["in"] == 16 and done["encode_latents"].counts["refused"] == 0
+    assert done["train"].facts["step"] == 4
+    assert done["sample"].counts["out"] == 1
+    assert sorted(p.name for p in place.clips.iterdir()) == sorted(
+        p.name for p in (QUICKSTART.parents[1] / "configs/demo/clips").iterdir()
+    ), "sources are only read"

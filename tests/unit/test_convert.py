@@ -1,0 +1,325 @@
+"""Conversion from SimpleTuner: every key is accounted for, what comes out is valid, and what was meant is kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.cli.main import cli
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.convert.draft import Draft
+from sana.convert.simpletuner import convert, faults_of
+from sana.convert.yaml_text import scalar, yaml_text
+from sana.errors import ConfigError, SanaError
+
+pytestmark = pytest.mark.timeout(60)
+
+QUICKSTART = Path(__file__).parents[1] / "quickstart"
+CONFIG = json.loads((QUICKSTART / "config.json").read_text())
+BACKENDS = json.loads((QUICKSTART / "multidatabackend.json").read_text())
+
+
+def files(folder: Path, config: dict | None = None, backends: list | None = None) -> tuple[Path, Path]:
+    """The quickstart's two files, with changes."""
+    paths = folder / "config.json", folder / "multidatabackend.json"
+    paths[0].write_text(json.dumps({**CONFIG, **(config or {})}))
+    paths[1].write_text(json.dumps(BACKENDS if backends is None else backends))
+    return paths
+
+
+def video(name: str = "disney", **changes) -> dict:
+    """The quickstart's data set with changes; None takes a key away."""
+    entry = {**BACKENDS[0], "id": name, **changes}
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def converted(folder: Path, config: dict | None = None, backends: list | None = None) -> tuple[Config, Draft]:
+    draft = convert(*files(folder, config, backends))
+    out = folder / "out.yaml"
+    out.write_text(yaml_text(draft, title="a test"))
+    return load_config(out), draft
+
+
+def all_keys(value, prefix: str = "") -> set[str]:
+    """Dotted names of the keys of a JSON object that hold no object themselves."""
+    names = set()
+    for name, child in value.items():
+        names |= all_keys(child, f"{prefix}{name}.") if isinstance(child, dict) else {f"{prefix}{name}"}
+    return names
+
+
+def accounted(draft: Draft) -> set[str]:
+    return {name for line in draft.lines for name in line.theirs} | {left.key for left in draft.left + draft.unknown}
+
+
+def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "my.yaml"
+    done = CliRunner().invoke(
+        cli,
+        ["convert-simpletuner", str(QUICKSTART / "config.json"), str(QUICKSTART / "multidatabackend.json"),
+         "-o", str(out)],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    config = load_config(out)
+    dataset, train, sample = config.download.datasets[0], config.train, config.sample
+    assert (dataset.id, dataset.source) == ("disney-black-and-white", "datasets/disney-black-and-white")
+    assert (dataset.repeats, dataset.disabled, dataset.captions.layout) == (0, False, "textfile")
+    assert {(shape.num_frames, shape.height, shape.width) for shape in config.bucket.shapes} >= {(81, 480, 832)}
+    assert (config.bucket.table, config.bucket.minimum_image_size) == ("official_480p", 480)
+    assert (train.seed, train.max_steps, train.global_batch_size, train.learning_rate) == (42, 400_000, 1, 5e-5)
+    assert (train.schedule, train.decay_steps, train.warmup_steps) == ("cosine", 400_000, 500)
+    assert (train.max_grad_norm, train.caption_dropout, train.mixed_precision) == (0.1, 0.1, "bf16")
+    assert train.ema_decay**2 == pytest.approx(0.995, abs=1e-5), "one step of 0.995 every two steps"
+    assert (train.resources.checkpoint_every, train.resources.keep_last) == (1000, 5)
+    assert (sample.bucket, sample.num_inference_steps, sample.guidance_scale) == ("81x480x832", 50, 6)
+    assert (sample.seed, sample.fps, sample.weights) == (42, 16, "ema")
+    assert sample.prompts == {"validation": CONFIG["validation_prompt"]}
+    assert sample.negative_prompt == CONFIG["validation_negative_prompt"]
+    assert (config.tracking.experiment, config.root) == ("video-training", "output/sanavideo/store")
+    for said in ("[0, 1]", "704x384", "deletes source files", "half period", "turns clipping off", "next: sana"):
+        assert said in " ".join(done.output.split()), said
+    text = out.read_text()
+    assert all(f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name != "probe"), "a section is missing"
+    assert max(len(line) for line in text.splitlines() if "#" in line) <= 120
+
+
+def test_every_key_of_the_quickstart_is_mapped_or_left_with_a_reason(tmp_path: Path) -> None:
+    _, draft = converted(tmp_path)
+    expected = set(CONFIG) | {name for entry in BACKENDS for name in all_keys(entry, f"{entry['id']}.")}
+    assert expected - accounted(draft) == set()
+    assert draft.unknown == []
+    assert all(left.why for left in draft.left)
+    assert not {left.key for left in draft.left} & {name for line in draft.lines for name in line.theirs}
+
+
+@given(st.dictionaries(st.sampled_from([*CONFIG, "crepa_lambda", "lora_rank", "fsdp_enable", "lerning_rate"]),
+                       st.sampled_from([0, 1, 2, True, "true", "5", ""]), max_size=6))  # fmt: skip
+def test_no_key_disappears_whatever_its_value(tmp_path_factory: pytest.TempPathFactory, changes: dict) -> None:
+    """A conversion accounts for every key, or ends with one message that names a key or a value."""
+    folder = tmp_path_factory.mktemp("convert")
+    try:
+        draft = convert(*files(folder, changes))
+    except ConfigError as error:
+        assert any(name in str(error) for name in [*changes, "is"])
+        return
+    assert set(CONFIG) | set(changes) == {name for name in accounted(draft) if "." not in name}
+
+
+@given(st.text())
+def test_text_reads_back_as_itself(text: str) -> None:
+    draft = Draft()
+    draft.set("sample.negative_prompt", text, "as it stands")
+    assert _loads(yaml_text(draft, title="x"))["sample"]["negative_prompt"] == text
+
+
+@pytest.mark.parametrize("text", ["1e5", ".5e3", "true", "no", "null", "~", "a: b", "a #b", "- x", "81",
+                                  "81x480x832", "", "=", "2020-01-01", "s3://b/p", "\x7f", "a\nb",
+                                  "éü", "0x10", "..", "a: "])  # fmt: skip
+def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
+    draft = Draft()
+    draft.set("sample.x", text, "")
+    assert _loads(yaml_text(draft, title="x"))["sample"]["x"] == text
+
+
+@pytest.mark.parametrize("value", [True, False, 0, 400_000, 5e-5, 1e-10, 0.1, 480.0, 0.997497, 1e22, ["a", "b: c"]])
+def test_values_read_back_as_themselves(value) -> None:
+    assert _loads(f"x: {scalar(value)}\n")["x"] == value
+
+
+def _loads(text: str):
+    from sana.config.load import _parse
+
+    return _parse(text, where="a test")
+
+
+def test_unknown_keys_are_named_with_what_they_may_mean(tmp_path: Path) -> None:
+    _, draft = converted(tmp_path, {"lerning_rate": 1, "zzzz": 2}, [video(repeat=3), BACKENDS[1]])
+    assert {left.key: left.why for left in draft.unknown} == {
+        "lerning_rate": "did you mean learning_rate?",
+        "zzzz": "nothing known is near it",
+        "disney.repeat": "did you mean repeats?",
+    }
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    entry = video(
+        type="aws",
+        instance_data_dir=None,
+        aws_bucket_name="clips",
+        aws_data_prefix="films/",
+        aws_secret_access_key="hush",
+    )
+    config, draft = converted(tmp_path, backends=[entry])
+    assert config.download.datasets[0].source == "s3://clips/films"
+    assert "hush" not in (tmp_path / "out.yaml").read_text()
+    assert "disney.aws_secret_access_key" in accounted(draft)
+
+
+def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None:
+    config, draft = converted(
+        tmp_path,
+        {"resolution": 480},
+        [
+            video("One Film", repeats=2, probability=0.5),
+            video("wide", resolution=720, video={"num_frames": 49, "max_frames": 200}),
+            video("kept-out", dataset_type="eval"),
+            video("off", disabled="true"),
+            {"id": "stills", "type": "local", "dataset_type": "image", "instance_data_dir": "x"},
+        ],
+    )
+    first, wide, held_out, off = config.download.datasets
+    assert (first.id, first.repeats, first.weight, first.passes) == ("one-film", 2, 0.5, 1.5)
+    assert (config.rules_of(first).table, config.rules_of(first).num_frames) == ("official_480p", 81)
+    own = config.rules_of(wide)
+    assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "refuse")
+    assert (held_out.role, config.bucket.eval_fraction) == ("eval", 0)
+    assert off.disabled
+    assert "stills.instance_data_dir" in {left.key for left in draft.left}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"caption_strategy": "instanceprompt", "instance_prompt": "a film"}, {"layout": "none", "fallback": "a film"}),
+        ({"prepend_instance_prompt": True, "instance_prompt": "noir"}, {"layout": "textfile", "prefix": "noir "}),
+        ({"caption_strategy": "csv", "type": "csv", "csv_file": "l.csv"}, {"text_columns": ("caption",)}),
+        (
+            {"caption_strategy": "parquet", "parquet": {"path": "t.parquet", "filename_column": "f",
+                                                        "caption_column": "c", "width_column": "w"}},
+            {"layout": "auto", "video_column": "f", "text_columns": ("c",)},
+        ),
+        (
+            {"caption_strategy": "parquet", "parquet": {"path": "x/metadata.parquet", "caption_column": "c"}},
+            {"layout": "metadata", "text_columns": ("c",)},
+        ),
+        ({"caption_strategy": "filename"}, {"layout": "auto"}),
+    ],
+)  # fmt: skip
+def test_captions(tmp_path: Path, changes: dict, expected: dict) -> None:
+    entry = video(**changes)
+    config, draft = converted(tmp_path, backends=[entry])
+    captions = config.download.datasets[0].captions
+    assert {name: getattr(captions, name) for name in expected} == expected
+    assert all_keys(entry, "disney.") - accounted(draft) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"resolution": 0.4, "resolution_type": "area"}, {"table": "official_480p"}),
+        ({"resolution": 512}, {"table": "resolution", "resolution": 512}),
+        ({"resolution": 480, "resolution_type": "pixel"}, {"table": "official_480p"}),
+        ({"crop": True, "crop_aspect": "square"}, {"buckets": ("81x624x624",), "crop": True}),
+        (
+            {"crop": True, "crop_aspect": "preserve", "crop_style": "random", "maximum_image_size": None},
+            {"crop": False, "crop_position": "random", "table": "official_480p"},
+        ),
+        ({"crop_style": "random"}, {"crop_position": "center"}),
+        ({"video": {"num_frames": 80}}, {"num_frames": 77, "min_frames": 77}),
+        ({"video": None}, {"num_frames": 81}),
+        (
+            {"video": {"num_frames": 81, "bucket_strategy": "resolution_frames", "frame_interval": 10,
+                       "min_frames": 17}},
+            {"strategy": "resolution_frames", "frame_interval": 8, "min_frames": 17},
+        ),
+        ({"minimum_image_size": 0}, {"minimum_image_size": None, "allow_upscale": True}),
+        ({"minimum_aspect_ratio": 0.5, "maximum_aspect_ratio": 1.5}, {"max_aspect_ratio": 2}),
+    ],
+)  # fmt: skip
+def test_bucket_rules(tmp_path: Path, changes: dict, expected: dict) -> None:
+    entry = video(**changes)
+    config, draft = converted(tmp_path, backends=[entry])
+    assert {name: getattr(config.bucket, name) for name in expected} == expected
+    assert all_keys(entry, "disney.") - accounted(draft) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lr_scheduler": "constant", "lr_warmup_steps": 9}, ("constant", None, 0)),
+        ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 9}, ("constant", None, 9)),
+        ({"lr_scheduler": "polynomial", "lr_warmup_steps": 1000, "max_train_steps": 5000}, ("cosine", 4000, 1000)),
+        ({"lr_scheduler": "cosine", "lr_warmup_steps": 0}, ("cosine", 1000, 500)),
+    ],
+)
+def test_schedules(tmp_path: Path, changes: dict, expected: tuple) -> None:
+    train = converted(tmp_path, changes)[0].train
+    assert (train.schedule, train.decay_steps, train.warmup_steps) == expected
+
+
+def test_batch_clipping_ema_and_optimizer(tmp_path: Path) -> None:
+    config, _ = converted(
+        tmp_path,
+        {
+            "--train_batch_size": 2, "train_batch_size": 2, "gradient_accumulation_steps": 4, "num_processes": 3,
+            "max_grad_norm": 1.0, "grad_clip_method": "norm", "use_ema": False,
+            "optimizer_config": "beta1=0.8,weight_decay=0.02,foreach=1", "checkpoints_total_limit": 0,
+        },
+    )  # fmt: skip
+    train = config.train
+    assert (train.global_batch_size, train.resources.micro_batch_size, train.resources.num_processes) == (24, 2, 3)
+    assert (train.max_grad_norm, train.ema_decay, config.sample.weights) == (1.0, 0.0, "live")
+    assert (train.beta1, train.beta2, train.weight_decay, train.resources.keep_last) == (0.8, 0.999, 0.02, 1000)
+
+
+def test_the_prompt_library_is_written_out(tmp_path: Path) -> None:
+    library = json.loads((QUICKSTART / "user_prompt_library.json").read_text())
+    (tmp_path / "user_prompt_library.json").write_text(json.dumps({**library, "old town": {"prompt": "a town"}}))
+    config, _ = converted(tmp_path, {"user_prompt_library": "config/user_prompt_library.json"})
+    expected = {"validation": CONFIG["validation_prompt"], **library, "old_town": "a town"}
+    assert config.sample.prompts == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "backends", "says"),
+    [
+        ({"model_family": "wan"}, None, "model_family is 'wan'"),
+        ({"max_train_steps": 0}, None, "max_train_steps is 0"),
+        ({"max_train_steps": "many"}, None, "max_train_steps is 'many', not a number"),
+        ({"use_ema": "perhaps"}, None, "use_ema is 'perhaps', not true or false"),
+        ({"validation_resolution": "wide"}, None, "not width x height"),
+        ({"user_prompt_library": "nowhere.json"}, None, "nowhere.json"),
+        (None, [], "an empty list"),
+        (None, [BACKENDS[1]], "no entry has dataset_type: video"),
+        (None, [video(type="webshart")], "type 'webshart' cannot be read here"),
+        (None, [video(instance_data_dir=None)], "type local needs instance_data_dir"),
+        (None, [video("A b"), video("a-b")], "another entry becomes the data set id 'a-b' too"),
+    ],
+)
+def test_what_cannot_be_converted_is_said(tmp_path: Path, config: dict | None, backends, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        convert(*files(tmp_path, config, backends))
+
+
+def test_wrong_files_are_said(tmp_path: Path) -> None:
+    config, backends = files(tmp_path)
+    with pytest.raises(ConfigError, match="cannot read .*nowhere"):
+        convert(tmp_path / "nowhere", backends)
+    with pytest.raises(ConfigError, match="is not a list of data sets"):
+        convert(config, config)
+    with pytest.raises(ConfigError, match=r"is it the config\.json"):
+        convert(backends, backends)
+    config.write_text('{"seed": 1,\n oops}')
+    with pytest.raises(ConfigError, match="not valid JSON: line 2, column 2"):
+        convert(config, backends)
+
+
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    config, backends = files(tmp_path)
+    out = tmp_path / "out.yaml"
+    out.write_text("mine")
+    done = CliRunner().invoke(cli, ["convert-simpletuner", str(config), str(backends), "-o", str(out)])
+    assert isinstance(done.exception, SanaError) and "already" in str(done.exception)
+    assert out.read_text() == "mine"
+
+
+def test_only_faults_that_concern_the_files_are_named(tmp_path: Path) -> None:
+    everything = faults_of(converted(tmp_path)[1])
+    config = {key: value for key, value in CONFIG.items() if key != "delete_problematic_images"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    fewer = faults_of(convert(tmp_path / "config.json", tmp_path / "multidatabackend.json"))
+    assert [fault for fault, _ in everything if (fault, _) not in fewer] == ["deletes source files that it cannot read"]

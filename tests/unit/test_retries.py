@@ -1,0 +1,56 @@
+"""What is tried again, and that it is said."""
+
+import logging
+
+import pytest
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Failed
+
+from flows import graph
+from flows.pipeline import TASKS
+from sana.errors import ConfigError, RefusedError
+from sana.store_errors import StoreError
+from sana.training.launch import WorkerError, WorkerStartError
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def ask(error: Exception, *, run_count: int = 1, stage: str = "encode_latents") -> bool:
+    """Ask the task's own condition as Prefect does, after its attempt number `run_count` failed."""
+    task = TASKS[stage]
+    run = TaskRun(task_key=task.task_key, dynamic_key="0", run_count=run_count)
+    return bool(task.retry_condition_fn(task, run, Failed(data=error)))
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (StoreError("s3://b: 503"), "storage failed (s3://b: 503); trying again in 10 s (2 of 3)"),
+        (WorkerError("was killed by SIGKILL. Log:\n  a\n  b"), "the worker failed (was killed by SIGKILL. Log);"),
+        (ConnectionResetError("reset by peer"), "the network failed (reset by peer)"),
+        (TimeoutError(), "the network failed (TimeoutError)"),
+    ],
+)  # fmt: skip
+def test_what_may_pass_is_tried_again_and_said(caplog: pytest.LogCaptureFixture, error: Exception, says: str) -> None:
+    with caplog.at_level(logging.WARNING, logger="tasks"):
+        assert ask(error)
+    assert caplog.messages[0].startswith(f"encode_latents: {says}") and "\n" not in caplog.text.strip()
+
+
+def test_the_second_retry_waits_longer(caplog: pytest.LogCaptureFixture) -> None:
+    assert ask(StoreError("full"), run_count=2)
+    assert "trying again in 120 s (3 of 3)" in caplog.text
+
+
+@pytest.mark.parametrize("error", [ConfigError("x"), RefusedError("x"), WorkerStartError("x"), KeyError("x")])
+def test_what_will_not_pass_is_not(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    assert not ask(error)
+    assert caplog.messages == []
+
+
+def test_every_stage_has_the_policy_and_its_own_name() -> None:
+    assert tuple(TASKS) == graph.STAGES
+    for task in TASKS.values():
+        assert (task.retries, list(task.retry_delay_seconds), task.persist_result) == (2, [10.0, 120.0], False)
+        assert task.cache_policy is not None and task.retry_condition_fn is not None
+    assert {name for name, task in TASKS.items() if task.timeout_seconds} == {"bucket"}
