@@ -41,8 +41,11 @@ class MadeUp:
     def __init__(self, num_clips: int, layout: str, folder: Path) -> None:
         self.num_clips, self.layout, self.table = num_clips, layout, folder / "metadata.parquet"
         if layout == "metadata":
-            names = [self._name(i) for i in np.random.default_rng(0).permutation(num_clips)]
-            pq.write_table(pa.table({"file_name": names, "text": [f"{CAPTION}{name}" for name in names]}), self.table)
+            schema = pa.schema([("file_name", pa.string()), ("text", pa.string())])
+            with pq.ParquetWriter(self.table, schema) as out:  # in pieces: its memory is none of ours
+                for some in np.array_split(np.random.default_rng(0).permutation(num_clips), 100):
+                    names = [self._name(number) for number in some.tolist()]
+                    out.write_table(pa.table([names, [f"{CAPTION}{name}" for name in names]], schema=schema))
 
     def _name(self, number: int) -> str:
         return f"videos/{number // 1000:05}/clip-{number:08}.mp4"

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
 from sana.data.layouts import line_files, place_of, text_files, why_missing
-from sana.data.listing import SourceFile, files_of
+from sana.data.listing import FILES_AT_ONCE, SourceFile, files_of
 from sana.data.schemas import Reason
 from sana.data.source import Source
 from sana.data.tables import lines_of, read_lines, read_rows, rows_schema
@@ -81,16 +81,17 @@ class Rows:
     """Captions in rows that name their videos: of tables, or of paired text files. Two rows are alternatives."""
 
     config: CaptionsConfig
-    table: pa.Table  # rows_schema, sorted by video; within a video as the tables have them
-    starts: np.ndarray  # int64 [videos + 1]: the rows of video i are starts[i]:starts[i + 1]
+    table: pa.Table  # rows_schema, as the tables have them: sorting them would be another copy of all text
+    order: np.ndarray  # int64 [rows]: the rows by their videos
+    starts: np.ndarray  # int64 [videos + 1]: the rows of video i are order[starts[i]:starts[i + 1]]
     nowhere: str  # what to say of a video that no row names
     lost: list[Unmatched] = field(default_factory=list)
 
     def of(self, videos: np.ndarray) -> list[Told]:
         """Gather the rows of these rows of the source's videos. Thread-safe."""
         starts, ends = self.starts[videos], self.starts[videos + 1]
-        wanted = np.concatenate([np.arange(a, b) for a, b in zip(starts, ends, strict=True)] or [starts])
-        rows = self.table.take(pa.array(wanted, pa.int64())).to_pylist()
+        wanted = np.concatenate([self.order[a:b] for a, b in zip(starts, ends, strict=True)] or [starts])
+        rows = self.table.take(pa.array(wanted)).to_pylist()
         told, at = [], 0
         for count in ends - starts:
             told.append(self._told(rows[at : at + count]))
@@ -181,14 +182,17 @@ def _join(config: CaptionsConfig, source: Source) -> Rows:
     tables = _read_tables(config, source) if source.layout != "none" else []
     schema = tables[0][2].schema if tables else rows_schema(1)
     rows = pa.concat_tables([schema.empty_table(), *(table for _, _, table in tables)]).combine_chunks()
+    named = [(folder, name, table.num_rows) for folder, name, table in tables]
+    del tables  # else all text would be here twice
     if source.is_table and not rows.num_rows:
         raise ConfigError(f"{source.uri} has no row")
-    paths = []
-    for folder, _, table in tables:
-        for batch in table.select(["video"]).to_batches(65536):
+    paths, end = [], 0
+    for folder, _, num_rows in named:
+        start, end = end, end + num_rows
+        for at in range(start, end, FILES_AT_ONCE):
             places = [
                 place_of(video, folder=folder, base=source.base, is_source=source.is_table)
-                for video in batch.column(0).to_pylist()
+                for video in rows.column("video").slice(at, min(FILES_AT_ONCE, end - at)).to_pylist()
             ]
             paths.append(pa.array([path or None for path, _ in places], pa.large_string()))
     meant = pa.chunked_array(paths, pa.large_string()).combine_chunks()
@@ -196,20 +200,20 @@ def _join(config: CaptionsConfig, source: Source) -> Rows:
     video_of = found.to_numpy(zero_copy_only=False).astype(np.int64)
     order = np.argsort(video_of, kind="stable")
     starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
-    nowhere = f"no row of {', '.join(name for _, name, _ in tables[:3])} names it" if tables else "layout: none"
-    lost = _lost(tables, rows, meant, np.flatnonzero(video_of < 0), source)
-    return Rows(config, rows.take(pa.array(order)).combine_chunks(), starts, nowhere, lost)
+    nowhere = f"no row of {', '.join(name for _, name, _ in named[:3])} names it" if named else "layout: none"
+    lost = _lost(named, rows, meant, np.flatnonzero(video_of < 0), source)
+    return Rows(config, rows, order, starts, nowhere, lost)
 
 
 def _lost(
-    tables: Sequence[tuple[str, str, pa.Table]], rows: pa.Table, meant: pa.Array, which: np.ndarray, source: Source
+    named: Sequence[tuple[str, str, int]], rows: pa.Table, meant: pa.Array, which: np.ndarray, source: Source
 ) -> list[Unmatched]:
     """Say of each row whose video is not there where it is and why, each video once."""
-    firsts = np.cumsum([0] + [table.num_rows for _, _, table in tables])
+    firsts = np.cumsum([0] + [num_rows for _, _, num_rows in named])
     lost: dict[str, Unmatched] = {}
     for row in which.tolist():
         number = int(np.searchsorted(firsts, row, side="right")) - 1
-        folder, name, _ = tables[number]
+        folder, name, _ = named[number]
         video, path = rows.column("video")[row].as_py(), meant[row].as_py()
         at = f"row {row - int(firsts[number]) + 1} of {name}"
         if path:

@@ -220,8 +220,10 @@ def _lists(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
         return found.cast(_TEXTS)
     if not _is_text(found.type):
         raise _wrong(name, column, found.type, "text, or lists of text,")
-    texts = found.cast(pa.large_string()).combine_chunks()
-    return pa.chunked_array([pa.LargeListArray.from_arrays(pa.array(np.arange(len(texts) + 1)), texts)])
+    chunks = found.cast(pa.large_string()).chunks
+    return pa.chunked_array(
+        [pa.LargeListArray.from_arrays(pa.array(np.arange(len(chunk) + 1)), chunk) for chunk in chunks], _TEXTS
+    )
 
 
 def _scores(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
