@@ -8,7 +8,7 @@ import numpy as np
 from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import coded, columns
+from sana.report.tables import batches, coded
 from sana.store import Store
 
 _TEXTS = ["bucket", "split"]
@@ -49,26 +49,35 @@ class Buckets:
 
 def buckets(store: Store, artifact: Artifact) -> Buckets:
     """Read the windows that bucket made, largest bucket first. Raises SanaError when its table is gone or damaged."""
-    table = columns(store, artifact, "clips.parquet", [*_TEXTS, *_NUMBERS], dictionary=_TEXTS)
-    number = {name: table.column(name).to_numpy().astype(np.float64) for name in _NUMBERS}
-    names, code = coded(table.column("bucket"))
-    splits, split = coded(table.column("split"))
-    # a display size is rounded to whole pixels, so a box may be larger than the frame by a fraction of one
-    kept = number["crop_width"] * number["crop_height"] / (number["width"] * number["height"])
-    loss = np.clip(1.0 - kept, 0.0, 1.0)
-    shapes = [Bucket.parse(name) for name in names]
-    sums = np.bincount(code, loss, minlength=len(names))
-    totals = np.bincount(code, minlength=len(names))
-    of_eval = np.bincount(code[split == splits.index("eval")], minlength=len(names)) if "eval" in splits else 0 * totals
-    counts = [
-        BucketCount(shape, int(total - held), int(held), float(lost / total))
-        for shape, total, held, lost in zip(shapes, totals, of_eval, sums, strict=True)
-    ]
-    rate = np.where(number["window_fps"] > 0, number["window_fps"], number["fps"])
-    frames = np.array([shape.num_frames for shape in shapes], np.float64)[code]
+    totals: dict[tuple[str, str], int] = {}
+    lost: dict[str, float] = {}
+    losses: list[np.ndarray] = []  # 4 bytes a window, whatever their number
+    seconds = 0.0
+    for batch in batches(store, artifact, "clips.parquet", [*_TEXTS, *_NUMBERS]):
+        number = {name: batch.column(name).to_numpy().astype(np.float64) for name in _NUMBERS}
+        names, code = coded(batch.column("bucket"))
+        splits, split = coded(batch.column("split"))
+        # a display size is rounded to whole pixels, so a box may be larger than the frame by a fraction of one
+        kept = number["crop_width"] * number["crop_height"] / (number["width"] * number["height"])
+        loss = np.clip(1.0 - kept, 0.0, 1.0)
+        losses.append((100 * np.round(loss, 6)).astype(np.float32))
+        tally = np.bincount(code * len(splits) + split, minlength=len(names) * len(splits))
+        for place, num in enumerate(tally.tolist()):
+            key = names[place // len(splits)], splits[place % len(splits)]
+            totals[key] = totals.get(key, 0) + num
+        for name, part in zip(names, np.bincount(code, loss), strict=True):
+            lost[name] = lost.get(name, 0.0) + float(part)
+        rate = np.where(number["window_fps"] > 0, number["window_fps"], number["fps"])
+        frames = np.array([Bucket.parse(name).num_frames for name in names], np.float64)[code]
+        seconds += float(np.divide(frames, rate, out=np.zeros_like(frames), where=rate > 0).sum())
+    counts = []
+    for name, part in lost.items():
+        train, held = totals.get((name, "train"), 0), totals.get((name, "eval"), 0)
+        counts.append(BucketCount(Bucket.parse(name), train, held, part / (train + held)))
+    num = sum(count.total for count in counts)
     return Buckets(
         counts=sorted(counts, key=lambda count: (-count.total, count.bucket)),
-        crop_loss_percent=histogram(100 * np.round(loss, 6), bins=20),
-        mean_crop_loss=float(loss.mean()) if loss.size else 0.0,
-        seconds=float(np.divide(frames, rate, out=np.zeros_like(frames), where=rate > 0).sum()),
+        crop_loss_percent=histogram(np.concatenate(losses), bins=20) if losses else None,
+        mean_crop_loss=sum(lost.values()) / num if num else 0.0,
+        seconds=seconds,
     )

@@ -10,6 +10,8 @@ from sana.artifact import Artifact
 from sana.report.tables import coded, columns
 from sana.store import Store
 
+_OFFSET_BITS = 40  # a shard is far smaller than a TiB
+
 
 @dataclass(frozen=True)
 class Kept:
@@ -64,12 +66,9 @@ def storage(store: Store, artifacts: Mapping[str, Artifact]) -> Storage:
 def _distinct(index: pa.Table) -> tuple[int, int, int]:
     """Return (distinct tensors, their bytes, shards) of an index: equal content is stored once."""
     shards, shard = coded(index.column("shard"))
-    offset, num_bytes = (index.column(name).to_numpy() for name in ("offset", "num_bytes"))
-    order = np.lexsort((offset, shard))
-    shard, offset = shard[order], offset[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (shard[1:] != shard[:-1]) | (offset[1:] != offset[:-1])
-    return int(new.sum()), int(num_bytes[order][new].sum()), len(shards)
+    place = (shard << _OFFSET_BITS) | index.column("offset").to_numpy()
+    _, first = np.unique(place, return_index=True)
+    return len(first), int(index.column("num_bytes").to_numpy()[first].sum()), len(shards)
 
 
 def _files(artifact: Artifact) -> list[Kept]:

@@ -2,11 +2,11 @@
 
 CSS = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#161a22;--soft:#5b6473;--faint:#8a93a3;--line:#e3e6ec;
---train:#3566d6;--eval:#e2a02c;--refused:#d2463f;--open:#93acea;--band:#3566d62e;--fall:#d2463f59;--good:#1f8a55;--node:#27406f;
---chip:#eef1f6}
-@media(prefers-color-scheme:dark){:root{--page:#0f1217;--card:#171b22;--ink:#e8ebf1;--soft:#a2abba;--faint:#757f90;
---line:#272d37;--train:#6f9bff;--eval:#f0b54a;--refused:#ff7a70;--open:#3f5b9e;--band:#6f9bff33;--fall:#ff7a7059;--good:#55c78d;
---node:#a9c2ff;--chip:#222832}}
+--train:#3566d6;--eval:#e2a02c;--refused:#d2463f;--open:#93acea;--band:#3566d62e;--fall:#d2463f59;--good:#1f8a55;
+--node:#27406f;--chip:#eef1f6}
+@media screen and (prefers-color-scheme:dark){:root{--page:#0f1217;--card:#171b22;--ink:#e8ebf1;--soft:#a2abba;
+--faint:#757f90;--line:#272d37;--train:#6f9bff;--eval:#f0b54a;--refused:#ff7a70;--open:#3f5b9e;--band:#6f9bff33;
+--fall:#ff7a7059;--good:#55c78d;--node:#a9c2ff;--chip:#222832}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,sans-serif;font-variant-numeric:tabular-nums;overflow-wrap:break-word}

@@ -71,11 +71,9 @@ def batches(store: Store, artifact: Artifact, name: str, wanted: Sequence[str]) 
         raise _unreadable(store, artifact, name, error) from error
 
 
-def coded(column: pa.ChunkedArray) -> tuple[list[str], NDArray[np.int64]]:
+def coded(column: pa.ChunkedArray | pa.Array) -> tuple[list[str], NDArray[np.int64]]:
     """Return (sorted distinct texts, the number of each row's text among them)."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if isinstance(array, pa.ChunkedArray):  # of no rows at all
-        return [], np.zeros(0, np.int64)
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     names = array.dictionary.to_pylist()
@@ -100,7 +98,7 @@ def _open(store: Store, artifact: Artifact, name: str, dictionary: Sequence[str]
     key = artifact.files[name].key
     path = store.local_path(key)
     source = path if path is not None else pa.PythonFile(_Object(store, key), mode="r")
-    return pq.ParquetFile(source, read_dictionary=list(dictionary), memory_map=path is not None, pre_buffer=True)
+    return pq.ParquetFile(source, read_dictionary=list(dictionary), pre_buffer=True)
 
 
 def _unreadable(store: Store, artifact: Artifact, name: str, error: Exception) -> SanaError:

@@ -1,13 +1,15 @@
 """What the videos are, as probe found them: how long, how fast, how large, and how they are coded."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from sana.artifact import Artifact
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import coded, columns
+from sana.report.tables import batches, coded
 from sana.store import Store
 
 MAX_RATES, MAX_CODECS, MAX_SIZES, GRID = 12, 30, 200, 32
@@ -42,48 +44,67 @@ class Videos:
 
 def videos(store: Store, probe: Artifact) -> Videos:
     """Read what probe found. Raises SanaError when its table is gone or damaged."""
-    table = columns(store, probe, "clips.parquet", [*_TEXTS, *_NUMBERS], dictionary=_TEXTS)
-    number = {name: table.column(name).to_numpy() for name in _NUMBERS}
-    sizes, num_sizes = _sizes(number["width"], number["height"])
-    codecs, codec = coded(table.column("codec"))
-    formats, pixels = coded(table.column("pixel_format"))
-    kinds, clips = np.unique(_joined(codec, pixels, number["bit_depth"]), return_counts=True)
-    kept = sorted(zip(_parts(kinds, 3), clips.tolist(), strict=True), key=lambda kind: (-kind[1], kind[0]))
-    rows = [(codecs[c], formats[p], bits, num) for (c, p, bits), num in kept[:MAX_CODECS]]
-    if rest := sum(num for _, num in kept[MAX_CODECS:]):
+    durations: list[np.ndarray] = []  # 4 bytes a clip, whatever their number
+    rates: Counter[float] = Counter()
+    sizes: Counter[int] = Counter()  # by width and height, joined
+    codecs: Counter[tuple[str, str, int]] = Counter()
+    sums = dict.fromkeys(("duration_s", "num_frames", "num_bytes"), 0.0)
+    for batch in batches(store, probe, "clips.parquet", [*_TEXTS, *_NUMBERS]):
+        number = {name: batch.column(name).to_numpy() for name in _NUMBERS}
+        names, codec = coded(batch.column("codec"))
+        formats, pixels = coded(batch.column("pixel_format"))
+        for whole, num in _counted(_joined(codec, pixels, number["bit_depth"])):
+            c, p, bits = _parts(whole, 3)
+            codecs[names[c], formats[p], bits] += num
+        sizes.update(dict(_counted(_joined(number["width"], number["height"]))))
+        rates.update(dict(_counted(np.round(number["fps"], 2))))
+        durations.append(number["duration_s"].astype(np.float32))
+        for name in sums:
+            sums[name] += number[name].sum(dtype=np.float64)
+    kinds = sorted(codecs.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(*kind, num) for kind, num in kinds[:MAX_CODECS]]
+    if rest := sum(num for _, num in kinds[MAX_CODECS:]):
         rows.append(("other", "", 0, rest))
     return Videos(
-        num_clips=table.num_rows,
-        num_frames=int(number["num_frames"].sum(dtype=np.int64)),
-        num_bytes=int(number["num_bytes"].sum()),
-        seconds=float(number["duration_s"].sum()),
-        durations_s=histogram(number["duration_s"]),
-        rates=_rates(number["fps"]),
-        sizes=sizes,
-        num_sizes=num_sizes,
+        num_clips=sum(codecs.values()),
+        num_frames=int(sums["num_frames"]),
+        num_bytes=int(sums["num_bytes"]),
+        seconds=sums["duration_s"],
+        durations_s=histogram(np.concatenate(durations)) if durations else None,
+        rates=_rates(rates),
+        sizes=_sizes(sizes),
+        num_sizes=len(sizes),
         codecs=rows,
     )
 
 
-def _rates(fps: np.ndarray) -> list[tuple[str, int]]:
+def _counted(values: np.ndarray) -> list[tuple[Any, int]]:
+    """Return each distinct value and how often it is there."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return list(zip(distinct.tolist(), counts.tolist(), strict=True))
+
+
+def _rates(counted: Mapping[float, int]) -> list[tuple[str, int]]:
     """The commonest rates in ascending order, to 1/100; the others in one row at the end."""
-    values, counts = np.unique(np.round(fps, 2), return_counts=True)
-    common = np.sort(np.argsort(-counts, kind="stable")[:MAX_RATES])
-    rows = [(f"{values[i]:g}", int(counts[i])) for i in common]
-    rest = int(counts.sum()) - sum(num for _, num in rows)
+    ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    rows = [(f"{rate:g}", num) for rate, num in sorted(ordered[:MAX_RATES])]
+    rest = sum(num for _, num in ordered[MAX_RATES:])
     return [*rows, ("other", rest)] if rest else rows
 
 
-def _sizes(width: np.ndarray, height: np.ndarray) -> tuple[list[Size], int]:
-    """Return the distinct sizes, and how many; when they are too many to draw, those of one cell of a grid together."""
-    distinct, place, counts = np.unique(_joined(width, height), return_inverse=True, return_counts=True)
-    num_sizes = len(distinct)
-    if num_sizes > MAX_SIZES:
-        cell = max(1, -(-int(max(width.max(), height.max())) // GRID))
-        _, place, counts = np.unique(_joined(width // cell, height // cell), return_inverse=True, return_counts=True)
-    means = [np.bincount(place, values) / counts for values in (width, height)]
-    found = [Size(float(w), float(h), int(n)) for w, h, n in zip(*means, counts, strict=True)]
-    return sorted(found, key=lambda size: (-size.num_clips, size.width, size.height)), num_sizes
+def _sizes(counted: Mapping[int, int]) -> list[Size]:
+    """Return the distinct sizes; when they are too many to draw, those of one cell of a grid together."""
+    pairs = [(*_parts(whole, 2), num) for whole, num in counted.items()]
+    cell = 1
+    if len(pairs) > MAX_SIZES:
+        cell = max(1, -(-max(max(width, height) for width, height, _ in pairs) // GRID))
+    cells: dict[tuple[int, int], list[int]] = {}
+    for width, height, num in pairs:
+        sums = cells.setdefault((width // cell, height // cell), [0, 0, 0])
+        for place, part in enumerate((width * num, height * num, num)):
+            sums[place] += part
+    found = [Size(width / num, height / num, num) for width, height, num in cells.values()]
+    return sorted(found, key=lambda size: (-size.num_clips, size.width, size.height))
 
 
 def _joined(*numbers: np.ndarray) -> np.ndarray:
@@ -94,7 +115,6 @@ def _joined(*numbers: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _parts(joined: np.ndarray, num: int) -> list[tuple[int, ...]]:
-    """Take apart what `_joined` made of `num` arrays."""
-    shifts = [_BITS * (num - 1 - place) for place in range(num)]
-    return [tuple(int(whole >> shift) & ((1 << _BITS) - 1) for shift in shifts) for whole in joined.tolist()]
+def _parts(whole: int, num: int) -> tuple[int, ...]:
+    """Take apart what `_joined` made of `num` numbers."""
+    return tuple((whole >> (_BITS * place)) & ((1 << _BITS) - 1) for place in reversed(range(num)))
