@@ -17,7 +17,7 @@ from sana.data.manifest import lacking, read_table, table_of
 from sana.data.pool import Pool
 from sana.data.probe import probe_video
 from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
-from sana.data.source import Source, open_sources
+from sana.data.source import Source, fetched, open_sources
 from sana.data.video import ClipRefused
 from sana.progress import Progress
 from sana.store_errors import StoreError
@@ -41,7 +41,7 @@ def probe(job: Job) -> None:
     todo = lacking(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
     suspects, journal = Suspects(job.spec["deaths"]), Journal(Path(job.spec["journal"]))
-    report = _reporter(job, todo.num_rows)
+    report = _reporter(job, todo.num_rows, sources)
 
     def opened(row: Row) -> Row:
         return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
@@ -83,7 +83,7 @@ def _split(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     return todo.filter(named), todo.filter(pc.invert(named))
 
 
-def _reporter(job: Job, total: int) -> Callable[[Iterable[Row]], list[Row]]:
+def _reporter(job: Job, total: int, sources: Mapping[str, Source]) -> Callable[[Iterable[Row]], list[Row]]:
     """Return a function that passes rows on and reports, now and then, how many came."""
     done, refused, reported_s = 0, 0, 0.0
 
@@ -94,7 +94,8 @@ def _reporter(job: Job, total: int) -> Callable[[Iterable[Row]], list[Row]]:
             passed.append(row)
             done, refused = done + 1, refused + bool(row["reason"])
             if done == total or time.monotonic() - reported_s > REPORT_S:
-                job.report(Progress(done, total, "videos", f"{refused} refused"))
+                detail = ", ".join(part for part in (f"{refused} refused", fetched(sources)) if part)
+                job.report(Progress(done, total, "videos", detail))
                 reported_s = time.monotonic()
         return passed
 
