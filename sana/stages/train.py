@@ -41,7 +41,7 @@ def _passes(config: Config, latents: Artifact) -> dict[str, float]:
     The rest is left out: once is what a run without weights does, and it keeps its trajectory.
     """
     # artifacts from before there were passes name the data sets of both splits only
-    used = latents.facts.get("train_samples", latents.facts["datasets"])
+    used = latents.facts["train_samples" if "train_samples" in latents.facts else "datasets"]
     return {found.id: found.passes for found in config.download.enabled if found.id in used and found.passes != 1.0}
 
 
