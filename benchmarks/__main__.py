@@ -1,7 +1,7 @@
 """`make bench`: all benchmarks in turn."""
 
-from benchmarks import deciding, learning, ranks
+from benchmarks import deciding, epoch, learning, loader, ranks
 
-for benchmark in (deciding, learning, ranks):
+for benchmark in (deciding, epoch, learning, loader, ranks):
     print(f"\n{benchmark.__doc__.splitlines()[0]}\n")
     benchmark.main()

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 
-from flows.graph import stage, until
+from flows.graph import STAGES, stage, until
 from sana.artifact import Artifact, causes, find, latest
 from sana.context import Context
 from sana.errors import SanaError
+from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
 
@@ -46,6 +47,18 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
     return plans
 
 
+def found(context: Context, name: str) -> Artifact | None:
+    """Return a stage's artifact if it and all that is above it are there as they would be made now, else None."""
+    artifacts: dict[str, Artifact] = {}
+    for upstream in until(name):
+        module = stage(upstream)
+        if not all(above in artifacts for above in module.INPUTS):
+            return None
+        if (artifact := find(context.store, module.recipe(context, artifacts))) is not None:
+            artifacts[upstream] = artifact
+    return artifacts.get(name)
+
+
 def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forced: bool) -> StagePlan:
     module = stage(name)
     recipe = module.recipe(context, artifacts)
@@ -65,8 +78,52 @@ def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forc
     return StagePlan(name, MISSING, f"never run -> {work}", recipe.fingerprint)
 
 
+def committed(context: Context) -> list[StageState]:
+    """Return what storage has of each stage, and why not of the others. Executes and writes nothing.
+
+    Where a source cannot be listed any more, the last download of the same config stands for it.
+    """
+    states: list[StageState] = []
+    artifacts: dict[str, Artifact] = {}
+    for name in until(None):
+        module = stage(name)
+        if waiting := [upstream for upstream in module.INPUTS if upstream not in artifacts]:
+            states.append(StageState(name, "not run", why=f"waits for {', '.join(waiting)}"))
+            continue
+        try:
+            found, why = find(context.store, module.recipe(context, artifacts)), ""
+        except SanaError as error:
+            before = latest(context.store, name) if not module.INPUTS else None
+            found = before if before and before.config == context.config.download.hashed() else None
+            why = f"{error}" if found is None else f"as it was when last listed: {error}"
+        if found is None:
+            states.append(StageState(name, "not run", why=why))
+        else:
+            artifacts[name] = found
+            states.append(StageState(name, "committed", found, why))
+    return states
+
+
 def all_cached(plans: Sequence[StagePlan]) -> bool:
     return all(stage_plan.state == CACHED for stage_plan in plans)
+
+
+def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
+    """Return the committed artifacts that a stage reads.
+
+    Raises:
+        SanaError: one of them, or one that it is made of, is not there.
+    """
+    wanted = stage(name).INPUTS
+    last = max(wanted, key=STAGES.index)
+    found = {done.name: done.artifact for done in plan(context, last=last) if done.artifact is not None}
+    missing = [upstream for upstream in wanted if upstream not in found]
+    if missing:
+        raise SanaError(
+            f"{name} reads what {', '.join(missing)} makes of these sources with this config, and that is not at "
+            f"{context.store.root}; first: sana run CONFIG --until {last}"
+        )
+    return {upstream: found[upstream] for upstream in wanted}
 
 
 def check_work_dir(context: Context) -> None:
@@ -97,5 +154,5 @@ def preflight(context: Context) -> None:
     check_work_dir(context)
     resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
-        source.listing()
+        source.listing_digest()
     context.store.check_writable()

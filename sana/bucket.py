@@ -1,11 +1,10 @@
-"""Buckets: the shapes a clip may take, and which of them a clip gets.
+"""Buckets: the shapes a clip may take. Which of them a clip gets is decided in `sana.data.placing`.
 
 Shapes in this module: F frames, H height, W width (pixels); f h w the same after the VAE.
 """
 
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +13,7 @@ TEMPORAL_STRIDE = 4  # one latent frame for the first frame, then one for every 
 SPATIAL_STRIDE = 8
 PATCH = 2  # the transformer's spatial patch, in latent pixels
 
+_BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _NAME = re.compile(r"^(\d+)x(\d+)x(\d+)$")
 
 
@@ -66,44 +66,14 @@ class Bucket:
         _, frames, height, width = self.latent_shape
         return frames * (height // PATCH) * (width // PATCH)
 
+    def latent_bytes(self, dtype: str) -> int:
+        """Bytes of one stored latent; `dtype` is fp32, fp16 or bf16."""
+        return math.prod(self.latent_shape) * _BYTES_PER_VALUE[dtype]
+
     @property
     def log_aspect(self) -> float:
         """Natural logarithm of width / height: symmetric about square."""
         return math.log(self.width / self.height)
-
-
-def nearest(
-    width: int, height: int, num_frames: int, buckets: Sequence[Bucket], *, allow_upscale: bool = True
-) -> Bucket | None:
-    """Choose the bucket of a clip, whatever the order of `buckets`; None when the clip is too short for all.
-
-    Among the buckets that the clip has frames for: the nearest in log aspect ratio, then the longest, then the
-    largest. Among those of one aspect ratio, one that would need no upscaling goes first unless `allow_upscale`.
-    """
-    fitting = [bucket for bucket in buckets if bucket.num_frames <= num_frames]
-    if not fitting:
-        return None
-    aspect = math.log(width / height)
-
-    def rank(bucket: Bucket) -> tuple[float, bool, int, int, int]:
-        # rounded, so that two buckets of one aspect ratio are a tie and not a matter of the last bit
-        distance = round(abs(bucket.log_aspect - aspect), 9)
-        too_large = not allow_upscale and upscales(width, height, bucket)
-        return distance, too_large, -bucket.num_frames, -bucket.height * bucket.width, bucket.width
-
-    return min(fitting, key=rank)
-
-
-def upscales(width: int, height: int, bucket: Bucket) -> bool:
-    """Return whether a width x height clip would have to grow to cover the bucket."""
-    return width < bucket.width or height < bucket.height
-
-
-def covering_box(width: int, height: int, bucket: Bucket) -> tuple[float, float, float, float]:
-    """Return (left, top, width, height) of the largest centred piece of a frame that has the bucket's shape."""
-    scale = min(height / bucket.height, width / bucket.width)  # display pixels per bucket pixel
-    used_width, used_height = bucket.width * scale, bucket.height * scale
-    return (width - used_width) / 2, (height - used_height) / 2, used_width, used_height
 
 
 def sizes_for(resolution: float, resolution_type: str) -> tuple[tuple[int, int], ...]:

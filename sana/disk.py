@@ -34,3 +34,14 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temp, path)
     finally:
         temp.unlink(missing_ok=True)
+
+
+def read_at(descriptor: int, start: int, buffer: memoryview) -> int:
+    """Fill a buffer of bytes from byte `start` of an open file; returns how many there were, fewer at its end only."""
+    done = 0
+    while done < len(buffer):  # one call may return less: Linux stops at 2 GiB
+        count = os.preadv(descriptor, [buffer[done:]], start + done)
+        if count == 0:
+            break
+        done += count
+    return done

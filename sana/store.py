@@ -8,18 +8,30 @@ import errno
 import io
 import os
 import shutil
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, replacing
+from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, read_at, replacing
 from sana.store_errors import SHORT, StoreError, explained
 
 COPY_BYTES = 2**20
 
 Listing = list[tuple[str, int]]  # (key, bytes)
 Names = list[str]
+
+
+class Entry(NamedTuple):
+    """One listed object."""
+
+    key: str
+    num_bytes: int
+    modified_at: float  # Unix time, seconds, by the clock of the disk or of S3
+
+
+Entries = list[Entry]
 
 
 class Store(Protocol):
@@ -44,16 +56,19 @@ class Store(Protocol):
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Create an object: whole, durable, once. False: an object is there, and was not touched.
 
-        That object may be ours: a PUT whose reply was lost and was sent again finds itself. Callers that get False
-        read it back and take equal content as success.
+        A PUT whose reply was lost, was sent again and finds itself is True.
         """
 
     def put_file_if_absent(self, key: str, path: Path) -> bool: ...  # the same from a local file, which is copied
     def list(self, prefix: str) -> Listing: ...  # all below the folder ("": the root), at any depth, sorted by key
+    def list_entries(self, prefix: str) -> Entries: ...  # the same with times
     def list_dirs(self, prefix: str) -> Names: ...  # folders directly in the folder, sorted; a disk's may be empty
     def delete(self, key: str) -> None: ...  # fine if there is none
     def fetch(self, key: str, path: Path) -> None: ...  # to a local file, replaced whole or not at all
     def check_writable(self) -> None: ...  # puts and deletes a small object; StoreError if that fails
+    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+        """What killed puts left that no listing shows: temporary files, or uploads in parts; deleted if asked."""
+
     def free_bytes(self) -> int | None: ...  # what this user may still write; None where nobody knows (S3)
 
 
@@ -108,13 +123,11 @@ class LocalStore:
         return bytes(buffer)
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
-        done, buffer = 0, bytes_at(start, buffer)
+        buffer = bytes_at(start, buffer)
         with explained(self.uri(key), OSError), self.local_path(key).open("rb", buffering=0) as file:
-            while done < len(buffer):  # one call may return less: Linux stops at 2 GiB
-                count = os.preadv(file.fileno(), [buffer[done:]], start + done)
-                if count == 0:
-                    raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
-                done += count
+            done = read_at(file.fileno(), start, buffer)
+        if done < len(buffer):
+            raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._create(key, io.BytesIO(data))
@@ -147,15 +160,29 @@ class LocalStore:
         return created
 
     def list(self, prefix: str) -> Listing:
+        return [(entry.key, entry.num_bytes) for entry in self.list_entries(prefix)]
+
+    def list_entries(self, prefix: str) -> Entries:
+        return sorted(entry for entry in self._walk(prefix) if not _is_temporary(entry))
+
+    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+        before = time.time() - older_than_s
+        old = sorted(entry for entry in self._walk("") if _is_temporary(entry) and entry.modified_at < before)
+        for entry in old if delete else []:
+            with explained(entry.key, OSError):
+                Path(self.root, entry.key).unlink(missing_ok=True)
+        return old
+
+    def _walk(self, prefix: str) -> Entries:
         found = []
         with explained(self._folder(prefix), OSError):
             for folder, _, names in os.walk(self._folder(prefix), onerror=_unless_missing, followlinks=True):
                 for name in names:
                     path = os.path.join(folder, name)
-                    if not name.startswith(TEMP_PREFIX):
-                        with suppress(FileNotFoundError):  # deleted meanwhile
-                            found.append((os.path.relpath(path, self.root), os.path.getsize(path)))
-        return sorted(found)
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        status = os.stat(path)
+                        found.append(Entry(os.path.relpath(path, self.root), status.st_size, status.st_mtime))
+        return found
 
     def list_dirs(self, prefix: str) -> Names:
         with explained(self._folder(prefix), OSError):
@@ -189,6 +216,10 @@ def checked(key: str) -> str:
     if bad or "\\" in key or "\0" in key:
         raise ValueError(f"key {key!r} is not a relative name such as a/b.json: no '..', empty part, backslash or NUL")
     return key
+
+
+def _is_temporary(entry: Entry) -> bool:
+    return entry.key.rpartition("/")[2].startswith(TEMP_PREFIX)
 
 
 def bytes_at(start: int, buffer: memoryview) -> memoryview:

@@ -3,11 +3,15 @@
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sana.errors import SanaError
 
 _MISSING = {"ENOENT", "EISDIR", "ENOTDIR", "NoSuchKey", "404"}
 _NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the server is up, no firewall is between"
+_EXPIRED = "the credentials have expired: get new ones, then run again"
+_BUSY = "the store is overloaded or failing, and stayed so while it was asked again and again: run again later"
+_BROKEN = "the connection broke off again and again: check the network, then run again"
 _NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
 SHORT = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
 CAUSES = {  # errno name, S3 error code or exception name -> what happened and what to do
@@ -22,7 +26,10 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
     "NoCredentialsError": "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "InvalidAccessKeyId": "the endpoint does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "the credentials have expired: get new ones, then run again",
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "InvalidToken": "AWS_SESSION_TOKEN does not belong to this access key: set all three anew, then run again",
+    "400": f"refused without a reason, as a HEAD has no body; mostly {_EXPIRED}",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it, then run again",
     "AccessDenied": _NO_PERMISSION,
     "403": _NO_PERMISSION,  # a HEAD has no body, so no better code
@@ -30,6 +37,12 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
     "EndpointConnectionError": _NO_CONNECTION,
     "ConnectTimeoutError": _NO_CONNECTION,
     "FSTimeoutError": _NO_CONNECTION,
+    **dict.fromkeys(("SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "500", "503"), _BUSY),
+    **dict.fromkeys(
+        ("ClientPayloadError", "AioReadTimeoutError", "IncompleteReadError", "ConnectionClosedError", "ECONNRESET"),
+        _BROKEN,
+    ),
+    "ReadTimeoutError": "no answer in time, again and again: the server hangs, or a firewall swallows what it says",
 }
 
 
@@ -43,19 +56,27 @@ def explained(uri: str, *errors: type[Exception], note: str = "", writing: bool 
     try:
         yield
     except errors as error:
-        response = getattr(error.__cause__ or error, "response", None)  # s3fs keeps botocore's error as the cause
-        if response:
-            code = response["Error"].get("Code", "unknown")
-        elif isinstance(error, OSError) and error.errno:
-            code = errno.errorcode.get(error.errno, str(error.errno))
-        else:
-            code = type(error).__name__
+        code = error_code(error)
         if code in _MISSING and not writing:
             raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
         cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
         raise StoreError(f"{uri}{note}: {cause} ({code})") from error
 
 
-def http_status(error: OSError) -> int | None:
-    response = getattr(error.__cause__, "response", None)
+def error_code(error: Exception) -> str:
+    """Return S3's code, the errno's name, or, where there is neither, the exception's."""
+    response = _response(error)
+    if response:
+        return str(response["Error"].get("Code", "unknown"))
+    if isinstance(error, OSError) and error.errno:
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return type(error).__name__
+
+
+def http_status(error: Exception) -> int | None:
+    response = _response(error)
     return response["ResponseMetadata"]["HTTPStatusCode"] if response else None
+
+
+def _response(error: Exception) -> Any:
+    return getattr(error.__cause__ or error, "response", None)  # s3fs keeps botocore's error as the cause

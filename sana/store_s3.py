@@ -1,19 +1,27 @@
 """The S3 side of the store: conditional PUTs, range GETs, uncached listings. The one module that imports s3fs."""
 
+import errno
 import os
+import random
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sana.disk import TEMP_PREFIX, replacing
-from sana.store import Listing, Names, bytes_at, checked, put_and_delete
-from sana.store_errors import SHORT, StoreError, explained, http_status
+from sana.store import Entries, Entry, Listing, Names, bytes_at, checked, put_and_delete
+from sana.store_errors import SHORT, StoreError, error_code, explained, http_status
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S, FIRST_ANSWER_S, S3_TRIES = 5, 30, 10, 5
+_T = TypeVar("_T")
+# A stall of 10 s is waited out; a server that never answers is given up after S3_TRIES times READ_TIMEOUT_S.
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S, FIRST_ANSWER_S, S3_TRIES = 5, 20, 10, 7
+BODY_TRIES = 5  # a body that breaks off is botocore's caller's to ask for again
 S3_CONCURRENCY = 4  # parts in flight per large object; each holds 50 MB of memory
+BLOCK_BYTES = 32 * 2**20  # of a large object that is fetched: what a broken connection costs
 CONFLICT_WAITS_S = (0.2, 0.4, 0.8, 1.6)  # S3's 409: another conditional write of this key is under way
 
 
@@ -24,9 +32,7 @@ class ObjectInfo:
     key: str
     num_bytes: int
     etag: str
-
-
-Objects = list[ObjectInfo]
+    modified_at: float = 0.0  # Unix time, seconds
 
 
 class S3Store:
@@ -39,14 +45,18 @@ class S3Store:
 
     def __init__(self, root: str) -> None:
         import s3fs  # type: ignore[import-untyped]  # a second to import: only for those who use S3
-        from botocore.exceptions import BotoCoreError, ClientError
+        from aiobotocore.response import AioReadTimeoutError
+        from aiohttp import ClientError as HttpError
+        from aiohttp import ClientPayloadError
+        from botocore.exceptions import BotoCoreError, ClientError, IncompleteReadError
 
         self._bucket, _, prefix = root.removeprefix("s3://").rstrip("/").partition("/")
         if not self._bucket:
             raise ValueError(f"root {root!r} names no bucket: s3://bucket/prefix is needed")
         self._prefix = f"{checked(prefix)}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-        self._errors = (OSError, BotoCoreError, ClientError)
+        self._errors = (OSError, BotoCoreError, ClientError, HttpError)
+        self._broken_body = (ClientPayloadError, AioReadTimeoutError, IncompleteReadError)
         self._fs = s3fs.S3FileSystem(
             skip_instance_cache=True,
             use_listings_cache=False,  # it never expires
@@ -57,7 +67,7 @@ class S3Store:
                 "retries": {"mode": "standard", "max_attempts": S3_TRIES},
             },
         )
-        self._fs.retries = 2  # on top of botocore's: only for bodies that break off
+        self._fs.retries = 1  # botocore tries again, with jitter; a second loop around it would multiply the waits
         try:
             with self._explained(self.root):  # botocore alone would try a dead endpoint for half a minute
                 self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1, timeout=FIRST_ANSWER_S)
@@ -70,6 +80,15 @@ class S3Store:
     def _explained(self, uri: str, note: str = "") -> AbstractContextManager[None]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
         return explained(uri, *self._errors, note=f"{note} at {endpoint}")
+
+    def _whole(self, read: Callable[[], _T]) -> _T:
+        """Read again, after 0.1 to 1.6 s with jitter, when a body breaks off: reset, short, or silent for too long."""
+        for number in range(BODY_TRIES - 1):
+            try:
+                return read()
+            except self._broken_body:
+                time.sleep(random.uniform(0.5, 1.0) * 0.2 * 2**number)  # noqa: S311 - no secret
+        return read()
 
     def uri(self, key: str) -> str:
         return f"{self.root}/{checked(key)}"
@@ -90,11 +109,12 @@ class S3Store:
     def info(self, key: str) -> ObjectInfo:
         with self._explained(self.uri(key)):
             head = self._call("head_object", Key=self._prefix + key)
-        return ObjectInfo(key, int(head["ContentLength"]), head["ETag"].strip('"'))
+        return ObjectInfo(key, int(head["ContentLength"]), head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def read(self, key: str) -> bytes:
         with self._explained(self.uri(key)):
-            return bytes(self._fs.cat_file(self.uri(key), max_concurrency=1))  # more would ask for the size first
+            # more than one at once would ask for the size first
+            return bytes(self._whole(lambda: self._fs.cat_file(self.uri(key), max_concurrency=1)))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:  # HTTP would read from the end
@@ -103,7 +123,7 @@ class S3Store:
             self.size(key)
             return b""
         with self._explained(self.uri(key)):
-            data = bytes(self._fs.cat_file(self.uri(key), start=start, end=start + length))
+            data = bytes(self._whole(lambda: self._fs.cat_file(self.uri(key), start=start, end=start + length)))
         if len(data) != length:
             raise StoreError(f"{self.uri(key)}: {SHORT} (got {len(data)} of {length} from byte {start})")
         return data
@@ -113,40 +133,55 @@ class S3Store:
         buffer[:] = self.read_range(key, start, len(buffer))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self._create(key, lambda: self._fs.pipe_file(self.uri(key), data, mode="create"))
+        return self._create(key, lambda mark: self._fs.pipe_file(self.uri(key), data, mode="create", Metadata=mark))
 
     def put_file_if_absent(self, key: str, path: Path) -> bool:
         path.stat()  # a missing source must not be reported as a missing object
-        return self._create(key, lambda: self._fs.put_file(str(path), self.uri(key), mode="create"))
+        return self._create(key, lambda mark: self._fs.put_file(str(path), self.uri(key), mode="create", Metadata=mark))
 
-    def _create(self, key: str, send: Callable[[], object]) -> bool:
-        """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB)."""
+    def _create(self, key: str, send: Callable[[dict[str, str]], object]) -> bool:
+        """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB).
+
+        A request whose answer was lost is sent again (by botocore, or unseen by aiohttp) and finds what it did the
+        first time. So each put carries a mark, and a refused one looks whose mark the object has.
+        """
         waits_s = iter(CONFLICT_WAITS_S)
+        mark = {"put": uuid.uuid4().hex}
         with self._explained(self.uri(key)):
             while True:
                 try:
-                    send()
+                    send(mark)
                     return True
                 except OSError as error:
                     status = http_status(error)
                     wait_s = next(waits_s, None)
-                    if status == 412:
-                        return False
+                    if status == 412 or (error_code(error) == "NoSuchUpload" and self.exists(key)):
+                        return bool(self._call("head_object", Key=self._prefix + key).get("Metadata") == mark)
                     if status != 409 or wait_s is None:
                         raise
                 time.sleep(wait_s)
 
     def list(self, prefix: str) -> Listing:
-        return [(found.key, found.num_bytes) for found in self.list_objects(prefix)]
+        return sorted((found.key, found.num_bytes) for found in self.iter_objects(prefix))
 
-    def list_objects(self, prefix: str) -> Objects:  # as `list`, with ETags: for sources of videos
-        objects = [
-            ObjectInfo(found["Key"].removeprefix(self._prefix), found["Size"], found["ETag"].strip('"'))
-            for page in self._pages(prefix)
-            for found in page.get("Contents", [])
-            if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX)
-        ]
-        return sorted(objects, key=lambda found: found.key)
+    def iter_objects(self, prefix: str) -> Iterator[ObjectInfo]:  # with ETags, page by page: for sources of videos
+        for page in self._pages(prefix):
+            for found in page.get("Contents", []):
+                if not found["Key"].rpartition("/")[2].startswith(TEMP_PREFIX):
+                    key, modified_at = found["Key"].removeprefix(self._prefix), found["LastModified"].timestamp()
+                    yield ObjectInfo(key, found["Size"], found["ETag"].strip('"'), modified_at)
+
+    def list_entries(self, prefix: str) -> Entries:
+        return sorted(Entry(found.key, found.num_bytes, found.modified_at) for found in self.iter_objects(prefix))
+
+    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+        before = time.time() - older_than_s
+        with self._explained(self.root):
+            uploads = self._call("list_multipart_uploads", Prefix=self._prefix).get("Uploads", [])
+            old = [upload for upload in uploads if upload["Initiated"].timestamp() < before]
+            for upload in old if delete else []:
+                self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+        return [Entry(up["Key"].removeprefix(self._prefix), 0, up["Initiated"].timestamp()) for up in old]
 
     def list_dirs(self, prefix: str) -> Names:
         pages = self._pages(prefix, Delimiter="/")
@@ -166,8 +201,20 @@ class S3Store:
             self._call("delete_object", Key=self._prefix + key)
 
     def fetch(self, key: str, path: Path) -> None:
-        with self._explained(self.uri(key), note=f" -> {path}"), replacing(path) as temp:
-            self._fs.get_file(self.uri(key), str(temp))
+        with self._explained(self.uri(key), note=f" -> {path}"), replacing(path) as temp, temp.open("wb") as file:
+            before = self.info(key)
+            starts = range(0, before.num_bytes, BLOCK_BYTES)
+
+            def copy(start: int) -> None:
+                data = self.read_range(key, start, min(BLOCK_BYTES, before.num_bytes - start))
+                if os.pwrite(file.fileno(), data, start) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            with ThreadPoolExecutor(S3_CONCURRENCY) as workers:
+                for _ in workers.map(copy, starts):
+                    pass
+            if len(starts) > 1 and self.info(key).etag != before.etag:
+                raise StoreError(f"{self.uri(key)} was replaced while it was read; run again")
 
     def check_writable(self) -> None:
         put_and_delete(self)

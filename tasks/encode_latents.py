@@ -2,14 +2,39 @@
 
 from collections.abc import Mapping
 
-from prefect import State, task
+from prefect import State, runtime, task
 
-from sana.artifact import Artifact
+from sana.artifact import Artifact, Recipe
+from sana.context import Context
 from sana.stages import encode_latents as stage
 from tasks.stage import POLICY, PipelineRun, run_stage
+from tasks.worker_runs import share_out
+
+
+class _SharedOut:
+    """The stage, before which runs of a deployment on other machines do what they can of its work."""
+
+    NAME = stage.NAME
+
+    def recipe(self, context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
+        return stage.recipe(context, inputs)
+
+    def run(self, context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+        resources = context.config.encode_latents.resources
+        if resources.worker_runs:
+            given = runtime.flow_run.parameters
+            parameters = {name: given.get(name) for name in ("config", "overrides", "root")} | {"salt": context.salt}
+            share_out(
+                resources.worker_deployment,
+                resources.worker_runs,
+                parameters,
+                lambda: stage.remaining(context, inputs),
+                context.report,
+            )
+        return stage.run(context, inputs)
 
 
 @task(name=stage.NAME, **POLICY)
 def encode_latents(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
     """Encode every new clip window."""
-    return run_stage(stage, run, inputs)
+    return run_stage(_SharedOut(), run, inputs)

@@ -31,6 +31,7 @@ from sana.errors import SanaError
 from sana.progress import Progress, publish
 from sana.store import StoreError, open_store
 from sana.training.launch import WorkerError, WorkerStartError
+from tasks.report import StageBook, record_report
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key
 
@@ -58,9 +59,11 @@ class PipelineRun:
     Not a dataclass: Prefect walks through those to look for futures.
     """
 
-    def __init__(self, config: Config, force: Iterable[str]) -> None:
-        """Raises StoreError when the root cannot be opened."""
+    def __init__(self, title: str, config: Config, force: Iterable[str]) -> None:
+        """`title` is what a reader knows the config by. Raises StoreError when the root cannot be opened."""
         self.context = Context(config, open_store(config.root), Path(config.work_dir).absolute())
+        self.title = title
+        self.stages = StageBook()
         self.force = frozenset(force)
         self.salt = uuid4().hex[:8]  # of forced stages: one for all tries, so that a retry keeps what is done
         self.tracker = Tracker(config, self.context.store, pipeline_key(config), _facts())
@@ -72,6 +75,8 @@ class PipelineRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None or isinstance(error, Exception):  # of a cancel little time is left
+            record_report(self.tracker, self.context, self.title, self.stages.states(error))
         self.tracker.__exit__(kind, error, trace)
 
 
@@ -83,7 +88,7 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
         StoreError: the root cannot be opened.
     """
     loaded = load_config(config, list(overrides))
-    return PipelineRun(loaded.model_copy(update={"root": root}) if root else loaded, force)
+    return PipelineRun(Path(config).stem, loaded.model_copy(update={"root": root}) if root else loaded, force)
 
 
 def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
@@ -93,15 +98,18 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         RefusedError: more clips were refused than the data sets allow.
         SanaError, WorkerError, StoreError: as the stage says.
     """
+    run.stages.start(stage.NAME)
     recipe = stage.recipe(run.context, inputs)
     tracked = run.tracker.stage(recipe, inputs)
     found = None if stage.NAME in run.force else artifacts.find(run.context.store, recipe)
     if found is not None:
+        run.stages.committed(stage.NAME, "Cached", found)
         check_refusals(run.context.config, found)
+        run.stages.done()
         tracked.finished(found, "Cached")
         publish(stage.NAME, "cached")
         return Completed(name="Cached", message=run.context.store.uri(found.key), data=found)
-    shown = _Shown(stage.NAME)
+    shown = Shown(stage.NAME)
 
     def report(progress: Progress) -> None:
         tracked.report(progress)
@@ -112,10 +120,12 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
     salt = run.salt if stage.NAME in run.force else ""
     with _published(stage.NAME), tracked:
         made = stage.run(replace(run.context, report=report, salt=salt), inputs)
+        name = "Reproduced" if made.reproduced else "Completed"
+        run.stages.committed(stage.NAME, name, made)
         tracked.finished(made, "Completed")
         check_refusals(run.context.config, made)
+        run.stages.done()
     log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, dict(made.counts))
-    name = "Reproduced" if made.reproduced else "Completed"
     return Completed(name=name, message=run.context.store.uri(made.key), data=made)
 
 
@@ -162,7 +172,7 @@ def _published(stage: str) -> Iterator[None]:
         publish(stage, state)
 
 
-class _Shown:
+class Shown:
     """A stage's progress in Prefect's UI: a ring on its task, updated every 2 s at most, never in the way."""
 
     def __init__(self, stage: str) -> None:

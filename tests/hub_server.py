@@ -5,6 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +26,8 @@ class HubServer:
         self.gated = False  # files may be listed and not read
         self.page_size = 1000  # entries of a tree per answer
         self.cut: set[str] = set()  # paths whose next body ends in the middle
+        self.stalled: set[str] = set()  # paths whose next body stops in the middle, and stays open
+        self.ranges: dict[str, list[int]] = {}  # first byte of each answer, by path
         self.damaged: set[str] = set()  # paths served with one bit flipped
         self.failures: list[int] = []  # statuses of the next answers, whatever is asked
         self.extra_paths: list[str] = []  # listed, and not there
@@ -145,6 +148,18 @@ class _Handler(BaseHTTPRequestHandler):
             end = int(last) if last else len(data) - 1
             headers["Content-Range"] = f"bytes {first}-{end}/{len(data)}"
             status, data = 206, data[int(first) : end + 1]
+        if self.command == "GET":
+            hub.ranges.setdefault(path, []).append(int(first) if wanted else 0)
+        if path in hub.stalled and self.command == "GET":
+            hub.stalled.discard(path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            with suppress(OSError):
+                self.connection.recv(1)  # until the reader is gone
+            self.close_connection = True
+            return
         self._answer(status, headers, data, cut=path in hub.cut and self.command == "GET")
         if self.command == "GET":
             hub.cut.discard(path)

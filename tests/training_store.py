@@ -1,6 +1,6 @@
 """A synthetic store to train from: random latents of two buckets and random captions, through the real writers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,27 @@ class Encoded:
 
 
 def build_encoded(
-    root: Path | str, *, num_train: int = NUM_TRAIN, num_eval: int = NUM_EVAL, scale: float = 1.0
+    root: Path | str,
+    *,
+    num_train: int = NUM_TRAIN,
+    num_eval: int = NUM_EVAL,
+    scale: float = 1.0,
+    datasets: Sequence[str] = ("demo",),
+    row_passes: Callable[[int], int] = lambda _: 1,
 ) -> Encoded:
-    """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens."""
+    """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens, and is of each data set in turn."""
     store = open_store(str(root))
     splits = ["train"] * num_train + ["eval"] * num_eval
     clips = [(f"clip{i:04d}", split, BUCKETS[i % 3 % 2]) for i, split in enumerate(splits)]
-    return Encoded(store, _latents(store, clips, scale), _captions(store, clips))
+    of_clip = {
+        clip[0]: {"dataset": datasets[i % len(datasets)], "passes": row_passes(i)} for i, clip in enumerate(clips)
+    }
+    return Encoded(store, _latents(store, clips, scale, of_clip), _captions(store, clips))
 
 
-def _latents(store: Store, clips: list[tuple[str, str, str]], scale: float) -> Artifact:
+def _latents(
+    store: Store, clips: list[tuple[str, str, str]], scale: float, of_clip: Mapping[str, Mapping[str, Any]]
+) -> Artifact:
     rows: list[dict[str, Any]] = []
     for bucket in BUCKETS:  # one bucket per shard
         members = [clip for clip in clips if clip[2] == bucket]
@@ -59,19 +70,23 @@ def _latents(store: Store, clips: list[tuple[str, str, str]], scale: float) -> A
             {
                 "sample_id": f"{clip_id}-0",
                 "clip_id": clip_id,
-                "dataset": "demo",
                 "split": split,
                 "bucket": bucket,
                 "sample_key": clip_id,
-                "passes": 1,
             }
+            | of_clip[clip_id]
             | _columns(where[f"{clip_id}-0"])
             for clip_id, split, _ in members
         ]
     draft = Draft(store, Recipe("encode_latents", 1, {}, {}))
     table = table_of(rows, LATENT_INDEX)
     draft.add("index.parquet", to_parquet(table))
-    return draft.commit(content={"train": content_digest(table, ["sample_id", "digest"])}, counts={"out": len(rows)})
+    trained_on = {row["dataset"] for row in rows if row["split"] == "train"}
+    return draft.commit(
+        content={"train": content_digest(table, ["sample_id", "digest"])},
+        counts={"out": len(rows)},
+        facts={"train_samples": dict.fromkeys(sorted(trained_on), 1)},
+    )
 
 
 def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
@@ -130,7 +145,7 @@ def make_job(
     """Write a job as a stage would, and read it back as its worker does."""
     common: dict[str, Any] = {"trajectory": trajectory, "model_path": str(tiny_model), "model_revision": None}
     if stage == "train":
-        common |= {"fingerprint": f"f{config.train.max_steps}", "keep_steps": []}
+        common |= {"fingerprint": f"f{config.train.max_steps}", "keep_steps": [], "passes": {}}
     artifacts: Mapping[str, Artifact] = {"encode_latents": encoded.latents, "encode_captions": encoded.captions}
     return read_job(write_job(stage, config, artifacts, {**common, **spec}))
 

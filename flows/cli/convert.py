@@ -19,7 +19,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
 
     Every key is mapped, or listed with the reason why it is not and what is used instead.
     """
-    from flows.cli.show import conversion_text
+    from flows.cli.conversion import conversion_text
     from sana.config.load import load_config
     from sana.convert.simpletuner import convert
     from sana.convert.yaml_text import yaml_text

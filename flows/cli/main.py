@@ -1,14 +1,11 @@
-"""`sana`: run, plan, validate, convert-simpletuner, tiny, ui.
-
-Commands import what they need when they run: `sana --help` is instant.
-"""
+"""`sana` and its commands, which import what they need when they run: `sana --help` is instant."""
 
 import sys
 from collections.abc import Sequence
 
 import click
 
-from flows.cli import convert, plan, run, tiny, ui
+from flows.cli import buckets, care, convert, encode_worker, inspect, plan, report, run, tiny, ui
 from sana.errors import SanaError
 
 
@@ -18,7 +15,11 @@ def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-for command in (run.run, plan.plan, plan.validate, convert.convert_simpletuner, tiny.tiny, ui.ui):
+COMMANDS = (
+    run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker,
+    report.report, inspect.inspect, *care.COMMANDS, convert.convert_simpletuner, tiny.tiny, ui.ui,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

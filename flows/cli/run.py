@@ -43,6 +43,7 @@ def run(
             click.echo(f"sampled videos: {context.store.uri(artifact.files['contact_sheet.png'].key)}")
     if all(state.lower() == "cached" for _, state, _ in results):
         click.echo("every stage is cached: nothing to do")
+    click.echo(f"data report: sana report {same_options(config, overrides, root)}")
     click.echo(f"browse the runs: sana ui {same_options(config, overrides, root)}")
 
 

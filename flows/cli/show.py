@@ -1,7 +1,6 @@
 """What the terminal shows: the plan, the progress of a run, and its result."""
 
 from collections.abc import Mapping, Sequence
-from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -19,11 +18,9 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from flows.cli.tables import render
 from flows.plan import StagePlan
 from sana.artifact import Artifact
-from sana.convert.draft import Draft
-from sana.convert.simpletuner import faults_of
-from sana.convert.yaml_text import scalar, shown
 from sana.progress import Progress as StageProgress
 from sana.progress import listeners
 from sana.store import Store
@@ -39,49 +36,24 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
     for plan in plans:
         state = Text(plan.state, style=_STYLES.get(plan.state, ""))
         table.add_row(plan.name, state, plan.fingerprint or "-", Text(plan.detail))  # it quotes users: no markup
-    return _render(table)
+    return render(table)
 
 
 def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
-    """Render what a run did: stage, state, clips in / out / refused, seconds, artifact."""
+    """Render what a run did: stage, state, clips in / out / refused, samples of them, seconds, artifact."""
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", "in", "out", "refused", "seconds", "artifact"):
-        table.add_column(name, justify="right" if name in ("in", "out", "refused", "seconds") else "left", no_wrap=True)
+    for name in ("stage", "state", "in", "out", "refused", "samples", "seconds", "artifact"):
+        table.add_column(name, justify="left" if name in ("stage", "state", "artifact") else "right", no_wrap=True)
     for name, state, artifact in rows:
         counts = artifact.counts
         table.add_row(
             name,
             Text(state.lower(), style=_STYLES.get(state.lower(), "")),
-            *(str(counts[key]) for key in ("in", "out", "refused")),
+            *(str(counts.get(key, "")) for key in ("in", "out", "refused", "samples")),
             f"{artifact.seconds:.1f}",
             artifact.key,
         )
-    return f"{_render(table)}\nartifacts are under {store.root}"
-
-
-def conversion_text(draft: Draft) -> str:
-    """Render what became of each of SimpleTuner's keys, and which of its faults are left behind."""
-    mapped = Table(box=None, pad_edge=False)
-    for name, width in (("SimpleTuner", 30), ("here", 38), ("value", 20), ("note", 29)):
-        mapped.add_column(name, width=width, overflow="fold")
-    for line in draft.lines:
-        if line.theirs:
-            theirs = ", ".join(draft.short(name) for name in line.theirs)
-            mapped.add_row(*(Text(cell) for cell in (theirs, line.key, scalar(line.value), line.why)))
-    texts = [_render(mapped)]
-    rest = [(left.key, shown(left), left.why) for left in draft.left]
-    faults = [(fault, ours) for fault, ours in faults_of(draft)]
-    for title, names, rows in (  # long names are folded, never cut
-        ("not carried over", ("key", "value", "why, and what is used instead"), rest),
-        ("not known", ("key", "value", "nearest"), [(left.key, shown(left), left.why) for left in draft.unknown]),
-        ("known faults that are not carried over", ("SimpleTuner", "here"), faults),
-    ):
-        if rows:
-            table = Table(*(Column(name, overflow="fold") for name in names), box=None, pad_edge=False)
-            for row in rows:
-                table.add_row(*(Text(cell) for cell in row))
-            texts.append(f"{title}:\n{_render(table)}")
-    return "\n\n".join(texts)
+    return f"{render(table)}\nartifacts are under {store.root}"
 
 
 def eval_lines(artifact: Artifact) -> str:
@@ -101,14 +73,6 @@ def eval_lines(artifact: Artifact) -> str:
 def _with_error(numbers: Mapping[str, Any], key: str) -> str:
     """Return `value +- standard error`; one sample has no standard error."""
     return f"{numbers[key]:.4f}" + ("" if numbers["stderr"] is None else f" +- {numbers['stderr']:.4f}")
-
-
-def _render(table: Table) -> str:
-    console = Console()
-    # a pipe or a log has no width: never cut what is in the table
-    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
-    wide.print(table)
-    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
 class _Rate(ProgressColumn):

@@ -59,21 +59,32 @@ class BucketRules(Section):
     )
     window: Literal["head", "middle", "random", "uniform", "stride"] = Field(
         "head",
-        description="which frames of a clip are used: the first; the middle; a start drawn by clip_id; starts spread "
-        "evenly over the clip; starts every window_stride frames",
+        description="which frames of a clip are used: the first; the middle; starts drawn by clip_id, the same for "
+        "ever; starts spread evenly from the clip's begin to its end; starts every window_stride frames",
     )
     windows_per_clip: int = Field(
-        1, ge=1, le=1000, description="at most so many samples of a clip; fewer where it has no room for more starts"
+        1,
+        ge=1,
+        le=1000,
+        description="at most so many samples of a clip, each with another start; fewer where it has no room for more. "
+        "head and middle give one",
     )
     window_stride: int | None = Field(
         None, ge=1, description="window: stride; frames from one start to the next; unset: the sample's length"
     )
     target_fps: float | None = Field(
-        None, gt=0.0, le=240.0, description="frames are chosen by time at this rate; unset: every frame, at its own"
+        None,
+        gt=0.0,
+        le=240.0,
+        description="frames are chosen by time at this rate, each the one a player would show then, "
+        "and all counts of frames are at this rate; unset: every frame of the file",
     )
     min_frames: int = Field(1, ge=1, description="clips with fewer frames, at target_fps where set, are refused")
     max_frames: int | None = Field(
-        None, ge=1, description="clips with more frames are refused or trimmed, by too_long; unset: no limit"
+        None,
+        ge=1,
+        description="of clips with more frames only the first so many are used, or they are refused, by "
+        "too_long; unset: no limit",
     )
     too_long: Literal["refuse", "trim"] = Field("trim", description="what becomes of a clip with over max_frames")
 
@@ -110,6 +121,15 @@ class BucketRules(Section):
                 "maximum_image_size has no effect with crop: false, where every clip is scaled to its bucket anyway; "
                 "remove it and target_downsample_size, or set crop: true"
             )
+        if self.maximum_image_size is not None and (self.target_downsample_size or 0) > self.maximum_image_size:
+            raise ValueError(
+                f"target_downsample_size {self.target_downsample_size:g} is above maximum_image_size "
+                f"{self.maximum_image_size:g}: clips would be scaled up; lower it"
+            )
+        if self.window in ("head", "middle"):
+            unused("windows_per_clip", f"with window: {self.window}, which gives one; use random, uniform or stride")
+        if self.window == "stride" and self.windows_per_clip == 1:
+            raise ValueError("window: stride with windows_per_clip: 1 is window: head; say how many it may give")
         if self.window != "stride":
             unused("window_stride", f"with window: {self.window}")
         if self.max_frames is None:
@@ -142,8 +162,9 @@ class BucketConfig(BucketRules):
 
     small_buckets: Literal["keep", "merge", "pad"] = Field(
         "keep",
-        description="a bucket with fewer than min_bucket_samples train samples: stays; goes to the nearest larger "
-        "bucket; or is repeated within an epoch. In every case a last batch is filled up by repeats",
+        description="a bucket with fewer than min_bucket_samples train samples: stays; its clips go to the nearest "
+        "bucket that has as many and that they have the frames and pixels for, or stay; or its samples are repeated "
+        "within an epoch. In every case a last batch is filled up by repeats",
     )
     min_bucket_samples: int = Field(0, ge=0, description="what counts as a small bucket; 0: none does")
     eval_fraction: float = Field(

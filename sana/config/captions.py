@@ -48,3 +48,17 @@ class CaptionsConfig(Section):
         if self.fallback and not wants:
             raise ValueError("fallback has no effect with missing: refuse; set missing: fallback, or remove it")
         return self
+
+    @model_validator(mode="after")
+    def _columns_have_a_table(self) -> Self:
+        if self.layout in ("textfile", "lines") and self.columns:
+            raise ValueError(f"{', '.join(self.columns)}: layout {self.layout} has no columns; remove it")
+        if len(set(self.text_columns)) != len(self.text_columns):
+            raise ValueError(f"text_columns names a column twice: {', '.join(self.text_columns)}")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The knobs that name a column of a table."""
+        knobs = ("video_column", "text_columns", "source_column", "motion_score_column")
+        return tuple(knob for knob in knobs if getattr(self, knob))

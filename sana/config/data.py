@@ -58,6 +58,12 @@ class DatasetConfig(Section):
         """How often each of its samples stands in an epoch, on average."""
         return (self.repeats + 1) * self.weight
 
+    @model_validator(mode="after")
+    def _one_way_to_the_source_id(self) -> Self:
+        if self.source_pattern and self.captions.source_column:
+            raise ValueError("source_pattern and captions.source_column both say what the source_id is; remove one")
+        return self
+
     @field_validator("source_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:

@@ -28,6 +28,11 @@ class EncodeCaptionsConfig(Section):
     max_tokens: int = Field(300, ge=8, le=1024, description="tokens kept of a caption, as the pipeline does")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="dtype of the text encoder and of what is stored")
     batch_size: int = Field(1, ge=1, le=256, description="captions per forward pass; batches change the last bits")
+    padding: Literal["pipeline", "short"] = Field(
+        "pipeline",
+        description="tokens a caption is padded to while it is encoded: as many as the pipeline does, or the next "
+        "multiple of 64: about twice as fast, and other last bits. What is stored has no padding",
+    )
     resources: EncodeCaptionsResources = EncodeCaptionsResources()
 
 
@@ -36,7 +41,25 @@ class EncodeLatentsResources(Section):
     samples_per_part: int = Field(64, ge=1, le=100_000, description="samples that are committed at once")
     shard_mib: int = Field(128, ge=1, le=4096, description="size in MiB at which a shard is closed")
     num_workers: int = Field(1, ge=1, le=64, description="processes on this machine, each with a VAE of its own")
-    decode_threads: int = Field(2, ge=1, le=64, description="threads that decode videos ahead of the VAE")
+    decode_threads: int = Field(
+        2,
+        ge=1,
+        le=64,
+        description="threads of each process that decode videos ahead of the VAE; memory holds as many "
+        "windows and one batch",
+    )
+    worker_runs: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="runs of `worker_deployment` that share the work, on machines of their own; 0: only this machine",
+    )
+    worker_deployment: str = Field(
+        "encode-worker/encode-worker",
+        pattern="^[^/]+/[^/]+$",
+        description="flow and deployment that worker_runs starts",
+    )
+    stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the processes when none reports for this long")
 
 
 class EncodeLatentsConfig(Section):

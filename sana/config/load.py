@@ -1,6 +1,7 @@
 """Read a config: YAML, then `key=value` overrides, then every check at once."""
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
     for override in overrides:
         _apply(raw, override)
+    _add_prompt_library(raw)
     return check(raw, where=str(path))
 
 
@@ -65,6 +67,34 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"{where}: {count}\n{lines}") from error
+
+
+def _add_prompt_library(raw: dict[str, Any]) -> None:
+    """Put the prompts of the file `sample.prompt_library` beside those in `sample.prompts`."""
+    sample: Any = raw.get("sample")
+    path = sample.get("prompt_library") if isinstance(sample, dict) else None
+    if not isinstance(path, str) or not path:
+        return  # none, or what `check` refuses
+    try:
+        library = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"sample.prompt_library: cannot read {path}: {error}") from error
+    form = '{"nickname": "prompt"} or {"nickname": {"prompt": "..."}}'
+    if not isinstance(library, dict):
+        raise ConfigError(f"sample.prompt_library: {path} is not {form}")
+    prompts = {}
+    for name, value in library.items():
+        prompts[name] = value.get("prompt") if isinstance(value, dict) else value
+        if not isinstance(prompts[name], str):
+            raise ConfigError(f"sample.prompt_library: {path}: {name!r} has no prompt; {form} is needed")
+    inline = sample.get("prompts") or {}
+    if isinstance(inline, dict):
+        twice = sorted(set(inline) & set(prompts))
+        if twice:
+            raise ConfigError(
+                f"sample.prompt_library: {path} and sample.prompts both have {', '.join(twice)}; keep one"
+            )
+        sample["prompts"] = {**inline, **prompts}
 
 
 def _parse(text: str, *, where: str) -> Any:

@@ -1,6 +1,6 @@
 """Config of training, evaluation and sampling."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -27,7 +27,15 @@ class TrainResources(Section):
     )
     gradient_checkpointing: bool = Field(True, description="recompute activations: gradients stay bit-equal")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
-    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, in a thread")
+    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
+    verify_checksums: bool = Field(True, description="check each sample's digest whenever it is read")
+    shard_cache_gib: float = Field(
+        0.0,
+        ge=0.0,
+        le=1e6,
+        description="disk budget in GiB, under work_dir/cache/shards, for whole shards of a root on S3; 0: none, each "
+        "sample is one range request",
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays")
     eval_every: int = Field(
@@ -104,7 +112,16 @@ class SampleResources(Section):
 
 
 class SampleConfig(Section):
+    # what is in the file is in `prompts` once the config is loaded: its content counts, not where it was
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library"})
+
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
+    prompt_library: str | None = Field(
+        None,
+        min_length=1,
+        description='JSON file with more prompts, {"nickname": "prompt"} or {"nickname": {"prompt": "..."}}; '
+        "added to `prompts` when the config is read",
+    )
     negative_prompt: str = Field("", description="what guidance points away from; empty: the null caption of training")
     bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
     num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")

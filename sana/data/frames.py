@@ -36,7 +36,7 @@ _DECORD_ERRORS = (
 _DECORD_CONTAINERS = (MP4, "matroska,webm")  # of MPEG-TS and AVI it loses frames while it opens them
 _MAX_PROMISED = 1_000_000  # frames by a header that states a rate and a duration: 40 MiB of decord's index
 _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file before its first frame is taken
-
+_MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 
@@ -44,9 +44,11 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Decode a sample as its row says (the columns CUT): uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
     bucket = Bucket.parse(window["bucket"])
-    start = window["start_frame"]
     crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
-    frames = range(start, start + bucket.num_frames)
+    frames = range(window["start_frame"], window["start_frame"] + bucket.num_frames)
+    if rate := window["window_fps"]:
+        times = [frame / rate for frame in frames]
+        return read_times(path, times, height=bucket.height, width=bucket.width, crop=crop)
     return read_frames(path, frames, height=bucket.height, width=bucket.width, crop=crop)
 
 
@@ -73,6 +75,77 @@ def read_frames(
     if not _read_with_decord(path, asked, frames, crop):
         _read_with_av(path, asked, frames, crop)
     return frames
+
+
+def read_times(
+    path: Path, times_s: Sequence[float], *, height: int, width: int, crop: Box | None = None
+) -> NDArray[np.uint8]:
+    """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
+
+    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
+    frames and fast ones skip some. Decoding stops at the first frame behind the last time; one frame is held. `crop`
+    and the resample are those of `read_frames`.
+
+    Raises:
+        ClipRefused: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
+        OSError: the file is missing or the disk failed.
+        ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
+    """
+    times = np.asarray(times_s, np.float64)
+    if not len(times) or times[0] < 0 or (np.diff(times) < 0).any() or height < 1 or width < 1:
+        raise ValueError(f"read_times needs ascending times >= 0 and a size >= 1, got {times_s!r}, {height} x {width}")
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    num_filled, end_s, problem = 0, 0.0, "the stream ends"
+    held: VideoFrame | None = None
+    with opened(path) as (container, stream):
+        try:
+            for frame, start_s in _timed(container, stream):
+                # times before this frame's belong to the one held
+                if held is not None and (stop := int(np.searchsorted(times, start_s))) > num_filled:
+                    frames[num_filled:stop] = _cut_upright(held, stream, height, width, crop)
+                    num_filled = stop
+                if num_filled == len(times):
+                    return frames
+                held, end_s = frame, start_s + _shown_for(frame, stream)
+            if held is not None and times[-1] <= end_s:
+                frames[num_filled:] = _cut_upright(held, stream, height, width, crop)
+                return frames
+        except av.error.InvalidDataError as error:
+            problem = str(error.strerror)
+    raise ClipRefused("truncated", f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}")
+
+
+def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, float]]:
+    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
+
+    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
+    file's own rate every frame is chosen once.
+    """
+    tick = min(float(stream.time_base or 0), _MAX_TICK_S) + 1e-9
+    first: float | None = None
+    shown_s = 0.0
+    for frame in container.decode(stream):
+        time = frame.time
+        if time is None:  # a bare stream of frames: one after the other
+            time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
+        first = time if first is None else first
+        shown_s = max(shown_s, time - first)
+        yield frame, shown_s - tick
+
+
+def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
+    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
+    if frame.duration and stream.time_base:
+        return float(frame.duration * stream.time_base)
+    return float(1 / stream.average_rate) if stream.average_rate else 0.0
+
+
+def _cut_upright(
+    frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None
+) -> NDArray[np.uint8]:
+    """Turn a frame upright and resample it: uint8 [H, W, 3]."""
+    turns, aspect = quarter_turns(frame), sample_aspect(stream)
+    return _cut(np.rot90(_rgb(frame), turns), 1 / aspect if turns % 2 else aspect, height, width, crop)
 
 
 def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
@@ -171,10 +244,7 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
         try:
             for frame in container.decode(stream):
                 if (rows := asked == num_decoded).any():
-                    turns, aspect = quarter_turns(frame), sample_aspect(stream)
-                    aspect = 1 / aspect if turns % 2 else aspect
-                    picture = np.rot90(_rgb(frame), turns)
-                    frames[rows] = _cut(picture, aspect, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = _cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
                 num_decoded += 1
                 if num_decoded > last:
                     return

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -105,39 +104,53 @@ class HubRepo:
     def fetch(self, commit: str, file: HubFile, to: Path) -> None:
         """Bring a file to the path `to`, whole and with its digest checked, or not at all.
 
-        It comes from the Hugging Face cache if it is there. A connection that breaks is resumed.
+        It comes from the Hugging Face cache if it is there. A connection that breaks is resumed; what a fetch that
+        failed or was killed has brought stays in `to` + ".part", and the next goes on from there.
         """
-        folder = tempfile.mkdtemp(dir=to.parent, prefix=".hub-")
-        try:
-            cached = self._cached(commit, file.path)
-            if cached:
-                got = shutil.copyfile(cached, f"{folder}/file")
-            elif _offline():
-                raise ConfigError(
-                    f"HF_HUB_OFFLINE is set, and {file.path} of {self._name} is not in the Hugging Face cache. "
-                    f"Fetch it with the network: `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
-                )
-            else:
-                got = self._call(lambda: self._download(commit, file.path, folder), what=file.path, waits_s=())
-            found = _digest_as(file.digest, Path(got))
-            if found != file.digest:
+        partial = to.with_name(f"{to.name}.part")
+        for resumed in (partial.exists(), False):
+            came_from = self._bring(commit, file, partial)
+            found = _digest_as(file.digest, partial)
+            if found == file.digest:
+                os.replace(partial, to)
+                return
+            partial.unlink()
+            if not resumed:  # else the piece that was here may be to blame: once more, from the first byte
                 raise SanaError(
-                    f"{file.path} of {self._name} came damaged from {cached or _public(_endpoint())}: its content is "
-                    f"{found}, the hub lists {file.digest}. Run again; if it stays, the mirror or cache is bad"
+                    f"{file.path} of {self._name} came damaged from {came_from}: its content is {found}, the hub "
+                    f"lists {file.digest}. Run again; if it stays, the mirror or cache is bad"
                 )
-            os.replace(got, to)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
-    def _download(self, commit: str, path: str, folder: str) -> str:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
+    def _bring(self, commit: str, file: HubFile, partial: Path) -> str:
+        """Complete `partial` from the Hugging Face cache or the hub; returns where the bytes came from."""
+        cached = self._cached(commit, file.path)
+        if cached:
+            shutil.copyfile(cached, partial)
+        elif _offline():
+            raise ConfigError(
+                f"HF_HUB_OFFLINE is set, and {file.path} of {self._name} is not in the Hugging Face cache. "
+                f"Fetch it with the network: `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
+            )
+        else:
+            try:
+                self._call(lambda: self._download(commit, file, partial), what=file.path, waits_s=())
+            finally:
+                if partial.exists() and not partial.stat().st_size and file.num_bytes:
+                    partial.unlink()
+        return cached or _public(_endpoint())
 
-        for bar in ("huggingface_hub.http_get", "huggingface_hub.xet_get"):  # one bar per video tells nobody anything
-            disable_progress_bars(bar)
-        return hf_hub_download(
-            self.id, path, repo_type=self.kind, revision=commit, local_dir=folder, endpoint=_endpoint()
-        )
+    def _download(self, commit: str, file: HubFile, partial: Path) -> None:
+        """Append what is missing. hf_hub_download would begin anew: it keeps nothing of a download that failed."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+        disable_progress_bars("huggingface_hub.http_get")  # one bar per video tells nobody anything
+        url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
+        with partial.open("ab") as out:
+            if out.tell() > file.num_bytes:
+                out.truncate(0)
+            http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.num_bytes)
 
     def _cached(self, commit: str, path: str) -> str | None:
         """The file in the Hugging Face cache, if some tool downloaded it before."""

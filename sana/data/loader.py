@@ -1,33 +1,36 @@
-"""What training and evaluation read: the rows of one split, the order of an epoch, one sample, and reading ahead.
+"""What training and evaluation read: the rows of one split, samples by batches, and reading ahead.
 
-Shapes in this module: a latent is [16, f, h, w] after the VAE; a caption is [L, C], its real tokens only.
-Ten million rows are Arrow and numpy columns; Python objects exist for the rows of a batch only.
+Shapes in this module: B samples of a batch; a latent is [16, f, h, w] after the VAE; a caption is [L, C], its real
+tokens only. Ten million rows are Arrow and numpy columns; Python objects exist for the rows of a batch only.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+import xxhash
 from torch import Tensor
 
 from sana.artifact import Artifact
+from sana.data.buffers import Buffers
+from sana.data.locations import Locations
 from sana.data.manifest import read_table
-from sana.data.schemas import LOCATION
-from sana.data.shard import Location, read_tensor
+from sana.data.shard import DTYPES, DamagedSampleError, Location, damaged, gone, read_tensor
+from sana.data.shard_cache import ShardFiles
 from sana.errors import SanaError
 from sana.store import Store
 
 INDEX = "index.parquet"  # the one table of an encode artifact
-_WHERE = [field.name for field in LOCATION]
-_REPEATING = ["shard", "dtype"]  # few values in many rows: stored once
+REQUESTS = 16  # range requests in flight, of one process to S3
+_ONCE: Mapping[str, float] = MappingProxyType({})  # every data set stands in an epoch once
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,25 +46,31 @@ class Samples:
     split: str
     buckets: tuple[str, ...]  # sorted names, "81x480x832"
     bucket_codes: np.ndarray  # uint16 [rows], index into buckets
+    passes: np.ndarray  # float64 [rows], how often it stands in an epoch, on average
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
-    latents: pa.Table  # sample_id and LOCATION
-    captions: pa.Table  # LOCATION
+    names: pa.ChunkedArray  # sample_id
+    latents: Locations
+    captions: Locations
     null_caption: Location
 
     def __len__(self) -> int:
         return len(self.bucket_codes)
 
     def sample_id(self, row: int) -> str:
-        return str(self.latents.column("sample_id")[row].as_py())
+        return str(self.names[row].as_py())
 
     def sample_ids(self) -> list[str]:
         """All names, in row order: Python objects, for the small eval split."""
-        return list(self.latents.column("sample_id").to_pylist())
+        return list(self.names.to_pylist())
 
 
-def load_samples(store: Store, latents: Artifact, captions: Artifact, split: str) -> Samples:
+def load_samples(
+    store: Store, latents: Artifact, captions: Artifact, split: str, *, passes: Mapping[str, float] = _ONCE
+) -> Samples:
     """Join the indexes of `encode_latents` and `encode_captions` into the rows of one split, "train" or "eval".
+
+    `passes` says how often each data set stands in an epoch; those that it does not name, once.
 
     Raises:
         SanaError: the split is empty, a sample has no caption, or there is not exactly one null caption.
@@ -96,67 +105,21 @@ def load_samples(store: Store, latents: Artifact, captions: Artifact, split: str
         split=split,
         buckets=buckets,
         bucket_codes=pc.index_in(rows["bucket"], value_set=pa.array(buckets)).to_numpy().astype(np.uint16),
+        passes=_passes(rows, passes),
         first_caption=(np.cumsum(counts) - counts)[code],
         num_captions=counts[code],
-        latents=_compact(rows.select(["sample_id", *_WHERE])),
-        captions=_compact(texts.select(_WHERE)),
+        names=rows["sample_id"],
+        latents=Locations.of(rows),
+        captions=Locations.of(texts),
         null_caption=Location.of(null[0]),
     )
 
 
-def _compact(table: pa.Table) -> pa.Table:
-    for name in _REPEATING:
-        table = table.set_column(table.schema.get_field_index(name), name, table[name].dictionary_encode())
-    return table.combine_chunks()
-
-
-def epoch_plan(bucket_codes: np.ndarray, *, seed: int, epoch: int, batch_size: int) -> np.ndarray:
-    """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
-
-    The rows of a batch share one bucket. Every row stands in the plan; a bucket's last batch is filled up from that
-    bucket's next shuffles, so at most `batch_size - 1` rows per bucket are repeats and a small bucket is no error.
-    The number of batches is the same in every epoch.
-    """
-    counts = np.bincount(bucket_codes)
-    by_bucket = np.split(np.argsort(bucket_codes, kind="stable"), np.cumsum(counts)[:-1])
-    batches = [
-        _fill(rows, batch_size, _generator(seed, epoch, 1 + code)) for code, rows in enumerate(by_bucket) if len(rows)
-    ]
-    plan = np.concatenate(batches)
-    return plan[_generator(seed, epoch, 0).permutation(len(plan))]
-
-
-def _fill(rows: np.ndarray, batch_size: int, generator: np.random.Generator) -> np.ndarray:
-    num_batches = -(-len(rows) // batch_size)
-    num_shuffles = -(-num_batches * batch_size // len(rows))
-    shuffled = np.concatenate([generator.permutation(rows) for _ in range(num_shuffles)])
-    return shuffled[: num_batches * batch_size].reshape(num_batches, batch_size)
-
-
-def _generator(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-class Cursor:
-    """Where a step stands in the data: `step` (optimizer steps done before it) alone determines its batch."""
-
-    def __init__(self, bucket_codes: np.ndarray, *, seed: int, batch_size: int) -> None:
-        self._codes, self._seed, self._batch_size = bucket_codes, seed, batch_size
-        self.num_batches = int(sum(-(-count // batch_size) for count in np.bincount(bucket_codes)))
-        self._epoch = -1
-        self._plan = np.empty((0, batch_size), dtype=np.int64)
-
-    def at(self, step: int) -> tuple[int, int]:
-        """Return (epoch, position of the batch in it), both from 0."""
-        return divmod(step, self.num_batches)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Return the rows of a step's global batch: int64 [batch_size]."""
-        epoch, position = self.at(step)
-        if epoch != self._epoch:
-            self._plan = epoch_plan(self._codes, seed=self._seed, epoch=epoch, batch_size=self._batch_size)
-            self._epoch = epoch
-        return self._plan[position]
+def _passes(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:
+    """Return each row's own passes times those of its data set."""
+    datasets = rows["dataset"].combine_chunks().dictionary_encode()
+    factors = np.array([of_dataset.get(name, 1.0) for name in datasets.dictionary.to_pylist()])
+    return factors[datasets.indices.to_numpy()] * rows["passes"].to_numpy()
 
 
 class Sample(NamedTuple):
@@ -165,15 +128,18 @@ class Sample(NamedTuple):
 
 
 class Reader:
-    """Reads samples from shards by byte range, each checked against its digest. Thread-safe."""
+    """Reads samples from shards by byte range, each checked against its digest unless `verify` is off. Thread-safe."""
 
-    def __init__(self, store: Store, samples: Samples) -> None:
-        self._store = store
-        self._samples = samples
-        self._null = read_tensor(store, samples.null_caption)
+    def __init__(self, files: ShardFiles, samples: Samples, *, verify: bool = True) -> None:
+        self.samples = samples
+        self._files, self._verify = files, verify
+        self._buffers = Buffers()
+        self._null = read_tensor(files.store, samples.null_caption)
+        # a disk answers at once; S3 after milliseconds, to many at a time
+        self._requests = None if files.store.is_local else ThreadPoolExecutor(REQUESTS, thread_name_prefix="request")
 
     def num_captions(self, row: int) -> int:
-        return int(self._samples.num_captions[row])
+        return int(self.samples.num_captions[row])
 
     def read(self, row: int, *, caption: int | None) -> Sample:
         """Read a row's latents and its caption number `caption`; None is the null caption.
@@ -182,17 +148,59 @@ class Reader:
             DamagedSampleError: stored bytes are not those that were written.
             IndexError: the row has no caption of that number.
         """
-        latents = read_tensor(self._store, _location(self._samples.latents, row)).to(torch.float32)
-        if caption is None:
-            return Sample(latents, self._null)
-        if not 0 <= caption < self.num_captions(row):
-            raise IndexError(f"{self._samples.sample_id(row)} has no caption {caption} of {self.num_captions(row)}")
-        where = _location(self._samples.captions, int(self._samples.first_caption[row]) + caption)
-        return Sample(latents, read_tensor(self._store, where))
+        latents, captions = self.read_batch([(row, caption)])
+        return Sample(latents[0].to(torch.float32), captions[0])
 
+    def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> tuple[Tensor, list[Tensor]]:
+        """Read the latents and one caption each of rows of one bucket, given as `(row, number of the caption)`.
 
-def _location(table: pa.Table, row: int) -> Location:
-    return Location.of(table.slice(row, 1).to_pylist()[0])
+        Returns:
+            The latents [B, 16, f, h, w] in their stored dtype, and the captions [L, C] in theirs.
+        """
+        where = self.samples.latents
+        rows = [row for row, _ in wanted]
+        latents = self._buffers.empty([len(rows), *where.shapes[rows[0]].tolist()], DTYPES[where.dtype(rows[0])])
+        reads = [(where, row, row, tensor) for row, tensor in zip(rows, latents, strict=True)]
+        captions = []
+        for row, number in wanted:
+            if number is None:
+                captions.append(self._null)
+                continue
+            if not 0 <= number < self.num_captions(row):
+                raise IndexError(f"{self.samples.sample_id(row)} has no caption {number} of {self.num_captions(row)}")
+            text = int(self.samples.first_caption[row]) + number
+            texts = self.samples.captions
+            captions.append(self._buffers.empty(texts.shapes[text].tolist(), DTYPES[texts.dtype(text)]))
+            reads.append((texts, text, row, captions[-1]))
+        if self._requests is None:
+            for read in reads:
+                self._fill(*read)
+        else:
+            requests = [self._requests.submit(self._fill, *read) for read in reads[1:]]
+            self._fill(*reads[0])
+            for request in requests:
+                request.result()
+        return latents, captions
+
+    def _fill(self, where: Locations, place: int, row: int, tensor: Tensor) -> None:
+        """Read one tensor, which is at `where[place]` and belongs to sample `row`, straight into memory."""
+        shard, start = where.shard(place), int(where.offsets[place])
+        buffer = tensor.view(torch.uint8).numpy().data.cast("B")
+        try:
+            self._files.read_into(shard, start, buffer)
+            if self._verify and not self._is_sound(where, place, buffer):
+                self._files.read_again_into(shard, start, buffer)
+                if not self._is_sound(where, place, buffer):
+                    found = xxhash.xxh3_128_hexdigest(buffer)
+                    raise self._named(row, damaged(self._files.store, where[place], found))
+        except FileNotFoundError as error:
+            raise self._named(row, gone(self._files.store, shard)) from error
+
+    def _is_sound(self, where: Locations, place: int, buffer: memoryview) -> bool:
+        return xxhash.xxh3_128_digest(buffer) == where.digests[place].tobytes()
+
+    def _named(self, row: int, error: DamagedSampleError) -> DamagedSampleError:
+        return DamagedSampleError(f"sample {self.samples.sample_id(row)}: {error}")
 
 
 class Prefetcher(Generic[Item, Result]):

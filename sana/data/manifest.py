@@ -13,12 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
 from sana.data.schemas import CUT
 from sana.errors import RefusedError, SanaError
 from sana.store import Store
+
+_KEY_ROWS = 65_536  # rows whose keys are made at once
 
 
 def clip_id_of(dataset: str, path: str) -> str:
@@ -30,6 +33,24 @@ def sample_key(window: Mapping[str, Any]) -> str:
     """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
     text = "\0".join(str(window[name]) for name in CUT)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sample_keys(windows: pa.Table) -> pa.Array:
+    """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
+    keys: list[pa.Array] = []
+    for batch in windows.select(list(CUT)).to_batches(max_chunksize=_KEY_ROWS):
+        texts = pc.binary_join_element_wise(*(_as_text(batch.column(name)) for name in CUT), "\0")
+        names = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts.to_pylist()]
+        keys.append(pa.array(names, pa.string()))
+    return pa.chunked_array(keys, pa.string()).combine_chunks()
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Return each value as Python's `str` writes it: Arrow writes floats otherwise."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    encoded = column.dictionary_encode()
+    return pa.array([str(value) for value in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -47,10 +68,10 @@ def to_parquet(table: pa.Table, *, metadata: Mapping[str, str] | None = None) ->
     return buffer.getvalue()
 
 
-def read_parquet(data: bytes) -> pa.Table:
-    """Read back what `to_parquet` wrote."""
+def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read back what `to_parquet` wrote: all columns, or those named."""
     try:
-        return pq.read_table(pa.BufferReader(data))
+        return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
     except pa.ArrowInvalid as error:
         raise SanaError(f"a table of {len(data)} bytes is damaged: {error}") from error
 
@@ -66,11 +87,24 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
         ) from error
 
 
+def lacking(wanted: pa.Table, known: pa.Table, column: str) -> pa.Table:
+    """Return, for each value of `column` in `wanted` that `known` lacks, the first row that has it; sorted by it."""
+    new = wanted.filter(pc.invert(pc.is_in(wanted.column(column), value_set=known.column(column)))).sort_by(column)
+    return new.take(pa.array(run_starts(new.column(column))))
+
+
+def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return where each run of equal values begins."""
+    codes = values.dictionary_encode().combine_chunks().indices.to_numpy()
+    return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]][: len(codes)])
+
+
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters."""
     picked = table.select(list(columns))
-    sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
-    picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
+    if not _ascends(picked.column(0)):
+        sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
+        picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{picked.num_rows}:{','.join(columns)}".encode())
     for name in columns:
@@ -78,17 +112,26 @@ def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def _ascends(column: pa.ChunkedArray) -> bool:
+    """Whether every value is above the one before: such rows are sorted, and sorting lists of text ends at 2 GiB."""
+    if pa.types.is_list(column.type):
+        return False
+    return column.num_chunks > 0 and bool(pc.all(pc.less(column[:-1], column[1:]), min_count=0).as_py())
+
+
 def _digest_column(digest: Any, column: pa.ChunkedArray) -> None:
     if pa.types.is_list(column.type):
         lengths = pc.list_value_length(column)
         digest.update(np.ascontiguousarray(lengths.to_numpy(), dtype="<i8").data)
         column = pc.list_flatten(column)
-    if pa.types.is_string(column.type):
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         encoded = pc.cast(column, pa.large_binary())
         digest.update(np.ascontiguousarray(pc.binary_length(encoded).to_numpy(), dtype="<i8").data)
         for chunk in encoded.chunks:
-            digest.update(b"".join(chunk.to_pylist()))
-    elif pa.types.is_integer(column.type):
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, "<i8")[chunk.offset : chunk.offset + len(chunk) + 1] if len(chunk) else [0]
+            digest.update(memoryview(data)[ends[0] : ends[-1]] if data else b"")
+    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<i8").data)
     elif pa.types.is_floating(column.type):
         digest.update(np.ascontiguousarray(column.to_numpy(), dtype="<f8").data)
@@ -109,8 +152,14 @@ def count_rejects(num_in: int, num_out: int, rejects: pa.Table) -> dict[str, int
     }
 
 
-def refused_by_dataset(datasets_in: Iterable[str], rejects: pa.Table) -> dict[str, list[int]]:
-    """Return {data set: [clips in, clips refused]}, from the data set of each clip that came in."""
+def tally(column: pa.ChunkedArray) -> dict[str, int]:
+    """Count how often each value stands in a column, without an object a row."""
+    counted = pc.value_counts(column)
+    return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
+
+
+def refused_by_dataset(datasets_in: Iterable[str] | Mapping[str, int], rejects: pa.Table) -> dict[str, list[int]]:
+    """Return {data set: [clips in, clips refused]}, from the data set of each clip that came in, or their tally."""
     refused = Counter(rejects.column("dataset").to_pylist())
     return {name: [num, refused[name]] for name, num in sorted(Counter(datasets_in).items())}
 

@@ -3,33 +3,26 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sana.data.digest_cache import DigestCache
 from sana.data.hub import HubFile, HubRepo
+from sana.data.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
 from sana.data.video_cache import VideoCache
 from sana.errors import ConfigError, SanaError
+from sana.store import checked
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-CAPTION_SUFFIX = ".txt"
-MISSING = "missing"  # identity of a symlink that points nowhere: it is listed, so that it is refused and not forgotten
+if TYPE_CHECKING:
+    from sana.store_s3 import ObjectInfo  # a second to import: only for those who use S3
 
+ASK_FOR_EACH = 64  # named S3 objects that are asked for one by one: a listing of their folder may be far longer
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of a data set: `path` is relative, with "/"; `identity` is what a listing shows of its content.
-
-    Identities: "mtime_ns:<ns>", "etag:<etag>", "sha256:<hex>" or "git:<hex>".
-    """
-
-    path: str
-    num_bytes: int
-    identity: str
+MISSING = "missing"  # stands for the content of what is not there any more
 
 
 class Origin(Protocol):
@@ -37,20 +30,12 @@ class Origin(Protocol):
 
     @property
     def revision(self) -> str: ...  # the commit, where there is such a thing; else ""
-    def files(self) -> Iterator[SourceFile]: ...  # videos and texts, hidden ones left out, in any order
+    @property
+    def base(self) -> str: ...  # what an absolute name of a file below begins with, without "/"; "" if there is none
+    def files(self) -> Iterator[SourceFile]: ...  # videos, texts and tables, hidden ones left out, in any order
     def digest(self, file: SourceFile) -> str: ...  # of the content
     def read(self, file: SourceFile) -> bytes: ...
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, there until exit
-
-
-def is_video(path: str) -> bool:
-    """Whether the name ends as a video's does, in any case."""
-    return path.lower().endswith(VIDEO_SUFFIXES)
-
-
-def _is_wanted(path: str) -> bool:
-    hidden = any(part.startswith(".") and part not in (".", "..") for part in path.split("/"))
-    return not hidden and (is_video(path) or path.endswith(CAPTION_SUFFIX))
 
 
 def _changed(where: str, digest: str, found: str) -> SanaError:
@@ -68,24 +53,50 @@ class LocalOrigin:
     def __init__(self, folder: Path, digests: DigestCache) -> None:
         if not folder.is_dir():
             what = "a file" if folder.exists() else "not there"
-            raise ConfigError(f"source {folder} is {what}; a folder with videos is needed")
+            raise ConfigError(
+                f"source {folder} is {what}; a folder with videos is needed, or a table: {', '.join(TABLE_SUFFIXES)}"
+            )
         self._folder = folder
         self._digests = digests
+        self.base = str(folder).rstrip("/")
 
     def files(self) -> Iterator[SourceFile]:
-        try:
+        with self._listed():
             for path in _walk(str(self._folder), "", frozenset()):
-                try:
-                    found = os.stat(self._folder / path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ELOOP):
-                        raise
-                    yield SourceFile(path, 0, MISSING)  # a link that leads nowhere: refused by name, later
-                    continue
-                if stat.S_ISREG(found.st_mode):
-                    yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
+                yield from self._file(path)
+
+    def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
+        """Yield those that are there, whatever their names end in."""
+        with self._listed():
+            for path in paths:
+                if os.path.lexists(self._folder / path):
+                    yield from self._file(path, named=True)
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise SanaError(f"cannot list source {self._folder}: {error}. Make it readable, or move it out") from error
+
+    def _file(self, path: str, *, named: bool = False) -> Iterator[SourceFile]:
+        """Yield the file, or, of a video, what is in its place; nothing for a text that is none."""
+        shown = printable(path)
+        trouble = "" if shown == path else "its name is not UTF-8; rename it"
+        found = None
+        try:
+            found = os.stat(self._folder / path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            trouble = trouble or "a symbolic link that leads nowhere"
+        if found and not stat.S_ISREG(found.st_mode):
+            trouble = trouble or f"not a file, but {_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}"
+        if trouble:
+            if named or is_video(path):
+                yield SourceFile(shown, 0, MISSING, trouble)
+        elif found:
+            yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
 
     def digest(self, file: SourceFile) -> str:
         return self._digests.digest(self._folder / file.path)
@@ -118,7 +129,9 @@ def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator
                 continue
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _walk(root, f"{path}/", above | {key})
-            elif _is_wanted(path):
+                if is_video(path):
+                    yield path  # a folder with the name of a video: refused by name, beside the videos in it
+            elif is_wanted(path):
                 yield path
 
 
@@ -136,12 +149,33 @@ class S3Origin:
             raise ConfigError(f"source {uri}: {error}") from error
         self._cache = cache
 
+        self.base = self._store.root
+
     def files(self) -> Iterator[SourceFile]:
-        for found in self._store.list_objects(""):
-            if _is_wanted(found.key):
-                if not found.etag:
-                    raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
-                yield SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
+        for found in self._store.iter_objects(""):
+            if is_wanted(found.key):
+                yield self._file(found)
+
+    def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
+        """Yield those that are there, whatever their names end in: few by asking for each, many by one listing."""
+        wanted = {path for path in paths if not _key_trouble(path)}
+        if len(wanted) <= ASK_FOR_EACH:
+            for key in sorted(wanted):
+                with suppress(FileNotFoundError):
+                    yield self._file(self._store.info(key))
+            return
+        folder = os.path.commonpath([os.path.dirname(key) for key in (min(wanted), max(wanted))])
+        for found in self._store.iter_objects(folder):
+            if found.key in wanted:
+                yield self._file(found)
+
+    def _file(self, found: "ObjectInfo") -> SourceFile:
+        trouble = _key_trouble(found.key)
+        if trouble:
+            return SourceFile(printable(found.key), 0, MISSING, trouble)
+        if not found.etag:
+            raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
+        return SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
 
     def digest(self, file: SourceFile) -> str:
         return file.identity
@@ -167,8 +201,19 @@ class S3Origin:
         return self._cache.open(digest, PurePosixPath(path).suffix, size=size, fetch=fetch)
 
 
+def _key_trouble(key: str) -> str:
+    """Say why S3's key, which may be any text, is no path that can be opened here; "" if it is."""
+    try:
+        checked(key)
+    except ValueError as error:
+        return f"{error}; rename it"
+    return ""
+
+
 class HubOrigin:
     """A Hugging Face data set at the commit that its revision is when first asked."""
+
+    base = ""
 
     def __init__(self, repo: HubRepo, revision: str, cache: VideoCache) -> None:
         self._repo = repo
@@ -179,7 +224,7 @@ class HubOrigin:
     def _snapshot(self) -> tuple[str, dict[str, HubFile]]:
         """The commit and its files, together: two threads may both ask, and the branch may move in between."""
         commit = self._repo.resolve(self._asked)
-        return commit, {file.path: file for file in self._repo.list_files(commit) if _is_wanted(file.path)}
+        return commit, {file.path: file for file in self._repo.list_files(commit) if is_wanted(file.path)}
 
     @property
     def revision(self) -> str:
@@ -213,4 +258,5 @@ class HubOrigin:
             PurePosixPath(path).suffix,
             size=lambda: listed()[1].num_bytes,
             fetch=lambda to: self._repo.fetch(*listed(), to),
+            resumes=True,
         )

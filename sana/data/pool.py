@@ -1,15 +1,19 @@
 """Pools: rows that any artifact of a stage may reuse, committed part by part.
 
 `<root>/<stage>/pool/<key>/parts/<part>.parquet` is the commit of a part: it is created last, once, and readers trust
-nothing else. `compacted/` holds one table of many parts, so that planning is one read and not ten thousand.
+nothing else. `compacted/` holds tables of many parts each, so that planning is a few reads and not ten thousand.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sana.data.manifest import read_parquet, to_parquet
 from sana.errors import SanaError
@@ -17,6 +21,18 @@ from sana.store import Store
 
 _Row = TypeVar("_Row")
 COMPACT_FROM = 16  # parts that stand alone before a compacted table is worth an object
+COMPACT_ROWS = 2_000_000  # a larger compacted table is never written: it bounds memory, and what is written again
+_READ_AT_ONCE = 16  # parts read at the same time: on S3 each is a round trip
+
+
+@dataclass(frozen=True)
+class _Compacted:
+    """A table of many parts: `parts` are their names, `replaces` those of the compacted tables folded into it."""
+
+    name: str
+    rows: pa.Table
+    parts: frozenset[str]
+    replaces: frozenset[str]
 
 
 class Pool:
@@ -30,29 +46,22 @@ class Pool:
 
     def rows(self) -> pa.Table:
         """Return all committed rows, one per id: the first by part name when two runs did the same work."""
-        compacted, folded = self._compacted()
-        tables = [] if compacted is None else [compacted]
-        tables += [self._read(key) for key in self._loose(folded)]
-        return self._unique(tables)
+        return self._rows(self.schema.names)
 
-    def _read(self, key: str) -> pa.Table:
-        try:
-            return read_parquet(self.store.read(key))
-        except SanaError as error:
-            raise SanaError(f"{self.store.uri(key)}: {error}; remove that file, and its rows are made again") from error
+    def ids(self) -> pa.ChunkedArray:
+        """Return the ids of all committed rows, each once."""
+        return self._rows([self.id_column]).column(self.id_column)
 
-    def compact(self) -> None:
-        """Fold loose parts into one table; harmless at any moment, and when two do it at once."""
-        compacted, folded = self._compacted()
-        loose = self._loose(folded)
-        if len(loose) < COMPACT_FROM:
-            return
-        tables = [] if compacted is None else [compacted]
-        table = self._unique(tables + [self._read(key) for key in loose])
-        names = sorted(folded | {_name(key) for key in loose})
-        digest = hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
-        data = to_parquet(table, metadata={"parts": json.dumps(names)})
-        self.store.put_if_absent(f"{self.folder}/compacted/{len(names):09d}-{digest}.parquet", data)
+    def ids_since(self, seen: set[str]) -> pa.ChunkedArray:
+        """Return the ids in parts that are not in `seen`, and add those parts' names to it: for who works beside us."""
+        fresh = [key for key, _ in self.store.list(f"{self.folder}/parts") if _name(key) not in seen]
+        seen.update(_name(key) for key in fresh)
+        tables = [table.select([self.id_column]) for table in self._read_all(fresh, [self.id_column])]
+        return pa.concat_tables([self._empty([self.id_column]), *tables]).column(self.id_column)
+
+    def part_names(self) -> set[str]:
+        """Return the names of all committed parts."""
+        return {_name(key) for key, _ in self.store.list(f"{self.folder}/parts")}
 
     def commit_part(self, rows: pa.Table) -> bool:
         """Commit rows as one part, named by their ids; False when the same part was committed before."""
@@ -62,23 +71,92 @@ class Pool:
         """The name of the part that holds exactly these ids."""
         return part_name(rows.column(self.id_column).to_pylist())
 
-    def _compacted(self) -> tuple[pa.Table | None, set[str]]:
-        keys = [key for key, _ in self.store.list(f"{self.folder}/compacted")]
-        if not keys:
-            return None, set()
-        table = self._read(keys[-1])  # sorted by the number of parts: the last has most
-        return table, set(json.loads(table.schema.metadata[b"parts"]))
+    def compact(self) -> None:
+        """Fold loose parts into tables of at most COMPACT_ROWS; harmless at any moment, and when two do it at once.
 
-    def _loose(self, folded: set[str]) -> list[str]:
+        A compacted table is written again only with at least half as many new rows, so that each row is written a
+        number of times that grows with the logarithm of theirs.
+        """
+        live = self._compacted(self.schema.names)
+        loose = self._loose(live)
+        if len(loose) < COMPACT_FROM:
+            return
+        names: list[str] = []
+        tables: list[pa.Table] = []
+        num_rows = 0
+        for key, table in zip(loose, self._read_all(loose, self.schema.names), strict=True):
+            if tables and num_rows + table.num_rows > COMPACT_ROWS:
+                self._write_compacted(tables, names, [])
+                names, tables, num_rows = [], [], 0
+            names.append(_name(key))
+            tables.append(table)
+            num_rows += table.num_rows
+        folded: list[_Compacted] = []
+        for one in sorted(live, key=lambda one: one.rows.num_rows):
+            if one.rows.num_rows > 2 * num_rows or one.rows.num_rows + num_rows > COMPACT_ROWS:
+                break
+            folded.append(one)
+            num_rows += one.rows.num_rows
+        self._write_compacted(tables, names, folded)
+
+    def _write_compacted(self, tables: Sequence[pa.Table], names: Iterable[str], folded: Sequence[_Compacted]) -> None:
+        parts = sorted({*names, *(name for one in folded for name in one.parts)})
+        replaces = sorted({name for one in folded for name in (one.name, *one.replaces)})
+        digest = hashlib.blake2b("\n".join(parts).encode(), digest_size=8).hexdigest()
+        table = self._unique([*(one.rows for one in folded), *tables], self.schema.names)
+        data = to_parquet(table, metadata={"parts": json.dumps(parts), "replaces": json.dumps(replaces)})
+        self.store.put_if_absent(f"{self.folder}/compacted/{len(parts):09d}-{digest}.parquet", data)
+
+    def _rows(self, columns: Sequence[str]) -> pa.Table:
+        live = self._compacted(columns)
+        tables = [one.rows for one in live]
+        return self._unique([*tables, *self._read_all(self._loose(live), columns)], columns)
+
+    def _compacted(self, columns: Sequence[str]) -> list[_Compacted]:
+        """Read the compacted tables that no other one replaces."""
+        live: list[_Compacted] = []
+        replaced: set[str] = set()
+        # one that replaces others holds their parts and more, so by its number of parts it stands behind them
+        for key in reversed([key for key, _ in self.store.list(f"{self.folder}/compacted")]):
+            if _name(key) in replaced:
+                continue
+            table = self._read(key, columns)
+            parts, replaces = (frozenset(json.loads(table.schema.metadata[name])) for name in (b"parts", b"replaces"))
+            replaced |= replaces
+            live.append(_Compacted(_name(key), table, parts, replaces))
+        return live
+
+    def _loose(self, live: Sequence[_Compacted]) -> list[str]:
+        folded = {name for one in live for name in one.parts}
         return [key for key, _ in self.store.list(f"{self.folder}/parts") if _name(key) not in folded]
 
-    def _unique(self, tables: Sequence[pa.Table]) -> pa.Table:
-        if not tables:
-            return self.schema.empty_table()
-        table = pa.concat_tables([t.select(self.schema.names).cast(self.schema) for t in tables])
-        ids = table.column(self.id_column).to_pylist()
-        first = {name: row for row, name in reversed(list(enumerate(ids)))}
-        return table if len(first) == len(ids) else table.take(sorted(first.values()))
+    def _read_all(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read parts in order, several at once."""
+        if len(keys) < 2:
+            yield from (self._read(key, columns) for key in keys)
+            return
+        with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
+            for group in slices(keys, 64 * _READ_AT_ONCE):  # not all ten thousand results before the first is used
+                yield from threads.map(lambda key: self._read(key, columns), group)
+
+    def _read(self, key: str, columns: Sequence[str]) -> pa.Table:
+        try:
+            return read_parquet(self.store.read(key), columns)
+        except SanaError as error:
+            raise SanaError(f"{self.store.uri(key)}: {error}; remove that file, and its rows are made again") from error
+
+    def _empty(self, columns: Sequence[str]) -> pa.Table:
+        return self.schema.empty_table().select(list(columns))
+
+    def _unique(self, tables: Sequence[pa.Table], columns: Sequence[str]) -> pa.Table:
+        empty = self._empty(columns)
+        table = pa.concat_tables([empty, *(t.select(columns).cast(empty.schema) for t in tables)])
+        ids = table.column(self.id_column)
+        if pc.count_distinct(ids).as_py() == table.num_rows:
+            return table
+        codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        return table.take(pa.array(np.sort(first)))
 
 
 def part_name(ids: Iterable[str]) -> str:

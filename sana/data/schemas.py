@@ -12,8 +12,10 @@ class Reason(StrEnum):
     """Why a clip was refused: a closed list."""
 
     NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
+    MISSING = "missing"  # a table or a list names a video that is not there
+    OUTSIDE = "outside"  # a table names a place that may not be read: beyond the source, or of another scheme
     EMPTY = "empty"  # zero bytes
-    UNREADABLE = "unreadable"  # the container or the codec cannot be opened
+    UNREADABLE = "unreadable"  # no file that can be read, or the container or the codec cannot be opened
     NO_VIDEO = "no_video"  # no video stream
     TRUNCATED = "truncated"  # the header promises more frames than there are
     TOO_SHORT = "too_short"  # fewer frames than the shortest bucket needs
@@ -33,7 +35,7 @@ CLIPS = pa.schema(
         column("clip_id", pa.string(), "digest of data set id and relative path"),
         column("dataset", pa.string(), "id of the data set in the config"),
         column("source_id", pa.string(), "what the clip was cut from; one source is never in both splits"),
-        column("path", pa.string(), "path of the video relative to the data set's source"),
+        column("path", pa.string(), "path of the video relative to the data set's source; or s3://, from a table"),
         column("num_bytes", pa.int64(), "size of the video file, bytes"),
         column("digest", pa.string(), "digest of the video file's content"),
     ]
@@ -41,20 +43,28 @@ CLIPS = pa.schema(
 CAPTIONS = pa.schema(
     [
         column("clip_id", pa.string(), "the clip it describes"),
-        column("captions", pa.list_(pa.string()), "alternatives; one is drawn per training step"),
+        column("captions", pa.list_(pa.string()), "final texts, alternatives; one is drawn per training step"),
     ]
 )
 VIDEO_FACTS = [
     column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
     column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
-    column("rotation_deg", pa.int32(), "clockwise turn for display: 0, 90, 180 or 270"),
+    column("rotation_deg", pa.int32(), "counter-clockwise turn that brings it upright: 0, 90, 180 or 270"),
     column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
-    column("fps", pa.float64(), "average source rate, frames per second"),
-    column("num_frames", pa.int32(), "frames in the file, counted"),
-    column("duration_s", pa.float64(), "duration, seconds"),
+    column("fps", pa.float64(), "average source rate by presentation times, frames per second"),
+    column("nominal_fps", pa.float64(), "rate the stream is made for (ffprobe's r_frame_rate), 0: not stated"),
+    column("variable_fps", pa.bool_(), "whether presentation times leave a constant rate"),
+    column("num_frames", pa.int32(), "frames in the file, counted; those that an edit list hides are not"),
+    column("duration_s", pa.float64(), "seconds from the first frame to the end of the last: num_frames / fps"),
     column("codec", pa.string(), "codec of the video stream"),
     column("pixel_format", pa.string(), "pixel format of the video stream"),
     column("bit_depth", pa.int32(), "bits per component"),
+    column("color_space", pa.string(), "matrix of the colours, as ffprobe names it, or unknown"),
+    column("color_primaries", pa.string(), "primaries of the colours, or unknown"),
+    column("color_transfer", pa.string(), "transfer curve of the colours, or unknown"),
+    column("color_range", pa.string(), "tv (limited), pc (full) or unknown"),
+    column("field_order", pa.string(), "progressive, or tt, bb, tb, bt of interlaced video, or unknown"),
+    column("has_audio", pa.bool_(), "whether there is sound"),
 ]
 PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
 # Pool rows: one per video content that was ever opened, refused ones included.

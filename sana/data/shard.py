@@ -8,7 +8,7 @@ import struct
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import xxhash
@@ -20,12 +20,19 @@ from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_REMEDY = "make it again: sana run CONFIG --force, with the stage that the path begins with"
+_LENGTH_BYTES = 8  # of the number a shard begins with: the bytes of its header
+_ALIGN_BYTES = 64  # data start on a cache line
 _SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
+_FROM_HEADER = {_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items()}
 
 
 class DamagedSampleError(SanaError):
     """A stored tensor does not match its index row."""
+
+
+def remedy(key: str) -> str:
+    """Say how a shard, or what else stands under a stage's name, is made again."""
+    return f"make it again: sana run CONFIG --force {key.partition('/')[0]}"
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,8 @@ def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str,
         blobs.append(blob)
         position += len(blob)
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + 8) % 64)  # data start on a cache line
-    base = 8 + len(text)
+    text += b" " * (-(len(text) + _LENGTH_BYTES) % _ALIGN_BYTES)
+    base = _LENGTH_BYTES + len(text)
     locations = {}
     for (name, tensor), blob in zip(tensors.items(), blobs, strict=True):
         locations[name] = Location(
@@ -96,6 +103,53 @@ def write_shard(store: Store, folder: str, part: str, tensors: Mapping[str, Tens
     return locations
 
 
+class Entry(NamedTuple):
+    """What a shard's own header says of one of its tensors."""
+
+    num_bytes: int
+    dtype: str  # fp32, fp16, bf16, or the header's word for another
+    shape: tuple[int, ...]
+
+
+def read_header(store: Store, shard: str, *, guess: int = 4096) -> dict[int, Entry]:
+    """Read what a shard holds, by the offset of each tensor in the file: two small requests.
+
+    `guess` is what its header is thought to take, in bytes: a longer one costs another request.
+
+    Raises:
+        DamagedSampleError: the shard is gone, its header is damaged, or it has another size than its header implies.
+    """
+    try:
+        num_bytes = store.size(shard)
+        start = store.read_range(shard, 0, min(num_bytes, guess))
+        length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+        if length > num_bytes - _LENGTH_BYTES:
+            raise DamagedSampleError(f"has {num_bytes} bytes, too few for the header of {length} that it begins with")
+        text = start[_LENGTH_BYTES : _LENGTH_BYTES + length]
+        text += store.read_range(shard, len(start), _LENGTH_BYTES + length - len(start)) if len(text) < length else b""
+    except FileNotFoundError as error:
+        raise DamagedSampleError("is gone") from error
+    try:
+        entries = _entries(json.loads(text), base=_LENGTH_BYTES + length)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedSampleError(f"has a damaged header ({type(error).__name__})") from error
+    end = max((offset + entry.num_bytes for offset, entry in entries.items()), default=_LENGTH_BYTES + length)
+    if end != num_bytes:
+        raise DamagedSampleError(f"has {num_bytes} bytes where its header needs {end}")
+    return entries
+
+
+def _entries(header: Mapping[str, Any], *, base: int) -> dict[int, Entry]:
+    entries = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            entries[base + int(begin)] = Entry(
+                int(end) - int(begin), _FROM_HEADER.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"])
+            )
+    return entries
+
+
 def read_tensor(store: Store, location: Location) -> Tensor:
     """Read one tensor by byte range, check its digest, and return it in its stored dtype and shape.
 
@@ -106,14 +160,22 @@ def read_tensor(store: Store, location: Location) -> Tensor:
     try:
         store.read_into(location.shard, location.offset, memoryview(buffer))
     except FileNotFoundError as error:
-        raise DamagedSampleError(f"{store.uri(location.shard)} is gone; {_REMEDY}") from error
+        raise gone(store, location.shard) from error
     found = xxhash.xxh3_128_hexdigest(buffer)
     if found != location.digest:
-        raise DamagedSampleError(
-            f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
-            f"their index row says {location.digest}: the shard is damaged; {_REMEDY}"
-        )
+        raise damaged(store, location, found)
     return torch.frombuffer(buffer, dtype=DTYPES[location.dtype]).reshape(location.shape)
+
+
+def gone(store: Store, shard: str) -> DamagedSampleError:
+    return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(shard)}")
+
+
+def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
+    return DamagedSampleError(
+        f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
+        f"their index row says {location.digest}: the shard is damaged; {remedy(location.shard)}"
+    )
 
 
 def location_columns(locations: Sequence[Location]) -> dict[str, list[Any]]:

@@ -1,41 +1,51 @@
-"""Sources: the videos of a data set and the captions beside them, wherever they are."""
+"""Sources: the videos of a data set and the files that hold their captions, wherever they are."""
 
-import hashlib
 import threading
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.data.digest_cache import DigestCache
 from sana.data.hub import REPO_ID, HubRepo
-from sana.data.origins import (
-    VIDEO_SUFFIXES,
-    HubOrigin,
-    LocalOrigin,
-    Origin,
-    S3Origin,
-    SourceFile,
-    is_video,
-)
+from sana.data.layouts import Layout, choose
+from sana.data.listing import LISTED, TABLE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, table_of_files, videos_of
+from sana.data.manifest import content_digest
+from sana.data.origins import HubOrigin, LocalOrigin, Origin, S3Origin
+from sana.data.table_origin import TableOrigin
 from sana.data.video_cache import VideoCache
 from sana.errors import ConfigError
 
 HUB_PREFIX = "hf://datasets/"
 
 
+@dataclass(frozen=True)
+class _Listing:
+    layout: Layout
+    videos: pa.Table
+    caption_files: pa.Table
+
+
 class Source:
     """One data set. It is listed once, when first asked; open another Source to see what changed since.
 
     Thread-safe. A SanaError concerns the whole source; what concerns one file is an OSError or UnicodeDecodeError.
+    Whatever lists it raises ConfigError when there is no video, or no file of the layout that the config asks for,
+    and SanaError when it cannot be listed.
     """
 
-    def __init__(self, uri: str, origin: Origin) -> None:
-        self.uri = uri
+    def __init__(self, dataset: DatasetConfig, origin: Origin, cache: VideoCache) -> None:
+        self.uri = dataset.source
+        self.cache = cache
+        self._dataset = dataset
         self._origin = origin
         self._lock = threading.Lock()
-        self._files: dict[str, SourceFile] | None = None
+        self._found: _Listing | None = None
 
     @property
     def revision(self) -> str:
@@ -43,38 +53,55 @@ class Source:
         with self._lock:
             return self._origin.revision
 
-    def listing(self) -> list[SourceFile]:
-        """Return the videos, and the `.txt` files that share a video's name, sorted by path.
+    @property
+    def base(self) -> str:
+        """What absolute names of its files begin with; empty for a Hugging Face data set."""
+        return self._origin.base
 
-        Raises:
-            ConfigError: there is no video, a name cannot be stored, or the source may not be read.
-            SanaError: the source cannot be listed.
-        """
-        return list(self._listed().values())
+    @property
+    def is_table(self) -> bool:
+        """Whether the source is itself a table, and not a folder."""
+        return isinstance(self._origin, TableOrigin)
+
+    @property
+    def videos(self) -> pa.Table:
+        """Table LISTED of the videos, sorted by path."""
+        return self._listing().videos
+
+    @property
+    def caption_files(self) -> pa.Table:
+        """Table LISTED of the files that hold captions: the texts that share a video's stem, or tables, or lists."""
+        return self._listing().caption_files
+
+    @property
+    def layout(self) -> Layout:
+        """Where the captions are: what the config says, or, of `auto`, what was found."""
+        return self._listing().layout
 
     def listing_digest(self) -> str:
-        """Return 32 hex digits: another when a listed file comes, goes, or changes its size or identity."""
-        digest = hashlib.blake2b(digest_size=16)
-        for file in self._listed().values():
-            digest.update(f"{file.path}\0{file.num_bytes}\0{file.identity}\0".encode())
-        return digest.hexdigest()
+        """Return 32 hex digits: another when a video or a file of captions comes, goes, or changes its identity."""
+        found = self._listing()
+        return content_digest(pa.concat_tables([found.videos, found.caption_files]), ["path", *LISTED.names[1:]])
 
     def digest(self, file: SourceFile) -> str:
-        """Return a digest of the file's content, the cheapest that can be trusted: only a local file is read.
+        """Return a digest of a listed file's content, the cheapest that can be trusted: only a local file is read.
 
         Raises:
             OSError: the file is gone, not readable, or being written.
         """
         return self._origin.digest(file)
 
-    def read_text(self, path: str) -> str:
-        """Return a listed caption file; a byte order mark is dropped.
+    def read(self, file: SourceFile) -> bytes:
+        """Return a listed file.
 
         Raises:
-            UnicodeDecodeError: it is not UTF-8.
             OSError: it is gone or not readable.
         """
-        return self._origin.read(self._listed()[path]).decode("utf-8-sig")
+        return self._origin.read(file)
+
+    def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
+        """Give a listed file as a local one, as `open_video` does."""
+        return self._origin.open(file.path, digest=self._origin.digest(file))
 
     def open_video(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
         """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
@@ -83,44 +110,44 @@ class Source:
             SanaError: the video is not what was listed any more, or cannot be fetched.
             OSError: a local file is not readable.
         """
-        if _leaves(path):
+        inside = path.removeprefix("s3://") if self.is_table else path
+        if any(part in ("", ".", "..") for part in inside.split("/")):
             raise ValueError(f"path {path!r} does not name a file inside {self.uri}")
         return self._origin.open(path, digest=digest)
 
-    def _listed(self) -> dict[str, SourceFile]:
+    def _listing(self) -> _Listing:
         with self._lock:
-            if self._files is None:
-                self._files = self._list()
-            return self._files
+            if self._found is None:
+                self._found = self._list()
+            return self._found
 
-    def _list(self) -> dict[str, SourceFile]:
-        found = sorted(self._origin.files(), key=lambda file: file.path)
-        stems = {PurePosixPath(file.path).with_suffix("") for file in found if is_video(file.path)}
-        if not stems:
+    def _list(self) -> _Listing:
+        listed = table_of_files(self._origin.files())
+        if isinstance(self._origin, TableOrigin):
+            table = pc.equal(listed.column("path"), self._origin.name)
+            layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
+            return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table))
+        videos = videos_of(listed)
+        if not videos.num_rows:
             raise ConfigError(
                 f"source {self.uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
             )
-        files = [file for file in found if PurePosixPath(file.path).with_suffix("") in stems]
-        for file in files:
-            if _leaves(file.path) or not _is_unicode(file.path):
-                raise ConfigError(
-                    f"source {self.uri}: the name {file.path!r} is not UTF-8, or has an empty or '..' part; rename it"
-                )
-        return {file.path: file for file in files}
+        try:
+            layout, caption_files = choose(listed, self._dataset.captions)
+        except ConfigError as error:
+            raise ConfigError(f"download.datasets {self._dataset.id}: {error} in {self.uri}") from error
+        return _Listing(layout, videos, caption_files)
 
 
 def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
     """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
     download = config.download
-    cache_bytes = int(download.resources.cache_gib * 2**30)
-    return {
-        dataset.id: open_source(dataset, work_dir=work_dir, cache_bytes=cache_bytes, read_only=read_only)
-        for dataset in download.enabled
-    }
+    cache = _video_cache(work_dir, int(download.resources.cache_gib * 2**30))
+    return {dataset.id: _open(dataset, work_dir / "cache", cache, read_only) for dataset in download.enabled}
 
 
 def open_source(dataset: DatasetConfig, *, work_dir: Path, cache_bytes: int, read_only: bool = False) -> Source:
-    """Open a folder, `s3://bucket/prefix` or `hf://datasets/owner/name`.
+    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
 
     Fetched videos are kept in `work_dir/cache/videos`, at most `cache_bytes` of them and what is open. `read_only`
     writes nothing under `work_dir` unless a remote file is read.
@@ -129,31 +156,48 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache_bytes: int, rea
         ConfigError: another kind of source, or a folder that is not there.
         StoreError: S3 does not answer or refuses.
     """
+    return _open(dataset, work_dir / "cache", _video_cache(work_dir, cache_bytes), read_only)
+
+
+def fetched(sources: Mapping[str, Source]) -> str:
+    """Say what this process fetched from remote sources, for a progress line: `1.2 GiB fetched, 40.0 MiB/s`, or ""."""
+    return str(next(iter(sources.values())).cache.traffic)
+
+
+def _video_cache(work_dir: Path, max_bytes: int) -> VideoCache:
+    return VideoCache(work_dir / "cache" / "videos", max_bytes=max_bytes)
+
+
+def _open(dataset: DatasetConfig, folder: Path, cache: VideoCache, read_only: bool) -> Source:
     uri = dataset.source
-    cache = work_dir / "cache"
-    videos = VideoCache(cache / "videos", max_bytes=cache_bytes)
+    captions = dataset.captions
+    is_table = uri.lower().endswith(TABLE_SUFFIXES)
+    if is_table and captions.layout in ("textfile", "lines"):
+        raise ConfigError(
+            f"download.datasets {dataset.id}: the source is a table, which holds its captions; "
+            f"captions.layout {captions.layout} is for a folder"
+        )
+
+    def bucket(name: str) -> S3Origin:
+        return S3Origin(f"s3://{name}", cache)
+
     if uri.startswith("s3://"):
-        return Source(uri, S3Origin(uri, videos))
+        if is_table:
+            beside, _, name = uri.rpartition("/")
+            return Source(dataset, TableOrigin(name, S3Origin(beside, cache), bucket, captions), cache)
+        return Source(dataset, S3Origin(uri, cache), cache)
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
-        repo = HubRepo("dataset", name, cache / "hub", read_only)
-        return Source(uri, HubOrigin(repo, dataset.revision, videos))
+        repo = HubRepo("dataset", name, folder / "hub", read_only)
+        return Source(dataset, HubOrigin(repo, dataset.revision, cache), cache)
     if "://" in uri:
         raise ConfigError(
             f"download.datasets {dataset.id}: source {uri} is not one of: a local folder, s3://bucket/prefix, "
-            f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`)"
+            f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`), "
+            f"or a {', '.join(TABLE_SUFFIXES)} file, local or s3://"
         )
-    digests = DigestCache(cache / "digests.sqlite", read_only=read_only)
-    return Source(uri, LocalOrigin(Path(uri).expanduser().absolute(), digests))
-
-
-def _leaves(path: str) -> bool:
-    return any(part in ("", ".", "..") for part in path.split("/"))
-
-
-def _is_unicode(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:  # a name on the disk that is not UTF-8
-        return False
-    return True
+    path = Path(uri).expanduser().absolute()
+    digests = DigestCache(folder / "digests.sqlite", read_only=read_only)
+    if is_table and path.is_file():
+        return Source(dataset, TableOrigin(path.name, LocalOrigin(path.parent, digests), bucket, captions), cache)
+    return Source(dataset, LocalOrigin(path, digests), cache)

@@ -1,4 +1,4 @@
-"""Videos: what a file holds, and a file from frames. `sana.data.frames` reads the frames of one.
+"""Videos: a file opened, and a file from frames. `sana.data.probe` tells what one holds, `sana.data.frames` reads it.
 
 Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRefused`; a disk
 that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
@@ -6,13 +6,13 @@ that cannot be read is an `OSError`, which is not the clip's fault and worth ano
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
-_MAX_RATE_ERROR = 0.01  # a header's frame rate is believed if the timestamps agree this well
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
 
@@ -39,56 +38,6 @@ class ClipRefused(Exception):  # noqa: N818  an outcome, not an error
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What is known of a video before its frames are decoded.
-
-    `width` and `height` are the size on display: the stored size, its width times `sample_aspect` (width over height
-    of one pixel), then turned by `rotation_deg` (0, 90, 180 or 270, counter-clockwise). `read_frames` sees this size.
-    """
-
-    width: int
-    height: int
-    coded_width: int
-    coded_height: int
-    rotation_deg: int
-    sample_aspect: float
-    fps: float  # average over the clip, frames per second
-    num_frames: int  # counted, packet by packet; frames that an edit list hides are not counted
-    duration_s: float  # num_frames / fps
-    codec: str  # "h264", "hevc", "vp9" ...
-    pixel_format: str  # "yuv420p", "yuv420p10le" ...
-    bit_depth: int
-
-
-def probe_video(path: Path) -> VideoInfo:
-    """Read a video's facts: the header, the first frame decoded, the other packets counted but not decoded.
-
-    Raises:
-        ClipRefused: empty, unreadable, no_video or truncated.
-        OSError: the file is missing or the disk failed.
-    """
-    num_packets, ends_broken, first = 0, False, None
-    times: list[int | None] = []  # of the frames that are shown
-    with opened(path) as (container, stream):
-        promised = _promised_packets(container, stream)
-        for packet in container.demux(stream):
-            if first is None and not packet.is_corrupt:
-                first = next(iter(stream.decode(packet)), None)
-            if packet.size == 0 and packet.dts is None:  # PyAV's mark for the end of the stream
-                break
-            num_packets, ends_broken = num_packets + 1, packet.is_corrupt
-            if packet.size and not packet.is_discard:  # AVI repeats a frame by an empty packet; an edit list trims
-                times.append(packet.pts)
-        if not times or num_packets < promised:
-            raise ClipRefused("truncated", f"{num_packets} of {promised or 'at least 1'} frames are in the file")
-        if ends_broken:
-            raise ClipRefused("truncated", f"the file ends inside frame {num_packets}")
-        if first is None:
-            raise ClipRefused("unreadable", f"none of {num_packets} packets decodes to a frame")
-        return _describe(stream, first, times)
 
 
 def to_pixels(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -135,8 +84,8 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             stream = container.streams.best("video")
-            kinds = [other.type for other in container.streams]
-            if not isinstance(stream, VideoStream) or stream.disposition & stream.disposition.attached_pic:
+            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+                kinds = [other.type for other in container.streams]
                 raise ClipRefused("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
             if stream.codec_context is None:
                 raise ClipRefused("unreadable", "no decoder for the video's codec")
@@ -150,47 +99,6 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise ClipRefused("unreadable", str(error.strerror)) from error
     except IndexError as error:  # PyAV 18, when a damaged MPEG-TS grows a stream on the way
         raise ClipRefused("unreadable", "a stream appears in the middle of the file") from error
-
-
-def _promised_packets(container: InputContainer, stream: VideoStream) -> int:
-    """How many packets the header says there are, 0 if it does not say (Matroska, fragmented MP4)."""
-    if container.format.name == MP4:  # an edit list takes samples out of the index, not out of the header's count
-        return min(stream.frames, len(stream.index_entries))
-    return stream.frames
-
-
-def _describe(stream: VideoStream, first: VideoFrame, times: list[int | None]) -> VideoInfo:
-    context, aspect, turns = stream.codec_context, sample_aspect(stream), quarter_turns(first)
-    if context.format is None:
-        raise ClipRefused("unreadable", f"{context.width} x {context.height} pixels of unknown format")
-    size = max(1, round(context.width * aspect)), context.height
-    width, height = size[::-1] if turns % 2 else size
-    fps = _frame_rate(stream, times)
-    return VideoInfo(
-        width=width,
-        height=height,
-        coded_width=context.width,
-        coded_height=context.height,
-        rotation_deg=turns * 90,
-        sample_aspect=aspect,
-        fps=fps,
-        num_frames=len(times),
-        duration_s=len(times) / fps,
-        codec=context.codec.canonical_name,
-        pixel_format=context.format.name,
-        bit_depth=context.format.components[0].bits,
-    )
-
-
-def _frame_rate(stream: VideoStream, times: list[int | None]) -> float:
-    """The header's average rate, unless the timestamps contradict it, as in recordings of a varying rate."""
-    stated = float(stream.average_rate or stream.guessed_rate or 0)
-    known = [time for time in times if time is not None]
-    span = (max(known) - min(known)) * stream.time_base if known and stream.time_base else 0
-    measured = (len(known) - 1) / float(span) if span else stated
-    if measured <= 0:
-        raise ClipRefused("unreadable", f"no frame rate for {len(times)} frames, neither stated nor by timestamps")
-    return stated if abs(stated - measured) <= _MAX_RATE_ERROR * measured else measured
 
 
 def sample_aspect(stream: VideoStream) -> float:

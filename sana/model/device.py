@@ -5,14 +5,18 @@ from importlib.metadata import version
 import torch
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; `auto` is the first GPU if there is one, else the CPU.
+def resolve_device(name: str, *, rank: int = 0) -> torch.device:
+    """Return the device called `name`; `auto` is a GPU if there is one, else the CPU.
+
+    Of several processes of this machine each has a `rank`, by which `auto` and `cuda` share out its GPUs.
 
     Raises:
         RuntimeError: the device does not exist here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        name = f"cuda:{rank % torch.cuda.device_count()}"
     return torch.empty(0, device=name).device
 
 

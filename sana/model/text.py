@@ -43,38 +43,61 @@ class TextEncoder:
         model = Gemma2Model.from_pretrained(path, subfolder="text_encoder", revision=revision, dtype=dtype)
         return cls(tokenizer, model.requires_grad_(False).eval().to(device))
 
-    @torch.no_grad()
-    def encode(self, texts: Sequence[str], *, template: str, max_tokens: int = 300) -> list[EncodedCaption]:
-        """Encode captions in one forward pass; each result is what the pipeline's mask keeps of it.
-
-        As in SanaVideoPipeline.encode_prompt: lower case, stripped, after the template, padded on the right to the
-        template's length + max_tokens - 2; then token 0 and the last max_tokens - 1 are kept. The batch changes
-        the last bits, so encode captions one by one where the same bytes matter.
+    def padded_length(self, template: str, max_tokens: int) -> int:
+        """Return the tokens that the pipeline pads a caption to, template included.
 
         Raises:
-            ValueError: the template is unknown, max_tokens is below 2, or a caption comes out without any token.
+            ValueError: the template is unknown, or max_tokens is below 2.
         """
         if template not in TEMPLATES:
             raise ValueError(f"unknown template {template!r}; choose one of {sorted(TEMPLATES)}")
         if max_tokens < 2:
             raise ValueError(f"max_tokens is {max_tokens}; need at least 2, the first token and one of the caption")
         head = TEMPLATES[template]
-        prompts = [head + text.lower().strip() for text in texts]
         # Two less: the first token and the template's last one are among the tokens that are kept.
-        length = len(self.tokenizer.encode(head)) + max_tokens - 2 if head else max_tokens
+        return len(self.tokenizer.encode(head)) + max_tokens - 2 if head else max_tokens
+
+    def num_tokens(self, texts: Sequence[str], *, template: str) -> list[int]:
+        """Return how many tokens each caption has behind its template, that included, before any is cut off."""
+        return [len(ids) for ids in self.tokenizer([_prompt(text, template) for text in texts]).input_ids]
+
+    @torch.no_grad()
+    def encode(
+        self, texts: Sequence[str], *, template: str, max_tokens: int = 300, length: int | None = None
+    ) -> list[EncodedCaption]:
+        """Encode captions in one forward pass; each result is what the pipeline's mask keeps of it.
+
+        As in SanaVideoPipeline.encode_prompt: lower case, stripped, after the template, padded on the right to
+        `padded_length`; then token 0 and the last max_tokens - 1 are kept. The batch changes the last bits, so encode
+        captions one by one where the same bytes matter; so does a shorter `length` to pad to.
+
+        Raises:
+            ValueError: the template is unknown, max_tokens is below 2, or a caption comes out without any token or
+                does not fit into `length`.
+        """
+        full = self.padded_length(template, max_tokens)
+        length = full if length is None else length
+        prompts = [_prompt(text, template) for text in texts]
+        sizes = self.num_tokens(texts, template=template)
+        if length > full or (length < full and max(sizes) > length):
+            raise ValueError(f"captions of {max(sizes)} tokens cannot be padded to {length}; the pipeline has {full}")
         batch = self.tokenizer(
             prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(self.model.device)
         hidden = self.model(batch.input_ids, attention_mask=batch.attention_mask)[0]
-        kept = [0, *range(length - max_tokens + 1, length)]
+        kept = [0, *range(full - max_tokens + 1, length)]
         captions = []
-        for text, prompt, row, mask in zip(
-            texts, prompts, hidden[:, kept], batch.attention_mask[:, kept].bool(), strict=True
+        for text, size, row, mask in zip(
+            texts, sizes, hidden[:, kept], batch.attention_mask[:, kept].bool(), strict=True
         ):
             if not mask.any():
                 raise ValueError(f"caption {text[:80]!r} has no token at all; does the tokenizer add <bos>?")
-            captions.append(EncodedCaption(row[mask].cpu(), len(self.tokenizer.encode(prompt)) > length))
+            captions.append(EncodedCaption(row[mask].cpu(), size > full))
         return captions
+
+
+def _prompt(text: str, template: str) -> str:
+    return TEMPLATES[template] + text.lower().strip()
 
 
 def pad(tokens: list[Tensor], *, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -1,21 +1,27 @@
 """Encode captions: one embedding per unique text, the null caption and the validation prompts included."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.context import Context
-from sana.data.manifest import content_digest, read_table, table_of, to_parquet
+from sana.data.manifest import content_digest, read_table, to_parquet
 from sana.data.pool import Pool
 from sana.data.schemas import CAPTION_INDEX, TEXTS
 from sana.data.weights import ModelRef, resolve_model
+from sana.errors import SanaError
 from sana.stages.worker import run_worker
 
 NAME = "encode_captions"
 VERSION = 1
 INPUTS = ("download", "bucket")
+_WANTED = pa.schema(
+    [CAPTION_INDEX.field(name) for name in ("role", "name", "position", "text", "template", "text_key")]
+)
+_KEYS_AT_ONCE = 65_536  # texts whose keys are made at a time
 _CONTENT = ("role", "name", "position", "text_key", "digest", "dtype", "shape")
 
 
@@ -51,46 +57,58 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
             "dtype": config.dtype,
             "max_tokens": config.max_tokens,
             "batch_size": config.batch_size,
+            "padding": config.padding,
         }
     )
     return Pool(context.store, NAME, context.salted(key[:16]), schema=TEXTS, id_column="text_key")
 
 
-def wanted(context: Context, inputs: Mapping[str, Artifact]) -> list[dict[str, Any]]:
+def wanted(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
     """Return one row per (role, name, position): what is to be found in the index, before it is encoded."""
     config, sample = context.config.encode_captions, context.config.sample
-    splits = dict(
-        zip(
-            *(
-                read_table(context.store, inputs["bucket"], "clips.parquet").column(c).to_pylist()
-                for c in ("clip_id", "split")
-            ),
-            strict=True,
-        )
+    clips = read_table(context.store, inputs["bucket"], "clips.parquet").select(["clip_id", "split"])
+    captions = read_table(context.store, inputs["download"], "captions.parquet")
+    at = pc.index_in(captions.column("clip_id"), clips.column("clip_id").combine_chunks())
+    captions, at = captions.filter(at.is_valid()), at.drop_null()
+    texts = captions.column("captions").combine_chunks()
+    parents = pc.list_parent_indices(texts)
+    lengths = pc.list_value_length(texts).to_numpy().astype(np.int64)
+    first = np.cumsum(lengths) - lengths
+    of_clips = _rows(
+        clips.column("split").take(at).take(parents),
+        captions.column("clip_id").take(parents),
+        np.arange(len(parents)) - first[parents.to_numpy()],
+        pc.list_flatten(texts),
+        config.template,
     )
-    rows: list[dict[str, Any]] = []
-    for clip in read_table(context.store, inputs["download"], "captions.parquet").to_pylist():
-        if clip["clip_id"] in splits:
-            for position, text in enumerate(clip["captions"]):
-                rows.append(_row(splits[clip["clip_id"]], clip["clip_id"], position, text, config.template))
     # One null caption serves dropout, the default negative prompt and guidance: no template, as the pipeline does.
-    rows.append(_row("null", "", 0, "", "none"))
-    rows.append(_row("negative", "", 0, sample.negative_prompt, "none"))
-    rows += [_row("prompt", name, 0, text, config.template) for name, text in sorted(sample.prompts.items())]
-    return rows
+    bare = _rows(["null", "negative"], ["", ""], [0, 0], ["", sample.negative_prompt], "none")
+    names = sorted(sample.prompts)
+    prompts = [sample.prompts[name] for name in names]
+    of_library = _rows(["prompt"] * len(names), names, [0] * len(names), prompts, config.template)
+    return pa.concat_tables([of_clips, bare, of_library])
 
 
-def _row(role: str, name: str, position: int, text: str, template: str) -> dict[str, Any]:
-    text_key = digest_of([text, template])
-    return {"role": role, "name": name, "position": position, "text": text, "template": template, "text_key": text_key}
+def _rows(roles: object, names: object, positions: object, texts: object, template: str) -> pa.Table:
+    """Return rows of one template; the text_key is made once for each text there is."""
+    unique = pa.chunked_array([texts], pa.string()).combine_chunks().dictionary_encode()
+    keys = pa.chunked_array(list(_text_keys(unique.dictionary, template)), pa.string()).take(unique.indices)
+    templates = pa.repeat(pa.scalar(template), len(unique))
+    return pa.table([roles, names, positions, unique.cast(pa.string()), templates, keys], _WANTED.names).cast(_WANTED)
+
+
+def _text_keys(texts: pa.Array, template: str) -> Iterator[pa.Array]:
+    for start in range(0, len(texts), _KEYS_AT_ONCE):
+        few = texts.slice(start, _KEYS_AT_ONCE).to_pylist()
+        yield pa.array([digest_of([text, template]) for text in few], pa.string())
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
-    keys = {row["text_key"] for row in wanted(context, inputs)}
-    done = keys & set(pool_of(context, model).rows().column("text_key").to_pylist())
-    return len(done), len(keys), "texts"
+    keys = pc.unique(wanted(context, inputs).column("text_key"))
+    done = pc.sum(pc.is_in(keys, pool_of(context, model).ids().combine_chunks())).as_py() or 0
+    return done, len(keys), "texts"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -99,27 +117,37 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     pool = pool_of(context, model)
     rows = wanted(context, inputs)
-    known = set(pool.rows().column("text_key").to_pylist())
-    missing = {row["text_key"]: row for row in rows if row["text_key"] not in known}
-    if missing:
-        todo = [{name: row[name] for name in ("text_key", "text", "template")} for _, row in sorted(missing.items())]
-        spec = {"pool": pool.folder, "todo": todo, "model_path": model.path, "model_revision": model.revision}
-        run_worker(context, NAME, {}, spec)
-    encoded = {row["text_key"]: row for row in pool.rows().to_pylist()}
-    index = table_of([{**row, **encoded[row["text_key"]]} for row in rows], CAPTION_INDEX)
-    draft.add("index.parquet", to_parquet(index))
+    todo = _missing(rows, pool)
+    if todo.num_rows:
+        spec = {"pool": pool.folder, "model_path": model.path, "model_revision": model.revision}
+        run_worker(context, NAME, {}, spec, todo=todo)
     pool.compact()
-    texts = len({row["text_key"] for row in rows})
-    truncated = len({row["text_key"] for row in rows if encoded[row["text_key"]]["truncated"]})
+    encoded = pool.rows()
+    at = pc.index_in(rows.column("text_key"), encoded.column("text_key").combine_chunks())
+    if at.null_count:
+        raise SanaError(f"{NAME}: {at.null_count} of {len(at)} texts are not in the pool; run again")
+    found = encoded.take(at)
+    columns = [(found if name in found.column_names else rows).column(name) for name in CAPTION_INDEX.names]
+    index = pa.table(columns, CAPTION_INDEX.names).cast(CAPTION_INDEX)
+    draft.add("index.parquet", to_parquet(index))
+    texts = pc.count_distinct(index.column("text_key")).as_py()
+    truncated = pc.count_distinct(index.filter(index.column("truncated")).column("text_key")).as_py()
     return draft.commit(
         content={
             "train": content_digest(_of(index, "train", "null"), _CONTENT),
             "eval": content_digest(_of(index, "eval", "null"), _CONTENT),
             "prompts": content_digest(_of(index, "prompt", "negative"), _CONTENT),
         },
-        counts={"in": texts, "out": texts, "refused": 0, "encoded": len(missing), "truncated": truncated},
+        counts={"in": texts, "out": texts, "refused": 0, "encoded": todo.num_rows, "truncated": truncated},
     )
 
 
+def _missing(rows: pa.Table, pool: Pool) -> pa.Table:
+    """Return the texts that the pool lacks, each once, sorted by key."""
+    known = pc.is_in(rows.column("text_key"), pool.ids().combine_chunks())
+    texts = rows.filter(pc.invert(known)).group_by(["text_key", "text", "template"]).aggregate([])
+    return texts.sort_by("text_key")
+
+
 def _of(index: pa.Table, *roles: str) -> pa.Table:
-    return index.filter(pa.compute.is_in(index.column("role"), pa.array(roles)))
+    return index.filter(pc.is_in(index.column("role"), pa.array(roles)))

@@ -1,9 +1,9 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
@@ -13,20 +13,22 @@ from sana.data.manifest import (
     count_rejects,
     read_table,
     refused_by_dataset,
-    sample_key,
-    table_of,
+    sample_keys,
+    tally,
     to_parquet,
 )
 from sana.data.pool import Pool
 from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
-from sana.stages.worker import run_worker
+from sana.progress import Summed
+from sana.stages.worker import outlive
 
 NAME = "encode_latents"
 VERSION = 2
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
+_TODO = ("sample_key", "dataset", "path", *CUT)
 _BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -50,67 +52,128 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
-    windows = read_table(context.store, inputs["bucket"], "clips.parquet")
-    keys = {sample_key(window) for window in windows.select(list(CUT)).to_pylist()}
-    done = keys & set(pool_of(context, model).rows().column("sample_key").to_pylist())
-    return len(done), len(keys), "samples"
+    keys = pc.unique(sample_keys(read_table(context.store, inputs["bucket"], "clips.parquet")))
+    done = pc.sum(pc.is_in(keys, pool_of(context, model).ids().combine_chunks())).as_py() or 0
+    return done, len(keys), "samples"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
-    """Write `index.parquet` (where each sample's latent is) and `rejects.parquet`.
+    """Encode what the pool lacks; write `index.parquet` (where each sample's latent is) and `rejects.parquet`.
 
     Raises:
         SanaError: the disk cannot hold what is to be encoded.
+        WorkerError: a worker died, and no clip was to blame, or too many were.
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    num_encoded = encode_share(context, inputs)
     model = resolve_model(context.config.model, work_dir=context.work_dir)
+    windows = _windows(context, inputs)
     pool = pool_of(context, model)
-    windows = read_table(context.store, inputs["bucket"], "clips.parquet").to_pylist()
-    for window in windows:
-        window["sample_key"] = sample_key(window)
-    known = set(pool.rows().column("sample_key").to_pylist())
-    missing = {window["sample_key"]: window for window in windows if window["sample_key"] not in known}
-    if missing:
-        _check_space(context, missing.values())
-        names = ("sample_key", "clip_id", "dataset", "path", *CUT)
-        todo = sorted(
-            ({name: window[name] for name in names} for window in missing.values()),
-            key=lambda row: (row["bucket"], row["sample_key"]),
-        )
-        spec = {"pool": pool.folder, "todo": todo, "model_path": model.path, "model_revision": model.revision}
-        run_worker(context, NAME, {}, spec)
-    encoded = {row["sample_key"]: row for row in pool.rows().to_pylist()}
-    rows = [{**window, **encoded[window["sample_key"]], "stage": NAME} for window in windows]
-    index = table_of([row for row in rows if not row["reason"]], LATENT_INDEX)
-    refused = table_of([row for row in rows if row["reason"]], REJECTS)
+    pool.compact()
+    index, refused = _joined(windows, pool.rows())
     draft.add("index.parquet", to_parquet(index))
     draft.add("rejects.parquet", to_parquet(refused))
-    pool.compact()
     return draft.commit(
         content={split: content_digest(_split(index, split), _CONTENT) for split in ("train", "eval")},
-        counts={**count_rejects(len(windows), index.num_rows, refused), "encoded": len(missing)},
+        counts={**count_rejects(windows.num_rows, index.num_rows, refused), "encoded": num_encoded},
         facts={
-            "datasets": refused_by_dataset((row["dataset"] for row in windows), refused),
-            "num_bytes": sum(index.column("num_bytes").to_pylist()),
+            "datasets": refused_by_dataset(tally(windows.column("dataset")), refused),
+            "num_bytes": pc.sum(index.column("num_bytes")).as_py() or 0,
+            "train_samples": dict(sorted(tally(_split(index, "train").column("dataset")).items())),
         },
     )
 
 
+def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int = 0, count: int = 1) -> int:
+    """Encode what the pool lacks, as machine `index` of `count`: its own parts first, then those of the others.
+
+    Returns how many samples were to be encoded when it began. A worker that a clip kills is started again; what was
+    open when it died is then decoded alone, and refused as killed_worker when it kills once more.
+
+    Raises:
+        ValueError: not 0 <= index < count.
+        SanaError: the disk cannot hold what is to be encoded.
+        WorkerError: a worker died, and no clip was to blame, or too many were.
+    """
+    if not 0 <= index < count:
+        raise ValueError(f"worker {index} of {count}: need an index from 0 to {count - 1}")
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    pool, windows = pool_of(context, model), _windows(context, inputs)
+    resources = context.config.encode_latents.resources
+    todo = _missing(windows, pool)
+    if todo.num_rows:
+        _check_space(context, todo)
+        spec = {
+            "pool": pool.folder,
+            "model_path": model.path,
+            "model_revision": model.revision,
+            "num_processes": resources.num_workers,
+            "first_worker": index * resources.num_workers,
+            "num_workers": count * resources.num_workers,
+        }
+        outlive(
+            context,
+            NAME,
+            {},
+            spec,
+            todo=todo,
+            num_processes=resources.num_workers,
+            report=Summed(context.report, tally(todo.column("bucket"))),
+            stall_timeout_s=resources.stall_timeout_s,
+        )
+    return todo.num_rows
+
+
+def _windows(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
+    """Read bucket's windows, with their sample keys."""
+    windows = read_table(context.store, inputs["bucket"], "clips.parquet")
+    return windows.append_column("sample_key", sample_keys(windows))
+
+
+def _missing(windows: pa.Table, pool: Pool) -> pa.Table:
+    """Return the windows that the pool lacks, each content once, sorted by bucket and key."""
+    known = pc.is_in(windows.column("sample_key"), pool.ids().combine_chunks())
+    # of equal contents the first by its path, so that every worker takes the same one
+    order = [(name, "ascending") for name in ("bucket", "sample_key", "dataset", "path")]
+    todo = windows.filter(pc.invert(known)).select(_TODO).sort_by(order).combine_chunks()
+    keys = todo.column("sample_key")
+    if todo.num_rows < 2:
+        return todo
+    repeated = pc.equal(keys.slice(1), keys.slice(0, len(keys) - 1)).combine_chunks()
+    return todo.filter(pa.concat_arrays([pa.array([True]), pc.invert(repeated)]))
+
+
+def _joined(windows: pa.Table, encoded: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the index of what was encoded, and what was refused."""
+    found = pc.index_in(windows.column("sample_key"), encoded.column("sample_key").combine_chunks())
+    if found.null_count:
+        raise SanaError(f"{NAME}: {found.null_count} of {len(found)} samples are not in the pool; run again")
+    encoded = encoded.drop_columns(["sample_key"]).take(found)
+    for name in encoded.column_names:
+        windows = windows.drop_columns([name]) if name in windows.column_names else windows
+        windows = windows.append_column(name, encoded.column(name))
+    windows = windows.append_column("stage", pa.repeat(pa.scalar(NAME), windows.num_rows))
+    good = pc.equal(windows.column("reason"), "")
+    index = windows.filter(good).select(LATENT_INDEX.names).cast(LATENT_INDEX)
+    refused = windows.filter(pc.invert(good)).select(REJECTS.names).cast(REJECTS)
+    return index, refused
+
+
 def _split(index: pa.Table, split: str) -> pa.Table:
-    return index.filter(pa.compute.equal(index.column("split"), split))
+    return index.filter(pc.equal(index.column("split"), split))
 
 
-def _check_space(context: Context, missing: Any) -> None:
+def _check_space(context: Context, todo: pa.Table) -> None:
     free = context.store.free_bytes()
     if free is None:
         return
     width = _BYTES_PER_VALUE[context.config.encode_latents.dtype]
     need = 0
-    for window in missing:
-        channels, frames, height, columns = Bucket.parse(window["bucket"]).latent_shape
-        need += channels * frames * height * columns * width
+    for bucket, num in tally(todo.column("bucket")).items():
+        channels, frames, height, columns = Bucket.parse(bucket).latent_shape
+        need += num * channels * frames * height * columns * width
     if need > free:
         raise SanaError(
-            f"{NAME}: {len(missing)} samples need {need / 2**30:.2f} GiB at {context.store.root}, "
+            f"{NAME}: {todo.num_rows} samples need {need / 2**30:.2f} GiB at {context.store.root}, "
             f"{free / 2**30:.2f} GiB are free; make room, or choose another root"
         )

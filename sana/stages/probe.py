@@ -1,23 +1,28 @@
 """Probe: open each video once and write down what it is. A content that was opened before is not opened again."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.manifest import content_digest, count_rejects, read_table, refused_by_dataset, table_of, to_parquet
-from sana.data.pool import Pool, slices
-from sana.data.schemas import PROBED, PROBES, REJECTS, VIDEO_FACTS
-from sana.data.source import open_sources
-from sana.progress import Progress
+from sana.data.manifest import (
+    content_digest,
+    count_rejects,
+    lacking,
+    read_table,
+    refused_by_dataset,
+    run_starts,
+    to_parquet,
+)
+from sana.data.pool import Pool
+from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
+from sana.stages.worker import outlive
 
 NAME = "probe"
-VERSION = 1
+VERSION = 2
 INPUTS = ("download",)
 
 
@@ -32,9 +37,9 @@ def pool_of(context: Context) -> Pool:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    wanted = set(read_table(context.store, inputs["download"], "clips.parquet").column("digest").to_pylist())
-    done = wanted & set(pool_of(context).rows().column("digest").to_pylist())
-    return len(done), len(wanted), "videos"
+    clips = read_table(context.store, inputs["download"], "clips.parquet")
+    total = pc.count_distinct(clips.column("digest")).as_py()
+    return total - lacking(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -42,54 +47,48 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     clips = read_table(context.store, inputs["download"], "clips.parquet")
     pool = pool_of(context)
-    opened = _open_missing(context, pool, clips)
-    facts = {row["digest"]: row for row in pool.rows().to_pylist()}
-    rows: list[dict[str, Any]] = []
-    rejects: list[dict[str, Any]] = []
-    for clip in clips.to_pylist():
-        row = {**facts[clip["digest"]], **clip, "stage": NAME}
-        (rejects if row["reason"] else rows).append(row)
-    probed, refused = table_of(rows, PROBED), table_of(rejects, REJECTS)
+    num_missing = lacking(clips, pool.rows(), "digest").num_rows
+    if num_missing:
+        outlive(context, NAME, {"download": inputs["download"]}, {"pool": pool.folder})
+    judged = _with_facts(clips, pool.rows())
+    if context.config.probe.duplicates == "refuse":
+        judged = _without_duplicates(judged)
+    good = pc.equal(judged.column("reason"), "")
+    probed = judged.filter(good).select(PROBED.names).cast(PROBED)
+    refused = judged.filter(pc.invert(good))
+    stage = pa.array([NAME], pa.string()).take(pa.array(np.zeros(refused.num_rows, np.int64)))
+    refused = refused.append_column("stage", stage).select(REJECTS.names).cast(REJECTS)
     draft.add("clips.parquet", to_parquet(probed))
     draft.add("rejects.parquet", to_parquet(refused))
     pool.compact()
+    num_by_dataset = {row["values"]: row["counts"] for row in clips.column("dataset").value_counts().to_pylist()}
     return draft.commit(
         content={"clips": content_digest(probed, PROBED.names)},
-        counts={**count_rejects(clips.num_rows, probed.num_rows, refused), "opened": opened},
-        facts={"datasets": refused_by_dataset(clips.column("dataset").to_pylist(), refused)},
+        counts={**count_rejects(clips.num_rows, probed.num_rows, refused), "opened": num_missing},
+        facts={"datasets": refused_by_dataset(num_by_dataset, refused)},
     )
 
 
-def _open_missing(context: Context, pool: Pool, clips: pa.Table) -> int:
-    """Open the videos that the pool does not know, part by part; returns how many."""
-    known = set(pool.rows().column("digest").to_pylist())
-    missing = {clip["digest"]: clip for clip in clips.to_pylist() if clip["digest"] not in known}
-    resources = context.config.probe.resources
-    sources = open_sources(context.config, work_dir=context.work_dir)
-    done = 0
-
-    def probe(clip: Mapping[str, Any]) -> dict[str, Any]:
-        with sources[clip["dataset"]].open_video(clip["path"], digest=clip["digest"]) as path:
-            return {"digest": clip["digest"], **_probe_file(path)}
-
-    with ThreadPoolExecutor(resources.num_workers) as workers:
-        for part in slices([missing[digest] for digest in sorted(missing)], resources.clips_per_part):
-            rows = []
-            for row in workers.map(probe, part):
-                rows.append(row)
-                done += 1
-                context.report(Progress(done, len(missing), "videos"))
-            pool.commit_part(table_of(rows, PROBES))
-    return done
+def _with_facts(clips: pa.Table, probes: pa.Table) -> pa.Table:
+    """Give each clip the pool's row of its content."""
+    found = probes.take(pc.index_in(clips.column("digest"), value_set=probes.column("digest")))
+    for name in found.column_names:
+        if name != "digest":
+            clips = clips.append_column(probes.schema.field(name), found.column(name))
+    return clips
 
 
-def _probe_file(path: Path) -> dict[str, Any]:
-    """Return a pool row: what the video is, or why it was refused."""
-    # here and not above: a cached run must not load a video library
-    from sana.data.video import ClipRefused, probe_video
-
-    try:
-        return {"reason": "", "detail": "", **asdict(probe_video(path))}
-    except ClipRefused as refusal:
-        nothing = {field.name: "" if pa.types.is_string(field.type) else 0 for field in VIDEO_FACTS}
-        return {"reason": refusal.reason, "detail": refusal.detail, **nothing}
+def _without_duplicates(judged: pa.Table) -> pa.Table:
+    """Refuse all but the first by clip_id of the clips that share a content and are not refused already."""
+    order = pc.sort_indices(judged, sort_keys=[("digest", "ascending"), ("clip_id", "ascending")])
+    starts = run_starts(judged.column("digest").take(order))
+    first = np.empty(judged.num_rows, np.int64)  # for each clip, the row of the first clip with its content
+    first[order.to_numpy()] = np.repeat(order.to_numpy()[starts], np.diff(np.r_[starts, judged.num_rows]))
+    twin = pc.and_(pa.array(first != np.arange(len(first))), pc.equal(judged.column("reason"), ""))
+    kept = judged.select(["dataset", "path"]).take(pa.array(first))
+    detail = pc.binary_join_element_wise("the same content as ", kept.column("dataset"), ": ", kept.column("path"), "")
+    for name, value in (("reason", Reason.DUPLICATE.value), ("detail", detail)):
+        at = judged.schema.get_field_index(name)
+        column = pc.if_else(twin, value, judged.column(name))
+        judged = judged.set_column(at, judged.schema.field(at), column)
+    return judged

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
+from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.weights import resolve_model
 from sana.stages.worker import run_worker
@@ -29,9 +30,19 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     }
     if context.config.train.sigma.policy == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
-    return Recipe(
-        NAME, VERSION, {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}, read
-    )
+    knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
+    passes = _passes(context.config, inputs["encode_latents"])
+    return Recipe(NAME, VERSION, {**knobs, "passes": passes} if passes else knobs, read)
+
+
+def _passes(config: Config, latents: Artifact) -> dict[str, float]:
+    """Return how often each data set stands in an epoch, of those that have train samples and do not stand in it once.
+
+    The rest is left out: once is what a run without weights does, and it keeps its trajectory.
+    """
+    # artifacts from before there were passes name the data sets of both splits only
+    used = latents.facts.get("train_samples", latents.facts["datasets"])
+    return {found.id: found.passes for found in config.download.enabled if found.id in used and found.passes != 1.0}
 
 
 def trajectory_of(recipe: Recipe) -> str:
@@ -64,6 +75,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         "model_path": model.path,
         "model_revision": model.revision,
         "keep_steps": _steps_in_use(context, trajectory),
+        "passes": stage_recipe.config.get("passes", {}),
     }
     job_path = run_worker(
         context,

@@ -1,15 +1,25 @@
 """Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
 
+import logging
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow as pa
+
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.data.journal import Suspects, left_open
 from sana.data.weights import resolve_model
-from sana.training.launch import launch
-from sana.work.job import write_job
+from sana.progress import Report
+from sana.training.launch import WorkerKilledError, launch
+from sana.work.job import rank_journal, todo_path, write_job
+
+MAX_RESTARTS = 50  # of the workers of one stage: two for each clip that kills
+
+log = logging.getLogger(__name__)
 
 
 def run_worker(
@@ -18,31 +28,87 @@ def run_worker(
     artifacts: Mapping[str, Artifact],
     spec: Mapping[str, Any],
     *,
+    todo: pa.Table | None = None,
     num_processes: int = 1,
     lock: str | None = None,
+    report: Report | None = None,
     stall_timeout_s: float | None = None,
 ) -> Path:
     """Run `python -m sana.work.<stage>` to its end and return its job file, beside which it left its results.
 
-    `lock` names work that only one process of this machine may do at a time.
+    `todo` are the rows it works on. `lock` names work that only one process of this machine may do at a time.
+    `report` hears its progress instead of the context's.
 
     Raises:
         SanaError: the worker's own message.
         WorkerError: the worker died; names its log.
     """
-    job_path = write_job(stage, context.config, artifacts, spec)
+    job_path = write_job(stage, context.config, artifacts, spec, todo)
     (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
     (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
-    launch(
-        f"sana.work.{stage}",
-        job_path,
-        num_processes=num_processes,
-        log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
-        lock_path=context.work_dir / "locks" / f"{lock}.lock" if lock else None,
-        report=context.report,
-        stall_timeout_s=stall_timeout_s,
-    )
+    try:
+        launch(
+            f"sana.work.{stage}",
+            job_path,
+            num_processes=num_processes,
+            log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
+            lock_path=context.work_dir / "locks" / f"{lock}.lock" if lock else None,
+            report=report or context.report,
+            stall_timeout_s=stall_timeout_s,
+        )
+    finally:
+        todo_path(job_path).unlink(missing_ok=True)
     return job_path
+
+
+def outlive(
+    context: Context,
+    stage: str,
+    artifacts: Mapping[str, Artifact],
+    spec: Mapping[str, Any],
+    *,
+    todo: pa.Table | None = None,
+    num_processes: int = 1,
+    lock: str | None = None,
+    report: Report | None = None,
+    stall_timeout_s: float | None = None,
+) -> None:
+    """Run a worker to its end like `run_worker`, and start it again when what it had open killed it.
+
+    It finds in its spec `journal`, the path where it must keep a `Journal` (of several processes, each at
+    `rank_journal`), and `deaths`, for `Suspects`: names to open first and alone, and names to refuse as killed_worker.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
+    """
+    journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+    suspects = Suspects()
+    try:
+        for restart in range(MAX_RESTARTS + 1):
+            told = {**spec, "journal": str(journal), "deaths": dict(suspects.deaths)}
+            try:
+                run_worker(
+                    context,
+                    stage,
+                    artifacts,
+                    told,
+                    todo=todo,
+                    num_processes=num_processes,
+                    lock=lock,
+                    report=report,
+                    stall_timeout_s=stall_timeout_s,
+                )
+                return
+            except WorkerKilledError as error:
+                names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
+                if not names or restart == MAX_RESTARTS:
+                    raise
+                suspects = suspects.after(names)
+                log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+    finally:
+        for rank in range(num_processes):
+            rank_journal(journal, rank).unlink(missing_ok=True)
 
 
 def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:

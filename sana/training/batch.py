@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sana.config.train import TrainConfig
-from sana.data.loader import Cursor, Reader
+from sana.data.epoch import Cursor
+from sana.data.loader import Reader
 from sana.errors import ConfigError
 from sana.model.objective import flow_matching_loss, noise_latents, sigmas, timesteps_of, velocity_target
 from sana.model.random import philox_normal, philox_uniform
@@ -29,14 +30,16 @@ class Slot(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    latents: Tensor  # float32 [B, 16, f, h, w], normalised
+    latents: Tensor  # [B, 16, f, h, w], normalised; in the stored dtype until it is on the device, there float32
     noise: Tensor  # float32, of the same shape
     sigma: Tensor  # float32 [B] in (0, 1)
     captions: Tensor  # [B, L, C] in the stored dtype, zeros after the end
     mask: Tensor  # int64 [B, L], 1 for a real token
 
     def to(self, device: torch.device) -> "MicroBatch":
-        return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        """Move to where the model is, and widen the latents there: less to move, and the CPU is slow at it."""
+        moved = MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return moved._replace(latents=moved.latents.float())
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,10 @@ def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shif
 
     `flow_shift` is the shift of the sigma policy: that of the config, or of the checkpoint for policy `checkpoint`.
     """
-    samples = [reader.read(slot.row, caption=_choose_caption(slot, reader, config)) for slot in slots]
-    latents = torch.stack([sample.latents for sample in samples])
+    latents, texts = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
     shape = latents.shape[1:]
     uniform = torch.cat([philox_uniform([1], key=_key(slot, config, "sigma")) for slot in slots])
-    captions, mask = pad([sample.caption for sample in samples])
+    captions, mask = pad(texts)
     return MicroBatch(
         latents=latents,
         noise=torch.stack([philox_normal(shape, key=_key(slot, config, "noise")) for slot in slots]),

@@ -101,7 +101,6 @@ def evaluate_model(
     accelerator: Accelerator,
     transformer: nn.Module,
     reader: Reader,
-    samples: Samples,
     config: EvaluateConfig,
     *,
     on_round: Callable[[int, int], bool],
@@ -112,6 +111,7 @@ def evaluate_model(
     `on_round(samples done, samples)` is called on every rank after each round of one sample per rank; when it says
     False, on all ranks alike, the evaluation ends and the result is None.
     """
+    samples = reader.samples
     rows = eval_rows(samples, config.max_samples)
     levels = eval_sigmas(config.num_sigmas)
     rank, num_ranks = accelerator.process_index, accelerator.num_processes

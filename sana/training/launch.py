@@ -31,12 +31,22 @@ FORWARD_S = 2.0  # at most one ordinary log line is forwarded in this time; warn
 GRACE_S = 25.0  # from SIGTERM to SIGKILL: Prefect's own grace is 30 s, and not for us to change
 LOCK_WAIT_S = 60.0  # the ranks of a cancelled run may still be writing a checkpoint
 TAIL_LINES = 15
+_ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
 
 
 class WorkerError(SanaError):
     """A worker crashed, hung, or could not start: trying again may help."""
+
+
+class WorkerKilledError(WorkerError):
+    """A worker died of a signal that nobody sends to end it in order: what it read may have crashed it.
+
+    `ranks` are those that did, before we ended the others.
+    """
+
+    ranks: tuple[int, ...] = ()
 
 
 class WorkerStartError(WorkerError):
@@ -80,7 +90,8 @@ def launch(
     Raises:
         SanaError: the worker ended with a message for the user, which this is.
         WorkerError: it crashed, was killed, reported nothing for too long, or another one holds the lock.
-        WorkerStartError: the former, before it reported anything.
+        WorkerKilledError: it died of a signal such as SIGSEGV, or of SIGKILL.
+        WorkerStartError: it ended otherwise, before it reported anything.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock_path, lock_wait_s) as lock_fd, log_path.open("ab") as output:
@@ -94,10 +105,13 @@ def launch(
         except BaseException:
             _end(ranks, grace_s)
             raise
-        failed = [rank for rank in ranks if rank.poll()]
+        failed = {number: rank.returncode for number, rank in enumerate(ranks) if rank.poll()}
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
     if failed:
-        raise _failure(module, failed[0].returncode, error_path(job_path), log_path, progressed)
+        failure = _failure(module, next(iter(failed.values())), error_path(job_path), log_path, progressed)
+        if isinstance(failure, WorkerKilledError):
+            failure.ranks = tuple(number for number, code in failed.items() if code < 0)
+        raise failure
 
 
 @contextmanager
@@ -236,7 +250,9 @@ def _failure(module: str, code: int, error_file: Path, log_path: Path, progresse
         how += ": often out of memory" if code == -signal.SIGKILL else ""
     tail = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
     text = "\n".join([f"{module} {how}. The end of its log, {log_path}:", *(f"  {line}" for line in tail)])
-    return WorkerError(text) if progressed or code < 0 else WorkerStartError(text)
+    if code < 0:
+        return WorkerError(text) if -code in _ASKED_TO_END else WorkerKilledError(text)
+    return WorkerError(text) if progressed else WorkerStartError(text)
 
 
 @dataclass

@@ -17,10 +17,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sana.config.pipeline import Config
-from sana.data.loader import Cursor, Prefetcher, Reader, Samples
+from sana.data.epoch import Cursor
+from sana.data.loader import Prefetcher, Reader
 from sana.errors import SanaError
 from sana.progress import Progress, Report
-from sana.store import Store
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, Share, Slot, losses_of, prepare
 from sana.training.evaluation import EvalTable, evaluate_model
@@ -58,9 +58,8 @@ class Trainer:
         accelerator: Accelerator,
         transformer: nn.Module,
         *,
-        store: Store,
-        samples: Samples,
-        eval_samples: Samples,
+        reader: Reader,
+        eval_reader: Reader,
         flow_shift: float,
         trajectory: Trajectory,
         report: Report,
@@ -71,21 +70,25 @@ class Trainer:
         self.transformer = transformer.train()
         self.wrapped = accelerator.prepare_model(transformer)
         self.state = TrainState(transformer, self.config)
-        self.samples = samples
-        self.cursor = Cursor(samples.bucket_codes, seed=self.config.seed, batch_size=self.config.global_batch_size)
+        self.samples = reader.samples
+        self.cursor = Cursor(
+            self.samples.bucket_codes,
+            self.samples.passes,
+            seed=self.config.seed,
+            batch_size=self.config.global_batch_size,
+        )
         self.share = Share(
             self.config.global_batch_size,
             self.resources.micro_batch_size,
             rank=accelerator.process_index,
             num_ranks=accelerator.num_processes,
         )
-        self.prepare = partial(prepare, reader=Reader(store, samples), config=self.config, flow_shift=flow_shift)
+        self.prepare = partial(prepare, reader=reader, config=self.config, flow_shift=flow_shift)
         self.measure = partial(
             evaluate_model,
             accelerator,
             transformer,
-            Reader(store, eval_samples),
-            eval_samples,
+            eval_reader,
             config.evaluate,
             on_round=self._after_eval_round,
         )

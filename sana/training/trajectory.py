@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from sana.config.train import TrainConfig
-from sana.data.loader import Cursor
+from sana.data.epoch import Cursor
 from sana.store import Store
 from sana.training import checkpoint, tensors
 from sana.training.metrics import EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows

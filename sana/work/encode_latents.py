@@ -1,45 +1,58 @@
 """Worker: decode, resize and encode clip windows that the pool lacks, and commit them part by part.
 
-Threads decode ahead, so that the VAE does not wait; at most two parts' worth of windows are in memory.
+A bounded pipeline: threads decode ahead, so that the VAE does not wait, over the borders of parts. In memory are at
+most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are.
+Several workers share a todo without talking: each takes its own parts first, then helps with those of the others.
 """
 
 import sana.work.start  # noqa: F401 - first of all
 
 # isort: split
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from sana.data.frames import read_window
+from sana.data.journal import MAX_DEATHS, Journal, Suspects
 from sana.data.manifest import table_of
 from sana.data.pool import Pool, part_name, slices
-from sana.data.schemas import LATENTS
+from sana.data.schemas import LATENTS, Reason
 from sana.data.shard import DTYPES, Location, write_shard
-from sana.data.source import Source, open_sources
+from sana.data.share import Share
+from sana.data.source import open_sources
 from sana.data.video import ClipRefused, to_pixels
 from sana.errors import SanaError
 from sana.model.device import made_by, resolve_device
 from sana.model.vae import encode_latents, load_vae
-from sana.progress import Progress
-from sana.work.job import Job, run_worker
+from sana.progress import REFUSED, Progress
+from sana.store import Store
+from sana.work.job import Job, rank_journal, run_worker
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
+Decoded = np.ndarray | ClipRefused  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
+Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 
 
 def encode(job: Job) -> None:
-    """Encode the job's windows, one at a time: a batch would change the last bits."""
+    """Encode the job's windows, all of them unless others do a share; a part is committed when it is whole."""
     config = job.config.encode_latents
+    rank = int(os.environ.get("RANK", "0")) if job.spec["num_processes"] > 1 else 0
     store = job.open_store()
     pool = Pool(store, "encode_latents", job.spec["pool"].rpartition("/")[2], schema=LATENTS, id_column="sample_key")
-    sources = open_sources(job.config, work_dir=job.work_dir)
-    device = resolve_device(config.resources.device)
+    device = resolve_device(config.resources.device, rank=rank)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # more would change the last bits with their number: use more processes
     vae = load_vae(
         job.spec["model_path"],
         revision=job.spec["model_revision"],
@@ -47,83 +60,149 @@ def encode(job: Job) -> None:
         device=device,
         tiling=config.tiling,
     )
-    todo: Sequence[Row] = job.spec["todo"]
-    done = refused = 0
-    job.report(Progress(0, len(todo), "samples"))
-    for part in _parts(todo, config.resources.samples_per_part):
-        latents: dict[str, Tensor] = {}
-        reasons: dict[str, ClipRefused] = {}
-        for row, pixels in _decode_ahead(part, sources, config.resources.decode_threads):
-            key = row["sample_key"]
-            if isinstance(pixels, ClipRefused):
-                reasons[key] = pixels
-                refused += 1
+    if config.batch_size > 1:
+        vae.disable_slicing()
+    todo = job.todo()
+    share = Share(pool, todo, part_size=config.resources.samples_per_part)
+    # by bucket; what a worker before us did is counted once, by the first
+    done = Counter(share.done() if rank == 0 else {})
+    job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
+    num_refused = 0
+    for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
+        shards = _Shards(store, f"{job.spec['pool']}/shards", config.resources.shard_mib * 2**20)
+        part: list[Row] = []
+        refusals: dict[str, ClipRefused] = {}
+        for rows, result in _batches(items, config.batch_size):
+            if isinstance(result, ClipRefused):
+                refusals[rows[0]["sample_key"]] = result
+                num_refused += 1
             else:
-                latents[key] = _store_dtype(encode_latents(vae, torch.from_numpy(pixels)[None]), config.dtype, row)
-            done += 1
-            job.report(Progress(done, len(todo), "samples", f"{row['bucket']}, {refused} refused"))
-        locations = _write_shards(store, job.spec["pool"], latents, config.resources.shard_mib * 2**20)
-        rows = []
-        for row in part:
-            refusal = reasons.get(row["sample_key"])
-            why = {"reason": refusal.reason, "detail": refusal.detail} if refusal else {"reason": "", "detail": ""}
-            where = vars(locations.get(row["sample_key"], _NOTHING))
-            rows.append({**row, **why, **where, "made_by": made_by(device)})
-        pool.commit_part(table_of(rows, LATENTS))
+                latents = encode_latents(vae, torch.from_numpy(result))
+                for row, latent in zip(rows, latents, strict=False):  # the batch may be filled up by repeats
+                    shards.add(row["sample_key"], _store_dtype(latent, config.dtype, row))
+            part += rows
+            bucket = rows[0]["bucket"]
+            done[bucket] += len(rows)
+            counts = {**done, REFUSED: num_refused}
+            job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
+        pool.commit_part(_index(part, shards.close(), refusals, made_by(device)))
 
 
-def _parts(todo: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    """Cut the work, sorted by bucket, into parts of one bucket each."""
-    for _, rows in groupby(todo, key=lambda row: row["bucket"]):
-        yield from slices(list(rows), size)
+def _windows(job: Job, share: Share, rank: int) -> Iterator[Item]:
+    """Decode this worker's share: the suspects first, by the first worker, with no other clip of its own open."""
+    spec, suspects = job.spec, Suspects(job.spec["deaths"])
+    journal = Journal(rank_journal(Path(spec["journal"]), rank))
+    decode = _decoder(job, journal, frozenset(suspects.guilty))
+    apart = share.apart(suspects.alone)
+    if rank == 0:
+        yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
+    parts = share.parts(spec["first_worker"] + rank, spec["num_workers"])
+    yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
+    journal.close()
 
 
-def _decode_ahead(
-    part: Sequence[Row], sources: Mapping[str, Source], num_threads: int
-) -> Iterator[tuple[Row, np.ndarray | ClipRefused]]:
-    """Yield (row, pixels float32 [3, F, H, W] in [-1, 1] or a refusal) in order, `num_threads` + 1 ahead."""
-    with ThreadPoolExecutor(num_threads) as workers:
-        waiting: deque[tuple[Row, Future[np.ndarray | ClipRefused]]] = deque()
-        for row in part:
-            waiting.append((row, workers.submit(_decode, row, sources[row["dataset"]])))
-            if len(waiting) > num_threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
+def _decoder(job: Job, journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
+    """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a refusal."""
+    sources = open_sources(job.config, work_dir=job.work_dir)
+
+    def decode(row: Row) -> Decoded:
+        if row["digest"] in guilty:
+            return ClipRefused(Reason.KILLED_WORKER, f"{MAX_DEATHS} processes died while they decoded it")
+        with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:
+            try:
+                with journal.open(row["digest"]):
+                    return to_pixels(read_window(path, row))
+            except ClipRefused as refusal:
+                return refusal
+
+    return decode
 
 
-def _decode(row: Row, source: Source) -> np.ndarray | ClipRefused:
-    with source.open_video(row["path"], digest=row["digest"]) as path:
-        try:
-            return to_pixels(read_window(path, row))
-        except ClipRefused as refusal:
-            return refusal
+def _ahead(
+    parts: Iterable[Sequence[Row]], decode: Callable[[Row], Decoded], num_ahead: int, first: int = 0
+) -> Iterator[Item]:
+    """Yield (number of the part, row, its window) in order, `num_ahead` of them decoded ahead, each by a thread.
+
+    A part is asked for when its first row is to be decoded.
+    """
+    with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
+        waiting: deque[Item] = deque()
+        for number, part in enumerate(parts, first):
+            for row in part:
+                waiting.append((number, row, threads.submit(decode, row)))
+                if len(waiting) > num_ahead:
+                    yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
 
 
-def _store_dtype(latents: Tensor, dtype: str, row: Row) -> Tensor:
-    """Return [1, 16, f, h, w] as [16, f, h, w] in the stored dtype, checked finite."""
-    stored = latents[0].to(DTYPES[dtype]).cpu()
+def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:
+    """Yield rows and their pixels [B, 3, F, H, W], B always `batch_size`, or one row and its refusal.
+
+    The last batch is filled up by repeats: a sample's bytes depend on the size of the batch, not on what is in it.
+    """
+    rows: list[Row] = []
+    pixels: list[np.ndarray] = []
+    for _, row, future in items:
+        decoded = future.result()
+        if isinstance(decoded, ClipRefused):
+            yield [row], decoded
+            continue
+        rows.append(row)
+        pixels.append(decoded)
+        del decoded, future  # 400 MB at 81x480x832, which would stay while the next window is waited for
+        if len(rows) == batch_size:
+            yield rows, np.stack(pixels) if batch_size > 1 else pixels.pop()[None]
+            rows, pixels = [], []
+    if rows:
+        yield rows, np.stack(pixels + [pixels[-1]] * (batch_size - len(pixels)))
+
+
+def _store_dtype(latent: Tensor, dtype: str, row: Row) -> Tensor:
+    """Return a latent [16, f, h, w] in the stored dtype on the CPU, checked finite."""
+    stored = latent.to(DTYPES[dtype]).cpu()
     if not torch.isfinite(stored).all():
         raise SanaError(
             f"encode_latents: {row['path']} has latents that are not finite in {dtype} "
-            f"(largest {latents.abs().max().item():.3g}); set encode_latents.dtype to bf16 or fp32"
+            f"(largest {latent.abs().max().item():.3g}); set encode_latents.dtype to bf16 or fp32"
         )
     return stored
 
 
-def _write_shards(store: Any, folder: str, latents: Mapping[str, Tensor], shard_bytes: int) -> dict[str, Location]:
-    """Write a part's latents as shards of about `shard_bytes`; returns where each of them is."""
-    locations: dict[str, Location] = {}
-    shard: dict[str, Tensor] = {}
-    for key, latent in latents.items():
-        shard[key] = latent
-        if sum(tensor.nbytes for tensor in shard.values()) >= shard_bytes:
-            locations |= write_shard(store, f"{folder}/shards", part_name(shard), shard)
-            shard = {}
-    if shard:
-        locations |= write_shard(store, f"{folder}/shards", part_name(shard), shard)
-    return locations
+class _Shards:
+    """A part's latents, written as shards of about `shard_bytes`: one shard is in memory at a time."""
+
+    def __init__(self, store: Store, folder: str, shard_bytes: int) -> None:
+        self._store, self._folder, self._shard_bytes = store, folder, shard_bytes
+        self._open: dict[str, Tensor] = {}
+        self._written: dict[str, Location] = {}
+
+    def add(self, key: str, latent: Tensor) -> None:
+        self._open[key] = latent
+        if sum(tensor.nbytes for tensor in self._open.values()) >= self._shard_bytes:
+            self._flush()
+
+    def close(self) -> dict[str, Location]:
+        """Write what is left and return where each latent is."""
+        self._flush()
+        return self._written
+
+    def _flush(self) -> None:
+        if self._open:
+            self._written |= write_shard(self._store, self._folder, part_name(self._open), self._open)
+            self._open = {}
+
+
+def _index(
+    part: Sequence[Row], locations: Mapping[str, Location], refusals: Mapping[str, ClipRefused], made_by: str
+) -> pa.Table:
+    """Return the pool rows of a part."""
+    rows = []
+    for row in part:
+        refusal = refusals.get(row["sample_key"])
+        why = {"reason": refusal.reason, "detail": refusal.detail} if refusal else {"reason": "", "detail": ""}
+        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NOTHING)), "made_by": made_by})
+    return table_of(rows, LATENTS)
 
 
 if __name__ == "__main__":

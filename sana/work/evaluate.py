@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from sana.data.loader import Reader, load_samples
 from sana.data.manifest import content_digest, to_parquet
 from sana.data.schemas import column
+from sana.data.shard_cache import ShardFiles
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
@@ -64,7 +65,9 @@ def measure(job: Job) -> dict[str, EvalTable] | None:
     samples = load_samples(store, job.artifacts["encode_latents"], job.artifacts["encode_captions"], "eval")
     transformer = load_transformer(job.spec["model_path"], revision=job.spec["model_revision"])
     transformer.to(accelerator.device)
-    reader = Reader(store, samples)
+    resources = job.config.train.resources
+    files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
+    reader = Reader(files, samples, verify=resources.verify_checksums)
     tables: dict[str, EvalTable] = {}
     for name in WEIGHTS:
         if name != "initial":
@@ -75,7 +78,7 @@ def measure(job: Job) -> dict[str, EvalTable] | None:
                 job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
             return True
 
-        table = evaluate_model(accelerator, transformer, reader, samples, job.config.evaluate, on_round=report)
+        table = evaluate_model(accelerator, transformer, reader, job.config.evaluate, on_round=report)
         assert table is not None  # report never stops it
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))

@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sana.artifact import Artifact
 from sana.config.load import check
 from sana.config.pipeline import Config
@@ -32,7 +35,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Job:
-    """What one worker is to do. `spec` is stage-specific JSON; `artifacts` are its inputs."""
+    """What one worker is to do. `spec` is stage-specific JSON; `artifacts` are its inputs; rows are in `todo`."""
 
     path: Path
     stage: str
@@ -44,6 +47,10 @@ class Job:
     def progress_path(self) -> Path:
         """File of JSON lines, one Progress each."""
         return progress_path(self.path)
+
+    def todo(self) -> pa.Table:
+        """Read the rows to work on."""
+        return pq.read_table(todo_path(self.path))
 
     @property
     def work_dir(self) -> Path:
@@ -58,8 +65,24 @@ class Job:
             file.write(json.dumps(asdict(progress)) + "\n")
 
 
-def write_job(stage: str, config: Config, artifacts: Mapping[str, Artifact], spec: Mapping[str, Any]) -> Path:
-    """Write a job file under work_dir and return its path."""
+def todo_path(job_path: Path) -> Path:
+    """Parquet file of the rows a worker is to work on: ten million of them would not go into JSON."""
+    return job_path.with_suffix(".todo.parquet")
+
+
+def rank_journal(journal: Path, rank: int) -> Path:
+    """File in which one of several workers says what it has open, for whoever comes after its death."""
+    return journal.with_name(f"{journal.name}.{rank}") if rank else journal
+
+
+def write_job(
+    stage: str,
+    config: Config,
+    artifacts: Mapping[str, Artifact],
+    spec: Mapping[str, Any],
+    todo: pa.Table | None = None,
+) -> Path:
+    """Write a job file under work_dir, its rows beside it, and return its path."""
     folder = Path(config.work_dir).absolute() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.json"
@@ -70,6 +93,8 @@ def write_job(stage: str, config: Config, artifacts: Mapping[str, Artifact], spe
         "spec": dict(spec),
     }
     path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    if todo is not None:
+        pq.write_table(todo, todo_path(path), compression="zstd")
     return path
 
 

@@ -1,7 +1,8 @@
 """`python -m sana.work.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
 
 spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": hub id or local folder in diffusers
-layout, "model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to]}
+layout, "model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to],
+"passes": {data set: how often it stands in an epoch} of those that do not stand in it once}
 artifacts: encode_latents, encode_captions.
 
 Rank 0 writes `<job>.result.json` at the end; the stage that started us commits it as an artifact:
@@ -19,6 +20,7 @@ import json
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -27,12 +29,15 @@ from typing import Any
 
 from sana.artifact import FileInfo, digest_of
 from sana.config.train import SigmaConfig
-from sana.data.loader import load_samples
+from sana.data.loader import Reader, load_samples
+from sana.data.shard_cache import ShardFiles
+from sana.data.shard_check import check_samples
 from sana.model.pipeline import export_pipeline, load_flow_shift, local_checkpoint
 from sana.model.transformer import load_transformer
+from sana.progress import Progress
 from sana.store import Store
 from sana.training.lease import held
-from sana.training.loop import Trainer
+from sana.training.loop import SIGN_OF_LIFE_S, Trainer
 from sana.training.ranks import Accelerator, open_accelerator
 from sana.training.tensors import weights_digest
 from sana.training.trajectory import Trajectory
@@ -64,7 +69,11 @@ def _not_asked() -> None:
 
 
 def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], None] = _not_asked) -> Trainer:
-    """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost."""
+    """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost.
+
+    Raises:
+        DamagedSampleError: a stored sample of either split is missing, truncated or not what the index says.
+    """
     config, store = job.config, job.open_store()
     latents, captions = job.artifacts["encode_latents"], job.artifacts["encode_captions"]
     if accelerator.is_main_process:  # the export needs all of it: better to miss a file now than in a week
@@ -74,13 +83,19 @@ def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], Non
         revision=job.spec["model_revision"],
         gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
+    samples = load_samples(store, latents, captions, "train", passes=job.spec["passes"])
+    eval_samples = load_samples(store, latents, captions, "eval")
+    if accelerator.is_main_process:
+        width = int(transformer.config.caption_channels)
+        check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_sign_of_life(job))
+    resources = config.train.resources
+    files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     return Trainer(
         config,
         accelerator,
         transformer,
-        store=store,
-        samples=load_samples(store, latents, captions, "train"),
-        eval_samples=load_samples(store, latents, captions, "eval"),
+        reader=Reader(files, samples, verify=resources.verify_checksums),
+        eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
         flow_shift=_flow_shift(config.train.sigma, job),
         trajectory=Trajectory(
             store,
@@ -93,6 +108,19 @@ def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], Non
         ),
         report=job.report,
     )
+
+
+def _sign_of_life(job: Job) -> Callable[[int, int], None]:
+    """Report how far the check of the samples is, now and then: it must not look like a trainer that hangs."""
+    last = time.perf_counter()
+
+    def on_shard(done: int, total: int) -> None:
+        nonlocal last
+        if time.perf_counter() - last > SIGN_OF_LIFE_S:
+            last = time.perf_counter()
+            job.report(Progress(0, job.config.train.max_steps, "steps", f"checked {done} of {total} shards"))
+
+    return on_shard
 
 
 def _flow_shift(sigma: SigmaConfig, job: Job) -> float:

@@ -4,7 +4,8 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +16,7 @@ from sana.config.data import DatasetConfig
 from sana.config.encode import ModelConfig
 from sana.data import hub as hub_module
 from sana.data.hub import HubFile, HubRepo
+from sana.data.listing import SourceFile, files_of
 from sana.data.source import Source, open_source
 from sana.data.weights import COMPONENTS, resolve_model
 from sana.errors import ConfigError, SanaError
@@ -78,9 +80,25 @@ def cached_files(tmp_path: Path) -> list[str]:
     return sorted(p.name for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
 
 
+def used(tmp_path: Path) -> int:
+    folder = tmp_path / "work" / "cache" / "videos"
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 40
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def listing(source: Source) -> list[SourceFile]:
+    return sorted([*files_of(source.videos), *files_of(source.caption_files)], key=lambda file: file.path)
+
+
 def read_all(source: Source) -> dict[str, bytes]:
     found = {}
-    for file in source.listing():
+    for file in listing(source):
         with source.open_video(file.path, digest=source.digest(file)) as path:
             found[file.path] = path.read_bytes()
     return found
@@ -89,11 +107,11 @@ def read_all(source: Source) -> dict[str, bytes]:
 def test_listing_shows_media_with_the_hubs_own_digests(hub: HubServer, tmp_path: Path) -> None:
     commit = hub.publish(DATASET, FILES)
     source = cats(tmp_path)
-    assert [file.path for file in source.listing()] == ["a/one.mp4", "a/one.txt", "two.MP4", "two.txt"]
-    identities = {file.path: file.identity for file in source.listing()}
+    assert [file.path for file in listing(source)] == ["a/one.mp4", "a/one.txt", "two.MP4", "two.txt"]
+    identities = {file.path: file.identity for file in listing(source)}
     assert identities["a/one.mp4"] == f"sha256:{hashlib.sha256(FILES['a/one.mp4']).hexdigest()}"
     assert identities["two.MP4"] == f"git:{git_blob(FILES['two.MP4'])}"
-    assert all(source.digest(file) == file.identity for file in source.listing())
+    assert all(source.digest(file) == file.identity for file in listing(source))
     assert source.revision == commit
     assert hub.count("GET /datasets") == 0, "a listing reads no file"
 
@@ -101,9 +119,7 @@ def test_listing_shows_media_with_the_hubs_own_digests(hub: HubServer, tmp_path:
 def test_files_are_what_was_published_and_are_fetched_once(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     source = cats(tmp_path)
-    assert read_all(source) == {file.path: FILES[file.path] for file in source.listing()}
-    assert source.read_text("a/one.txt") == "a cat, \u00e9l\u00e9gant"
-    assert source.read_text("two.txt") == "another cat", "the byte order mark is gone"
+    assert read_all(source) == {file.path: FILES[file.path] for file in listing(source)}
     asked = len(hub.requests)
     read_all(source)
     assert len(hub.requests) == asked
@@ -112,7 +128,7 @@ def test_files_are_what_was_published_and_are_fetched_once(hub: HubServer, tmp_p
 def test_a_long_listing_comes_in_pages(hub: HubServer, tmp_path: Path) -> None:
     hub.page_size = 7
     hub.publish(DATASET, {f"{i:03}.mp4": b"x" * i for i in range(40)})
-    assert [file.num_bytes for file in cats(tmp_path).listing()] == list(range(40))
+    assert [file.num_bytes for file in listing(cats(tmp_path))] == list(range(40))
 
 
 def test_a_moved_branch_is_seen_and_a_readme_changes_nothing(hub: HubServer, tmp_path: Path) -> None:
@@ -131,7 +147,7 @@ def test_a_moved_branch_is_seen_and_a_readme_changes_nothing(hub: HubServer, tmp
 
 def test_what_changed_since_it_was_listed_is_not_taken_for_it(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
-    old = {file.path: file.identity for file in cats(tmp_path).listing()}
+    old = {file.path: file.identity for file in listing(cats(tmp_path))}
     hub.publish(DATASET, {**FILES, "a/one.mp4": b"changed"})
     now = cats(tmp_path)
     with pytest.raises(SanaError, match="not what was listed"), now.open_video("a/one.mp4", digest=old["a/one.mp4"]):
@@ -150,10 +166,10 @@ def test_no_right_to_read_is_one_error_with_the_page_and_no_token(
         monkeypatch.setenv("HF_TOKEN", secret)
     hub.token = "hf_another"
     with pytest.raises(ConfigError) as private:
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
     hub.token, hub.gated = None, True
     with pytest.raises(ConfigError) as gated:
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
     with pytest.raises(ConfigError) as model:
         resolve_model(ModelConfig(path="labs/video"), work_dir=tmp_path / "work")
     for error, page in ((private, "datasets/films/cats"), (gated, "datasets/films/cats"), (model, "labs/video")):
@@ -172,15 +188,15 @@ def test_the_token_opens_what_is_private(hub: HubServer, tmp_path: Path, monkeyp
 
 def test_what_is_not_there_is_a_config_error(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="films/cats does not exist"):
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
     hub.publish(DATASET, FILES)
     with pytest.raises(ConfigError, match="no revision 'v9'"):
-        cats(tmp_path, revision="v9").listing()
+        listing(cats(tmp_path, revision="v9"))
     with pytest.raises(ConfigError, match=f"no commit {'0' * 40}"):
-        cats(tmp_path, revision="0" * 40).listing()
+        listing(cats(tmp_path, revision="0" * 40))
     hub.publish(DATASET, {"README.md": b""})
     with pytest.raises(ConfigError, match="no video"):
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
 
 
 def test_an_unreachable_hub_is_no_config_error_and_shows_no_password(
@@ -188,7 +204,7 @@ def test_an_unreachable_hub_is_no_config_error_and_shows_no_password(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://user:password@127.0.0.1:1")
     with pytest.raises(SanaError, match="HF_ENDPOINT") as caught:
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
     assert not isinstance(caught.value, ConfigError)
     assert "password" not in str(caught.value)
 
@@ -196,7 +212,7 @@ def test_an_unreachable_hub_is_no_config_error_and_shows_no_password(
 def test_a_hub_that_stumbles_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     hub.failures = [503]
-    assert len(cats(tmp_path).listing()) == 4
+    assert len(listing(cats(tmp_path))) == 4
 
 
 def test_a_cut_connection_is_resumed_where_it_broke(
@@ -211,11 +227,80 @@ def test_a_cut_connection_is_resumed_where_it_broke(
     assert hub.requests[-1] == "GET /datasets/films/cats/resolve/" + source.revision + "/big.mp4 Range"
 
 
+FETCH = """
+import sys
+from pathlib import Path
+from huggingface_hub import constants
+from sana.config.data import DatasetConfig
+from sana.data.listing import files_of
+from sana.data.source import open_source
+constants.DOWNLOAD_CHUNK_SIZE = 2**16
+source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=Path(sys.argv[1]),
+                     cache_bytes=10**9)
+for file in files_of(source.videos):
+    with source.open_video(file.path, digest=file.identity):
+        pass
+"""
+
+
+def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
+    big = os.urandom(2**20)
+    hub.publish(DATASET, {"big.mp4": big})
+    hub.stalled = {"big.mp4"}
+    killed = subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(tmp_path / "work")], env={**os.environ, "HF_HUB_OFFLINE": "0"}
+    )
+    try:
+        partial = tmp_path / "work/cache/videos"
+        wait_until(lambda: sum(p.stat().st_size for p in partial.glob(".fetch-*/*")) >= 2**19)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert used(tmp_path) <= 2**20 + 2**19, "its room in the budget, and its bytes in it"
+    assert read_all(cats(tmp_path)) == {"big.mp4": big}
+    assert hub.ranges["big.mp4"] == [0, 2**19]
+    assert len(cached_files(tmp_path)) == 1, "nothing is left beside the file"
+
+
+def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**10)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    hub.publish(DATASET, {"big.mp4": os.urandom(8000), "small.mp4": os.urandom(5000)})
+    source = cats(tmp_path, cache_bytes=10_000)
+    files = {file.path: file for file in listing(source)}
+    hub.stalled = {"big.mp4"}
+    with monkeypatch.context() as patch:
+        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # gone after the first answer
+        with pytest.raises(SanaError), source.open_video("big.mp4", digest=files["big.mp4"].identity):
+            pass
+    got = 4000 // 1024 * 1024  # whole chunks of the half that came
+    assert used(tmp_path) == got + got, "a room of so many bytes, and the bytes"
+    with source.open_video("small.mp4", digest=files["small.mp4"].identity) as path:
+        assert path.stat().st_size == 5000
+    assert used(tmp_path) == 5000 + got + got, "there is room for both"
+    with source.open_video("big.mp4", digest=files["big.mp4"].identity) as path:
+        assert path.stat().st_size == 8000
+    assert hub.ranges["big.mp4"] == [0, got]
+    assert used(tmp_path) == 8000, "and now there was none for the other"
+
+
+def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.publish(DATASET, {"one.mp4": b"video one" * 1000})
+    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    [file] = repo.list_files(commit)
+    (tmp_path / "one.mp4.part").write_bytes(b"rotten" * 100)
+    repo.fetch(commit, file, tmp_path / "one.mp4")
+    assert (tmp_path / "one.mp4").read_bytes() == b"video one" * 1000
+    assert hub.ranges["one.mp4"] == [600, 0]
+
+
 def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     hub.damaged = {"a/one.mp4", "two.MP4"}  # in LFS, and not
     source = cats(tmp_path)
-    for file in source.listing():
+    for file in listing(source):
         if file.path in hub.damaged:
             with pytest.raises(SanaError, match="damaged"), source.open_video(file.path, digest=file.identity):
                 pass
@@ -259,13 +344,13 @@ def test_offline_without_memory_says_what_to_do(
     go_offline(monkeypatch)
     for revision in ("main", commit):
         with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE.*hf download films/cats --repo-type dataset"):
-            cats(tmp_path, revision=revision).listing()
+            listing(cats(tmp_path, revision=revision))
     go_online(monkeypatch)
     source = cats(tmp_path)
-    source.listing()
+    listing(source)
     go_offline(monkeypatch)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
-        source.read_text("two.txt")
+        source.read(next(files_of(source.caption_files)))
     assert hub.count("GET /datasets") == 0
 
 
@@ -282,7 +367,7 @@ def test_a_name_that_leaves_its_folder_is_refused(hub: HubServer, tmp_path: Path
     hub.publish(DATASET, FILES)
     hub.extra_paths = [path]
     with pytest.raises(SanaError, match="leave its folder"):
-        cats(tmp_path).listing()
+        listing(cats(tmp_path))
 
 
 def test_a_model_is_a_commit_and_a_digest_per_component(hub: HubServer, tmp_path: Path) -> None:
@@ -324,7 +409,8 @@ def test_a_fresh_process_obeys_its_environment_and_loads_nothing_heavy(hub: HubS
         "from sana.config.data import DatasetConfig\n"
         "dataset = DatasetConfig(id='cats', source='hf://datasets/films/cats')\n"
         "source = sana.data.source.open_source(dataset, work_dir=Path(sys.argv[1]), cache_bytes=10**9)\n"
-        "print(source.listing_digest(), source.read_text('two.txt'))\n"
+        "from sana.data.listing import files_of\n"
+        "print(source.listing_digest(), source.read(list(files_of(source.caption_files))[1]))\n"
         "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)\n"
     )
     outputs = []
@@ -335,7 +421,7 @@ def test_a_fresh_process_obeys_its_environment_and_loads_nothing_heavy(hub: HubS
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)
-    assert outputs[0] == outputs[1] == f"{cats(tmp_path).listing_digest()} another cat\n"
+    assert outputs[0] == outputs[1] == f"{cats(tmp_path).listing_digest()} {FILES['two.txt']!r}\n"
 
 
 def test_waits_are_short_enough_for_a_user() -> None:

@@ -76,7 +76,9 @@ class Bench:
         """Launch from another process, which a test may kill."""
         arguments = {name: str(value) for name, value in self.arguments(body, {}).items()}
         code = (
-            "import json, sys; from pathlib import Path\n"
+            # a shell starts its background jobs, a test run among them, with SIGINT ignored, and children inherit that
+            "import json, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from pathlib import Path\n"
             "from sana.progress import silent; from sana.training.launch import launch\n"
             "a = json.loads(sys.argv[1])\n"
             "launch(a['module'], Path(a['job_path']), log_path=Path(a['log_path']), lock_path=Path(a['lock_path']),"

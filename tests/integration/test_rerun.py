@@ -50,7 +50,7 @@ def test_clips_in_are_clips_out_plus_refused(done: tuple[Place, Outcome]) -> Non
     for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
         assert outcome[above].counts["out"] == outcome[below].counts["in"]
     refused = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
-    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "unreadable", "short-00.mp4": "too_short"}
+    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
 
 
 def rejects(place: Place, outcome: Outcome, name: str) -> list[dict]:
@@ -155,7 +155,7 @@ def test_one_clip_more_is_one_video_opened_one_sample_and_one_caption(
 
 def test_a_clip_replaced_in_place_gets_a_new_latent(place: Place, done: tuple[Place, Outcome]) -> None:
     shutil.copy(place.clips / "skyline-00.mp4", place.clips / "towers-00.mp4")
-    outcome = run_stages(place.context(), last="encode_latents")
+    outcome = run_stages(place.context("probe.duplicates=keep"), last="encode_latents")
     assert outcome["probe"].counts["opened"] == 0  # that content was opened under its other name
     rows = {row["clip_id"]: row for row in read_rows(place, outcome, "encode_latents")}
     old = {row["clip_id"]: row for row in read_rows(place, done[1], "encode_latents")}
@@ -213,6 +213,26 @@ def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> No
     assert latest(place.context().store, "train") is None
     shutil.rmtree(Path(place.root) / "probe/pool")
     assert set(states(place).values()) == {"cached"}
+
+
+def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[Place, Outcome]) -> None:
+    found = states(place, "download.datasets.0.weight=0.5")
+    assert found.pop("train") == "stale"
+    assert {name for name, state in found.items() if state == "pending"} == {"evaluate", "sample"}
+    assert {state for name, state in found.items() if name not in ("evaluate", "sample")} == {"cached"}
+    # so many repeats at so little weight are one pass: the run that was
+    assert set(states(place, "download.datasets.0.weight=0.5", "download.datasets.0.repeats=1").values()) == {"cached"}
+    artifacts, name = done[1].artifacts, place.config().download.datasets[0].id
+    weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), artifacts)
+    assert weighted.config["passes"] == {name: 3.0}
+    assert causes(weighted, latest(place.context().store, "train")) == [f"passes.{name} None -> 3.0"]
+    # a data set without train samples has no say
+    elsewhere = dataclasses.replace(artifacts["encode_latents"], facts={"train_samples": {"other": 3}})
+    plain = stage("train").recipe(
+        place.context("download.datasets.0.repeats=2"), {**artifacts, "encode_latents": elsewhere}
+    )
+    assert "passes" not in plain.config
+    assert artifacts["encode_latents"].facts["train_samples"] == {name: artifacts["train"].counts["in"]}
 
 
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:

@@ -51,7 +51,7 @@ class Lab:
 
     def job(self, trajectory: str, **knobs: Any) -> Job:
         self.runs += 1
-        spec = {name: knobs.pop(name) for name in ("keep_steps",) if name in knobs}
+        spec = {name: knobs.pop(name) for name in ("keep_steps", "passes") if name in knobs}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **knobs)
         return make_job("train", self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
 
@@ -172,6 +172,16 @@ def test_micro_batches_and_checkpointing_change_nothing(lab: Lab) -> None:
     assert lab.losses(single) == pytest.approx(lab.losses(whole), rel=1e-5)
     saving = lab.train("saving", micro_batch_size=4, gradient_checkpointing=True)
     lab.assert_same(whole, saving)
+
+
+def test_passes_make_an_epoch_longer_and_survive_a_restart(lab: Lab) -> None:
+    once = lab.train("once", max_steps=4)
+    straight = lab.train("straight", max_steps=4, passes={"demo": 2.5})
+    assert once.cursor == {"step": 4, "epoch": 1, "position": 1}  # 7 and 4 clips in batches of 4: 3 batches
+    assert straight.cursor == {"step": 4, "epoch": 0, "position": 4}  # 18 and 10 places: 8 batches
+    lab.train("stopped", max_steps=3, passes={"demo": 2.5})
+    lab.assert_same(straight, lab.train("stopped", max_steps=4, passes={"demo": 2.5}))
+    assert lab.losses(once) != lab.losses(straight)
 
 
 def test_two_ranks_take_the_same_steps(lab: Lab) -> None:

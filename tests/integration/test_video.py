@@ -1,4 +1,4 @@
-"""Real files through sana.data.video and frames: what is in them, which frame is which, and what is refused."""
+"""Real files through sana.data.probe, video and frames: what is in them, which frame is which, and what is refused."""
 
 import contextlib
 import os
@@ -18,7 +18,8 @@ from PIL import Image
 
 from sana.data import frames as frames_module
 from sana.data.frames import read_frames
-from sana.data.video import ClipRefused, probe_video, to_pixels, write_mp4
+from sana.data.probe import probe_video
+from sana.data.video import ClipRefused, to_pixels, write_mp4
 from tests.video_files import make_audio, make_video, number, picture
 
 pytestmark = pytest.mark.timeout(60)
@@ -99,6 +100,18 @@ def test_rotation_is_known_and_undone(tmp_path: Path, rotation: int, ending: str
     upright = [np.rot90(picture(k, width=96, height=64), rotation // 90) for k in range(9)]
     assert min(psnr(a, b) for a, b in zip(frames, upright, strict=True)) > 25
     assert numbers(np.rot90(frame, -(rotation // 90)) for frame in frames) == list(range(9))
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, rotation: int) -> None:
+    """The header's matrices of film and track multiply; that is left to libav."""
+    path = make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"mvhd") + 40
+    data[at : at + 36] = struct.pack(">9i", -0x10000, 0, 0, 0, -0x10000, 0, 0, 0, 0x40000000)
+    path.write_bytes(data)
+    assert probe_video(path).rotation_deg == (rotation + 180) % 360
+    assert probe_video(path).width == (64 if rotation else 96)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])

@@ -7,7 +7,9 @@ import pytest
 import torch
 from diffusers import SanaVideoTransformer3DModel
 
-from sana.data.loader import Reader, epoch_plan, load_samples
+from sana.data.epoch import epoch_plan
+from sana.data.loader import Reader, load_samples
+from sana.data.shard_cache import ShardFiles
 from sana.model.random import philox_normal, philox_uniform
 from sana.training.metrics import parse_rows
 from sana.training.tensors import load_weights
@@ -32,7 +34,7 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
     train(job)
 
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    reader = Reader(encoded.store, samples)
+    reader = Reader(ShardFiles(encoded.store), samples)
     model = SanaVideoTransformer3DModel.from_pretrained(tiny_model / "transformer")
     weights = dict(model.named_parameters())
     average = {name: weight.detach().clone() for name, weight in weights.items()}

@@ -12,6 +12,7 @@ from torch import nn
 
 from sana.config.train import EvaluateConfig
 from sana.data.loader import Reader, Samples, load_samples
+from sana.data.shard_cache import ShardFiles
 from sana.model.random import philox_normal
 from sana.training.evaluation import (
     EvalTable,
@@ -63,7 +64,7 @@ def encoded(tmp_path: Path) -> Encoded:
 
 def read(encoded: Encoded) -> tuple[Reader, Samples]:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "eval")
-    return Reader(encoded.store, samples), samples
+    return Reader(ShardFiles(encoded.store), samples), samples
 
 
 def run(
@@ -71,7 +72,7 @@ def run(
 ) -> EvalTable:
     config = EvaluateConfig(num_sigmas=num_sigmas, max_samples=max_samples)
     accelerator: Any = OneRank(rank, num_ranks)
-    table = evaluate_model(accelerator, Scale().train(), *read(encoded), config, on_round=lambda *_: True)
+    table = evaluate_model(accelerator, Scale().train(), read(encoded)[0], config, on_round=lambda *_: True)
     assert table is not None
     return table
 
@@ -90,7 +91,7 @@ def test_each_loss_is_the_formula(encoded: Encoded) -> None:
 def test_one_forward_is_one_sample_at_all_levels_and_the_mode_comes_back(encoded: Encoded) -> None:
     model = Scale().train()
     accelerator: Any = OneRank()
-    evaluate_model(accelerator, model, *read(encoded), EvaluateConfig(num_sigmas=3), on_round=lambda *_: True)
+    evaluate_model(accelerator, model, read(encoded)[0], EvaluateConfig(num_sigmas=3), on_round=lambda *_: True)
     assert model.batches == [3] * 5
     assert model.training
 
@@ -127,7 +128,7 @@ def test_a_stop_ends_it_without_a_number(encoded: Encoded) -> None:
         return done < 2
 
     accelerator: Any = OneRank()
-    assert evaluate_model(accelerator, Scale(), *read(encoded), EvaluateConfig(), on_round=after) is None
+    assert evaluate_model(accelerator, Scale(), read(encoded)[0], EvaluateConfig(), on_round=after) is None
     assert rounds == [(1, 5), (2, 5)]
 
 

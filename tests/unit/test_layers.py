@@ -11,14 +11,25 @@ ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
 BASE += ["sana.convert"]
 # from the bottom up; a module may import its own layer and those before it
-LAYERS = [BASE, ["sana.data"], ["sana.model"], ["sana.training"], ["sana.work"], ["sana.stages"], ["tasks"], ["flows"]]
+LAYERS = [
+    BASE,
+    ["sana.data"],
+    ["sana.report"],
+    ["sana.model"],
+    ["sana.training"],
+    ["sana.care"],
+    ["sana.work"],
+    ["sana.stages"],
+    ["tasks"],
+    ["flows"],
+]
 DOORS = {
     "prefect": ("flows/", "tasks/"),
     "mlflow": ("tasks/tracking.py",),
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/frames.py",),
-    "av": ("sana/data/video.py", "sana/data/frames.py"),
+    "av": ("sana/data/video.py", "sana/data/frames.py", "sana/data/probe.py"),
     "huggingface_hub": ("sana/data/hub.py",),
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
@@ -93,7 +104,10 @@ def test_package_files_are_empty() -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("module", ["flows.cli.main", "flows.plan", "sana.stages.train", "sana.stages.encode_latents"])
+@pytest.mark.parametrize(
+    "module",
+    ["flows.cli.main", "flows.plan", "sana.care.transfer", "sana.stages.train", "sana.stages.encode_latents"],
+)
 def test_deciding_imports_no_heavy_library(module: str) -> None:
     """What `sana --help`, `plan` and a cached run import never includes torch, prefect or mlflow."""
     stages = "from flows.graph import STAGES, stage; [stage(name) for name in STAGES]"

@@ -1,76 +1,31 @@
-"""Laws of what training reads: the join, the order of an epoch, one sample, reading ahead."""
+"""Laws of what training reads: the join, samples and batches, reading ahead."""
 
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sana.artifact import Artifact, Draft, Recipe
-from sana.data.loader import INDEX, Cursor, Prefetcher, Reader, epoch_plan, load_samples
+from sana.data import shard_cache
+from sana.data.loader import INDEX, Prefetcher, Reader, load_samples
 from sana.data.manifest import read_table, to_parquet
-from sana.data.shard import DamagedSampleError
+from sana.data.shard import DamagedSampleError, Location, read_tensor
+from sana.data.shard_cache import ShardFiles
 from sana.errors import SanaError
 from tests.training_store import BUCKETS, NUM_EVAL, NUM_TRAIN, Encoded, build_encoded
 
 pytestmark = pytest.mark.timeout(60)
 
-PLAN = [[5, 6], [3, 4], [0, 2], [4, 1]]
-codes = st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda values: np.array(values, dtype=np.uint16))
-
 
 @pytest.fixture
 def encoded(tmp_path: Path) -> Encoded:
     return build_encoded(tmp_path / "store")
-
-
-@settings(max_examples=60, deadline=None)
-@given(codes=codes, batch_size=st.integers(1, 9), seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
-def test_an_epoch_holds_every_row_and_few_repeats(codes: np.ndarray, batch_size: int, seed: int, epoch: int) -> None:
-    plan = epoch_plan(codes, seed=seed, epoch=epoch, batch_size=batch_size)
-    assert plan.dtype == np.int64
-    assert all(len(set(codes[batch])) == 1 for batch in plan)
-    seen = np.bincount(plan.ravel(), minlength=len(codes))
-    assert seen.min() >= 1
-    for code in set(codes.tolist()):
-        times = seen[codes == code]
-        assert times.sum() - len(times) <= batch_size - 1
-        assert times.max() - times.min() <= 1  # a row is repeated again only after all others of its bucket
-    assert len(plan) == Cursor(codes, seed=seed, batch_size=batch_size).num_batches
-    assert np.array_equal(plan, epoch_plan(codes, seed=seed, epoch=epoch, batch_size=batch_size))
-
-
-def test_epochs_seeds_and_buckets_are_shuffled_differently() -> None:
-    codes = np.repeat(np.array([0, 1], dtype=np.uint16), 40)
-    first = epoch_plan(codes, seed=0, epoch=0, batch_size=4)
-    assert not np.array_equal(first, epoch_plan(codes, seed=0, epoch=1, batch_size=4))
-    assert not np.array_equal(first, epoch_plan(codes, seed=1, epoch=0, batch_size=4))
-    of_first, of_second = (first[codes[first[:, 0]] == code] for code in (0, 1))
-    assert not np.array_equal(np.sort(of_first.ravel() + 40), of_second.ravel())
-    order = codes[first[:, 0]].tolist()
-    assert order != sorted(order)  # buckets are mixed
-
-
-def test_the_plan_has_not_moved() -> None:
-    """Recorded once (numpy 2.4). Another order is another run: raise train's VERSION."""
-    plan = epoch_plan(np.array([0, 1, 0, 1, 1, 0, 0], dtype=np.uint16), seed=7, epoch=2, batch_size=2)
-    assert plan.tolist() == PLAN
-
-
-def test_a_step_alone_says_which_batch_it_gets() -> None:
-    codes = np.array([0] * 7 + [1] * 5, dtype=np.uint16)
-    straight = Cursor(codes, seed=3, batch_size=4)
-    batches = [straight.batch(step).tolist() for step in range(3 * straight.num_batches)]
-    assert straight.num_batches == 4
-    assert straight.at(9) == (2, 1)
-    for step in (11, 0, 5, 8):  # resumed anywhere, in any order
-        assert Cursor(codes, seed=3, batch_size=4).batch(step).tolist() == batches[step]
-        assert straight.batch(step).tolist() == batches[step]
 
 
 def test_the_join_is_sorted_and_complete(encoded: Encoded) -> None:
@@ -85,7 +40,7 @@ def test_the_join_is_sorted_and_complete(encoded: Encoded) -> None:
 
 def test_a_sample_is_what_was_stored(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    reader = Reader(encoded.store, samples)
+    reader = Reader(ShardFiles(encoded.store), samples)
     texts = read_table(encoded.store, encoded.captions, INDEX).to_pylist()
     lengths = {(row["name"], row["position"]): row["shape"][0] for row in texts}
     for row in range(len(samples)):
@@ -100,16 +55,69 @@ def test_a_sample_is_what_was_stored(encoded: Encoded) -> None:
         reader.read(0, caption=1)
 
 
-def test_a_flipped_bit_is_noticed(encoded: Encoded) -> None:
+def test_a_batch_is_its_samples(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    reader = Reader(encoded.store, samples)
-    shard = encoded.store.local_path(samples.latents["shard"][0].as_py())
+    reader = Reader(ShardFiles(encoded.store), samples)
+    rows = np.flatnonzero(samples.bucket_codes == 0).tolist()
+    wanted = [(row, reader.num_captions(row) - 1 if row % 3 else None) for row in rows]
+    latents, captions = reader.read_batch(wanted)
+    assert latents.dtype == torch.float16 and captions[0].dtype == torch.bfloat16
+    for latent, caption, (row, number) in zip(latents, captions, wanted, strict=True):
+        alone = reader.read(row, caption=number)
+        assert torch.equal(latent.float(), alone.latents)
+        assert torch.equal(caption, alone.caption)
+        stored = read_tensor(encoded.store, samples.latents[row])
+        assert torch.equal(latent, stored)
+
+
+def damage(encoded: Encoded, location: Location) -> None:
+    """Flip one bit of a stored tensor."""
+    shard = encoded.store.local_path(location.shard)
     assert shard is not None
     data = bytearray(shard.read_bytes())
-    data[samples.latents["offset"][0].as_py() + 5] ^= 1
+    data[location.offset + 5] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(DamagedSampleError, match="damaged"):
-        reader.read(0, caption=None)
+
+
+@pytest.mark.parametrize("kind", ["latents", "captions"])
+def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: str) -> None:
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
+    where = samples.latents if kind == "latents" else samples.captions
+    row = 3 if kind == "latents" else int(samples.first_caption[3])
+    damage(encoded, where[row])
+    reader = Reader(ShardFiles(encoded.store), samples)
+    for other in (2, 4):
+        reader.read(other, caption=0)
+    with pytest.raises(DamagedSampleError, match=rf"sample clip0003-0: .*damaged; .*--force encode_{kind}"):
+        reader.read(3, caption=0)
+    assert Reader(ShardFiles(encoded.store), samples, verify=False).read(3, caption=0).latents.shape
+
+
+def test_a_shard_that_went_is_noticed_and_the_sample_named(encoded: Encoded) -> None:
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
+    encoded.store.delete(samples.latents.shard(0))
+    with pytest.raises(DamagedSampleError, match="sample clip0000-0: .*is gone; .*--force encode_latents"):
+        Reader(ShardFiles(encoded.store), samples).read(0, caption=None)
+
+
+def test_files_are_read_by_many_threads_whatever_is_closed_meanwhile(
+    encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "MAX_OPEN", 1)  # three shards: every read closes another's file
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
+    reader = Reader(ShardFiles(encoded.store), samples)
+    before = len(os.listdir("/proc/self/fd"))
+    with ThreadPoolExecutor(8) as threads:  # digests are checked: another file's bytes would be noticed
+        list(threads.map(lambda turn: reader.read(turn % len(samples), caption=0), range(600)))
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_passes_are_those_of_the_row_times_those_of_its_data_set(tmp_path: Path) -> None:
+    encoded = build_encoded(tmp_path / "store", datasets=("demo", "other"), row_passes=lambda i: 1 + i % 2)
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train", passes={"other": 2.5})
+    assert samples.passes.tolist() == [(1 + i % 2) * (2.5 if i % 2 else 1.0) for i in range(NUM_TRAIN)]
+    plain = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
+    assert plain.passes.tolist() == [1 + i % 2 for i in range(NUM_TRAIN)]
 
 
 def test_an_empty_split_says_what_to_change(tmp_path: Path) -> None:

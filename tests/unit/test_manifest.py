@@ -21,13 +21,20 @@ from sana.data.schemas import REJECTS
 from sana.errors import RefusedError
 
 SCHEMA = pa.schema(
-    [("key", pa.string()), ("size", pa.int64()), ("ratio", pa.float64()), ("texts", pa.list_(pa.string()))]
+    [
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("ratio", pa.float64()),
+        ("good", pa.bool_()),
+        ("texts", pa.list_(pa.string())),
+    ]
 )
 row = st.fixed_dictionaries(
     {
         "key": st.text(max_size=5),
         "size": st.integers(-(2**40), 2**40),
         "ratio": st.floats(allow_nan=False),
+        "good": st.booleans(),
         "texts": st.lists(st.text(max_size=3), max_size=3),
     }
 )
@@ -51,14 +58,14 @@ def test_a_digest_is_of_rows_not_of_their_order_or_layout(values: list, random) 
 @given(left=rows, right=rows)
 def test_different_rows_have_different_digests(left: list, right: list) -> None:
     def canonical(values: list) -> list:
-        return sorted((r["key"], r["size"], str(float(r["ratio"])), r["texts"]) for r in values)
+        return sorted((r["key"], r["size"], str(float(r["ratio"])), r["good"], r["texts"]) for r in values)
 
     assert (digest(left) == digest(right)) == (canonical(left) == canonical(right))
 
 
 def test_columns_that_are_not_content_do_not_enter() -> None:
-    one = table_of([{"key": "a", "size": 1, "ratio": 0.5, "texts": []}], SCHEMA)
-    two = table_of([{"key": "a", "size": 2, "ratio": 0.5, "texts": []}], SCHEMA)
+    one = table_of([{"key": "a", "size": 1, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
+    two = table_of([{"key": "a", "size": 2, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
     assert content_digest(one, ["key"]) == content_digest(two, ["key"])
     assert content_digest(one, ["key", "size"]) != content_digest(two, ["key", "size"])
 

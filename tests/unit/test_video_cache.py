@@ -36,7 +36,7 @@ class Origin:
 
 
 def used(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
 
 
 def names(folder: Path) -> int:

@@ -1,0 +1,216 @@
+"""How fast are samples read, against reading the same bytes raw; and what does the check before training take?
+
+    python -m benchmarks.loader
+
+Raw is one `preadv` (on S3: one range GET by boto3) a tensor into buffers that are there, in the same order: no digest,
+no tensor. The page cache is warm; S3 is a server on the loopback with 8 requests in flight. All of a table take turns
+in one run, best of five.
+"""
+
+import os
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import numpy as np
+import torch
+from botocore.config import Config
+
+from sana.artifact import Draft, Recipe
+from sana.bucket import Bucket
+from sana.data.loader import INDEX, Prefetcher, Reader, Samples, load_samples
+from sana.data.manifest import table_of, to_parquet
+from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
+from sana.data.shard import pack
+from sana.data.shard_cache import ShardFiles
+from sana.data.shard_check import check_samples
+from sana.store import Store, open_store
+from tests.s3_server import WeedServer
+
+CAPTION_CHANNELS, IN_FLIGHT = 2304, 8
+REPEATS = 5
+HELD = 3  # batches in memory at once: prefetch_batches and the one in use
+
+
+@dataclass(frozen=True)
+class Case:
+    bucket: str
+    num_samples: int
+    num_tokens: int = 128
+    samples_per_shard: int = 32
+    caption_channels: int = CAPTION_CHANNELS
+
+
+def build(root: str, case: Case) -> tuple[Store, Samples]:
+    """Write shards and both indexes; all latents are the same noise, and so are all captions."""
+    store = open_store(root)
+    latent = torch.randn(Bucket.parse(case.bucket).latent_shape).half()
+    caption = torch.randn(case.num_tokens, case.caption_channels).bfloat16()
+    names = [f"{number:08d}" for number in range(case.num_samples)]
+    of_latents = _index(store, "encode_latents", names, latent, case.samples_per_shard)
+    latents = [
+        {"sample_id": name, "clip_id": name, "dataset": "d", "split": "train", "passes": 1, "bucket": case.bucket}
+        | {"sample_key": name} | where
+        for name, where in zip(names, of_latents, strict=True)
+    ]  # fmt: skip
+    of_captions = _index(store, "encode_captions", ["", *names], caption, case.samples_per_shard)
+    captions = [
+        {"role": "train" if name else "null", "name": name, "position": 0, "text_key": name, "text": name}
+        | {"template": "none", "truncated": False} | where
+        for name, where in zip(["", *names], of_captions, strict=True)
+    ]  # fmt: skip
+    artifacts = []
+    for stage, rows, schema in (
+        ("encode_latents", latents, LATENT_INDEX),
+        ("encode_captions", captions, CAPTION_INDEX),
+    ):
+        draft = Draft(store, Recipe(stage, 0, {}, {}))
+        draft.add(INDEX, to_parquet(table_of(rows, schema)))
+        artifacts.append(draft.commit(content={}, counts={}))
+    return store, load_samples(store, artifacts[0], artifacts[1], "train")
+
+
+def _index(store: Store, stage: str, names: Sequence[str], tensor: torch.Tensor, per_shard: int) -> list[dict]:
+    rows = []
+    for start in range(0, len(names), per_shard):
+        shard = f"{stage}/{start:08d}-{uuid.uuid4().hex[:12]}.safetensors"
+        data, where = pack(dict.fromkeys(names[start : start + per_shard], tensor), shard=shard)
+        path = store.local_path(shard)
+        if path is None:
+            store.put_if_absent(shard, data)
+        else:  # without the fsync of each: there may be ten thousand
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        rows += [{**location.__dict__, "shape": list(location.shape), "made_by": ""} for location in where.values()]
+    return rows
+
+
+def rates(works: dict[str, Callable[[], None]], num_samples: int) -> dict[str, tuple[float, float]]:
+    """Samples per second of wall time and of CPU time of each work, in turns, best of REPEATS."""
+    best = dict.fromkeys(works, (0.0, 0.0))
+    for _ in range(REPEATS):
+        for name, work in works.items():
+            wall, cpu = time.perf_counter(), time.process_time()
+            work()
+            found = num_samples / (time.perf_counter() - wall), num_samples / (time.process_time() - cpu)
+            best[name] = tuple(map(max, best[name], found))
+    return best
+
+
+def rows_of(samples: Samples) -> list[int]:
+    return np.random.default_rng(0).permutation(len(samples)).tolist()
+
+
+def table(title: str, best: dict[str, tuple[float, float]], sample_bytes: int) -> None:
+    floor = next(iter(best.values()))
+    print(f"\n| {title} | samples/s | MB/s | ratio | samples per CPU second | ratio |\n|---|---|---|---|---|---|")
+    for name, (wall, cpu) in best.items():
+        print(f"| {name} | {wall:,.0f} | {wall * sample_bytes / 1e6:,.0f} | {wall / floor[0]:.2f} ", end="")
+        print(f"| {cpu:,.0f} | {cpu / floor[1]:.2f} |")
+
+
+def ranges(samples: Samples, row: int) -> list[tuple[str, int, int]]:
+    places = ((samples.latents, row), (samples.captions, int(samples.first_caption[row])))
+    return [(where.shard(at), int(where.offsets[at]), int(where.num_bytes[at])) for where, at in places]
+
+
+def local(folder: Path, case: Case) -> None:
+    store, samples = build(str(folder / case.bucket), case)
+    order = rows_of(samples)
+    wanted = [ranges(samples, row) for row in order]
+    files = {shard: os.open(folder / case.bucket / shard, os.O_RDONLY) for reads in wanted for shard, _, _ in reads}
+    # several in turn, as whoever reads ahead must: one alone would stay in the processor's cache
+    buffers = [[memoryview(bytearray(num_bytes)) for _, _, num_bytes in wanted[0]] for _ in range(HELD)]
+
+    def raw() -> None:
+        for turn, reads in enumerate(wanted):
+            for (shard, start, _), buffer in zip(reads, buffers[turn % HELD], strict=True):
+                os.preadv(files[shard], [buffer], start)
+
+    def loader(*, verify: bool) -> Callable[[], None]:
+        reader = Reader(ShardFiles(store), samples, verify=verify)
+
+        def work() -> None:
+            held = deque(maxlen=HELD - 1)
+            for row in order:
+                held.append(reader.read_batch([(row, 0)]))
+
+        return work
+
+    reader = Reader(ShardFiles(store), samples)
+
+    def ahead() -> None:
+        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=HELD - 1) as batches:
+            for _ in batches:
+                pass
+
+    works = {
+        "raw, one thread": raw,
+        "loader, one thread": loader(verify=True),
+        "loader, one thread, verify_checksums: false": loader(verify=False),
+        f"loader, prefetch_batches: {HELD - 1}": ahead,
+    }
+    table(f"disk, {case.bucket}, batch 1", rates(works, len(order)), sum(num_bytes for *_, num_bytes in wanted[0]))
+
+
+def remote(server: WeedServer, case: Case) -> None:
+    store, samples = build(f"s3://{server.bucket}/bench", case)
+    order = rows_of(samples)
+    wanted = [read for row in order for read in ranges(samples, row)]
+    client = boto3.client("s3", config=Config(max_pool_connections=IN_FLIGHT))
+
+    def get(read: tuple[str, int, int]) -> None:
+        shard, start, num_bytes = read
+        span = f"bytes={start}-{start + num_bytes - 1}"
+        client.get_object(Bucket=server.bucket, Key=f"bench/{shard}", Range=span)["Body"].read()
+
+    def raw() -> None:
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            list(threads.map(get, wanted))
+
+    def bare() -> None:
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            list(threads.map(lambda read: store.read_range(*read), wanted))
+
+    reader = Reader(ShardFiles(store), samples)
+
+    def ahead() -> None:  # each batch of one sample is two requests
+        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=IN_FLIGHT // 2) as batches:
+            for _ in batches:
+                pass
+
+    works = {"raw (boto3)": raw, "the store's client alone (s3fs)": bare, "loader, prefetch_batches: 4": ahead}
+    table(f"S3, {case.bucket}, batch 1", rates(works, len(order)), sum(num_bytes for *_, num_bytes in wanted[:2]))
+
+
+def check(root: str, case: Case) -> None:
+    store, samples = build(root, case)
+    num_shards = len(samples.latents.shards) + len(samples.captions.shards)
+    started, cpu = time.perf_counter(), time.process_time()
+    check_samples(store, [samples], caption_channels=case.caption_channels, on_shard=lambda *_: None)
+    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    print(f"| {root.partition(':')[0] if '://' in root else 'disk'} | {num_shards:,} | {len(samples):,} | ", end="")
+    print(f"{wall_s:.1f} | {cpu_s:.1f} |")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        local(folder, Case("17x128x192", 600))
+        local(folder, Case("81x480x832", 96))
+        with WeedServer() as server:
+            os.environ.update(server.env())
+            remote(server, Case("81x480x832", 48))
+            print("\n| check before training | shards | samples | seconds | CPU seconds |\n|---|---|---|---|---|")
+            check(str(folder / "many"), Case("1x16x16", 160_000, num_tokens=1, caption_channels=4))
+            check(f"s3://{server.bucket}/many", Case("1x16x16", 8_000, num_tokens=1, caption_channels=4))
+
+
+if __name__ == "__main__":
+    main()

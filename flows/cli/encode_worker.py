@@ -1,0 +1,59 @@
+"""`sana encode-worker`: one machine's share of the encoding, by hand, under Slurm or torchrun."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import click
+
+from flows.cli.options import config_options, context_of, resolve, same_options
+
+# who says which worker this is of how many: ours, Slurm's and torchrun's names
+_PLACES = (("SANA_WORKER", "SANA_WORKERS"), ("SLURM_PROCID", "SLURM_NTASKS"), ("RANK", "WORLD_SIZE"))
+
+
+@click.command("encode-worker")
+@config_options
+@click.option("--index", type=click.IntRange(min=0), help="Which worker this is, from 0.")
+@click.option("--count", type=click.IntRange(min=1), help="How many workers there are.")
+def encode_worker(
+    config: str, overrides: Sequence[str], root: str | None, index: int | None, count: int | None
+) -> None:
+    """Encode a share of the clips; commits its samples, and leaves the rest to `sana run`.
+
+    Everything up to bucket must be there. Without --index and --count: SANA_WORKER and SANA_WORKERS, else what srun
+    or torchrun sets, else this is the only one.
+    """
+    from flows.cli.show import RunDisplay
+    from flows.plan import inputs_of
+    from sana.progress import Progress, publish
+    from sana.stages import encode_latents as stage
+
+    index, count = place(os.environ, index, count)
+    context = context_of(resolve(config, overrides, root))
+    inputs = inputs_of(context, stage.NAME)
+
+    def report(progress: Progress) -> None:
+        publish(stage.NAME, "running", progress)
+
+    with RunDisplay():
+        num_samples = stage.encode_share(replace(context, report=report), inputs, index=index, count=count)
+        publish(stage.NAME, "completed")
+    click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
+    click.echo(f"when all have ended: sana run {same_options(config, overrides, root)}")
+
+
+def place(environ: Mapping[str, str], index: int | None, count: int | None) -> tuple[int, int]:
+    """Return (index, count) of this worker: as given, else by the environment, else the only one.
+
+    Raises:
+        click.UsageError: one of the two is missing, or the index is not below the count.
+    """
+    if (index is None) != (count is None):
+        raise click.UsageError("--index and --count belong together: which worker this is, of how many")
+    if index is None or count is None:
+        names = next((pair for pair in _PLACES if all(environ.get(name, "").isdigit() for name in pair)), None)
+        index, count = (int(environ[names[0]]), int(environ[names[1]])) if names else (0, 1)
+    if index >= count:
+        raise click.UsageError(f"worker {index} of {count}: indices go from 0 to {count - 1}")
+    return index, count

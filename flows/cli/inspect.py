@@ -1,0 +1,106 @@
+"""`sana inspect`: look at one stored sample beside the frames it was made of."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.cli.options import config_options, context_of, resolve, same_options
+from sana.artifact import Artifact
+from sana.context import Context
+from sana.errors import SanaError
+from sana.progress import publish
+
+
+@click.command()
+@config_options
+@click.argument("sample")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str, out: Path | None) -> None:
+    """Decode a stored latent back to a video, beside its source frames.
+
+    SAMPLE is a sample_id, the beginning of one, or the path of a clip in its data set.
+    """
+    import pyarrow.compute as pc
+
+    from flows.cli.show import RunDisplay
+    from flows.plan import CACHED, plan
+    from sana.data.manifest import read_table
+    from sana.data.weights import resolve_model
+    from sana.stages.worker import run_worker
+
+    context = context_of(resolve(config, overrides, root))
+    artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}
+    if "encode_latents" not in artifacts:
+        todo = f"sana run {same_options(config, overrides, root)} --until encode_latents"
+        raise SanaError(f"these latents are not encoded yet, or a data set was changed since: {todo}")
+    index = read_table(context.store, artifacts["encode_latents"], "index.parquet")
+    windows = read_table(context.store, artifacts["bucket"], "clips.parquet")
+    sample_id = find_sample(sample, index, windows)
+    [latent] = index.filter(pc.equal(index.column("sample_id"), sample_id)).to_pylist()
+    [window] = windows.filter(pc.equal(windows.column("sample_id"), sample_id)).to_pylist()
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    folder = (out or context.work_dir / "inspect" / sample_id).absolute()
+    spec = {
+        "window": window,
+        "latent": latent,
+        "texts": _texts(context, artifacts, window["clip_id"]),
+        "model_path": model.path,
+        "model_revision": model.revision,
+        "out_dir": str(folder),
+    }
+    with RunDisplay():
+        watched = replace(context, report=lambda progress: publish("inspect", "running", progress))
+        run_worker(watched, "inspect_sample", {}, spec)
+    click.echo(_lines(sample_id, json.loads((folder / "sample.json").read_text(encoding="utf-8"))))
+    click.echo(f"{folder}/side_by_side.mp4 (source left, decoded right), {folder}/contact_sheet.png")
+
+
+def find_sample(name: str, index: Any, windows: Any) -> str:
+    """Return the sample_id that is meant by a sample_id, the beginning of one, or the path of a clip.
+
+    Raises:
+        SanaError: there is none, or several; names them, or the nearest.
+    """
+    import pyarrow.compute as pc
+
+    encoded = index.column("sample_id")
+    of_path = windows.filter(pc.equal(windows.column("path"), name)).column("sample_id")
+    found = pc.unique(of_path.filter(pc.is_in(of_path, value_set=encoded.combine_chunks()))).to_pylist()
+    found = found or pc.unique(encoded.filter(pc.starts_with(encoded, name))).to_pylist()
+    if name in found or len(found) == 1:
+        return name if name in found else str(found[0])
+    if found:
+        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+        raise SanaError(f"{len(found)} samples are meant by {name!r}: {', '.join(sorted(found)[:8])}{more}; name one")
+    known = [*windows.column("path").to_pylist(), *encoded.to_pylist()]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
+    raise SanaError(f"no sample and no encoded clip is called {name!r}; near it: {', '.join(near)}")
+
+
+def _texts(context: Context, artifacts: Mapping[str, Artifact], clip_id: str) -> list[str]:
+    import pyarrow.compute as pc
+
+    from sana.data.manifest import read_table
+
+    captions = read_table(context.store, artifacts["download"], "captions.parquet")
+    return [
+        text
+        for row in captions.filter(pc.equal(captions.column("clip_id"), clip_id)).to_pylist()
+        for text in row["captions"]
+    ]
+
+
+def _lines(sample_id: str, facts: Mapping[str, Any]) -> str:
+    stored = facts["stored"]
+    lines = [
+        f"sample   {sample_id}",
+        f"clip     {facts['path']}, frames {facts['first_frame']} to {facts['last_frame']}, bucket {facts['bucket']}",
+        f"latent   {stored['dtype']} {stored['shape']}, standard deviation {stored['std']}",
+        f"PSNR     {facts['psnr_db']} dB between the source's frames and the decoded latent",
+    ]
+    return "\n".join([*lines, *(f"caption  {text}" for text in facts["captions"])])

@@ -1,0 +1,32 @@
+"""`sana report`: the data report of a config, made from storage alone."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from flows.cli.options import config_options, context_of, resolve
+
+
+@click.command()
+@config_options
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False), default="report.html", show_default=True, help="The page."
+)
+def report(config: str, overrides: Sequence[str], root: str | None, out: str) -> None:
+    """Make the data report: one HTML page on what became of every file. Also for a run that is not finished."""
+    from flows.plan import committed
+    from sana.errors import SanaError
+    from sana.report.page import data_report
+
+    context = context_of(resolve(config, overrides, root), read_only=True)
+    states = committed(context)
+    if all(state.artifact is None for state in states):
+        raise SanaError(f"nothing of {config} is committed under {context.store.root} ({states[0].why}); run it first")
+    page = data_report(context, Path(config).stem, states, now=time.time())
+    try:
+        Path(out).write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SanaError(f"cannot write {out}: {error.strerror}; choose another place with -o") from error
+    click.echo(f"data report: {out}")

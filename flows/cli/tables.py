@@ -1,0 +1,63 @@
+"""Tables for the terminal, and numbers as people read them."""
+
+from collections.abc import Sequence
+from io import StringIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sana.care.collect import Litter
+from sana.care.verify import Health
+from sana.store import Store
+
+
+def render(table: Table) -> str:
+    """Render a table for the terminal, or as wide as it needs where there is none."""
+    console = Console()
+    # a pipe or a log has no width: never cut what is in the table
+    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
+    wide.print(table)
+    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+
+
+def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Render plain rows, the first column to the left and numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="left" if title == titles[0] else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return render(table)
+
+
+def in_units(num_bytes: float) -> str:
+    """Write a number of bytes as `12.3 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def health_table(health: Health, store: Store) -> str:
+    """Render what a verification found, per stage."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "objects", "size", "ok", "damaged", "missing", "orphans", "of size"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for name, found in sorted(health.stages.items()):
+        bad = [Text(str(number), style="bold red" if number else "") for number in (found.damaged, found.missing)]
+        size, litter = in_units(found.num_bytes), in_units(found.orphan_bytes)
+        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.orphans), litter)
+    return f"{render(table)}\nof {store.root}; orphans are what nothing committed refers to: `sana gc` deletes them"
+
+
+def litter_table(litter: Sequence[Litter], store: Store) -> str:
+    """Render what a collection deletes, per stage and reason."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "objects", "size", "why"):
+        table.add_column(name, justify="right" if name in ("objects", "size") else "left", no_wrap=True)
+    for stage, why in sorted({(thing.key.partition("/")[0], thing.why) for thing in litter}):
+        sizes = [thing.num_bytes for thing in litter if (thing.key.partition("/")[0], thing.why) == (stage, why)]
+        table.add_row(stage, str(len(sizes)), in_units(sum(sizes)), why)
+    return f"{render(table)}\nof {store.root}"

@@ -1,0 +1,157 @@
+"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, passes, seed, epoch).
+
+Ten million rows are numpy columns. What stands here is counted in rows and batches; ranks take their share of a batch
+elsewhere, so their number does not enter.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+
+class _Group(NamedTuple):
+    """Rows of a bucket that have the same passes: each stands `whole` times in an epoch, `drawn` of them once more."""
+
+    places: np.ndarray | slice  # of its rows among the bucket's
+    num_rows: int
+    whole: int
+    drawn: int
+
+
+class _Bucket(NamedTuple):
+    code: int
+    rows: np.ndarray  # ascending
+    groups: list[_Group]
+
+    @property
+    def num_slots(self) -> int:
+        """Places in an epoch that its rows fill; the same in every epoch."""
+        return sum(group.whole * group.num_rows + group.drawn for group in self.groups)
+
+
+def epoch_plan(
+    bucket_codes: np.ndarray, passes: np.ndarray | float = 1.0, *, seed: int, epoch: int, batch_size: int
+) -> np.ndarray:
+    """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
+
+    The rows of a batch share one bucket. A row stands in the plan as often as its `passes` (float [rows], or one
+    number for all) says: the whole part of it always; of the fraction, that part of the bucket's rows with equal
+    passes is drawn anew in each epoch (at least one row, where the whole part is 0: no bucket is left out).
+    A row is used again only after all others of its bucket that have a pass left. A bucket's last batch is filled up
+    from the bucket's next shuffles, with at most `batch_size - 1` rows, so a small bucket is no error.
+    The number of batches is the same in every epoch.
+    """
+    return _plan(_buckets(bucket_codes, passes), seed=seed, epoch=epoch, batch_size=batch_size)
+
+
+def _plan(buckets: list[_Bucket], *, seed: int, epoch: int, batch_size: int) -> np.ndarray:
+    plan = np.empty((_num_batches(buckets, batch_size), batch_size), dtype=np.int64)
+    begin = 0
+    for bucket in buckets:
+        end = begin + -(-bucket.num_slots // batch_size)
+        _fill(plan[begin:end].reshape(-1), bucket, seed=seed, epoch=epoch)
+        begin = end
+    return plan[_generator(seed, epoch, 0).permutation(np.arange(len(plan), dtype=np.uint32))]
+
+
+def _num_batches(buckets: list[_Bucket], batch_size: int) -> int:
+    return sum(-(-bucket.num_slots // batch_size) for bucket in buckets)
+
+
+def _buckets(bucket_codes: np.ndarray, passes: np.ndarray | float) -> list[_Bucket]:
+    # 32 bits halve what the shuffles move through the cache
+    order = np.argsort(bucket_codes, kind="stable").astype(np.uint32)
+    by_bucket = np.split(order, np.cumsum(np.bincount(bucket_codes))[:-1])
+    passes = np.broadcast_to(np.asarray(passes, dtype=np.float64), bucket_codes.shape)
+    alike = passes.min() == passes.max()
+    found = []
+    for code, rows in enumerate(by_bucket):
+        if len(rows):
+            groups = _groups(passes[rows[:1]], len(rows)) if alike else _groups(passes[rows], len(rows))
+            found.append(_Bucket(code, rows, groups))
+    return found
+
+
+def _groups(passes: np.ndarray, num_rows: int) -> list[_Group]:
+    """Group a bucket's rows by their passes; a single number stands for all of them."""
+    encoded = pa.array(passes).dictionary_encode()  # hashes: numpy would sort all rows
+    values, which = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    if len(values) == 1:
+        return [_group(slice(None), num_rows, values[0])]
+    places = [(value, np.flatnonzero(which == number)) for number, value in enumerate(values)]
+    return [_group(here, len(here), value) for value, here in sorted(places, key=lambda place: place[0])]
+
+
+def _group(places: np.ndarray | slice, num_rows: int, passes: float) -> _Group:
+    whole = int(passes)
+    drawn = round((passes - whole) * num_rows)
+    return _Group(places, num_rows, whole, max(drawn, 1) if whole == 0 else drawn)
+
+
+def _fill(slots: np.ndarray, bucket: _Bucket, *, seed: int, epoch: int) -> None:
+    """Write a bucket's rows of one epoch into its batches, laid end to end."""
+    generator = _generator(seed, epoch, 1 + bucket.code)
+    rows = bucket.rows
+    if [group[2:] for group in bucket.groups] == [(1, 0)]:
+        shuffled = generator.permutation(rows)
+    else:
+        times = _times(bucket, seed, epoch)
+        shuffled = _shuffle(rows, times, generator)
+        rows = rows[times > 0]
+    filled = len(shuffled)
+    slots[:filled] = shuffled
+    while filled < len(slots):
+        more = generator.permutation(rows)[: len(slots) - filled]
+        slots[filled : filled + len(more)] = more
+        filled += len(more)
+
+
+def _times(bucket: _Bucket, seed: int, epoch: int) -> np.ndarray:
+    """Return how often each row of a bucket stands in this epoch."""
+    times = np.empty(len(bucket.rows), dtype=np.int64)
+    for number, group in enumerate(bucket.groups):
+        of_group = np.full(group.num_rows, group.whole)
+        # a key of its own: drawing must not move the shuffles
+        drawing = _generator(seed, epoch, 1 + bucket.code, 1 + number)
+        of_group[drawing.choice(group.num_rows, group.drawn, replace=False, shuffle=False)] += 1
+        times[group.places] = of_group
+    return times
+
+
+def _shuffle(rows: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shuffle the first pass of all rows, behind it the second pass of those that have one, and so on."""
+    which_pass = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+    if times.max() <= np.iinfo(np.uint16).max:  # short numbers are sorted by radix
+        which_pass = which_pass.astype(np.uint16)
+    order = generator.permutation(np.arange(len(which_pass), dtype=np.uint32))
+    order = order[np.argsort(which_pass[order], kind="stable")]
+    return np.repeat(rows, times)[order]
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+class Cursor:
+    """Where a step stands in the data: `step` (optimizer steps done before it) alone determines its batch."""
+
+    def __init__(
+        self, bucket_codes: np.ndarray, passes: np.ndarray | float = 1.0, *, seed: int, batch_size: int
+    ) -> None:
+        self._buckets, self._seed, self._batch_size = _buckets(bucket_codes, passes), seed, batch_size
+        self.num_batches = _num_batches(self._buckets, batch_size)
+        self._epoch = -1
+        self._epoch_plan = np.empty((0, batch_size), dtype=np.int64)
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Return (epoch, position of the batch in it), both from 0."""
+        return divmod(step, self.num_batches)
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the rows of a step's global batch: int64 [batch_size]."""
+        epoch, position = self.at(step)
+        if epoch != self._epoch:
+            self._epoch_plan = _plan(self._buckets, seed=self._seed, epoch=epoch, batch_size=self._batch_size)
+            self._epoch = epoch
+        return self._epoch_plan[position]

@@ -1,0 +1,85 @@
+"""Journals: what a process has open at this moment, on disk, so that its death tells what it died of.
+
+A file can kill the process that decodes it. The worker keeps a `Journal`. When a signal kills the worker, the stage
+that started it reads what was `left_open` and starts another one, which opens those `Suspects` first and one at a time:
+the next death has one culprit, which is refused as killed_worker; the others are cleared by being finished.
+"""
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_DEATHS = 2  # what was open in so many processes when they died is not opened again
+_SLOT_BYTES = 256
+
+
+class Journal:
+    """The names that are open now, one fixed slot of a file each; thread-safe. A new one forgets what the file held.
+
+    Nothing is synced: what a process wrote survives its death, and when the machine dies nobody is to blame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._lock = threading.Lock()
+        self._free: list[int] = []
+        self._num_slots = 0
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[None]:
+        """Hold `name` (a digest or key, at most 255 bytes, no NUL) open while the context lasts."""
+        record = name.encode()
+        if not 0 < len(record) < _SLOT_BYTES:
+            raise ValueError(f"a journal holds names of 1 to {_SLOT_BYTES - 1} bytes, got {name!r}")
+        slot = self._take()
+        os.pwrite(self._file, record.ljust(_SLOT_BYTES, b"\0"), slot * _SLOT_BYTES)
+        try:
+            yield
+        finally:
+            os.pwrite(self._file, bytes(_SLOT_BYTES), slot * _SLOT_BYTES)
+            with self._lock:
+                self._free.append(slot)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _take(self) -> int:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            self._num_slots += 1
+            return self._num_slots - 1
+
+
+def left_open(path: Path) -> list[str]:
+    """Return the names that the process which kept this journal had open when it died, sorted; none without a file."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    records = (data[start : start + _SLOT_BYTES].rstrip(b"\0") for start in range(0, len(data), _SLOT_BYTES))
+    return sorted({record.decode() for record in records if record})
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """How many processes died while a name was open: `deaths` by name, none that was never open in one."""
+
+    deaths: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, names: Iterable[str]) -> "Suspects":
+        """Return what is known after another death, in which these names were open."""
+        return Suspects({**self.deaths, **{name: self.deaths.get(name, 0) + 1 for name in names}})
+
+    @property
+    def alone(self) -> list[str]:
+        """Names to open first, one at a time, nothing else being open; sorted."""
+        return sorted(name for name, deaths in self.deaths.items() if deaths < MAX_DEATHS)
+
+    @property
+    def guilty(self) -> list[str]:
+        """Names to refuse as killed_worker, unopened; sorted."""
+        return sorted(name for name, deaths in self.deaths.items() if deaths >= MAX_DEATHS)

@@ -1,0 +1,79 @@
+"""Listings: the files of a data set as one Arrow table, sorted by path: ten million are 1.5 GB, and no objects."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+CAPTION_SUFFIX = ".txt"
+FILES_AT_ONCE = 65536  # Python objects that a listing of any length has at a time
+
+# large strings: ten million long paths are more than the 2 GiB that ordinary ones may have
+LISTED = pa.schema(
+    [(name, pa.large_string()) for name in ("path", "identity", "trouble")] + [("num_bytes", pa.int64())]
+)
+_VIDEO = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in VIDEO_SUFFIXES) + r")\z"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a data set: `path` is relative, with "/"; `identity` is what a listing shows of its content.
+
+    Identities: "mtime_ns:<ns>", "etag:<etag>", "sha256:<hex>" or "git:<hex>". A video with `trouble` is no file that
+    can be read, and this is why: it is listed so that it is refused, and not forgotten.
+    """
+
+    path: str
+    num_bytes: int
+    identity: str
+    trouble: str = ""
+
+
+def is_video(path: str) -> bool:
+    """Whether the name ends as a video's does, in any case."""
+    return path.lower().endswith(VIDEO_SUFFIXES)
+
+
+def is_wanted(path: str) -> bool:
+    """Whether it may be a video, its text, or a table of captions; hidden files are not."""
+    if path.startswith(".") or "/." in path:
+        return False
+    name = path.rpartition("/")[2].lower()
+    return name.endswith((*VIDEO_SUFFIXES, CAPTION_SUFFIX)) or name in {f"metadata{end}" for end in TABLE_SUFFIXES}
+
+
+def printable(path: str) -> str:
+    """Return a name that any table can hold: what is not UTF-8 in it, and NUL, as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\0", "\\x00")
+
+
+def table_of_files(files: Iterable[SourceFile]) -> pa.Table:
+    """Return a table LISTED, sorted by path, of files in any order."""
+    rest = iter(files)
+    batches = []
+    while some := list(islice(rest, FILES_AT_ONCE)):
+        columns = {name: [getattr(file, name) for file in some] for name in LISTED.names}
+        batches.append(pa.RecordBatch.from_pydict(columns, LISTED))
+    return pa.Table.from_batches(batches, LISTED).sort_by("path").combine_chunks()
+
+
+def files_of(listed: pa.Table) -> Iterator[SourceFile]:
+    """Yield the rows of a table LISTED one by one."""
+    for batch in listed.to_batches(FILES_AT_ONCE):
+        for row in batch.to_pylist():
+            yield SourceFile(**row)
+
+
+def videos_of(listed: pa.Table) -> pa.Table:
+    """Return the rows whose names end as a video's does."""
+    return listed.filter(pc.match_substring_regex(listed.column("path"), _VIDEO)).combine_chunks()
+
+
+def stems(listed: pa.Table) -> pa.ChunkedArray:
+    """Return the paths without their last suffix."""
+    return pc.replace_substring_regex(listed.column("path"), r"\.[^./]*\z", "")

@@ -1,0 +1,164 @@
+"""The check before training: every sample of a split, by sizes, shapes and headers. No tensor is read.
+
+A run of a week must not end in its third day at a shard that was gone on the first. Digests are checked whenever a
+sample is read, and by `sana verify`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from sana.artifact import latest
+from sana.bucket import Bucket
+from sana.data.loader import REQUESTS, Prefetcher, Samples
+from sana.data.locations import Locations
+from sana.data.manifest import read_table
+from sana.data.shard import DTYPES, DamagedSampleError, Entry, read_header, remedy
+from sana.errors import SanaError
+from sana.store import Store
+
+_ENTRY_BYTES = 160  # of a header, for one tensor
+
+
+class _Claim(NamedTuple):
+    """Rows of a split that say where in one shard their tensors are."""
+
+    samples: Samples
+    where: Locations
+    rows: np.ndarray
+
+
+class _Problem(NamedTuple):
+    samples: Samples
+    row: int  # of the sample
+    shard: str
+    what: str
+
+
+def check_samples(
+    store: Store, splits: Sequence[Samples], *, caption_channels: int, on_shard: Callable[[int, int], None]
+) -> None:
+    """Check that all latents and captions of these splits are there, whole, and of the shapes that training takes.
+
+    Each shard that is referred to is asked for its size and its header: two small requests, several in flight.
+    `on_shard(shards done, shards)` is called after each.
+
+    Raises:
+        DamagedSampleError: names the first sample that is not sound, its clip if known, its shard, and the remedy.
+    """
+    for samples in splits:
+        problem = _wrong_shape(samples, caption_channels)
+        if problem is not None:
+            raise _error(store, problem, more=0)
+    claims = _claims(splits)
+    problems = []
+    depth = 1 if store.is_local else REQUESTS
+    with Prefetcher(lambda shard: _check_shard(store, shard, claims[shard]), sorted(claims), depth=depth) as results:
+        for done, problem in enumerate(results, start=1):
+            problems += [problem] if problem is not None else []
+            on_shard(done, len(claims))
+    if problems:
+        raise _error(store, problems[0], more=len(problems) - 1)
+
+
+def _wrong_shape(samples: Samples, caption_channels: int) -> _Problem | None:
+    """Return the first row whose index entry alone says that it cannot be trained on."""
+    latents, captions = samples.latents, samples.captions
+    shapes = np.array([Bucket.parse(bucket).latent_shape for bucket in samples.buckets], dtype=np.int32)
+    needed = shapes[samples.bucket_codes]
+    if latents.shapes.shape != needed.shape:
+        return _Problem(samples, 0, latents.shard(0), f"has a latent of {latents.shapes.shape[1]} sides, needed are 4")
+    for row in np.flatnonzero((latents.shapes != needed).any(axis=1))[:1]:
+        what = f"has a latent of {latents[row].shape}, its bucket {samples.buckets[samples.bucket_codes[row]]} needs "
+        return _Problem(samples, int(row), latents.shard(row), what + str(tuple(needed[row].tolist())))
+    if captions.shapes.shape[1] != 2:
+        return _Problem(
+            samples, 0, captions.shard(0), f"has captions of {captions.shapes.shape[1]} sides, needed are 2"
+        )
+    for place in np.flatnonzero((captions.shapes[:, 1] != caption_channels) | (captions.shapes[:, 0] < 1))[:1]:
+        what = f"has a caption of {captions[place].shape}, the transformer needs (tokens, {caption_channels})"
+        return _Problem(samples, _owner(samples, int(place)), captions.shard(place), what)
+    for where in (latents, captions):
+        widths = np.array([DTYPES[name].itemsize if name in DTYPES else 0 for name in where.dtypes])
+        for place in np.flatnonzero(where.num_bytes != where.shapes.prod(axis=1) * widths[where.dtype_codes])[:1]:
+            row = int(place) if where is latents else _owner(samples, int(place))
+            what = f"has a tensor of {where[place].shape} in {where.dtype(place)} in {where.num_bytes[place]} bytes"
+            return _Problem(samples, row, where.shard(place), what)
+    return None
+
+
+def _claims(splits: Sequence[Samples]) -> dict[str, list[_Claim]]:
+    """Group all rows by the shard they refer to; those of a shard by offset."""
+    claims: dict[str, list[_Claim]] = {}
+    for samples in splits:
+        for where in (samples.latents, samples.captions):
+            order = np.lexsort((where.offsets, where.shard_codes))
+            counts = np.bincount(where.shard_codes, minlength=len(where.shards))
+            for shard, rows in zip(where.shards, np.split(order, np.cumsum(counts)[:-1]), strict=True):
+                claims.setdefault(shard, []).append(_Claim(samples, where, rows))
+    return claims
+
+
+def _check_shard(store: Store, shard: str, claims: list[_Claim]) -> _Problem | None:
+    """Return the first row of a shard that the shard does not bear out."""
+    first = claims[0]
+    guess = 64 + _ENTRY_BYTES * sum(len(claim.rows) for claim in claims)
+    try:
+        entries = read_header(store, shard, guess=guess)
+    except DamagedSampleError as error:
+        return _Problem(first.samples, _sample(first, int(first.rows[0])), shard, str(error))
+    for claim in claims:
+        for place, found in _differing(claim, entries):
+            needed = claim.where[place]
+            what = (
+                f"has {f'{found.dtype} {found.shape}' if found else 'no tensor'} at byte {needed.offset}, where the "
+                f"index row says {needed.dtype} {needed.shape}"
+            )
+            return _Problem(claim.samples, _sample(claim, place), shard, what)
+    return None
+
+
+def _differing(claim: _Claim, entries: dict[int, Entry]) -> Iterator[tuple[int, Entry | None]]:
+    where, rows = claim.where, claim.rows
+    shapes = map(tuple, where.shapes[rows].tolist())
+    columns = (rows, where.offsets[rows], where.num_bytes[rows], where.dtype_codes[rows])
+    for place, offset, num_bytes, dtype, shape in zip(*(column.tolist() for column in columns), shapes, strict=True):
+        found = entries.get(offset)
+        if found != (num_bytes, where.dtypes[dtype], shape):
+            yield place, found
+
+
+def _sample(claim: _Claim, place: int) -> int:
+    """Return the sample whose latent or caption stands at a place of a claim's locations."""
+    return place if claim.where is claim.samples.latents else _owner(claim.samples, place)
+
+
+def _owner(samples: Samples, caption: int) -> int:
+    after = samples.first_caption + samples.num_captions
+    owners = np.flatnonzero((samples.first_caption <= caption) & (caption < after))
+    return int(owners[0]) if len(owners) else 0
+
+
+def _error(store: Store, problem: _Problem, *, more: int) -> DamagedSampleError:
+    sample_id = problem.samples.sample_id(problem.row)
+    others = f" {more} more shard{'s are' if more > 1 else ' is'} not sound." if more else ""
+    return DamagedSampleError(
+        f"sample {sample_id}{_clip(store, sample_id)} of the {problem.samples.split} split: "
+        f"{store.uri(problem.shard)} {problem.what}.{others} Training was not started; {remedy(problem.shard)}"
+    )
+
+
+def _clip(store: Store, sample_id: str) -> str:
+    """Return which video a sample was cut from, as the newest bucket artifact has it; empty if that is not known."""
+    try:
+        windows = latest(store, "bucket")
+        if windows is None:
+            return ""
+        clips = read_table(store, windows, "clips.parquet")
+    except SanaError:  # the message is about a damaged store: what it adds must not take its place
+        return ""
+    for clip in clips.filter(pc.equal(clips["sample_id"], sample_id)).select(["dataset", "path"]).to_pylist():
+        return f" ({clip['dataset']}: {clip['path']})"
+    return ""

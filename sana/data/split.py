@@ -1,0 +1,38 @@
+"""The split: which sources are held out for the eval loss."""
+
+import hashlib
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from sana.config.bucket import BucketConfig
+
+_SLICE = 2**18  # names that are Python objects at once
+
+
+def held_out(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
+    """Return, for each row's source, whether it is held out, and a number that is the same for equal sources.
+
+    By name, else by a hash of the source, so that growing the data moves nobody.
+    """
+    coded = sources.combine_chunks().dictionary_encode()
+    num = len(coded.dictionary)
+    named = frozenset(config.eval_sources)
+    salt = hashlib.blake2b(f"{config.split_seed}\0".encode(), digest_size=8)
+    held = np.zeros(num, np.bool_)
+    for start in range(0, num, _SLICE):
+        names = coded.dictionary.slice(start, _SLICE).to_pylist()
+        hashes = np.fromiter((_hash(salt, name) for name in names), np.uint64, len(names))
+        # exact: a 64-bit integer over 2**64 is compared, as it always was, after rounding to float64
+        held[start : start + _SLICE] = hashes.astype(np.float64) / 2.0**64 < config.eval_fraction
+        if named:
+            held[start : start + _SLICE] |= np.fromiter((name in named for name in names), np.bool_, len(names))
+    codes = coded.indices.to_numpy()
+    return held[codes], codes
+
+
+def _hash(salt: "hashlib.blake2b", name: str) -> int:
+    digest = salt.copy()
+    digest.update(name.encode())
+    return int.from_bytes(digest.digest(), "big")

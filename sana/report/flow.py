@@ -1,0 +1,144 @@
+"""What became of the clips: how many came in, went on or were refused, stage by stage; which were refused, and why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sana.artifact import Artifact
+from sana.data.schemas import REJECTS
+from sana.report.tables import batches, coded, columns
+from sana.store import Store
+
+STAGES = ("download", "probe", "bucket", "encode_latents")  # those that clips flow through
+MAX_ROWS = 1000
+_PREFIX = "refused."
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage: clips (after bucket: windows of clips) in, out, and refused by reason."""
+
+    stage: str
+    num_in: int
+    num_out: int
+    refused: Mapping[str, int]
+
+    @property
+    def num_refused(self) -> int:
+        return sum(self.refused.values())
+
+    @property
+    def adds_up(self) -> bool:
+        return self.num_in == self.num_out + self.num_refused
+
+
+def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
+    """Return the step of each committed stage that clips flow through, in their order."""
+    found = []
+    for name in STAGES:
+        if name in artifacts:
+            counts = artifacts[name].counts
+            refused = {key.removeprefix(_PREFIX): num for key, num in counts.items() if key.startswith(_PREFIX)}
+            by_number = dict(sorted(refused.items(), key=lambda item: (-item[1], item[0])))
+            found.append(Step(name, counts["in"], counts["out"], by_number))
+    return found
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """`counts` by (stage, data set, reason); `rows` of REJECTS that are shown; `keys` of the tables with all rows."""
+
+    counts: Mapping[tuple[str, str, str], int]
+    rows: Sequence[Mapping[str, Any]]
+    keys: Sequence[str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Refusals:
+    """Count all refusals and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
+
+    Raises:
+        SanaError: a table is gone or damaged.
+    """
+    counts: Counter[tuple[str, str, str]] = Counter()
+    groups: dict[tuple[str, str], np.ndarray] = {}  # row numbers in the table of the stage
+    stages = [name for name in STAGES if name in artifacts and artifacts[name].counts["refused"]]
+    for stage in stages:
+        table = columns(
+            store, artifacts[stage], "rejects.parquet", ["dataset", "reason"], dictionary=["dataset", "reason"]
+        )
+        datasets, dataset = coded(table.column("dataset"))
+        reasons, reason = coded(table.column("reason"))
+        tally = np.bincount(dataset * len(reasons) + reason, minlength=len(datasets) * len(reasons))
+        for place, num in enumerate(tally.tolist()):
+            if num:
+                counts[stage, datasets[place // len(reasons)], reasons[place % len(reasons)]] = num
+        for number, name in enumerate(reasons):
+            groups[stage, name] = np.flatnonzero(reason == number)
+    share = _fair_share([len(numbers) for numbers in groups.values()], max_rows)
+    rows: list[dict[str, Any]] = []
+    for stage in stages:
+        picked = [numbers[:share] for (of, _), numbers in groups.items() if of == stage]
+        rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
+    rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
+    in_order = dict(sorted(counts.items(), key=lambda item: (STAGES.index(item[0][0]), item[0])))
+    return Refusals(in_order, rows, [artifacts[stage].files["rejects.parquet"].key for stage in stages])
+
+
+def _fair_share(sizes: Sequence[int], total: int) -> int:
+    """Return the largest number such that taking so many of each group, or all of it, takes no more than `total`."""
+    ordered = sorted(sizes)
+    left, share = total, max(ordered, default=0)
+    for taken, size in enumerate(ordered):
+        if size * (len(ordered) - taken) > left:
+            return left // (len(ordered) - taken)
+        left -= size
+    return share
+
+
+def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[str, Any]]:
+    """Read the rows of a table of refusals with these numbers, which ascend."""
+    rows: list[dict[str, Any]] = []
+    start = 0
+    for batch in batches(store, artifact, "rejects.parquet", REJECTS.names):
+        here = numbers[(numbers >= start) & (numbers < start + batch.num_rows)] - start
+        rows += batch.take(pa.array(here)).to_pylist()
+        start += batch.num_rows
+    return rows
+
+
+@dataclass(frozen=True)
+class DatasetCount:
+    """One data set: videos found, clips that are left after the last committed stage, refused by (stage, reason)."""
+
+    name: str
+    num_in: int
+    num_left: int
+    refused: Mapping[tuple[str, str], int]
+
+
+def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[DatasetCount]:
+    """Return the counts of each data set, by name; in the unit of the last stage where clips became windows."""
+    stages = [name for name in STAGES if name in artifacts]
+    if not stages:
+        return []
+    first, last = (artifacts[name].facts.get("datasets", {}) for name in (stages[0], stages[-1]))
+    found = []
+    for name in sorted(first):
+        num_in, num_refused = last.get(name, (0, 0))
+        reasons = {(stage, reason): num for (stage, of, reason), num in refused.counts.items() if of == name}
+        found.append(DatasetCount(name, first[name][0], num_in - num_refused, reasons))
+    return found
+
+
+def fans_out(found: Sequence[Step]) -> bool:
+    """Whether a clip may have given several windows: more went into a stage than came out of the one before."""
+    return any(after.num_in > before.num_out for before, after in pairwise(found))

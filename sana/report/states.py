@@ -1,0 +1,15 @@
+"""How each stage of a run stands: what the report is told of a run, beside its artifacts."""
+
+from dataclasses import dataclass
+
+from sana.artifact import Artifact
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage of a run: its artifact, or why there is none; `why` may also qualify an artifact."""
+
+    name: str
+    state: str  # a word: committed, cached, completed, reproduced, failed, not run
+    artifact: Artifact | None = None
+    why: str = ""

@@ -1,0 +1,98 @@
+"""Fan-out over machines: runs of a deployment that share a stage's work, started, watched and ended by its task."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.states import Cancelling
+
+from sana.progress import Progress, Report
+
+START_S = 900.0  # by then one of the runs must have started: a cluster may first have to boot machines
+POLL_S = 3.0
+MAX_SILENCE_S = 300.0  # of Prefect's API
+
+log = logging.getLogger(__name__)
+Remaining = Callable[[], tuple[int, int, str]]  # (done, total, unit) of the work at hand, read from storage
+
+
+def share_out(
+    deployment: str, num_runs: int, parameters: Mapping[str, Any], remaining: Remaining, report: Report
+) -> None:
+    """Start `num_runs` runs of `deployment`, each with its `index` of `count`, and wait until the work is done.
+
+    Comes back also when all of them have ended or none can start: what is left is the caller's. Runs that go on are
+    cancelled, whatever ends the waiting.
+    """
+    done, total, _ = remaining()
+    if done == total:
+        return
+    runs: list[UUID] = []
+    try:
+        for index in range(num_runs):
+            with_place = {**parameters, "index": index, "count": num_runs}
+            run: Any = run_deployment(deployment, parameters=with_place, timeout=0, as_subflow=False)
+            runs.append(run.id)
+        log.info("started %d runs of %s", num_runs, deployment)
+        _wait(runs, remaining, report)
+    except ObjectNotFound:
+        log.warning(
+            "there is no deployment %s here, so this machine does all the work; `prefect deploy --name encode-worker`, "
+            "or set encode_latents.resources.worker_runs to 0",
+            deployment,
+        )
+    finally:
+        _cancel(runs)
+
+
+def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
+    started = heard = time.monotonic()
+    any_ran = False
+    with get_client(sync_client=True) as client:
+        while True:
+            asked = time.monotonic()
+            try:
+                states = [state for run in runs if (state := client.read_flow_run(run).state) is not None]
+                heard = time.monotonic()
+            except (httpx.HTTPError, PrefectException) as error:
+                log.debug("Prefect does not say how the worker runs are: %s", error)
+                if asked - heard > MAX_SILENCE_S:
+                    log.warning("Prefect does not answer for %g s; this machine goes on alone", MAX_SILENCE_S)
+                    return
+                states = []
+            any_ran = any_ran or any(state.is_running() or state.is_final() for state in states)
+            done, total, unit = remaining()
+            num_running = sum(state.is_running() for state in states)
+            report(Progress(done, total, unit, f"{num_running} of {len(runs)} worker runs at work"))
+            if done == total or (states and all(state.is_final() for state in states)):
+                failed = [state.message for state in states if state.is_failed() or state.is_crashed()]
+                if failed:
+                    log.warning("%d of %d worker runs failed, the first: %s", len(failed), len(runs), failed[0])
+                return
+            if not any_ran and time.monotonic() - started > START_S:
+                log.warning("no worker run started within %g s: is a worker polling its work pool?", START_S)
+                return
+            # what was asked of storage may take long: nineteen twentieths of the time nothing is asked
+            time.sleep(max(POLL_S, 19 * (time.monotonic() - asked)))
+
+
+def _cancel(runs: list[UUID]) -> None:
+    """Cancel those runs that have not ended."""
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            try:
+                _cancel_one(client, run)
+            except (httpx.HTTPError, PrefectException) as error:
+                log.warning("cannot cancel worker run %s: %s", run, error)
+
+
+def _cancel_one(client: SyncPrefectClient, run: UUID) -> None:
+    state = client.read_flow_run(run).state
+    if state is not None and not state.is_final():
+        client.set_flow_run_state(run, Cancelling())

@@ -1,0 +1,30 @@
+"""A store that counts what is asked of it. Light, for processes of their own."""
+
+from pathlib import Path
+from typing import Any
+
+from sana.store import open_store
+
+
+class Counted:
+    """The store at a root; all that is not counted is its own."""
+
+    def __init__(self, root: str) -> None:
+        self.store = open_store(root)
+        self.ranges = self.fetched = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def read_into(self, key: str, start: int, buffer: memoryview) -> None:
+        self.ranges += 1
+        self.store.read_into(key, start, buffer)
+
+    def fetch(self, key: str, path: Path) -> None:
+        self.fetched += 1
+        self.store.fetch(key, path)
+
+
+def used(folder: Path) -> int:
+    """Bytes of the files of a cache, without its ledger."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != ".lock")

@@ -1,0 +1,89 @@
+"""Stages and workers in processes that start at once: forked from a server that has torch imported and never used it.
+
+A fresh interpreter spends ten seconds on its imports, which a test of twenty kills cannot afford.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sana.stages.bucket  # what the children use, so that the server has it
+import sana.stages.encode_latents
+import sana.stages.probe
+import sana.work.encode_latents  # noqa: F401
+from flows.graph import stage
+from flows.plan import inputs_of
+from sana.training.launch import WorkerKilledError
+from sana.work.job import read_job
+from tests.pipeline_runs import ROOT, Place, inline_workers
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.forked"])
+
+
+def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start `target(*arguments)` in a process of its own; both must be picklable."""
+    with pytest.MonkeyPatch.context() as patch:  # the server is started by the first process, and must find `tests`
+        patch.setenv("PYTHONPATH", str(ROOT))
+        process = _context.Process(target=_run, args=(dict(os.environ), target, *arguments), daemon=True)
+        process.start()
+    return process
+
+
+def _run(environ: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    os.environ.update(environ)  # the server's is that of its start
+    target(*arguments)
+
+
+def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
+    """Run one stage whose inputs are committed, its worker included, in this process; `marker` says that it began."""
+    context = place.context(*overrides)
+    inputs = inputs_of(context, name)
+    marker.touch()
+    with inline_workers():
+        stage(name).run(context, inputs)
+
+
+@contextmanager
+def forked_workers(before: Callable[[], None] | None = None) -> Iterator[list[int]]:
+    """Run workers as forked processes, as many as the stage asks for; `before` is called in each of them first.
+
+    Gives a list that grows by the number of processes of each launch.
+    """
+    launches: list[int] = []
+
+    def launch(module: str, job_path: Path, *, num_processes: int, **_: object) -> None:
+        launches.append(num_processes)
+        ranks = [start(_work, before, module, job_path, rank) for rank in range(num_processes)]
+        while any(rank.exitcode is None for rank in ranks) and not any(rank.exitcode for rank in ranks):
+            time.sleep(0.01)
+        failed = tuple(number for number, rank in enumerate(ranks) if rank.exitcode)
+        codes = [ranks[number].exitcode for number in failed]
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+        if failed:
+            assert all(code == -signal.SIGSEGV for code in codes), codes
+            error = WorkerKilledError(f"{module} died")
+            error.ranks = failed
+            raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sana.stages.worker.launch", launch)
+        yield launches
+
+
+def _work(before: Callable[[], None] | None, module: str, job_path: Path, rank: int) -> None:
+    os.environ["RANK"] = str(rank)
+    if before is not None:
+        before()
+    importlib.import_module(module).encode(read_job(job_path))

@@ -1,0 +1,156 @@
+"""The probe stage: any number of threads, parts and deaths, the same rows; a clip that kills its worker is refused."""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import psutil
+import pytest
+
+from sana.artifact import Artifact
+from sana.data.journal import left_open
+from sana.data.manifest import read_table
+from tests.pipeline_runs import Place, inline_workers, run_stages
+from tests.video_files import make_video
+
+pytestmark = pytest.mark.timeout(120)
+KILLER = "killer.mkv"
+
+
+def long_video(path: Path, *, num_packets: int) -> Path:
+    """Write a film of one packet over and over: reading it takes long enough to be caught at it."""
+    short = make_video(path.with_name("short.mkv"), num_frames=1)
+    with av.open(str(short)) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        packet = next(iter(source.demux(video=0)))
+        for index in range(num_packets):
+            packet.pts = packet.dts = index * 62
+            packet.stream = stream
+            out.mux(packet)
+    short.unlink()
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    for number in range(6):
+        make_video(folder / f"clip-{number}.mp4", num_frames=5 + number)
+    (folder / "broken.mp4").write_bytes(b"no film at all\n" * 50)
+    shutil.copy(folder / "clip-3.mp4", folder / "again.mp4")
+    shutil.copy(folder / "broken.mp4", folder / "broken-again.mp4")
+    long_video(folder / KILLER, num_packets=20_000)
+    for path in list(folder.iterdir()):
+        path.with_suffix(".txt").write_text(f"the film {path.stem}\n")
+    return folder
+
+
+@pytest.fixture
+def place(clips: Path, tmp_path: Path) -> Place:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "clips").symlink_to(clips)
+    return Place(tmp_path, Path("no-model"), str(tmp_path / "root"))
+
+
+# the artifact, the rows by path, (reason, detail) of each refusal by path
+Run = tuple[Artifact, dict[str, dict[str, Any]], dict[str, tuple[str, str]]]
+
+
+def run(place: Place, *overrides: str) -> Run:
+    """Run up to probe."""
+    context = place.context(f"download.datasets.0.source={place.clips.resolve()}", *overrides)
+    artifact = run_stages(context, last="probe")["probe"]
+    rows = read_table(context.store, artifact, "clips.parquet").to_pylist()
+    refused = read_table(context.store, artifact, "rejects.parquet").to_pylist()
+    return artifact, {r["path"]: r for r in rows}, {r["path"]: (r["reason"], r["detail"]) for r in refused}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One thread, one video a part, in this process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "work").mkdir()
+    (folder / "clips").symlink_to(clips)
+    place = Place(folder, Path("no-model"), str(folder / "root"))
+    with inline_workers():
+        return run(place, "probe.resources.num_workers=1", "probe.resources.clips_per_part=1")
+
+
+def test_threads_and_parts_change_nothing(place: Place, undisturbed: Run) -> None:
+    first, rows, refused = undisturbed
+    refused = dict(refused)
+    with inline_workers():
+        many = run(place, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")
+    assert many[0].content == first.content and many[2] == refused
+    assert first.counts["in"] == 10 == len(rows) + len(refused) and first.counts["opened"] == 8
+    twins = {"again.mp4", "clip-3.mp4"}
+    (kept,), (dropped,) = twins & set(rows), twins & set(refused)
+    assert rows[kept]["clip_id"] < listed(place)[dropped]["clip_id"]
+    assert refused.pop(dropped) == ("duplicate", f"the same content as demo: {kept}")
+    assert {path: reason for path, (reason, _) in refused.items()} == dict.fromkeys(
+        ("broken.mp4", "broken-again.mp4"), "unreadable"
+    )
+
+
+def listed(place: Place) -> dict[str, dict[str, Any]]:
+    """The rows of the download stage, by path."""
+    context = place.context(f"download.datasets.0.source={place.clips.resolve()}")
+    artifact = run_stages(context, last="download")["download"]
+    return {row["path"]: row for row in read_table(context.store, artifact, "clips.parquet").to_pylist()}
+
+
+def test_duplicates_may_be_kept(place: Place) -> None:
+    with inline_workers():
+        artifact, rows, refused = run(place, "probe.duplicates=keep")
+    assert {"again.mp4", "clip-3.mp4"} < set(rows) and set(refused) == {"broken.mp4", "broken-again.mp4"}
+    assert artifact.counts["opened"] == 8
+
+
+@contextmanager
+def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[list[int]]:
+    """Kill the worker that has the clip KILLER open, so many times; gives the list of those that died."""
+    digest = listed(place)[KILLER]["digest"]
+    died: list[int] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while len(died) < times and not ended.wait(0.001):
+            for journal in (place.folder / "work/journals").glob("*"):
+                if digest in left_open(journal):
+                    (worker,) = psutil.Process().children()
+                    worker.send_signal(signum)
+                    died.append(worker.pid)
+                    while psutil.pid_exists(worker.pid) and worker.status() != psutil.STATUS_ZOMBIE:
+                        time.sleep(0.001)
+                    while digest in left_open(journal) and not ended.wait(0.001):  # until another worker takes over
+                        pass
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield died
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, undisturbed: Run) -> None:
+    with killing(place, times=2, signum=signal.SIGSEGV) as died:
+        artifact, rows, refused = run(place, "probe.resources.num_workers=4")
+    assert len(set(died)) == 2
+    assert refused[KILLER][0] == "killed_worker"
+    assert {path: row for path, row in undisturbed[1].items() if path != KILLER} == rows
+    assert artifact.counts["refused.killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
+
+
+def test_one_death_refuses_nobody(place: Place, undisturbed: Run) -> None:
+    with killing(place, times=1, signum=signal.SIGKILL) as died:
+        artifact, rows, _ = run(place, "probe.resources.num_workers=4")
+    assert len(died) == 1 and KILLER in rows
+    assert artifact.content == undisturbed[0].content

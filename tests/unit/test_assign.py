@@ -1,0 +1,295 @@
+"""The assignment of clips to buckets, windows and splits: nothing disappears, and no order enters."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sana.artifact import Artifact
+from sana.config.bucket import BucketConfig, BucketRules
+from sana.config.data import DatasetConfig
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.data.assign import assign
+from sana.data.schemas import PROBED, REJECTS, WINDOWS
+from sana.errors import ConfigError, RefusedError
+from sana.stages import bucket as stage
+from sana.store import open_store
+from tests.probed_clips import probed
+
+pytestmark = pytest.mark.timeout(60)
+
+DEMO = load_config("configs/demo.yaml")
+SMALL = ("17x96x160", "17x128x128", "17x160x96", "9x96x160", "9x128x128")
+
+
+def config(*datasets: dict[str, Any], **bucket: Any) -> Config:
+    """The demo's config with this bucket section, and data sets of these values (one called demo if none)."""
+    download = DEMO.download.model_copy(
+        update={"datasets": tuple(DatasetConfig(source=".", **values) for values in datasets or [{"id": "demo"}])}
+    )
+    return DEMO.model_copy(update={"bucket": BucketConfig(**bucket), "download": download})
+
+
+clip = st.fixed_dictionaries(
+    {
+        "dataset": st.sampled_from(["a", "b"]),
+        "width": st.integers(40, 400),
+        "height": st.integers(40, 400),
+        "num_frames": st.integers(1, 60),
+        "fps": st.sampled_from([8.0, 16.0, 29.97]),
+        "source_id": st.sampled_from("uvwxyz"),
+    }
+)
+
+
+@st.composite
+def bucket_rules(draw: st.DrawFn) -> dict[str, Any]:
+    rules: dict[str, Any] = {
+        "buckets": draw(st.lists(st.sampled_from(SMALL), min_size=1, unique=True)),
+        "window": draw(st.sampled_from(["head", "middle", "random", "uniform", "stride"])),
+        "crop": draw(st.booleans()),
+        "crop_position": draw(st.sampled_from(["center", "random", "corner"])),
+        "allow_upscale": draw(st.booleans()),
+        "max_aspect_ratio": draw(st.sampled_from([1.0, 2.0, 4.0])),
+        "target_fps": draw(st.sampled_from([None, 8.0, 24.0])),
+        "min_frames": draw(st.sampled_from([1, 20])),
+        "minimum_image_size": draw(st.sampled_from([None, 100.0])),
+    }
+    if rules["window"] not in ("head", "middle"):
+        rules["windows_per_clip"] = draw(st.integers(2, 4))
+    if draw(st.booleans()):
+        rules |= {"max_frames": 40, "too_long": draw(st.sampled_from(["trim", "refuse"]))}
+    return rules
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> Config:
+    small = draw(st.sampled_from(["keep", "merge", "pad"]))
+    shared = draw(bucket_rules()) | {"small_buckets": small, "min_bucket_samples": 0 if small == "keep" else 3}
+    own = draw(st.none() | bucket_rules())
+    roles = draw(st.sampled_from([("split", "split"), ("train", "eval"), ("train", "split")]))
+    return config(
+        {"id": "a", "role": roles[0]}, {"id": "b", "role": roles[1], "bucket": own}, eval_fraction=0.4, **shared
+    )
+
+
+def as_set(table: pa.Table) -> set[str]:
+    return {str(sorted(row.items())) for row in table.to_pylist()}
+
+
+@given(config=configs(), clips=st.lists(clip, max_size=25), random=st.randoms())
+def test_every_clip_is_in_or_refused_and_no_order_enters(config: Config, clips: list, random) -> None:
+    table = probed(clips)
+    assigned = assign(table, config)
+    assert assigned.windows.schema == WINDOWS and assigned.rejects.schema == REJECTS
+    kept, refused = assigned.windows["clip_id"].to_pylist(), assigned.rejects["clip_id"].to_pylist()
+    assert sorted({*kept, *refused}) == sorted(table["clip_id"].to_pylist())
+    assert len(refused) == len(set(refused)) and not set(kept) & set(refused)
+    assert (
+        len(set(assigned.windows["sample_id"].to_pylist())) == assigned.windows.num_rows == assigned.counts["samples"]
+    )
+    assert (assigned.counts["in"], assigned.counts["out"]) == (len(clips), len(set(kept)))
+    assert assigned.counts["frames"] == assigned.counts["frames_used"] + assigned.counts["frames_dropped"]
+    datasets = assigned.facts["datasets"].values()
+    assert [sum(column) for column in zip((0, 0), *datasets, strict=True)] == [len(clips), len(refused)]
+
+    order = list(range(len(clips)))
+    random.shuffle(order)
+    shuffled = assign(table.take(pa.array(order, pa.int64())), config)
+    assert as_set(shuffled.windows) == as_set(assigned.windows)
+    assert as_set(shuffled.rejects) == as_set(assigned.rejects)
+    assert (shuffled.counts, shuffled.facts) == (assigned.counts, assigned.facts)
+
+
+@given(config=configs(), clips=st.lists(clip, max_size=25))
+def test_slices_are_of_no_consequence(config: Config, clips: list) -> None:
+    table = probed(clips)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sana.data.assign._SLICE_WINDOWS", 3)
+        patch.setattr("sana.data.split._SLICE", 2)
+        sliced = assign(table, config)
+    whole = assign(table, config)
+    assert sliced.windows.to_pylist() == whole.windows.to_pylist()
+    assert sliced.rejects.to_pylist() == whole.rejects.to_pylist()
+
+
+def test_a_row_keeps_what_probe_found() -> None:
+    table = probed([{"width": 1920, "height": 1080, "num_frames": 200, "codec": "hevc"}, {"height": 480}])
+    windows = assign(table, config(window="uniform", windows_per_clip=3, eval_fraction=0.5)).windows
+    assert windows.num_rows == 4
+    assert windows.select(PROBED.names).take([0, 1, 2, 3]).to_pylist() == table.take([0, 0, 0, 1]).to_pylist()
+    assert windows["sample_id"][1].as_py() == f"{table['clip_id'][0]}-000060"
+
+
+def test_what_4k_plus_1_drops_is_counted() -> None:
+    table = probed([{"num_frames": 100}, {"num_frames": 81}, {"num_frames": 20}])
+    counts = assign(table, config(eval_fraction=0.5)).counts
+    assert counts["refused.too_short"] == 1  # whose frames are not of a sample anyway
+    assert (counts["frames"], counts["frames_used"], counts["frames_dropped"]) == (181, 162, 19)
+    counts = assign(table, config(strategy="resolution_frames", num_frames=81, eval_fraction=0.5)).counts
+    assert counts["frames_dropped"] == (100 - 81) + 0 + (20 - 17)
+
+
+@pytest.mark.parametrize(("frames", "length"), [(16, 1), (17, 17), (48, 33), (80, 65), (81, 81), (500, 81)])
+def test_resolution_frames_takes_the_longest_that_fits(frames: int, length: int) -> None:
+    windows = assign(probed([{"num_frames": frames}]), config(strategy="resolution_frames", frame_interval=16)).windows
+    assert windows["bucket"].to_pylist() == [f"{length}x480x832"]
+
+
+def test_frames_are_counted_at_the_target_rate() -> None:
+    table = probed([{"num_frames": 240, "fps": 30.0}, {"num_frames": 120, "fps": 30.0}])
+    assigned = assign(table, config(target_fps=16, window="stride", windows_per_clip=9, window_stride=20))
+    assert assigned.windows["start_frame"].to_pylist() == [0, 20, 40]  # 128 moments in 8 s
+    assert assigned.windows["window_fps"].to_pylist() == [16.0] * 3
+    assert assigned.rejects["detail"].to_pylist() == ["64 frames at 16 fps; the shortest bucket needs 81"]
+
+
+def test_trimmed_clips_are_used_to_their_limit() -> None:
+    table = probed([{"num_frames": 500}])
+    rules = {"max_frames": 101, "window": "uniform", "windows_per_clip": 2}
+    assert assign(table, config(**rules)).windows["start_frame"].to_pylist() == [0, 20]
+    assert assign(table, config(max_frames=61, num_frames=49)).windows["bucket"].to_pylist() == ["49x480x832"]
+    assert assign(table, config(**rules, too_long="refuse")).rejects["reason"].to_pylist() == ["too_long"]
+
+
+# ---- data sets with rules and roles of their own
+
+
+def test_a_data_set_goes_by_its_own_rules_and_role() -> None:
+    clips = [{"dataset": name, "num_frames": 40} for name in ("a", "b", "c") for _ in range(10)]
+    own = BucketRules(num_frames=17, window="middle")
+    both = config({"id": "a"}, {"id": "b", "bucket": own, "role": "train"}, {"id": "c", "role": "eval"}, num_frames=33)
+    rows = assign(probed(clips), both).windows.to_pylist()
+    seen = {(r["dataset"], r["bucket"], r["start_frame"], r["split"]) for r in rows}
+    assert {s for s in seen if s[0] != "a"} == {("b", "17x480x832", 11, "train"), ("c", "33x480x832", 0, "eval")}
+    assert {s[1:3] for s in seen if s[0] == "a"} == {("33x480x832", 0)}
+
+
+def recipe(config: Config) -> Any:
+    probe = Artifact("probe", "f", 1, {}, {}, {"clips": "digest"}, {}, {})
+    return stage.recipe(Context(config, open_store("/nonexistent"), Path()), {"probe": probe})
+
+
+def test_only_what_deviates_enters_the_recipe() -> None:
+    plain = recipe(config({"id": "a"}))
+    assert plain.config == BucketConfig().hashed()
+    assert recipe(config({"id": "a"}, {"id": "b", "bucket": {}, "repeats": 3, "weight": 2.0})) == plain
+    assert recipe(config({"id": "a"}, {"id": "b", "role": "eval", "disabled": True})) == plain
+    role = recipe(config({"id": "a"}, {"id": "b", "role": "eval"}))
+    assert role.config["datasets"] == {"b": {"role": "eval"}}
+    rules = recipe(config({"id": "a"}, {"id": "b", "bucket": {"num_frames": 33}}))
+    assert rules.config["datasets"]["b"]["bucket"]["num_frames"] == 33
+    assert len({r.fingerprint for r in (plain, role, rules)}) == 3
+
+
+# ---- the split
+
+
+def test_the_split_is_a_matter_of_the_source_alone() -> None:
+    clips = [{"source_id": f"s{i % 400}"} for i in range(800)]
+    rows = assign(probed(clips), config(eval_fraction=0.25, eval_sources=("s7",))).windows.to_pylist()
+    sides = {r["source_id"]: r["split"] for r in rows}
+    assert all(sides[r["source_id"]] == r["split"] for r in rows) and sides["s7"] == "eval"
+    assert 70 < sum(side == "eval" for side in sides.values()) < 130
+    # golden: growing the data, or this code, moves nobody
+    assert [sides[f"s{i}"] for i in range(7)] == SPLIT
+    few = assign(probed(clips[:50]), config(eval_fraction=0.25)).windows.to_pylist()
+    assert all(sides[r["source_id"]] == r["split"] for r in few if r["source_id"] != "s7")
+
+
+SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("clips", "config", "error", "message"),
+    [
+        ([{}, {}], config(eval_fraction=0), RefusedError, "the eval split is empty: 2 clips, 2 sources"),
+        ([{"source_id": "a"}] * 3, config(eval_fraction=0.5), RefusedError, "at least two sources are needed"),
+        ([{"source_id": "bunny"}], config(eval_sources=("buny",)), ConfigError, "did you mean bunny"),
+        ([{"source_id": "a", "num_frames": 1}, {}], config(eval_sources=("a",)), ConfigError, "clips were refused"),
+        ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, eval_sources=("a",)), ConfigError, "role: tr"),
+        (
+            [{"source_id": "a", "dataset": "x"}, {"source_id": "a", "dataset": "y"}],
+            config({"id": "x", "role": "train"}, {"id": "y", "role": "eval"}),
+            ConfigError,
+            "roles put 1 sources into both splits, first 'a'",
+        ),
+    ],
+)  # fmt: skip
+def test_a_split_that_cannot_be_is_an_error(clips: list, config: Config, error: type, message: str) -> None:
+    table = probed(clips)
+    with pytest.raises(error, match=message):
+        stage.check_splits(config, table, assign(table, config))
+
+
+def test_no_clip_left_is_told_by_the_refusals() -> None:
+    table = probed([{"num_frames": 3}])
+    stage.check_splits(config(), table, assign(table, config()))
+
+
+# ---- small buckets
+
+WIDE, TALL, SQUARE = {"width": 832, "height": 480}, {"width": 480, "height": 832}, {"width": 624, "height": 624}
+
+
+def few(policy: str, minimum: int, clips: list, **bucket: Any) -> tuple[list, dict]:
+    bucket = {"eval_fraction": 0, "allow_upscale": True, "max_aspect_ratio": 10, **bucket}
+    made = assign(probed(clips), config(small_buckets=policy, min_bucket_samples=minimum, **bucket))
+    return made.windows.to_pylist(), made.facts["small_buckets"]
+
+
+def test_a_small_bucket_stays() -> None:
+    rows, facts = few("keep", 0, [WIDE] * 3)
+    assert {r["bucket"] for r in rows} == {"81x480x832"} and {r["passes"] for r in rows} == {1} and not facts
+
+
+def test_a_small_bucket_is_repeated_until_it_is_not() -> None:
+    rows, facts = few("pad", 5, [WIDE] * 6 + [TALL] * 2, eval_sources=())
+    assert {(r["bucket"], r["passes"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
+    assert facts == {"81x832x480": {"train": 2, "passes": 3}}
+
+
+def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
+    nearly = {"width": 720, "height": 560}
+    rows, facts = few("merge", 4, [WIDE] * 4 + [SQUARE] * 5 + [nearly] * 2 + [TALL])
+    assert [r["bucket"] for r in rows] == ["81x480x832"] * 4 + ["81x624x624"] * 8
+    assert facts == {
+        "81x560x720": {"train": 2, "moved": {"81x624x624": 2}, "stayed": 0},
+        "81x832x480": {"train": 1, "moved": {"81x624x624": 1}, "stayed": 0},
+    }
+    box = rows[-1]  # cut anew for the bucket it is in
+    assert (box["crop_width"], box["crop_height"]) == (480, 480)
+
+
+def test_a_clip_is_not_merged_where_it_has_no_frames_or_pixels() -> None:
+    long, short = {**WIDE, "num_frames": 81}, {**TALL, "num_frames": 17}
+    rows, facts = few("merge", 3, [long] * 3 + [short], buckets=["81x480x832", "17x832x480"])
+    assert rows[-1]["bucket"] == "17x832x480" and facts["17x832x480"] == {"train": 1, "moved": {}, "stayed": 1}
+    rows, _ = few("merge", 3, [WIDE] * 3 + [TALL], buckets=["81x480x832", "81x832x480"], allow_upscale=False)
+    assert rows[-1]["bucket"] == "81x832x480"
+    rows, _ = few("merge", 9, [WIDE] * 3 + [TALL])  # nothing is large: no clip moves, and nothing fails
+    assert {r["bucket"] for r in rows} == {"81x480x832", "81x832x480"}
+
+
+@given(config=configs(), clips=st.lists(clip, max_size=30))
+def test_merging_only_makes_buckets_larger(config: Config, clips: list) -> None:
+    table = probed(clips)
+    update = {"small_buckets": "keep", "min_bucket_samples": 0}
+    before = assign(table, config.model_copy(update={"bucket": config.bucket.model_copy(update=update)})).facts[
+        "buckets"
+    ]
+    after = assign(table, config)
+    for name, counted in after.facts["buckets"].items():
+        small = before[name]["train"] < 3 and config.bucket.small_buckets != "keep"
+        assert (counted["train"] <= before[name]["train"]) if small else (counted["train"] >= before[name]["train"])
+    if config.bucket.small_buckets == "pad":
+        for name, counted in after.facts["buckets"].items():
+            passes = {r["passes"] for r in after.windows.to_pylist() if r["bucket"] == name and r["split"] == "train"}
+            assert not counted["train"] or counted["train"] * passes.pop() >= 3
+            assert not passes
+    assert {r["passes"] for r in after.windows.to_pylist() if r["split"] == "eval"} <= {1}

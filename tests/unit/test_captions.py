@@ -1,0 +1,95 @@
+"""Laws of what is put around a caption, and of the name a cell of a table gives a video."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sana.config.captions import CaptionsConfig
+from sana.config.data import DatasetConfig
+from sana.data.captions import compose
+from sana.data.layouts import place_of
+from sana.data.tables import lines_of
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "score", "text"),
+    [
+        ({}, None, "A cat."),
+        ({}, 30.0, "A cat. motion score: 30."),
+        ({}, 12.99, "A cat. motion score: 12."),
+        ({}, float("nan"), "A cat."),
+        ({"prefix": "film: ", "suffix": " (b/w)"}, 3.0, "film: A cat. (b/w) motion score: 3."),
+        ({"trigger": "sks"}, None, "sks, A cat."),
+        ({"trigger": "CAT"}, None, "A cat."),
+        ({"trigger": "ca"}, None, "ca, A cat."),
+        ({"trigger": "a+b", "prefix": "A+B "}, None, "A+B A cat."),
+    ],
+)
+def test_a_caption_is_composed(knobs: dict[str, str], score: float | None, text: str) -> None:
+    assert compose("A cat.", CaptionsConfig(**knobs), score) == text
+
+
+@given(st.text(), st.text(alphabet="ab, ", max_size=6), st.text(alphabet="abc", min_size=1, max_size=3))
+def test_a_trigger_is_put_once(caption: str, prefix: str, trigger: str) -> None:
+    config = CaptionsConfig(prefix=prefix, trigger=trigger)
+    once = compose(caption, config, None)
+    assert trigger in once.lower() and f"{prefix}{caption}" in once
+    assert compose(once, CaptionsConfig(trigger=trigger), None) == once
+
+
+@given(st.text(alphabet="ab./:s3\\\0 \n", max_size=12), st.sampled_from(["", "in", "in/deep"]), st.booleans())
+def test_a_cell_never_means_a_place_outside(video: str, folder: str, is_source: bool) -> None:
+    path, why = place_of(video, folder=folder, base="/data/set", is_source=is_source)
+    assert bool(path) != bool(why)
+    inner = path.removeprefix("s3://") if is_source else path
+    assert not path or not any(part in ("", ".", "..") for part in inner.split("/"))
+
+
+@pytest.mark.parametrize(
+    ("video", "path"),
+    [
+        ("a.mp4", "in/a.mp4"),
+        ("./x//a.mp4", "in/x/a.mp4"),
+        ("/data/set/y/a b.mp4", "y/a b.mp4"),
+        ("/data/settings/a.mp4", ""),
+        ("/data/set/../a.mp4", ""),
+        ("x/../a.mp4", ""),
+        ("http://h/a.mp4", ""),
+        (None, ""),
+    ],
+)
+def test_cells_mean_paths_beside_their_table(video: str | None, path: str) -> None:
+    assert place_of(video, folder="in", base="/data/set", is_source=False)[0] == path
+
+
+@given(
+    st.lists(
+        st.text(alphabet=st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1), min_size=1
+    )
+)
+def test_lines_end_at_line_feeds_and_nowhere_else(lines: list[str]) -> None:
+    """str.splitlines would cut a caption at U+2028, and move every later caption to another video."""
+    assert lines_of("\n".join(lines)) == lines_of("\r\n".join(lines) + "\r\n") == lines
+
+
+@pytest.mark.parametrize(
+    ("knobs", "says"),
+    [
+        ({"layout": "lines", "text_columns": ["a"]}, "text_columns: layout lines has no columns"),
+        ({"layout": "textfile", "motion_score_column": "m"}, "motion_score_column: layout textfile"),
+        ({"text_columns": ["a", "a"]}, "names a column twice"),
+        ({"fallback": "x"}, "no effect"),
+        ({"layout": "none"}, "needs it"),
+    ],
+)
+def test_a_knob_without_effect_is_an_error(knobs: dict, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        CaptionsConfig(**knobs)
+
+
+def test_there_is_one_way_to_the_source_id() -> None:
+    with pytest.raises(ValidationError, match="remove one"):
+        DatasetConfig(id="d", source="s", source_pattern="(a)", captions=CaptionsConfig(source_column="film"))

@@ -1,0 +1,138 @@
+"""The report's arithmetic and its text: nothing that is counted is lost, nothing that is quoted becomes markup."""
+
+import math
+from collections import Counter
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sana.artifact import Artifact, Draft, Recipe
+from sana.bucket import Bucket
+from sana.data.manifest import count_rejects, refused_by_dataset, table_of, to_parquet
+from sana.data.schemas import PROBED, REJECTS, WINDOWS, Reason
+from sana.report import charts
+from sana.report.buckets import buckets
+from sana.report.flow import datasets, refusals, steps
+from sana.report.histogram import histogram
+from sana.report.html import bar, name, percent, size
+from sana.report.videos import videos
+from sana.store import LocalStore
+
+pytestmark = pytest.mark.timeout(60)
+
+numbers = st.one_of(st.integers(0, 10**7), st.floats(0, 1e7), st.just(math.nan), st.just(math.inf))
+
+
+@given(values=st.lists(numbers, max_size=60), bins=st.integers(1, 40), whole=st.booleans())
+def test_a_histogram_counts_every_finite_value_once(values: list[float], bins: int, whole: bool) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    found = histogram(values, bins=bins, whole=whole)
+    assert (found is None) == (not finite)
+    if found is None:
+        return
+    assert found.total == len(finite) and found.maximum == max(finite)
+    assert (np.diff(found.edges) > 0).all() and len(found.counts) <= 2 * bins + 2
+    below = found.edges[-2]
+    assert found.counts[:-1].sum() == sum(value < below for value in finite), "the last bin has all that is beyond"
+    assert charts.columns(found, unit="s", counted="clips").count("<title>") == len(found.counts)
+
+
+@given(text=st.text(max_size=400))
+def test_what_is_quoted_is_text_in_one_line(text: str) -> None:
+    shown = name(text)
+    assert not set(shown) & set("<>\"'\n\r\0\u202e\u2028") and len(unescape(shown)) <= 10 * 310
+    if text.isprintable() and len(text) <= 300:
+        assert unescape(shown) == text
+
+
+@given(whole=st.integers(1, 10**9), data=st.data())
+def test_a_share_is_not_rounded_to_none_or_all(whole: int, data: st.DataObject) -> None:
+    part = data.draw(st.integers(0, whole))
+    assert (percent(part, whole) == "0 %") == (part == 0)
+    assert (percent(part, whole) == "100 %") == (part == whole)
+
+
+def test_sizes_and_bars() -> None:
+    assert [size(value) for value in (0, 1023, 1024, 1536, 300 * 2**20, 2**40)] == [
+        "0 B", "1023 B", "1 KiB", "1.5 KiB", "300 MiB", "1 TiB",
+    ]  # fmt: skip
+    assert "width:25.000%" in bar([("train", 1, "")], 4) and "<i" not in bar([("train", 0, "")], 4)
+
+
+def commit(folder: Path, stage: str, num_in: int, tables: dict, refused: list[dict], names: list[str]) -> Artifact:
+    draft = Draft(LocalStore(str(folder)), Recipe(stage, 1, {"names": names}, {}))
+    for file, table in tables.items():
+        draft.add(file, to_parquet(table))
+    table = table_of(refused, REJECTS)
+    draft.add("rejects.parquet", to_parquet(table))
+    facts = {"datasets": refused_by_dataset(names, table)}
+    return draft.commit(content={}, counts=count_rejects(num_in, num_in - len(refused), table), facts=facts)
+
+
+def refusal(place: int, dataset: str, stage: str, reason: str) -> dict:
+    return {"clip_id": f"{place:020x}", "dataset": dataset, "path": f"{place}.mp4", "stage": stage,
+            "reason": reason, "detail": f"number {place}"}  # fmt: skip
+
+
+lost = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(sorted(Reason)[:5])), max_size=40)
+
+
+@given(first=lost, second=lost, num_left=st.integers(0, 3), max_rows=st.integers(10, 60))
+def test_refusals_add_up_and_every_reason_is_shown(
+    tmp_path_factory: pytest.TempPathFactory, first: list, second: list, num_left: int, max_rows: int
+) -> None:
+    folder = tmp_path_factory.mktemp("law")
+    left = ["a"] * num_left
+    made, names = {}, [of for of, _ in first + second] + left
+    for stage, lost_here in (("download", first), ("probe", second)):
+        rows = [refusal(place, of, stage, reason) for place, (of, reason) in enumerate(lost_here)]
+        made[stage] = commit(folder, stage, len(names), {}, rows, names)
+        names = [of for of, _ in second] + left
+    store = LocalStore(str(folder))
+    found = refusals(store, made, max_rows=max_rows)
+    expected = Counter(
+        (stage, of, reason) for stage, all_lost in (("download", first), ("probe", second)) for of, reason in all_lost
+    )
+    assert dict(found.counts) == dict(expected) and found.total == len(first) + len(second)
+    assert len(found.rows) <= max_rows
+    assert {(row["stage"], row["reason"]) for row in found.rows} == {(stage, reason) for stage, _, reason in expected}
+    assert len(found.rows) == found.total or len(found.rows) > max_rows - 10, "no row is left out that had place"
+    assert len({(row["stage"], row["clip_id"]) for row in found.rows}) == len(found.rows)
+    assert all(step.adds_up for step in steps(made))
+    counted = datasets(made, found)
+    assert sum(one.num_in for one in counted) == len(first) + len(second) + num_left
+    assert all(one.num_in == one.num_left + sum(one.refused.values()) for one in counted)
+
+
+def window(place: int, width: int, height: int, bucket: Bucket, split: str) -> dict:
+    texts = {field.name: "" for field in WINDOWS if str(field.type) == "string"}
+    zeros = {f.name: False if str(f.type) == "bool" else 0 for f in WINDOWS if f.name not in texts}
+    facts = {"width": width, "height": height, "fps": 24.0, "duration_s": 2.0, "num_frames": 48, "codec": "h264"}
+    crop = {"crop_width": width / 2, "crop_height": float(height)}
+    return {**texts, **zeros, **facts, **crop, "clip_id": str(place), "bucket": str(bucket), "split": split}
+
+
+def test_buckets_and_videos_count_every_row(tmp_path: Path) -> None:
+    shapes = [Bucket(17, 96, 160), Bucket(9, 128, 128)]
+    rows = [
+        window(place, 300 + place % 250, 200 + place % 7, shapes[place % 3 == 0], "eval" if place % 5 == 0 else "train")
+        for place in range(1000)
+    ]
+    made = commit(tmp_path, "bucket", 1000, {"clips.parquet": table_of(rows, WINDOWS)}, [], ["a"] * 1000)
+    found = buckets(LocalStore(str(tmp_path)), made)
+    assert (found.train, found.eval) == (800, 200)
+    assert {count.bucket: count.total for count in found.counts} == {shapes[0]: 666, shapes[1]: 334}
+    assert [count.crop_loss for count in found.counts] == pytest.approx([0.5, 0.5])
+    assert found.crop_loss_percent is not None and found.crop_loss_percent.total == 1000
+    assert found.seconds == pytest.approx((666 * 17 + 334 * 9) / 24)
+    probe = commit(tmp_path, "probe", 1000, {"clips.parquet": table_of(rows, PROBED)}, [], ["a"] * 1000)
+    seen = videos(LocalStore(str(tmp_path)), probe)
+    assert seen.seconds == 2000.0 and seen.num_frames == 48_000
+    assert sum(num for _, num in seen.rates) == sum(num for *_, num in seen.codecs) == 1000
+    # of 1750 possible sizes 1000 are there: cells of a grid stand for them, and lose none
+    assert seen.num_sizes == 1000 and sum(of.num_clips for of in seen.sizes) == 1000
+    assert len(seen.sizes) < 200

@@ -1,0 +1,182 @@
+"""The check before training: whatever is wrong with a shard is one clear error, and nothing else is."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sana.artifact import Draft, Recipe
+from sana.data.loader import Samples, load_samples
+from sana.data.manifest import table_of, to_parquet
+from sana.data.schemas import WINDOWS
+from sana.data.shard import DamagedSampleError, read_header
+from sana.data.shard_check import check_samples
+from sana.model.tiny import CAPTION_CHANNELS
+from sana.work.train import train
+from tests.s3_server import WeedServer
+from tests.training_store import NUM_TRAIN, Encoded, build_encoded, make_job, train_config
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def encoded(tmp_path: Path) -> Encoded:
+    return build_encoded(tmp_path / "store")
+
+
+def splits(encoded: Encoded) -> list[Samples]:
+    return [load_samples(encoded.store, encoded.latents, encoded.captions, split) for split in ("train", "eval")]
+
+
+def check(encoded: Encoded, *, caption_channels: int = CAPTION_CHANNELS) -> list[tuple[int, int]]:
+    """Check both splits; returns what was told of the progress."""
+    told: list[tuple[int, int]] = []
+    check_samples(
+        encoded.store, splits(encoded), caption_channels=caption_channels, on_shard=lambda *at: told.append(at)
+    )
+    return told
+
+
+def first_shard(encoded: Encoded) -> Path:
+    path = encoded.store.local_path(splits(encoded)[0].latents.shard(0))
+    assert path is not None
+    return path
+
+
+def test_a_sound_store_passes_and_says_how_far_it_is(encoded: Encoded) -> None:
+    assert check(encoded) == [(1, 3), (2, 3), (3, 3)]  # two buckets, one shard of captions
+
+
+def test_a_shard_says_what_it_holds(encoded: Encoded) -> None:
+    samples = splits(encoded)[0]
+    for guess in (8, 100, 4096):  # of the header's length: only the number of requests depends on it
+        entries = read_header(encoded.store, samples.latents.shard(0), guess=guess)
+        assert entries[samples.latents[0].offset] == (samples.latents[0].num_bytes, "fp16", samples.latents[0].shape)
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+
+
+def _rewrite_header(path: Path, edit: Callable[[dict], None]) -> None:
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    edit(next(iter(header.values())))
+    text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+    assert len(text) == length
+    path.write_bytes(data[:8] + text + data[8 + length :])
+
+
+def _turn(entry: dict) -> None:
+    entry["shape"] = [16, 2, 12, 8]
+
+
+def _retype(entry: dict) -> None:
+    entry["dtype"] = "I16"
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "is gone"),
+    "empty": (lambda path: os.truncate(path, 0), "has 0 bytes, too few for the header"),
+    "stump": (lambda path: os.truncate(path, 100), "has 100 bytes, too few for the header"),
+    "truncated": (_truncate, r"has \d+ bytes where its header needs \d+"),
+    "longer": (_grow, r"has \d+ bytes where its header needs \d+"),
+    "noise": (lambda path: path.write_bytes(b"\x10" + bytes(7) + b"\xff" * 4000), "has a damaged header"),
+    "no header": (lambda path: path.write_bytes(b"\x02" + bytes(7) + b"[]"), "has a damaged header"),
+    "shape": (lambda path: _rewrite_header(path, _turn), r"has fp16 \(16, 2, 12, 8\) at byte \d+, where .* 8, 12\)"),
+    "dtype": (lambda path: _rewrite_header(path, _retype), r"has I16 .*where the index row says fp16"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Encoded, damage: str) -> None:
+    do, what = DAMAGE[damage]
+    path = first_shard(encoded)
+    do(path)
+    with pytest.raises(DamagedSampleError, match=what) as refused:
+        check(encoded)
+    message = str(refused.value)
+    assert message.startswith("sample clip") and " of the train split: " in message
+    assert str(path) in message
+    assert message.endswith("Training was not started; make it again: sana run CONFIG --force encode_latents")
+
+
+def test_all_that_is_damaged_is_counted_in_one_error(encoded: Encoded) -> None:
+    samples = splits(encoded)[0]
+    for key in (*samples.latents.shards, *samples.captions.shards):
+        encoded.store.delete(key)
+    first = sorted(samples.captions.shards)[0]  # encode_captions comes first
+    with pytest.raises(DamagedSampleError, match=rf"{first} is gone. 2 more shards are not sound.*encode_captions"):
+        check(encoded)
+
+
+def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
+    row = dict.fromkeys(WINDOWS.names, 0) | dict.fromkeys(
+        (field.name for field in WINDOWS if str(field.type) == "string"), "x"
+    )
+    windows = [row | {"sample_id": f"clip{i:04d}-0", "dataset": "demo", "path": f"a/{i}.mp4"} for i in range(NUM_TRAIN)]
+    draft = Draft(encoded.store, Recipe("bucket", 1, {}, {}))
+    draft.add("clips.parquet", to_parquet(table_of(windows, WINDOWS)))
+    draft.commit(content={}, counts={})
+    first_shard(encoded).unlink()
+    with pytest.raises(DamagedSampleError, match=r"sample clip0000-0 \(demo: a/0.mp4\) of the train split"):
+        check(encoded)
+
+
+def test_an_index_that_training_cannot_use_is_refused_before_any_shard_is_read(encoded: Encoded) -> None:
+    with pytest.raises(DamagedSampleError, match=r"caption of \(\d+, 16\), the transformer needs \(tokens, 2304\)"):
+        check(encoded, caption_channels=2304)
+    train_split, eval_split = splits(encoded)
+    eval_split.latents.shapes[2] = 16, 2, 8, 8
+    told: list[int] = []
+    with pytest.raises(DamagedSampleError, match=r"sample clip0013-0 of the eval split: .* its bucket 5x96x64 needs"):
+        check_samples(
+            encoded.store,
+            [train_split, eval_split],
+            caption_channels=CAPTION_CHANNELS,
+            on_shard=lambda done, _: told.append(done),
+        )
+    assert not told
+
+
+def test_a_row_that_points_elsewhere_is_refused(encoded: Encoded) -> None:
+    train_split, eval_split = splits(encoded)
+    train_split = replace(
+        train_split,
+        captions=replace(train_split.captions, offsets=train_split.captions.offsets + 32 * (np.arange(16) == 4)),
+    )
+    place = np.searchsorted(train_split.first_caption, 4, side="right") - 1
+    with pytest.raises(DamagedSampleError, match=f"sample clip{place:04d}-0 .* has no tensor at byte"):
+        check_samples(
+            encoded.store,
+            [train_split, eval_split],
+            caption_channels=CAPTION_CHANNELS,
+            on_shard=lambda *_: None,
+        )
+
+
+def test_a_bucket_is_checked_as_a_disk_is(s3: WeedServer) -> None:
+    encoded = build_encoded(f"s3://{s3.bucket}/check")
+    assert len(check(encoded)) == 3
+    samples = splits(encoded)[0]
+    encoded.store.delete(samples.latents.shard(1))
+    with pytest.raises(DamagedSampleError, match=f"sample clip0001-0 .*s3://.*{samples.latents.shard(1)} is gone"):
+        check(encoded)
+
+
+def test_training_does_not_start_on_a_damaged_sample(encoded: Encoded, tmp_path: Path, tiny_model: Path) -> None:
+    _truncate(first_shard(encoded))
+    job = make_job("train", encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
+    with pytest.raises(DamagedSampleError, match="Training was not started"):
+        train(job)
+    assert not job.progress_path.exists()
