@@ -1,5 +1,7 @@
 """A store that counts what is asked of it. Light, for processes of their own."""
 
+import fcntl
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,5 +28,10 @@ class Counted:
 
 
 def used(folder: Path) -> int:
-    """Bytes of the files of a cache, without its ledger."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    """Bytes in a cache, and promised to fetches under way; nothing comes or goes while they are added up."""
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    finally:
+        os.close(lock)
