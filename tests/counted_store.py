@@ -28,10 +28,10 @@ class Counted:
 
 
 def used(folder: Path) -> int:
-    """Bytes in a cache, and promised to fetches under way; nothing comes or goes while they are added up."""
+    """Bytes in a cache, its ledger aside, and promised to fetches under way; nothing comes or goes while they are added up."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        return sum(path.stat().st_size for path in folder.iterdir() if path.is_file() and path.name != ".lock")
     finally:
         os.close(lock)
