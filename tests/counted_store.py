@@ -28,7 +28,7 @@ class Counted:
 
 
 def used(folder: Path) -> int:
-    """Bytes in a cache, its ledger aside, and promised to fetches under way; nothing comes or goes while they are added up."""
+    """Bytes in a cache without its ledger, fetches under way included; nothing comes or goes meanwhile."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
