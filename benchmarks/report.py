@@ -77,6 +77,7 @@ def artifacts(store: Store, num_clips: int) -> None:
         if stage != "encode_captions":
             add_rejects(store, draft, stage, refused)
         counts = {"in": num_in, "out": left, "refused": sum(refused.values())}
+        counts |= {"frames": 160 * left, "frames_used": 81 * left} if stage == "bucket" else {}
         counts |= {f"refused.{reason}": num for reason, num in refused.items()}
         draft.commit(content={}, counts=counts, facts={"datasets": {"demo": [num_in, counts["refused"]]}})
 

@@ -37,6 +37,8 @@ class Buckets:
     crop_loss_percent: Histogram | None
     mean_crop_loss: float
     seconds: float
+    frames: int  # of the clips that gave samples, at the rate they are read
+    frames_used: int  # of these: in a sample, once however many they are in
 
     @property
     def train(self) -> int:
@@ -80,4 +82,6 @@ def buckets(store: Store, artifact: Artifact) -> Buckets:
         crop_loss_percent=histogram(np.concatenate(losses), bins=20) if losses else None,
         mean_crop_loss=sum(lost.values()) / num if num else 0.0,
         seconds=seconds,
+        frames=artifact.counts["frames"],
+        frames_used=artifact.counts["frames_used"],
     )

@@ -84,7 +84,7 @@ def _scale(most: float, step: float, left: float, right: float, top: float, tall
 
 def flow(steps: Sequence[Step], *, width: int = 1060) -> str:
     """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is refused turns down."""
-    most = max(1, *(max(step.num_in, step.num_out) for step in steps))
+    most = max(1, *(max(step.num_in, step.num_next) for step in steps))
     top, tall, node = 62, 150, 12
     gap = min(330.0, (width - 90) / max(1, len(steps)))
     parts: list[str] = []
@@ -97,7 +97,7 @@ def flow(steps: Sequence[Step], *, width: int = 1060) -> str:
         goes_on = _height(step.num_out, most, tall)
         refused = _height(step.num_refused, most, tall)
         nodes_in = max(goes_on + refused, _height(step.num_in, most, tall))
-        arrives = _height(steps[place + 1].num_in, most, tall) if place + 1 < len(steps) else goes_on
+        arrives = _height(step.num_next, most, tall)
         if step.num_out:
             parts.append(_band(x + node, top, goes_on, end, arrives, f"{number(step.num_out)} go on"))
         if step.num_refused:
@@ -109,10 +109,10 @@ def flow(steps: Sequence[Step], *, width: int = 1060) -> str:
     end = 2 + gap * len(steps)
     last = steps[-1]
     parts.append(f'<rect class="node" x="{end:.1f}" y="{top}" width="{node}" '
-                 f'height="{max(_LEAST, _height(last.num_out, most, tall)):.1f}" rx="3"/>')  # fmt: skip
-    unit = "samples" if last.stage == "encode_latents" else "left"
+                 f'height="{max(_LEAST, _height(last.num_next, most, tall)):.1f}" rx="3"/>')  # fmt: skip
+    unit = "samples" if last.stage in ("bucket", "encode_latents") else "left"
     parts.append(_label(end, 18, unit, "name"))
-    parts.append(_label(end, 38, number(last.num_out), "sub"))
+    parts.append(_label(end, 38, number(last.num_next), "sub"))
     height = top + tall + (44 + 19 * rows if rows else 12)
     words = "; ".join(f"{s.stage}: {s.num_in} in, {s.num_out} out, {s.num_refused} refused" for s in steps)
     return _svg(width, height, "".join(parts), words)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from sana.artifact import Artifact
 from sana.report import charts
 from sana.report.buckets import Buckets
-from sana.report.flow import DatasetCount, Refusals, Step, fans_out
+from sana.report.flow import DatasetCount, Refusals, Step
 from sana.report.html import bar, duration, name, number, panel, percent, section, size, table, text, tile
 from sana.report.states import StageState
 from sana.report.storage import Storage
@@ -33,10 +33,11 @@ def summary(
     if steps:
         first, last = steps[0], steps[-1]
         refused = sum(step.num_refused for step in steps)
-        what = "samples in the store" if last.stage == "encode_latents" else f"after {last.stage}"
+        whats = {"encode_latents": "samples in the store", "bucket": "samples chosen"}
+        what = whats.get(last.stage, f"left after {last.stage}")
         tiles.append(tile("videos in", number(first.num_in), "found by download"))
         split = f"{number(windows.train)} train, {number(windows.eval)} eval" if windows else "no bucket yet"
-        tiles.append(tile(what, number(last.num_out), split))
+        tiles.append(tile(what, number(last.num_next), split))
         tiles.append(tile("refused", number(refused), f"{percent(refused, first.num_in)} of the videos in"))
     if found:
         about = f"{percent(windows.seconds, found.seconds)} of it in samples" if windows and found.seconds else "probed"
@@ -82,8 +83,11 @@ def flow(steps: Sequence[Step]) -> str:
         f"{number(steps[0].num_in)} videos came in, {number(steps[-1].num_out)} are left after {text(last)}; "
         f'<b class="{"ok" if holds else "bad"}">{law}</b>.'
     )
-    if fans_out(steps):
-        lead += " A clip may give several windows: from there on samples are counted."
+    for step in steps:
+        if step.num_next != step.num_out:
+            lead += (
+                f" {number(step.num_out)} clips give {number(step.num_next)} samples, which are counted from there on."
+            )
     rows = []
     for step in steps:
         reasons = ", ".join(f"{reason} {number(num)}" for reason, num in step.refused.items())

@@ -56,11 +56,19 @@ def _footage(found: Buckets, videos: Videos | None) -> str:
     probed = videos.seconds if videos else 0.0
     most = max(probed, found.seconds)
     rows = [
-        (label, bar([(kind, seconds, duration(seconds))], most), duration(seconds), percent(seconds, probed))
-        for label, kind, seconds in (("probed", "open", probed), ("in windows", "train", found.seconds))
-    ]
-    about = "frames outside a window are dropped; where windows overlap, a frame counts in each"
-    return panel("Footage that is used", about, table(("", "", "time", "share"), rows, right=[2, 3], kind="by-stage"))
+        _share("frames used", "train", found.frames_used, number(found.frames_used), found.frames, found.frames),
+        _share("frames dropped", "open", found.frames - found.frames_used,
+               number(found.frames - found.frames_used), found.frames, found.frames),
+        _share("time probed", "open", probed, duration(probed), most, probed),
+        _share("time in windows", "train", found.seconds, duration(found.seconds), most, probed),
+    ]  # fmt: skip
+    about = "frames of the kept clips that are in a window or in none; where windows overlap, time counts in each"
+    return panel("Footage that is used", about, table(("", "", "", "share"), rows, right=[2, 3], kind="by-stage"))
+
+
+def _share(label: str, kind: str, value: float, written: str, scale: float, whole: float) -> tuple[str, str, str, str]:
+    """A row: a bar on `scale`, the value as written, its share of `whole`."""
+    return label, bar([(kind, value, written)], scale), written, percent(value, whole)
 
 
 def thumbnails(found: Thumbnails, counts: Sequence[BucketCount], *, encoded: bool) -> str:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,16 @@ _PREFIX = "refused."
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: clips (after bucket: windows of clips) in, out, and refused by reason."""
+    """One stage: clips (after bucket: samples, which are windows of clips) in, out, and refused by reason.
+
+    `num_next`: what goes into the next stage; more than `num_out` where a clip gives several samples.
+    """
 
     stage: str
     num_in: int
     num_out: int
     refused: Mapping[str, int]
+    num_next: int
 
     @property
     def num_refused(self) -> int:
@@ -45,7 +48,7 @@ def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
             counts = artifacts[name].counts
             refused = {key.removeprefix(_PREFIX): num for key, num in counts.items() if key.startswith(_PREFIX)}
             by_number = dict(sorted(refused.items(), key=lambda item: (-item[1], item[0])))
-            found.append(Step(name, counts["in"], counts["out"], by_number))
+            found.append(Step(name, counts["in"], counts["out"], by_number, counts.get("samples", counts["out"])))
     return found
 
 
@@ -137,8 +140,3 @@ def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[Datas
         reasons = {(stage, reason): num for (stage, of, reason), num in refused.counts.items() if of == name}
         found.append(DatasetCount(name, first[name][0], num_in - num_refused, reasons))
     return found
-
-
-def fans_out(found: Sequence[Step]) -> bool:
-    """Whether a clip may have given several windows: more went into a stage than came out of the one before."""
-    return any(after.num_in > before.num_out for before, after in pairwise(found))

@@ -170,6 +170,18 @@ def test_a_part_of_a_pipeline_shows_what_is_there(
     assert f"{last} of 5 stages are committed" in text
 
 
+def test_where_a_clip_gives_several_samples_the_page_says_so(done: tuple[Place, Outcome]) -> None:
+    place = done[0]
+    several = place.context("probe.duplicates=keep", "bucket.window=stride", "bucket.windows_per_clip=3")
+    outcome = run_stages(several, last="bucket")
+    counts = outcome["bucket"].counts
+    assert counts["samples"] > counts["out"], "or this is a test of nothing"
+    words = Page(data_report(several, "demo", states_of(outcome), now=0.0)).words
+    assert f"{counts['out']} clips give {counts['samples']} samples, which are counted from there on" in words
+    assert "holds at every stage" in words and f"samples chosen{counts['samples']}" in words
+    assert f"frames used{counts['frames_used']}" in words and f"frames dropped{counts['frames_dropped']}" in words
+
+
 def location(number: int, shape: list[int]) -> dict:
     return {"shard": f"s{number // 4}", "offset": 100 * number, "num_bytes": 100, "digest": "", "dtype": "fp16",
             "shape": shape, "made_by": ""}  # fmt: skip

@@ -70,7 +70,8 @@ def commit(folder: Path, stage: str, num_in: int, tables: dict, refused: list[di
     table = table_of(refused, REJECTS)
     draft.add("rejects.parquet", to_parquet(table))
     facts = {"datasets": refused_by_dataset(names, table)}
-    return draft.commit(content={}, counts=count_rejects(num_in, num_in - len(refused), table), facts=facts)
+    counts = count_rejects(num_in, num_in - len(refused), table) | {"frames": 48 * num_in, "frames_used": 20 * num_in}
+    return draft.commit(content={}, counts=counts, facts=facts)
 
 
 def refusal(place: int, dataset: str, stage: str, reason: str) -> dict:
