@@ -16,6 +16,7 @@ from sana.progress import Progress, Report
 
 START_S = 900.0  # by then one of the runs must have started: a cluster may first have to boot machines
 POLL_S = 3.0
+SETTLE_S = 60.0  # once all is done: runs that are at work find that out by themselves
 MAX_SILENCE_S = 300.0  # of Prefect's API
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def share_out(
 
 def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
     started = heard = time.monotonic()
-    any_ran = False
+    any_ran, settled_at = False, float("inf")
     with get_client(sync_client=True) as client:
         while True:
             asked = time.monotonic()
@@ -70,7 +71,10 @@ def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
             done, total, unit = remaining()
             num_running = sum(state.is_running() for state in states)
             report(Progress(done, total, unit, f"{num_running} of {len(runs)} worker runs at work"))
-            if done == total or (states and all(state.is_final() for state in states)):
+            if done == total:
+                settled_at = min(settled_at, asked + SETTLE_S)
+            ended = bool(states) and all(state.is_final() for state in states)
+            if ended or (done == total and (not num_running or asked > settled_at)):
                 failed = [state.message for state in states if state.is_failed() or state.is_crashed()]
                 if failed:
                     log.warning("%d of %d worker runs failed, the first: %s", len(failed), len(runs), failed[0])

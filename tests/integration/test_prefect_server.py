@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sana.artifact import find
+from sana.stages import encode_latents
+from tests.pipeline_runs import inline_workers, new_place, run_stages
 from tests.prefect_server import PrefectServer
 
 CONFIG = """
@@ -104,3 +107,34 @@ def test_a_cancel_ends_the_worker_child(server: PrefectServer, tmp_path: Path) -
     server.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker goes on", 10.0)
     server.wait_for_state(run, "Cancelled")
     assert time.monotonic() - started < 60.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_runs_of_the_worker_deployment_share_the_encoding(
+    server: PrefectServer, tmp_path: Path, tiny_model: Path
+) -> None:
+    """Two runs of encode-worker do the work, the task that started them commits: the content is that of one process."""
+    place = new_place(tmp_path / "place", tiny_model)
+    with inline_workers():
+        expected = run_stages(place.context(f"root={tmp_path}/one"), last="encode_latents")["encode_latents"]
+        prepared = run_stages(place.context(), last="encode_captions")
+    overrides = [
+        f"work_dir={place.folder / 'work'}",
+        f"model.path={tiny_model}",
+        f"download.datasets.0.source={place.clips}",
+        "encode_latents.resources.samples_per_part=2",
+        "encode_latents.resources.worker_runs=2",
+    ]
+    parameters = {"config": "configs/demo.yaml", "overrides": overrides, "root": place.root, "until": "encode_latents"}
+    run = server.start_run("sana-video/pipeline", **parameters)
+    server.wait_for_state(run, "Completed", timeout_s=600.0)
+    assert server.tasks_of(run, 1)["encode_latents"] == "Completed"
+
+    workers = server.ask("/flow_runs/filter", {"flows": {"name": {"any_": ["encode-worker"]}}})
+    assert sorted(worker["parameters"]["index"] for worker in workers) == [0, 1]
+    # one that came late found nothing to do, and may have been cancelled when all was done
+    assert "Completed" in {worker["state"]["name"] for worker in workers}
+    made = find(place.context().store, encode_latents.recipe(place.context(), prepared.artifacts))
+    assert made is not None and made.content == expected.content
+    assert made.counts["encoded"] == 0, "the runs of the deployment did not do the work"
