@@ -101,7 +101,9 @@ def found(torture: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str
     """What download and probe make of it: rows by path, and (reason, detail) by path."""
     (torture.parent / "work").mkdir()
     place = Place(torture.parent, Path("no-model"), str(torture.parent / "root"))
-    context = place.context("probe.resources.clips_per_part=32", "probe.resources.num_workers=2")
+    context = place.context(
+        "download.datasets.0.source_pattern=null", "probe.resources.clips_per_part=32", "probe.resources.num_workers=2"
+    )
     outcome = run_stages(context, last="probe")
     rows = read_table(context.store, outcome["probe"], "clips.parquet").to_pylist()
     refused = [
