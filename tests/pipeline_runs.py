@@ -99,6 +99,9 @@ def inline_workers() -> Iterator[None]:
     bodies = {"encode_captions": "encode", "encode_latents": "encode", "train": "train"}
 
     def body(module: str, job_path: Path, **_: object) -> None:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state()  # a process has one precision, and the tests before may have had another
         name = module.rpartition(".")[2]
         getattr(importlib.import_module(module), bodies.get(name, name))(read_job(job_path))
 

@@ -385,7 +385,7 @@ def test_a_wrong_s3_setting_is_one_clear_line_at_once(
     with pytest.raises(StoreError, match=says) as raised:
         open_store(f"s3://{bucket}/x")
     message = str(raised.value)
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 10  # on a busy machine; not the minutes that retries would take
     assert f"s3://{bucket}/x" in message and "\n" not in message
     assert "wrong-secret" not in message and s3.secret_key not in message
 

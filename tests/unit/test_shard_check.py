@@ -121,9 +121,7 @@ def test_all_that_is_damaged_is_counted_in_one_error(encoded: Encoded) -> None:
 
 
 def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
-    row = dict.fromkeys(WINDOWS.names, 0) | dict.fromkeys(
-        (field.name for field in WINDOWS if str(field.type) == "string"), "x"
-    )
+    row = {field.name: {"string": "x", "bool": False}.get(str(field.type), 0) for field in WINDOWS}
     windows = [row | {"sample_id": f"clip{i:04d}-0", "dataset": "demo", "path": f"a/{i}.mp4"} for i in range(NUM_TRAIN)]
     draft = Draft(encoded.store, Recipe("bucket", 1, {}, {}))
     draft.add("clips.parquet", to_parquet(table_of(windows, WINDOWS)))
