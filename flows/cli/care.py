@@ -9,7 +9,7 @@ import click
 
 from flows.cli.options import resolve
 from flows.graph import STAGES, stage, until
-from sana.errors import ConfigError
+from sana.errors import ConfigError, SanaError
 from sana.progress import Progress, publish
 from sana.store import Store, open_store
 
@@ -45,6 +45,8 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
     store = _open(config, root)
     with RunDisplay():
         health = check(store, deep=deep, report=_shown("verify"))
+    if not health.stages:  # a mistyped root must not be called sound
+        raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
     where = config or f"--root {root}"
     lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, where, withdraw)}" for p in health.problems]

@@ -43,7 +43,8 @@ def copy_root(
     `staging` is a local folder with room for the few largest objects; it is used when the source is S3.
 
     Raises:
-        SanaError: the source is damaged (says where), or the target has other data under a name of the source's.
+        SanaError: the source is damaged (says where) or has nothing to copy, or the target has other data under a name
+            of the source's.
         StoreError: storage failed; the same call goes on from there.
     """
     found = survey(source, report=report)
@@ -51,6 +52,10 @@ def copy_root(
         raise SanaError(f"{source.uri(found.problems[0].key)}: {found.problems[0].what}; {_HEAL}")
     there = dict(target.list(""))
     wanted = {key for key in found.records() if key.partition("/")[0] in stages}
+    if not wanted:  # a mistyped source must not look like a copy that went well
+        raise SanaError(
+            f"nothing of {', '.join(sorted(stages))} is committed under {source.root}; is it the right root?"
+        )
     kept = _others(source, target, wanted & set(there))
     chosen = found.without(found.records() - (wanted - kept))
     keys = set(chosen.references) | _markers(chosen)

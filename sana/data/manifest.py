@@ -69,11 +69,15 @@ def to_parquet(table: pa.Table, *, metadata: Mapping[str, str] | None = None) ->
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read back what `to_parquet` wrote: all columns, or those named."""
+    """Read back what `to_parquet` wrote: all columns, or those named.
+
+    Raises:
+        SanaError: it cannot be decoded.
+    """
     try:
         return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
-    except pa.ArrowInvalid as error:
-        raise SanaError(f"a table of {len(data)} bytes is damaged: {error}") from error
+    except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError, though the bytes are in memory
+        raise SanaError(f"a table of {len(data)} bytes is damaged: {' '.join(str(error).split())}") from error
 
 
 def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:

@@ -304,6 +304,20 @@ def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: py
     assert any(line.startswith(f"damaged: {shard}") and "--withdraw" in line for line in told.splitlines())
 
 
+@pytest.mark.parametrize("command", [["verify"], ["export", "--to", "elsewhere"]])
+def test_a_root_with_nothing_in_it_is_not_said_to_be_well(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--root", str(tmp_path / "mistyped")])
+    captured = capsys.readouterr()
+    assert ended.value.code == 1
+    assert str(tmp_path / "mistyped") in captured.err
+    assert "right root" in captured.err
+    assert "sound" not in captured.out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_sample_is_found_by_what_people_know_of_it(trained: tuple[Place, Outcome]) -> None:
     place, outcome = trained
     store = store_of(place)

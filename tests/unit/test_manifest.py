@@ -18,7 +18,7 @@ from sana.data.manifest import (
     to_parquet,
 )
 from sana.data.schemas import REJECTS
-from sana.errors import RefusedError
+from sana.errors import RefusedError, SanaError
 
 SCHEMA = pa.schema(
     [
@@ -113,3 +113,11 @@ def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, refused: int, f
 def test_clip_ids_are_of_data_set_and_path() -> None:
     assert clip_id_of("a", "b/c.mp4") != clip_id_of("a/b", "c.mp4")
     assert clip_id_of("a", "b") == clip_id_of("a", "b")
+
+
+def test_a_table_with_a_damaged_page_is_one_line_that_says_so() -> None:
+    rows = {"key": "a", "size": 1, "ratio": 1.0, "good": True, "texts": ["b"]}
+    data = b"xxxxxxxx" + to_parquet(table_of([rows] * 9, SCHEMA))[8:]  # the footer is whole
+    with pytest.raises(SanaError, match=f"a table of {len(data)} bytes is damaged: .+") as told:
+        read_parquet(data)
+    assert "\n" not in str(told.value)
