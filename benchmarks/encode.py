@@ -29,8 +29,9 @@ from diffusers import AutoencoderKLWan
 from PIL import Image
 
 from flows.plan import inputs_of
-from sana.artifact import FileInfo
+from sana.artifact import Artifact, FileInfo
 from sana.bucket import Bucket
+from sana.context import Context
 from sana.data.frames import read_window
 from sana.data.manifest import read_table, sample_keys, to_parquet
 from sana.data.schemas import LATENTS
@@ -48,7 +49,7 @@ REPEATS = 3
 
 def clips(folder: Path, count: int, *, bucket: str) -> Place:
     """Make `count` videos of distinct content from the demo's, run them up to bucket, and return their place."""
-    originals = [CLIPS / f"{name}-0{n}.mp4" for n in range(4) for name in ("skyline", "towers", "bunny")]
+    originals = [CLIPS / f"{name}.mp4" for name in ("skyline-00", "towers-00", "bunny-00")]
     (folder / "clips").mkdir(parents=True)
     (folder / "work").mkdir()
     for number in range(count):
@@ -63,17 +64,16 @@ def clips(folder: Path, count: int, *, bucket: str) -> Place:
     return place
 
 
-def ours(place: Place, bucket: str, *overrides: str) -> None:
-    """Encode with the stage, into a pool of its own."""
+def share_of(place: Place, bucket: str, *overrides: str) -> tuple[Context, dict[str, Artifact]]:
+    """What the stage is given: a pool of its own, and the windows, which are there before it begins."""
     resources = [f"encode_latents.resources.{text}" for text in overrides]
     context = place.context(f"bucket.buckets=[{bucket}]", *resources)
-    context = type(context)(context.config, context.store, context.work_dir, salt=os.urandom(4).hex())
-    stage.encode_share(context, inputs_of(context, stage.NAME))
+    return replace(context, salt=os.urandom(4).hex()), inputs_of(context, stage.NAME)
 
 
-def ours_inline(place: Place, bucket: str) -> None:
+def ours(context: Context, inputs: dict[str, Artifact]) -> None:
     with inline_workers():
-        ours(place, bucket, "decode_threads=1", "samples_per_part=64")
+        stage.encode_share(context, inputs)
 
 
 def bare(place: Place, bucket: str) -> None:
@@ -100,6 +100,7 @@ def measured(target: Callable[..., None], *arguments: Any, cores: int) -> tuple[
     ask, answer = get_context("fork").Pipe()
     child = get_context("fork").Process(target=_child, args=(answer, target, arguments, cores))
     child.start()
+    answer.close()  # so that a child that dies ends the waiting
     result = ask.recv()
     child.join()
     return result
@@ -121,14 +122,17 @@ def ratio(folder: Path) -> None:
     place = clips(folder, count, bucket=bucket)
     one = []
     for _ in range(REPEATS):
-        one.append((measured(bare, place, bucket, cores=1), measured(ours_inline, place, bucket, cores=1)))
+        given = share_of(place, bucket, "decode_threads=1")
+        one.append((measured(bare, place, bucket, cores=1), measured(ours, *given, cores=1)))
     two = []
     with forked_workers():
-        ours(place, bucket, "num_workers=2")  # starts the server the workers are forked from
+        given = share_of(place, bucket, "num_workers=2", "decode_threads=1", "samples_per_part=8")
+        stage.encode_share(*given)  # starts the server the workers are forked from
         for _ in range(REPEATS):
+            given = share_of(place, bucket, "num_workers=2", "decode_threads=1", "samples_per_part=8")
             base = measured(bare, place, bucket, cores=1)
             started = time.perf_counter()
-            ours(place, bucket, "num_workers=2", "decode_threads=1", "samples_per_part=8")
+            stage.encode_share(*given)
             two.append((base[0], time.perf_counter() - started))
     wall = statistics.median(b[0] / o[0] for b, o in one)
     cpu = statistics.median(b[1] / o[1] for b, o in one)
@@ -172,7 +176,7 @@ def memory(folder: Path) -> None:
     bucket = "5x96x160"
     for count in (10, 1000):
         place = clips(folder / str(count), count, bucket=bucket)
-        wall, _, peak = measured(ours_inline, place, bucket, cores=1)
+        wall, _, peak = measured(ours, *share_of(place, bucket), cores=1)
         print(f"| peak memory with {count} clips at {bucket} | {peak:.0f} MiB ({wall:.0f} s) |")
 
 
