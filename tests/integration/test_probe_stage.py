@@ -123,7 +123,8 @@ def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[lis
         while len(died) < times and not ended.wait(0.001):
             for journal in (place.folder / "work/journals").glob("*"):
                 if digest in left_open(journal):
-                    (worker,) = psutil.Process().children()
+                    # this process may have other children: a server for other tests, say
+                    (worker,) = (c for c in psutil.Process().children() if "sana.work.probe" in c.cmdline())
                     worker.send_signal(signum)
                     died.append(worker.pid)
                     while psutil.pid_exists(worker.pid) and worker.status() != psutil.STATUS_ZOMBIE:
