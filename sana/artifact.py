@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -207,15 +207,33 @@ def causes(recipe: Recipe, before: Artifact | None) -> list[str]:
     if before.version != recipe.version:
         changed.append(f"stage version {before.version} -> {recipe.version}")
     old, new = _flat(before.config), _flat(recipe.config)
-    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)]
+    names = sorted(key for key in old | new if old.get(key) != new.get(key))
+    # of a list's item that came or went, the list says enough
+    gone = tuple(f"{item}." for item in _items(before.config) ^ _items(recipe.config))
+    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in names if not key.startswith(gone)]
     names = sorted({**before.inputs, **recipe.inputs})
     changed += [f"input {name} changed" for name in names if before.inputs.get(name) != recipe.inputs.get(name)]
     return changed
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value}; of a list of data sets its ids in order, and each one's keys below its id."""
     if isinstance(value, Mapping):
         return {k: v for name, child in value.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
     if isinstance(value, list | tuple):
-        return {prefix[:-1]: json.dumps(value, default=str)}
+        if not (ids := _ids(value)):
+            return {prefix[:-1]: json.dumps(value, default=str, sort_keys=True)}  # stored JSON has its keys sorted
+        below = _flat(dict(zip(ids, value, strict=True)), prefix)
+        return {prefix[:-1]: json.dumps(ids)} | {key: v for key, v in below.items() if not key.endswith(".id")}
     return {prefix[:-1]: value}
+
+
+def _ids(value: Sequence[Any]) -> list[str]:
+    ids = [item["id"] for item in value if isinstance(item, Mapping) and "id" in item]
+    return ids if len(ids) == len(value) else []
+
+
+def _items(config: Mapping[str, Any]) -> set[str]:
+    """Return `<key>.<id>` of all items of lists that have ids, at the top of a config."""
+    lists = {key: value for key, value in config.items() if isinstance(value, list | tuple)}
+    return {f"{key}.{name}" for key, value in lists.items() for name in _ids(value)}

@@ -84,6 +84,20 @@ def test_causes_name_what_differs(tmp_path: Path) -> None:
     assert causes(after, before) == ["stage version 1 -> 2", "a 1 -> 2", "b.c None -> 3", "input videos changed"]
 
 
+def test_causes_name_the_key_of_the_data_set_that_differs(tmp_path: Path) -> None:
+    def of(*datasets: tuple[str, str]) -> Recipe:
+        listed = [{"id": name, "captions": {"trigger": word, "columns": []}} for name, word in datasets]
+        return Recipe("download", 1, {"datasets": listed}, {})
+
+    Draft(open_store(str(tmp_path)), of(("a", "x"), ("b", "y"))).commit(content={}, counts={})
+    before = latest(open_store(str(tmp_path)), "download")  # as it is read back, with sorted keys
+    assert causes(of(("a", "x"), ("b", "y")), before) == []
+    assert causes(of(("a", "x"), ("b", "z")), before) == ["datasets.b.captions.trigger y -> z"]
+    assert causes(of(("b", "y"), ("a", "x")), before) == ['datasets ["a", "b"] -> ["b", "a"]']
+    assert causes(of(("a", "x")), before) == ['datasets ["a", "b"] -> ["a"]']
+    assert causes(of(("a", "x"), ("b", "y"), ("c", "x")), before) == ['datasets ["a", "b"] -> ["a", "b", "c"]']
+
+
 def test_a_damaged_commit_file_is_named(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     path = store.local_path(f"probe/{recipe().fingerprint}/artifact.json")
