@@ -122,7 +122,10 @@ class Source:
             return self._found
 
     def _list(self) -> _Listing:
-        listed = table_of_files(self._origin.files())
+        try:
+            listed = table_of_files(self._origin.files())
+        except ConfigError as error:  # of a table: a column, a cell
+            raise ConfigError(f"download.datasets {self._dataset.id}: {error}") from error
         if isinstance(self._origin, TableOrigin):
             table = pc.equal(listed.column("path"), self._origin.name)
             layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"

@@ -348,3 +348,11 @@ def test_a_table_of_nothing_or_in_another_layout_is_a_config_error(tmp_path: Pat
         download.run(context(tmp_path, {"source": f"{folder}/empty.csv", "captions": {"layout": "textfile"}}), {})
     with pytest.raises(ConfigError, match="not there"):
         download.run(context(tmp_path, {"source": f"{folder}/gone.csv"}), {})
+
+
+def test_a_table_source_without_the_column_names_its_data_set(tmp_path: Path) -> None:
+    good = make(tmp_path / "a", {"t.csv": "video,text\na.mp4,x\n", "a.mp4": "1"})
+    bad = make(tmp_path / "b", {"t.csv": "video,words\na.mp4,x\n", "a.mp4": "2"})
+    sources = ({"source": f"{folder}/t.csv"} for folder in (good, bad))
+    with pytest.raises(ConfigError, match=r"download.datasets d1: t.csv has none of the columns text, .*has: video, w"):
+        download.recipe(context(tmp_path, *sources), {})
