@@ -73,3 +73,12 @@ class Summed:
             left = timedelta(seconds=round((of - here) / rate))
             detail = f"{group} {here}/{of}, {rate:.3g} clips/s, {left} left, {counts[REFUSED]} refused"
         self._report(Progress(done, total, progress.unit, detail))
+
+
+def in_units(num_bytes: float) -> str:
+    """Write a number of bytes as `12.3 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

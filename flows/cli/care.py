@@ -127,8 +127,8 @@ COMMANDS = (verify, gc, export, import_)
 
 def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str) -> None:
     from flows.cli.show import RunDisplay
-    from flows.cli.tables import in_units
     from sana.care.transfer import copy_root
+    from sana.progress import in_units
 
     staging = None
     if config:

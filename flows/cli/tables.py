@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sana.care.collect import Litter
 from sana.care.verify import Health
+from sana.progress import in_units
 from sana.store import Store
 
 
@@ -29,15 +30,6 @@ def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return render(table)
-
-
-def in_units(num_bytes: float) -> str:
-    """Write a number of bytes as `12.3 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"
 
 
 def health_table(health: Health, store: Store) -> str:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sana.progress import in_units
+
 _ROOM = ".room-"  # a sparse file as long as the video being fetched: it holds the place in the budget
 _ASK_AGAIN_S = 60.0  # for room, after there was none
 _FETCH = ".fetch-"  # the folder the video is fetched into, with the room's name
@@ -34,7 +36,7 @@ class Traffic:
         """Such as `1.2 GiB fetched, 40.0 MiB/s`; empty if nothing was."""
         if not self.fetched_bytes:
             return ""
-        return f"{_binary(self.fetched_bytes)} fetched, {_binary(self.fetched_bytes / max(self.seconds, 1e-3))}/s"
+        return f"{in_units(self.fetched_bytes)} fetched, {in_units(self.fetched_bytes / max(self.seconds, 1e-3))}/s"
 
 
 class VideoCache:
@@ -211,14 +213,6 @@ class VideoCache:
                 if path.name.startswith(_ROOM):  # its process died, or gave up for now
                     shutil.rmtree(path.with_name(path.name.replace(_ROOM, _FETCH, 1)), ignore_errors=True)
         return total
-
-
-def _binary(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.{0 if unit == 'B' else 1}f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} GiB"
 
 
 def _pin(path: Path) -> int | None:

@@ -15,6 +15,7 @@ from sana.data.manifest import (
     read_table,
     refused_by_dataset,
     run_starts,
+    tally,
     to_parquet,
 )
 from sana.data.pool import Pool
@@ -56,16 +57,16 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     good = pc.equal(judged.column("reason"), "")
     probed = judged.filter(good).select(PROBED.names).cast(PROBED)
     refused = judged.filter(pc.invert(good))
-    stage = pa.array([NAME], pa.string()).take(pa.array(np.zeros(refused.num_rows, np.int64)))
-    refused = refused.append_column("stage", stage).select(REJECTS.names).cast(REJECTS)
+    refused = (
+        refused.append_column("stage", pa.repeat(pa.scalar(NAME), refused.num_rows)).select(REJECTS.names).cast(REJECTS)
+    )
     draft.add("clips.parquet", to_parquet(probed))
     draft.add("rejects.parquet", to_parquet(refused))
     pool.compact()
-    num_by_dataset = {row["values"]: row["counts"] for row in clips.column("dataset").value_counts().to_pylist()}
     return draft.commit(
         content={"clips": content_digest(probed, PROBED.names)},
         counts={**count_rejects(clips.num_rows, probed.num_rows, refused), "opened": num_missing},
-        facts={"datasets": refused_by_dataset(num_by_dataset, refused)},
+        facts={"datasets": refused_by_dataset(tally(clips.column("dataset")), refused)},
     )
 
 

@@ -69,7 +69,6 @@ def outlive(
     *,
     todo: pa.Table | None = None,
     num_processes: int = 1,
-    lock: str | None = None,
     report: Report | None = None,
     stall_timeout_s: float | None = None,
 ) -> None:
@@ -95,7 +94,6 @@ def outlive(
                     told,
                     todo=todo,
                     num_processes=num_processes,
-                    lock=lock,
                     report=report,
                     stall_timeout_s=stall_timeout_s,
                 )

@@ -45,7 +45,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "broken.mp4").write_bytes(b"no film at all\n" * 50)
     shutil.copy(folder / "clip-3.mp4", folder / "again.mp4")
     shutil.copy(folder / "broken.mp4", folder / "broken-again.mp4")
-    long_video(folder / KILLER, num_packets=20_000)
+    long_video(folder / KILLER, num_packets=100_000)
     for path in list(folder.iterdir()):
         path.with_suffix(".txt").write_text(f"the film {path.stem}\n")
     return folder

@@ -229,7 +229,9 @@ def test_a_split_that_cannot_be_is_an_error(clips: list, config: Config, error: 
 
 def test_no_clip_left_is_told_by_the_refusals() -> None:
     table = probed([{"num_frames": 3}])
-    stage.check_splits(config(), table, assign(table, config()))
+    made = assign(table, config())
+    stage.check_splits(config(), table, made)  # an empty split is not the trouble
+    assert made.counts["refused"] == 1 and made.windows.num_rows == 0
 
 
 # ---- small buckets
