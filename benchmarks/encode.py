@@ -44,6 +44,7 @@ from sana.model.tiny import build_tiny
 from sana.model.vae import encode_latents, load_vae
 from sana.stages import encode_latents as stage
 from sana.work.job import read_job
+from sana.work.start import keep_freed_memory
 from tests.pipeline_runs import CLIPS, Place, inline_workers, run_stages
 from tests.video_files import make_video
 
@@ -75,6 +76,7 @@ def share_of(place: Place, bucket: str, *overrides: str) -> tuple[Context, dict[
 
 
 def ours(context: Context, inputs: dict[str, Artifact]) -> None:
+    keep_freed_memory()  # as every worker process does
     with inline_workers():
         stage.encode_share(context, inputs)
 
@@ -155,6 +157,7 @@ def launch_pinned(used: list[float], module: str, job_path: Path, *, num_process
         if pid == 0:
             os.sched_setaffinity(0, {cores[rank % len(cores)]})
             os.environ["RANK"] = str(rank)
+            keep_freed_memory()
             importlib.import_module(module).encode(read_job(job_path))
             os._exit(0)
         pids.append(pid)

@@ -21,7 +21,7 @@ from sana.store import Store
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _LENGTH_BYTES = 8  # of the number a shard begins with: the bytes of its header
-_ALIGN_BYTES = 64  # data start on a cache line
+ALIGN_BYTES = 64  # data start on a cache line
 _SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
 _FROM_HEADER = {_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items()}
 
@@ -80,7 +80,7 @@ def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str,
         blobs.append(blob)
         position += len(blob)
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(len(text) + _LENGTH_BYTES) % _ALIGN_BYTES)
+    text += b" " * (-(len(text) + _LENGTH_BYTES) % ALIGN_BYTES)
     base = _LENGTH_BYTES + len(text)
     locations = {}
     for (name, tensor), blob in zip(tensors.items(), blobs, strict=True):

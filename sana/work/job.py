@@ -27,7 +27,7 @@ from sana.progress import Progress
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
 from sana.training.launch import EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
-from sana.work.start import imports_are_done
+from sana.work.start import imports_are_done, keep_freed_memory
 
 EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
 _PR_SET_PDEATHSIG = 1
@@ -120,6 +120,7 @@ def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -
     """
     die_with_parent()
     imports_are_done()
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     arguments = list(sys.argv[1:] if argv is None else argv)
     job = read_job(Path(arguments[0]))
