@@ -3,8 +3,9 @@
     python -m benchmarks.loader
 
 Raw is one `preadv` (on S3: one range GET by boto3) a tensor into buffers that are there, in the same order: no digest,
-no tensor. The page cache is warm; S3 is a server on the loopback with 8 requests in flight. All of a table take turns
-in one run; rates are the best of all turns.
+no tensor. Warm: all bytes are in the page cache, which those of a data set larger than the memory are not; cold: none.
+S3 is a server on the loopback with 8 requests in flight. All of a table take turns in one run; rates are the best of
+all turns.
 """
 
 import os
@@ -15,11 +16,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import boto3
 import numpy as np
 import torch
+import xxhash
 from botocore.config import Config
 
 from sana.artifact import Draft, Recipe
@@ -35,7 +38,7 @@ from sana.store import Store, open_store
 from tests.s3_server import WeedServer
 
 CAPTION_CHANNELS, IN_FLIGHT = 2304, 8
-REPEATS = {"disk": 30, "S3": 5}
+REPEATS = {"warm": 30, "cold": 5, "S3": 5}
 HELD = 3  # batches in memory at once: prefetch_batches and the one in use
 
 
@@ -92,11 +95,14 @@ def _index(store: Store, stage: str, names: Sequence[str], tensor: torch.Tensor,
     return rows
 
 
-def rates(works: dict[str, Callable[[], None]], num_samples: int, *, repeats: int) -> dict[str, tuple[float, float]]:
+def rates(
+    works: dict[str, Callable[[], None]], num_samples: int, *, repeats: int, before: Callable[[], None] = lambda: None
+) -> dict[str, tuple[float, float]]:
     """Samples per second of wall time and of CPU time of each work, in turns, the best of all."""
     best = dict.fromkeys(works, (0.0, 0.0))
     for _ in range(repeats):
         for name, work in works.items():
+            before()
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             found = num_samples / (time.perf_counter() - wall), num_samples / (time.process_time() - cpu)
@@ -128,12 +134,14 @@ def local(folder: Path, case: Case) -> None:
     files = {shard: os.open(folder / case.bucket / shard, os.O_RDONLY) for reads in wanted for shard, _, _ in reads}
     # several in turn, as whoever reads ahead must: one alone would stay in the processor's cache
     memory = Buffers()  # begins on a cache line, or a rate of luck would be measured
-    buffers = [[memory.empty([size], torch.uint8).numpy().data for _, _, size in wanted[0]] for _ in range(HELD)]
+    buffers = [[memory.lend(size).data for _, _, size in wanted[0]] for _ in range(HELD)]
 
-    def raw() -> None:
+    def raw(digest: bool = False) -> None:
         for turn, reads in enumerate(wanted):
             for (shard, start, _), buffer in zip(reads, buffers[turn % HELD], strict=True):
                 os.preadv(files[shard], [buffer], start)
+                if digest:
+                    xxhash.xxh3_128_digest(buffer)
 
     def loader(*, verify: bool) -> Callable[[], None]:
         reader = Reader(ShardFiles(store), samples, verify=verify)
@@ -154,15 +162,21 @@ def local(folder: Path, case: Case) -> None:
 
     works = {
         "raw, one thread": raw,
+        "raw, and the digest of it": partial(raw, digest=True),
         "loader, one thread": loader(verify=True),
         "loader, one thread, verify_checksums: false": loader(verify=False),
         f"loader, prefetch_batches: {HELD - 1}": ahead,
     }
-    table(
-        f"disk, {case.bucket}, batch 1",
-        rates(works, len(order), repeats=REPEATS["disk"]),
-        sum(num_bytes for *_, num_bytes in wanted[0]),
-    )
+    sample_bytes = sum(num_bytes for *_, num_bytes in wanted[0])
+
+    def forget() -> None:
+        for file in files.values():
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    os.sync()  # what is not written yet cannot be forgotten
+    for state, before in (("warm", lambda: None), ("cold", forget)):
+        best = rates(works, len(order), repeats=REPEATS[state], before=before)
+        table(f"disk, {state}, {case.bucket}, batch 1", best, sample_bytes)
 
 
 def remote(server: WeedServer, case: Case) -> None:

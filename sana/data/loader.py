@@ -4,6 +4,7 @@ Shapes in this module: B samples of a batch; a latent is [16, f, h, w] after the
 tokens only. Ten million rows are Arrow and numpy columns; Python objects exist for the rows of a batch only.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -157,10 +158,12 @@ class Reader:
         Returns:
             The latents [B, 16, f, h, w] in their stored dtype, and the captions [L, C] in theirs.
         """
-        where = self.samples.latents
+        where, texts = self.samples.latents, self.samples.captions
         rows = [row for row, _ in wanted]
-        latents = self._buffers.empty([len(rows), *where.shapes[rows[0]].tolist()], DTYPES[where.dtype(rows[0])])
-        reads = [(where, row, row, tensor) for row, tensor in zip(rows, latents, strict=True)]
+        shape, dtype = where.shapes[rows[0]].tolist(), DTYPES[where.dtype(rows[0])]
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._buffers.lend(len(rows) * size)
+        reads = [(where, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
         captions = []
         for row, number in wanted:
             if number is None:
@@ -169,9 +172,9 @@ class Reader:
             if not 0 <= number < self.num_captions(row):
                 raise IndexError(f"{self.samples.sample_id(row)} has no caption {number} of {self.num_captions(row)}")
             text = int(self.samples.first_caption[row]) + number
-            texts = self.samples.captions
-            captions.append(self._buffers.empty(texts.shapes[text].tolist(), DTYPES[texts.dtype(text)]))
-            reads.append((texts, text, row, captions[-1]))
+            caption = self._buffers.lend(int(texts.num_bytes[text]))
+            captions.append(_tensor(caption, DTYPES[texts.dtype(text)], texts.shapes[text].tolist()))
+            reads.append((texts, text, row, caption.data))
         if self._requests is None:
             for read in reads:
                 self._fill(*read)
@@ -180,12 +183,11 @@ class Reader:
             self._fill(*reads[0])
             for request in requests:
                 request.result()
-        return latents, captions
+        return _tensor(memory, dtype, [len(rows), *shape]), captions
 
-    def _fill(self, where: Locations, place: int, row: int, tensor: Tensor) -> None:
+    def _fill(self, where: Locations, place: int, row: int, buffer: memoryview) -> None:
         """Read one tensor, which is at `where[place]` and belongs to sample `row`, straight into memory."""
         shard, start = where.shard(place), int(where.offsets[place])
-        buffer = tensor.view(torch.uint8).numpy().data.cast("B")
         try:
             self._files.read_into(shard, start, buffer)
             if self._verify and not self._is_sound(where, place, buffer):
@@ -201,6 +203,10 @@ class Reader:
 
     def _named(self, row: int, error: DamagedSampleError) -> DamagedSampleError:
         return DamagedSampleError(f"sample {self.samples.sample_id(row)}: {error}")
+
+
+def _tensor(memory: np.ndarray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    return torch.from_numpy(memory).view(dtype).view(*shape)
 
 
 class Prefetcher(Generic[Item, Result]):

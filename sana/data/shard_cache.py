@@ -55,8 +55,11 @@ class ShardFiles:
         """
         if self.store.is_local:
             file = self._opened(shard)  # held by this name until it was read
-            with explained(file.path, OSError):
+            try:  # a `with` at each read would take as long as the rest of this method
                 done = read_at(file.descriptor, start, buffer)
+            except OSError:
+                with explained(file.path, OSError):
+                    raise
             if done < len(buffer):
                 raise StoreError(f"{file.path}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
         elif self._cache is None or not self._from_cache(self._cache, shard, start, buffer):

@@ -2,33 +2,40 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from sana.data.buffers import Buffers
+from sana.data.shard import ALIGN_BYTES
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def test_memory_is_lent_again_when_the_last_view_is_gone() -> None:
     buffers = Buffers()
-    first = buffers.empty([2, 3, 5], torch.float16)
+    first = torch.from_numpy(buffers.lend(60)).view(torch.float16).view(2, 3, 5)
     place, view = first.data_ptr(), first[1]
     del first
-    assert buffers.empty([30], torch.float16).data_ptr() != place, "a view holds it"
+    assert buffers.lend(60).ctypes.data != place, "a view holds it"
     del view
-    again = buffers.empty([3, 10], torch.bfloat16)
-    assert again.data_ptr() == place
-    assert again.shape == (3, 10) and again.dtype == torch.bfloat16 and again.is_contiguous()
+    assert buffers.lend(59).ctypes.data == place
+
+
+def test_memory_begins_on_a_cache_line() -> None:
+    buffers = Buffers()
+    held = [buffers.lend(size) for size in (1, 100, 4096, 5_000_000)]
+    assert [memory.ctypes.data % ALIGN_BYTES for memory in held] == [0] * 4
+    assert [len(memory) for memory in held] == [1, 100, 4096, 5_000_000]
 
 
 def test_no_two_threads_get_the_same_memory() -> None:
     buffers = Buffers()
 
     def use(turn: int) -> bool:
-        tensor = buffers.empty([1000 + turn % 3], torch.float32)
-        tensor.fill_(turn)
-        return all(bool((tensor == turn).all()) for _ in range(20))
+        memory = buffers.lend(4000 + turn % 3)
+        memory[:] = turn % 256
+        return all(bool(np.all(memory == turn % 256)) for _ in range(20))
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(use, range(2000)))
