@@ -109,7 +109,7 @@ def decide(at: Context, num_clips: int) -> dict[str, Any]:
 
 def plan_epoch(at: Context, num_clips: int) -> dict[str, Any]:
     """The batches of one epoch over the train samples; reading the table is not counted."""
-    from sana.data.loader import epoch_plan  # here: the other phases must not pay for torch's memory
+    from sana.data.epoch import epoch_plan  # here: the other phases must not pay for torch's memory
 
     table = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
     codes = table["bucket"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.uint16)
