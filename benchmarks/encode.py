@@ -148,7 +148,7 @@ def ratio(folder: Path) -> None:
     print(f"| the same by CPU seconds of the busier worker: what two idle cores would give | {busier:.2f} |")
 
 
-def launch_pinned(used: list[float], module: str, job_path: Path, *, num_processes: int, **_: object) -> None:
+def launch_pinned(used: list[float], module: str, job_path: Path, *, num_processes: int, **_other: object) -> None:
     """Launch workers as forks, each on a core of its own; `used` gets the CPU seconds of each."""
     cores = sorted(os.sched_getaffinity(0))
     pids = []
@@ -170,7 +170,7 @@ def launch_pinned(used: list[float], module: str, job_path: Path, *, num_process
 def share(folder: Path) -> None:
     folder.mkdir(parents=True)
     video = make_video(folder / "clip.mp4", num_frames=81, width=832, height=480)
-    window = {"bucket": "81x480x832", "start_frame": 0, "window_fps": 0.0}
+    window: dict[str, object] = {"bucket": "81x480x832", "start_frame": 0, "window_fps": 0.0}
     window |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 832.0, "crop_height": 480.0}
     decode = min(_cpu(lambda: to_pixels(read_window(video, window))) for _ in range(REPEATS))
     pixels = torch.from_numpy(to_pixels(read_window(video, window)))[None]

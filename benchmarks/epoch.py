@@ -9,6 +9,7 @@ column is the ratio to one permutation of as many numbers, which no shuffle can 
 import time
 import tracemalloc
 from collections.abc import Callable
+from itertools import count
 
 import numpy as np
 
@@ -44,12 +45,12 @@ def main() -> None:
     def plan(batch_size: int, passes: np.ndarray | float = 1.0) -> Callable[[], object]:
         return lambda: epoch_plan(codes, passes, seed=0, epoch=0, batch_size=batch_size)
 
+    epochs = count(1)
+
     def next_epoch() -> None:
         _, position = cursor.at(0)
-        cursor.batch((next_epoch.epoch + 1) * cursor.num_batches + position)
-        next_epoch.epoch += 1
+        cursor.batch(next(epochs) * cursor.num_batches + position)
 
-    next_epoch.epoch = 0
     works = {
         "permutation alone (numpy)": lambda: np.random.Generator(np.random.Philox(0)).permutation(NUM_ROWS),
         "plan, batches of 64": plan(64),

@@ -106,7 +106,7 @@ def rates(
             wall, cpu = time.perf_counter(), time.process_time()
             work()
             found = num_samples / (time.perf_counter() - wall), num_samples / (time.process_time() - cpu)
-            best[name] = tuple(map(max, best[name], found))
+            best[name] = (max(best[name][0], found[0]), max(best[name][1], found[1]))
     return best
 
 
@@ -147,7 +147,7 @@ def local(folder: Path, case: Case) -> None:
         reader = Reader(ShardFiles(store), samples, verify=verify)
 
         def work() -> None:
-            held = deque(maxlen=HELD - 1)
+            held: deque[object] = deque(maxlen=HELD - 1)
             for row in order:
                 held.append(reader.read_batch([(row, 0)]))
 
@@ -160,7 +160,7 @@ def local(folder: Path, case: Case) -> None:
             for _ in batches:
                 pass
 
-    works = {
+    works: dict[str, Callable[[], None]] = {
         "raw, one thread": raw,
         "raw, and the digest of it": partial(raw, digest=True),
         "loader, one thread": loader(verify=True),

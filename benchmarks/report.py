@@ -3,7 +3,6 @@
 The tables are as wide as real ones and their videos do not exist, so that the page is made of tables alone.
 """
 
-import re
 import sys
 import tempfile
 import time
@@ -60,7 +59,7 @@ def page(folder: str) -> tuple[float, float, int, float, float]:
 
 def peak_mib() -> float:
     """Peak memory since this program began; getrusage would count what it was forked from."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def artifacts(store: Store, num_clips: int) -> None:
@@ -126,8 +125,9 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
     number = np.arange(start, start + num)
     ids = [f"{(int(i) * 2654435761) % 2**80:020x}" for i in number]
     size = random.choice(len(SIZES), num, p=[0.45, 0.2, 0.12, 0.05, 0.05, 0.05, 0.05, 0.03])
-    width, height = (np.array([shape[side] for shape in SIZES])[size] for side in (0, 1))
-    clips = Shapes(*np.array(SIZES).T, np.full(len(SIZES), 81))
+    widths, heights = np.array(SIZES).T
+    width, height = widths[size], heights[size]
+    clips = Shapes(widths, heights, np.full(len(SIZES), 81))
     code = nearest(clips, BUCKETS, allow_upscale=True)
     shapes = [BUCKETS[i] for i in code]
     boxes = np.stack(crop_boxes(BucketRules(), clips, code, BUCKETS, np.zeros(len(SIZES), np.uint64)), axis=1)[size]
