@@ -1,11 +1,16 @@
 """Small real videos for the tests: every frame carries its own number, so that a test can tell which one it got."""
 
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sana.data.video import ClipRefused
 
 BITS = 8  # frame numbers below 256, in a grid of 2 rows x 4 columns of gray blocks
 DARK, LIGHT = 48, 208
@@ -31,6 +36,31 @@ def number(frame: np.ndarray) -> int:
         block = frame[y - height // 16 : y + height // 16 + 1, x - width // 32 : x + width // 32 + 1]
         bits |= int(block.mean() > (DARK + LIGHT) / 2) << bit
     return bits
+
+
+def numbers(frames: Iterable[NDArray[np.uint8]]) -> list[int]:
+    """Read the number of each frame."""
+    return [number(frame) for frame in frames]
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the likeness of two images in dB; infinite where they are equal."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def decode_all(path: Path) -> list[NDArray[np.uint8]]:
+    """Every frame, in order, by PyAV: the reference."""
+    with av.open(str(path)) as container:
+        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+
+
+def refusal(call: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Call what must refuse the clip, with a detail; returns the reason."""
+    with pytest.raises(ClipRefused) as caught:
+        call(*args, **options)
+    assert caught.value.detail and str(caught.value).startswith(caught.value.reason)
+    return caught.value.reason
 
 
 def make_video(

@@ -18,7 +18,7 @@ from sana.data.frames import read_frames, read_times, read_window
 from sana.data.probe import probe_video
 from sana.data.video import ClipRefused
 from sana.data.windows import available_frames
-from tests.video_files import make_video, number, picture
+from tests.video_files import make_video, numbers, picture
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,10 +34,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "b.ts": {"bframes": 3},
     "b.avi": {"codec": "mpeg4", "bframes": 2},
 }
-
-
-def numbers(frames: Any) -> list[int]:
-    return [number(frame) for frame in frames]
 
 
 def refusal(path: Path, times: list[float]) -> str:
