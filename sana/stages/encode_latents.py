@@ -1,6 +1,7 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +23,7 @@ from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
 from sana.progress import Summed
-from sana.stages.worker import outlive
+from sana.stages.worker import outlive, run_worker
 
 NAME = "encode_latents"
 VERSION = 2
@@ -111,16 +112,21 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
             "first_worker": index * resources.num_workers,
             "num_workers": count * resources.num_workers,
         }
-        outlive(
-            context,
-            NAME,
-            {},
-            spec,
-            todo=todo,
-            num_processes=resources.num_workers,
-            report=Summed(context.report, tally(todo.column("bucket"))),
-            stall_timeout_s=resources.stall_timeout_s,
-        )
+        report = Summed(context.report, tally(todo.column("bucket")))
+
+        def encode(told: Mapping[str, Any]) -> None:
+            run_worker(
+                context,
+                NAME,
+                {},
+                {**spec, **told},
+                todo=todo,
+                num_processes=resources.num_workers,
+                report=report,
+                stall_timeout_s=resources.stall_timeout_s,
+            )
+
+        outlive(context, NAME, encode, num_processes=resources.num_workers)
     return todo.num_rows
 
 
