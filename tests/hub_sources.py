@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from sana.config.data import DatasetConfig
-from sana.data.source import Source, open_source
-from tests.source_files import listing
+from sana.data.source import Source
+from tests.source_files import listing, opened
 
 DATASET, MODEL = "datasets/films/cats", "models/labs/video"
 FILES = {
@@ -42,18 +41,20 @@ def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cats(tmp_path: Path, *, revision: str = "main", read_only: bool = False, cache_bytes: int = 10**9) -> Source:
-    dataset = DatasetConfig(id="cats", source="hf://datasets/films/cats", revision=revision)
-    return open_source(dataset, work_dir=tmp_path / "work", cache_bytes=cache_bytes, read_only=read_only)
+    """The data set DATASET, with its work_dir in `tmp_path`."""
+    uri, work_dir = "hf://datasets/films/cats", tmp_path / "work"
+    return opened(uri, work_dir, revision=revision, cache_bytes=cache_bytes, read_only=read_only)
 
 
-def cached_files(tmp_path: Path) -> list[str]:
+def cached_files(tmp_path: Path) -> list[Path]:
+    """The files in the cache of fetched videos, whole ones and pieces."""
     folder = tmp_path / "work" / "cache" / "videos"
-    return sorted(p.name for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
 
 
 def used(tmp_path: Path) -> int:
-    folder = tmp_path / "work" / "cache" / "videos"
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
+    """Bytes in the cache of fetched videos."""
+    return sum(path.stat().st_size for path in cached_files(tmp_path))
 
 
 def read_all(source: Source) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from sana.config.data import DatasetConfig
 from sana.data.listing import SourceFile, files_of
 from sana.data.source import Source, open_source
+from sana.data.video_cache import VideoCache
 
 FILES = {
     "b.mp4": b"video b",
@@ -34,10 +35,18 @@ def make_files(folder: Path, files: Mapping[str, bytes | str], *, seed: int = 0)
     return folder
 
 
-def opened(source: Path | str, work_dir: Path, *, cache_bytes: int = 10**9, read_only: bool = False) -> Source:
+def opened(
+    source: Path | str,
+    work_dir: Path,
+    *,
+    revision: str = "main",
+    cache_bytes: int = 10**9,
+    read_only: bool = False,
+) -> Source:
     """Open a data set of this source as a run does."""
-    dataset = DatasetConfig(id="d", source=str(source))
-    return open_source(dataset, work_dir=work_dir, cache_bytes=cache_bytes, read_only=read_only)
+    dataset = DatasetConfig(id="d", source=str(source), revision=revision)
+    cache = VideoCache(work_dir / "cache/videos", max_bytes=cache_bytes)
+    return open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
 
 
 def listing(source: Source) -> list[SourceFile]:
