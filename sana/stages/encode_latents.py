@@ -30,7 +30,6 @@ VERSION = 2
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)
-_BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -173,11 +172,8 @@ def _check_space(context: Context, todo: pa.Table) -> None:
     free = context.store.free_bytes()
     if free is None:
         return
-    width = _BYTES_PER_VALUE[context.config.encode_latents.dtype]
-    need = 0
-    for bucket, num in tally(todo.column("bucket")).items():
-        channels, frames, height, columns = Bucket.parse(bucket).latent_shape
-        need += num * channels * frames * height * columns * width
+    dtype = context.config.encode_latents.dtype
+    need = sum(num * Bucket.parse(name).latent_bytes(dtype) for name, num in tally(todo.column("bucket")).items())
     if need > free:
         raise SanaError(
             f"{NAME}: {todo.num_rows} samples need {need / 2**30:.2f} GiB at {context.store.root}, "
