@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from sana.data.hub import HubFile, HubRepo
+from sana.data.hub import HubRepo
+from sana.data.hub_memory import HubFile
 from sana.errors import SanaError
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
