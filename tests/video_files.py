@@ -1,5 +1,7 @@
 """Small real videos for the tests: every frame carries its own number, so that a test can tell which one it got."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -122,6 +124,27 @@ def make_video(
         if sound is not None:
             _write_silence(out, sound, seconds=num_frames / float(fps))
     return path
+
+
+def blank_packet(path: Path, index: int) -> None:
+    """Damage a video: 600 zeros from where packet `index` begins."""
+    with av.open(str(path)) as container:
+        at = [packet.pos or 0 for packet in container.demux(video=0)][index]
+    data = bytearray(path.read_bytes())
+    data[at : at + 600] = bytes(600)
+    path.write_bytes(data)
+
+
+def memory_grown_mib(path: Path, read: str, *, before: str = "") -> int:
+    """Run `before`, then `read`, both code on `path`, in a process of its own: by how much its peak memory grew."""
+    code = (
+        "import resource, sys; from pathlib import Path; from sana.data.frames import read_frames, read_times\n"
+        f"path = Path(sys.argv[1])\n{before}\n"
+        "start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{read}\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_kib) // 1024)"
+    )
+    return int(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True).stdout)
 
 
 def make_audio(path: Path, *, seconds: float = 1.0) -> Path:

@@ -16,7 +16,7 @@ from PIL import Image
 from sana.data import frames as frames_module
 from sana.data.frames import read_frames
 from sana.data.probe import probe_video
-from tests.video_files import decode_all, make_video, numbers, psnr
+from tests.video_files import decode_all, make_video, memory_grown_mib, numbers, psnr
 from tests.video_formats import FORMATS, NUM_FRAMES
 
 pytestmark = pytest.mark.timeout(60)
@@ -158,13 +158,7 @@ def test_indices_are_checked(tmp_path: Path, indices: list[int]) -> None:
 
 def test_a_large_clip_is_not_held_in_memory(tmp_path: Path) -> None:
     path = make_video(tmp_path / "large.mp4", num_frames=44, width=1920, height=1080)
-    code = (
-        "import resource, sys; from pathlib import Path; from sana.data.frames import read_frames\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "read_frames(Path(sys.argv[1]), range(44), height=48, width=80)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
-    )
-    grown_mib = int(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True).stdout)
+    grown_mib = memory_grown_mib(path, "read_frames(path, range(44), height=48, width=80)")
     assert grown_mib < 120  # all 44 frames would be 261, and decord may decode them all ahead
 
 
