@@ -27,6 +27,7 @@ class Reason(StrEnum):
 
 
 def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    """Declare a column without nulls; its meaning, with the unit, goes into every file."""
     return pa.field(name, kind, nullable=False, metadata={"about": about})
 
 

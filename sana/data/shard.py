@@ -47,6 +47,7 @@ class Location:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Location":
+        """Take the columns LOCATION of an index row."""
         return cls(row["shard"], row["offset"], row["num_bytes"], row["digest"], row["dtype"], tuple(row["shape"]))
 
 
@@ -167,10 +168,12 @@ def read_tensor(store: Store, location: Location) -> Tensor:
 
 
 def gone(store: Store, shard: str) -> DamagedSampleError:
+    """Return the error of a shard that is not there."""
     return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(shard)}")
 
 
 def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
+    """Return the error of a tensor whose bytes have the digest `found`, and not that of its index row."""
     return DamagedSampleError(
         f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
         f"their index row says {location.digest}: the shard is damaged; {remedy(location.shard)}"
