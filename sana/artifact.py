@@ -82,12 +82,18 @@ class Artifact:
         return f"{self.stage}/{self.fingerprint}"
 
     def to_json(self) -> bytes:
+        """Write the commit file: sorted keys, so that equal artifacts are equal bytes."""
         record = {"format": FORMAT, **asdict(self)}
         del record["reproduced"]
         return json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, *, where: str) -> "Artifact":
+        """Read a commit file; `where` names it in errors.
+
+        Raises:
+            SanaError: it is damaged, or of another version of this software.
+        """
         try:
             record = json.loads(data)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Durable writing on a local disk: folders, names and files that survive a power cut."""
+"""Files on a local disk: folders that survive a power cut, files replaced whole, reads by position."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ TEMP_PREFIX = ".tmp-"  # names being written; never listed, refused in keys
 
 
 def make_folders(folder: Path) -> None:
+    """Make a folder and those above it, each durable before the next is made in it."""
     if not folder.is_dir():
         make_folders(folder.parent)
         folder.mkdir(exist_ok=True)

@@ -34,12 +34,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def tracking_uri(config: Config) -> str:
-    """Return the server of the config, that of MLFLOW_TRACKING_URI, or a database in work_dir: never the cwd's."""
-    default = f"sqlite:///{Path(config.work_dir).absolute() / 'mlflow.db'}"
-    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
-
-
 class Tracker:
     """One pipeline run in MLflow: a context manager that sets its status at the end.
 
@@ -56,7 +50,7 @@ class Tracker:
         self.config, self.store, self.key = config, store, key
         self.facts = {name: value for name, value in facts.items() if value}
         work_dir = Path(config.work_dir).absolute()
-        self.uri = tracking_uri(config)
+        self.uri = values.tracking_uri(config)
         self.run_id: str | None = None
         self._ids = RunIds(work_dir / "mlflow-runs.json", self.uri)
         self._artifacts = (work_dir / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
@@ -118,13 +112,7 @@ class Tracker:
 
     def link(self, artifact: Artifact, run_id: str, state: str) -> None:
         """Note on the pipeline's run which stage run its artifact belongs to, reused ones too."""
-        self._lineage[artifact.stage] = {
-            "fingerprint": artifact.fingerprint,
-            "uri": self.store.uri(artifact.key),
-            "content": dict(artifact.content),
-            "run_id": run_id,
-            "state": state,
-        }
+        self._lineage[artifact.stage] = {**values.lineage(artifact, self.store), "run_id": run_id, "state": state}
         parent = self._pipeline_run()
         if parent:
             self.try_to(lambda client: client.set_tag(parent, f"sana.run.{artifact.stage}", run_id))
@@ -256,14 +244,9 @@ class StageRun:
         client.log_text(run_id, artifact.to_json().decode(), "artifact.json")
         client.log_dict(run_id, values.linked_files(artifact, store), "files.json")
         with tempfile.TemporaryDirectory() as folder:
-            for name, key in values.small_files(artifact).items():
-                path = Path(folder, name)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                store.fetch(key, path)
+            values.fetch_small_files(artifact, store, Path(folder))
             client.log_artifacts(run_id, folder)
-        tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": values.note(artifact, store)}
-        if "trajectory" in artifact.facts:
-            tags["sana.trajectory"] = str(artifact.facts["trajectory"])
+        tags = values.artifact_tags(artifact, store)
         if complete:  # last: until then a later run does all this again
             tags["sana.recorded"] = str(artifact.created_at)
         client.log_batch(run_id, tags=_tags(tags))

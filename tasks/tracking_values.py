@@ -1,8 +1,10 @@
 """What the tracker is told, as plain values: params, metrics, files, notes. No tracker here."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,6 +18,12 @@ from sana.store import Store
 SMALL_BYTES = 20 * 10**6
 SMALL_KINDS = (".parquet", ".json", ".png", ".mp4", ".html", ".jsonl", ".md", ".csv", ".log", ".txt")
 MAX_PARAM_CHARS = 6000
+
+
+def tracking_uri(config: Config) -> str:
+    """Return the server of the config, that of MLFLOW_TRACKING_URI, or a database in work_dir: never the cwd's."""
+    default = f"sqlite:///{Path(config.work_dir).absolute() / 'mlflow.db'}"
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
 def sections(config: Config) -> dict[str, Section]:
@@ -76,6 +84,14 @@ def small_files(artifact: Artifact) -> dict[str, str]:
     }
 
 
+def fetch_small_files(artifact: Artifact, store: Store, folder: Path) -> None:
+    """Bring the files that are shown by value into a local folder, under their names."""
+    for name, key in small_files(artifact).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.fetch(key, path)
+
+
 def linked_files(artifact: Artifact, store: Store) -> dict[str, dict[str, object]]:
     """Describe the files that stay where they are: shards, checkpoints and whatever else is large."""
     small = small_files(artifact)
@@ -84,6 +100,23 @@ def linked_files(artifact: Artifact, store: Store) -> dict[str, dict[str, object
         for name, info in artifact.files.items()
         if name not in small
     }
+
+
+def lineage(artifact: Artifact, store: Store) -> dict[str, object]:
+    """Say which artifact of a stage a pipeline's run made or reused."""
+    return {
+        "fingerprint": artifact.fingerprint,
+        "uri": store.uri(artifact.key),
+        "content": dict(artifact.content),
+    }
+
+
+def artifact_tags(artifact: Artifact, store: Store) -> dict[str, str]:
+    """Tags of a committed artifact's run: where it is, its note, and of a training run its trajectory."""
+    tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": note(artifact, store)}
+    if "trajectory" in artifact.facts:
+        tags["sana.trajectory"] = str(artifact.facts["trajectory"])
+    return tags
 
 
 def note(artifact: Artifact, store: Store) -> str:

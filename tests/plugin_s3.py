@@ -1,9 +1,10 @@
-"""Pytest plugin: the session fixture `s3`, a server that this process's environment points to.
+"""Pytest plugin: the session fixture `s3`, a server that this process's environment points to, and roots on it.
 
 Register it with `pytest_plugins = ["tests.plugin_s3"]` or `-p tests.plugin_s3`. Each xdist worker starts its own.
 """
 
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
@@ -23,3 +24,9 @@ def s3() -> Iterator[WeedServer]:
         for name, value in server.env().items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture
+def s3_root(s3: WeedServer) -> str:
+    """A prefix of the server's bucket where nothing is yet."""
+    return f"s3://{s3.bucket}/test-{uuid4().hex}"

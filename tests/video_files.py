@@ -1,11 +1,18 @@
 """Small real videos for the tests: every frame carries its own number, so that a test can tell which one it got."""
 
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from sana.data.video import ClipRefused
 
 BITS = 8  # frame numbers below 256, in a grid of 2 rows x 4 columns of gray blocks
 DARK, LIGHT = 48, 208
@@ -31,6 +38,31 @@ def number(frame: np.ndarray) -> int:
         block = frame[y - height // 16 : y + height // 16 + 1, x - width // 32 : x + width // 32 + 1]
         bits |= int(block.mean() > (DARK + LIGHT) / 2) << bit
     return bits
+
+
+def numbers(frames: Iterable[NDArray[np.uint8]]) -> list[int]:
+    """Read the number of each frame."""
+    return [number(frame) for frame in frames]
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Return the likeness of two images in dB; infinite where they are equal."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error)) if error else float("inf")
+
+
+def decode_all(path: Path) -> list[NDArray[np.uint8]]:
+    """Every frame, in order, by PyAV: the reference."""
+    with av.open(str(path)) as container:
+        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
+
+
+def refusal(call: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Call what must refuse the clip, with a detail; returns the reason."""
+    with pytest.raises(ClipRefused) as caught:
+        call(*args, **options)
+    assert caught.value.detail and str(caught.value).startswith(caught.value.reason)
+    return caught.value.reason
 
 
 def make_video(
@@ -92,6 +124,27 @@ def make_video(
         if sound is not None:
             _write_silence(out, sound, seconds=num_frames / float(fps))
     return path
+
+
+def blank_packet(path: Path, index: int) -> None:
+    """Damage a video: 600 zeros from where packet `index` begins."""
+    with av.open(str(path)) as container:
+        at = [packet.pos or 0 for packet in container.demux(video=0)][index]
+    data = bytearray(path.read_bytes())
+    data[at : at + 600] = bytes(600)
+    path.write_bytes(data)
+
+
+def memory_grown_mib(path: Path, read: str, *, before: str = "") -> int:
+    """Run `before`, then `read`, both code on `path`, in a process of its own: by how much its peak memory grew."""
+    code = (
+        "import resource, sys; from pathlib import Path; from sana.data.frames import read_frames, read_times\n"
+        f"path = Path(sys.argv[1])\n{before}\n"
+        "start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        f"{read}\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start_kib) // 1024)"
+    )
+    return int(subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True).stdout)
 
 
 def make_audio(path: Path, *, seconds: float = 1.0) -> Path:

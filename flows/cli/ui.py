@@ -17,7 +17,7 @@ from flows.cli.options import config_options, resolve
 def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port: int) -> None:
     """Open the MLflow UI. Choose "Model training" at its top left to see the runs."""
     from flows.environment import prepare_environment
-    from tasks.tracking import tracking_uri
+    from tasks.tracking_values import tracking_uri
 
     settings = resolve(config, overrides, root)
     prepare_environment(Path(settings.work_dir))

@@ -53,6 +53,7 @@ class Draft:
         return key.removeprefix(max(owners, key=len, default=""))
 
     def leave(self, key: str, value: Any, why: str) -> None:
+        """Say why a key of theirs is not carried over."""
         self.left.append(Left(key, value, why))
 
 

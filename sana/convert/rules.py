@@ -15,6 +15,11 @@ Rules = dict[str, tuple[Any, str, tuple[str, ...]]]  # knob of BucketRules: valu
 
 
 def rules_of(draft: Draft, keys: Keys, defaults: Mapping[str, Any]) -> Rules:
+    """Read the bucket rules of one of their data sets; `defaults` are the main file's resolution and its type.
+
+    Raises:
+        ConfigError: a value that has no meaning; names its entry.
+    """
     rules: Rules = {}
     unit = keys.text("resolution_type") or str(defaults["resolution_type"] or "pixel_area")
     if unit not in ("pixel_area", "area", "pixel"):

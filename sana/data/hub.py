@@ -5,19 +5,16 @@ that memory and the Hugging Face cache (`hf download`) are all there is. HF_TOKE
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
 
-from sana.disk import replacing
+from sana.data.hub_memory import HubFile, HubMemory
 from sana.errors import ConfigError, SanaError
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -27,15 +24,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a commit. `digest` is "sha256:" and hex for an LFS file, "git:" and the blob id for any other."""
-
-    path: str
-    num_bytes: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -61,17 +49,24 @@ class HubRepo:
         if _COMMIT.fullmatch(revision):
             return revision
         if _offline():
-            return self._last_known(revision)
+            known = self._known.commit(revision)
+            if known is None:
+                raise ConfigError(
+                    f"HF_HUB_OFFLINE is set, and nothing here remembers which commit {revision!r} of {self._name} is. "
+                    f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} "
+                    f"--revision {revision}`"
+                )
+            return known
         commit = self._call(
             lambda: str(_api().repo_info(self.id, repo_type=self.kind, revision=revision).sha),
             what=f"revision {revision!r}",
         )
-        self._remember(f"refs/{quote(revision, safe='')}", commit)
+        self._known.keep_commit(revision, commit)
         return commit
 
     def list_files(self, commit: str) -> list[HubFile]:
         """Return every file of a commit."""
-        known = self._recall(commit)
+        known = self._known.files(commit)
         if known is not None:
             return known
         if _offline():
@@ -81,14 +76,14 @@ class HubRepo:
             )
         files = self._call(
             lambda: [
-                _hub_file(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+                HubFile.listed(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
                 for entry in _api().list_repo_tree(self.id, recursive=True, revision=commit, repo_type=self.kind)
                 if hasattr(entry, "blob_id")  # a file, not a folder
             ],
             what=f"commit {commit}",
             waits_s=(),
         )
-        self._remember(f"trees/{commit}.json", json.dumps([[f.path, f.num_bytes, f.digest] for f in files]))
+        self._known.keep_files(commit, files)
         return files
 
     def check_access(self, commit: str, path: str) -> None:
@@ -164,44 +159,11 @@ class HubRepo:
         return f"the Hugging Face {self.kind} {self.id}"
 
     @property
-    def _folder(self) -> str:
-        return f"{self.kind}s--{self.id.replace('/', '--')}"
-
-    @property
-    def _cache(self) -> Path:
+    def _known(self) -> HubMemory:
         from huggingface_hub import constants
 
-        return Path(constants.HF_HUB_CACHE).expanduser() / self._folder
-
-    def _remember(self, key: str, text: str) -> None:
-        if self.read_only:
-            return
-        with replacing(self.memory / self._folder / key) as temp:
-            temp.write_text(text, encoding="utf-8")
-
-    def _last_known(self, revision: str) -> str:
-        refs = [self.memory / self._folder / "refs" / quote(revision, safe=""), self._cache / "refs" / revision]
-        known = [ref for ref in refs if ref.is_file()]
-        if not known:
-            raise ConfigError(
-                f"HF_HUB_OFFLINE is set, and nothing here remembers which commit {revision!r} of {self._name} is. "
-                f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} --revision {revision}`"
-            )
-        return max(known, key=lambda ref: ref.stat().st_mtime_ns).read_text(encoding="utf-8").strip()
-
-    def _recall(self, commit: str) -> list[HubFile] | None:
-        """The files of a commit from our memory, else from what `hf download` left in its cache."""
-        with suppress(FileNotFoundError, ValueError):
-            text = (self.memory / self._folder / "trees" / f"{commit}.json").read_text(encoding="utf-8")
-            return [HubFile(path, num_bytes, digest) for path, num_bytes, digest in json.loads(text)]
-        with suppress(FileNotFoundError, ValueError):
-            tree = json.loads((self._cache / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
-            if tree.get("format_version") == 1:  # a snapshot's folder instead would hide what was not downloaded
-                return [
-                    _hub_file(path, entry["size"], entry.get("lfs_sha256"), entry["blob_id"])
-                    for path, entry in tree["files"].items()
-                ]
-        return None
+        folder = f"{self.kind}s--{self.id.replace('/', '--')}"
+        return HubMemory(self.memory / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
 
     def _call(self, ask: Callable[[], T], *, what: str, waits_s: tuple[float, ...] = RETRY_WAITS_S) -> T:
         """Ask the hub, again after each wait if it is a passing trouble, and explain what stays."""
@@ -267,12 +229,6 @@ def _status(error: Exception) -> int | None:
 def _public(text: str) -> str:
     """Cut a user name and password out of any address."""
     return re.sub(r"//[^/@\s]*@", "//", text)
-
-
-def _hub_file(path: str, num_bytes: int, sha256: str | None, blob_id: str) -> HubFile:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise SanaError(f"the hub lists a file {path!r}, which would leave its folder; check HF_ENDPOINT")
-    return HubFile(path, num_bytes, f"sha256:{sha256}" if sha256 else f"git:{blob_id}")
 
 
 def _git_blob(path: Path) -> Any:

@@ -81,7 +81,11 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
-    """Read a table of an artifact."""
+    """Read a table of an artifact.
+
+    Raises:
+        SanaError: it is gone or damaged; names it and what makes it again.
+    """
     key = artifact.files[name].key
     try:
         return read_parquet(store.read(key))
@@ -104,7 +108,13 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
-    """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters."""
+    """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters.
+
+    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others.
+
+    Raises:
+        TypeError: a column is of another type.
+    """
     picked = table.select(list(columns))
     if not _ascends(picked.column(0)):
         sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from sana.data.digest_cache import DigestCache
-from sana.data.hub import HubFile, HubRepo
+from sana.data.hub import HubRepo
+from sana.data.hub_memory import HubFile
 from sana.data.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
 from sana.data.video_cache import VideoCache
 from sana.errors import ConfigError, SanaError

@@ -18,7 +18,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # no file that can be read, or the container or the codec cannot be opened
     NO_VIDEO = "no_video"  # no video stream
     TRUNCATED = "truncated"  # the header promises more frames than there are
-    TOO_SHORT = "too_short"  # fewer frames than the shortest bucket needs
+    TOO_SHORT = "too_short"  # fewer frames than min_frames, or than the shortest bucket needs
     TOO_LONG = "too_long"  # more frames than max_frames, where such clips are not trimmed
     TOO_SMALL = "too_small"  # would have to be upscaled, or is below minimum_image_size
     ASPECT = "aspect"  # longer over shorter side is beyond max_aspect_ratio
@@ -27,6 +27,7 @@ class Reason(StrEnum):
 
 
 def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
+    """Declare a column without nulls; its meaning, with the unit, goes into every file."""
     return pa.field(name, kind, nullable=False, metadata={"about": about})
 
 
@@ -97,7 +98,7 @@ REJECTS = pa.schema(
     [
         column("clip_id", pa.string(), "the clip"),
         column("dataset", pa.string(), "id of the data set in the config"),
-        column("path", pa.string(), "path of the video relative to the data set's source"),
+        column("path", pa.string(), "path of the video relative to the data set's source, or what a table has instead"),
         column("stage", pa.string(), "stage that refused it"),
         column("reason", pa.string(), "one of a closed list"),
         column("detail", pa.string(), "what was found, in words"),
@@ -153,5 +154,15 @@ CAPTION_INDEX = pa.schema(
         column("name", pa.string(), "clip_id for train and eval, nickname for prompt, else empty"),
         column("position", pa.int32(), "which of a clip's alternative captions, from 0"),
         *TEXTS,
+    ]
+)
+# What the evaluate stage measured: a row per weights, eval sample and noise level.
+LOSSES = pa.schema(
+    [
+        column("weights", pa.string(), "initial, live or ema"),
+        column("sample_id", pa.string(), "the eval sample"),
+        column("sigma_index", pa.int32(), "noise level, from 0"),
+        column("sigma", pa.float64(), "noise level in (0, 1)"),
+        column("loss", pa.float64(), "mean squared error of the velocity"),
     ]
 )

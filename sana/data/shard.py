@@ -6,7 +6,7 @@ safetensors itself does not notice a flipped bit, so every tensor carries an xxh
 import json
 import struct
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import torch
 import xxhash
 from torch import Tensor
 
-from sana.data.schemas import LOCATION
 from sana.errors import SanaError
 from sana.store import Store
 
@@ -48,6 +47,7 @@ class Location:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Location":
+        """Take the columns LOCATION of an index row."""
         return cls(row["shard"], row["offset"], row["num_bytes"], row["digest"], row["dtype"], tuple(row["shape"]))
 
 
@@ -168,16 +168,13 @@ def read_tensor(store: Store, location: Location) -> Tensor:
 
 
 def gone(store: Store, shard: str) -> DamagedSampleError:
+    """Return the error of a shard that is not there."""
     return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(shard)}")
 
 
 def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
+    """Return the error of a tensor whose bytes have the digest `found`, and not that of its index row."""
     return DamagedSampleError(
         f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
         f"their index row says {location.digest}: the shard is damaged; {remedy(location.shard)}"
     )
-
-
-def location_columns(locations: Sequence[Location]) -> dict[str, list[Any]]:
-    """Return the LOCATION columns of index rows."""
-    return {field.name: [getattr(location, field.name) for location in locations] for field in LOCATION}

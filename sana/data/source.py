@@ -145,21 +145,11 @@ class Source:
 def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
     """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
     download = config.download
-    cache = _video_cache(work_dir, int(download.resources.cache_gib * 2**30))
-    return {dataset.id: _open(dataset, work_dir / "cache", cache, read_only) for dataset in download.enabled}
-
-
-def open_source(dataset: DatasetConfig, *, work_dir: Path, cache_bytes: int, read_only: bool = False) -> Source:
-    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
-
-    Fetched videos are kept in `work_dir/cache/videos`, at most `cache_bytes` of them and what is open. `read_only`
-    writes nothing under `work_dir` unless a remote file is read.
-
-    Raises:
-        ConfigError: another kind of source, or a folder that is not there.
-        StoreError: S3 does not answer or refuses.
-    """
-    return _open(dataset, work_dir / "cache", _video_cache(work_dir, cache_bytes), read_only)
+    cache = VideoCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
+    return {
+        dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
+        for dataset in download.enabled
+    }
 
 
 def fetched(sources: Mapping[str, Source]) -> str:
@@ -167,11 +157,15 @@ def fetched(sources: Mapping[str, Source]) -> str:
     return str(next(iter(sources.values())).cache.traffic)
 
 
-def _video_cache(work_dir: Path, max_bytes: int) -> VideoCache:
-    return VideoCache(work_dir / "cache" / "videos", max_bytes=max_bytes)
+def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, read_only: bool = False) -> Source:
+    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
 
+    Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read.
 
-def _open(dataset: DatasetConfig, folder: Path, cache: VideoCache, read_only: bool) -> Source:
+    Raises:
+        ConfigError: another kind of source, or a folder that is not there.
+        StoreError: S3 does not answer or refuses.
+    """
     uri = dataset.source
     captions = dataset.captions
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
@@ -191,7 +185,7 @@ def _open(dataset: DatasetConfig, folder: Path, cache: VideoCache, read_only: bo
         return Source(dataset, S3Origin(uri, cache), cache)
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
-        repo = HubRepo("dataset", name, folder / "hub", read_only)
+        repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
         return Source(dataset, HubOrigin(repo, dataset.revision, cache), cache)
     if "://" in uri:
         raise ConfigError(
@@ -200,7 +194,7 @@ def _open(dataset: DatasetConfig, folder: Path, cache: VideoCache, read_only: bo
             f"or a {', '.join(TABLE_SUFFIXES)} file, local or s3://"
         )
     path = Path(uri).expanduser().absolute()
-    digests = DigestCache(folder / "digests.sqlite", read_only=read_only)
+    digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
     if is_table and path.is_file():
         return Source(dataset, TableOrigin(path.name, LocalOrigin(path.parent, digests), bucket, captions), cache)
     return Source(dataset, LocalOrigin(path, digests), cache)

@@ -28,7 +28,7 @@ class ClipRefused(Exception):  # noqa: N818  an outcome, not an error
     """A clip cannot be used: `reason` is one word of a closed list, `detail` the numbers, without any path.
 
     Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no moving picture),
-    truncated (fewer frames than the header, or the caller, counts on). Bucketing adds too_short and too_small.
+    truncated (fewer frames than the header, or the caller, counts on). Workers add killed_worker.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -17,19 +17,17 @@ from pathlib import Path
 
 from sana.progress import in_units
 
-_ROOM = ".room-"  # a sparse file as long as the video being fetched: it holds the place in the budget
+_ROOM = ".room-"  # a sparse file as long as the file being fetched: it holds the place in the budget
 _ASK_AGAIN_S = 60.0  # for room, after there was none
-_FETCH = ".fetch-"  # the folder the video is fetched into, with the room's name
+_FETCH = ".fetch-"  # the folder the file is fetched into, with the room's name
 _SLACK = 16  # a full cache is emptied by a 16th more than needed, so that not every fetch looks at every file
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one process's cache did: bytes and seconds since the first fetch began, opens with and without a fetch."""
+    """What one process's cache fetched, and the seconds since its first fetch began."""
 
     fetched_bytes: int = 0
-    hits: int = 0
-    misses: int = 0
     seconds: float = 0.0
 
     def __str__(self) -> str:
@@ -50,7 +48,7 @@ class VideoCache:
         self._folder = folder
         self._max_bytes = max_bytes
         self._counting = threading.Lock()
-        self._fetched_bytes = self._hits = self._misses = 0
+        self._fetched_bytes = 0
         self._first_fetch_s: float | None = None
         self._keep_s = keep_s
         self._full_until = 0.0  # by the monotonic clock
@@ -60,7 +58,7 @@ class VideoCache:
         """What this object did since it was made; a shared folder's other users have their own."""
         with self._counting:
             seconds = 0.0 if self._first_fetch_s is None else time.monotonic() - self._first_fetch_s
-            return Traffic(self._fetched_bytes, self._hits, self._misses, seconds)
+            return Traffic(self._fetched_bytes, seconds)
 
     @contextmanager
     def open(
@@ -79,11 +77,9 @@ class VideoCache:
         left in the path's folder is there, and counts, until the next try or until its room is needed.
         """
         path = self._path(digest, suffix)
-        pin, missed = self._pinned(path, size, fetch, resumes=resumes)
+        pin = self._pinned(path, size, fetch, resumes=resumes)
         assert pin is not None  # over the budget, if need be
         try:
-            with self._counting:
-                self._hits, self._misses = self._hits + (not missed), self._misses + missed
             yield path
         finally:
             os.close(pin)
@@ -97,7 +93,7 @@ class VideoCache:
         After that it is not asked for room again for a minute: each time is a request and a look through the folder.
         """
         path = self._path(digest, suffix)
-        pin, _ = self._pinned(path, size, fetch, over_budget=False)
+        pin = self._pinned(path, size, fetch, over_budget=False)
         try:
             yield None if pin is None else path
         finally:
@@ -120,17 +116,16 @@ class VideoCache:
         *,
         over_budget: bool = True,
         resumes: bool = False,
-    ) -> tuple[int | None, bool]:
-        """Return a pin on a file, None when there is no room for it, and whether it had to be fetched."""
-        pin, missed = _pin(path), False
+    ) -> int | None:
+        """Return a pin on a file, which may have to be fetched; None when there is no room for it."""
+        pin = _pin(path)
         if pin is None and (over_budget or time.monotonic() >= self._full_until):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self._folder / f".lock-{path.name[:2]}"):  # 256 lock files, not one per video
+            with _locked(self._folder / f".lock-{path.name[:2]}"):  # 256 lock files, not one per file
                 pin = _pin(path)  # fetched by another while we waited?
                 if pin is None:
-                    missed = True
                     pin = self._fetch(path, size(), fetch, over_budget, resumes)
-        return pin, missed
+        return pin
 
     def _fetch(
         self, path: Path, num_bytes: int, fetch: Callable[[Path], None], over_budget: bool, resumes: bool

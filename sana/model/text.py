@@ -58,7 +58,7 @@ class TextEncoder:
         return len(self.tokenizer.encode(head)) + max_tokens - 2 if head else max_tokens
 
     def num_tokens(self, texts: Sequence[str], *, template: str) -> list[int]:
-        """Return how many tokens each caption has behind its template, that included, before any is cut off."""
+        """Return how many tokens each caption has together with its template, before any is cut off."""
         return [len(ids) for ids in self.tokenizer([_prompt(text, template) for text in texts]).input_ids]
 
     @torch.no_grad()

@@ -35,10 +35,6 @@ class Tokens:
     max_tokens: int
     kept: Histogram | None
 
-    @property
-    def truncated_share(self) -> float:
-        return self.num_truncated / self.num_captions if self.num_captions else 0.0
-
 
 def captions(store: Store, download: Artifact) -> Captions:
     """Read the captions of all clips. Raises SanaError when a table is gone or damaged.

@@ -1,6 +1,7 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,14 +23,13 @@ from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
 from sana.progress import Summed
-from sana.stages.worker import outlive
+from sana.stages.worker import outlive, run_worker
 
 NAME = "encode_latents"
 VERSION = 2
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)
-_BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -111,16 +111,21 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
             "first_worker": index * resources.num_workers,
             "num_workers": count * resources.num_workers,
         }
-        outlive(
-            context,
-            NAME,
-            {},
-            spec,
-            todo=todo,
-            num_processes=resources.num_workers,
-            report=Summed(context.report, tally(todo.column("bucket"))),
-            stall_timeout_s=resources.stall_timeout_s,
-        )
+        report = Summed(context.report, tally(todo.column("bucket")))
+
+        def encode(told: Mapping[str, Any]) -> None:
+            run_worker(
+                context,
+                NAME,
+                {},
+                {**spec, **told},
+                todo=todo,
+                num_processes=resources.num_workers,
+                report=report,
+                stall_timeout_s=resources.stall_timeout_s,
+            )
+
+        outlive(context, NAME, encode, num_processes=resources.num_workers)
     return todo.num_rows
 
 
@@ -167,11 +172,8 @@ def _check_space(context: Context, todo: pa.Table) -> None:
     free = context.store.free_bytes()
     if free is None:
         return
-    width = _BYTES_PER_VALUE[context.config.encode_latents.dtype]
-    need = 0
-    for bucket, num in tally(todo.column("bucket")).items():
-        channels, frames, height, columns = Bucket.parse(bucket).latent_shape
-        need += num * channels * frames * height * columns * width
+    dtype = context.config.encode_latents.dtype
+    need = sum(num * Bucket.parse(name).latent_bytes(dtype) for name, num in tally(todo.column("bucket")).items())
     if need > free:
         raise SanaError(
             f"{NAME}: {todo.num_rows} samples need {need / 2**30:.2f} GiB at {context.store.root}, "

@@ -20,7 +20,7 @@ from sana.data.manifest import (
 )
 from sana.data.pool import Pool
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
-from sana.stages.worker import outlive
+from sana.stages.worker import outlive, run_worker
 
 NAME = "probe"
 VERSION = 2
@@ -50,7 +50,8 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     pool = pool_of(context)
     num_missing = lacking(clips, pool.rows(), "digest").num_rows
     if num_missing:
-        outlive(context, NAME, {"download": inputs["download"]}, {"pool": pool.folder})
+        listed = {"download": inputs["download"]}
+        outlive(context, NAME, lambda told: run_worker(context, NAME, listed, {"pool": pool.folder, **told}))
     judged = _with_facts(clips, pool.rows())
     if context.config.probe.duplicates == "refuse":
         judged = _without_duplicates(judged)

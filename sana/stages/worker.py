@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,20 +62,13 @@ def run_worker(
 
 
 def outlive(
-    context: Context,
-    stage: str,
-    artifacts: Mapping[str, Artifact],
-    spec: Mapping[str, Any],
-    *,
-    todo: pa.Table | None = None,
-    num_processes: int = 1,
-    report: Report | None = None,
-    stall_timeout_s: float | None = None,
+    context: Context, stage: str, run: Callable[[Mapping[str, Any]], object], *, num_processes: int = 1
 ) -> None:
-    """Run a worker to its end like `run_worker`, and start it again when what it had open killed it.
+    """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
-    It finds in its spec `journal`, the path where it must keep a `Journal` (of several processes, each at
-    `rank_journal`), and `deaths`, for `Suspects`: names to open first and alone, and names to refuse as killed_worker.
+    `run` is given what the worker must find in its spec: `journal`, the path where it must keep a `Journal` (of
+    several processes, each at `rank_journal`), and `deaths`, for `Suspects`: names to open first and alone, and names
+    to refuse as killed_worker.
 
     Raises:
         SanaError: the worker's own message.
@@ -85,18 +78,8 @@ def outlive(
     suspects = Suspects()
     try:
         for restart in range(MAX_RESTARTS + 1):
-            told = {**spec, "journal": str(journal), "deaths": dict(suspects.deaths)}
             try:
-                run_worker(
-                    context,
-                    stage,
-                    artifacts,
-                    told,
-                    todo=todo,
-                    num_processes=num_processes,
-                    report=report,
-                    stall_timeout_s=stall_timeout_s,
-                )
+                run({"journal": str(journal), "deaths": dict(suspects.deaths)})
                 return
             except WorkerKilledError as error:
                 names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})

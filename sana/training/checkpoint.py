@@ -63,10 +63,12 @@ class Checkpoint:
 
 
 def folder_of(trajectory: str) -> str:
+    """Return the folder of a trajectory's checkpoints, relative to the root."""
     return f"train/{trajectory}/checkpoints"
 
 
 def index_key(trajectory: str, step: int) -> str:
+    """Return the key of a checkpoint's index, which is created last."""
     return f"{folder_of(trajectory)}/step_{step:08d}/index.json"
 
 

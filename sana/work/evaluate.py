@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from sana.data.loader import Reader, load_samples
 from sana.data.manifest import content_digest, to_parquet
-from sana.data.schemas import column
+from sana.data.schemas import LOSSES
 from sana.data.shard_cache import ShardFiles
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
@@ -32,16 +32,6 @@ from sana.work.job import Job, run_worker
 BASELINE = "initial"  # the base transformer, before training
 WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = ("initial", "live", "ema")
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
-
-LOSSES = pa.schema(
-    [
-        column("weights", pa.string(), "initial, live or ema"),
-        column("sample_id", pa.string(), "the eval sample"),
-        column("sigma_index", pa.int32(), "noise level, from 0"),
-        column("sigma", pa.float64(), "noise level in (0, 1)"),
-        column("loss", pa.float64(), "mean squared error of the velocity"),
-    ]
-)
 
 _log = logging.getLogger(__name__)
 

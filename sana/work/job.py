@@ -99,6 +99,11 @@ def write_job(
 
 
 def read_job(path: Path) -> Job:
+    """Read what `write_job` wrote; the config and the artifacts are checked again.
+
+    Raises:
+        SanaError: another version of this software wrote it.
+    """
     record = json.loads(path.read_text(encoding="utf-8"))
     return Job(
         path=path,

@@ -1,150 +1,25 @@
-"""Laws of the download stage: clips in = clips out + refused for every layout, and one content for one data set."""
+"""Laws of the download stage: clips in = clips out + refused, by whatever workers, with every caption knob."""
 
-import csv
-import io
-import json
 import os
-import time
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from sana.artifact import Artifact
-from sana.config.load import load_config
-from sana.context import Context
-from sana.data.manifest import read_table
-from sana.data.source import fetched, open_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
 from sana.stages import download
-from sana.store import open_store
-from tests.s3_server import WeedServer
+from tests.downloads import Done, context, csv_of, parquet_of, videos
+from tests.source_files import make_files
 
 pytestmark = pytest.mark.timeout(60)
-
-DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
-# path -> captions; names with a space, a line feed, other scripts, an upper-case ending, a folder
-CLIPS = {
-    "a.mp4": ["a cat"],
-    "b c.MOV": ["two dogs", "dogs, \u72ac \u72ac"],
-    "deep/er/\u00e9t\u00e9.webm": ['he said "no", and left'],
-    "deep/x.mkv": ["one", "two", "three"],
-}
-
-
-def make(folder: Path, files: dict[str, bytes | str]) -> Path:
-    for name, data in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.utime(path, (1_700_000_000, 1_700_000_000))
-    return folder
-
-
-def videos(paths: Any = CLIPS) -> dict[str, bytes | str]:
-    return {path: f"bytes of {path}" for path in paths}
-
-
-def context(tmp_path: Path, *datasets: dict[str, Any], workers: int = 4, report: Any = None) -> Context:
-    sets = [{"id": f"d{i}", "max_refused_fraction": 1.0, **dataset} for i, dataset in enumerate(datasets)]
-    places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"download.resources.num_workers={workers}"]
-    config = load_config(DEMO, [*places, f"download.datasets={json.dumps(sets)}"])
-    more = {"report": report} if report else {}
-    return Context(config, open_store(config.root), Path(config.work_dir), **more)
-
-
-class Done:
-    """A finished download, its tables as rows."""
-
-    def __init__(self, context: Context) -> None:
-        self.artifact: Artifact = download.run(context, {})
-        self.context = context
-        tables = {n: read_table(context.store, self.artifact, f"{n}.parquet") for n in ("clips", "captions", "rejects")}
-        self.clips, captions, self.rejects = (tables[name].to_pylist() for name in tables)
-        assert [clip["clip_id"] for clip in self.clips] == [row["clip_id"] for row in captions], "row beside row"
-        assert [clip["clip_id"] for clip in self.clips] == sorted(clip["clip_id"] for clip in self.clips)
-        self.captions = {c["path"]: row["captions"] for c, row in zip(self.clips, captions, strict=True)}
-        self.refused = {row["path"]: (row["reason"], row["detail"]) for row in self.rejects}
-        counts = self.artifact.counts
-        assert counts["in"] == counts["out"] + counts["refused"] == len(self.clips) + len(self.rejects)
-        assert sum(num for num, _ in self.artifact.facts["datasets"].values()) == counts["in"]
-
-
-def csv_of(rows: list[dict[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def jsonl_of(rows: list[dict[str, Any]]) -> str:
-    return "".join(f"{json.dumps(row)}\n" for row in rows)
-
-
-def parquet_of(rows: list[dict[str, Any]]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), out)
-    return out.getvalue()
-
-
-ROWS = [{"file_name": path, "text": text} for path, texts in CLIPS.items() for text in texts]
-LISTS = [{"file_name": path, "captions": texts} for path, texts in CLIPS.items()]
-MIXED = [{"file_name": path, "text": texts if len(texts) > 1 else texts[0]} for path, texts in CLIPS.items()]
-SHALLOW = [row for row in ROWS if not row["file_name"].startswith("deep/")]
-DEEP = [{**row, "file_name": row["file_name"][5:]} for row in ROWS if row["file_name"].startswith("deep/")]
-LAYOUTS: dict[str, dict[str, bytes | str]] = {
-    "textfile": {f"{path.rpartition('.')[0]}.txt": "\r\n".join(texts) for path, texts in CLIPS.items()},
-    "textfile, other endings": {
-        f"{path.rpartition('.')[0]}.TXT": "\ufeff" + "\n\n".join(texts) + "\n" for path, texts in CLIPS.items()
-    },
-    "csv": {"metadata.csv": csv_of(ROWS)},
-    "csv with a mark": {"metadata.csv": "\ufeff" + csv_of(ROWS)},
-    "jsonl": {"metadata.jsonl": jsonl_of(ROWS)},
-    "jsonl of lists and texts": {"metadata.jsonl": jsonl_of(MIXED)},
-    "parquet": {"metadata.parquet": parquet_of(ROWS)},
-    "parquet of lists": {"metadata.parquet": parquet_of(LISTS)},
-    "two tables": {"metadata.csv": csv_of(SHALLOW), "deep/metadata.jsonl": jsonl_of(DEEP)},
-    "lines": {
-        "prompts.txt": "\n".join(row["text"] for row in ROWS),
-        "videos.txt": "\r\n".join(f"./{row['file_name']}" for row in ROWS) + "\r\n",
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    folder = tmp_path_factory.mktemp("wanted")
-    return Done(context(folder, {"source": str(make(folder / "s", {**videos(), **LAYOUTS["textfile"]}))}))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_same_clips_in_any_layout_are_the_same_content(tmp_path: Path, layout: str, wanted: Done) -> None:
-    source = make(tmp_path / "s", {**videos(), **LAYOUTS[layout]})
-    done = Done(context(tmp_path, {"source": str(source)}))
-    assert done.captions == CLIPS
-    assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
-
-
-@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl", "clips.parquet"])
-def test_a_table_beside_the_videos_is_the_same_content(tmp_path: Path, name: str, wanted: Done) -> None:
-    make_table = {"csv": csv_of, "jsonl": jsonl_of, "parquet": parquet_of}[name.rpartition(".")[2]]
-    rows = [dict(row) for row in ROWS]
-    rows[0]["file_name"] = f"{tmp_path}/s/{rows[0]['file_name']}"
-    make(tmp_path / "s", {**videos(), name: make_table(rows), "not named.mp4": "x"})
-    done = Done(context(tmp_path, {"source": f"{tmp_path}/s/{name}"}))
-    assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
 
 
 @pytest.mark.parametrize("workers", [1, 7])
 def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     paths = [f"{i % 7}/{i}.mp4" for i in range(300)]
     rows = [{"file_name": path, "text": f"clip {path}"} for path in paths[:290]]
-    make(tmp_path / "one", {**videos(paths), "metadata.csv": csv_of(rows)})
-    make(tmp_path / "two", {**videos(paths), **{f"{path[:-4]}.txt": "x" for path in paths[5:]}})
+    make_files(tmp_path / "one", {**videos(paths), "metadata.csv": csv_of(rows)})
+    make_files(tmp_path / "two", {**videos(paths), **{f"{path[:-4]}.txt": "x" for path in paths[5:]}})
     sets = ({"source": f"{tmp_path}/one"}, {"source": f"{tmp_path}/two"})
     whole = Done(context(tmp_path, *sets))
     monkeypatch.setattr("sana.data.clips.CHUNK", 50)
@@ -171,8 +46,8 @@ def test_rows_without_videos_and_videos_without_rows_are_refused_by_name(tmp_pat
         {"file_name": "blank.mp4", "text": " "},
     ]
     files = {**videos(["a.mp4", "blank.mp4", "unnamed.mp4"]), "metadata.csv": csv_of(rows), "a.gif": ""}
-    make(tmp_path, {"secret.mp4": "s"})
-    done = Done(context(tmp_path, {"source": str(make(tmp_path / "s", files))}))
+    make_files(tmp_path, {"secret.mp4": "s"})
+    done = Done(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["a"]}
     assert {path: reason for path, (reason, _) in done.refused.items()} == {
         "gone.mp4": "missing",
@@ -191,8 +66,8 @@ def test_rows_without_videos_and_videos_without_rows_are_refused_by_name(tmp_pat
 
 
 def test_what_is_no_video_file_is_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
-    folder = make(tmp_path / "s", {"ok.mp4": "1", "ok.txt": "fine", "latin.mp4": "2", "latin.txt": b"caf\xe9"})
-    make(folder, {os.fsdecode(b"caf\xe9.mp4"): "3", "folder.mp4/in.mp4": "4", "folder.mp4/in.txt": "inside"})
+    folder = make_files(tmp_path / "s", {"ok.mp4": "1", "ok.txt": "fine", "latin.mp4": "2", "latin.txt": b"caf\xe9"})
+    make_files(folder, {os.fsdecode(b"caf\xe9.mp4"): "3", "folder.mp4/in.mp4": "4", "folder.mp4/in.txt": "inside"})
     os.mkfifo(folder / "pipe.mp4")
     (folder / "gone.mp4").symlink_to("nowhere")
     done = Done(context(tmp_path, {"source": str(folder)}))
@@ -204,13 +79,13 @@ def test_what_is_no_video_file_is_refused_and_the_rest_goes_on(tmp_path: Path) -
 
 def test_two_videos_of_one_stem_share_their_text(tmp_path: Path) -> None:
     files = {"a.mp4": "1", "a.mov": "2", "a.txt": "both", "a.TXT": "not this one"}
-    done = Done(context(tmp_path, {"source": str(make(tmp_path / "s", files))}))
+    done = Done(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["both"], "a.mov": ["both"]}
 
 
 def test_the_fallback_serves_clips_without_a_caption(tmp_path: Path) -> None:
     files = {"a.mp4": "1", "a.txt": "own", "b.mp4": "2", "c.mp4": "3", "c.txt": "\n \n", "d.mp4": "4", "d.txt": b"\xff"}
-    folder = str(make(tmp_path / "s", files))
+    folder = str(make_files(tmp_path / "s", files))
     captions = {"missing": "fallback", "fallback": "a film", "prefix": "<", "suffix": ">", "trigger": "sks"}
     done = Done(context(tmp_path, {"source": folder, "captions": captions}))
     assert done.captions == {"a.mp4": ["sks, <own>"], "b.mp4": ["sks, <a film>"], "c.mp4": ["sks, <a film>"]}
@@ -232,7 +107,7 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
         "source_column": "film",
         "motion_score_column": "flow",
     }
-    folder = make(tmp_path / "s", {**videos(["a.mp4", "b.mp4", "c.mp4"]), "metadata.parquet": parquet_of(rows)})
+    folder = make_files(tmp_path / "s", {**videos(["a.mp4", "b.mp4", "c.mp4"]), "metadata.parquet": parquet_of(rows)})
     done = Done(context(tmp_path, {"source": str(folder), "captions": captions}))
     scored = [f"{text} motion score: 12." for text in ("a long one", "s1", "s2")]
     assert done.captions == {"a.mp4": [*scored, "s3"], "b.mp4": ["b"], "c.mp4": ["c motion score: 30."]}
@@ -266,7 +141,7 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict, files: dict, says: str) -> None:
-    source = str(make(tmp_path / "s", {"a.mp4": "1", **files}))
+    source = str(make_files(tmp_path / "s", {"a.mp4": "1", **files}))
     with pytest.raises(ConfigError, match=f"(?s)download.datasets d0: .*{says}"):
         download.run(context(tmp_path, {"source": source, "captions": captions}), {})
     assert not (tmp_path / "root/download").exists()
@@ -274,7 +149,7 @@ def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict,
 
 def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_refused(tmp_path: Path) -> None:
     names = ["film1_s1.mp4", "film1_s2.mp4", "other.mp4"]
-    folder = make(tmp_path / "s", {**videos(names), **{f"{name[:-4]}.txt": "x" for name in names}})
+    folder = make_files(tmp_path / "s", {**videos(names), **{f"{name[:-4]}.txt": "x" for name in names}})
     done = Done(context(tmp_path, {"source": str(folder), "source_pattern": "^(film[0-9]+)_"}))
     sources = {clip["path"]: clip["source_id"] for clip in done.clips}
     assert sources["film1_s1.mp4"] == sources["film1_s2.mp4"] == "film1"
@@ -284,7 +159,7 @@ def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_refused(tmp_pa
 
 
 def test_a_disabled_data_set_is_left_out_and_captions_are_part_of_the_recipe(tmp_path: Path) -> None:
-    folder = str(make(tmp_path / "s", {"a.mp4": "1", "a.txt": "x", "b.csv": "y"}))
+    folder = str(make_files(tmp_path / "s", {"a.mp4": "1", "a.txt": "x", "b.csv": "y"}))
     both = ({"source": folder}, {"source": "/nowhere", "disabled": True})
     one = Done(context(tmp_path, *both))
     assert len(one.clips) == 1 and list(one.artifact.facts["datasets"]) == ["d0"]
@@ -292,67 +167,3 @@ def test_a_disabled_data_set_is_left_out_and_captions_are_part_of_the_recipe(tmp
     assert other.artifact.fingerprint != one.artifact.fingerprint
     assert other.artifact.content["videos"] == one.artifact.content["videos"]
     assert other.captions == {"a.mp4": ["old film: x"]}
-
-
-def test_a_change_of_a_caption_file_reruns_and_of_another_text_does_not(tmp_path: Path) -> None:
-    folder = make(tmp_path / "s", {**videos(), **LAYOUTS["csv"]})
-    at = context(tmp_path, {"source": str(folder)})
-    before = download.recipe(at, {}).fingerprint
-    make(folder, {"a.txt": "not what this layout reads"})
-    assert download.recipe(at, {}).fingerprint == before
-    make(folder, {"metadata.csv": csv_of([*ROWS, ROWS[0]])})
-    assert download.recipe(at, {}).fingerprint != before
-
-
-def test_a_table_in_s3_names_videos_beside_it_and_elsewhere(s3: WeedServer, tmp_path: Path) -> None:
-    root = f"s3://{s3.bucket}/table-{time.time_ns()}"
-    data = {path: os.urandom(1000) for path in ("set/a.mp4", "set/b/b", "elsewhere/c.mp4", "secret.mp4")}
-    names = ["a.mp4", f"{root}/set/b/b", f"{root}/elsewhere/c.mp4", f"{root}/elsewhere/gone.mp4", "../secret.mp4"]
-    names += [f"{root}/set/../secret.mp4", "file:///etc/passwd", "s3://bucket"]
-    rows = [{"uri": name, "caption": f"caption of {name}"} for name in names]
-    store = open_store(root)
-    for key, value in {**data, "set/clips.parquet": parquet_of(rows)}.items():
-        assert store.put_if_absent(key, value)
-    at = context(tmp_path, {"source": f"{root}/set/clips.parquet"})
-    done = Done(at)
-    paths = {"a.mp4": "set/a.mp4", "b/b": "set/b/b", f"{root}/elsewhere/c.mp4": "elsewhere/c.mp4"}
-    assert sorted(done.captions) == sorted(paths)
-    reasons = {path: reason for path, (reason, _) in done.refused.items()}
-    assert reasons == {names[3]: "missing", **dict.fromkeys(names[4:], "outside")}
-    later = open_sources(at.config, work_dir=tmp_path / "work")  # as probe does: nothing is listed again
-    for clip in done.clips:
-        with later["d0"].open_video(clip["path"], digest=clip["digest"]) as path:
-            assert path.read_bytes() == data[paths[clip["path"]]]
-    assert fetched(later).startswith("2.9 KiB fetched, ")
-    for path in ("s3://b/../x.mp4", "../x.mp4", "/x.mp4"):
-        with pytest.raises(ValueError, match="inside"):
-            later["d0"].open_video(path, digest="x")
-
-
-def test_many_named_objects_are_found_by_a_listing(s3: WeedServer, tmp_path: Path) -> None:
-    root = f"s3://{s3.bucket}/many-{time.time_ns()}"
-    store = open_store(root)
-    for i in range(70):
-        store.put_if_absent(f"v/{i % 3}/{i}.mp4", b"%d" % i)
-    rows = [{"uri": f"{root}/v/{i % 3}/{i}.mp4", "text": str(i)} for i in range(1, 71)]
-    table = make(tmp_path / "t", {"clips.csv": csv_of(rows)}) / "clips.csv"
-    done = Done(context(tmp_path, {"source": str(table)}))
-    assert len(done.clips) == 69 and list(done.refused) == [rows[-1]["uri"]]
-
-
-def test_a_table_of_nothing_or_in_another_layout_is_a_config_error(tmp_path: Path) -> None:
-    folder = make(tmp_path / "s", {"empty.csv": "video,text\n", "a.mp4": "1"})
-    with pytest.raises(ConfigError, match="has no row"):
-        download.run(context(tmp_path, {"source": f"{folder}/empty.csv"}), {})
-    with pytest.raises(ConfigError, match="textfile is for a folder"):
-        download.run(context(tmp_path, {"source": f"{folder}/empty.csv", "captions": {"layout": "textfile"}}), {})
-    with pytest.raises(ConfigError, match="not there"):
-        download.run(context(tmp_path, {"source": f"{folder}/gone.csv"}), {})
-
-
-def test_a_table_source_without_the_column_names_its_data_set(tmp_path: Path) -> None:
-    good = make(tmp_path / "a", {"t.csv": "video,text\na.mp4,x\n", "a.mp4": "1"})
-    bad = make(tmp_path / "b", {"t.csv": "video,words\na.mp4,x\n", "a.mp4": "2"})
-    sources = ({"source": f"{folder}/t.csv"} for folder in (good, bad))
-    with pytest.raises(ConfigError, match=r"download.datasets d1: t.csv has none of the columns text, .*has: video, w"):
-        download.recipe(context(tmp_path, *sources), {})

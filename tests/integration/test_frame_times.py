@@ -1,7 +1,6 @@
 """Frames chosen by presentation time: those a player would show, in files of any rate, steady or not."""
 
 import subprocess
-import sys
 from bisect import bisect_right
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +17,7 @@ from sana.data.frames import read_frames, read_times, read_window
 from sana.data.probe import probe_video
 from sana.data.video import ClipRefused
 from sana.data.windows import available_frames
-from tests.video_files import make_video, number, picture
+from tests.video_files import blank_packet, make_video, memory_grown_mib, numbers, picture
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,10 +33,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "b.ts": {"bframes": 3},
     "b.avi": {"codec": "mpeg4", "bframes": 2},
 }
-
-
-def numbers(frames: Any) -> list[int]:
-    return [number(frame) for frame in frames]
 
 
 def refusal(path: Path, times: list[float]) -> str:
@@ -157,11 +152,7 @@ def test_a_file_that_ends_early_is_refused_not_stretched(tmp_path: Path, name: s
 
 def test_nothing_behind_the_last_time_is_decoded(tmp_path: Path) -> None:
     path = make_video(tmp_path / "damaged.mp4", num_frames=60, gop=8)
-    with av.open(str(path)) as container:
-        at = [packet.pos or 0 for packet in container.demux(video=0)][40]
-    data = bytearray(path.read_bytes())
-    data[at : at + 600] = bytes(600)
-    path.write_bytes(data)
+    blank_packet(path, 40)
     assert numbers(read_times(path, [k / 16 for k in range(33)], **SIZE)) == list(range(33))
     assert refusal(path, [k / 16 for k in range(60)]).startswith("truncated")
 
@@ -174,12 +165,6 @@ def test_times_are_checked(tmp_path: Path, times: list[float]) -> None:
 
 def test_a_long_clip_is_not_held_in_memory(tmp_path: Path) -> None:
     path = make_video(tmp_path / "large.mp4", num_frames=24, width=1920, height=1080)
-    code = (
-        "import resource, sys; from pathlib import Path; from sana.data.frames import read_times\n"
-        "read_times(Path(sys.argv[1]), [0.0], height=48, width=80)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "read_times(Path(sys.argv[1]), [k / 16 for k in range(24)], height=48, width=80)\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
-    assert int(done.stdout) < 60  # all 24 frames would be 142 MiB
+    one = "read_times(path, [0.0], height=48, width=80)"
+    every = "read_times(path, [k / 16 for k in range(24)], height=48, width=80)"
+    assert memory_grown_mib(path, every, before=one) < 60  # all 24 frames would be 142 MiB

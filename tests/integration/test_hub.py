@@ -1,107 +1,27 @@
-"""Laws of what comes from a Hugging Face hub: data sets and models, online and offline, whole or not at all."""
+"""What a Hugging Face hub says of data sets and models: listings, commits, rights, and its troubles."""
 
 import hashlib
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
-from sana.config.data import DatasetConfig
 from sana.config.encode import ModelConfig
 from sana.data import hub as hub_module
-from sana.data.hub import HubFile, HubRepo
-from sana.data.listing import SourceFile, files_of
-from sana.data.source import Source, open_source
 from sana.data.weights import COMPONENTS, resolve_model
 from sana.errors import ConfigError, SanaError
 from tests.hub_server import HubServer, git_blob
+from tests.hub_sources import (
+    DATASET,
+    FILES,
+    MODEL,
+    MODEL_FILES,
+    cached_files,
+    cats,
+    read_all,
+)
+from tests.source_files import listing
 
 pytestmark = pytest.mark.timeout(60)
-
-DATASET, MODEL = "datasets/films/cats", "models/labs/video"
-FILES = {
-    "README.md": b"# cats",
-    ".gitattributes": b"*.mp4 filter=lfs",
-    "a/one.mp4": b"video one" * 1000,
-    "a/one.txt": "a cat, \u00e9l\u00e9gant".encode(),
-    "two.MP4": b"not in LFS, by its name",
-    "two.txt": b"\xef\xbb\xbfanother cat",
-    "notes.txt": b"beside no video",
-}
-MODEL_FILES = {
-    "model_index.json": b"{}",
-    "README.md": b"# a model",
-    "transformer/config.json": b'{"layers": 2}',
-    "transformer/diffusion_pytorch_model.safetensors": b"weights" * 100,
-    "vae/config.json": b"{}",
-    "vae/diffusion_pytorch_model.safetensors": b"vae" * 100,
-    "text_encoder/config.json": b"{}",
-    "text_encoder/model.safetensors": b"text" * 100,
-    "tokenizer/tokenizer.json": b"{}",
-    "scheduler/scheduler_config.json": b"{}",
-}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub that this process's settings point to, with an empty Hugging Face cache and no token."""
-    go_online(monkeypatch)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
-        yield server
-        huggingface_hub.close_session()
-
-
-def go_online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-
-
-def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-def cats(tmp_path: Path, *, revision: str = "main", read_only: bool = False, cache_bytes: int = 10**9) -> Source:
-    dataset = DatasetConfig(id="cats", source="hf://datasets/films/cats", revision=revision)
-    return open_source(dataset, work_dir=tmp_path / "work", cache_bytes=cache_bytes, read_only=read_only)
-
-
-def cached_files(tmp_path: Path) -> list[str]:
-    folder = tmp_path / "work" / "cache" / "videos"
-    return sorted(p.name for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
-
-
-def used(tmp_path: Path) -> int:
-    folder = tmp_path / "work" / "cache" / "videos"
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".lock"))
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 40
-    while not done():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-
-
-def listing(source: Source) -> list[SourceFile]:
-    return sorted([*files_of(source.videos), *files_of(source.caption_files)], key=lambda file: file.path)
-
-
-def read_all(source: Source) -> dict[str, bytes]:
-    found = {}
-    for file in listing(source):
-        with source.open_video(file.path, digest=source.digest(file)) as path:
-            found[file.path] = path.read_bytes()
-    return found
 
 
 def test_listing_shows_media_with_the_hubs_own_digests(hub: HubServer, tmp_path: Path) -> None:
@@ -114,15 +34,6 @@ def test_listing_shows_media_with_the_hubs_own_digests(hub: HubServer, tmp_path:
     assert all(source.digest(file) == file.identity for file in listing(source))
     assert source.revision == commit
     assert hub.count("GET /datasets") == 0, "a listing reads no file"
-
-
-def test_files_are_what_was_published_and_are_fetched_once(hub: HubServer, tmp_path: Path) -> None:
-    hub.publish(DATASET, FILES)
-    source = cats(tmp_path)
-    assert read_all(source) == {file.path: FILES[file.path] for file in listing(source)}
-    asked = len(hub.requests)
-    read_all(source)
-    assert len(hub.requests) == asked
 
 
 def test_a_long_listing_comes_in_pages(hub: HubServer, tmp_path: Path) -> None:
@@ -215,145 +126,6 @@ def test_a_hub_that_stumbles_is_asked_again(hub: HubServer, tmp_path: Path) -> N
     assert len(listing(cats(tmp_path))) == 4
 
 
-def test_a_cut_connection_is_resumed_where_it_broke(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # it resumes at a multiple of this, else of 10 MiB
-    big = os.urandom(2**20)
-    hub.publish(DATASET, {"big.mp4": big})
-    hub.cut = {"big.mp4"}
-    source = cats(tmp_path)
-    assert read_all(source) == {"big.mp4": big}
-    assert hub.requests[-1] == "GET /datasets/films/cats/resolve/" + source.revision + "/big.mp4 Range"
-
-
-FETCH = """
-import sys
-from pathlib import Path
-from huggingface_hub import constants
-from sana.config.data import DatasetConfig
-from sana.data.listing import files_of
-from sana.data.source import open_source
-constants.DOWNLOAD_CHUNK_SIZE = 2**16
-source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=Path(sys.argv[1]),
-                     cache_bytes=10**9)
-for file in files_of(source.videos):
-    with source.open_video(file.path, digest=file.identity):
-        pass
-"""
-
-
-def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
-    big = os.urandom(2**20)
-    hub.publish(DATASET, {"big.mp4": big})
-    hub.stalled = {"big.mp4"}
-    killed = subprocess.Popen(
-        [sys.executable, "-c", FETCH, str(tmp_path / "work")], env={**os.environ, "HF_HUB_OFFLINE": "0"}
-    )
-    try:
-        partial = tmp_path / "work/cache/videos"
-        wait_until(lambda: sum(p.stat().st_size for p in partial.glob(".fetch-*/*")) >= 2**19)
-    finally:
-        killed.kill()
-        killed.wait()
-    assert used(tmp_path) <= 2**20 + 2**19, "its room in the budget, and its bytes in it"
-    assert read_all(cats(tmp_path)) == {"big.mp4": big}
-    assert hub.ranges["big.mp4"] == [0, 2**19]
-    assert len(cached_files(tmp_path)) == 1, "nothing is left beside the file"
-
-
-def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**10)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    hub.publish(DATASET, {"big.mp4": os.urandom(8000), "small.mp4": os.urandom(5000)})
-    source = cats(tmp_path, cache_bytes=10_000)
-    files = {file.path: file for file in listing(source)}
-    hub.stalled = {"big.mp4"}
-    with monkeypatch.context() as patch:
-        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # gone after the first answer
-        with pytest.raises(SanaError), source.open_video("big.mp4", digest=files["big.mp4"].identity):
-            pass
-    got = 4000 // 1024 * 1024  # whole chunks of the half that came
-    assert used(tmp_path) == got + got, "a room of so many bytes, and the bytes"
-    with source.open_video("small.mp4", digest=files["small.mp4"].identity) as path:
-        assert path.stat().st_size == 5000
-    assert used(tmp_path) == 5000 + got + got, "there is room for both"
-    with source.open_video("big.mp4", digest=files["big.mp4"].identity) as path:
-        assert path.stat().st_size == 8000
-    assert hub.ranges["big.mp4"] == [0, got]
-    assert used(tmp_path) == 8000, "and now there was none for the other"
-
-
-def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
-    commit = hub.publish(DATASET, {"one.mp4": b"video one" * 1000})
-    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
-    [file] = repo.list_files(commit)
-    (tmp_path / "one.mp4.part").write_bytes(b"rotten" * 100)
-    repo.fetch(commit, file, tmp_path / "one.mp4")
-    assert (tmp_path / "one.mp4").read_bytes() == b"video one" * 1000
-    assert hub.ranges["one.mp4"] == [600, 0]
-
-
-def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
-    hub.publish(DATASET, FILES)
-    hub.damaged = {"a/one.mp4", "two.MP4"}  # in LFS, and not
-    source = cats(tmp_path)
-    for file in listing(source):
-        if file.path in hub.damaged:
-            with pytest.raises(SanaError, match="damaged"), source.open_video(file.path, digest=file.identity):
-                pass
-    assert cached_files(tmp_path) == []
-    hub.damaged = set()
-    assert read_all(source)["a/one.mp4"] == FILES["a/one.mp4"]
-
-
-def test_offline_works_with_what_an_online_run_left(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = hub.publish(DATASET, FILES)
-    hub.publish(MODEL, MODEL_FILES)
-    online, model = cats(tmp_path), resolve_model(ModelConfig(path="labs/video"), work_dir=tmp_path / "work")
-    files = read_all(online)
-    go_offline(monkeypatch)
-    asked = len(hub.requests)
-    offline = cats(tmp_path)
-    assert (offline.revision, offline.listing_digest()) == (commit, online.listing_digest())
-    assert read_all(offline) == files
-    assert resolve_model(ModelConfig(path="labs/video"), work_dir=tmp_path / "work") == model
-    assert len(hub.requests) == asked
-
-
-def test_offline_works_from_the_hugging_face_cache(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.publish(DATASET, FILES)
-    huggingface_hub.snapshot_download("films/cats", repo_type="dataset", endpoint=hub.endpoint, max_workers=1)
-    online = cats(tmp_path / "elsewhere").listing_digest()
-    go_offline(monkeypatch)
-    source = cats(tmp_path)
-    assert source.listing_digest() == online
-    assert read_all(source)["a/one.mp4"] == FILES["a/one.mp4"]
-
-
-def test_offline_without_memory_says_what_to_do(
-    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = hub.publish(DATASET, FILES)
-    go_offline(monkeypatch)
-    for revision in ("main", commit):
-        with pytest.raises(ConfigError, match=r"HF_HUB_OFFLINE.*hf download films/cats --repo-type dataset"):
-            listing(cats(tmp_path, revision=revision))
-    go_online(monkeypatch)
-    source = cats(tmp_path)
-    listing(source)
-    go_offline(monkeypatch)
-    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
-        source.read(next(files_of(source.caption_files)))
-    assert hub.count("GET /datasets") == 0
-
-
 def test_read_only_leaves_no_trace(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     hub.publish(MODEL, MODEL_FILES)
@@ -385,43 +157,6 @@ def test_a_model_is_a_commit_and_a_digest_per_component(hub: HubServer, tmp_path
         resolve_model(ModelConfig(path="labs/video"), work_dir=tmp_path)
     with pytest.raises(ConfigError, match="labs/nothing does not exist.*no folder"):
         resolve_model(ModelConfig(path="labs/nothing"), work_dir=tmp_path)
-
-
-def test_fetch_leaves_nothing_beside_the_file(hub: HubServer, tmp_path: Path) -> None:
-    commit = hub.publish(DATASET, FILES)
-    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
-    file = next(file for file in repo.list_files(commit) if file.path == "a/one.mp4")
-    out = tmp_path / "out"
-    out.mkdir()
-    repo.fetch(commit, file, out / "video.mp4")
-    with pytest.raises(SanaError):
-        repo.fetch(commit, HubFile("gone.mp4", 3, "git:00"), out / "gone.mp4")
-    assert [path.name for path in out.iterdir()] == ["video.mp4"]
-
-
-def test_a_fresh_process_obeys_its_environment_and_loads_nothing_heavy(hub: HubServer, tmp_path: Path) -> None:
-    hub.publish(DATASET, FILES)
-    script = (
-        "import sys; from pathlib import Path\n"
-        "import sana.data.source, sana.data.weights\n"
-        "heavy = {'huggingface_hub', 'torch', 'transformers', 'diffusers', 's3fs'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-        "from sana.config.data import DatasetConfig\n"
-        "dataset = DatasetConfig(id='cats', source='hf://datasets/films/cats')\n"
-        "source = sana.data.source.open_source(dataset, work_dir=Path(sys.argv[1]), cache_bytes=10**9)\n"
-        "from sana.data.listing import files_of\n"
-        "print(source.listing_digest(), source.read(list(files_of(source.caption_files))[1]))\n"
-        "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)\n"
-    )
-    outputs = []
-    for offline in ("0", "1"):
-        env = {**os.environ, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path / "home")}
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / "work")], env=env, capture_output=True, text=True, timeout=50
-        )
-        assert done.returncode == 0, done.stderr
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1] == f"{cats(tmp_path).listing_digest()} {FILES['two.txt']!r}\n"
 
 
 def test_waits_are_short_enough_for_a_user() -> None:

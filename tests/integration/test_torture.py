@@ -16,7 +16,7 @@ from sana.data.schemas import Reason
 from sana.data.video import opened
 from tests.pipeline_runs import Place, run_stages
 from tests.torture_files import FPS, HEIGHT, NUM_FRAMES, WIDTH, decode_by_ffmpeg, make_torture_set
-from tests.video_files import number
+from tests.video_files import number, psnr
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -183,9 +183,3 @@ def squared(pixels: NDArray[np.uint8], row: dict[str, Any]) -> Iterator[NDArray[
     for frame in pixels.reshape(-1, size[1], size[0], 3):
         image = Image.fromarray(frame)
         yield np.asarray(image.resize((row["width"], row["height"]), Image.Resampling.BICUBIC))
-
-
-def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    if np.array_equal(a, b):
-        return float("inf")
-    return float(10 * np.log10(255**2 / np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)))

@@ -16,8 +16,8 @@ from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.progress import Progress
 from sana.store import open_store
-from tasks.tracking import Tracker, tracking_uri
-from tasks.tracking_values import pipeline_key
+from tasks.tracking import Tracker
+from tasks.tracking_values import pipeline_key, tracking_uri
 
 ROWS = [{"step": step, "train/loss": 1.0 / step, "train/grad_norm": 2.0} for step in range(1, 41)]
 

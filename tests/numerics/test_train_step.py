@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import SanaVideoTransformer3DModel
+from torch import Tensor
 
 from sana.data.epoch import epoch_plan
 from sana.data.loader import Reader, load_samples
@@ -21,6 +22,28 @@ pytestmark = pytest.mark.timeout(120)
 SEED, BATCH, WARMUP, LR, BETA1, BETA2, EPS, DECAY, MAX_NORM = 5, 4, 3, 3e-3, 0.9, 0.99, 1e-8, 0.01, 0.3
 DROPOUT, EMA_DECAY, SHIFT = 0.3, 0.95, 3.0
 STEPS = 3
+
+
+def drawn(reader: Reader, row: int, *, key: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+    """What a place in a batch draws: latent, caption, noise, sigma [1], and whether its caption was dropped."""
+    drop = philox_uniform([1], key=(*key, "caption_dropout")).item() < DROPOUT
+    pick = int(philox_uniform([1], key=(*key, "caption")).item() * reader.num_captions(row))
+    x0, caption = reader.read(row, caption=None if drop else pick)
+    noise = philox_normal(x0.shape, key=(*key, "noise"))
+    u = philox_uniform([1], key=(*key, "sigma")).double()
+    base = torch.sigmoid(math.sqrt(2) * torch.erfinv(2 * u - 1))
+    return x0, caption, noise, (SHIFT * base / (1 + (SHIFT - 1) * base)).float(), drop
+
+
+def adamw_step(name: str, weight: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: int) -> None:
+    """One step of AdamW in place, as Loshchilov and Hutter write it, under a linear warm-up."""
+    rate = LR * (step + 1) / WARMUP
+    if weight.ndim >= 2 and not name.endswith("scale_shift_table"):
+        weight.mul_(1 - rate * DECAY)
+    first.mul_(BETA1).add_(grad, alpha=1 - BETA1)
+    second.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
+    mean, variance = first / (1 - BETA1 ** (step + 1)), second / (1 - BETA2 ** (step + 1))
+    weight.sub_(rate * mean / (variance.sqrt() + EPS))
 
 
 def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None:
@@ -46,15 +69,8 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
         model.zero_grad()
         total = 0.0
         for position, row in enumerate(plan[step].tolist()):  # one by one: no padding, no batching
-            key = ("train", SEED, step, position)
-            drop = philox_uniform([1], key=(*key, "caption_dropout")).item() < DROPOUT
+            x0, caption, noise, sigma, drop = drawn(reader, row, key=("train", SEED, step, position))
             dropped += drop
-            pick = int(philox_uniform([1], key=(*key, "caption")).item() * reader.num_captions(row))
-            x0, caption = reader.read(row, caption=None if drop else pick)
-            noise = philox_normal(x0.shape, key=(*key, "noise"))
-            u = philox_uniform([1], key=(*key, "sigma")).double()
-            base = torch.sigmoid(math.sqrt(2) * torch.erfinv(2 * u - 1))
-            sigma = (SHIFT * base / (1 + (SHIFT - 1) * base)).float()
             velocity = model(
                 ((1 - sigma) * x0 + sigma * noise)[None],
                 encoder_hidden_states=caption.float()[None],
@@ -67,18 +83,10 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
         losses.append(total)
         norm = math.sqrt(sum(weight.grad.double().square().sum().item() for weight in weights.values()))
         norms.append(norm)
-        rate = LR * (step + 1) / WARMUP
         ema = min(EMA_DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, weight in weights.items():
-                grad = weight.grad * min(1.0, MAX_NORM / norm)
-                if weight.ndim >= 2 and not name.endswith("scale_shift_table"):
-                    weight.mul_(1 - rate * DECAY)
-                first[name].mul_(BETA1).add_(grad, alpha=1 - BETA1)
-                second[name].mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-                mean = first[name] / (1 - BETA1 ** (step + 1))
-                variance = second[name] / (1 - BETA2 ** (step + 1))
-                weight.sub_(rate * mean / (variance.sqrt() + EPS))
+                adamw_step(name, weight, weight.grad * min(1.0, MAX_NORM / norm), first[name], second[name], step)
                 average[name].mul_(ema).add_(weight, alpha=1 - ema)
 
     rows = parse_rows((tmp_path / "work" / "train" / "t" / "metrics.jsonl").read_bytes())

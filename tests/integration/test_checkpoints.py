@@ -1,0 +1,85 @@
+"""Checkpoints: whole or not there, an older one for a damaged one, few kept, and what is exported from them."""
+
+import json
+import os
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from diffusers import SanaVideoTransformer3DModel
+
+from sana.training.checkpoint import index_key, steps_of
+from sana.training.tensors import load_weights, weights_digest
+from sana.work.train import train
+from tests.s3_server import WeedServer
+from tests.training_lab import Lab
+from tests.training_store import build_encoded
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "index"])
+def test_an_older_checkpoint_stands_in_for_a_damaged_one(
+    lab: Lab, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    straight = lab.train("straight", max_steps=6, checkpoint_every=2)
+    lab.train("damaged", max_steps=4, checkpoint_every=2)
+    file = lab.path(lab.at("damaged", 4).files["optimizer.safetensors"].key)
+    if damage == "flip":
+        data = bytearray(file.read_bytes())
+        data[-9] ^= 4
+        file.write_bytes(data)
+    elif damage == "truncate":
+        os.truncate(file, 100)
+    elif damage == "delete":
+        file.unlink()
+    else:
+        lab.path(index_key(lab.key("damaged"), 4)).write_text("{")
+    resumed = lab.train("damaged", max_steps=6, checkpoint_every=2)
+    assert "checkpoint of step 4 is removed, an older one is used" in caplog.text
+    lab.assert_same(straight, resumed)
+    lab.assert_same(lab.at("straight", 4), lab.at("damaged", 4))
+
+
+def test_a_checkpoint_without_index_is_not_one(lab: Lab) -> None:
+    straight = lab.train("straight", max_steps=6, checkpoint_every=2)
+    half = lab.train("half", max_steps=4, checkpoint_every=2)
+    lab.store.delete(half.key)
+    left = list(half.files.values())
+    lab.assert_same(straight, lab.train("half", max_steps=6, checkpoint_every=2))
+    assert not any(lab.store.exists(info.key) for info in left)  # swept
+
+
+def test_a_bucket_is_as_good_as_a_disk(lab: Lab, s3: WeedServer) -> None:
+    remote = Lab(build_encoded(f"s3://{s3.bucket}/train-{uuid4().hex}"), lab.folder, lab.model)
+    remote.train("remote", max_steps=2)
+    remote.train("remote", max_steps=4)
+    straight = lab.train("straight", max_steps=4)
+    resumed = remote.at("remote", 4)
+    assert {name: info.digest for name, info in resumed.files.items()} == {
+        name: info.digest for name, info in straight.files.items()
+    }
+    assert remote.rows(resumed) == lab.rows(straight)
+    assert not list(lab.folder.rglob("*.safetensors"))  # nothing of what passed through is left
+
+
+def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
+    lab.train("kept", max_steps=8, checkpoint_every=1, keep_last=2, keep_steps=[3])
+    assert steps_of(lab.store, lab.key("kept")) == [3, 7, 8]
+    keys = [key for key, _ in lab.store.list(f"train/{lab.key('kept')}/checkpoints")]
+    assert len(keys) == 3 * 4  # nothing is left of the others
+
+
+def test_what_comes_out_is_the_average_and_stock_diffusers_loads_it(lab: Lab) -> None:
+    job = lab.job("out", max_steps=5)
+    train(job)
+    result = json.loads(job.path.with_suffix(".result.json").read_text())
+    assert [file["name"] for file in result["files"]] == sorted(file["name"] for file in result["files"])
+    assert all(lab.store.size(file["key"]) == file["num_bytes"] for file in result["files"])
+    model = SanaVideoTransformer3DModel.from_pretrained(lab.path(result["model"]) / "transformer")
+    ema = load_weights(lab.store, lab.key("out"), 5, which="ema")
+    assert weights_digest(model.state_dict()) == weights_digest(ema) == result["weights"]["ema"]
+    live = load_weights(lab.store, lab.key("out"), 5, which="live")
+    assert weights_digest(live) == result["weights"]["live"] != result["weights"]["ema"]
+    assert Path(result["metrics_path"]).read_bytes() == b"".join(lab.store.read(key) for key in result["metrics"])
+    assert (result["step"], result["num_samples"]) == (5, 11)

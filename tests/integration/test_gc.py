@@ -1,0 +1,151 @@
+"""Litter goes and nothing else: not what a kept artifact or a writer at work refers to."""
+
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from flows.cli.main import main
+from flows.plan import plan
+from sana.artifact import find
+from sana.care.collect import find_litter, orphans, outdated, remove
+from sana.care.references import Survey, kind_of, survey
+from sana.care.shards import require_shards
+from sana.care.verify import verify
+from sana.data.pool import Pool
+from sana.data.schemas import LATENTS
+from sana.data.shard import write_shard
+from sana.errors import SanaError
+from sana.store import Entry, LocalStore, StoreError
+from tests.cared_stores import content, context_of, only, store_of
+from tests.pipeline_runs import Place, inline_workers, run_stages
+
+pytestmark = pytest.mark.timeout(200)
+
+
+def test_litter_goes_and_nothing_else(place: Place) -> None:
+    store = store_of(place)
+    before = content(store)
+    pool = only(store, "shard", "encode_latents").rpartition("/shards/")[0]
+    trajectory = only(store, "checkpoint", "train").split("/")[1]
+    litter = [
+        f"{pool}/shards/cafe-aaaaaaaaaaaa.safetensors",
+        "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet",
+        f"train/{trajectory}/checkpoints/step_00000099/aaaaaaaaaaaa/weights.safetensors",
+        f"train/{trajectory}/metrics/00000007-00000008-aaaaaaaaaaaa.jsonl",
+        f"probe-{'0' * 32}",
+    ]
+    kept = [f"train/{trajectory}/lease/00000007.json", "notes.txt", "train/notes/of/mine.txt"]
+    for key in litter + kept:
+        store.put_if_absent(key, b"{}")
+    temp = Path(store.root, "probe/.tmp-0123")
+    temp.write_bytes(b"torn")
+
+    assert find_litter(survey(store), grace_s=3600) == [] == store.leavings(older_than_s=3600, delete=True)
+    main(["gc", "--root", store.root, "--grace-hours", "0"])
+    assert temp.exists() and set(content(store)) == {*before, *litter, *kept}  # a dry run
+    main(["gc", "--root", store.root, "--grace-hours", "0", "--delete"])
+    assert not temp.exists() and content(store) == {**before, **dict.fromkeys(kept, b"{}")}
+    assert {p.state for p in plan(context_of(place), last="train")} == {"cached"}
+
+
+def test_a_compacted_table_goes_when_another_holds_all_its_parts() -> None:
+    folder = "encode_latents/pool/x/compacted"
+    held = {"2-a": ("ab", 10.0), "3-a": ("abc", 30.0), "4-a": ("abcd", 20.0), "2-b": ("xy", 1.0), "0-old": ("", 1.0)}
+    found = Survey(
+        {f"{folder}/{name}.parquet": Entry(f"{folder}/{name}.parquet", 1, when) for name, (_, when) in held.items()},
+        folded={f"{folder}/{name}.parquet": frozenset(parts) for name, (parts, _) in held.items()},
+    )
+    for key in found.folded:
+        found.tables[key] = key
+    gone = {thing.key.rpartition("/")[2]: thing.modified_at for thing in orphans(found)}
+    assert gone == {"2-a.parquet": 20.0, "3-a.parquet": 30.0}  # since a larger one came, or they themselves
+
+
+def test_gc_knows_nothing_of_what_a_damaged_record_needs(place: Place) -> None:
+    store = store_of(place)
+    os.truncate(Path(store.root, only(store, "part", "encode_latents")), 100)
+    with pytest.raises(SanaError, match=r"parts/.*nothing is deleted"):
+        find_litter(survey(store), grace_s=0)
+
+
+@pytest.mark.slow
+def test_old_artifacts_go_but_for_what_kept_ones_read(place: Place) -> None:
+    store = store_of(place)
+    old = survey(store)
+    before = time.time() + 1e-3
+    time.sleep(0.01)
+    smaller = ("bucket.buckets=[9x96x160,9x128x128,9x160x96]",)
+    with inline_workers():
+        new = run_stages(context_of(place, *smaller), last="encode_latents")
+    found = survey(store)
+    gone = {thing.key for thing in outdated(found, before=before)}
+    dropped = {key.split("/")[0] for key in gone if kind_of(key) == "artifact"}
+    # train is the newest of its stage, and it read the old latents and captions; those, by content, the old windows
+    assert dropped == set()
+    left = old.without({key for key in old.artifacts if key.startswith("train/")}).artifacts
+    for key in set(old.artifacts) - set(left):
+        store.delete(key)
+    found = survey(store)
+    litter = outdated(found, before=before)
+    # the captions read which clips are left, in both buckets the same: so either bucket artifact is theirs
+    assert {thing.key.split("/")[0] for thing in litter if kind_of(thing.key) == "artifact"} == {"encode_latents"}
+    assert any(kind_of(thing.key) == "part" for thing in litter)
+    going = find_litter(found, grace_s=0.0, artifacts_older_than_s=time.time() - before)
+    remove(store, found, going)
+    assert verify(store, deep=True).problems == [] and find_litter(survey(store), grace_s=0) == []
+    assert not any(key.startswith("encode_latents/") and key in dict(store.list("")) for key in gone)
+    assert run_stages(context_of(place, *smaller), last="encode_latents").ran == []
+    assert find(store, _recipe(place, smaller)) == new["bucket"]
+
+
+def _recipe(place: Place, overrides: tuple[str, ...]):
+    from sana.stages import bucket
+
+    context = context_of(place, *overrides)
+    return bucket.recipe(context, run_stages(context, last="probe").artifacts)
+
+
+def test_gc_in_a_loop_takes_nothing_from_writers(tmp_path: Path) -> None:
+    """Four writers put shards and commit parts, some too slowly, while gc deletes everything older than its grace."""
+    store, grace_s, stop = LocalStore(str(tmp_path)), 0.5, threading.Event()
+    pool = Pool(store, "encode_latents", "busy", schema=LATENTS, id_column="sample_key")
+    late: list[int] = []
+
+    def write(writer: int) -> None:
+        draw = random.Random(writer)
+        for number in range(12):
+            key = f"{writer}-{number}"
+            where = write_shard(store, f"{pool.folder}/shards", key, {key: torch.zeros(4)})
+            time.sleep(1.2 if number == 5 else draw.random() * 0.1)
+            row = {"sample_key": key, "reason": "", "detail": "", "made_by": "", **vars(where[key])}
+            rows = pa.Table.from_pylist([row], schema=LATENTS)
+            try:
+                require_shards(store, rows)
+            except StoreError as error:
+                assert "run again" in str(error)
+                late.append(writer)
+            else:
+                pool.commit_part(rows)
+
+    def collect() -> None:
+        while not stop.is_set():
+            found = survey(store)
+            remove(store, found, find_litter(found, grace_s=grace_s))
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    collector = threading.Thread(target=collect)
+    for thread in (collector, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    collector.join()
+    assert sorted(late) == [0, 1, 2, 3]  # each was too slow once, and was told
+    assert pool.rows().num_rows == 4 * 11
+    assert verify(store, deep=True).problems == []

@@ -1,0 +1,144 @@
+"""Files of a hub arrive whole or not at all: cut, killed, stalled and damaged fetches."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from sana.data.hub import HubRepo
+from sana.data.hub_memory import HubFile
+from sana.errors import SanaError
+from tests.hub_server import HubServer
+from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
+from tests.source_files import listing
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 40
+    while not done():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def test_files_are_what_was_published_and_are_fetched_once(hub: HubServer, tmp_path: Path) -> None:
+    hub.publish(DATASET, FILES)
+    source = cats(tmp_path)
+    assert read_all(source) == {file.path: FILES[file.path] for file in listing(source)}
+    asked = len(hub.requests)
+    read_all(source)
+    assert len(hub.requests) == asked
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)  # it resumes at a multiple of this, else of 10 MiB
+    big = os.urandom(2**20)
+    hub.publish(DATASET, {"big.mp4": big})
+    hub.cut = {"big.mp4"}
+    source = cats(tmp_path)
+    assert read_all(source) == {"big.mp4": big}
+    assert hub.requests[-1] == "GET /datasets/films/cats/resolve/" + source.revision + "/big.mp4 Range"
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from huggingface_hub import constants
+from sana.config.data import DatasetConfig
+from sana.data.listing import files_of
+from sana.data.source import open_source
+from sana.data.video_cache import VideoCache
+constants.DOWNLOAD_CHUNK_SIZE = 2**16
+work_dir = Path(sys.argv[1])
+source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=work_dir,
+                     cache=VideoCache(work_dir / "cache/videos", max_bytes=10**9))
+for file in files_of(source.videos):
+    with source.open_video(file.path, digest=file.identity):
+        pass
+"""
+
+
+def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
+    big = os.urandom(2**20)
+    hub.publish(DATASET, {"big.mp4": big})
+    hub.stalled = {"big.mp4"}
+    killed = subprocess.Popen(
+        [sys.executable, "-c", FETCH, str(tmp_path / "work")], env={**os.environ, "HF_HUB_OFFLINE": "0"}
+    )
+    try:
+        partial = tmp_path / "work/cache/videos"
+        wait_until(lambda: sum(p.stat().st_size for p in partial.glob(".fetch-*/*")) >= 2**19)
+    finally:
+        killed.kill()
+        killed.wait()
+    assert used(tmp_path) <= 2**20 + 2**19, "its room in the budget, and its bytes in it"
+    assert read_all(cats(tmp_path)) == {"big.mp4": big}
+    assert hub.ranges["big.mp4"] == [0, 2**19]
+    assert len(cached_files(tmp_path)) == 1, "nothing is left beside the file"
+
+
+def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**10)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    hub.publish(DATASET, {"big.mp4": os.urandom(8000), "small.mp4": os.urandom(5000)})
+    source = cats(tmp_path, cache_bytes=10_000)
+    files = {file.path: file for file in listing(source)}
+    hub.stalled = {"big.mp4"}
+    with monkeypatch.context() as patch:
+        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # gone after the first answer
+        with pytest.raises(SanaError), source.open_video("big.mp4", digest=files["big.mp4"].identity):
+            pass
+    got = 4000 // 1024 * 1024  # whole chunks of the half that came
+    assert used(tmp_path) == got + got, "a room of so many bytes, and the bytes"
+    with source.open_video("small.mp4", digest=files["small.mp4"].identity) as path:
+        assert path.stat().st_size == 5000
+    assert used(tmp_path) == 5000 + got + got, "there is room for both"
+    with source.open_video("big.mp4", digest=files["big.mp4"].identity) as path:
+        assert path.stat().st_size == 8000
+    assert hub.ranges["big.mp4"] == [0, got]
+    assert used(tmp_path) == 8000, "and now there was none for the other"
+
+
+def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.publish(DATASET, {"one.mp4": b"video one" * 1000})
+    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    [file] = repo.list_files(commit)
+    (tmp_path / "one.mp4.part").write_bytes(b"rotten" * 100)
+    repo.fetch(commit, file, tmp_path / "one.mp4")
+    assert (tmp_path / "one.mp4").read_bytes() == b"video one" * 1000
+    assert hub.ranges["one.mp4"] == [600, 0]
+
+
+def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
+    hub.publish(DATASET, FILES)
+    hub.damaged = {"a/one.mp4", "two.MP4"}  # in LFS, and not
+    source = cats(tmp_path)
+    for file in listing(source):
+        if file.path in hub.damaged:
+            with pytest.raises(SanaError, match="damaged"), source.open_video(file.path, digest=file.identity):
+                pass
+    assert cached_files(tmp_path) == []
+    hub.damaged = set()
+    assert read_all(source)["a/one.mp4"] == FILES["a/one.mp4"]
+
+
+def test_fetch_leaves_nothing_beside_the_file(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.publish(DATASET, FILES)
+    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    file = next(file for file in repo.list_files(commit) if file.path == "a/one.mp4")
+    out = tmp_path / "out"
+    out.mkdir()
+    repo.fetch(commit, file, out / "video.mp4")
+    with pytest.raises(SanaError):
+        repo.fetch(commit, HubFile("gone.mp4", 3, "git:00"), out / "gone.mp4")
+    assert [path.name for path in out.iterdir()] == ["video.mp4"]

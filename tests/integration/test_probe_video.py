@@ -1,0 +1,97 @@
+"""What probe says is in a file: sizes, rotation, pixel shape, rate and number of frames."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from sana.data.frames import read_frames
+from sana.data.probe import probe_video
+from tests.video_files import decode_all, make_video, numbers, picture, psnr, refusal
+from tests.video_formats import FORMATS, NUM_FRAMES
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_probe_tells_the_facts_of_every_format(tmp_path: Path, name: str) -> None:
+    ending, options, _ = FORMATS[name]
+    info = probe_video(make_video(tmp_path / f"{name}.{ending}", num_frames=NUM_FRAMES, **options))
+    fps = float(options.get("fps", 16))
+    assert (info.codec, info.pixel_format, info.bit_depth) == FORMATS[name][2]
+    assert (info.width, info.height, info.coded_width, info.coded_height) == (96, 64, 96, 64)
+    assert (info.rotation_deg, info.sample_aspect, info.num_frames) == (0, 1.0, NUM_FRAMES)
+    assert info.fps == pytest.approx(fps, rel=1e-6) and info.duration_s == pytest.approx(NUM_FRAMES / fps, rel=1e-6)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotation_is_known_and_undone(tmp_path: Path, rotation: int, ending: str) -> None:
+    path = make_video(tmp_path / f"turned.{ending}", num_frames=9, rotation=rotation, bframes=2)
+    info = probe_video(path)
+    assert info.rotation_deg == rotation and (info.coded_width, info.coded_height) == (96, 64)
+    assert (info.width, info.height) == ((96, 64) if rotation == 180 else (64, 96))
+    frames = read_frames(path, range(9), height=info.height, width=info.width)
+    upright = [np.rot90(picture(k, width=96, height=64), rotation // 90) for k in range(9)]
+    assert min(psnr(a, b) for a, b in zip(frames, upright, strict=True)) > 25
+    assert numbers(np.rot90(frame, -(rotation // 90)) for frame in frames) == list(range(9))
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, rotation: int) -> None:
+    """The header's matrices of film and track multiply; that is left to libav."""
+    path = make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"mvhd") + 40
+    data[at : at + 36] = struct.pack(">9i", -0x10000, 0, 0, 0, -0x10000, 0, 0, 0, 0x40000000)
+    path.write_bytes(data)
+    assert probe_video(path).rotation_deg == (rotation + 180) % 360
+    assert probe_video(path).width == (64 if rotation else 96)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, rotation: int, ending: str) -> None:
+    path = make_video(tmp_path / f"wide.{ending}", num_frames=5, sar=Fraction(4, 3), rotation=rotation)
+    info = probe_video(path)
+    assert info.sample_aspect == pytest.approx(4 / 3, rel=1e-3) and info.coded_width == 96
+    assert (info.width, info.height) == ((128, 64) if rotation == 0 else (64, 128))
+    frames = read_frames(path, range(5), height=info.height, width=info.width)
+    whole = Image.fromarray(decode_all(path)[4]).resize((128, 64), Image.Resampling.BICUBIC)
+    assert psnr(frames[4], np.rot90(np.asarray(whole), rotation // 90)) > 40
+
+
+def test_a_varying_rate_is_measured_not_believed(tmp_path: Path) -> None:
+    """A screen recording whose header says 1000 fps and whose timestamps say 10."""
+    path = tmp_path / "recording.mkv"
+    with av.open(str(path), "w") as out:
+        stream: Any = out.add_stream("libx264", rate=1000, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = 96, 64, "yuv420p", Fraction(1, 1000)
+        for k in range(21):
+            frame = av.VideoFrame.from_ndarray(picture(k, width=96, height=64), format="rgb24")
+            frame.pts, frame.time_base = k * 100 + (k % 2) * 30, Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    info = probe_video(path)
+    assert info.fps == pytest.approx(10) and info.duration_s == pytest.approx(2.1)
+
+
+def test_frames_that_an_edit_list_trims_are_not_counted(tmp_path: Path) -> None:
+    path = make_video(tmp_path / "trimmed_start.mp4", num_frames=25, first_pts=-3, bframes=3)
+    assert probe_video(path).num_frames == 22
+    assert numbers(read_frames(path, [0, 1, 21], height=64, width=96)) == [3, 4, 24]
+
+    path = make_video(tmp_path / "trimmed_end.mp4", num_frames=200, bframes=2)
+    data = bytearray(path.read_bytes())
+    at = data.find(b"elst") + 12  # segment_duration: a phone's "trim" shortens it and leaves the samples in the file
+    data[at : at + 4] = struct.pack(">I", struct.unpack(">I", data[at : at + 4])[0] // 4)
+    path.write_bytes(data)
+    info = probe_video(path)
+    assert info.num_frames == len(decode_all(path)) < 200
+    assert numbers(read_frames(path, [0, 30], height=64, width=96)) == [0, 30]
+    assert refusal(read_frames, path, [info.num_frames], height=64, width=96) == "truncated"

@@ -1,0 +1,77 @@
+"""Two ranks take the steps of one, and the evaluate stage gives the loop's number."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sana.work.evaluate import evaluate
+from tests.training_lab import Lab
+from tests.training_store import make_job, train_config
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
+    knobs = {"max_steps": 8, "micro_batch_size": 1, "eval_every": 4}
+    one = lab.train("one", **knobs)
+    job = lab.job("two", **knobs, num_processes=2)
+    assert lab.spawn(job, ranks=2).wait(180) == 0
+    two = lab.at("two", 8)
+    worst = {name: _worst(lab.rows(one), lab.rows(two), name) for name in ("train/loss", "train/grad_norm")}
+    print(f"worst relative deviation on 2 ranks: {worst}")
+    assert max(worst.values()) < 1e-5
+    first_of_one, first_of_two = lab.rows(one)[0], lab.rows(two)[0]
+    assert first_of_one == first_of_two and first_of_one["step"] == 0  # eval loss: bit-equal
+    # each goes on on the other's number of ranks
+    assert lab.spawn(lab.job("one", **{**knobs, "max_steps": 10}, num_processes=2), ranks=2).wait(180) == 0
+    swapped = lab.rows(lab.train("two", **{**knobs, "max_steps": 10}))
+    assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/loss") < 1e-5
+    assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/grad_norm") < 1e-5
+    # the evaluate stage gives the loop's number, on one rank and on two
+    loop_row = [row for row in lab.rows(two) if "eval/loss_ema" in row][-1]
+    reports = [_evaluate(lab, "two", 8, ranks=ranks) for ranks in (1, 2)]
+    assert reports[0] == reports[1]
+    assert reports[0]["weights"]["live"]["mean"] == loop_row["eval/loss_live"]
+    assert reports[0]["weights"]["ema"]["mean"] == loop_row["eval/loss_ema"]
+    assert reports[0]["weights"]["initial"]["mean"] == first_of_one["eval/loss_live"]
+
+
+def _worst(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> float:
+    pairs = zip((row[name] for row in a if name in row), (row[name] for row in b if name in row), strict=True)
+    return max(abs(left / right - 1) for left, right in pairs)
+
+
+def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: Any) -> dict[str, Any]:
+    config = train_config(lab.encoded, lab.folder / f"evaluate{ranks}", lab.model, **knobs)
+    out = lab.folder / f"report{ranks}"
+    job = make_job(
+        "evaluate", lab.encoded, config, lab.model, trajectory=lab.key(trajectory), step=step, out_dir=str(out)
+    )
+    if ranks == 1:
+        evaluate(job)
+    else:
+        assert lab.spawn(job, ranks=ranks, module="sana.work.evaluate").wait(180) == 0
+    assert (out / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "losses.parquet").stat().st_size > 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return report
+
+
+def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # it refuses another precision in one process
+    try:
+        saved = lab.train("bf16", max_steps=2, eval_every=2, mixed_precision="bf16")
+        report = _evaluate(lab, "bf16", 2, mixed_precision="bf16")
+    finally:
+        AcceleratorState._reset_state()
+    row = lab.rows(saved)[-1]
+    assert report["weights"]["live"]["mean"] == row["eval/loss_live"]
+    assert report["weights"]["ema"]["mean"] == row["eval/loss_ema"]
+    assert report["paired"]["live"]["num_samples"] == 4
+    weights = load_file(lab.path(saved.files["weights.safetensors"].key))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

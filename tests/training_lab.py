@@ -1,0 +1,65 @@
+"""A bench for the training loop: trajectories on a synthetic store, in this process or in processes of their own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sana.config.pipeline import Config
+from sana.training.checkpoint import Checkpoint, at_step, read_metrics
+from sana.training.metrics import parse_rows
+from sana.work.job import Job
+from sana.work.train import train
+from tests.training_store import Encoded, make_job, train_config
+
+
+class Lab:
+    """Runs trajectories on one store; each has a work_dir of its own, as if on another machine every time."""
+
+    def __init__(self, encoded: Encoded, folder: Path, model: Path) -> None:
+        self.encoded, self.folder, self.model, self.store = encoded, folder, model, encoded.store
+        self.runs = 0
+
+    def job(self, trajectory: str, **knobs: Any) -> Job:
+        self.runs += 1
+        spec = {name: knobs.pop(name) for name in ("keep_steps", "passes") if name in knobs}
+        config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **knobs)
+        return make_job("train", self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
+
+    def key(self, trajectory: str) -> str:
+        return f"{self.folder.name}-{trajectory}"
+
+    def train(self, trajectory: str, **knobs: Any) -> Checkpoint:
+        job = self.job(trajectory, **knobs)
+        train(job)
+        return self.at(trajectory, job.config.train.max_steps)
+
+    def at(self, trajectory: str, step: int) -> Checkpoint:
+        return at_step(self.store, self.key(trajectory), step)
+
+    def rows(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
+        """All metrics but times, which differ between any two runs."""
+        rows = parse_rows(read_metrics(self.store, checkpoint))
+        return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+    def losses(self, checkpoint: Checkpoint) -> list[float]:
+        return [row["train/loss"] for row in self.rows(checkpoint) if "train/loss" in row]
+
+    def path(self, key: str) -> Path:
+        path = self.store.local_path(key)
+        assert path is not None
+        return path
+
+    def assert_same(self, a: Checkpoint, b: Checkpoint) -> None:
+        for name, info in a.files.items():
+            assert info.digest == b.files[name].digest, name
+            assert self.store.read(info.key) == self.store.read(b.files[name].key)
+        assert self.rows(a) == self.rows(b)
+        assert a.cursor == b.cursor
+
+    def spawn(self, job: Job, *, ranks: int = 1, module: str = "sana.work.train") -> subprocess.Popen[bytes]:
+        torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "0", "--standalone"]
+        command = [sys.executable, *(torchrun if ranks > 1 else []), "-m", module, str(job.path)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
