@@ -15,7 +15,7 @@ from sana.data.listing import FILES_AT_ONCE, SourceFile, files_of
 from sana.data.schemas import Reason
 from sana.data.source import Source
 from sana.data.tables import lines_of, read_lines, read_rows, rows_schema
-from sana.errors import ConfigError, SanaError
+from sana.errors import ConfigError, SanaError, naming
 
 MAX_NAME = 1000  # characters of what a cell holds instead of a name: a refused row is for people
 
@@ -122,12 +122,10 @@ def open_captions(dataset: DatasetConfig, source: Source) -> Captions:
     Raises:
         ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.
     """
-    try:
+    with naming(dataset.where):
         if source.layout == "textfile":
             return TextFiles(source, dataset.captions)
         return _join(dataset.captions, source)
-    except ConfigError as error:
-        raise ConfigError(f"download.datasets {dataset.id}: {error}") from error
 
 
 def compose(caption: str, config: CaptionsConfig, motion_score: float | None) -> str:

@@ -68,7 +68,7 @@ class _Dataset:
         if self.pattern and not any(self._match(path) for some in paths.iterchunks() for path in some.to_pylist()):
             stem = PurePosixPath(paths[0].as_py()).stem if len(paths) else ""
             raise ConfigError(
-                f"download.datasets {self.config.id}: source_pattern {self.config.source_pattern!r} finds nothing in "
+                f"{self.config.where}: source_pattern {self.config.source_pattern!r} finds nothing in "
                 f"any of {len(paths)} file names, such as {stem!r}; its first group must match a part of the stem"
             )
 

@@ -67,7 +67,7 @@ def _open(row: Row, source: Source, journal: Journal) -> Row:
         return {**_NOTHING, "reason": refusal.reason, "detail": refusal.detail}
     except OSError as error:
         raise StoreError(
-            f"probe: {row['path']} of data set {row['dataset']} cannot be read ({error}); "
+            f"probe: {row['path']} of download.datasets[{row['dataset']}] cannot be read ({error}); "
             "see to the disk or the permission, then run again"
         ) from error
 

@@ -267,7 +267,7 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict, files: dict, says: str) -> None:
     source = str(make(tmp_path / "s", {"a.mp4": "1", **files}))
-    with pytest.raises(ConfigError, match=f"(?s)download.datasets d0: .*{says}"):
+    with pytest.raises(ConfigError, match=f"(?s)download.datasets\\[d0\\]: .*{says}"):
         download.run(context(tmp_path, {"source": source, "captions": captions}), {})
     assert not (tmp_path / "root/download").exists()
 
@@ -354,5 +354,7 @@ def test_a_table_source_without_the_column_names_its_data_set(tmp_path: Path) ->
     good = make(tmp_path / "a", {"t.csv": "video,text\na.mp4,x\n", "a.mp4": "1"})
     bad = make(tmp_path / "b", {"t.csv": "video,words\na.mp4,x\n", "a.mp4": "2"})
     sources = ({"source": f"{folder}/t.csv"} for folder in (good, bad))
-    with pytest.raises(ConfigError, match=r"download.datasets d1: t.csv has none of the columns text, .*has: video, w"):
+    with pytest.raises(
+        ConfigError, match=r"download.datasets\[d1\]: t.csv has none of the columns text, .*has: video, w"
+    ):
         download.recipe(context(tmp_path, *sources), {})
