@@ -1,6 +1,6 @@
 """The one family of errors that a user is meant to read: one clear message, no traceback."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -25,3 +25,11 @@ def naming(what: str) -> Iterator[None]:
         if not str(error).startswith(f"{what}: "):
             error.args = (f"{what}: {error}",)
         raise
+
+
+def all_of(problems: Sequence[SanaError]) -> SanaError:
+    """Return one error that says them all; a ConfigError if one of them is, as trying again would not help."""
+    if len(problems) == 1:
+        return problems[0]
+    kind = ConfigError if any(isinstance(problem, ConfigError) for problem in problems) else SanaError
+    return kind("\n".join([f"{len(problems)} problems", *(f"  {problem}" for problem in problems)]))

@@ -65,6 +65,11 @@ class Source:
         return isinstance(self._origin, TableOrigin)
 
     @property
+    def is_local(self) -> bool:
+        """Whether the files that hold its captions are on this machine."""
+        return "://" not in self.uri
+
+    @property
     def videos(self) -> pa.Table:
         """Table LISTED of the videos, sorted by path."""
         return self._listing().videos
