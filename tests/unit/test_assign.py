@@ -211,7 +211,7 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
         ([{}, {}], config(eval_fraction=0), RefusedError, "the eval split is empty: 2 clips, 2 sources are left; no "
          "data set has role: eval, and none of the 2 sources that .* \\(eval_fraction 0\\): raise"),
         ([{"source_id": "a"}] * 3, config(eval_fraction=0.5), RefusedError, "at least two sources are needed"),
-        ([{}] + [{"dataset": "x", "source_id": "a"}] * 3, config({"id": "x"}, {"id": "demo", "role": "train"}, 
+        ([{}] + [{"dataset": "x", "source_id": "a"}] * 3, config({"id": "x"}, {"id": "demo", "role": "train"},
          eval_fraction=0), RefusedError, "none of the 1 sources that came here to be split"),
         ([{}, {}, {"dataset": "x", "num_frames": 1}, {"dataset": "x", "num_frames": 2}, {"dataset": "x", "width": 9}],
          config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RefusedError,
