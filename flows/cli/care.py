@@ -51,6 +51,7 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
     where = config or f"--root {root}"
     lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, where, withdraw)}" for p in health.problems]
     _list(lines, every)
+    _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:

@@ -5,6 +5,7 @@ import random
 import shutil
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from flows.cli.main import main
 from flows.plan import plan
 from sana.artifact import find
 from sana.care.collect import find_litter, orphans, outdated, remove
-from sana.care.references import Survey, kind_of, survey
+from sana.care.references import RECORDS, Survey, kind_of, survey
 from sana.care.shards import require_shards
 from sana.care.transfer import copy_root
 from sana.care.verify import verify, withdraw
@@ -122,6 +123,48 @@ def test_damage_is_found_and_withdrawn(place: Place, kind: str, stage: str, dama
         "artifact", "part", "compacted", "checkpoint",
     }  # fmt: skip
     assert verify(store, deep=True).problems == []  # what is left is sound
+
+
+class Listed(LocalStore):
+    """A store that counts what is asked of single objects."""
+
+    asked: Counter[str]
+
+    def exists(self, key: str) -> bool:
+        self.asked["exists"] += 1
+        return super().exists(key)
+
+    def size(self, key: str) -> int:
+        self.asked["size"] += 1
+        return super().size(key)
+
+
+def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Listed(place.root)
+    store.asked = Counter()
+    found = survey(store)
+    named = sorted({file.key for artifact in found.artifacts.values() for file in artifact.files.values()})
+    named += sorted({file.key for checkpoint in found.checkpoints.values() for file in checkpoint.files.values()})
+    assert {key.partition("/")[0] for key in named} == set(STAGES[:6])
+    assert verify(store).problems == [] and not store.asked, "no request a file"
+    orphan = "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet"
+    store.put_if_absent(orphan, b"litter")
+    for number, key in enumerate(named):
+        path = Path(store.root, key)
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes() + b"x")
+    health = verify(store)
+    wrong = {problem.key: problem.state for problem in health.problems if kind_of(problem.key) not in RECORDS}
+    assert wrong == {key: "missing" if number % 2 else "damaged" for number, key in enumerate(named)}
+    assert [thing.key for thing in health.orphans] == [orphan]
+    with pytest.raises(SystemExit):
+        main(["verify", "--root", place.root, "--list"])
+    said = capsys.readouterr().out
+    assert all(f"{state}: {key}: " in said for key, state in wrong.items()) and f"orphan: {orphan}: " in said
 
 
 def test_healing_makes_again_only_what_was_damaged(place: Place, trained: tuple[Place, Outcome]) -> None:
