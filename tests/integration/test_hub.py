@@ -1,6 +1,7 @@
 """Laws of what comes from a Hugging Face hub: data sets and models, online and offline, whole or not at all."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,12 +15,18 @@ from huggingface_hub import constants
 
 from sana.config.data import DatasetConfig
 from sana.config.encode import ModelConfig
+from sana.config.load import load_config
+from sana.context import Context
 from sana.data import hub as hub_module
 from sana.data.hub import HubFile, HubRepo
 from sana.data.listing import SourceFile, files_of
 from sana.data.source import Source, open_source
 from sana.data.weights import COMPONENTS, resolve_model
 from sana.errors import ConfigError, SanaError
+from sana.stages import download
+from sana.store import open_store
+from sana.work.job import read_job, write_job
+from sana.work.probe import probe
 from tests.hub_server import HubServer, git_blob
 
 pytestmark = pytest.mark.timeout(60)
@@ -242,6 +249,28 @@ for file in files_of(source.videos):
     with source.open_video(file.path, digest=file.identity):
         pass
 """
+
+
+def test_a_long_fetch_is_news_before_its_video_is_there(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    hub.publish(DATASET, {"big.mp4": os.urandom(2**20), "big.txt": b"a cat"})
+    hub.stalled = {"big.mp4"}  # for two seconds, after the half
+    data = json.dumps([{"id": "cats", "source": "hf://datasets/films/cats", "max_refused_fraction": 1}])
+    places = [f"download.datasets={data}", f"root={tmp_path}/root", f"work_dir={tmp_path}/work"]
+    config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", places)
+    context = Context(config, open_store(config.root), tmp_path / "work")
+    journal = tmp_path / "journal"
+    artifacts = {"download": download.run(context, {})}
+    spec = {"pool": "probe/pool/v1", "deaths": {}, "journal": str(journal)}
+    job = read_job(write_job("probe", config, artifacts, spec))
+    probe(job)
+    reports = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
+    assert [report["done"] for report in reports[:-1]] == [0] * (len(reports) - 1) and reports[-1]["done"] == 1
+    assert reports[0]["detail"].startswith("0 refused, 512.0 KiB fetched, ")
+    assert reports[-1]["detail"].startswith("1 refused, 1.0 MiB fetched, ")
 
 
 def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
