@@ -93,8 +93,9 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
     def one(column: str) -> str:
         if column in names:
             return column
-        near = get_close_matches(column, names, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+        like = next((name for name in names if [name.lower()] == near), None)
+        hint = "." if like is None else f"; did you mean {like!r}?"
         raise ConfigError(f"{table} has no column {column!r}{hint} It has: {', '.join(names) or 'none'}")
 
     def first(columns: Sequence[str], knob: str) -> str:

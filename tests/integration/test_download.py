@@ -249,6 +249,8 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
     ("captions", "files", "says"),
     [
         ({"text_columns": ["captoin"]}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "did you mean 'caption'"),
+        ({"text_columns": ["CAPTON"]}, {"metadata.csv": "file_name,Caption\na.mp4,x\n"}, "did you mean 'Caption'"),
+        ({"text_columns": ["label"]}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "no column 'label'. It has: f"),
         ({"video_column": "file"}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "did you mean 'file_name'"),
         ({}, {"metadata.csv": "name,caption\na.mp4,x\n"}, r"none of the columns file_name.*video_column.*It has: name"),
         ({}, {"metadata.csv": "video,label\na.mp4,x\n"}, "text_columns"),
