@@ -7,7 +7,7 @@ from tempfile import TemporaryFile
 from flows.graph import STAGES, stage, until
 from sana.artifact import Artifact, causes, find, latest
 from sana.context import Context
-from sana.errors import SanaError
+from sana.errors import SanaError, all_of
 from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
@@ -142,17 +142,27 @@ def check_work_dir(context: Context) -> None:
         ) from error
 
 
-def preflight(context: Context) -> None:
+def preflight(context: Context) -> list[str]:
     """Check what can be checked before anything runs: work_dir, the model, the sources and root.
 
+    Returns what could not be looked into, one line each.
+
     Raises:
-        SanaError: the first thing found wrong.
+        SanaError: all that was found wrong, together.
     """
-    from sana.data.source import open_sources
+    from sana.data.source_check import check_sources
     from sana.data.weights import resolve_model
 
     check_work_dir(context)
-    resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
-    for source in open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only).values():
-        source.listing_digest()
-    context.store.check_writable()
+    problems, notes = check_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    try:
+        resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    except SanaError as error:
+        problems.append(error)
+    try:
+        context.store.check_writable()
+    except SanaError as error:
+        problems.append(error)
+    if problems:
+        raise all_of(problems)
+    return notes

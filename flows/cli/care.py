@@ -27,6 +27,9 @@ def root_options(command: F) -> F:
     return click.argument("config", type=click.Path(dir_okay=False), required=False)(command)
 
 
+deep_option = click.option("--deep", is_flag=True, help="Also compare every byte of what is there already.")
+
+
 @click.command()
 @root_options
 @click.option("--deep", is_flag=True, help="Read everything: the digest of each file and of each sample.")
@@ -51,6 +54,7 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
     where = config or f"--root {root}"
     lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, where, withdraw)}" for p in health.problems]
     _list(lines, every)
+    _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
@@ -108,24 +112,26 @@ def gc(
 @root_options
 @click.option("--to", "target", required=True, help="The root to copy to: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
-def export(config: str | None, root: str | None, target: str, stages: Sequence[str]) -> None:
+@deep_option
+def export(config: str | None, root: str | None, target: str, stages: Sequence[str], deep: bool) -> None:
     """Copy what is committed to another root. A copy that was stopped goes on when run again."""
-    _copy(_open(config, root), _open(None, target), stages, config, "export")
+    _copy(_open(config, root), _open(None, target), stages, config, "export", deep=deep)
 
 
 @click.command("import")
 @root_options
 @click.option("--from", "source", required=True, help="The root to copy from: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
-def import_(config: str | None, root: str | None, source: str, stages: Sequence[str]) -> None:
+@deep_option
+def import_(config: str | None, root: str | None, source: str, stages: Sequence[str], deep: bool) -> None:
     """Copy what is committed from another root into this one. A copy that was stopped goes on when run again."""
-    _copy(_open(None, source), _open(config, root), stages, config, "import")
+    _copy(_open(None, source), _open(config, root), stages, config, "import", deep=deep)
 
 
 COMMANDS = (verify, gc, export, import_)
 
 
-def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str) -> None:
+def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str, *, deep: bool) -> None:
     from flows.cli.show import RunDisplay
     from sana.care.transfer import copy_root
     from sana.progress import in_units
@@ -135,10 +141,11 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
         staging = Path(resolve(config, (), None).work_dir).absolute()
         staging.mkdir(parents=True, exist_ok=True)
     with RunDisplay():
-        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, report=_shown(name))
+        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=_shown(name))
     click.echo(
         f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
         f"{done.num_there} were there"
+        + ("" if deep or not done.num_there else ", compared in part (all of it: --deep)")
     )
     if done.kept:
         click.echo(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")

@@ -22,7 +22,12 @@ def config_options(command: F) -> F:
         "--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix."
     )(command)
     command = click.option(
-        "-s", "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one value; may be repeated."
+        "-s",
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one value; may be repeated. A data set is named by its id: download.datasets.ID.repeats=2.",
     )(command)
     return click.argument("config", type=click.Path(dir_okay=False))(command)
 

@@ -31,8 +31,10 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     from flows.plan import preflight
 
     settings = resolve(config, overrides, root)
-    preflight(context_of(settings))
+    notes = preflight(context_of(settings))
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
+    for note in notes:
+        click.echo(f"note: {note}")
     train = settings.train
     if train.schedule == "cosine" and train.decay_steps is None:
         click.echo(

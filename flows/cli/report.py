@@ -23,7 +23,8 @@ def report(config: str, overrides: Sequence[str], root: str | None, out: str) ->
     context = context_of(resolve(config, overrides, root), read_only=True)
     states = committed(context)
     if all(state.artifact is None for state in states):
-        raise SanaError(f"nothing of {config} is committed under {context.store.root} ({states[0].why}); run it first")
+        why = f" ({states[0].why})" if states[0].why else ""
+        raise SanaError(f"nothing of {config} is committed under {context.store.root}{why}; run it first")
     page = data_report(context, Path(config).stem, states, now=time.time())
     try:
         Path(out).write_text(page, encoding="utf-8")

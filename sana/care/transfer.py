@@ -1,20 +1,23 @@
 """`sana export` and `sana import`: copy what is committed from one root to another, data first, records last.
 
-Nothing of the target is overwritten. What is there already is not copied again, so a copy that was killed goes on; a
-record that the target has made itself stays, and the source's is left out.
+Nothing of the target is overwritten. What is there already is not copied again, so a copy that was killed goes on, but
+it is compared first: a record byte for byte; a shard by its header and the digests of its first and last sample; any
+other object byte for byte up to 8 MiB, beyond in its first and last MiB; with `deep` every byte of all. A record that
+the target has made itself stays, and the source's is left out.
 """
 
 import os
 import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sana.care.references import Reference, Survey, commit_number, kind_of, survey
 from sana.care.shards import Rows, fault_of, rows_by_shard
 from sana.care.threads import in_threads
-from sana.care.verify import file_digest
+from sana.care.verify import BLOCK_BYTES, file_digest
 from sana.errors import SanaError
 from sana.progress import Progress, Report, silent
 from sana.store import Store
@@ -36,10 +39,17 @@ class Copied:
 
 
 def copy_root(
-    source: Store, target: Store, *, stages: Collection[str], staging: Path | None = None, report: Report = silent
+    source: Store,
+    target: Store,
+    *,
+    stages: Collection[str],
+    staging: Path | None = None,
+    deep: bool = False,
+    report: Report = silent,
 ) -> Copied:
     """Copy the artifacts, pools and checkpoints of these stages, with all they refer to; bytes are checked on the way.
 
+    `deep` also reads every byte of what is in the target already.
     `staging` is a local folder with room for the few largest objects; it is used when the source is S3.
 
     Raises:
@@ -69,6 +79,7 @@ def copy_root(
             f"({len(other)} such objects): it is damaged, or of somebody else; nothing was copied"
         )
     missing = keys - set(there)
+    _check_there(source, target, chosen, keys - missing - wanted, deep, report)
     outcome = Copied(num_there=len(keys) - len(missing), kept=sorted(kept))
     total = sum(found.entries[key].num_bytes for key in missing)
     with TemporaryDirectory(dir=staging, prefix="copy-") as folder:
@@ -97,16 +108,50 @@ def _markers(found: Survey) -> set[str]:
     return {key for key in markers if (key.split("/")[0], key.rpartition("/")[2].partition("-")[2]) in names}
 
 
+def _check_there(source: Store, target: Store, chosen: Survey, keys: set[str], deep: bool, report: Report) -> None:
+    """Compare what the target has already, records aside, with what the source has or says of it.
+
+    Raises:
+        SanaError: an object is another one.
+    """
+
+    def differs(group: tuple[str, Rows]) -> tuple[str, str]:
+        key, rows = group
+        size, read = chosen.entries[key].num_bytes, partial(target.read_range, key)
+        if rows:
+            wrong = fault_of(read, size, rows, deep=deep)
+            return key, wrong or ("" if deep else fault_of(read, size, [rows[0], rows[-1]], deep=True))
+        for start in range(0, size, _MIB) if deep or size <= BLOCK_BYTES else (0, size - _MIB):
+            length = min(_MIB, size - start)
+            if read(start, length) != source.read_range(key, start, length):
+                return key, f"it is not the source's at byte {start} or a little after it"
+        return key, ""
+
+    def groups(left: set[str]) -> Iterator[tuple[str, Rows]]:
+        yield from _shards(source, chosen, left)
+        yield from ((key, []) for key in sorted(left))
+
+    for done, (key, wrong) in enumerate(in_threads(differs, groups(set(keys))), 1):
+        if wrong:
+            raise SanaError(
+                f"{target.uri(key)} is there already, and {wrong}: one of the two is damaged, or it is of somebody "
+                "else; nothing was copied. `sana verify --deep` of each root says which"
+            )
+        report(Progress(done, len(keys), "objects there", key))
+
+
+def _shards(source: Store, chosen: Survey, left: set[str]) -> Iterator[tuple[str, Rows]]:
+    """Take the shards out of `left` and yield each with its rows."""
+    for table in sorted(chosen.tables, key=lambda key: kind_of(key) != "part"):
+        for key, rows in rows_by_shard(source.read(table)):
+            if key in left:
+                left.remove(key)
+                yield key, rows
+
+
 def _copy_all(source: Store, target: Store, chosen: Survey, missing: set[str], folder: Path) -> Iterator[str]:
     """Copy what is missing and yield each key when it is there: shards, other data, then records in their order."""
     left = set(missing)
-
-    def groups() -> Iterator[tuple[str, Rows]]:
-        for table in sorted(chosen.tables, key=lambda key: kind_of(key) != "part"):
-            for key, rows in rows_by_shard(source.read(table)):
-                if key in left:
-                    left.remove(key)
-                    yield key, rows
 
     def copy(group: tuple[str, Rows]) -> str:
         key, rows = group
@@ -123,7 +168,7 @@ def _copy_all(source: Store, target: Store, chosen: Survey, missing: set[str], f
             raise SanaError(f"{target.uri(key)} was written by somebody else meanwhile, with other bytes")
         return key
 
-    yield from in_threads(copy, groups())
+    yield from in_threads(copy, _shards(source, chosen, left))
     yield from in_threads(copy, [(key, []) for key in sorted(left) if kind_of(key) not in _ORDER])
     for kind in _ORDER:
         records = sorted(key for key in left if kind_of(key) == kind)

@@ -8,7 +8,7 @@ from functools import partial
 
 import xxhash
 
-from sana.care.collect import orphans
+from sana.care.collect import Litter, orphans
 from sana.care.references import Problem, Reference, Survey, commit_number, kind_of, survey
 from sana.care.shards import Read, Rows, fault_of, rows_by_shard
 from sana.care.threads import in_threads
@@ -40,10 +40,13 @@ class Health:
     stages: dict[str, StageHealth] = field(default_factory=lambda: defaultdict(StageHealth))
     problems: list[Problem] = field(default_factory=list)
     superseded: list[Problem] = field(default_factory=list)
+    orphans: list[Litter] = field(default_factory=list)
 
 
 def verify(store: Store, *, deep: bool = False, report: Report = silent) -> Health:
     """Check sizes, tables and shard headers; `deep`: also every file's and every sample's digest, which reads all.
+
+    That every file which a record names is there with its size is seen in a listing: no request a file.
 
     Raises:
         StoreError: storage failed, so nothing can be said.
@@ -163,7 +166,8 @@ def _summary(found: Survey, problems: list[Problem]) -> Health:
     for problem in dict.fromkeys(problems):
         (health.superseded if problem.by in superseded else health.problems).append(problem)
     bad = {problem.key: problem.state for problem in problems}
-    litter = {thing.key for thing in orphans(found)}
+    health.orphans = orphans(found)
+    litter = {thing.key for thing in health.orphans}
     for key, entry in found.entries.items():
         stage = health.stages[key.partition("/")[0] if "/" in key else "(root)"]
         stage.num_objects += 1

@@ -54,6 +54,11 @@ class DatasetConfig(Section):
     bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
 
     @property
+    def where(self) -> str:
+        """What messages call this data set; an override of one of its values is `download.datasets.<id>.<key>=`."""
+        return f"download.datasets[{self.id}]"
+
+    @property
     def passes(self) -> float:
         """How often each of its samples stands in an epoch, on average."""
         return (self.repeats + 1) * self.weight

@@ -108,14 +108,31 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"override {override!r} is not key=value, for example train.learning_rate=1e-4")
-    *parents, last = key.strip().split(".")
-    node: Any = raw
-    for parent in parents:
-        node = _child(node, parent, override)
+    node, rest = raw, key.strip()
+    while True:
+        name, rest = _step(node, rest)
+        if not rest:
+            break
+        node = _child(node, name, override)
     if isinstance(node, list):
-        node[_index(node, last, override)] = _parse(value, where=f"override {override!r}")
+        node[_index(node, name, override)] = _parse(value, where=f"override {override!r}")
     else:
-        node[last] = _parse(value, where=f"override {override!r}")
+        node[name] = _parse(value, where=f"override {override!r}")
+
+
+def _step(node: Any, path: str) -> tuple[str, str]:
+    """Split the first name off a dotted path; in a list of data sets it may be an id, which may have dots itself."""
+    for name in sorted(_ids(node), key=len, reverse=True):
+        if path == name or path.startswith(f"{name}."):
+            return name, path[len(name) + 1 :]
+    name, _, rest = path.partition(".")
+    return name, rest
+
+
+def _ids(node: Any) -> list[str]:
+    """The ids in a list, in its order."""
+    items = node if isinstance(node, list) else []
+    return [str(item["id"]) for item in items if isinstance(item, dict) and "id" in item]
 
 
 def _child(node: Any, name: str, override: str) -> Any:
@@ -129,8 +146,13 @@ def _child(node: Any, name: str, override: str) -> Any:
 
 
 def _index(node: list[Any], name: str, override: str) -> int:
+    """Return the position of an item that is named by its id or, as every item may be, by its position."""
+    ids = _ids(node)
+    if name in ids and len(ids) == len(node):
+        return ids.index(name)
     if not name.isdigit() or int(name) >= len(node):
-        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}")
+        also = f", nor one of its ids: {', '.join(ids[:8])}" if ids else ""
+        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}{also}")
     return int(name)
 
 

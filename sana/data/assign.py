@@ -86,9 +86,7 @@ def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]
             frames[rows] = np.minimum(available[rows], one.max_frames)
         index, refusal[rows] = place(one, Shapes(width[rows], height[rows], frames[rows]), one.shapes)
         code[rows] = np.array([buckets.index(bucket) for bucket in one.shapes] + [-1])[index]
-    is_eval, sources = held_out(clips["source_id"], config.bucket)
-    roles = np.array([dataset.role for dataset in datasets.values()])[names]
-    is_eval = np.where(roles == "split", is_eval, roles == "eval")
+    is_eval, sources = held_out(clips, config)
     return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, refusal, is_eval), sources
 
 

@@ -15,7 +15,7 @@ from sana.data.listing import FILES_AT_ONCE, SourceFile, files_of
 from sana.data.schemas import Reason
 from sana.data.source import Source
 from sana.data.tables import lines_of, read_lines, read_rows, rows_schema
-from sana.errors import ConfigError, SanaError
+from sana.errors import ConfigError, SanaError, naming
 
 MAX_NAME = 1000  # characters of what a cell holds instead of a name: a refused row is for people
 
@@ -122,12 +122,26 @@ def open_captions(dataset: DatasetConfig, source: Source) -> Captions:
     Raises:
         ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.
     """
-    try:
+    with naming(dataset.where):
         if source.layout == "textfile":
             return TextFiles(source, dataset.captions)
         return _join(dataset.captions, source)
-    except ConfigError as error:
-        raise ConfigError(f"download.datasets {dataset.id}: {error}") from error
+
+
+def check_captions(dataset: DatasetConfig, source: Source) -> None:
+    """Read the heads of a data set's tables, and count the lines of its lists: what `open_captions` would refuse.
+
+    Raises:
+        ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.
+    """
+    with naming(dataset.where):
+        tables = _read_tables(dataset.captions, source, head=True) if source.layout in ("metadata", "lines") else []
+        if source.is_table and not any(table.num_rows for _, _, table in tables):
+            raise _no_row(source)
+
+
+def _no_row(source: Source) -> ConfigError:
+    return ConfigError(f"{source.uri} has no row")
 
 
 def compose(caption: str, config: CaptionsConfig, motion_score: float | None) -> str:
@@ -155,8 +169,8 @@ def _finished(
     return Told(texts, source_id, "" if texts else nothing)
 
 
-def _read_tables(config: CaptionsConfig, source: Source) -> list[tuple[str, str, pa.Table]]:
-    """Return (folder, name, rows) of each table of the source, sorted by name."""
+def _read_tables(config: CaptionsConfig, source: Source, *, head: bool = False) -> list[tuple[str, str, pa.Table]]:
+    """Return (folder, name, rows) of each table of the source, sorted by name; `head`: of a table its first rows."""
     files = {file.path: file for file in files_of(source.caption_files)}
     try:
         if source.layout == "lines":
@@ -169,7 +183,7 @@ def _read_tables(config: CaptionsConfig, source: Source) -> list[tuple[str, str,
         tables = []
         for name, file in sorted(files.items()):
             with source.open_file(file) as path:
-                tables.append((name.rpartition("/")[0], name, read_rows(path, name, config)))
+                tables.append((name.rpartition("/")[0], name, read_rows(path, name, config, head=head)))
         return tables
     except UnicodeDecodeError as error:
         raise ConfigError(f"a file of prompts is not UTF-8: {error}") from error
@@ -185,7 +199,7 @@ def _join(config: CaptionsConfig, source: Source) -> Rows:
     named = [(folder, name, table.num_rows) for folder, name, table in tables]
     del tables  # else all text would be here twice
     if source.is_table and not rows.num_rows:
-        raise ConfigError(f"{source.uri} has no row")
+        raise _no_row(source)
     paths, end = [], 0
     for folder, _, num_rows in named:
         start, end = end, end + num_rows

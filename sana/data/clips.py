@@ -59,22 +59,8 @@ class _Dataset:
     def __init__(self, config: DatasetConfig, source: Source) -> None:
         self.config, self.source = config, source
         self.pattern = re.compile(config.source_pattern) if config.source_pattern else None
-        self._check_pattern()
+        check_pattern(config, source)
         self.captions: Captions = open_captions(config, source)
-
-    def _check_pattern(self) -> None:
-        """A pattern that matches nothing would put one source on both sides of the split, unnoticed."""
-        paths = self.source.videos.column("path")
-        if self.pattern and not any(self._match(path) for some in paths.iterchunks() for path in some.to_pylist()):
-            stem = PurePosixPath(paths[0].as_py()).stem if len(paths) else ""
-            raise ConfigError(
-                f"download.datasets {self.config.id}: source_pattern {self.config.source_pattern!r} finds nothing in "
-                f"any of {len(paths)} file names, such as {stem!r}; its first group must match a part of the stem"
-            )
-
-    def _match(self, path: str) -> str:
-        match = self.pattern.search(PurePosixPath(path).stem) if self.pattern else None
-        return (match.group(1) or "") if match else ""
 
     def clip_ids(self) -> np.ndarray:
         """Return the clip_ids of the videos: 20 bytes each."""
@@ -101,7 +87,7 @@ class _Dataset:
                 except OSError as error:
                     yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {error.strerror or error}")
                     continue
-                source_id = self._match(path) if self.pattern else told.source_id
+                source_id = _match(self.pattern, path) if self.pattern else told.source_id
                 yield clip._replace(source_id=source_id or clip.clip_id, captions=told.captions, digest=digest)
 
     def unmatched(self) -> Iterator[Clip]:
@@ -109,6 +95,28 @@ class _Dataset:
         for row in self.captions.unmatched():
             clip_id = clip_id_of(self.config.id, row.name)
             yield Clip(clip_id, self.config.id, row.name, reason=row.reason, detail=row.detail)
+
+
+def check_pattern(config: DatasetConfig, source: Source) -> None:
+    """Refuse a pattern that matches nothing: it would put one source on both sides of the split, unnoticed.
+
+    Raises:
+        ConfigError: names the data set, the pattern and one file.
+    """
+    if not config.source_pattern:
+        return
+    pattern, paths = re.compile(config.source_pattern), source.videos.column("path")
+    if not any(_match(pattern, path) for some in paths.iterchunks() for path in some.to_pylist()):
+        stem = PurePosixPath(paths[0].as_py()).stem if len(paths) else ""
+        raise ConfigError(
+            f"{config.where}: source_pattern {config.source_pattern!r} finds nothing in "
+            f"any of {len(paths)} file names, such as {stem!r}; its first group must match a part of the stem"
+        )
+
+
+def _match(pattern: re.Pattern[str], path: str) -> str:
+    match = pattern.search(PurePosixPath(path).stem)
+    return (match.group(1) or "") if match else ""
 
 
 def collect(

@@ -208,7 +208,7 @@ def check_refusals(config: Config, artifact: Artifact) -> None:
         limit = limits.get(name, 1.0)
         if num_refused > limit * num_in:
             raise RefusedError(
-                f"{artifact.stage}: data set {name}: {num_refused} of {num_in} clips were refused ({top}), more than "
-                f"max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
-                "Mend the files, or raise download.datasets.max_refused_fraction"
+                f"{artifact.stage}: download.datasets[{name}]: {num_refused} of {num_in} clips were refused ({top}), "
+                f"more than max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
+                f"Mend the files, or raise the limit: -s download.datasets.{name}.max_refused_fraction=..."
             )

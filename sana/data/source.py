@@ -1,8 +1,8 @@
 """Sources: the videos of a data set and the files that hold their captions, wherever they are."""
 
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sana.data.manifest import content_digest
 from sana.data.origins import HubOrigin, LocalOrigin, Origin, S3Origin
 from sana.data.table_origin import TableOrigin
 from sana.data.video_cache import VideoCache
-from sana.errors import ConfigError
+from sana.errors import ConfigError, naming
 
 HUB_PREFIX = "hf://datasets/"
 
@@ -34,7 +34,8 @@ class _Listing:
 class Source:
     """One data set. It is listed once, when first asked; open another Source to see what changed since.
 
-    Thread-safe. A SanaError concerns the whole source; what concerns one file is an OSError or UnicodeDecodeError.
+    Thread-safe. A SanaError concerns the whole source and begins with `download.datasets[<id>]: `; what concerns one
+    file is an OSError or UnicodeDecodeError.
     Whatever lists it raises ConfigError when there is no video, or no file of the layout that the config asks for,
     and SanaError when it cannot be listed.
     """
@@ -50,7 +51,7 @@ class Source:
     @property
     def revision(self) -> str:
         """The commit of a Hugging Face data set; empty for a folder and for S3."""
-        with self._lock:
+        with self._lock, naming(self._dataset.where):
             return self._origin.revision
 
     @property
@@ -62,6 +63,11 @@ class Source:
     def is_table(self) -> bool:
         """Whether the source is itself a table, and not a folder."""
         return isinstance(self._origin, TableOrigin)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files that hold its captions are on this machine."""
+        return "://" not in self.uri
 
     @property
     def videos(self) -> pa.Table:
@@ -89,7 +95,8 @@ class Source:
         Raises:
             OSError: the file is gone, not readable, or being written.
         """
-        return self._origin.digest(file)
+        with naming(self._dataset.where):
+            return self._origin.digest(file)
 
     def read(self, file: SourceFile) -> bytes:
         """Return a listed file.
@@ -97,11 +104,12 @@ class Source:
         Raises:
             OSError: it is gone or not readable.
         """
-        return self._origin.read(file)
+        with naming(self._dataset.where):
+            return self._origin.read(file)
 
     def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
         """Give a listed file as a local one, as `open_video` does."""
-        return self._origin.open(file.path, digest=self._origin.digest(file))
+        return self._opened(file.path, self.digest(file))
 
     def open_video(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
         """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
@@ -113,19 +121,23 @@ class Source:
         inside = path.removeprefix("s3://") if self.is_table else path
         if any(part in ("", ".", "..") for part in inside.split("/")):
             raise ValueError(f"path {path!r} does not name a file inside {self.uri}")
-        return self._origin.open(path, digest=digest)
+        return self._opened(path, digest)
+
+    @contextmanager
+    def _opened(self, path: str, digest: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            with naming(self._dataset.where):  # not what is raised while the file is in use
+                local = stack.enter_context(self._origin.open(path, digest=digest))
+            yield local
 
     def _listing(self) -> _Listing:
-        with self._lock:
+        with self._lock, naming(self._dataset.where):
             if self._found is None:
                 self._found = self._list()
             return self._found
 
     def _list(self) -> _Listing:
-        try:
-            listed = table_of_files(self._origin.files())
-        except ConfigError as error:  # of a table: a column, a cell
-            raise ConfigError(f"download.datasets {self._dataset.id}: {error}") from error
+        listed = table_of_files(self._origin.files())
         if isinstance(self._origin, TableOrigin):
             table = pc.equal(listed.column("path"), self._origin.name)
             layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
@@ -138,7 +150,7 @@ class Source:
         try:
             layout, caption_files = choose(listed, self._dataset.captions)
         except ConfigError as error:
-            raise ConfigError(f"download.datasets {self._dataset.id}: {error} in {self.uri}") from error
+            raise ConfigError(f"{error} in {self.uri}") from error
         return _Listing(layout, videos, caption_files)
 
 
@@ -166,13 +178,17 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, re
         ConfigError: another kind of source, or a folder that is not there.
         StoreError: S3 does not answer or refuses.
     """
+    with naming(dataset.where):
+        return _open(dataset, work_dir, cache, read_only)
+
+
+def _open(dataset: DatasetConfig, work_dir: Path, cache: VideoCache, read_only: bool) -> Source:
     uri = dataset.source
     captions = dataset.captions
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
     if is_table and captions.layout in ("textfile", "lines"):
         raise ConfigError(
-            f"download.datasets {dataset.id}: the source is a table, which holds its captions; "
-            f"captions.layout {captions.layout} is for a folder"
+            f"the source is a table, which holds its captions; captions.layout {captions.layout} is for a folder"
         )
 
     def bucket(name: str) -> S3Origin:
@@ -189,7 +205,7 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, re
         return Source(dataset, HubOrigin(repo, dataset.revision, cache), cache)
     if "://" in uri:
         raise ConfigError(
-            f"download.datasets {dataset.id}: source {uri} is not one of: a local folder, s3://bucket/prefix, "
+            f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
             f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`), "
             f"or a {', '.join(TABLE_SUFFIXES)} file, local or s3://"
         )

@@ -4,15 +4,29 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sana.config.bucket import BucketConfig
+from sana.config.pipeline import Config
 
 _SLICE = 2**18  # names that are Python objects at once
 
 
-def held_out(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
-    """Return, for each row's source, whether it is held out, and a number that is the same for equal sources.
+def held_out(clips: pa.Table, config: Config) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
+    """Return, for each clip, whether it is held out, and a number that is the same for equal sources.
+
+    By the role of its data set or, where that is `split`, by its source.
+    """
+    datasets = config.download.enabled
+    by_source, sources = _by_source(clips["source_id"], config.bucket)
+    names = pc.index_in(clips["dataset"], value_set=pa.array([dataset.id for dataset in datasets])).to_numpy()
+    roles = np.array([dataset.role for dataset in datasets])[names]
+    return np.where(roles == "split", by_source, roles == "eval"), sources
+
+
+def _by_source(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
+    """Return, for each row's source, whether it is held out, and its number.
 
     By name, else by a hash of the source, so that growing the data moves nobody.
     """

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,6 +20,7 @@ VIDEO_COLUMNS = ("file_name", "video", "path", "uri", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 SOURCE_COLUMN = "source_id"
 LINES_AT_ONCE = 65536
+HEAD_ROWS = 1000
 
 _TEXTS = pa.large_list(pa.large_string())
 
@@ -31,8 +33,10 @@ def rows_schema(num_texts: int) -> pa.Schema:
     )
 
 
-def read_rows(path: Path, name: str, config: CaptionsConfig) -> pa.Table:
+def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = False) -> pa.Table:
     """Read the rows of a table file: schema `rows_schema(max(1, len(config.text_columns)))`; nulls where a cell is.
+
+    `head`: only some of the first ones, thousands at most: what is wrong with the table as such shows in them.
 
     Raises:
         ConfigError: it is damaged, or a column is missing or of a type that has no meaning; begins with `name`.
@@ -43,13 +47,13 @@ def read_rows(path: Path, name: str, config: CaptionsConfig) -> pa.Table:
         if suffix == ".parquet":
             names = pq.read_schema(path).names
             wanted = _columns(names, name, config)
-            table = pq.ParquetFile(path).read(columns=sorted(set(filter(None, wanted))))
+            table = _read_parquet(path, sorted(set(filter(None, wanted))), head)
         elif suffix == ".csv":
             wanted = _columns(_csv_header(path), name, config)
-            table = _read_csv(path, sorted(set(filter(None, wanted))))
+            table = _read_csv(path, sorted(set(filter(None, wanted))), head)
         else:
             wanted = _columns(_json_names(path), name, config)
-            table = _read_json_lines(path, name, sorted(set(filter(None, wanted))))
+            table = _read_json_lines(path, name, sorted(set(filter(None, wanted))), head)
         video, source, motion, *texts = wanted
         columns = [_strings(table, video, name), _strings(table, source, name), _scores(table, motion, name)]
         columns += [_lists(table, text, name) for text in texts]
@@ -89,8 +93,9 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
     def one(column: str) -> str:
         if column in names:
             return column
-        near = get_close_matches(column, names, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+        like = next((name for name in names if [name.lower()] == near), None)
+        hint = "." if like is None else f"; did you mean {like!r}?"
         raise ConfigError(f"{table} has no column {column!r}{hint} It has: {', '.join(names) or 'none'}")
 
     def first(columns: Sequence[str], knob: str) -> str:
@@ -115,14 +120,25 @@ def _csv_header(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def _read_csv(path: Path, columns: list[str]) -> pa.Table:
-    return pa_csv.read_csv(
-        path,
-        parse_options=pa_csv.ParseOptions(newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
+def _read_parquet(path: Path, columns: list[str], head: bool) -> pa.Table:
+    file = pq.ParquetFile(path)
+    if not head:
+        return file.read(columns=columns)
+    first = next(file.iter_batches(HEAD_ROWS, columns=columns), None)
+    return file.schema_arrow.empty_table().select(columns) if first is None else pa.Table.from_batches([first])
+
+
+def _read_csv(path: Path, columns: list[str], head: bool) -> pa.Table:
+    options = {
+        "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
+        "convert_options": pa_csv.ConvertOptions(
             include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string()), strings_can_be_null=False
         ),
-    )
+    }
+    if not head:
+        return pa_csv.read_csv(path, **options)
+    with pa_csv.open_csv(path, **options) as blocks:
+        return pa.Table.from_batches(islice(blocks, 1), blocks.schema)
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
@@ -144,17 +160,17 @@ def _json_names(path: Path) -> list[str]:
     names: dict[str, None] = {}
     for number, found in _json_objects(path):
         names |= dict.fromkeys(found)
-        if number >= 1000:
+        if number >= HEAD_ROWS:
             break
     return list(names)
 
 
-def _read_json_lines(path: Path, name: str, columns: list[str]) -> pa.Table:
+def _read_json_lines(path: Path, name: str, columns: list[str], head: bool) -> pa.Table:
     """Read the columns; one in which a list stands anywhere becomes lists of text, every other text."""
     schema = pa.schema([(column, _TEXTS) for column in columns])
     cells: dict[str, list[list[str] | None]] = {column: [] for column in columns}
     chunks = []
-    for number, found in _json_objects(path):
+    for number, found in islice(_json_objects(path), HEAD_ROWS if head else None):
         for column in columns:
             cells[column].append(_json_cell(found.get(column), f"{name} line {number}, {column}"))
         if len(cells[columns[0]]) == LINES_AT_ONCE:

@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,10 @@ _SLACK = 16  # a full cache is emptied by a 16th more than needed, so that not e
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one process's cache fetched, and the seconds since its first fetch began."""
+    """What one process's cache fetched, and the seconds since its first fetch began.
+
+    Of a file on its way the bytes that are on the disk count, and what an earlier process left of it.
+    """
 
     fetched_bytes: int = 0
     seconds: float = 0.0
@@ -50,6 +53,7 @@ class VideoCache:
         self._counting = threading.Lock()
         self._fetched_bytes = 0
         self._first_fetch_s: float | None = None
+        self._under_way: dict[Path, int] = {}  # folder a file is fetched into -> bytes it will have
         self._keep_s = keep_s
         self._full_until = 0.0  # by the monotonic clock
 
@@ -58,7 +62,8 @@ class VideoCache:
         """What this object did since it was made; a shared folder's other users have their own."""
         with self._counting:
             seconds = 0.0 if self._first_fetch_s is None else time.monotonic() - self._first_fetch_s
-            return Traffic(self._fetched_bytes, seconds)
+            coming = sum(min(_on_disk(folder), num_bytes) for folder, num_bytes in self._under_way.items())
+            return Traffic(self._fetched_bytes + coming, seconds)
 
     @contextmanager
     def open(
@@ -142,19 +147,24 @@ class VideoCache:
             if not resumes:
                 shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
             folder.mkdir(exist_ok=True)
+            with self._counting:
+                self._under_way[folder] = num_bytes
             fetched = folder / path.name
             fetch(fetched)
             pin = _pin(fetched)
             if pin is None:
                 raise FileNotFoundError(f"{fetched} was not written by its fetch")
-            with _locked(self._folder / ".lock"):  # at once: nobody counts both the file and the place it was given
+            # at once: nobody counts both the file and the place it was given
+            with _locked(self._folder / ".lock"), self._counting:
                 os.replace(fetched, path)
                 room.unlink()
-            with self._counting:
+                del self._under_way[folder]
                 self._fetched_bytes += num_bytes
             resumes = False
             return pin
         finally:
+            with self._counting:
+                self._under_way.pop(folder, None)
             left = sum(file.stat().st_size for file in folder.rglob("*")) if resumes and folder.is_dir() else 0
             if left:
                 os.truncate(claim, left)
@@ -208,6 +218,15 @@ class VideoCache:
                 if path.name.startswith(_ROOM):  # its process died, or gave up for now
                     shutil.rmtree(path.with_name(path.name.replace(_ROOM, _FETCH, 1)), ignore_errors=True)
         return total
+
+
+def _on_disk(folder: Path) -> int:
+    """Bytes of the files in a folder, without the holes of one that is written in several places at once."""
+    num_bytes = 0
+    with suppress(FileNotFoundError):  # renamed meanwhile
+        for file in folder.iterdir():
+            num_bytes += min((stat := file.stat()).st_size, 512 * stat.st_blocks)
+    return num_bytes
 
 
 def _pin(path: Path) -> int | None:

@@ -124,7 +124,7 @@ def _thumbnail(sources: Mapping[str, Source], row: Mapping[str, Any]) -> Thumbna
 
     bucket = Bucket.parse(row["bucket"])
     if row["dataset"] not in sources:
-        raise SanaError(f"data set {row['dataset']} is not in the config")
+        raise SanaError(f"download.datasets[{row['dataset']}] is not in the config")
     first_frame = {**row, "bucket": str(Bucket(1, bucket.height, bucket.width))}
     try:
         with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:

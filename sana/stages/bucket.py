@@ -1,6 +1,7 @@
 """Bucket: give every clip a shape, windows of frames and a split. Opens no video: it only reads probe's table."""
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ from sana.config.bucket import BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.assign import Assignment, assign
-from sana.data.manifest import content_digest, read_table, to_parquet
+from sana.data.manifest import content_digest, read_table, tally, to_parquet
 from sana.data.schemas import CUT
+from sana.data.split import held_out
 from sana.errors import ConfigError, RefusedError
 
 NAME = "bucket"
@@ -87,19 +89,37 @@ def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
         return  # the refusals are what there is to say
     _check_sources(config, clips, windows)
     _check_roles(config, windows)
-    bucket, num_sources = config.bucket, assigned.facts["sources"]
     for split in ("train", "eval"):
         if not any(counted[split] for counted in assigned.facts["buckets"].values()):
-            if num_sources < 2:
-                fix = "at least two sources are needed, one for each split"
-            elif split == "eval":
-                fix = "raise bucket.eval_fraction, or name sources in bucket.eval_sources"
-            else:
-                fix = "lower bucket.eval_fraction, or name fewer sources in bucket.eval_sources"
             raise RefusedError(
-                f"bucket: the {split} split is empty: {assigned.counts['out']} clips, {num_sources} sources, "
-                f"eval_fraction {bucket.eval_fraction:g}; {fix}"
+                f"bucket: the {split} split is empty: {assigned.counts['out']} clips, {assigned.facts['sources']} "
+                f"sources are left; {_why_empty(config, clips, assigned, split)}"
             )
+
+
+def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str) -> str:
+    """Say whether the clips of a split were refused, or none was meant for it, and what to do."""
+    is_eval, _ = held_out(clips, config)
+    meant = clips.filter(pa.array(is_eval == (split == "eval")))
+    if meant.num_rows:
+        mine = pc.is_in(assigned.rejects["clip_id"], value_set=meant["clip_id"].combine_chunks())
+        reasons = Counter(tally(assigned.rejects["reason"].filter(mine))).most_common(3)
+        top = ", ".join(f"{num} {reason}" for reason, num in reasons)
+        return (
+            f"all {meant.num_rows} clips meant for it were refused ({top}); mend them, or loosen the rules of `bucket`"
+        )
+    refused = [dataset.where for dataset in config.download.enabled if dataset.role == split]
+    if refused:  # its role is this one, and no clip of it came here
+        return (
+            f"{', '.join(refused)} with role: {split} came here without a clip, as all were refused before; mend them"
+        )
+    divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role == "split"], pa.string())
+    names = pc.unique(clips["source_id"].filter(pc.is_in(clips["dataset"], value_set=divided)))
+    why = f"no data set has role: {split}, and none of the {len(names)} sources that came here to be split falls to it"
+    if len(names) < 2:
+        return f"{why}: at least two sources are needed, one for each split, or a data set with role: {split}"
+    way = "raise bucket.eval_fraction, or name" if split == "eval" else "lower bucket.eval_fraction, or name fewer"
+    return f"{why} (eval_fraction {config.bucket.eval_fraction:g}): {way} sources in bucket.eval_sources"
 
 
 def _check_sources(config: Config, clips: pa.Table, windows: pa.Table) -> None:

@@ -4,8 +4,8 @@ A process of its own, because a damaged file can kill the process that opens it:
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def probe(job: Job) -> None:
     todo = lacking(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
     suspects, journal = Suspects(job.spec["deaths"]), Journal(Path(job.spec["journal"]))
-    report = _reporter(job, todo.num_rows, sources)
+    report = _Reporter(job, todo.num_rows, sources)
 
     def opened(row: Row) -> Row:
         return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
@@ -55,7 +55,8 @@ def probe(job: Job) -> None:
     with ThreadPoolExecutor(resources.num_workers) as threads:
         for start in range(0, todo.num_rows, resources.clips_per_part):
             part = todo.slice(start, resources.clips_per_part).to_pylist()
-            pool.commit_part(table_of(report(threads.map(opened, part)), PROBES))
+            found = report(report.in_order([threads.submit(opened, row) for row in part]))
+            pool.commit_part(table_of(found, PROBES))
 
 
 def _open(row: Row, source: Source, journal: Journal) -> Row:
@@ -67,7 +68,7 @@ def _open(row: Row, source: Source, journal: Journal) -> Row:
         return {**_NOTHING, "reason": refusal.reason, "detail": refusal.detail}
     except OSError as error:
         raise StoreError(
-            f"probe: {row['path']} of data set {row['dataset']} cannot be read ({error}); "
+            f"probe: {row['path']} of download.datasets[{row['dataset']}] cannot be read ({error}); "
             "see to the disk or the permission, then run again"
         ) from error
 
@@ -83,23 +84,39 @@ def _split(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     return todo.filter(named), todo.filter(pc.invert(named))
 
 
-def _reporter(job: Job, total: int, sources: Mapping[str, Source]) -> Callable[[Iterable[Row]], list[Row]]:
-    """Return a function that passes rows on and reports, now and then, how many came."""
-    done, refused, reported_s = 0, 0, 0.0
+class _Reporter:
+    """Passes rows on and reports, now and then, how many came and what was fetched."""
 
-    def report(rows: Iterable[Row]) -> list[Row]:
-        nonlocal done, refused, reported_s
+    def __init__(self, job: Job, total: int, sources: Mapping[str, Source]) -> None:
+        self._job, self._total, self._sources = job, total, sources
+        self._done, self._refused = 0, 0
+        self._reported_s, self._fetched = 0.0, ""
+
+    def __call__(self, rows: Iterable[Row]) -> list[Row]:
         passed = []
         for row in rows:
             passed.append(row)
-            done, refused = done + 1, refused + bool(row["reason"])
-            if done == total or time.monotonic() - reported_s > REPORT_S:
-                detail = ", ".join(part for part in (f"{refused} refused", fetched(sources)) if part)
-                job.report(Progress(done, total, "videos", detail))
-                reported_s = time.monotonic()
+            self._done, self._refused = self._done + 1, self._refused + bool(row["reason"])
+            if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
+                self._say(fetched(self._sources))
         return passed
 
-    return report
+    def in_order(self, futures: Sequence[Future[Row]]) -> Iterator[Row]:
+        """Yield the results; while one is waited for, say what is fetched: a long video is a long time without news."""
+        try:
+            for future in futures:
+                while not future.done() and not wait([future], REPORT_S).done:
+                    if (now := fetched(self._sources)) != self._fetched:
+                        self._say(now)
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _say(self, fetched_now: str) -> None:
+        detail = ", ".join(part for part in (f"{self._refused} refused", fetched_now) if part)
+        self._job.report(Progress(self._done, self._total, "videos", detail))
+        self._reported_s, self._fetched = time.monotonic(), fetched_now
 
 
 if __name__ == "__main__":

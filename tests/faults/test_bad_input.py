@@ -76,7 +76,8 @@ def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
     """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
     for _ in range(2):
         done = sana(tmp_path, tiny_model, "download.datasets.0.max_refused_fraction=0.01")
-        assert_one_clear_error(done, "data set demo: 1 of 16 clips were refused (1 no_caption)", "rejects.parquet")
+        refused = "download.datasets[demo]: 1 of 16 clips were refused (1 no_caption)"
+        assert_one_clear_error(done, refused, "rejects.parquet")
         assert committed(tmp_path) == ["download"]
     page = next((tmp_path / "work/mlflow-artifacts").rglob("data_report.html")).read_text()
     assert "nocaption-00.mp4" in page and '<span class="bad">failed</span>' in page, "the run says what to look at"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sana.data.source_check import check_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
 from sana.stages import download
@@ -120,6 +121,8 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
     ("captions", "files", "says"),
     [
         ({"text_columns": ["captoin"]}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "did you mean 'caption'"),
+        ({"text_columns": ["CAPTON"]}, {"metadata.csv": "file_name,Caption\na.mp4,x\n"}, "did you mean 'Caption'"),
+        ({"text_columns": ["label"]}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "no column 'label'. It has: f"),
         ({"video_column": "file"}, {"metadata.csv": "file_name,caption\na.mp4,x\n"}, "did you mean 'file_name'"),
         ({}, {"metadata.csv": "name,caption\na.mp4,x\n"}, r"none of the columns file_name.*video_column.*It has: name"),
         ({}, {"metadata.csv": "video,label\na.mp4,x\n"}, "text_columns"),
@@ -142,9 +145,13 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict, files: dict, says: str) -> None:
     source = str(make_files(tmp_path / "s", {"a.mp4": "1", **files}))
-    with pytest.raises(ConfigError, match=f"(?s)download.datasets d0: .*{says}"):
-        download.run(context(tmp_path, {"source": source, "captions": captions}), {})
+    at = context(tmp_path, {"source": source, "captions": captions})
+    with pytest.raises(ConfigError, match=f"(?s)download.datasets\\[d0\\]: .*{says}") as told:
+        download.run(at, {})
     assert not (tmp_path / "root/download").exists()
+    (problem,), notes = check_sources(at.config, work_dir=at.work_dir)
+    head = str(problem).replace("Row #2: ", "")  # Arrow counts rows only where one thread reads
+    assert head == str(told.value) and not notes, "the check before a run says the same"
 
 
 def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_refused(tmp_path: Path) -> None:

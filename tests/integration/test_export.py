@@ -7,11 +7,12 @@ from uuid import uuid4
 import pytest
 
 from flows.plan import plan
-from sana.care.references import kind_of
+from sana.care.references import INDEX, kind_of, survey
+from sana.care.shards import rows_by_shard
 from sana.care.transfer import copy_root
 from sana.care.verify import verify
 from sana.errors import SanaError
-from sana.store import LocalStore, open_store
+from sana.store import LocalStore, Store, open_store
 from tests.cared_stores import content, context_of, flip, only, store_of
 from tests.pipeline_runs import Place
 from tests.s3_server import WeedServer
@@ -51,3 +52,39 @@ def test_a_copy_overwrites_nothing_and_takes_no_damage(place: Place, tmp_path: P
         copy_root(source, target, stages={"encode_latents"})
     assert not target.exists(shard)
     assert not [key for key, _ in target.list("encode_latents") if kind_of(key) in ("artifact", "part")]
+
+
+def test_what_the_target_has_already_is_compared_in_part_and_with_deep_whole(place: Place, tmp_path: Path) -> None:
+    source, target = store_of(place), LocalStore(str(tmp_path / "target"))
+    copy_root(source, target, stages=STAGES)
+    index = find_index(source)
+    shard, rows = max(rows_by_shard(source.read(index)), key=lambda group: len(group[1]))
+    middle = rows[len(rows) // 2]
+    assert len(rows) > 2
+    files = [file for one in survey(source).checkpoints.values() for file in one.files.values()]
+    large = max(files, key=lambda file: file.num_bytes).key
+    damage = [  # key, byte, whether it shows without deep
+        (shard, rows[0]["offset"] - 10, True),  # of the header
+        (shard, rows[0]["offset"] + 7, True),
+        (shard, rows[-1]["offset"] + rows[-1]["num_bytes"] - 1, True),
+        (shard, middle["offset"], False),
+        (only(source, "file", "probe"), 100, True),
+        (only(source, "metrics", "train"), 3, True),
+        (large, 0, True),
+        (large, source.size(large) - 1, True),
+    ]
+    for key, byte, shows in damage:
+        flip(Path(target.root, key), byte)
+        for deep in (False, True):
+            if shows or deep:
+                with pytest.raises(SanaError, match=f"{key} is there already.*nothing was copied"):
+                    copy_root(source, target, stages=STAGES, deep=deep)
+            else:
+                assert copy_root(source, target, stages=STAGES).num_copied == 0
+        flip(Path(target.root, key), byte)
+    assert copy_root(source, target, stages=STAGES, deep=True).num_copied == 0
+
+
+def find_index(store: Store) -> str:
+    artifacts = survey(store).artifacts.values()
+    return next(artifact.files[INDEX].key for artifact in artifacts if artifact.stage == "encode_latents")

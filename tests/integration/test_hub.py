@@ -87,6 +87,7 @@ def test_no_right_to_read_is_one_error_with_the_page_and_no_token(
         assert f"{hub.endpoint}/{page}" in str(error.value)
         assert "HF_TOKEN" in str(error.value) and "licence" in str(error.value)
         assert "hf_" not in str(error.value)
+        assert str(error.value).startswith("download.datasets[d]: ") == (error is not model)
     assert cached_files(tmp_path) == []
 
 

@@ -1,5 +1,6 @@
 """Files of a hub arrive whole or not at all: cut, killed, stalled and damaged fetches."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +11,15 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from sana.config.load import load_config
+from sana.context import Context
 from sana.data.hub import HubRepo
 from sana.data.hub_memory import HubFile
 from sana.errors import SanaError
+from sana.stages import download
+from sana.store import open_store
+from sana.work.job import read_job, write_job
+from sana.work.probe import probe
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
 from tests.source_files import listing
@@ -142,3 +149,25 @@ def test_fetch_leaves_nothing_beside_the_file(hub: HubServer, tmp_path: Path) ->
     with pytest.raises(SanaError):
         repo.fetch(commit, HubFile("gone.mp4", 3, "git:00"), out / "gone.mp4")
     assert [path.name for path in out.iterdir()] == ["video.mp4"]
+
+
+def test_a_long_fetch_is_news_before_its_video_is_there(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    hub.publish(DATASET, {"big.mp4": os.urandom(2**20), "big.txt": b"a cat"})
+    hub.stalled = {"big.mp4"}  # for two seconds, after the half
+    data = json.dumps([{"id": "cats", "source": "hf://datasets/films/cats", "max_refused_fraction": 1}])
+    places = [f"download.datasets={data}", f"root={tmp_path}/root", f"work_dir={tmp_path}/work"]
+    config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", places)
+    context = Context(config, open_store(config.root), tmp_path / "work")
+    journal = tmp_path / "journal"
+    artifacts = {"download": download.run(context, {})}
+    spec = {"pool": "probe/pool/v1", "deaths": {}, "journal": str(journal)}
+    job = read_job(write_job("probe", config, artifacts, spec))
+    probe(job)
+    reports = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
+    assert [report["done"] for report in reports[:-1]] == [0] * (len(reports) - 1) and reports[-1]["done"] == 1
+    assert reports[0]["detail"].startswith("0 refused, 512.0 KiB fetched, ")
+    assert reports[-1]["detail"].startswith("1 refused, 1.0 MiB fetched, ")

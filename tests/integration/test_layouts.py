@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from sana.data.source_check import check_sources
 from sana.stages import download
 from tests.downloads import CLIPS, ROWS, Done, context, csv_of, jsonl_of, parquet_of, videos
 from tests.source_files import make_files
@@ -45,6 +46,7 @@ def test_the_same_clips_in_any_layout_are_the_same_content(tmp_path: Path, layou
     source = make_files(tmp_path / "s", {**videos(), **LAYOUTS[layout]})
     done = Done(context(tmp_path, {"source": str(source)}))
     assert done.captions == CLIPS
+    assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
     assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
 
 
@@ -55,6 +57,7 @@ def test_a_table_beside_the_videos_is_the_same_content(tmp_path: Path, name: str
     rows[0]["file_name"] = f"{tmp_path}/s/{rows[0]['file_name']}"
     make_files(tmp_path / "s", {**videos(), name: make_table(rows), "not named.mp4": "x"})
     done = Done(context(tmp_path, {"source": f"{tmp_path}/s/{name}"}))
+    assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
     assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
 
 

@@ -67,5 +67,5 @@ def test_a_table_source_without_the_column_names_its_data_set(tmp_path: Path) ->
     good = make_files(tmp_path / "a", {"t.csv": "video,text\na.mp4,x\n", "a.mp4": "1"})
     bad = make_files(tmp_path / "b", {"t.csv": "video,words\na.mp4,x\n", "a.mp4": "2"})
     sources = ({"source": f"{folder}/t.csv"} for folder in (good, bad))
-    with pytest.raises(ConfigError, match=r"download.datasets d1: t.csv has none of the columns text, .*has: video, w"):
+    with pytest.raises(ConfigError, match=r"datasets\[d1\]: t.csv has none of the columns text, .*has: video, w"):
         download.recipe(context(tmp_path, *sources), {})

@@ -1,14 +1,16 @@
 """Damage of a store is found, named, withdrawn and healed."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from flows.cli.main import main
 from sana.care.collect import find_litter
-from sana.care.references import kind_of, survey
+from sana.care.references import RECORDS, kind_of, survey
 from sana.care.verify import verify, withdraw
+from sana.store import LocalStore
 from tests.cared_stores import context_of, flip, only, store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 
@@ -101,3 +103,52 @@ def test_a_root_with_nothing_in_it_is_not_said_to_be_well(
     assert "right root" in captured.err
     assert "sound" not in captured.out
     assert list(tmp_path.iterdir()) == []
+
+
+class Listed(LocalStore):
+    """A store that counts what is asked of single objects."""
+
+    asked: Counter[str]
+
+    def exists(self, key: str) -> bool:
+        self.asked["exists"] += 1
+        return super().exists(key)
+
+    def size(self, key: str) -> int:
+        self.asked["size"] += 1
+        return super().size(key)
+
+
+def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Listed(place.root)
+    store.asked = Counter()
+    found = survey(store)
+    named = sorted({file.key for artifact in found.artifacts.values() for file in artifact.files.values()})
+    named += sorted({file.key for checkpoint in found.checkpoints.values() for file in checkpoint.files.values()})
+    assert {key.partition("/")[0] for key in named} == {
+        "download",
+        "probe",
+        "bucket",
+        "encode_captions",
+        "encode_latents",
+        "train",
+    }
+    assert verify(store).problems == [] and not store.asked, "no request a file"
+    orphan = "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet"
+    store.put_if_absent(orphan, b"litter")
+    for number, key in enumerate(named):
+        path = Path(store.root, key)
+        if number % 2:
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes() + b"x")
+    health = verify(store)
+    wrong = {problem.key: problem.state for problem in health.problems if kind_of(problem.key) not in RECORDS}
+    assert wrong == {key: "missing" if number % 2 else "damaged" for number, key in enumerate(named)}
+    assert [thing.key for thing in health.orphans] == [orphan]
+    with pytest.raises(SystemExit):
+        main(["verify", "--root", place.root, "--list"])
+    said = capsys.readouterr().out
+    assert all(f"{state}: {key}: " in said for key, state in wrong.items()) and f"orphan: {orphan}: " in said

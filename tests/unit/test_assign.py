@@ -208,8 +208,20 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
 @pytest.mark.parametrize(
     ("clips", "config", "error", "message"),
     [
-        ([{}, {}], config(eval_fraction=0), RefusedError, "the eval split is empty: 2 clips, 2 sources"),
+        ([{}, {}], config(eval_fraction=0), RefusedError, "the eval split is empty: 2 clips, 2 sources are left; no "
+         "data set has role: eval, and none of the 2 sources that .* \\(eval_fraction 0\\): raise"),
         ([{"source_id": "a"}] * 3, config(eval_fraction=0.5), RefusedError, "at least two sources are needed"),
+        ([{}] + [{"dataset": "x", "source_id": "a"}] * 3, config({"id": "x"}, {"id": "demo", "role": "train"},
+         eval_fraction=0), RefusedError, "none of the 1 sources that came here to be split"),
+        ([{}, {}, {"dataset": "x", "num_frames": 1}, {"dataset": "x", "num_frames": 2}, {"dataset": "x", "width": 9}],
+         config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RefusedError,
+         "2 clips, 2 sources are left; all 3 clips meant for it were refused \\(2 too_short, 1 aspect\\)"),
+        ([{}, {}], config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RefusedError,
+         r"download.datasets\[x\] with role: eval came here without a clip"),
+        ([{"source_id": "s0", "num_frames": 1}, {"source_id": "s1"}], config(eval_fraction=0.25), RefusedError,
+         r"eval split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were refused \(1 too_short\)"),
+        ([{"source_id": "s0"}, {"source_id": "s1", "num_frames": 1}], config(eval_fraction=0.25), RefusedError,
+         r"train split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were refused \(1 too_short\)"),
         ([{"source_id": "bunny"}], config(eval_sources=("buny",)), ConfigError, "did you mean bunny"),
         ([{"source_id": "a", "num_frames": 1}, {}], config(eval_sources=("a",)), ConfigError, "clips were refused"),
         ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, eval_sources=("a",)), ConfigError, "role: tr"),

@@ -1,5 +1,6 @@
 """Config: closed, bounded, cross-checked, with every mistake reported at once."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,9 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("train.learning_rate", "is not key=value"),
         ("train.lerning_rate=1", "did you mean learning_rate"),
         ("train.max_steps.x=1", "it has no keys below it"),
-        ("download.datasets.7.id=x", "not a position in a list of 1"),
+        ("download.datasets.7.id=x", "not a position in a list of 1, nor one of its ids: demo"),
+        ("download.datasets.dmeo.repeats=2", "'dmeo' is not a position in a list of 1, nor one of its ids: demo"),
+        ("bucket.buckets.x=17x96x160", "'x' is not a position in a list of"),
         ("train.schedule=linear", "'constant' or 'cosine'"),
         ("bucket.eval_sources=[]", "nothing would be held out"),
         ("download.datasets.0.role=eval", "nothing is left to train on"),
@@ -117,6 +120,20 @@ def test_overrides_apply_in_order_and_know_numbers() -> None:
     config = load_config(DEMO, ["train.learning_rate=1e-4", "train.learning_rate=2e-4", "sample.prompts.cat=a cat"])
     assert config.train.learning_rate == 2e-4
     assert config.sample.prompts["cat"] == "a cat"
+
+
+def test_a_data_set_is_named_by_its_id_or_its_place() -> None:
+    ids = ["a", "a.b", "a.b.c", "1"]
+    sets = [{"id": name, "source": "."} for name in ids]
+    for place, name in enumerate(ids):
+        for path in {name, *([str(place)] if place != 1 else [])}:
+            overrides = [f"download.datasets={json.dumps(sets)}", f"download.datasets.{path}.repeats=7"]
+            overrides += [f"download.datasets.{path}.captions.prefix=old film"]
+            found = load_config(DEMO, overrides).download.datasets
+            assert [one.repeats for one in found] == [7 * (one.id == name) for one in found]
+            assert found[place].captions.prefix == "old film"
+    whole = load_config(DEMO, ["download.datasets.demo={id: x, source: y}"]).download.datasets
+    assert [one.id for one in whole] == ["x"]
 
 
 def test_a_key_may_stand_once(tmp_path: Path) -> None:

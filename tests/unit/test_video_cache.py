@@ -101,6 +101,33 @@ def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
         assert origin.fetched == ["a"]
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_traffic_counts_bytes_as_they_come_and_each_once(tmp_path: Path, at_once: bool) -> None:
+    cache, step = VideoCache(tmp_path / "c", max_bytes=10**9), 2**20
+    seen = []
+
+    def fetch(path: Path) -> None:
+        with path.open("wb") as file:
+            for place in (3, 0, 2, 1) if at_once else range(4):  # of S3 several blocks come at a time, in any order
+                os.pwrite(file.fileno(), os.urandom(step), place * step)
+                os.fsync(file.fileno())
+                seen.append(cache.traffic.fetched_bytes)
+
+    for start, digest in ((0, "a"), (4 * step, "b")):
+        seen.clear()
+        with cache.open(digest, ".mp4", size=lambda: 4 * step, fetch=fetch):
+            assert seen == [start + number * step for number in (1, 2, 3, 4)]
+        assert cache.traffic.fetched_bytes == start + 4 * step
+
+    def fails(path: Path) -> None:
+        fetch(path)
+        raise OSError("the connection broke")
+
+    with pytest.raises(OSError), cache.open("c", ".mp4", size=lambda: 4 * step, fetch=fails):
+        pass
+    assert cache.traffic.fetched_bytes == 8 * step, "what was not kept is not counted"
+
+
 def test_threads_fetch_a_file_once_and_read_it_whole(tmp_path: Path) -> None:
     cache, origin = VideoCache(tmp_path / "c", max_bytes=450), Origin(100)
 
