@@ -102,6 +102,8 @@ def _parse(text: str, *, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with two stricter rules
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is not valid YAML: brackets are nested too deep; is one left open?") from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:
@@ -130,7 +132,9 @@ def _child(node: Any, name: str, override: str) -> Any:
 
 def _index(node: list[Any], name: str, override: str) -> int:
     if not name.isdigit() or int(name) >= len(node):
-        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}")
+        ids = [f" ({item['id']})" if isinstance(item, dict) and "id" in item else "" for item in node]
+        places = ", ".join(f"{place}{shown}" for place, shown in enumerate(ids)) or "none, for it is empty"
+        raise ConfigError(f"override {override!r}: {name!r} is not a position in this list; it has {places}")
     return int(name)
 
 

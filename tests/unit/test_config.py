@@ -56,10 +56,12 @@ def test_all_mistakes_come_at_once_with_path_and_nearest_key() -> None:
     values["train"]["max_grad_norm"] = -1
     values["buckets"] = []
     values["download"]["datasets"][0]["source_pattern"] = "["
+    values["work_dir"] = "s3://bucket/work"
     with pytest.raises(ConfigError) as caught:
         check(values, where="here.yaml")
     message = str(caught.value)
-    assert message.startswith("here.yaml: 5 mistakes")
+    assert message.startswith("here.yaml: 6 mistakes")
+    assert "work_dir: s3://bucket/work must be a local folder" in message
     assert "train.learning_rte: unknown key; did you mean learning_rate?" in message
     assert "buckets: unknown key; did you mean bucket?" in message
     assert "train.max_steps: " in message and "'many'" in message
@@ -85,7 +87,9 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("train.learning_rate", "is not key=value"),
         ("train.lerning_rate=1", "did you mean learning_rate"),
         ("train.max_steps.x=1", "it has no keys below it"),
-        ("download.datasets.7.id=x", "not a position in a list of 1"),
+        ("download.datasets.7.id=x", "'7' is not a position in this list; it has 0 (demo)"),
+        ("download.datasets.demo.repeats=1", "'demo' is not a position in this list; it has 0 (demo)"),
+        ("bucket.eval_sources=" + "[" * 3000, "nested too deep"),
         ("train.schedule=linear", "'constant' or 'cosine'"),
         ("bucket.eval_sources=[]", "nothing would be held out"),
         ("download.datasets.0.role=eval", "nothing is left to train on"),
