@@ -1,5 +1,6 @@
 """`sana verify`, `gc`, `export` and `import`: the care of a store. They work on a root, with or without a config."""
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
     if not health.stages:  # a mistyped root must not be called sound
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
-    where = config or f"--root {root}"
-    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, where, withdraw)}" for p in health.problems]
+    same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
+    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, withdraw)}" for p in health.problems]
     _list(lines, every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
@@ -173,10 +174,11 @@ def _shown(name: str) -> Callable[[Progress], None]:
     return lambda progress: publish(f"{name} {progress.unit}", "running", progress)
 
 
-def _heal(problem: "Problem", where: str, withdrawn: bool) -> str:
+def _heal(problem: "Problem", same: str, withdrawn: bool) -> str:
+    """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be withdrawn."""
     if problem.state == "unreadable":
         return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
-    return "now: sana run CONFIG" if withdrawn else f"to heal: sana verify {where} --withdraw, then: sana run CONFIG"
+    return "now: sana run CONFIG" if withdrawn else f"to heal: sana verify {same} --withdraw, then: sana run CONFIG"
 
 
 def _list(lines: Sequence[str], every: bool) -> None:

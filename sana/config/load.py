@@ -102,6 +102,8 @@ def _parse(text: str, *, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with two stricter rules
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is not valid YAML: brackets are nested too deep; is one left open?") from error
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
@@ -30,13 +30,12 @@ class Config(Section):
     sample: SampleConfig
     tracking: TrackingConfig = TrackingConfig()
 
-    @model_validator(mode="after")
-    def _work_dir_is_local(self) -> Self:
-        if "://" in self.work_dir:
-            raise ValueError(
-                f"work_dir {self.work_dir} must be a local folder: it holds locks and databases; root may be s3://"
-            )
-        return self
+    @field_validator("work_dir")
+    @classmethod
+    def _is_local(cls, work_dir: str) -> str:
+        if "://" in work_dir:
+            raise ValueError(f"{work_dir} must be a local folder: it holds locks and databases; root may be s3://")
+        return work_dir
 
     @model_validator(mode="after")
     def _both_splits_can_have_clips(self) -> Self:

@@ -131,9 +131,10 @@ class Keys:
         value = self.take(key, default)
         try:
             number = kind(value)
-        except (TypeError, ValueError):
+            changed = float(number) != float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):  # Infinity is no int, and 400 digits are no float
             raise ConfigError(f"{self.where}: {key} is {value!r}, not a number") from None
-        if isinstance(value, bool) or float(number) != float(value):  # type: ignore[arg-type]
+        if isinstance(value, bool) or changed:
             raise ConfigError(f"{self.where}: {key} is {value!r}, not a {'whole ' if kind is int else ''}number")
         return number
 

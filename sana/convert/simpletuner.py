@@ -76,6 +76,8 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid JSON: brackets are nested too deep; is one left open?") from None
 
 
 def faults_of(draft: Draft) -> list[tuple[str, str]]:

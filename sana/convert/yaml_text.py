@@ -94,15 +94,24 @@ def _emit(draft: Draft, node: dict[str, Any], pad: str) -> Iterator[str]:
 def _with_comment(text: str, line: Line, pad: str, theirs: Sequence[str]) -> list[str]:
     names = [name for name in theirs if name.rpartition(".")[2] != line.key.rpartition(".")[2]]
     origin = f"[{', '.join(names)}]" if names else ""  # none where the name is the same
-    why = " ".join(part for part in (line.why, origin) if part)
+    why = _one_line(" ".join(part for part in (line.why, origin) if part))
     if not why:
         return [text]
     beside = f"{text} # {why}"
     return [beside] if len(beside) <= WIDTH else [*_comment(why, pad), text]
 
 
+def _one_line(text: str) -> str:
+    """Return text that cannot end the comment it stands in: a quoted value may hold any character."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _comment(text: str, pad: str, hanging: str = "") -> list[str]:
     clean = text if hanging else " ".join(text.split())
     return textwrap.wrap(
-        clean, WIDTH, break_on_hyphens=False, initial_indent=f"{pad}# ", subsequent_indent=f"{pad}# {hanging}"
+        _one_line(clean),
+        WIDTH,
+        break_on_hyphens=False,
+        initial_indent=f"{pad}# ",
+        subsequent_indent=f"{pad}# {hanging}",
     )

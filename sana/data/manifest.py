@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
 from sana.data.schemas import CUT
-from sana.errors import RefusedError, SanaError
+from sana.errors import RefusedError, SanaError, remedy
 from sana.store import Store
 
 _KEY_ROWS = 65_536  # rows whose keys are made at once
@@ -90,9 +90,7 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
     try:
         return read_parquet(store.read(key))
     except (FileNotFoundError, SanaError) as error:
-        raise SanaError(
-            f"{store.uri(key)} cannot be read ({error}); make it again: sana run CONFIG --force {artifact.stage}"
-        ) from error
+        raise SanaError(f"{store.uri(key)} cannot be read ({error}); {remedy(deep=True)}") from error
 
 
 def lacking(wanted: pa.Table, known: pa.Table, column: str) -> pa.Table:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from sana.errors import SanaError
+from sana.errors import SanaError, remedy
 from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -27,11 +27,6 @@ _FROM_HEADER = {_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items(
 
 class DamagedSampleError(SanaError):
     """A stored tensor does not match its index row."""
-
-
-def remedy(key: str) -> str:
-    """Say how a shard, or what else stands under a stage's name, is made again."""
-    return f"make it again: sana run CONFIG --force {key.partition('/')[0]}"
 
 
 @dataclass(frozen=True)
@@ -169,12 +164,12 @@ def read_tensor(store: Store, location: Location) -> Tensor:
 
 def gone(store: Store, shard: str) -> DamagedSampleError:
     """Return the error of a shard that is not there."""
-    return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(shard)}")
+    return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(deep=False)}")
 
 
 def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
     """Return the error of a tensor whose bytes have the digest `found`, and not that of its index row."""
     return DamagedSampleError(
         f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
-        f"their index row says {location.digest}: the shard is damaged; {remedy(location.shard)}"
+        f"their index row says {location.digest}: the shard is damaged; {remedy(deep=True)}"
     )

@@ -15,8 +15,8 @@ from sana.bucket import Bucket
 from sana.data.loader import REQUESTS, Prefetcher, Samples
 from sana.data.locations import Locations
 from sana.data.manifest import read_table
-from sana.data.shard import DTYPES, DamagedSampleError, Entry, read_header, remedy
-from sana.errors import SanaError
+from sana.data.shard import DTYPES, DamagedSampleError, Entry, read_header
+from sana.errors import SanaError, remedy
 from sana.store import Store
 
 _ENTRY_BYTES = 160  # of a header, for one tensor
@@ -51,7 +51,8 @@ def check_samples(
     for samples in splits:
         problem = _wrong_shape(samples, caption_channels)
         if problem is not None:
-            raise _error(store, problem, more=0)
+            again = f"make it again: sana run CONFIG --force {problem.shard.partition('/')[0]}"  # verify finds it sound
+            raise _error(store, problem, again, more=0)
     claims = _claims(splits)
     problems = []
     depth = 1 if store.is_local else REQUESTS
@@ -60,7 +61,7 @@ def check_samples(
             problems += [problem] if problem is not None else []
             on_shard(done, len(claims))
     if problems:
-        raise _error(store, problems[0], more=len(problems) - 1)
+        raise _error(store, problems[0], remedy(deep=False), more=len(problems) - 1)
 
 
 def _wrong_shape(samples: Samples, caption_channels: int) -> _Problem | None:
@@ -141,12 +142,12 @@ def _owner(samples: Samples, caption: int) -> int:
     return int(owners[0]) if len(owners) else 0
 
 
-def _error(store: Store, problem: _Problem, *, more: int) -> DamagedSampleError:
+def _error(store: Store, problem: _Problem, again: str, *, more: int) -> DamagedSampleError:
     sample_id = problem.samples.sample_id(problem.row)
     others = f" {more} more shard{'s are' if more > 1 else ' is'} not sound." if more else ""
     return DamagedSampleError(
         f"sample {sample_id}{_clip(store, sample_id)} of the {problem.samples.split} split: "
-        f"{store.uri(problem.shard)} {problem.what}.{others} Training was not started; {remedy(problem.shard)}"
+        f"{store.uri(problem.shard)} {problem.what}.{others} Training was not started; {again}"
     )
 
 

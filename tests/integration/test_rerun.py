@@ -11,6 +11,7 @@ import pytest
 from flows.graph import STAGES, stage
 from flows.plan import plan
 from sana.artifact import causes, find, latest
+from sana.care.verify import verify, withdraw
 from sana.data.manifest import read_table
 from sana.errors import SanaError
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
@@ -192,13 +193,26 @@ def test_force_does_the_work_again_and_gives_the_same_content(
     assert folders or name in ("evaluate", "sample")  # the work went to places of its own: nothing was found
 
 
-def test_a_damaged_shard_is_noticed_and_force_heals_the_store(place: Place) -> None:
+def test_a_damaged_shard_is_noticed_and_its_remedy_heals_the_store_for_good(place: Place) -> None:
+    """Also for runs with other clips, which read the same pool."""
     for shard in Path(place.root, "encode_latents").rglob("*.safetensors"):
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
         shard.write_bytes(data)
-    with pytest.raises(SanaError, match=r"the shard is damaged; make it again: sana run CONFIG --force"):
+    with pytest.raises(SanaError, match=r"damaged; make it again: sana verify CONFIG --deep --withdraw"):
         run_stages(place.context("train.seed=9"), last="train")
+    store = place.context().store
+    withdraw(store, verify(store, deep=True).problems)
+    assert run_stages(place.context("train.seed=9"), last="train").ran == ["encode_latents", "train"]
+    for name in ("skyline-01.mp4", "skyline-01.txt"):
+        shutil.copy2(place.clips / name, place.clips / f"skyline-9{Path(name).suffix}")
+    assert "encode_latents" in run_stages(place.context("probe.duplicates=keep"), last="encode_latents").ran
+    assert not verify(store, deep=True).problems
+
+
+def test_force_heals_what_is_read_now(place: Place) -> None:
+    for shard in Path(place.root, "encode_latents").rglob("*.safetensors"):
+        shard.unlink()
     inputs = run_stages(place.context(), last="bucket").artifacts
     healed = stage("encode_latents").run(dataclasses.replace(place.context(), salt="heal"), inputs)
     assert healed.reproduced

@@ -1,6 +1,7 @@
 """Damage of a store is found, named, withdrawn and healed."""
 
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -88,7 +89,12 @@ def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: py
         main(["verify", "--root", place.root, "--deep"])
     told = capsys.readouterr().out
     assert ended.value.code == 1
-    assert any(line.startswith(f"damaged: {shard}") and "--withdraw" in line for line in told.splitlines())
+    [line, *_] = [line for line in told.splitlines() if line.startswith(f"damaged: {shard}")]
+    cure = line.partition("to heal: ")[2].partition(", then: ")[0]
+    with pytest.raises(SystemExit):
+        main(shlex.split(cure)[1:])
+    assert "2 records were withdrawn" in capsys.readouterr().out  # the cure, as it is printed, is one
+    main(["verify", "--root", place.root, "--deep"])
 
 
 @pytest.mark.parametrize("command", [["verify"], ["export", "--to", "elsewhere"]])

@@ -57,10 +57,12 @@ def test_all_mistakes_come_at_once_with_path_and_nearest_key() -> None:
     values["train"]["max_grad_norm"] = -1
     values["buckets"] = []
     values["download"]["datasets"][0]["source_pattern"] = "["
+    values["work_dir"] = "s3://bucket/work"
     with pytest.raises(ConfigError) as caught:
         check(values, where="here.yaml")
     message = str(caught.value)
-    assert message.startswith("here.yaml: 5 mistakes")
+    assert message.startswith("here.yaml: 6 mistakes")
+    assert "work_dir: s3://bucket/work must be a local folder" in message
     assert "train.learning_rte: unknown key; did you mean learning_rate?" in message
     assert "buckets: unknown key; did you mean bucket?" in message
     assert "train.max_steps: " in message and "'many'" in message
@@ -89,6 +91,7 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("download.datasets.7.id=x", "not a position in a list of 1, nor one of its ids: demo"),
         ("download.datasets.dmeo.repeats=2", "'dmeo' is not a position in a list of 1, nor one of its ids: demo"),
         ("bucket.buckets.x=17x96x160", "'x' is not a position in a list of"),
+        ("bucket.eval_sources=" + "[" * 3000, "nested too deep"),
         ("train.schedule=linear", "'constant' or 'cosine'"),
         ("bucket.eval_sources=[]", "nothing would be held out"),
         ("download.datasets.0.role=eval", "nothing is left to train on"),

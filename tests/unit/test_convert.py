@@ -172,3 +172,26 @@ def test_only_faults_that_concern_the_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     fewer = faults_of(convert(tmp_path / "config.json", tmp_path / "multidatabackend.json"))
     assert [fault for fault, _ in everything if (fault, _) not in fewer] == ["deletes source files that it cannot read"]
+
+
+@pytest.mark.parametrize("text", ["a\nroot: elsewhere", "a\0b", "a\u2028root: elsewhere", "a\x85b", "\x1b[31m"])
+def test_a_value_that_is_quoted_in_a_comment_stays_in_it(tmp_path: Path, text: str) -> None:
+    plain, _ = converted(tmp_path)
+    odd, draft = converted(tmp_path, {"foo_bar": text, f"foo {text}": 1}, [video(caption_strategy=text), *BACKENDS[1:]])
+    assert odd.root == plain.root
+    assert len(draft.unknown) == 2
+
+
+@pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 400, "NaN"])
+def test_a_number_beyond_all_numbers_is_one_error(tmp_path: Path, number: str) -> None:
+    config, backends = files(tmp_path)
+    config.write_text(json.dumps({**CONFIG, "seed": "?"}).replace('"?"', number))
+    with pytest.raises(ConfigError, match="seed is .*, not a number"):
+        convert(config, backends, num_processes=1)
+
+
+def test_endless_brackets_are_one_error(tmp_path: Path) -> None:
+    config, backends = files(tmp_path)
+    config.write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match="nested too deep"):
+        convert(config, backends, num_processes=1)
