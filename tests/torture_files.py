@@ -98,6 +98,8 @@ def _remux(folder: Path) -> None:
     for degrees in (90, 180, 270):
         _ffmpeg("-display_rotation", degrees, "-i", film, *copy, folder / f"turned_{degrees}.mp4")
     _ffmpeg("-display_rotation", 90, "-i", film, *copy, folder / "turned_90.mkv")
+    _ffmpeg("-display_hflip", "-i", film, *copy, folder / "mirrored.mp4")
+    _ffmpeg("-display_vflip", "-i", film, *copy, folder / "mirrored.mkv")
     _ffmpeg("-display_rotation", 90, "-i", folder / "wide_pixels.mp4", *copy, folder / "turned_wide_pixels.mov")
     _ffmpeg("-ss", 5 / FPS, "-i", film, *copy, folder / "trimmed_start.mp4")  # an edit list hides frames 0 to 4
     tone = ("-f", "lavfi", "-i", "sine=duration=1")

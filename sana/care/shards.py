@@ -69,7 +69,7 @@ def has_shards(data: bytes) -> bool:
 
 def _read(data: bytes, columns: list[str] | None, **options: Any) -> pa.Table:
     try:
-        return pq.read_table(pa.BufferReader(data), columns=columns, **options)
+        return pq.read_table(pa.BufferReader(data), columns=columns, page_checksum_verification=True, **options)
     except (pa.ArrowException, OSError) as error:
         raise SanaError(f"the table is damaged: {' '.join(str(error).split())}") from error
 

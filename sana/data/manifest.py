@@ -64,7 +64,7 @@ def to_parquet(table: pa.Table, *, metadata: Mapping[str, str] | None = None) ->
     if metadata:
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -75,7 +75,8 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         SanaError: it cannot be decoded.
     """
     try:
-        return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+        names = None if columns is None else list(columns)
+        return pq.read_table(pa.BufferReader(data), columns=names, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:  # a damaged page is an OSError, though the bytes are in memory
         raise SanaError(f"a table of {len(data)} bytes is damaged: {' '.join(str(error).split())}") from error
 

@@ -5,6 +5,7 @@ and worth another try.
 """
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from operator import add, sub
 from pathlib import Path
 
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sana.data.headers import matroska_may_turn, mp4_is_cut, mp4_turns
@@ -102,7 +104,7 @@ def probe_video(path: Path) -> VideoInfo:
     counted. No frame is decoded unless only a frame can tell how it is turned.
 
     Raises:
-        ClipRefused: empty, unreadable, no_video or truncated.
+        ClipRefused: empty, unreadable (mirrored films, too), no_video or truncated.
         OSError: the file is missing or the disk failed.
     """
     with _descriptor(path) as file:
@@ -183,7 +185,7 @@ def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int
     promised = _promised_packets(container, stream)
     for packet in container.demux(stream):
         if turns is None and not packet.is_corrupt:
-            turns = next(map(quarter_turns, stream.decode(packet)), None)
+            turns = next(map(_turns, stream.decode(packet)), None)
         if (size := packet.size) == 0 and packet.dts is None:  # PyAV's mark for the end of the stream
             break
         num_packets, last = num_packets + 1, packet
@@ -195,7 +197,7 @@ def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int
         raise ClipRefused("truncated", f"{num_packets} of {promised or 'at least 1'} frames are in the file")
     if last is not None and last.is_corrupt:
         raise ClipRefused("truncated", f"the file ends inside frame {num_packets}")
-    if turns is None and (turns := next(map(quarter_turns, stream.decode(None)), None)) is None:
+    if turns is None and (turns := next(map(_turns, stream.decode(None)), None)) is None:
         raise ClipRefused("unreadable", f"none of {num_packets} packets decodes to a frame")
     return _times(num_frames, sorted(ticks), stream.time_base), turns
 
@@ -207,9 +209,19 @@ def _promised_packets(container: InputContainer, stream: VideoStream) -> int:
     return stream.frames
 
 
+def _turns(frame: VideoFrame) -> int:
+    """Quarter turns that bring a frame upright; a picture that is shown in a mirror is not turned, it is refused."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is not None:
+        a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))  # type: ignore[call-overload]  # it is a buffer
+        if a * d < b * c:
+            raise ClipRefused("unreadable", "its display matrix mirrors the picture, which is not undone here")
+    return quarter_turns(frame)
+
+
 def _decoded_turns(container: InputContainer, stream: VideoStream) -> int:
     for frame in container.decode(stream):
-        return quarter_turns(frame)
+        return _turns(frame)
     raise ClipRefused("unreadable", "no packet decodes to a frame")
 
 

@@ -98,7 +98,7 @@ def _open(store: Store, artifact: Artifact, name: str, dictionary: Sequence[str]
     key = artifact.files[name].key
     path = store.local_path(key)
     source = path if path is not None else pa.PythonFile(_Object(store, key), mode="r")
-    return pq.ParquetFile(source, read_dictionary=list(dictionary), pre_buffer=True)
+    return pq.ParquetFile(source, read_dictionary=list(dictionary), pre_buffer=True, page_checksum_verification=True)
 
 
 def _unreadable(store: Store, artifact: Artifact, name: str, error: Exception) -> SanaError:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from sana.data.frames import read_frames
 from sana.data.probe import probe_video
+from sana.data.video import ClipRefused
 from tests.video_files import decode_all, make_video, numbers, picture, psnr, refusal
 from tests.video_formats import FORMATS, NUM_FRAMES
 
@@ -52,6 +53,18 @@ def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, ro
     path.write_bytes(data)
     assert probe_video(path).rotation_deg == (rotation + 180) % 360
     assert probe_video(path).width == (64 if rotation else 96)
+
+
+@pytest.mark.parametrize("box", ["mvhd", "tkhd"])
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
+def test_a_mirrored_film_is_refused_and_not_taken_for_a_turned_one(tmp_path: Path, box: str, matrix: tuple) -> None:
+    path = make_video(tmp_path / "mirrored.mp4", num_frames=5)
+    data, (a, b, c, d) = bytearray(path.read_bytes()), (0x10000 * one for one in matrix)
+    at = data.find(box.encode()) + (40 if box == "mvhd" else 44)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
+    path.write_bytes(data)
+    with pytest.raises(ClipRefused, match="unreadable: its display matrix mirrors"):
+        probe_video(path)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])

@@ -80,6 +80,8 @@ REASONS: dict[str, Reason] = {
     "sound_with_cover.mp4": Reason.NO_VIDEO,
     "reserved_never_filled.mp4": Reason.TRUNCATED,
     "leads_to_itself.mp4": Reason.UNREADABLE,
+    "mirrored.mp4": Reason.UNREADABLE,
+    "mirrored.mkv": Reason.UNREADABLE,
     **{f"cut_{n}_{name}.mp4": Reason.TRUNCATED for n in range(1, 10) for name in ("h264", "h264_faststart")},
     **{f"cut_0_{name}.mp4": Reason.UNREADABLE for name in ("h264", "h264_faststart")},  # a single byte
 }

@@ -12,6 +12,7 @@ from sana.data.manifest import sample_key, sample_keys, table_of
 from sana.data.pool import Pool
 from sana.data.schemas import CUT, WINDOWS
 from sana.data.share import Share
+from sana.errors import SanaError
 from sana.store import LocalStore
 
 pytestmark = pytest.mark.timeout(60)
@@ -138,3 +139,23 @@ def test_rows_taken_apart_are_in_no_part(tmp_path: Path) -> None:
     share = Share(pool, rows(*range(6)), part_size=2)
     assert [row["key"] for row in share.apart(["d1", "d2", "d4", "other"])] == ["0001", "0004"]
     assert [[row["key"] for row in part] for part in share.parts(0, 1)] == [["0000"], ["0003"], ["0005"]]
+
+
+def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
+    pool = new_pool(tmp_path)
+    assert pool.commit_part(rows(*range(40), value=7))
+    whole = pool.rows()
+    [path] = tmp_path.rglob("*.parquet")
+    data = path.read_bytes()
+    outcomes = set()
+    for at in range(len(data)):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        try:
+            assert pool.rows().equals(whole), f"byte {at} of {len(data)}: other rows"
+            outcomes.add("nothing")
+        except SanaError as error:
+            assert str(path) in str(error)
+            outcomes.add("error")
+    assert outcomes == {"nothing", "error"}
