@@ -4,6 +4,8 @@ from importlib.metadata import version
 
 import torch
 
+from sana.errors import ConfigError
+
 
 def resolve_device(name: str, *, rank: int = 0) -> torch.device:
     """Return the device called `name`; `auto` is a GPU if there is one, else the CPU.
@@ -11,12 +13,18 @@ def resolve_device(name: str, *, rank: int = 0) -> torch.device:
     Of several processes of this machine each has a `rank`, by which `auto` and `cuda` share out its GPUs.
 
     Raises:
-        RuntimeError: the device does not exist here.
+        ConfigError: there is no such GPU here.
     """
+    num_gpus = torch.cuda.device_count()
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.device_count() > 1:
-        name = f"cuda:{rank % torch.cuda.device_count()}"
+        name = "cuda" if num_gpus else "cpu"
+    if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= num_gpus:
+        raise ConfigError(
+            f"device {name} is not here: torch {torch.__version__} sees {num_gpus} GPUs; set the `resources.device` of "
+            "this stage to auto or cpu, or install a build of torch and a driver that see the GPU"
+        )
+    if name == "cuda" and num_gpus > 1:
+        name = f"cuda:{rank % num_gpus}"
     return torch.empty(0, device=name).device
 
 
