@@ -17,9 +17,7 @@ def check_sources(config: Config, *, work_dir: Path, read_only: bool = False) ->
     """
     problems: list[SanaError] = []
     notes = []
-    cache = VideoCache(
-        work_dir / "cache" / "videos", max_bytes=1
-    )  # a table in S3, which its listing needs, passes through
+    cache = VideoCache(work_dir / "cache" / "videos", max_bytes=1)  # tables in S3 pass through: they are listings
     for dataset in config.download.enabled:
         try:
             source = open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
