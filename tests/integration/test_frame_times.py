@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sana.data.frames import read_frames, read_times, read_window
+from sana.data.frames import read_frames, read_window
 from sana.data.probe import probe_video
+from sana.data.times import read_times
 from sana.data.video import ClipRefused
 from sana.data.windows import available_frames
 from tests.video_files import make_video, number, picture
@@ -175,7 +176,7 @@ def test_times_are_checked(tmp_path: Path, times: list[float]) -> None:
 def test_a_long_clip_is_not_held_in_memory(tmp_path: Path) -> None:
     path = make_video(tmp_path / "large.mp4", num_frames=24, width=1920, height=1080)
     code = (
-        "import resource, sys; from pathlib import Path; from sana.data.frames import read_times\n"
+        "import resource, sys; from pathlib import Path; from sana.data.times import read_times\n"
         "read_times(Path(sys.argv[1]), [0.0], height=48, width=80)\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "read_times(Path(sys.argv[1]), [k / 16 for k in range(24)], height=48, width=80)\n"

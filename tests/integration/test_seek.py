@@ -1,0 +1,274 @@
+"""A late window is bit for bit that of a decode from the file's start, whichever file it is, or is refused as there."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sana.data import frames as frames_module
+from sana.data import seek as seek_module
+from sana.data import times as times_module
+from sana.data.bitstream import Kind, packet_reader
+from sana.data.frames import read_frames
+from sana.data.times import read_times
+from sana.data.video import ClipRefused
+from tests.torture_files import FFMPEG
+
+pytestmark = pytest.mark.timeout(60)
+
+NUM_FRAMES, GOP, FPS = 220, 30, 16
+SIZE: dict[str, Any] = {"height": 48, "width": 64}
+X264 = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3"]
+X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params"]
+QUIET = "log-level=error:pools=1:frame-threads=1:bframes=3:scenecut=0"
+VP9 = ["-c:v", "libvpx-vp9", "-b:v", "80k", "-deadline", "good", "-cpu-used", "8"]
+AV1 = ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "9"]
+VARYING = [
+    "-vf",
+    "setpts=(N+3*gte(N\\,50)+0.4*mod(N\\,2))/16/TB",
+    "-fps_mode",
+    "passthrough",
+    "-enc_time_base",
+    "1/1000",
+]
+
+# name of the file: what ffmpeg is told, and whether a late window is sought in it
+FILMS: dict[str, tuple[list[str], bool]] = {
+    "h264.mp4": (X264, True),
+    "h264.mov": ([*X264, "-pix_fmt", "yuv422p10le"], True),
+    "h264.mkv": ([*X264, "-pix_fmt", "yuv444p"], True),
+    "h264_fragments.mp4": ([*X264, "-movflags", "frag_keyframe+empty_moov"], True),
+    "h264_no_edit_list.mp4": ([*X264, "-use_editlist", "0"], True),
+    "h264_pyramid.mp4": ([*X264, "-preset", "medium", "-bf", "7"], True),
+    "h264_varying.mp4": ([*X264, *VARYING], True),
+    "h264_wide_pixels.mp4": ([*X264, "-aspect", "2"], True),
+    "h264_open_gop.mkv": ([*X264, "-x264-params", "open-gop=1"], False),
+    "h264_varying.mkv": ([*X264, *VARYING], False),
+    "h264_interlaced.mp4": ([*X264, "-flags", "+ilme+ildct"], False),
+    "h264.ts": (X264, False),
+    "h264.avi": ([*X264, "-bf", "0"], False),
+    "hevc_open_gop.mp4": ([*X265, f"{QUIET}:open-gop=1"], True),
+    "hevc_open_gop.mkv": ([*X265, f"{QUIET}:open-gop=1", "-pix_fmt", "yuv420p10le"], True),
+    "hevc_closed_gop.mov": ([*X265, f"{QUIET}:open-gop=0:radl=2"], True),
+    "vp9.webm": ([*VP9, "-auto-alt-ref", "1", "-lag-in-frames", "12"], True),
+    "vp9.mp4": ([*VP9, "-pix_fmt", "yuv444p"], True),
+    "av1.mp4": (AV1, True),
+    "av1.webm": ([*AV1, "-usage", "good", "-cpu-used", "8", "-lag-in-frames", "19"], True),
+    "mpeg4.mp4": (["-c:v", "mpeg4", "-bf", "2"], False),
+}
+REMUXED = {"h264_turned.mp4": True, "h264_turned.mkv": True, "h264_trimmed.mp4": False, "h264_with_sound.mkv": True}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of FILMS and REMUXED."""
+    folder = tmp_path_factory.mktemp("films")
+    source = ["-f", "lavfi", "-i", f"testsrc2=size=64x48:rate={FPS},noise=alls=12:allf=t"]
+    ends = ["-frames:v", str(NUM_FRAMES), "-g", str(GOP), "-keyint_min", str(GOP), "-threads", "1"]
+    outputs = []
+    for name, (how, _) in FILMS.items():
+        pixels = [] if "-pix_fmt" in how else ["-pix_fmt", "yuv420p"]
+        outputs += [*ends, *how, *pixels, str(folder / name)]
+    tone = ["-f", "lavfi", "-i", "sine=duration=14"]
+    copy = ["-c:v", "copy"]
+    film = ["-i", str(folder / "h264.mp4")]
+    subprocess.run([*FFMPEG, *source, *outputs], check=True)
+    for name, how in {
+        "h264_turned.mp4": ["-display_rotation", "90", *film, *copy],
+        "h264_turned.mkv": ["-display_rotation", "90", *film, *copy],
+        "h264_trimmed.mp4": ["-ss", "0.4", *film, *copy],
+        "h264_with_sound.mkv": [*film, *tone, *copy, "-c:a", "aac"],
+    }.items():
+        subprocess.run([*FFMPEG, *how, str(folder / name)], check=True)
+    return folder
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.given = self.sought = 0
+
+
+@pytest.fixture(autouse=True)
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    """How many late windows were sought, and how many packets were decoded for them, from here on."""
+    counted = Counts()
+    given_, late, show_late = seek_module._given, frames_module._read_late, times_module._show_late
+
+    def counted_packets(*args: Any) -> Iterator[Any]:
+        for packet in given_(*args):
+            counted.given += 1
+            yield packet
+
+    def counting(function: Callable[..., bool]) -> Callable[..., bool]:
+        def call(*args: Any) -> bool:
+            filled = function(*args)
+            counted.sought += filled
+            return filled
+
+        return call
+
+    monkeypatch.setattr(seek_module, "_given", counted_packets)
+    monkeypatch.setattr(frames_module, "_read_late", counting(late))
+    monkeypatch.setattr(times_module, "_show_late", counting(show_late))
+    return counted
+
+
+def outcome(read: Callable[..., NDArray[np.uint8]], path: Path, which: Any) -> str | bytes:
+    try:
+        return read(path, which, **SIZE).tobytes()
+    except ClipRefused as refused:
+        return str(refused)
+
+
+def from_the_start(read: Callable[..., NDArray[np.uint8]], path: Path, which: Any) -> str | bytes:
+    """The same, by a decode from the file's start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (frames_module, times_module):
+            patch.setattr(module, "MIN_SKIPPED", 10**9)
+        return outcome(read, path, which)
+
+
+@pytest.mark.parametrize("name", [*FILMS, *REMUXED])
+def test_a_late_window_is_that_of_the_full_decode(films: Path, counts: Counts, name: str) -> None:
+    path, is_sought = films / name, REMUXED[name] if name in REMUXED else FILMS[name][1]
+    whole = np.empty((204, 48, 64, 3), np.uint8)
+    frames_module._read_with_av(path, np.arange(204), whole, None)
+    windows: list[list[int]] = [[*range(130, 139)], [*range(149, 152)], [150], [203, 180, 203], [*range(185, 204)]]
+    for window in windows:
+        assert np.array_equal(read_frames(path, window, **SIZE), whole[window]), window
+    assert counts.sought == (len(windows) if is_sought else 0)
+    counts.sought = 0
+    for start in (8.2, 9.9, 12.5):
+        times = [start + k / 11 for k in range(7)]
+        got = outcome(read_times, path, times)
+        assert isinstance(got, bytes) and got == from_the_start(read_times, path, times), start
+    assert counts.sought == (3 if is_sought else 0)
+
+
+SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_window(films: Path, data: st.DataObject) -> None:
+    """Also such as begin early, end late, or lie behind the end: the same frames, or the same refusal."""
+    path = films / data.draw(st.sampled_from(SOUGHT))
+    if data.draw(st.booleans()):
+        frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))
+        assert outcome(read_frames, path, frames) == from_the_start(read_frames, path, frames)
+    else:
+        start, rate = data.draw(st.floats(6, 14)), data.draw(st.sampled_from([4.0, 12.5, 16.0, 30.0]))
+        times = [start + k / rate for k in range(data.draw(st.integers(1, 9)))]
+        assert outcome(read_times, path, times) == from_the_start(read_times, path, times)
+
+
+# ---- damage
+
+WINDOW = range(160, 169)
+TIMES = [10.0 + k / FPS for k in range(9)]
+DAMAGED = ["h264.mp4", "h264.mkv", "h264_fragments.mp4", "hevc_open_gop.mp4", "hevc_open_gop.mkv", "vp9.webm",
+           "vp9.mp4", "av1.mp4", "av1.webm"]  # fmt: skip
+
+
+def packets(path: Path) -> list[tuple[int, int]]:
+    """Position and size of each packet of the film, bytes."""
+    with av.open(str(path)) as container:
+        return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("packet", [20, 125, 153, 164, 172], ids=["before", "gop_before", "gop", "in", "behind"])
+def test_a_hole_in_the_file(films: Path, tmp_path: Path, name: str, packet: int) -> None:
+    """Zeros where packets were: the full decode decides on the window, wherever the hole is."""
+    data = bytearray((films / name).read_bytes())
+    at = packets(films / name)[packet][0]
+    data[at : at + 900] = bytes(900)
+    path = tmp_path / name
+    path.write_bytes(data)
+    for read, which in ((read_frames, WINDOW), (read_times, TIMES)):
+        assert outcome(read, path, which) == from_the_start(read, path, which)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damage_inside_pictures_of_the_window(films: Path, tmp_path: Path, name: str) -> None:
+    """What a decoder conceals it makes of what it decoded before."""
+    data, places = (films / name).read_bytes(), packets(films / name)
+    rng, path = np.random.default_rng(0), tmp_path / name
+    for _ in range(6):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        at, size = places[rng.integers(150, 175)]
+        damaged[at + rng.integers(size // 2, size, 3)] = rng.integers(0, 256, 3)
+        path.write_bytes(damaged.tobytes())
+        assert outcome(read_frames, path, WINDOW) == from_the_start(read_frames, path, WINDOW)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "hevc_open_gop.mkv", "vp9.webm", "av1.mp4"])
+def test_damage_inside_a_picture_long_before_the_window_leaves_the_window(
+    films: Path, tmp_path: Path, counts: Counts, name: str
+) -> None:
+    """The rule's edge: it is not seen, whether or not a decode from the start would end there."""
+    data = bytearray((films / name).read_bytes())
+    at, size = packets(films / name)[GOP + 5]
+    data[at + size * 2 // 3 : at + size * 2 // 3 + 4] = b"\x5a\xa5\x5a\xa5"
+    path = tmp_path / name
+    path.write_bytes(data)
+    assert outcome(read_frames, path, WINDOW) == outcome(read_frames, films / name, WINDOW)
+    assert counts.sought == 2
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264_fragments.mp4", "hevc_open_gop.mkv", "vp9.webm"])
+@pytest.mark.parametrize("percent", [50, 75, 90, 99])
+def test_a_file_that_ends_early(films: Path, tmp_path: Path, name: str, percent: int) -> None:
+    data = (films / name).read_bytes()
+    path = tmp_path / name
+    path.write_bytes(data[: len(data) * percent // 100])
+    for read, which in ((read_frames, WINDOW), (read_times, TIMES)):
+        assert outcome(read, path, which) == from_the_start(read, path, which)
+
+
+@pytest.mark.parametrize("name", SOUGHT)
+def test_no_cut_packet_passes_as_whole(films: Path, name: str) -> None:
+    """Every packet of a film sought in is understood; parts of it, and others' parameters, are not."""
+    with av.open(str(films / name)) as container:
+        stream = container.streams.video[0]
+        codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
+        read: Any = packet_reader(codec, extradata)
+        contents = [bytes(packet) for packet in container.demux(stream) if packet.size]
+    kinds = [read(content, number == 0) for number, content in enumerate(contents)]
+    assert None not in kinds and kinds[0] is Kind.ENTRY and kinds.count(Kind.ENTRY) == -(-NUM_FRAMES // GOP)
+    for content in contents[1:60]:
+        assert read(bytes(len(content)), False) is None
+        if codec != "vp9":  # whose packets do not tell their length
+            assert read(content + b"\1", False) is None
+            assert all(read(content[: len(content) * part // 4], False) is None for part in (1, 2, 3))
+    if codec in ("h264", "hevc"):
+        assert packet_reader(codec, extradata[: len(extradata) // 2]) is None
+        header = extradata[-40:]
+        assert read(len(header).to_bytes(4) + header + contents[40], False) is None
+
+
+# ---- what it saves
+
+
+def test_only_what_is_needed_is_decoded(tmp_path: Path, counts: Counts) -> None:
+    path = tmp_path / "film.mp4"
+    source = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=24"]
+    subprocess.run([*FFMPEG, *source, "-frames:v", "4000", *X264, "-g", "48", "-pix_fmt", "yuv420p", path], check=True)
+    late = range(3950, 3967)
+    frames = read_frames(path, late, **SIZE)
+    assert counts.sought == 1 and counts.given <= 48 + 17 + 17 + 8
+    counts.given = 0
+    assert np.array_equal(read_times(path, [k / 24 for k in late], **SIZE), frames)
+    assert counts.sought == 2 and counts.given <= 48 + 17 + 17 + 8
+    counts.given = 0
+    read_frames(path, range(100, 117), **SIZE)
+    read_frames(path, [5, 3950], **SIZE)
+    assert counts.sought == 2 and counts.given == 0
+    assert frames.tobytes() == from_the_start(read_frames, path, late)
