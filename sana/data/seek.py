@@ -11,25 +11,29 @@ it is, though a decode from the start might have refused the film at that pictur
 where its window begins, nothing else.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush, heappushpop
 from itertools import islice
+from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sana.data.bitstream import Kind, packet_reader
-from sana.data.video import MP4
+from sana.data.video import MP4, opened, rgb
 
 MIN_SKIPPED = 120  # frames: with less to skip, films are decoded from their start
 # frames behind the window that must decode: a decoder that holds more of them back from the start would meet them
 _NUM_BEHIND = 17
 _CONTAINERS = (MP4, "matroska,webm")
+_NUM_BEFORE, _NUM_HELD = 24, 4  # packets and frames that make a second decoder's memory another than the first's
 _MAX_UNSTEADY = 1.5  # longest over shortest time between frames of one rate: times are rounded to milliseconds
 _WITHOUT_REORDERING = ("vp9", "av1")
 
@@ -148,23 +152,44 @@ class _Order:
         self._shown = shown
 
 
-def frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
-    """Yield the film's frames from `entry.frame` on, of a container just opened.
+def frames_from(path: Path, container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
+    """Yield the film's frames from `entry.frame` on, of a container of `path` just opened.
 
     Raises:
         NotExact: a frame is not the one that the packets foretell.
-        av.FFmpegError: what is damaged.
+        ClipRefused, av.FFmpegError: what is damaged.
     """
+    if stream.codec_context.codec.canonical_name != "hevc":
+        yield from _decoded(container, stream, entry)
+        return
+    # of a picture that breaks off libav shows what its memory held, and says nothing: two decoders hold other things
+    held: deque[VideoFrame] = deque(maxlen=_NUM_HELD)
+    with opened(path) as (other_container, other_stream):
+        others = _decoded(other_container, other_stream, entry, num_before=_NUM_BEFORE)
+        for frame, other in zip(_decoded(container, stream, entry), others, strict=True):
+            if not np.array_equal(rgb(frame), rgb(other)):
+                raise NotExact
+            held.append(other)
+            yield frame
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, entry: Entry, *, num_before: int = 0
+) -> Iterator[VideoFrame]:
+    """Yield frames from the entry on; before that, decode the first `num_before` packets for nothing."""
     # what is left in a damaged picture depends on what was decoded before: to be refused here, not concealed
     stream.codec_context.options = {"err_detect": "explode"}
     waiting: list[int] = []  # timestamps of packets whose frame has not come yet
-    for packet in _given(container, stream, entry):
+    for number, packet in _given(container, stream, entry, num_before):
+        if number < num_before:
+            packet.decode()
+            continue
+        if number == entry.packet and num_before:
+            stream.codec_context.flush_buffers()
         if packet.size and packet.pts is not None:
             heappush(waiting, packet.pts)
         for frame in packet.decode():
-            if not waiting or frame.pts != heappop(waiting) or frame.time_base != entry.time_base:
-                raise NotExact
-            if frame.is_corrupt:
+            if not waiting or frame.pts != heappop(waiting) or frame.time_base != entry.time_base or frame.is_corrupt:
                 raise NotExact
             if frame.pts >= entry.pts:
                 yield frame
@@ -178,17 +203,20 @@ def decode_behind(decoded: Iterator[object]) -> None:
         pass
 
 
-def _given(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[Packet]:
-    """Yield the packets to decode, and last the empty one that makes the decoder give the rest.
+def _given(
+    container: InputContainer, stream: VideoStream, entry: Entry, num_before: int
+) -> Iterator[tuple[int, Packet]]:
+    """Yield the packets to decode with their numbers, and last the empty one that makes the decoder give the rest.
 
     To h264 the first packet is among them: its messages are remembered (which version of x264 made the film, whose
     faults are then followed), and its frame is forgotten at the entry.
     """
-    is_h264 = stream.codec_context.codec.canonical_name == "h264"
+    if stream.codec_context.codec.canonical_name == "h264":
+        num_before = 1
     behind = entry.packet + 1 + entry.num_leading
     for number, packet in enumerate(container.demux(stream)):
-        if number >= behind or number == entry.packet or (number == 0 and is_h264):
-            yield packet
+        if number >= behind or number == entry.packet or number < num_before:
+            yield number, packet
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:

@@ -1,7 +1,7 @@
 """A late window is bit for bit that of a decode from the file's start, whichever file it is, or is refused as there."""
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,13 @@ from tests.torture_files import FFMPEG
 
 pytestmark = pytest.mark.timeout(60)
 
-NUM_FRAMES, GOP, FPS = 220, 30, 16
+NUM_FRAMES, GOP, FPS = 190, 30, 16
 SIZE: dict[str, Any] = {"height": 48, "width": 64}
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3"]
 X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params"]
 QUIET = "log-level=error:pools=1:frame-threads=1:bframes=3:scenecut=0"
 VP9 = ["-c:v", "libvpx-vp9", "-b:v", "80k", "-deadline", "good", "-cpu-used", "8"]
-AV1 = ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "9"]
+AV1 = ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8"]
 VARYING = [
     "-vf",
     "setpts=(N+3*gte(N\\,50)+0.4*mod(N\\,2))/16/TB",
@@ -65,6 +65,14 @@ FILMS: dict[str, tuple[list[str], bool]] = {
 }
 REMUXED = {"h264_turned.mp4": True, "h264_turned.mkv": True, "h264_trimmed.mp4": False, "h264_with_sound.mkv": True}
 
+# of each kind one is read by default, the others with `-m slow`
+_BY_DEFAULT = {"h264.mp4", "h264_varying.mp4", "h264_open_gop.mkv", "hevc_open_gop.mkv", "vp9.webm", "av1.mp4"}
+_BY_DEFAULT |= {"h264_turned.mp4", "h264_trimmed.mp4"}
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in _BY_DEFAULT else pytest.mark.slow) for name in names]
+
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,7 +84,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (how, _) in FILMS.items():
         pixels = [] if "-pix_fmt" in how else ["-pix_fmt", "yuv420p"]
         outputs += [*ends, *how, *pixels, str(folder / name)]
-    tone = ["-f", "lavfi", "-i", "sine=duration=14"]
+    tone = ["-f", "lavfi", "-i", "sine=duration=12"]
     copy = ["-c:v", "copy"]
     film = ["-i", str(folder / "h264.mp4")]
     subprocess.run([*FFMPEG, *source, *outputs], check=True)
@@ -135,28 +143,27 @@ def from_the_start(read: Callable[..., NDArray[np.uint8]], path: Path, which: An
         return outcome(read, path, which)
 
 
-@pytest.mark.parametrize("name", [*FILMS, *REMUXED])
+@pytest.mark.parametrize("name", some([*FILMS, *REMUXED]))
 def test_a_late_window_is_that_of_the_full_decode(films: Path, counts: Counts, name: str) -> None:
     path, is_sought = films / name, REMUXED[name] if name in REMUXED else FILMS[name][1]
-    whole = np.empty((204, 48, 64, 3), np.uint8)
-    frames_module._read_with_av(path, np.arange(204), whole, None)
-    windows: list[list[int]] = [[*range(130, 139)], [*range(149, 152)], [150], [203, 180, 203], [*range(185, 204)]]
+    whole = np.empty((180, 48, 64, 3), np.uint8)
+    frames_module._read_with_av(path, np.arange(180), whole, None)
+    windows: list[list[int]] = [[*range(130, 139)], [149, 150, 151], [179, 160, 179]]
     for window in windows:
         assert np.array_equal(read_frames(path, window, **SIZE), whole[window]), window
     assert counts.sought == (len(windows) if is_sought else 0)
     counts.sought = 0
-    for start in (8.2, 9.9, 12.5):
-        times = [start + k / 11 for k in range(7)]
-        got = outcome(read_times, path, times)
-        assert isinstance(got, bytes) and got == from_the_start(read_times, path, times), start
-    assert counts.sought == (3 if is_sought else 0)
+    times = [9.4 + k / 11 for k in range(7)]
+    got = outcome(read_times, path, times)
+    assert isinstance(got, bytes) and got == from_the_start(read_times, path, times)
+    assert counts.sought == is_sought
 
 
 SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_any_window(films: Path, data: st.DataObject) -> None:
     """Also such as begin early, end late, or lie behind the end: the same frames, or the same refusal."""
     path = films / data.draw(st.sampled_from(SOUGHT))
@@ -164,7 +171,7 @@ def test_any_window(films: Path, data: st.DataObject) -> None:
         frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))
         assert outcome(read_frames, path, frames) == from_the_start(read_frames, path, frames)
     else:
-        start, rate = data.draw(st.floats(6, 14)), data.draw(st.sampled_from([4.0, 12.5, 16.0, 30.0]))
+        start, rate = data.draw(st.floats(6, 12.2)), data.draw(st.sampled_from([4.0, 12.5, 16.0, 30.0]))
         times = [start + k / rate for k in range(data.draw(st.integers(1, 9)))]
         assert outcome(read_times, path, times) == from_the_start(read_times, path, times)
 
@@ -183,8 +190,8 @@ def packets(path: Path) -> list[tuple[int, int]]:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-@pytest.mark.parametrize("packet", [20, 125, 153, 164, 172], ids=["before", "gop_before", "gop", "in", "behind"])
+@pytest.mark.parametrize("name", some(DAMAGED))
+@pytest.mark.parametrize("packet", [20, 153, 164, 172], ids=["before", "gop", "in", "behind"])
 def test_a_hole_in_the_file(films: Path, tmp_path: Path, name: str, packet: int) -> None:
     """Zeros where packets were: the full decode decides on the window, wherever the hole is."""
     data = bytearray((films / name).read_bytes())
@@ -192,18 +199,17 @@ def test_a_hole_in_the_file(films: Path, tmp_path: Path, name: str, packet: int)
     data[at : at + 900] = bytes(900)
     path = tmp_path / name
     path.write_bytes(data)
-    for read, which in ((read_frames, WINDOW), (read_times, TIMES)):
-        assert outcome(read, path, which) == from_the_start(read, path, which)
+    assert outcome(read_frames, path, WINDOW) == from_the_start(read_frames, path, WINDOW)
 
 
-@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("name", some(DAMAGED))
 def test_damage_inside_pictures_of_the_window(films: Path, tmp_path: Path, name: str) -> None:
     """What a decoder conceals it makes of what it decoded before."""
     data, places = (films / name).read_bytes(), packets(films / name)
     rng, path = np.random.default_rng(0), tmp_path / name
-    for _ in range(6):
+    for _ in range(4):
         damaged = np.frombuffer(data, np.uint8).copy()
-        at, size = places[rng.integers(150, 175)]
+        at, size = places[rng.integers(GOP * 5 + 4, 175)]  # behind the entry and what leads it
         damaged[at + rng.integers(size // 2, size, 3)] = rng.integers(0, 256, 3)
         path.write_bytes(damaged.tobytes())
         assert outcome(read_frames, path, WINDOW) == from_the_start(read_frames, path, WINDOW)
@@ -223,8 +229,8 @@ def test_damage_inside_a_picture_long_before_the_window_leaves_the_window(
     assert counts.sought == 2
 
 
-@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "h264_fragments.mp4", "hevc_open_gop.mkv", "vp9.webm"])
-@pytest.mark.parametrize("percent", [50, 75, 90, 99])
+@pytest.mark.parametrize("name", some(DAMAGED))
+@pytest.mark.parametrize("percent", [60, 87])
 def test_a_file_that_ends_early(films: Path, tmp_path: Path, name: str, percent: int) -> None:
     data = (films / name).read_bytes()
     path = tmp_path / name
@@ -233,7 +239,7 @@ def test_a_file_that_ends_early(films: Path, tmp_path: Path, name: str, percent:
         assert outcome(read, path, which) == from_the_start(read, path, which)
 
 
-@pytest.mark.parametrize("name", SOUGHT)
+@pytest.mark.parametrize("name", some(SOUGHT))
 def test_no_cut_packet_passes_as_whole(films: Path, name: str) -> None:
     """Every packet of a film sought in is understood; parts of it, and others' parameters, are not."""
     with av.open(str(films / name)) as container:
@@ -260,8 +266,8 @@ def test_no_cut_packet_passes_as_whole(films: Path, name: str) -> None:
 def test_only_what_is_needed_is_decoded(tmp_path: Path, counts: Counts) -> None:
     path = tmp_path / "film.mp4"
     source = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=24"]
-    subprocess.run([*FFMPEG, *source, "-frames:v", "4000", *X264, "-g", "48", "-pix_fmt", "yuv420p", path], check=True)
-    late = range(3950, 3967)
+    subprocess.run([*FFMPEG, *source, "-frames:v", "1500", *X264, "-g", "48", "-pix_fmt", "yuv420p", path], check=True)
+    late = range(1450, 1467)
     frames = read_frames(path, late, **SIZE)
     assert counts.sought == 1 and counts.given <= 48 + 17 + 17 + 8
     counts.given = 0
@@ -269,6 +275,6 @@ def test_only_what_is_needed_is_decoded(tmp_path: Path, counts: Counts) -> None:
     assert counts.sought == 2 and counts.given <= 48 + 17 + 17 + 8
     counts.given = 0
     read_frames(path, range(100, 117), **SIZE)
-    read_frames(path, [5, 3950], **SIZE)
+    read_frames(path, [5, 1450], **SIZE)
     assert counts.sought == 2 and counts.given == 0
     assert frames.tobytes() == from_the_start(read_frames, path, late)
