@@ -30,6 +30,7 @@ from sana.data.bitstream import Kind, packet_reader
 from sana.data.video import MP4, opened, rgb
 
 MIN_SKIPPED = 120  # frames: with less to skip, films are decoded from their start
+_MIN_SKIPPED_HEVC = 1_000  # the same where two decoders run
 # frames behind the window that must decode: a decoder that holds more of them back from the start would meet them
 _NUM_BEHIND = 17
 _CONTAINERS = (MP4, "matroska,webm")
@@ -85,7 +86,8 @@ def find_entry(container: InputContainer, stream: VideoStream, in_time: Callable
             found = entry
     except (av.FFmpegError, IndexError, NotExact):  # IndexError: a damaged file grows a stream on the way
         return None
-    return found if found and found.frame >= MIN_SKIPPED else None
+    is_hevc = stream.codec_context.codec.canonical_name == "hevc"
+    return found if found and found.frame >= (_MIN_SKIPPED_HEVC if is_hevc else MIN_SKIPPED) else None
 
 
 def _entries(container: InputContainer, stream: VideoStream) -> Iterator[Entry]:

@@ -129,6 +129,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         return call
 
     monkeypatch.setattr(seek_module, "_given", counted_packets)
+    monkeypatch.setattr(seek_module, "_MIN_SKIPPED_HEVC", seek_module.MIN_SKIPPED)  # the films are short
     monkeypatch.setattr(frames_module, "_read_late", counting(late))
     monkeypatch.setattr(times_module, "_show_late", counting(show_late))
     return counted
