@@ -80,7 +80,7 @@ def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8]
         if entry is None:
             return False
         with opened(path) as (container, stream):
-            timed = _timed(frames_from(path, container, stream, entry), stream, entry.first_s)
+            timed = _timed(frames_from(container, stream, entry), stream, entry.first_s)
             if _show(timed, stream, times, frames, crop):
                 return False
             decode_behind(timed)
