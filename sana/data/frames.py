@@ -1,5 +1,7 @@
 """Frames of a video as pixels: by decord wherever its frames are those of PyAV, by PyAV for every other file.
 
+Frames by their numbers are read here, frames by presentation time in `sana.data.times`.
+
 Shapes in this module: F frames, H height, W width (pixels). Frame k is the k-th frame that a player would show,
 whichever other frames are read with it and whichever decoder reads it.
 """
@@ -13,13 +15,13 @@ import av  # before decord, whose libav would otherwise take the place of PyAV's
 import decord
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
-from PIL import Image
 
 from sana.bucket import Bucket
-from sana.data.video import MP4, ClipRefused, opened, quarter_turns, sample_aspect
+from sana.data.seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
+from sana.data.times import read_times
+from sana.data.video import MP4, Box, ClipRefused, cut, cut_upright, opened, quarter_turns, rgb, sample_aspect
 
 # a bad file is reported once, as a ClipRefused, by PyAV
 decord.logging.set_level(decord.logging.QUIET)
@@ -36,9 +38,6 @@ _DECORD_ERRORS = (
 _DECORD_CONTAINERS = (MP4, "matroska,webm")  # of MPEG-TS and AVI it loses frames while it opens them
 _MAX_PROMISED = 1_000_000  # frames by a header that states a rate and a duration: 40 MiB of decord's index
 _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file before its first frame is taken
-_MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
-
-Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
@@ -59,8 +58,8 @@ def read_frames(
 
     Each is turned upright; the piece `crop` of it, in display pixels (square, upright), is scaled to height x width
     in one antialiased (bicubic) resample. Without `crop`: the largest centred piece of the target's shape. The file
-    is decoded from its start to the last index, because a frame found by seeking is not in every codec the frame
-    that was meant. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
+    is decoded from its start to the last index, or where `sana.data.seek` vouches for the same frames, from the last
+    entry before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
 
     Raises:
         ClipRefused: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
@@ -72,80 +71,32 @@ def read_frames(
     asked = np.asarray(frame_indices)
     frames = np.empty((len(asked), height, width, 3), np.uint8)
     # decord decodes ahead in a thread, so damage shows early or late by chance: PyAV has the last word on it
-    if not _read_with_decord(path, asked, frames, crop):
+    if not _read_late(path, asked, frames, crop) and not _read_with_decord(path, asked, frames, crop):
         _read_with_av(path, asked, frames, crop)
     return frames
 
 
-def read_times(
-    path: Path, times_s: Sequence[float], *, height: int, width: int, crop: Box | None = None
-) -> NDArray[np.uint8]:
-    """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
-
-    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
-    frames and fast ones skip some. Decoding stops at the first frame behind the last time; one frame is held. `crop`
-    and the resample are those of `read_frames`.
-
-    Raises:
-        ClipRefused: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
-        OSError: the file is missing or the disk failed.
-        ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
-    """
-    times = np.asarray(times_s, np.float64)
-    if not len(times) or times[0] < 0 or (np.diff(times) < 0).any() or height < 1 or width < 1:
-        raise ValueError(f"read_times needs ascending times >= 0 and a size >= 1, got {times_s!r}, {height} x {width}")
-    frames = np.empty((len(times), height, width, 3), np.uint8)
-    num_filled, end_s, problem = 0, 0.0, "the stream ends"
-    held: VideoFrame | None = None
-    with opened(path) as (container, stream):
-        try:
-            for frame, start_s in _timed(container, stream):
-                # times before this frame's belong to the one held
-                if held is not None and (stop := int(np.searchsorted(times, start_s))) > num_filled:
-                    frames[num_filled:stop] = _cut_upright(held, stream, height, width, crop)
-                    num_filled = stop
-                if num_filled == len(times):
-                    return frames
-                held, end_s = frame, start_s + _shown_for(frame, stream)
-            if held is not None and times[-1] <= end_s:
-                frames[num_filled:] = _cut_upright(held, stream, height, width, crop)
-                return frames
-        except av.error.InvalidDataError as error:
-            problem = str(error.strerror)
-    raise ClipRefused("truncated", f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}")
-
-
-def _timed(container: InputContainer, stream: VideoStream) -> Iterator[tuple[VideoFrame, float]]:
-    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
-
-    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
-    file's own rate every frame is chosen once.
-    """
-    tick = min(float(stream.time_base or 0), _MAX_TICK_S) + 1e-9
-    first: float | None = None
-    shown_s = 0.0
-    for frame in container.decode(stream):
-        time = frame.time
-        if time is None:  # a bare stream of frames: one after the other
-            time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
-        first = time if first is None else first
-        shown_s = max(shown_s, time - first)
-        yield frame, shown_s - tick
-
-
-def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
-    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
-    if frame.duration and stream.time_base:
-        return float(frame.duration * stream.time_base)
-    return float(1 / stream.average_rate) if stream.average_rate else 0.0
-
-
-def _cut_upright(
-    frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None
-) -> NDArray[np.uint8]:
-    """Turn a frame upright and resample it: uint8 [H, W, 3]."""
-    turns, aspect = quarter_turns(frame), sample_aspect(stream)
-    return _cut(np.rot90(_rgb(frame), turns), 1 / aspect if turns % 2 else aspect, height, width, crop)
+def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
+    first, last = int(asked.min()), int(asked.max())
+    if first < MIN_SKIPPED:
+        return False
+    try:
+        with opened(path) as (container, stream):
+            entry = find_entry(container, stream, lambda entry: entry.frame <= first)
+        if entry is None:
+            return False
+        with opened(path) as (container, stream):
+            decoded = frames_from(container, stream, entry)
+            for number, frame in enumerate(decoded, entry.frame):
+                if (rows := asked == number).any():
+                    frames[rows] = cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
+                if number == last:
+                    decode_behind(decoded)
+                    return True
+    except (ClipRefused, NotExact):
+        pass
+    return False
 
 
 def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
@@ -167,7 +118,7 @@ def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.u
             if index == 0 and not np.array_equal(picture, first):  # it starts elsewhere, or has other colours
                 return False
             if (rows := asked == index).any():
-                frames[rows] = _cut(picture, 1.0, frames.shape[1], frames.shape[2], crop)
+                frames[rows] = cut(picture, 1.0, frames.shape[1], frames.shape[2], crop)
     except _DECORD_ERRORS:
         return False
     return True
@@ -220,7 +171,7 @@ def _scan_for_decord(container: InputContainer, stream: VideoStream) -> tuple[ND
     promised = (stream.average_rate or 0) * Fraction(container.duration or 0, 1_000_000)
     if first is None or (stream.frames != num_packets if stream.frames else promised > _MAX_PROMISED):
         return None, num_packets
-    return np.rot90(_rgb(first), quarter_turns(first)), num_packets
+    return np.rot90(rgb(first), quarter_turns(first)), num_packets
 
 
 def _parameter_sets(packet: bytes, length_bytes: int) -> Iterator[bytes]:
@@ -244,30 +195,10 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
         try:
             for frame in container.decode(stream):
                 if (rows := asked == num_decoded).any():
-                    frames[rows] = _cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
                 num_decoded += 1
                 if num_decoded > last:
                     return
         except av.error.InvalidDataError as error:
             problem = str(error.strerror)
     raise ClipRefused("truncated", f"{num_decoded} frames decode, {last + 1} are needed: {problem}")
-
-
-def _rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
-
-
-def _cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
-    """Resample a piece of a picture to height x width; `aspect` is width over height of a pixel of the picture."""
-    source_height, source_width = picture.shape[:2]
-    if crop is None:
-        scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
-        crop_width, crop_height = width * scale, height * scale
-        left, top = (source_width * aspect - crop_width) / 2, (source_height - crop_height) / 2
-    else:
-        left, top, crop_width, crop_height = crop
-    # the display size is rounded to whole pixels, so a box may stick out by a fraction of one
-    edges = (left / aspect, top, (left + crop_width) / aspect, top + crop_height)
-    limits = (source_width, source_height, source_width, source_height)
-    box = tuple(min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, limits, strict=True))
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))

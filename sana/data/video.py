@@ -1,4 +1,6 @@
-"""Videos: a file opened, and a file from frames. `sana.data.probe` tells what one holds, `sana.data.frames` reads it.
+"""Videos: a file opened, a frame cut, and a file from frames.
+
+`sana.data.probe` tells what a file holds, `sana.data.frames` and `sana.data.times` read it.
 
 Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRefused`; a disk
 that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
@@ -16,12 +18,15 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
 # A bad file is reported once, as a ClipRefused: libav's own lines name no clip and flood a worker's log.
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
+
+Box = tuple[float, float, float, float]  # left, top, width, height
 
 
 class ClipRefused(Exception):  # noqa: N818  an outcome, not an error
@@ -110,3 +115,30 @@ def sample_aspect(stream: VideoStream) -> float:
 def quarter_turns(frame: VideoFrame) -> int:
     """Quarter turns counter-clockwise, 0 to 3, that bring a stored frame upright."""
     return int(frame.rotation / 90 + 4.5) % 4
+
+
+def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame as it is stored: uint8 [H, W, 3]."""
+    return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
+
+
+def cut_upright(frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
+    """Turn a frame upright and resample it: uint8 [H, W, 3]."""
+    turns, aspect = quarter_turns(frame), sample_aspect(stream)
+    return cut(np.rot90(rgb(frame), turns), 1 / aspect if turns % 2 else aspect, height, width, crop)
+
+
+def cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
+    """Resample a piece of a picture to height x width; `aspect` is width over height of a pixel of the picture."""
+    source_height, source_width = picture.shape[:2]
+    if crop is None:
+        scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
+        crop_width, crop_height = width * scale, height * scale
+        left, top = (source_width * aspect - crop_width) / 2, (source_height - crop_height) / 2
+    else:
+        left, top, crop_width, crop_height = crop
+    # the display size is rounded to whole pixels, so a box may stick out by a fraction of one
+    edges = (left / aspect, top, (left + crop_width) / aspect, top + crop_height)
+    limits = (source_width, source_height, source_width, source_height)
+    box = tuple(min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, limits, strict=True))
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))

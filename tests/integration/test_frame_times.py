@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sana.data.frames import read_frames, read_times, read_window
+from sana.data.frames import read_frames, read_window
 from sana.data.probe import probe_video
+from sana.data.times import read_times
 from sana.data.video import ClipRefused
 from sana.data.windows import available_frames
 from tests.video_files import blank_packet, make_video, memory_grown_mib, numbers, picture

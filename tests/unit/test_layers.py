@@ -29,7 +29,7 @@ DOORS = {
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/frames.py",),
-    "av": ("sana/data/video.py", "sana/data/frames.py", "sana/data/probe.py"),
+    "av": tuple(f"sana/data/{name}.py" for name in ("video", "frames", "times", "seek", "probe")),
     "huggingface_hub": ("sana/data/hub.py",),
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
