@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from flows.cli.options import resolve
+from flows.cli.options import context_of, resolve
 from flows.graph import STAGES, stage, until
 from sana.errors import ConfigError, SanaError
 from sana.progress import Progress, publish
@@ -76,7 +76,7 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
 )  # fmt: skip
 @click.option(
     "--artifacts-older-than", metavar="DAYS", type=click.FloatRange(min=0.0),
-    help="Also drop older artifacts, except the newest of each stage and what kept ones read.",
+    help="Also drop older artifacts, except CONFIG's, the newest of each stage and what kept ones read.",
 )  # fmt: skip
 @click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")
 def gc(
@@ -97,7 +97,8 @@ def gc(
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
     with RunDisplay():
         found = survey(store, report=_shown("gc"))
-        litter = find_litter(found, grace_s=grace_s, artifacts_older_than_s=age_s)
+        in_use = _in_use(config, root) if config and age_s is not None else ()
+        litter = find_litter(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
             litter = remove(store, found, litter, report=_shown("delete"))
         left = [Litter(*entry, "left by a killed put") for entry in store.leavings(older_than_s=grace_s, delete=delete)]
@@ -130,6 +131,14 @@ def import_(config: str | None, root: str | None, source: str, stages: Sequence[
 
 
 COMMANDS = (verify, gc, export, import_)
+
+
+def _in_use(config: str, root: str | None) -> list[str]:
+    """Return the folders of the artifacts that this config's stages would find cached."""
+    from flows.plan import committed
+
+    states = committed(context_of(resolve(config, (), root), read_only=True))
+    return [state.artifact.key for state in states if state.artifact is not None]
 
 
 def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str, *, deep: bool) -> None:

@@ -6,8 +6,8 @@ by its writer, who makes sure that its shards are there just before it commits (
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from sana.care.references import RECORDS, Survey, add_records, commit_number, kind_of
@@ -55,13 +55,14 @@ def orphans(found: Survey) -> list[Litter]:
     return litter
 
 
-def outdated(found: Survey, *, before: float) -> list[Litter]:
+def outdated(found: Survey, *, before: float, in_use: Collection[str] = ()) -> list[Litter]:
     """Return the records that nobody can miss who looks only at artifacts made since `before` (Unix time, seconds).
 
-    The newest artifact of each stage stays, and whatever a kept artifact read (by content digest). A part goes when
-    no kept index points into its shards; checkpoints, when no kept artifact and no live lease has their trajectory.
+    Artifacts whose folders are `in_use` stay, the newest of each stage, and whatever a kept one read (by content
+    digest). A part goes when no kept index points into its shards; checkpoints, when no kept artifact and no live lease
+    has their trajectory.
     """
-    kept = _kept_artifacts(found, before)
+    kept = _kept_artifacts(found, before, in_use)
     gone = {key: "an artifact out of use" for key in found.artifacts if key.rpartition("/")[0] not in kept}
     for key in found.entries:
         if kind_of(key) == "history":
@@ -91,12 +92,13 @@ def outdated(found: Survey, *, before: float) -> list[Litter]:
     return [Litter(*found.entries[key], why) for key, why in gone.items() if key in found.entries]
 
 
-def _kept_artifacts(found: Survey, before: float) -> set[str]:
+def _kept_artifacts(found: Survey, before: float, in_use: Collection[str]) -> set[str]:
     """Folders of the artifacts that stay."""
     newest: dict[str, float] = defaultdict(float)
     for artifact in found.artifacts.values():
         newest[artifact.stage] = max(newest[artifact.stage], artifact.created_at)
     kept = {a.key for a in found.artifacts.values() if a.created_at >= before or a.created_at == newest[a.stage]}
+    kept |= {a.key for a in found.artifacts.values() if a.key in in_use}
     while True:
         read = {digest for a in found.artifacts.values() if a.key in kept for digest in a.inputs.values()}
         more = {a.key for a in found.artifacts.values() if read & set(a.content.values())} - kept
@@ -113,8 +115,12 @@ def _idle_checkpoints(found: Survey, gone: Mapping[str, str], before: float) -> 
     return [key for key, checkpoint in found.checkpoints.items() if checkpoint.trajectory not in used]
 
 
-def find_litter(found: Survey, *, grace_s: float, artifacts_older_than_s: float | None = None) -> list[Litter]:
+def find_litter(
+    found: Survey, *, grace_s: float, artifacts_older_than_s: float | None = None, in_use: Collection[str] = ()
+) -> list[Litter]:
     """Return what may be deleted, in the order to do it: only what was last modified `grace_s` ago or longer.
+
+    With `artifacts_older_than_s` also old artifacts, but for those whose folders are `in_use`.
 
     Raises:
         SanaError: a record cannot be read, so what it refers to is not known.
@@ -123,9 +129,13 @@ def find_litter(found: Survey, *, grace_s: float, artifacts_older_than_s: float 
     now = time.time()
     old: list[Litter] = []
     if artifacts_older_than_s is not None:
-        old = outdated(found, before=now - max(artifacts_older_than_s, grace_s))
+        old = outdated(found, before=now - max(artifacts_older_than_s, grace_s), in_use=in_use)
     dropped = {litter.key for litter in old}
-    litter = [thing for thing in orphans(found.without(dropped)) if thing.modified_at <= now - grace_s]
+    litter = [
+        replace(thing, why="of a record that goes") if thing.key in found.references else thing
+        for thing in orphans(found.without(dropped))
+        if thing.modified_at <= now - grace_s
+    ]
     return sorted(old + litter, key=lambda thing: (_ORDER.get(kind_of(thing.key), 9), -commit_number(thing.key)))
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from flows.cli.main import main
-from flows.plan import plan
-from sana.artifact import find
+from flows.plan import committed, plan
+from sana.artifact import Draft, Recipe, find
 from sana.care.collect import find_litter, orphans, outdated, remove
 from sana.care.references import Survey, kind_of, survey
 from sana.care.shards import require_shards
@@ -102,6 +102,22 @@ def test_old_artifacts_go_but_for_what_kept_ones_read(place: Place) -> None:
     assert not any(key.startswith("encode_latents/") and key in dict(store.list("")) for key in gone)
     assert run_stages(context_of(place, *smaller), last="encode_latents").ran == []
     assert find(store, _recipe(place, smaller)) == new["bucket"]
+
+
+def test_what_a_config_would_find_cached_is_kept_though_others_came_later(place: Place) -> None:
+    store = store_of(place)
+    mine = {state.artifact.key for state in committed(context_of(place)) if state.artifact}
+    assert {key.partition("/")[0] for key in mine} >= {"download", "encode_latents", "train"}
+    for key in mine:
+        draft = Draft(store, Recipe(key.partition("/")[0], 0, {"of": "another config"}, {}))
+        draft.commit(content={"theirs": key}, counts={})
+    found, later = survey(store), time.time() + 1
+    gone = {thing.key.rpartition("/")[0] for thing in outdated(found, before=later)}
+    assert mine & gone, "without a config its artifacts are not the newest"
+    kept = find_litter(found, grace_s=-1.0, artifacts_older_than_s=-1.0, in_use=mine)
+    assert {kind_of(thing.key) for thing in kept} <= {"history"}
+    litter = find_litter(found, grace_s=-1.0, artifacts_older_than_s=-1.0)
+    assert {thing.why for thing in litter if kind_of(thing.key) == "file"} == {"of a record that goes"}
 
 
 def _recipe(place: Place, overrides: tuple[str, ...]):
