@@ -74,22 +74,22 @@ def outlive(
         SanaError: the worker's own message.
         WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
     """
-    journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
     suspects = Suspects()
-    try:
-        for restart in range(MAX_RESTARTS + 1):
-            try:
-                run({"journal": str(journal), "deaths": dict(suspects.deaths)})
-                return
-            except WorkerKilledError as error:
-                names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
-                if not names or restart == MAX_RESTARTS:
-                    raise
-                suspects = suspects.after(names)
-                log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
-    finally:
-        for rank in range(num_processes):
-            rank_journal(journal, rank).unlink(missing_ok=True)
+    for restart in range(MAX_RESTARTS + 1):
+        # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
+        journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+        try:
+            run({"journal": str(journal), "deaths": dict(suspects.deaths)})
+            return
+        except WorkerKilledError as error:
+            names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
+            if not names or restart == MAX_RESTARTS:
+                raise
+            suspects = suspects.after(names)
+            log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+        finally:
+            for rank in range(num_processes):
+                rank_journal(journal, rank).unlink(missing_ok=True)
 
 
 def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:

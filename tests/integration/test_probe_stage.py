@@ -3,9 +3,8 @@
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +111,12 @@ def test_duplicates_may_be_kept(place: Place) -> None:
     assert artifact.counts["opened"] == 8
 
 
+def is_probe(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):  # or a zombie
+        return "sana.work.probe" in process.cmdline()
+    return False
+
+
 @contextmanager
 def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[list[int]]:
     """Kill the worker that has the clip KILLER open, so many times; gives the list of those that died."""
@@ -120,17 +125,16 @@ def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[lis
     ended = threading.Event()
 
     def watch() -> None:
+        struck: set[Path] = set()  # each worker has a journal of its own
         while len(died) < times and not ended.wait(0.001):
-            for journal in (place.folder / "work/journals").glob("*"):
-                if digest in left_open(journal):
-                    # this process may have other children: a server for other tests, say
-                    (worker,) = (c for c in psutil.Process().children() if "sana.work.probe" in c.cmdline())
-                    worker.send_signal(signum)
-                    died.append(worker.pid)
-                    while psutil.pid_exists(worker.pid) and worker.status() != psutil.STATUS_ZOMBIE:
-                        time.sleep(0.001)
-                    while digest in left_open(journal) and not ended.wait(0.001):  # until another worker takes over
-                        pass
+            for journal in {*(place.folder / "work/journals").glob("*")} - struck:
+                with suppress(FileNotFoundError):  # it may end its work at this moment
+                    if digest in left_open(journal):
+                        # this process may have other children: a server for other tests, say
+                        (worker,) = filter(is_probe, psutil.Process().children())
+                        worker.send_signal(signum)
+                        died.append(worker.pid)
+                        struck.add(journal)
 
     thread = threading.Thread(target=watch)
     thread.start()

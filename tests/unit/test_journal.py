@@ -5,11 +5,21 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sana.config.load import load_config
+from sana.context import Context
 from sana.data.journal import Journal, Suspects, left_open
+from sana.stages.worker import outlive
+from sana.store import open_store
+from sana.training.launch import WorkerKilledError
+from sana.work.job import rank_journal
+from tests.downloads import DEMO
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -65,3 +75,22 @@ def test_who_was_open_in_two_deaths_is_guilty() -> None:
     suspects = suspects.after(["b"])
     assert (suspects.alone, suspects.guilty) == (["a", "c"], ["b"])
     assert Suspects(dict(suspects.deaths)) == suspects
+
+
+def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_another_left(tmp_path: Path) -> None:
+    context = Context(load_config(DEMO), open_store(str(tmp_path / "root")), tmp_path)
+    told = []
+    left = ExitStack()
+
+    def die(spec: Mapping[str, Any]) -> None:
+        told.append(spec["deaths"])
+        if len(told) == 1:
+            left.enter_context(Journal(rank_journal(Path(spec["journal"]), 0)).open("film"))
+        error = WorkerKilledError("killed")
+        error.ranks = (0,)
+        raise error
+
+    with left, pytest.raises(WorkerKilledError):
+        outlive(context, "probe", die)
+    assert told == [{}, {"film": 1}]
+    assert not list((tmp_path / "journals").iterdir())
