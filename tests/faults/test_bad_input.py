@@ -21,7 +21,8 @@ def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "conf
     """Run `sana run` on the demo's config, with places of its own."""
     places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"model.path={model}"]
     sets = [part for pair in [*places, *arguments] for part in ("-s", pair)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **kwargs.pop("env", {})}
+    home = str(tmp_path.parent / "prefect")  # making its database takes twenty seconds: one for all tests here
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PREFECT_HOME": home, **kwargs.pop("env", {})}
     return subprocess.run(
         [*SANA, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=200, **kwargs
     )
