@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from sana.artifact import Artifact
 from sana.config.bucket import BucketConfig, BucketRules
-from sana.config.data import DatasetConfig
-from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.assign import assign
@@ -19,63 +17,10 @@ from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.errors import ConfigError, RefusedError
 from sana.stages import bucket as stage
 from sana.store import open_store
+from tests.bucket_rules import clip, config, configs
 from tests.probed_clips import probed
 
 pytestmark = pytest.mark.timeout(60)
-
-DEMO = load_config("configs/demo.yaml")
-SMALL = ("17x96x160", "17x128x128", "17x160x96", "9x96x160", "9x128x128")
-
-
-def config(*datasets: dict[str, Any], **bucket: Any) -> Config:
-    """The demo's config with this bucket section, and data sets of these values (one called demo if none)."""
-    download = DEMO.download.model_copy(
-        update={"datasets": tuple(DatasetConfig(source=".", **values) for values in datasets or [{"id": "demo"}])}
-    )
-    return DEMO.model_copy(update={"bucket": BucketConfig(**bucket), "download": download})
-
-
-clip = st.fixed_dictionaries(
-    {
-        "dataset": st.sampled_from(["a", "b"]),
-        "width": st.integers(40, 400),
-        "height": st.integers(40, 400),
-        "num_frames": st.integers(1, 60),
-        "fps": st.sampled_from([8.0, 16.0, 29.97]),
-        "source_id": st.sampled_from("uvwxyz"),
-    }
-)
-
-
-@st.composite
-def bucket_rules(draw: st.DrawFn) -> dict[str, Any]:
-    rules: dict[str, Any] = {
-        "buckets": draw(st.lists(st.sampled_from(SMALL), min_size=1, unique=True)),
-        "window": draw(st.sampled_from(["head", "middle", "random", "uniform", "stride"])),
-        "crop": draw(st.booleans()),
-        "crop_position": draw(st.sampled_from(["center", "random", "corner"])),
-        "allow_upscale": draw(st.booleans()),
-        "max_aspect_ratio": draw(st.sampled_from([1.0, 2.0, 4.0])),
-        "target_fps": draw(st.sampled_from([None, 8.0, 24.0])),
-        "min_frames": draw(st.sampled_from([1, 20])),
-        "minimum_image_size": draw(st.sampled_from([None, 100.0])),
-    }
-    if rules["window"] not in ("head", "middle"):
-        rules["windows_per_clip"] = draw(st.integers(2, 4))
-    if draw(st.booleans()):
-        rules |= {"max_frames": 40, "too_long": draw(st.sampled_from(["trim", "refuse"]))}
-    return rules
-
-
-@st.composite
-def configs(draw: st.DrawFn) -> Config:
-    small = draw(st.sampled_from(["keep", "merge", "pad"]))
-    shared = draw(bucket_rules()) | {"small_buckets": small, "min_bucket_samples": 0 if small == "keep" else 3}
-    own = draw(st.none() | bucket_rules())
-    roles = draw(st.sampled_from([("split", "split"), ("train", "eval"), ("train", "split")]))
-    return config(
-        {"id": "a", "role": roles[0]}, {"id": "b", "role": roles[1], "bucket": own}, eval_fraction=0.4, **shared
-    )
 
 
 def as_set(table: pa.Table) -> set[str]:
@@ -244,66 +189,3 @@ def test_no_clip_left_is_told_by_the_refusals() -> None:
     made = assign(table, config())
     stage.check_splits(config(), table, made)  # an empty split is not the trouble
     assert made.counts["refused"] == 1 and made.windows.num_rows == 0
-
-
-# ---- small buckets
-
-WIDE, TALL, SQUARE = {"width": 832, "height": 480}, {"width": 480, "height": 832}, {"width": 624, "height": 624}
-
-
-def few(policy: str, minimum: int, clips: list, **bucket: Any) -> tuple[list, dict]:
-    bucket = {"eval_fraction": 0, "allow_upscale": True, "max_aspect_ratio": 10, **bucket}
-    made = assign(probed(clips), config(small_buckets=policy, min_bucket_samples=minimum, **bucket))
-    return made.windows.to_pylist(), made.facts["small_buckets"]
-
-
-def test_a_small_bucket_stays() -> None:
-    rows, facts = few("keep", 0, [WIDE] * 3)
-    assert {r["bucket"] for r in rows} == {"81x480x832"} and {r["passes"] for r in rows} == {1} and not facts
-
-
-def test_a_small_bucket_is_repeated_until_it_is_not() -> None:
-    rows, facts = few("pad", 5, [WIDE] * 6 + [TALL] * 2, eval_sources=())
-    assert {(r["bucket"], r["passes"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
-    assert facts == {"81x832x480": {"train": 2, "passes": 3}}
-
-
-def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
-    nearly = {"width": 720, "height": 560}
-    rows, facts = few("merge", 4, [WIDE] * 4 + [SQUARE] * 5 + [nearly] * 2 + [TALL])
-    assert [r["bucket"] for r in rows] == ["81x480x832"] * 4 + ["81x624x624"] * 8
-    assert facts == {
-        "81x560x720": {"train": 2, "moved": {"81x624x624": 2}, "stayed": 0},
-        "81x832x480": {"train": 1, "moved": {"81x624x624": 1}, "stayed": 0},
-    }
-    box = rows[-1]  # cut anew for the bucket it is in
-    assert (box["crop_width"], box["crop_height"]) == (480, 480)
-
-
-def test_a_clip_is_not_merged_where_it_has_no_frames_or_pixels() -> None:
-    long, short = {**WIDE, "num_frames": 81}, {**TALL, "num_frames": 17}
-    rows, facts = few("merge", 3, [long] * 3 + [short], buckets=["81x480x832", "17x832x480"])
-    assert rows[-1]["bucket"] == "17x832x480" and facts["17x832x480"] == {"train": 1, "moved": {}, "stayed": 1}
-    rows, _ = few("merge", 3, [WIDE] * 3 + [TALL], buckets=["81x480x832", "81x832x480"], allow_upscale=False)
-    assert rows[-1]["bucket"] == "81x832x480"
-    rows, _ = few("merge", 9, [WIDE] * 3 + [TALL])  # nothing is large: no clip moves, and nothing fails
-    assert {r["bucket"] for r in rows} == {"81x480x832", "81x832x480"}
-
-
-@given(config=configs(), clips=st.lists(clip, max_size=30))
-def test_merging_only_makes_buckets_larger(config: Config, clips: list) -> None:
-    table = probed(clips)
-    update = {"small_buckets": "keep", "min_bucket_samples": 0}
-    before = assign(table, config.model_copy(update={"bucket": config.bucket.model_copy(update=update)})).facts[
-        "buckets"
-    ]
-    after = assign(table, config)
-    for name, counted in after.facts["buckets"].items():
-        small = before[name]["train"] < 3 and config.bucket.small_buckets != "keep"
-        assert (counted["train"] <= before[name]["train"]) if small else (counted["train"] >= before[name]["train"])
-    if config.bucket.small_buckets == "pad":
-        for name, counted in after.facts["buckets"].items():
-            passes = {r["passes"] for r in after.windows.to_pylist() if r["bucket"] == name and r["split"] == "train"}
-            assert not counted["train"] or counted["train"] * passes.pop() >= 3
-            assert not passes
-    assert {r["passes"] for r in after.windows.to_pylist() if r["split"] == "eval"} <= {1}
