@@ -97,8 +97,11 @@ def _kept_artifacts(found: Survey, before: float, in_use: Collection[str]) -> se
     newest: dict[str, float] = defaultdict(float)
     for artifact in found.artifacts.values():
         newest[artifact.stage] = max(newest[artifact.stage], artifact.created_at)
-    kept = {a.key for a in found.artifacts.values() if a.created_at >= before or a.created_at == newest[a.stage]}
-    kept |= {a.key for a in found.artifacts.values() if a.key in in_use}
+    kept = {
+        artifact.key
+        for artifact in found.artifacts.values()
+        if artifact.created_at >= before or artifact.created_at == newest[artifact.stage] or artifact.key in in_use
+    }
     while True:
         read = {digest for a in found.artifacts.values() if a.key in kept for digest in a.inputs.values()}
         more = {a.key for a in found.artifacts.values() if read & set(a.content.values())} - kept
