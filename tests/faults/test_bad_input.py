@@ -194,6 +194,7 @@ def test_a_damaged_store_is_named_not_trusted(tmp_path: Path, tiny_model: Path) 
     path.write_text(json.dumps(record)[:-20])
     done = sana(tmp_path, tiny_model, f"download.datasets.0.source={place.clips}")
     assert_one_clear_error(done, "is damaged", "probe")
+    assert path.read_text() == json.dumps(record)[:-20], "nothing was made in its place"
 
 
 def test_sources_are_only_read(tmp_path: Path, tiny_model: Path) -> None:
