@@ -1,26 +1,40 @@
-"""The closed base of every config section."""
+"""The closed base of every config section, and what of it enters a hash."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Section(BaseModel):
-    """A frozen group of knobs: an unknown key is an error.
+@dataclass(frozen=True)
+class Neutral:
+    """The value of a setting with which a stage does what it did before that setting existed.
 
-    Knobs that change bytes stand in the section and enter fingerprints. Knobs that change speed or permission only
-    are named in `UNHASHED` (usually one sub-section, `resources`): changing them reruns nothing.
+    It stays out of every hash, so a setting that is added moves no address. It need not be the default. Written as
+    `name: Annotated[kind, Neutral(value)] = Field(default, ...)`.
+    """
+
+    value: Any
+
+
+class Section(BaseModel):
+    """A frozen group of settings: an unknown key is an error.
+
+    Settings that change bytes stand in the section and enter fingerprints, under their names: both are a frozen wire
+    format, and `tests/golden/test_addresses.py` holds it. Settings that change speed or permission only are named in
+    `UNHASHED` (usually one sub-section, `resources`): changing them reruns nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources"})
 
     def hashed(self) -> dict[str, Any]:
-        """Return the knobs that change bytes, as plain JSON values."""
-        dumped: dict[str, Any] = {}
-        for name in type(self).model_fields:
-            if name in self.UNHASHED:
-                continue
+        """Return the settings that change bytes, as plain JSON values, less those that have their neutral value."""
+        plain = self.model_dump(mode="json")
+        hashed: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            dumped[name] = value.hashed() if isinstance(value, Section) else self.model_dump(mode="json")[name]
-        return dumped
+            if name in self.UNHASHED or Neutral(value) in field.metadata:
+                continue
+            hashed[name] = value.hashed() if isinstance(value, Section) else plain[name]
+        return hashed
