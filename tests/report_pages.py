@@ -51,6 +51,7 @@ class Page(HTMLParser):
         self._inside = ""
         self.feed(text)
         self.close()
+        self.words = " ".join(self.words.split())  # a browser shows a line's end in the source as a space
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

@@ -1,192 +1,209 @@
-"""Charts as inline SVG. Colours are classes of the page's style, so that they follow its light or dark scheme."""
+"""Charts for every page, as the shapes of an SVG: `draw` of parts.html.j2 makes markup of them.
 
-from collections.abc import Sequence
+Colours are classes of page.css, so that they follow its light or dark scheme. Lengths are pixels.
+"""
 
-from sana.bucket import Bucket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from sana.report.flow import Step
+from sana.report.formatting import compact, number, percent
 from sana.report.histogram import Histogram, nice_step
-from sana.report.html import compact, number, percent, text
-from sana.report.videos import Size
 
-_LEAST = 1.5  # pixels: what is there is seen
-
-
-def _svg(width: float, height: float, content: str, about: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{text(about)}" '
-        f'style="max-width:{width:g}px">{content}</svg>'
-    )
+_LEAST = 1.5  # what is there is seen
+_LEFT, _RIGHT, _TOP = 46, 16, 12  # margins; that below differs
 
 
-def _label(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{text(words)}</text>'
+@dataclass(frozen=True)
+class Shape:
+    """An element of an SVG: its class, its attributes, the text that it shows or that appears over it."""
+
+    tag: str
+    kind: str
+    at: Mapping[str, object]
+    words: str = ""
+    tip: str = ""
 
 
-def bars(labels: Sequence[str], values: Sequence[int], *, unit: str, width: int = 520, height: int = 190) -> str:
-    """Draw one bar a label; there are few."""
-    left, right, bottom, top = 46, 16, 26, 12
-    most, line = _round_top(max(values))
-    plot_width, plot_height = width - left - right, height - bottom - top
-    step = plot_width / len(values)
+@dataclass(frozen=True)
+class Chart:
+    """Shapes on a canvas; `about`: what is seen, for those who cannot."""
+
+    width: float
+    height: float
+    about: str
+    shapes: Sequence[Shape]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a scatter chart, in the units of its axes; `weight`: what the area of its disc stands for."""
+
+    x: float
+    y: float
+    tip: str
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Bar:
+    x: float
+    width: float
+    value: int
+    kind: str
+    tip: str
+
+
+def bars(values: Sequence[tuple[str, int]], *, unit: str, width: int = 520, height: int = 190) -> Chart:
+    """Draw one bar for each (label, number); there are few."""
+    step = (width - _LEFT - _RIGHT) / len(values)
     broad = min(step * 0.72, 56)
-    parts = [_scale(most, line, left, width - right, top, plot_height)]
-    for place, (label, value) in enumerate(zip(labels, values, strict=True)):
-        tall = max(_LEAST, plot_height * value / most) if value else 0.0
-        x = left + step * (place + 0.5)
-        parts.append(
-            f'<rect class="train" x="{x - broad / 2:.1f}" y="{top + plot_height - tall:.1f}" width="{broad:.1f}" '
-            f'height="{tall:.1f}" rx="2"><title>{text(f"{label}: {number(value)} {unit}")}</title></rect>'
-        )
-        parts.append(_label(x, height - 8, label, "tick", "middle"))
-    return _svg(width, height, "".join(parts), f"{unit} by {', '.join(labels)}")
+    found, ticks = [], []
+    for place, (label, value) in enumerate(values):
+        x = _LEFT + step * (place + 0.5)
+        found.append(_Bar(x - broad / 2, broad, value, "train", f"{label}: {number(value)} {unit}"))
+        ticks.append((x, label))
+    return _upright(found, ticks, f"{unit} by {', '.join(label for label, _ in values)}", width, height)
 
 
-def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, height: int = 190) -> str:
+def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, height: int = 190) -> Chart:
     """Draw a histogram. Its last bin, where it is open, is drawn apart and named so."""
-    left, right, bottom, top = 46, 16, 26, 12
-    most, line = _round_top(int(hist.counts.max()))
-    plot_width, plot_height = width - left - right, height - bottom - top
-    step = min(plot_width / len(hist.counts), 60)
-    parts = [_scale(most, line, left, width - right, top, plot_height)]
+    step = min((width - _LEFT - _RIGHT) / len(hist.counts), 60)
     edges = [f"{edge:g}" for edge in hist.edges]
-    every = max(1, round(len(edges) * 40 / (step * len(hist.counts) + 1)))
+    found = []
     for place, value in enumerate(hist.counts.tolist()):
-        tall = max(_LEAST, plot_height * value / most) if value else 0.0
         is_open = hist.open_end and place == len(hist.counts) - 1
         bounds = f"{edges[place]} and more" if is_open else f"{edges[place]} to {edges[place + 1]}"
-        kind = "open" if is_open else "train"
-        parts.append(
-            f'<rect class="{kind}" x="{left + step * place + 0.75:.1f}" y="{top + plot_height - tall:.1f}" '
-            f'width="{step - 1.5:.1f}" height="{tall:.1f}" rx="1.5">'
-            f"<title>{text(f'{bounds} {unit}: {number(value)} {counted}')}</title></rect>"
-        )
-    for place in range(0, len(edges), every):
-        last = hist.open_end and place == len(edges) - 1
-        parts.append(_label(left + step * place, height - 8, "more" if last else edges[place], "tick", "middle"))
-    return _svg(width, height, "".join(parts), f"{counted} by {unit}")
+        tip = f"{bounds} {unit}: {number(value)} {counted}"
+        found.append(_Bar(_LEFT + step * place + 0.75, step - 1.5, value, "open" if is_open else "train", tip))
+    if hist.open_end:
+        edges[-1] = "more"
+    every = max(1, round(len(edges) * 40 / (step * len(found) + 1)))
+    ticks = [(_LEFT + step * place, edges[place]) for place in range(0, len(edges), every)]
+    return _upright(found, ticks, f"{counted} by {unit}", width, height)
 
 
-def _round_top(most: int) -> tuple[float, float]:
-    """Return (top of the scale, distance of its lines): about three lines, the last not below `most`."""
-    step = nice_step(most / 3, at_least=1.0)
-    return step * -(-most // step), step
+def _upright(
+    found: Sequence[_Bar], ticks: Sequence[tuple[float, str]], about: str, width: float, height: float
+) -> Chart:
+    """Draw bars over about three lines at round numbers, the topmost not below the tallest bar."""
+    highest = max(bar.value for bar in found)
+    step = nice_step(highest / 3, at_least=1.0)
+    num_lines = max(1, -(-highest // step))
+    floor, tall = height - 26, height - 26 - _TOP
+    shapes: list[Shape] = []
+    for line in range(round(num_lines) + 1):
+        shapes += _level(floor - tall * line / num_lines, compact(line * step), width - _RIGHT)
+    for bar in found:
+        up = _height(bar.value, num_lines * step, tall)
+        shapes.append(_rect(bar.kind, bar.x, floor - up, bar.width, up, radius=1.5, tip=bar.tip))
+    shapes += [_label(x, height - 8, words, "tick", "middle") for x, words in ticks]
+    return Chart(width, height, about, shapes)
 
 
-def _scale(most: float, step: float, left: float, right: float, top: float, tall: float) -> str:
-    """Lines at round numbers, from 0 to `most`."""
-    parts = []
-    for line in range(round(most / step) + 1):
-        y = top + tall * (1 - line * step / most)
-        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_label(left - 7, y + 4, compact(line * step), "tick", "end"))
-    return "".join(parts)
+def scatter(
+    discs: Sequence[Mark], squares: Sequence[Mark], *, axes: str, about: str, width: int = 520, height: int = 340
+) -> Chart:
+    """Draw discs, and small outlined squares over them, on two axes of one scale from 0; at least one is there."""
+    floor, right = height - 40, width - 14
+    marks = [*discs, *squares]
+    broad, tall = right - _LEFT, floor - _TOP
+    scale = min(broad / (1.08 * max(mark.x for mark in marks)), tall / (1.08 * max(mark.y for mark in marks)))
+    shapes: list[Shape] = []
+    for tick in _ticks(broad / scale):
+        x = _LEFT + tick * scale
+        shapes += [_line(x, _TOP, x, floor), _label(x, height - 22, f"{tick:g}", "tick", "middle")]
+    for tick in _ticks(tall / scale):
+        shapes += _level(floor - tick * scale, f"{tick:g}", right)
+    shapes.append(_label(_LEFT + broad / 2, height - 5, axes, "tick", "middle"))
+    heaviest = max((mark.weight for mark in discs), default=1.0)
+    for mark in discs:
+        at = {"cx": _LEFT + mark.x * scale, "cy": floor - mark.y * scale, "r": 3 + 17 * (mark.weight / heaviest) ** 0.5}
+        shapes.append(Shape("circle", "disc", _rounded(at), tip=mark.tip))
+    for mark in squares:
+        x, y = _LEFT + mark.x * scale - 4, floor - mark.y * scale - 4
+        shapes.append(_rect("shape", x, y, 8, 8, tip=mark.tip))
+    return Chart(width, height, about, shapes)
 
 
-def flow(steps: Sequence[Step], *, width: int = 1060) -> str:
-    """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is refused turns down."""
+def flow(steps: Sequence[Step], *, end: str, width: int = 1060) -> Chart:
+    """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is refused turns down.
+
+    `end`: the name of what is left after the last.
+    """
     most = max(1, *(max(step.num_in, step.num_next) for step in steps))
     top, tall, node = 62, 150, 12
-    gap = min(330.0, (width - 90) / max(1, len(steps)))
-    parts: list[str] = []
-    rows = max(len(step.refused) for step in steps)
+    gap = min(330.0, (width - 90) / len(steps))
+    shapes: list[Shape] = []
     for place, step in enumerate(steps):
         x = 2 + gap * place
-        parts.append(_label(x, 18, step.stage, "name"))
-        parts.append(_label(x, 38, f"{number(step.num_in)} in", "sub"))
-        end = x + gap
+        shapes += [_label(x, 18, step.stage, "name"), _label(x, 38, f"{number(step.num_in)} in", "sub")]
         goes_on = _height(step.num_out, most, tall)
         refused = _height(step.num_refused, most, tall)
-        nodes_in = max(goes_on + refused, _height(step.num_in, most, tall))
-        arrives = _height(step.num_next, most, tall)
         if step.num_out:
-            parts.append(_band(x + node, top, goes_on, end, arrives, f"{number(step.num_out)} go on"))
+            arrives = _height(step.num_next, most, tall)
+            shapes.append(_band(x + node, top, goes_on, x + gap, arrives, f"{number(step.num_out)} go on"))
         if step.num_refused:
-            parts.append(_falling(x + node, top + goes_on, refused, top + tall + 34, gap, step))
-            for line, (reason, num) in enumerate(step.refused.items()):
-                y = top + tall + 54 + 19 * line
-                parts.append(_label(x + node + 8, y, f"{number(num)} {reason}", "reason"))
-        parts.append(f'<rect class="node" x="{x:.1f}" y="{top}" width="{node}" height="{nodes_in:.1f}" rx="3"/>')
-    end = 2 + gap * len(steps)
-    last = steps[-1]
-    parts.append(f'<rect class="node" x="{end:.1f}" y="{top}" width="{node}" '
-                 f'height="{max(_LEAST, _height(last.num_next, most, tall)):.1f}" rx="3"/>')  # fmt: skip
-    unit = "samples" if last.stage in ("bucket", "encode_latents") else "left"
-    parts.append(_label(end, 18, unit, "name"))
-    parts.append(_label(end, 38, number(last.num_next), "sub"))
-    height = top + tall + (44 + 19 * rows if rows else 12)
-    words = "; ".join(f"{s.stage}: {s.num_in} in, {s.num_out} out, {s.num_refused} refused" for s in steps)
-    return _svg(width, height, "".join(parts), words)
+            shapes.append(_falling(x + node, top + goes_on, refused, top + tall + 34, gap, step))
+        for line, (reason, num) in enumerate(step.refused.items()):
+            shapes.append(_label(x + node + 8, top + tall + 54 + 19 * line, f"{number(num)} {reason}", "reason"))
+        came_in = max(goes_on + refused, _height(step.num_in, most, tall))
+        shapes.append(_rect("node", x, top, node, came_in, radius=3))
+    x, left = 2 + gap * len(steps), steps[-1].num_next
+    shapes.append(_rect("node", x, top, node, max(_LEAST, _height(left, most, tall)), radius=3))
+    shapes += [_label(x, 18, end, "name"), _label(x, 38, number(left), "sub")]
+    rows = max(len(step.refused) for step in steps)
+    about = "; ".join(f"{s.stage}: {s.num_in} in, {s.num_out} out, {s.num_refused} refused" for s in steps)
+    return Chart(width, top + tall + (44 + 19 * rows if rows else 12), about, shapes)
 
 
-def _height(num: int, most: int, tall: float) -> float:
-    return max(_LEAST, tall * num / most) if num else 0.0
-
-
-def _band(x: float, y: float, tall: float, end: float, end_tall: float, tip: str) -> str:
+def _band(x: float, y: float, tall: float, end: float, end_tall: float, tip: str) -> Shape:
     middle, foot, end_foot = (x + end) / 2, y + tall, y + end_tall
-    return (
-        f'<path class="band" d="M{x:.1f} {y:.1f}H{end:.1f}V{end_foot:.1f}'
-        f'C{middle:.1f} {end_foot:.1f} {middle:.1f} {foot:.1f} {x:.1f} {foot:.1f}Z"><title>{text(tip)}</title></path>'
+    path = (
+        f"M{x:.1f} {y:.1f}H{end:.1f}V{end_foot:.1f}"
+        f"C{middle:.1f} {end_foot:.1f} {middle:.1f} {foot:.1f} {x:.1f} {foot:.1f}Z"
     )
+    return Shape("path", "band", {"d": path}, tip=tip)
 
 
-def _falling(x: float, y: float, thick: float, floor: float, gap: float, step: Step) -> str:
+def _falling(x: float, y: float, thick: float, floor: float, gap: float, step: Step) -> Shape:
     """A band that leaves to the right and turns down to the list of reasons."""
     wide = min(thick, gap * 0.4)
     left = x + 14
+    path = (
+        f"M{x:.1f} {y:.1f}H{left:.1f}Q{left + wide:.1f} {y:.1f} {left + wide:.1f} {y + max(wide, 8):.1f}"
+        f"V{floor:.1f}H{left:.1f}V{y + thick + 4:.1f}Q{left:.1f} {y + thick:.1f} {left - 4:.1f} {y + thick:.1f}"
+        f"H{x:.1f}Z"
+    )
     tip = f"{number(step.num_refused)} refused, {percent(step.num_refused, step.num_in)} of {number(step.num_in)}"
-    return (
-        f'<path class="refused soft" d="M{x:.1f} {y:.1f}H{left:.1f}Q{left + wide:.1f} {y:.1f} {left + wide:.1f} '
-        f"{y + max(wide, 8):.1f}V{floor:.1f}H{left:.1f}V{y + thick + 4:.1f}Q{left:.1f} {y + thick:.1f} "
-        f'{left - 4:.1f} {y + thick:.1f}H{x:.1f}Z"><title>{text(tip)}</title></path>'
-    )
+    return Shape("path", "refused soft", {"d": path}, tip=tip)
 
 
-def sizes(found: Sequence[Size], shapes: Sequence[Bucket], *, width: int = 520, height: int = 340) -> str:
-    """Draw display sizes as discs whose area is the number of clips, and the buckets as outlined squares."""
-    left, bottom, top, right = 46, 40, 12, 14
-    widest = max([size.width for size in found] + [shape.width for shape in shapes])
-    tallest = max([size.height for size in found] + [shape.height for shape in shapes])
-    plot_width, plot_height = width - left - right, height - bottom - top
-    scale = min(plot_width / (1.08 * widest), plot_height / (1.08 * tallest))
-    parts: list[str] = []
-    for most, length, is_x in ((plot_width / scale, plot_width, True), (plot_height / scale, plot_height, False)):
-        step = nice_step(most / 6)
-        ticks = [step * i for i in range(int(most / step) + 1)]
-        for tick in ticks:
-            at = tick * scale
-            if is_x:
-                x, floor = left + at, top + plot_height
-                parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{floor}"/>')
-                parts.append(_label(x, height - 22, f"{tick:g}", "tick", "middle"))
-            else:
-                y = top + length - at
-                parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-                parts.append(_label(left - 7, y + 4, f"{tick:g}", "tick", "end"))
-    parts.append(_label(left + plot_width / 2, height - 5, "width x height, pixels", "tick", "middle"))
-    most_clips = max((size.num_clips for size in found), default=1)
-    for size in found:
-        radius = 3 + 17 * (size.num_clips / most_clips) ** 0.5
-        x, y = left + size.width * scale, top + plot_height - size.height * scale
-        tip = f"{size.width:.0f} x {size.height:.0f}: {number(size.num_clips)} clips"
-        parts.append(
-            f'<circle class="disc" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{text(tip)}</title></circle>'
-        )
-    for shape_width, shape_height in sorted({(shape.width, shape.height) for shape in shapes}):
-        x, y = left + shape_width * scale, top + plot_height - shape_height * scale
-        tip = f"bucket {shape_width} x {shape_height} (width x height)"
-        parts.append(
-            f'<rect class="shape" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8">'
-            f"<title>{text(tip)}</title></rect>"
-        )
-    return _svg(width, height, "".join(parts), "display sizes of the clips, and the buckets")
+def _height(num: float, most: float, tall: float) -> float:
+    return max(_LEAST, tall * num / most) if num else 0.0
 
 
-def glyph(shape: Bucket) -> str:
-    """Draw the shape of a bucket's frame, 22 pixels at its longer side."""
-    longer = max(shape.width, shape.height)
-    width, height = 22 * shape.width / longer, 22 * shape.height / longer
-    return (
-        f'<svg class="glyph" viewBox="0 0 24 24" aria-hidden="true"><rect x="{12 - width / 2:.1f}" '
-        f'y="{12 - height / 2:.1f}" width="{width:.1f}" height="{height:.1f}" rx="1.5"/></svg>'
-    )
+def _ticks(most: float) -> list[float]:
+    step = nice_step(most / 6)
+    return [step * place for place in range(int(most / step) + 1)]
+
+
+def _level(y: float, words: str, right: float) -> list[Shape]:
+    """A line of the grid, and its number at its left."""
+    return [_line(_LEFT, y, right, y), _label(_LEFT - 7, y + 4, words, "tick", "end")]
+
+
+def _rect(kind: str, x: float, y: float, width: float, height: float, *, radius: float = 0, tip: str = "") -> Shape:
+    return Shape("rect", kind, _rounded({"x": x, "y": y, "width": width, "height": height, "rx": radius}), tip=tip)
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> Shape:
+    return Shape("line", "grid", _rounded({"x1": x1, "y1": y1, "x2": x2, "y2": y2}))
+
+
+def _label(x: float, y: float, words: str, kind: str, anchor: str = "start") -> Shape:
+    return Shape("text", kind, {**_rounded({"x": x, "y": y}), "text-anchor": anchor}, words)
+
+
+def _rounded(places: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(place), 1) for name, place in places.items()}

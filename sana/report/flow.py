@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ import pyarrow as pa
 
 from sana.artifact import Artifact
 from sana.data.schemas import REJECTS
+from sana.report.formatting import name as spelled
 from sana.report.tables import batches, coded, columns
 from sana.store import Store
 
 STAGES = ("download", "probe", "bucket", "encode_latents")  # those that clips flow through
 MAX_ROWS = 1000
+MAX_ROWS_BYTES = 1_000_000  # of the refused files on the page
 _PREFIX = "refused."
+_SHOWN, _ROW_BYTES = ("path", "stage", "reason", "detail", "dataset"), 107  # without texts, a row is so long in HTML
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,16 @@ class Refusals:
     def total(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        """Each (stage, reason) once, in the order of the stages."""
+        return list(dict.fromkeys((stage, reason) for stage, _, reason in self.counts))
+
 
 def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Refusals:
     """Count all refusals and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
+
+    Rows of very long texts are cut off at MAX_ROWS_BYTES.
 
     Raises:
         SanaError: a table is gone or damaged.
@@ -93,7 +105,7 @@ def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int =
         rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
     rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
     in_order = dict(sorted(counts.items(), key=lambda item: (STAGES.index(item[0][0]), item[0])))
-    return Refusals(in_order, rows, [artifacts[stage].files["rejects.parquet"].key for stage in stages])
+    return Refusals(in_order, _fitting(rows), [artifacts[stage].files["rejects.parquet"].key for stage in stages])
 
 
 def _fair_share(sizes: Sequence[int], total: int) -> int:
@@ -105,6 +117,12 @@ def _fair_share(sizes: Sequence[int], total: int) -> int:
             return left // (len(ordered) - taken)
         left -= size
     return share
+
+
+def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the first rows, as many as MAX_ROWS_BYTES of HTML hold."""
+    sizes = (_ROW_BYTES + sum(len(escape(spelled(row[key])).encode()) for key in _SHOWN) for row in rows)
+    return [row for row, end in zip(rows, accumulate(sizes), strict=True) if end <= MAX_ROWS_BYTES]
 
 
 def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[str, Any]]:
@@ -127,9 +145,13 @@ class DatasetCount:
     num_left: int
     refused: Mapping[tuple[str, str], int]
 
+    @property
+    def num_refused(self) -> int:
+        return sum(self.refused.values())
+
 
 def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[DatasetCount]:
-    """Return the counts of each data set, by name; in the unit of the last stage where clips became windows."""
+    """Return the counts of each data set, largest first; in the unit of the last stage where clips became windows."""
     stages = [name for name in STAGES if name in artifacts]
     if not stages:
         return []
@@ -139,4 +161,4 @@ def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[Datas
         num_in, num_refused = last.get(name, (0, 0))
         reasons = {(stage, reason): num for (stage, of, reason), num in refused.counts.items() if of == name}
         found.append(DatasetCount(name, first[name][0], num_in - num_refused, reasons))
-    return found
+    return sorted(found, key=lambda one: -one.num_in)

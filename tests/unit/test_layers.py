@@ -34,6 +34,7 @@ DOORS = {
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
     "accelerate": ("sana/training/",),
+    "jinja2": ("sana/report/html.py",),
 }
 
 

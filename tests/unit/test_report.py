@@ -1,6 +1,7 @@
 """The report's arithmetic and its text: nothing that is counted is lost, nothing that is quoted becomes markup."""
 
 import math
+import tomllib
 from collections import Counter
 from html import unescape
 from pathlib import Path
@@ -16,13 +17,20 @@ from sana.data.manifest import count_rejects, refused_by_dataset, table_of, to_p
 from sana.data.schemas import PROBED, REJECTS, WINDOWS, Reason
 from sana.report import charts
 from sana.report.buckets import buckets
-from sana.report.flow import datasets, refusals, steps
+from sana.report.flow import Step, datasets, refusals, steps
+from sana.report.formatting import percent, size
 from sana.report.histogram import histogram
-from sana.report.html import bar, name, percent, size
+from sana.report.html import environment
 from sana.report.videos import videos
 from sana.store import LocalStore
+from tests.report_pages import Page
 
 pytestmark = pytest.mark.timeout(60)
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "sana/report/templates"
+PARTS = environment().get_template("parts.html.j2").module
+QUOTED = environment().from_string("{{ text|name }}")
 
 numbers = st.one_of(st.integers(0, 10**7), st.floats(0, 1e7), st.just(math.nan), st.just(math.inf))
 
@@ -38,12 +46,13 @@ def test_a_histogram_counts_every_finite_value_once(values: list[float], bins: i
     assert (np.diff(found.edges) > 0).all() and len(found.counts) <= 2 * bins + 2
     below = found.edges[-2]
     assert found.counts[:-1].sum() == sum(value < below for value in finite), "the last bin has all that is beyond"
-    assert charts.columns(found, unit="s", counted="clips").count("<title>") == len(found.counts)
+    shapes = charts.columns(found, unit="s", counted="clips").shapes
+    assert sum(bool(shape.tip) for shape in shapes) == len(found.counts)
 
 
 @given(text=st.text(max_size=400))
 def test_what_is_quoted_is_text_in_one_line(text: str) -> None:
-    shown = name(text)
+    shown = QUOTED.render(text=text)
     assert not set(shown) & set("<>\"'\n\r\0\u202e\u2028") and len(unescape(shown)) <= 10 * 310
     if text.isprintable() and len(text) <= 300:
         assert unescape(shown) == text
@@ -60,7 +69,38 @@ def test_sizes_and_bars() -> None:
     assert [size(value) for value in (0, 1023, 1024, 1536, 300 * 2**20, 2**40)] == [
         "0 B", "1023 B", "1 KiB", "1.5 KiB", "300 MiB", "1 TiB",
     ]  # fmt: skip
-    assert "width:25.000%" in bar([("train", 1, "")], 4) and "<i" not in bar([("train", 0, "")], 4)
+    assert "width:25.000%" in PARTS.bar(4, [("train", 1, "")]) and "<i" not in PARTS.bar(4, [("train", 0, "")])
+
+
+HOSTILE = """<b>"' onload=x>&amp;"""
+
+
+def test_what_stands_in_a_chart_is_text() -> None:
+    step = Step(HOSTILE, 3, 1, {HOSTILE: 2}, 1)
+    mark = charts.Mark(3.0, 4.0, HOSTILE, weight=2.0)
+    for chart in (
+        charts.bars([(HOSTILE, 3), ("b", 0)], unit=HOSTILE),
+        charts.flow([step], end=HOSTILE),
+        charts.scatter([mark], [mark], axes=HOSTILE, about=HOSTILE),
+    ):
+        page = Page(str(PARTS.draw(chart)))
+        assert {tag for tag, _ in page.tags} <= {"svg", "rect", "line", "path", "circle", "text", "title"}
+        assert not [key for _, attrs in page.tags for key in attrs if key.startswith("on")]
+        assert HOSTILE in page.words and HOSTILE in str(page.tags[0][1]["aria-label"])
+
+
+def test_templates_quote_all_but_the_own_style_and_script() -> None:
+    assert environment().autoescape is True
+    marked = [line for path in TEMPLATES.rglob("*.j2") for line in path.read_text().splitlines() if "|safe" in line]
+    assert marked == ["{{ style|safe }}</style></head>", "</main><script>{{ script|safe }}</script></body></html>"]
+    assert not [path for path in TEMPLATES.rglob("*.j2") if "autoescape" in path.read_text()]
+
+
+def test_templates_are_installed_with_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["sana.report"]
+    declared = {path for pattern in patterns for path in TEMPLATES.parent.glob(pattern) if path.is_file()}
+    assert declared == {path for path in TEMPLATES.rglob("*") if path.is_file()}
+    assert len(declared) > 10
 
 
 def commit(folder: Path, stage: str, num_in: int, tables: dict, refused: list[dict], names: list[str]) -> Artifact:

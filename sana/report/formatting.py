@@ -1,0 +1,67 @@
+"""Numbers, and names from outside, as text for people. Nothing here is HTML: templates quote what they show."""
+
+import math
+import time
+
+MAX_NAME_CHARS = 300
+
+
+def name(value: str, limit: int = MAX_NAME_CHARS) -> str:
+    """Write what users wrote: what has no glyph, or turns the text around it, is spelled; the end is kept if long."""
+    if len(value) > limit:
+        value = f"{value[: limit // 2]} \u2026 {value[-(limit // 2) :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+
+
+def number(value: float) -> str:
+    """Write a whole number with thousands separated: 1,234,567."""
+    return f"{value:,.0f}"
+
+
+def compact(value: float) -> str:
+    """Write a number in at most five characters: 950, 12.3k, 1.2M."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            scaled = value / (1e3 if unit == "k" else limit)
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.3g}{unit}"
+    return f"{value:.4g}"
+
+
+def percent(part: float, whole: float) -> str:
+    """Write a share; never 0 % or 100 % of something that is not."""
+    if not whole:
+        return "0 %"
+    share = 100.0 * part / whole
+    if 0 < share < 0.1:
+        return "< 0.1 %"
+    if 99.9 < share < 100:
+        return "> 99.9 %"
+    written = f"{share:.1f}"
+    return f"{share:.0f} %" if written in ("0.0", "100.0") else f"{written} %"
+
+
+def size(num_bytes: float) -> str:
+    """Write bytes in binary units."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} B"
+    power = min(5, int(math.log(num_bytes, 1024)))
+    scaled = num_bytes / 1024**power
+    return f"{scaled:.0f} {'KMGTP'[power - 1]}iB" if scaled >= 100 else f"{scaled:.3g} {'KMGTP'[power - 1]}iB"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds in the two units that matter."""
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{number(hours // 24)} d {hours % 24} h"
+
+
+def utc(seconds: float) -> str:
+    """Write a time of the clock, seconds since 1970, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,0 +1,12 @@
+// Filters the table of refused files: every word must stand in a row.
+document.documentElement.classList.add("scripted");
+const box = document.querySelector("#find"), count = document.querySelector("#found");
+const rows = box ? [...document.querySelectorAll(".refused-files tbody tr")] : [];
+const texts = rows.map(row => row.textContent.toLowerCase());
+function filter() {
+  const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  rows.forEach((row, i) => { row.hidden = !words.every(word => texts[i].includes(word)); shown += !row.hidden; });
+  count.textContent = shown + " of " + rows.length + " shown";
+}
+if (box) { box.addEventListener("input", filter); filter(); }
