@@ -36,5 +36,10 @@ class Section(BaseModel):
             value = getattr(self, name)
             if name in self.UNHASHED or Neutral(value) in field.metadata:
                 continue
-            hashed[name] = value.hashed() if isinstance(value, Section) else plain[name]
+            if isinstance(value, Section):
+                hashed[name] = value.hashed()
+            elif isinstance(value, tuple) and all(isinstance(item, Section) for item in value) and value:
+                hashed[name] = [item.hashed() for item in value]
+            else:
+                hashed[name] = plain[name]
         return hashed

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
-from sana.data.schemas import CUT
+from sana.data.schemas import ADDED_COLUMNS, CUT
 from sana.errors import RefusedError, SanaError, remedy
 from sana.store import Store
 
@@ -31,7 +31,10 @@ def clip_id_of(dataset: str, path: str) -> str:
 
 def sample_key(window: Mapping[str, Any]) -> str:
     """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
-    text = "\0".join(str(window[name]) for name in CUT)
+    text = "\0".join(str(window[name]) for name in CUT if name not in ADDED_COLUMNS)
+    for name in CUT:
+        if name in ADDED_COLUMNS and window[name] != ADDED_COLUMNS[name]:
+            text += f"\0{name}={window[name]}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -39,10 +42,20 @@ def sample_keys(windows: pa.Table) -> pa.Array:
     """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
     keys: list[pa.Array] = []
     for batch in windows.select(list(CUT)).to_batches(max_chunksize=_KEY_ROWS):
-        texts = pc.binary_join_element_wise(*(_as_text(batch.column(name)) for name in CUT), "\0")
+        frozen = [_as_text(batch.column(name)) for name in CUT if name not in ADDED_COLUMNS]
+        texts = pc.binary_join_element_wise(*frozen, "\0")
+        for name in CUT:
+            if name in ADDED_COLUMNS:
+                told = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
+                texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", told), "")
         names = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts.to_pylist()]
         keys.append(pa.array(names, pa.string()))
     return pa.chunked_array(keys, pa.string()).combine_chunks()
+
+
+def _is_neutral(table: pa.Table | pa.RecordBatch, name: str) -> Any:
+    """Return per row whether an added column has its neutral value."""
+    return pc.equal(table.column(name), pa.scalar(ADDED_COLUMNS[name], table.schema.field(name).type))
 
 
 def _as_text(column: pa.Array) -> pa.Array:
@@ -109,12 +122,18 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters.
 
-    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others.
+    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others. A
+    column of ADDED_COLUMNS that has its neutral value in every row is left out.
 
     Raises:
         TypeError: a column is of another type.
     """
-    picked = table.select(list(columns))
+    columns = [
+        name
+        for name in columns
+        if name not in ADDED_COLUMNS or not pc.all(_is_neutral(table, name), min_count=0).as_py()
+    ]
+    picked = table.select(columns)
     if not _ascends(picked.column(0)):
         sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
         picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()

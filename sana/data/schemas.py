@@ -3,6 +3,7 @@
 A stage adds columns or rows of its own table; none edits a row of another's.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import pyarrow as pa
@@ -30,6 +31,10 @@ def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
     """Declare a column without nulls; its meaning, with the unit, goes into every file."""
     return pa.field(name, kind, nullable=False, metadata={"about": about})
 
+
+# Columns that came after the addresses were frozen: name -> the value with which a row is what it was before the column
+# existed. A column that has it in every row stays out of content digests, and a row that has it keeps its sample key.
+ADDED_COLUMNS: Mapping[str, str | int | float | bool] = {}
 
 CLIPS = pa.schema(
     [
