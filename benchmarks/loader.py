@@ -27,6 +27,7 @@ from botocore.config import Config
 
 from sana.artifact import Draft, Recipe
 from sana.bucket import Bucket
+from sana.counts import Counts
 from sana.data.buffers import Buffers
 from sana.data.loader import INDEX, Prefetcher, Reader, Samples, load_samples
 from sana.data.manifest import table_of, to_parquet
@@ -76,7 +77,7 @@ def build(root: str, case: Case) -> tuple[Store, Samples]:
     ):
         draft = Draft(store, Recipe(stage, 0, {}, {}))
         draft.add(INDEX, to_parquet(table_of(rows, schema)))
-        artifacts.append(draft.commit(content={}, counts={}))
+        artifacts.append(draft.commit(content={}, counts=Counts.all_kept(len(rows))))
     return store, load_samples(store, artifacts[0], artifacts[1], "train")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sana.artifact import Artifact
 from sana.bucket import Bucket
+from sana.facts import EvaluateFacts
 from sana.report import charts
 from sana.report.buckets import BucketCount, Buckets
 from sana.report.captions import Captions, Tokens
@@ -174,13 +175,12 @@ def storage(found: Storage) -> str:
 
 def eval_loss(artifact: Artifact, uri: str) -> str:
     """One line, and where the rest is."""
-    weights = artifact.facts["weights"]
+    facts = EvaluateFacts.of(artifact)
     said = ", ".join(
-        f"{text(label)} <b>{numbers['mean']:.4f}</b>"
-        + (f" \u00b1 {numbers['stderr']:.4f}" if numbers["stderr"] else "")
-        for label, numbers in weights.items()
+        f"{text(label)} <b>{loss.mean:.4f}</b>" + (f" \u00b1 {loss.stderr:.4f}" if loss.stderr else "")
+        for label, loss in facts.weights.items()
     )
-    lead = f"{said}: on {number(artifact.counts['in'])} held-out samples after {number(artifact.facts['step'])} steps."
+    lead = f"{said}: on {number(artifact.counts.num_in)} held-out samples after {number(facts.step)} steps."
     return section("eval", "Eval loss", lead, f'<p class="about">by noise level: <code>{name(uri)}</code></p>')
 
 

@@ -98,11 +98,9 @@ class Trajectory:
             attempt=self.attempt,
             parts=state.parts(),
             segments=[*(before.segments if before else ()), segment],
-            facts={
-                "cursor": {"step": state.step, "epoch": epoch, "position": position},
-                "seed": self.config.seed,
-                "snapshot": self.snapshot,
-            },
+            cursor=checkpoint.DataPosition(state.step, epoch, position),
+            seed=self.config.seed,
+            snapshot=self.snapshot,
             staging=self.staging,
         )
         _log.info("saved the checkpoint of step %d: %s", state.step, self.store.uri(self.newest.key))

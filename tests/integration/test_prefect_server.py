@@ -137,4 +137,4 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
     assert "Completed" in {worker["state"]["name"] for worker in workers}
     made = find(place.context().store, encode_latents.recipe(place.context(), prepared.artifacts))
     assert made is not None and made.content == expected.content
-    assert made.counts["encoded"] == 0, "the runs of the deployment did not do the work"
+    assert made.counts.extra["encoded"] == 0, "the runs of the deployment did not do the work"

@@ -15,7 +15,7 @@ from sana.model.random import philox_normal, philox_uniform
 from sana.training.metrics import parse_rows
 from sana.training.tensors import load_weights
 from sana.work.train import train
-from tests.training_store import build_encoded, make_job, train_config
+from tests.training_store import build_encoded, train_config, train_job
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -53,7 +53,7 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
         warmup_steps=WARMUP, learning_rate=LR, beta2=BETA2, epsilon=EPS, weight_decay=DECAY, max_grad_norm=MAX_NORM,
         caption_dropout=DROPOUT, ema_decay=EMA_DECAY,
     )  # fmt: skip
-    job = make_job("train", encoded, config, tiny_model)
+    job = train_job(encoded, config, tiny_model)
     train(job)
 
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")

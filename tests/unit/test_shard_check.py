@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sana.artifact import Draft, Recipe
+from sana.counts import Counts
 from sana.data.loader import Samples, load_samples
 from sana.data.manifest import table_of, to_parquet
 from sana.data.schemas import WINDOWS
@@ -18,7 +19,7 @@ from sana.data.shard_check import check_samples
 from sana.model.tiny import CAPTION_CHANNELS
 from sana.work.train import train
 from tests.s3_server import WeedServer
-from tests.training_store import NUM_TRAIN, Encoded, build_encoded, make_job, train_config
+from tests.training_store import NUM_TRAIN, Encoded, build_encoded, train_config, train_job
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -127,7 +128,7 @@ def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
     windows = [row | {"sample_id": f"clip{i:04d}-0", "dataset": "demo", "path": f"a/{i}.mp4"} for i in range(NUM_TRAIN)]
     draft = Draft(encoded.store, Recipe("bucket", 1, {}, {}))
     draft.add("clips.parquet", to_parquet(table_of(windows, WINDOWS)))
-    draft.commit(content={}, counts={})
+    draft.commit(content={}, counts=Counts.all_kept(1))
     first_shard(encoded).unlink()
     with pytest.raises(DamagedSampleError, match=r"sample clip0000-0 \(demo: a/0.mp4\) of the train split"):
         check(encoded)
@@ -176,7 +177,7 @@ def test_a_bucket_is_checked_as_a_disk_is(s3: WeedServer) -> None:
 
 def test_training_does_not_start_on_a_damaged_sample(encoded: Encoded, tmp_path: Path, tiny_model: Path) -> None:
     _truncate(first_shard(encoded))
-    job = make_job("train", encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
+    job = train_job(encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
     with pytest.raises(DamagedSampleError, match="Training was not started"):
         train(job)
     assert not job.progress_path.exists()
