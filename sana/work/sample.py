@@ -24,7 +24,7 @@ from sana.training.tensors import load_weights
 from sana.work.job import Job, run_worker
 
 _SHEET_FRAMES = 6  # frames shown per video
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def sample(job: Job) -> None:

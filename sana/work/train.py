@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from sana.artifact import FileInfo, digest_of
-from sana.config.train import SigmaConfig
+from sana.config.objective import CheckpointSampling, TimestepSampling
 from sana.data.loader import Reader, load_samples
 from sana.data.shard_cache import ShardFiles
 from sana.data.shard_check import check_samples
@@ -96,7 +96,7 @@ def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], Non
         transformer,
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        flow_shift=_flow_shift(config.train.sigma, job),
+        flow_shift=_flow_shift(config.train.timestep_sampling, job),
         trajectory=Trajectory(
             store,
             job.spec["trajectory"],
@@ -123,10 +123,10 @@ def _sign_of_life(job: Job) -> Callable[[int, int], None]:
     return on_shard
 
 
-def _flow_shift(sigma: SigmaConfig, job: Job) -> float:
-    if sigma.policy == "checkpoint":
+def _flow_shift(sampling: TimestepSampling, job: Job) -> float:
+    if isinstance(sampling, CheckpointSampling):
         return load_flow_shift(job.spec["model_path"], revision=job.spec["model_revision"])
-    return sigma.shift
+    return sampling.shift
 
 
 def export(job: Job, trainer: Trainer) -> dict[str, Any]:
