@@ -119,8 +119,9 @@ def _columns(location: Location) -> dict[str, Any]:
 def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:
     """A config of a short run; `train` overrides its knobs, those of resources included."""
     knobs: dict[str, Any] = {
-        "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 2, "epsilon": 1e-8,
-        "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "no", "caption_dropout": 0.2,
+        "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "lr_schedule": {"warmup_steps": 2},
+        "optimizer": {"epsilon": 1e-8}, "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "fp32",
+        "caption_dropout": 0.2,
     }  # fmt: skip
     resources: dict[str, Any] = {
         "micro_batch_size": 2, "gradient_checkpointing": False, "device": "cpu",

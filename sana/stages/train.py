@@ -31,7 +31,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         "captions": inputs["encode_captions"].content["train"],
         "transformer": model.digests["transformer"],
     }
-    if context.config.train.sigma.policy == "checkpoint":
+    if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
     passes = _passes(context.config, inputs["encode_latents"])

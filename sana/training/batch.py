@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sana.config.objective import LogitNormalSampling, TimestepSampling
 from sana.config.train import TrainConfig
 from sana.data.epoch import Cursor
 from sana.data.loader import Reader
@@ -81,7 +82,7 @@ class Share:
 def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shift: float) -> MicroBatch:
     """Read and draw one micro batch, on the CPU: the work of a prefetch thread.
 
-    `flow_shift` is the shift of the sigma policy: that of the config, or of the checkpoint for policy `checkpoint`.
+    `flow_shift` is the shift of noise levels: that of the config, or of the checkpoint where that is `checkpoint`.
     """
     latents, texts = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
     shape = latents.shape[1:]
@@ -90,7 +91,7 @@ def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shif
     return MicroBatch(
         latents=latents,
         noise=torch.stack([philox_normal(shape, key=_key(slot, config, "noise")) for slot in slots]),
-        sigma=sigmas(config.sigma.policy, uniform, shift=flow_shift, mean=config.sigma.mean, std=config.sigma.std),
+        sigma=_levels(config.timestep_sampling, uniform, flow_shift),
         captions=captions,
         mask=mask,
     )
@@ -101,6 +102,11 @@ def losses_of(transformer: nn.Module, batch: MicroBatch) -> Tensor:
     noisy = noise_latents(batch.latents, batch.noise, batch.sigma)
     velocity = predict(transformer, noisy, timesteps_of(batch.sigma), batch.captions, batch.mask)
     return flow_matching_loss(velocity, velocity_target(batch.latents, batch.noise))
+
+
+def _levels(sampling: TimestepSampling, uniform: Tensor, flow_shift: float) -> Tensor:
+    normal = {"mean": sampling.mean, "std": sampling.std} if isinstance(sampling, LogitNormalSampling) else {}
+    return sigmas(sampling.name, uniform, shift=flow_shift, **normal)
 
 
 def _choose_caption(slot: Slot, reader: Reader, config: TrainConfig) -> int | None:

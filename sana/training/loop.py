@@ -200,7 +200,7 @@ class Trainer:
         return SanaError(
             f"step {step}: loss {loss:g}, gradient norm {norm:g}, mean sigma {sigma:g}; all must be finite. "
             f"Samples: {', '.join(names)}{f' and {more} more' if more else ''}. Training stopped; no checkpoint has "
-            "this step. Lower train.learning_rate or lengthen train.warmup_steps, or look at these samples"
+            "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these samples"
         )
 
     def _evaluate(self) -> bool:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from sana.config.optimizer import ConstantSchedule, within
 from sana.config.train import TrainConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for AdamW's running means of the gradient and of its square
@@ -16,13 +17,14 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     `peak * min(1, (step + 1) / warmup_steps)`: the first step learns already, step `warmup_steps - 1` is at the peak.
     After that constant, or a cosine to `min_learning_rate` over `decay_steps`, where it stays.
     """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
+    schedule = within(config.lr_schedule, config.max_steps)
+    if step < schedule.warmup_steps:
+        return config.learning_rate * (step + 1) / schedule.warmup_steps
+    if isinstance(schedule, ConstantSchedule):
         return config.learning_rate
-    decay_steps = config.max_steps - config.warmup_steps if config.decay_steps is None else config.decay_steps
-    part = min(1.0, (step + 1 - config.warmup_steps) / decay_steps)
-    low, high = config.min_learning_rate, config.learning_rate
+    assert schedule.decay_steps is not None  # within() has set it
+    part = min(1.0, (step + 1 - schedule.warmup_steps) / schedule.decay_steps)
+    low, high = schedule.min_learning_rate, config.learning_rate
     return low + (high - low) * (1 + math.cos(math.pi * part)) / 2
 
 
@@ -38,10 +40,10 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         (free if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
     on_gpu = next(model.parameters()).is_cuda
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": config.optimizer.weight_decay}, {"params": free, "weight_decay": 0.0}],
         lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
+        betas=(config.optimizer.beta1, config.optimizer.beta2),
+        eps=config.optimizer.epsilon,
         fused=on_gpu,  # without it foreach makes temporary copies of all weights
     )
     for parameter in model.parameters():

@@ -25,7 +25,7 @@ from sana.work.results import SampleResult
 from sana.work.specs import SampleSpec
 
 _SHEET_FRAMES = 6  # frames shown per video
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def sample(job: Job[SampleSpec]) -> None:

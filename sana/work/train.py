@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sana.artifact import FileInfo, digest_of
-from sana.config.train import SigmaConfig
+from sana.config.objective import CheckpointSampling, TimestepSampling
 from sana.data.loader import Reader, load_samples
 from sana.data.shard_cache import ShardFiles
 from sana.data.shard_check import check_samples
@@ -86,7 +86,7 @@ def build_trainer(job: Job[TrainSpec], accelerator: Accelerator, *, check: Calla
         transformer,
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        flow_shift=_flow_shift(config.train.sigma, job),
+        flow_shift=_flow_shift(config.train.timestep_sampling, job),
         trajectory=Trajectory(
             store,
             spec.trajectory,
@@ -113,10 +113,10 @@ def _sign_of_life(job: Job[TrainSpec]) -> Callable[[int, int], None]:
     return on_shard
 
 
-def _flow_shift(sigma: SigmaConfig, job: Job[TrainSpec]) -> float:
-    if sigma.policy == "checkpoint":
+def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
+    if isinstance(sampling, CheckpointSampling):
         return load_flow_shift(job.spec.model.path, revision=job.spec.model.revision)
-    return sigma.shift
+    return sampling.shift
 
 
 def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:

@@ -19,7 +19,7 @@ model: {{path: {folder}/none}}
 download:
   datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_refused_fraction: 0.2}}]
 bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, eval_sources: [{held_out}]}}
-train: {{max_steps: 1, global_batch_size: 1, warmup_steps: 0}}
+train: {{max_steps: 1, global_batch_size: 1, lr_schedule: {{warmup_steps: 0}}}}
 sample: {{prompts: {{cat: a cat}}}}
 """
 # A flow whose only task starts a worker that never ends by itself.

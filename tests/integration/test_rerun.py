@@ -251,6 +251,6 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
 
 
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
-    context = place.context("train.sigma.shift=1", "train.seed=3")
+    context = place.context("train.timestep_sampling.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].artifacts)
-    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "sigma.shift 3.0 -> 1.0"]
+    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "timestep_sampling.shift 3.0 -> 1.0"]

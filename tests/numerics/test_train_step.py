@@ -50,8 +50,8 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
     encoded = build_encoded(tmp_path / "store")
     config = train_config(
         encoded, tmp_path / "work", tiny_model, max_steps=STEPS, global_batch_size=BATCH, micro_batch_size=2, seed=SEED,
-        warmup_steps=WARMUP, learning_rate=LR, beta2=BETA2, epsilon=EPS, weight_decay=DECAY, max_grad_norm=MAX_NORM,
-        caption_dropout=DROPOUT, ema_decay=EMA_DECAY,
+        lr_schedule={"warmup_steps": WARMUP}, learning_rate=LR, max_grad_norm=MAX_NORM, caption_dropout=DROPOUT,
+        optimizer={"beta2": BETA2, "epsilon": EPS, "weight_decay": DECAY}, ema_decay=EMA_DECAY,
     )  # fmt: skip
     job = train_job(encoded, config, tiny_model)
     train(job)
