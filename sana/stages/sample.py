@@ -9,7 +9,7 @@ from sana.data.weights import resolve_model
 from sana.stages.worker import run_on_checkpoint
 
 NAME = "sample"
-VERSION = 1
+VERSION = 2
 INPUTS = ("encode_captions", "train")
 
 
