@@ -26,7 +26,7 @@ from sana.progress import Summed
 from sana.stages.worker import outlive, run_worker
 
 NAME = "encode_latents"
-VERSION = 3
+VERSION = 4
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)

@@ -23,7 +23,7 @@ from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
 from sana.stages.worker import outlive, run_worker
 
 NAME = "probe"
-VERSION = 3
+VERSION = 4
 INPUTS = ("download",)
 
 
