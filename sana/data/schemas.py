@@ -56,7 +56,7 @@ VIDEO_FACTS = [
     column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
     column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
     column("rotation_deg", pa.int32(), "counter-clockwise turn that brings it upright: 0, 90, 180 or 270"),
-    column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
+    column("sample_aspect", pa.float64(), "width of a stored pixel over its height; 1 if within a percent of it"),
     column("fps", pa.float64(), "average source rate by presentation times, frames per second"),
     column("nominal_fps", pa.float64(), "rate the stream is made for (ffprobe's r_frame_rate), 0: not stated"),
     column("variable_fps", pa.bool_(), "whether presentation times leave a constant rate"),

@@ -19,7 +19,7 @@ from sana.stages.worker import outlive, run_worker, source_of
 from sana.work.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
 
 NAME = "encode_latents"
-VERSION = 3
+VERSION = 4
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)

@@ -15,7 +15,7 @@ from sana.stages.worker import outlive, run_worker
 from sana.work.specs import CrashHistory, PoolName, ProbeSpec
 
 NAME = "probe"
-VERSION = 3
+VERSION = 4
 INPUTS = ("download",)
 
 

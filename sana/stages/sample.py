@@ -12,7 +12,7 @@ from sana.work.results import SampleResult
 from sana.work.specs import CheckpointName, SampleSpec
 
 NAME = "sample"
-VERSION = 1
+VERSION = 2
 INPUTS = ("encode_captions", "train")
 
 

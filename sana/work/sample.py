@@ -39,12 +39,10 @@ def sample(job: Job[SampleSpec]) -> None:
 
     device = resolve_device(config.resources.device)
     path, revision = spec.model.path, spec.model.revision
-    transformer = load_transformer(path, revision=revision)
+    transformer = load_transformer(path, revision=revision, dtype=_DTYPES[job.config.train.mixed_precision])
     weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=config.weights)
-    transformer.load_state_dict(weights)
-    pipe = load_pipeline(
-        path, transformer=transformer.to(_DTYPES[job.config.train.mixed_precision]), revision=revision
-    ).to(device)
+    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are no weights and stay float32
+    pipe = load_pipeline(path, transformer=transformer, revision=revision, device=device)
 
     out = Path(spec.out_dir)
     steps = len(prompts) * config.num_inference_steps
