@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sana.config.objective import LogitNormalSampling, TimestepSampling
 from sana.config.train import TrainConfig
 from sana.data.epoch import Cursor
-from sana.data.loader import Reader
+from sana.data.loader import LATENTS, Reader
 from sana.errors import ConfigError
 from sana.model.objective import flow_matching_loss, noise_latents, sigmas, timesteps_of, velocity_target
 from sana.model.random import philox_normal, philox_uniform
@@ -84,7 +84,8 @@ def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shif
 
     `flow_shift` is the shift of noise levels: that of the config, or of the checkpoint where that is `checkpoint`.
     """
-    latents, texts = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
+    read = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
+    latents, texts = read.tensors[LATENTS], read.captions
     shape = latents.shape[1:]
     uniform = torch.cat([philox_uniform([1], key=_key(slot, config, "sigma")) for slot in slots])
     captions, mask = pad(texts)
