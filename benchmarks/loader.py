@@ -124,7 +124,7 @@ def table(title: str, best: dict[str, tuple[float, float]], sample_bytes: int) -
 
 
 def ranges(samples: Samples, row: int) -> list[tuple[str, int, int]]:
-    places = ((samples.latents, row), (samples.captions, int(samples.first_caption[row])))
+    places = ((samples.tensors["latents"], row), (samples.tensors["captions"], int(samples.first_caption[row])))
     return [(where.shard(at), int(where.offsets[at]), int(where.num_bytes[at])) for where, at in places]
 
 
@@ -216,7 +216,7 @@ def remote(server: WeedServer, case: Case) -> None:
 
 def check(root: str, case: Case) -> None:
     store, samples = build(root, case)
-    num_shards = len(samples.latents.shards) + len(samples.captions.shards)
+    num_shards = len(samples.tensors["latents"].shards) + len(samples.tensors["captions"].shards)
     started, cpu = time.perf_counter(), time.process_time()
     check_samples(store, [samples], caption_channels=case.caption_channels, on_shard=lambda *_: None)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu

@@ -19,10 +19,13 @@ INPUTS = ("encode_captions", "encode_latents", "train")
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """Reads the eval rows, their captions, and a checkpoint; and the dtype that training computed in."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    train = context.config.train.hashed()
     return Recipe(
         NAME,
         VERSION,
-        {**context.config.evaluate.hashed(), "mixed_precision": context.config.train.mixed_precision},
+        # how training asks the model: evaluation asks it so too
+        context.config.evaluate.hashed()
+        | {name: train[name] for name in ("mixed_precision", "text_padding") if name in train},
         {
             "latents": inputs["encode_latents"].content["eval"],
             "captions": inputs["encode_captions"].content["eval"],

@@ -21,8 +21,10 @@ from sana.facts import BASELINE, WEIGHTS, PairedDifference, SigmaLoss, WeightsLo
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
-from sana.training.ranks import open_accelerator
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
 from sana.training.tensors import load_weights
+from sana.training.trainable import FullTransformer
 from sana.work.job import Job, run_worker
 from sana.work.results import EvalReport
 from sana.work.specs import CheckpointName, EvaluateSpec
@@ -46,31 +48,37 @@ def evaluate(job: Job[EvaluateSpec]) -> None:
 def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
     spec, store = job.spec, job.open_store()
-    accelerator = open_accelerator(job.config.train)
+    parallel = Parallel.open(job.config.train)
     samples = load_samples(store, spec.latents, spec.captions, "eval")
-    transformer = load_transformer(spec.model.path, revision=spec.model.revision)
-    transformer.to(accelerator.device)
+    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision))
+    trainable.model.to(parallel.device)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
     tables: dict[str, EvalTable] = {}
     for name in WEIGHTS:
         if name != BASELINE:
-            weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name)
-            transformer.load_state_dict(weights)
+            trainable.load(load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name))
 
         def report(done: int, total: int, name: str = name) -> bool:
-            if accelerator.is_main_process:
+            if parallel.is_main:
                 job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
             return True
 
-        table = evaluate_model(accelerator, transformer, reader, job.config.evaluate, on_round=report)
+        table = evaluate_model(
+            parallel,
+            trainable.model,
+            build_objective(job.config.train, flow_shift=1.0),  # eval draws no noise level
+            reader,
+            job.config.evaluate,
+            text_padding=job.config.train.text_padding,
+            on_round=report,
+        )
         assert table is not None  # report never stops it
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
-    is_main = accelerator.is_main_process
-    accelerator.end_training()
-    return tables if is_main else None
+    parallel.end()
+    return tables if parallel.is_main else None
 
 
 def losses_table(tables: dict[str, EvalTable]) -> pa.Table:

@@ -20,15 +20,17 @@ from sana.config.objective import CheckpointSampling, TimestepSampling
 from sana.data.loader import Reader, load_samples
 from sana.data.shard_cache import ShardFiles
 from sana.data.shard_check import check_samples
-from sana.model.pipeline import export_pipeline, load_flow_shift, local_checkpoint
+from sana.model.pipeline import load_flow_shift, local_checkpoint
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.store import Store
 from sana.training.launch import result_path
 from sana.training.lease import held
 from sana.training.loop import SIGN_OF_LIFE_S, Trainer
-from sana.training.ranks import Accelerator, open_accelerator
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
 from sana.training.tensors import weights_digest
+from sana.training.trainable import FullTransformer
 from sana.training.trajectory import Trajectory
 from sana.work.job import EXIT_TERMINATED, Job, run_worker
 from sana.work.results import TrainResult, WeightsDigests
@@ -39,26 +41,25 @@ _log = logging.getLogger(__name__)
 
 def train(job: Job[TrainSpec]) -> None:
     """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
-    accelerator = open_accelerator(job.config.train)
+    parallel = Parallel.open(job.config.train)
     # rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
-    with held(job.open_store(), job.spec.trajectory) if accelerator.is_main_process else nullcontext() as lease:
-        trainer = build_trainer(job, accelerator, check=lease.check if lease else _not_asked)
+    with held(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
+        trainer = build_trainer(job, parallel, check=lease.check if lease else _not_asked)
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
         finished = trainer.run()
     if not finished:
         _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
         raise SystemExit(EXIT_TERMINATED)
-    if trainer.accelerator.is_main_process:
+    if parallel.is_main:
         result_path(job.path).write_bytes(export(job, trainer).to_json())
-    trainer.accelerator.wait_for_everyone()  # a rank that leaves early would look like a failed one
-    trainer.accelerator.end_training()
+    parallel.end()
 
 
 def _not_asked() -> None:
     """Ranks that write nothing hold no lease."""
 
 
-def build_trainer(job: Job[TrainSpec], accelerator: Accelerator, *, check: Callable[[], None] = _not_asked) -> Trainer:
+def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[], None] = _not_asked) -> Trainer:
     """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost.
 
     Raises:
@@ -66,7 +67,7 @@ def build_trainer(job: Job[TrainSpec], accelerator: Accelerator, *, check: Calla
     """
     config, spec, store = job.config, job.spec, job.open_store()
     latents, captions = spec.latents, spec.captions
-    if accelerator.is_main_process:  # the export needs all of it: better to miss a file now than in a week
+    if parallel.is_main:  # the export needs all of it: better to miss a file now than in a week
         local_checkpoint(spec.model.path, revision=spec.model.revision)
     transformer = load_transformer(
         spec.model.path,
@@ -75,18 +76,18 @@ def build_trainer(job: Job[TrainSpec], accelerator: Accelerator, *, check: Calla
     )
     samples = load_samples(store, latents, captions, "train", passes=spec.passes)
     eval_samples = load_samples(store, latents, captions, "eval")
-    if accelerator.is_main_process:
+    if parallel.is_main:
         width = int(transformer.config.caption_channels)
         check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_sign_of_life(job))
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     return Trainer(
         config,
-        accelerator,
-        transformer,
+        parallel,
+        FullTransformer(transformer),
+        build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        flow_shift=_flow_shift(config.train.timestep_sampling, job),
         trajectory=Trajectory(
             store,
             spec.trajectory,
@@ -128,7 +129,7 @@ def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     with state.ema.swapped_in():
         base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
-        export_pipeline(base, folder, transformer=trainer.transformer)
+        trainer.trainable.export(base, folder)
     model = f"train/{job.spec.fingerprint}/{trajectory.attempt}/model"
     files = _upload(trajectory.store, folder, model)
     shutil.rmtree(folder)
