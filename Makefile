@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow coverage lint bench ui
+.PHONY: setup demo test test-slow coverage lint hooks bench ui
 setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -31,6 +31,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+hooks: .venv/ready
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt pre-commit
+	$(BIN)/pre-commit install
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks

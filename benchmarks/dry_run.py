@@ -22,6 +22,7 @@ import pyarrow as pa
 from sana.artifact import Artifact, Draft, Recipe, find
 from sana.config.load import load_config
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.manifest import content_digest, read_table, sample_key, to_parquet
 from sana.data.schemas import CUT, LATENTS, PROBED
 from sana.stages import bucket, encode_latents
@@ -88,7 +89,7 @@ def manifest(at: Context, num_clips: int) -> dict[str, Any]:
     draft.add("clips.parquet", to_parquet(table))
     draft.commit(
         content={"clips": content_digest(table, PROBED.names)},
-        counts={"in": num_clips, "out": num_clips, "refused": 0},
+        counts=Counts.all_kept(num_clips),
     )
     return {}
 
@@ -96,7 +97,7 @@ def manifest(at: Context, num_clips: int) -> dict[str, Any]:
 def run_bucket(at: Context, num_clips: int) -> dict[str, Any]:
     """The bucket stage, its commit included."""
     counts = bucket.run(at, inputs(at, num_clips, bucketed=False)).counts
-    return {"note": f"{counts['out']} clips used, {counts['refused']} refused"}
+    return {"note": f"{counts.num_out} clips used, {counts.num_rejected} refused"}
 
 
 def decide(at: Context, num_clips: int) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from sana.model.tiny import build_tiny
 from sana.model.vae import encode_latents, load_vae
 from sana.stages import encode_latents as stage
 from sana.work.job import read_job
+from sana.work.specs import EncodeLatentsSpec
 from sana.work.start import keep_freed_memory
 from tests.pipeline_runs import CLIPS, Place, inline_workers, run_stages
 from tests.video_files import make_video
@@ -158,7 +159,7 @@ def launch_pinned(used: list[float], module: str, job_path: Path, *, num_process
             os.sched_setaffinity(0, {cores[rank % len(cores)]})
             os.environ["RANK"] = str(rank)
             keep_freed_memory()
-            importlib.import_module(module).encode(read_job(job_path))
+            importlib.import_module(module).encode(read_job(job_path, EncodeLatentsSpec))
             os._exit(0)
         pids.append(pid)
     for pid in pids:

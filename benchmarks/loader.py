@@ -27,6 +27,7 @@ from botocore.config import Config
 
 from sana.artifact import Draft, Recipe
 from sana.bucket import Bucket
+from sana.counts import Counts
 from sana.data.buffers import Buffers
 from sana.data.loader import INDEX, Prefetcher, Reader, Samples, load_samples
 from sana.data.manifest import table_of, to_parquet
@@ -76,7 +77,7 @@ def build(root: str, case: Case) -> tuple[Store, Samples]:
     ):
         draft = Draft(store, Recipe(stage, 0, {}, {}))
         draft.add(INDEX, to_parquet(table_of(rows, schema)))
-        artifacts.append(draft.commit(content={}, counts={}))
+        artifacts.append(draft.commit(content={}, counts=Counts.all_kept(len(rows))))
     return store, load_samples(store, artifacts[0], artifacts[1], "train")
 
 
@@ -123,7 +124,7 @@ def table(title: str, best: dict[str, tuple[float, float]], sample_bytes: int) -
 
 
 def ranges(samples: Samples, row: int) -> list[tuple[str, int, int]]:
-    places = ((samples.latents, row), (samples.captions, int(samples.first_caption[row])))
+    places = ((samples.tensors["latents"], row), (samples.tensors["captions"], int(samples.first_caption[row])))
     return [(where.shard(at), int(where.offsets[at]), int(where.num_bytes[at])) for where, at in places]
 
 
@@ -215,7 +216,7 @@ def remote(server: WeedServer, case: Case) -> None:
 
 def check(root: str, case: Case) -> None:
     store, samples = build(root, case)
-    num_shards = len(samples.latents.shards) + len(samples.captions.shards)
+    num_shards = len(samples.tensors["latents"].shards) + len(samples.tensors["captions"].shards)
     started, cpu = time.perf_counter(), time.process_time()
     check_samples(store, [samples], caption_channels=case.caption_channels, on_shard=lambda *_: None)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu

@@ -19,8 +19,10 @@ from sana.bucket import OFFICIAL_480P, Bucket
 from sana.config.bucket import BucketRules
 from sana.config.load import load_config
 from sana.context import Context
+from sana.counts import Counts, DatasetCounts
 from sana.data import schemas
 from sana.data.placing import Shapes, crop_boxes, nearest
+from sana.facts import BucketFacts
 from sana.report.page import data_report
 from sana.report.states import StageState
 from sana.store import Store, open_store
@@ -75,10 +77,11 @@ def artifacts(store: Store, num_clips: int) -> None:
             add(store, draft, stage, f"{name}.parquet", left)
         if stage != "encode_captions":
             add_rejects(store, draft, stage, refused)
-        counts = {"in": num_in, "out": left, "refused": sum(refused.values())}
-        counts |= {"frames": 160 * left, "frames_used": 81 * left} if stage == "bucket" else {}
-        counts |= {f"refused.{reason}": num for reason, num in refused.items()}
-        draft.commit(content={}, counts=counts, facts={"datasets": {"demo": [num_in, counts["refused"]]}})
+        num_refused = sum(refused.values())
+        datasets = {"demo": DatasetCounts(num_in, num_refused)}
+        counts = Counts(num_in, left, num_refused, refused, datasets, num_samples=None, extra={})
+        facts = BucketFacts({}, 1, {}, 160 * left, 81 * left, 79 * left) if stage == "bucket" else None
+        draft.commit(content={}, counts=counts, facts=facts)
 
 
 def add(store: Store, draft: Draft, stage: str, name: str, num_rows: int) -> None:

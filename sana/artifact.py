@@ -11,17 +11,17 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
+from sana.counts import Counts
 from sana.errors import SanaError
+from sana.record import JsonObject, Record
 from sana.store import Store
-
-FORMAT = 1  # of artifact.json itself
 
 _log = logging.getLogger(__name__)
 
 
-def digest_of(value: Any) -> str:
+def digest_of(value: object) -> str:
     """Return a 128-bit hex digest of plain JSON values, the same for any order of keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -36,7 +36,7 @@ class Recipe:
 
     stage: str
     version: int
-    config: Mapping[str, Any]
+    config: Mapping[str, object]
     inputs: Mapping[str, str]
 
     @property
@@ -46,7 +46,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class FileInfo:
+class FileInfo(Record):
     """One file of an artifact: key relative to the root, size, and digest for `verify` only."""
 
     key: str
@@ -55,22 +55,24 @@ class FileInfo:
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Record):
     """The committed output of one stage.
 
     `content` maps a view of the rows (what a later stage reads) to its digest: it is what fingerprints downstream
-    are made of, so two artifacts with equal content are interchangeable. `facts` is small stage-specific JSON.
+    are made of, so two artifacts with equal content are interchangeable. `facts` is for the stage's own class to read,
+    see `Facts`.
     """
 
+    FORMAT: ClassVar[int] = 2
     stage: str
     fingerprint: str
     version: int
-    config: Mapping[str, Any]
+    config: JsonObject
     inputs: Mapping[str, str]
     content: Mapping[str, str]
-    counts: Mapping[str, int]
+    counts: Counts
     files: Mapping[str, FileInfo]
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
     seconds: float = 0.0
     created_at: float = 0.0
     code_version: str = ""
@@ -81,30 +83,34 @@ class Artifact:
         """Folder of the artifact, relative to the root."""
         return f"{self.stage}/{self.fingerprint}"
 
-    def to_json(self) -> bytes:
-        """Write the commit file: sorted keys, so that equal artifacts are equal bytes."""
-        record = {"format": FORMAT, **asdict(self)}
-        del record["reproduced"]
-        return json.dumps(record, indent=1, sort_keys=True).encode() + b"\n"
+    def _stored(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name != "reproduced"}
+
+
+@dataclass(frozen=True)
+class Facts(Record):
+    """The base of what one stage says of its artifact: a closed record for each stage, in `sana/facts.py` or its own
+    module. `artifact.json` holds it as a plain object.
+    """
+
+    STAGE: ClassVar[str]
 
     @classmethod
-    def from_json(cls, data: bytes, *, where: str) -> "Artifact":
-        """Read a commit file; `where` names it in errors.
+    def of(cls, artifact: Artifact) -> Self:
+        """Read the facts of an artifact of this stage.
 
         Raises:
-            SanaError: it is damaged, or of another version of this software.
+            SanaError: they are damaged or of another version; names the artifact.
         """
-        try:
-            record = json.loads(data)
-        except ValueError as error:
-            raise SanaError(f"{where} is damaged: {error}; remove it and run the stage again") from error
-        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
-            raise SanaError(f"{where} was written by another version of this software; use that, or another root")
-        try:
-            record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
-            return cls(**record)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise SanaError(f"{where} is damaged ({error}); remove it and run the stage again") from error
+        if artifact.stage != cls.STAGE:
+            raise ValueError(f"{cls.__name__} are of stage {cls.STAGE}; {artifact.key} is another")
+        remedy = f"make it again: sana run CONFIG --force {cls.STAGE}"
+        return cls.from_value(dict(artifact.facts), where=f"`facts` of {artifact.key}", remedy=remedy)
+
+    @classmethod
+    def find(cls, artifact: Artifact) -> Self | None:
+        """Return the facts of an artifact if it is of this stage, else None. Raises as `of` does."""
+        return cls.of(artifact) if artifact.stage == cls.STAGE else None
 
 
 class Draft:
@@ -130,24 +136,24 @@ class Draft:
         """Name a file that is in the store already as part of this artifact."""
         self._files[name] = FileInfo(key, num_bytes, digest)
 
-    def commit(
-        self, *, content: Mapping[str, str], counts: Mapping[str, int], facts: Mapping[str, Any] | None = None
-    ) -> Artifact:
+    def commit(self, *, content: Mapping[str, str], counts: Counts, facts: Facts | None = None) -> Artifact:
         """Publish the artifact, last of all. If somebody was first, or the stage was forced, the newest content holds.
 
         Returns:
             The artifact that is in effect from now on.
         """
+        if facts is not None and self.recipe.stage != facts.STAGE:
+            raise ValueError(f"{type(facts).__name__} are of stage {facts.STAGE}, not of {self.recipe.stage}")
         artifact = Artifact(
             stage=self.recipe.stage,
             fingerprint=self.recipe.fingerprint,
             version=self.recipe.version,
-            config=dict(self.recipe.config),
+            config=json.loads(json.dumps(self.recipe.config)),
             inputs=dict(self.recipe.inputs),
             content=dict(content),
-            counts=dict(counts),
+            counts=counts,
             files=dict(self._files),
-            facts=dict(facts or {}),
+            facts=facts.to_value() if facts is not None else {},
             seconds=round(time.monotonic() - self._started, 3),
             created_at=round(time.time(), 3),
             code_version=importlib.metadata.version("sana-video-pipeline"),
@@ -159,7 +165,7 @@ class Draft:
                 same = current.content == artifact.content
                 if same and not self.forced:
                     return replace(current, reproduced=True)
-            if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json()):
+            if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json(sort_keys=True)):
                 if names and same:  # new files beside the old: whatever was damaged is out of use
                     artifact = replace(artifact, reproduced=True)
                 elif names:

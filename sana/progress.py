@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from sana.record import Record
+
 
 @dataclass(frozen=True)
-class Progress:
+class Progress(Record):
     """How far one stage is, `done` of `total` in `unit`; `metrics` are the rows that came since the last report.
 
     Of several workers each says how far it is itself: `worker` is its number, and `counts` what it did of what.
@@ -21,6 +23,15 @@ class Progress:
     metrics: tuple[Mapping[str, float], ...] = field(default=())
     worker: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    def to_line(self) -> bytes:
+        """Write one line of a progress file, which `from_line` reads."""
+        return self.to_json(indent=None)
+
+    @classmethod
+    def from_line(cls, line: str, *, where: str) -> "Progress":
+        """Read one line of a progress file, named `where` in errors. Raises SanaError when it is not one."""
+        return cls.from_json(line, where=where, remedy="run again")
 
 
 Report = Callable[[Progress], None]

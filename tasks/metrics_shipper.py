@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sana.training.metrics import STEP
+
 INTERVAL_S = 10.0
 EAGER_POINTS = 500  # so many are sent at once, without waiting for the interval
 BATCH_POINTS = 1000  # what MLflow takes in one call
@@ -20,14 +22,11 @@ class Point:
     time_ms: int
 
 
-def points_of(rows: Iterable[Mapping[str, float | None]]) -> list[Point]:
-    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`; a value of None is left out."""
+def points_of(rows: Iterable[Mapping[str, float]]) -> list[Point]:
+    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`."""
     now_ms = int(time.time() * 1000)
     return [
-        Point(name, float(value), int(row["step"] or 0), now_ms)
-        for row in rows
-        for name, value in row.items()
-        if name != "step" and isinstance(value, int | float)
+        Point(name, float(value), int(row[STEP]), now_ms) for row in rows for name, value in row.items() if name != STEP
     ]
 
 
@@ -50,7 +49,7 @@ class MetricShipper:
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
 
-    def add(self, rows: Iterable[Mapping[str, float | None]]) -> None:
+    def add(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Queue rows; returns at once."""
         with self._news:
             self._waiting += points_of(rows)

@@ -125,7 +125,7 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         tracked.finished(made, "Completed")
         check_refusals(run.context.config, made)
         run.stages.done()
-    log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, dict(made.counts))
+    log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, made.counts)
     return Completed(name=name, message=run.context.store.uri(made.key), data=made)
 
 

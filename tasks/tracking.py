@@ -241,7 +241,7 @@ class StageRun:
         known = client.get_run(run_id).data.metrics  # an artifact of another root has the same numbers
         new = {name: value for name, value in values.metrics(artifact).items() if name not in known}
         client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in new.items()])
-        client.log_text(run_id, artifact.to_json().decode(), "artifact.json")
+        client.log_text(run_id, artifact.to_json(sort_keys=True).decode(), "artifact.json")
         client.log_dict(run_id, values.linked_files(artifact, store), "files.json")
         with tempfile.TemporaryDirectory() as folder:
             values.fetch_small_files(artifact, store, Path(folder))
@@ -251,7 +251,7 @@ class StageRun:
             tags["sana.recorded"] = str(artifact.created_at)
         client.log_batch(run_id, tags=_tags(tags))
 
-    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
+    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
         if self._shipper is None:
             tracker = self._tracker
             self._shipper = MetricShipper(

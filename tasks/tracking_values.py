@@ -9,11 +9,14 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import yaml
+from pydantic import JsonValue
 
 from sana.artifact import Artifact, digest_of
 from sana.config.pipeline import Config
 from sana.config.section import Section
+from sana.facts import TrainFacts
 from sana.store import Store
+from sana.training.metrics import parse_rows
 
 SMALL_BYTES = 20 * 10**6
 SMALL_KINDS = (".parquet", ".json", ".png", ".mp4", ".html", ".jsonl", ".md", ".csv", ".log", ".txt")
@@ -57,13 +60,17 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def metrics(artifact: Artifact) -> dict[str, float]:
-    """Counts, seconds and numeric facts of an artifact under names that read alone: `in` becomes `clips_in`."""
-    clips = ("in", "out", "refused")
-    counts = {f"clips_{k}" if k.partition(".")[0] in clips else k: float(v) for k, v in artifact.counts.items()}
-    return _numbers(artifact.facts) | counts | {"seconds": artifact.seconds}
+    """Counts, seconds and numeric facts of an artifact under names that read alone."""
+    counts = artifact.counts
+    numbers = {"clips_in": counts.num_in, "clips_out": counts.num_out, "clips_refused": counts.num_rejected}
+    numbers |= {f"clips_refused.{reason}": num for reason, num in counts.reasons.items()}
+    numbers |= {} if counts.num_samples is None else {"samples": counts.num_samples}
+    numbers |= counts.extra
+    facts = _numbers({name: value for name, value in artifact.facts.items() if name != "format"})
+    return facts | {name: float(num) for name, num in numbers.items()} | {"seconds": artifact.seconds}
 
 
-def _numbers(value: Any, prefix: str = "") -> dict[str, float]:
+def _numbers(value: JsonValue | Mapping[str, JsonValue], prefix: str = "") -> dict[str, float]:
     if isinstance(value, Mapping):
         return {k: v for name, child in value.items() for k, v in _numbers(child, f"{prefix}{name}.").items()}
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -114,8 +121,8 @@ def lineage(artifact: Artifact, store: Store) -> dict[str, object]:
 def artifact_tags(artifact: Artifact, store: Store) -> dict[str, str]:
     """Tags of a committed artifact's run: where it is, its note, and of a training run its trajectory."""
     tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": note(artifact, store)}
-    if "trajectory" in artifact.facts:
-        tags["sana.trajectory"] = str(artifact.facts["trajectory"])
+    if trained := TrainFacts.find(artifact):
+        tags["sana.trajectory"] = trained.trajectory
     return tags
 
 
@@ -128,10 +135,10 @@ def note(artifact: Artifact, store: Store) -> str:
     )
 
 
-def metric_rows(artifact: Artifact, store: Store) -> list[dict[str, float | None]]:
+def metric_rows(artifact: Artifact, store: Store) -> list[dict[str, float]]:
     """Read every row that a training run measured: its artifact names the files of JSON lines that hold them."""
-    data = b"".join(store.read(key) for key in artifact.facts.get("metrics", ()))
-    return [json.loads(line) for line in data.splitlines()]
+    trained = TrainFacts.find(artifact)
+    return parse_rows(b"".join(store.read(key) for key in trained.metrics)) if trained else []
 
 
 def status_of(error: BaseException | None) -> str:

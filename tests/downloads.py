@@ -54,8 +54,8 @@ class Done:
         self.captions = {c["path"]: row["captions"] for c, row in zip(self.clips, captions, strict=True)}
         self.refused = {row["path"]: (row["reason"], row["detail"]) for row in self.rejects}
         counts = self.artifact.counts
-        assert counts["in"] == counts["out"] + counts["refused"] == len(self.clips) + len(self.rejects)
-        assert sum(num for num, _ in self.artifact.facts["datasets"].values()) == counts["in"]
+        assert counts.num_in == counts.num_out + counts.num_rejected == len(self.clips) + len(self.rejects)
+        assert sum(of.num_in for of in counts.datasets.values()) == counts.num_in
 
 
 def csv_of(rows: list[dict[str, Any]]) -> str:

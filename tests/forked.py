@@ -24,7 +24,7 @@ from flows.graph import stage
 from flows.plan import inputs_of
 from sana.training.launch import WorkerKilledError
 from sana.work.job import read_job
-from tests.pipeline_runs import ROOT, Place, inline_workers
+from tests.pipeline_runs import ROOT, Place, inline_workers, spec_of
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.forked"])
@@ -86,4 +86,5 @@ def _work(before: Callable[[], None] | None, module: str, job_path: Path, rank: 
     os.environ["RANK"] = str(rank)
     if before is not None:
         before()
-    importlib.import_module(module).encode(read_job(job_path))
+    work = importlib.import_module(module).encode
+    work(read_job(job_path, spec_of(work)))

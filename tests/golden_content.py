@@ -38,7 +38,9 @@ def measure(place: Place) -> dict[str, Any]:
         content = dict(artifact.content)
         if name in ENCODED:
             content = {"index": _digest(read_table(context.store, artifact, "index.parquet"))}
-        counts = {key: num for key, num in artifact.counts.items() if key.partition(".")[0] in ("in", "out", "refused")}
+        told = artifact.counts
+        counts = {"in": told.num_in, "out": told.num_out, "refused": told.num_rejected}
+        counts |= {f"refused.{reason}": num for reason, num in told.reasons.items()}
         found[name] = {"version": stage(name).VERSION, "content": content, "counts": counts}
     return found
 

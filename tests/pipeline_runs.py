@@ -2,10 +2,11 @@
 
 import importlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -16,6 +17,7 @@ from sana.config.pipeline import Config
 from sana.context import Context
 from sana.store import open_store
 from sana.work.job import read_job
+from sana.work.specs import Spec
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT / "configs/demo/clips"
@@ -90,6 +92,12 @@ def run_stages(context: Context, *, last: str | None = None, dry: bool = False) 
     return Outcome(artifacts, ran)
 
 
+def spec_of(work: Callable[..., None]) -> type[Spec]:
+    """The kind of job that a worker's body takes."""
+    (kind,) = get_args(get_type_hints(work)["job"])
+    return kind
+
+
 @contextmanager
 def inline_workers() -> Iterator[None]:
     """Run workers' bodies in this process: a child would spend ten seconds importing torch and diffusers.
@@ -103,7 +111,8 @@ def inline_workers() -> Iterator[None]:
 
         AcceleratorState._reset_state()  # a process has one precision, and the tests before may have had another
         name = module.rpartition(".")[2]
-        getattr(importlib.import_module(module), bodies.get(name, name))(read_job(job_path))
+        work = getattr(importlib.import_module(module), bodies.get(name, name))
+        work(read_job(job_path, spec_of(work)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sana.stages.worker.launch", body)

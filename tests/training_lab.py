@@ -10,8 +10,9 @@ from sana.config.pipeline import Config
 from sana.training.checkpoint import Checkpoint, at_step, read_metrics
 from sana.training.metrics import parse_rows
 from sana.work.job import Job
+from sana.work.specs import TrainSpec
 from sana.work.train import train
-from tests.training_store import Encoded, make_job, train_config
+from tests.training_store import Encoded, train_config, train_job
 
 
 class Lab:
@@ -21,11 +22,11 @@ class Lab:
         self.encoded, self.folder, self.model, self.store = encoded, folder, model, encoded.store
         self.runs = 0
 
-    def job(self, trajectory: str, **knobs: Any) -> Job:
+    def job(self, trajectory: str, **knobs: Any) -> Job[TrainSpec]:
         self.runs += 1
         spec = {name: knobs.pop(name) for name in ("keep_steps", "passes") if name in knobs}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **knobs)
-        return make_job("train", self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
+        return train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
 
     def key(self, trajectory: str) -> str:
         return f"{self.folder.name}-{trajectory}"

@@ -12,14 +12,17 @@ from sana.bucket import Bucket
 from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.config.train import TrainResources
+from sana.counts import Counts
 from sana.data.manifest import content_digest, table_of, to_parquet
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
 from sana.data.shard import Location, write_shard
+from sana.facts import EncodeLatentsFacts
 from sana.model.random import philox_normal
 from sana.model.tiny import CAPTION_CHANNELS
 from sana.progress import Progress
 from sana.store import Store, open_store
 from sana.work.job import Job, read_job, write_job
+from sana.work.specs import CheckpointName, EvaluateSpec, ModelSource, TrainSpec
 
 BUCKETS = ("5x64x96", "5x96x64")  # latents [16, 2, 8, 12] and [16, 2, 12, 8]
 NUM_TRAIN, NUM_EVAL = 11, 4
@@ -84,8 +87,8 @@ def _latents(
     trained_on = {row["dataset"] for row in rows if row["split"] == "train"}
     return draft.commit(
         content={"train": content_digest(table, ["sample_id", "digest"])},
-        counts={"out": len(rows)},
-        facts={"train_samples": dict.fromkeys(sorted(trained_on), 1)},
+        counts=Counts.all_kept(len(rows)),
+        facts=EncodeLatentsFacts(0, dict.fromkeys(sorted(trained_on), 1)),
     )
 
 
@@ -106,7 +109,7 @@ def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
     draft = Draft(store, Recipe("encode_captions", 1, {}, {}))
     table = table_of(rows, CAPTION_INDEX)
     draft.add("index.parquet", to_parquet(table))
-    return draft.commit(content={"train": content_digest(table, ["name", "digest"])}, counts={"out": len(rows)})
+    return draft.commit(content={"train": content_digest(table, ["name", "digest"])}, counts=Counts.all_kept(len(rows)))
 
 
 def _columns(location: Location) -> dict[str, Any]:
@@ -116,8 +119,9 @@ def _columns(location: Location) -> dict[str, Any]:
 def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:
     """A config of a short run; `train` overrides its knobs, those of resources included."""
     knobs: dict[str, Any] = {
-        "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "warmup_steps": 2, "epsilon": 1e-8,
-        "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "no", "caption_dropout": 0.2,
+        "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "lr_schedule": {"warmup_steps": 2},
+        "optimizer": {"epsilon": 1e-8}, "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "fp32",
+        "caption_dropout": 0.2,
     }  # fmt: skip
     resources: dict[str, Any] = {
         "micro_batch_size": 2, "gradient_checkpointing": False, "device": "cpu",
@@ -139,15 +143,23 @@ def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: An
     )
 
 
-def make_job(
-    stage: str, encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
-) -> Job:
-    """Write a job as a stage would, and read it back as its worker does."""
-    common: dict[str, Any] = {"trajectory": trajectory, "model_path": str(tiny_model), "model_revision": None}
-    if stage == "train":
-        common |= {"fingerprint": f"f{config.train.max_steps}", "keep_steps": [], "passes": {}}
-    artifacts: Mapping[str, Artifact] = {"encode_latents": encoded.latents, "encode_captions": encoded.captions}
-    return read_job(write_job(stage, config, artifacts, {**common, **spec}))
+def train_job(
+    encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
+) -> Job[TrainSpec]:
+    """Write a job as the train stage would, and read it back as its worker does."""
+    told: dict[str, Any] = {"fingerprint": f"f{config.train.max_steps}", "keep_steps": (), "passes": {}, **spec}
+    model = ModelSource(str(tiny_model), None)
+    made = TrainSpec(model, encoded.latents, encoded.captions, trajectory, **told)
+    return read_job(write_job(config, made), TrainSpec)
+
+
+def evaluate_job(
+    encoded: Encoded, config: Config, tiny_model: Path, checkpoint: CheckpointName, out: Path
+) -> Job[EvaluateSpec]:
+    """Write a job as the evaluate stage would, and read it back as its worker does."""
+    model = ModelSource(str(tiny_model), None)
+    made = EvaluateSpec(model, encoded.latents, encoded.captions, checkpoint, str(out))
+    return read_job(write_job(config, made), EvaluateSpec)
 
 
 def reports_to(job: Job, listener: Callable[[Progress], None]) -> Job:

@@ -1,12 +1,13 @@
 """`sana buckets`: what the bucket stage would make of the clips, before anything is encoded."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import click
 
 from flows.cli.options import config_options, context_of, resolve, same_options
 from sana.config.pipeline import Config
+from sana.counts import Counts
+from sana.facts import BucketFacts
 
 
 @click.command()
@@ -32,49 +33,49 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     assigned = assign(clips, context.config)
     dtype = context.config.encode_latents.dtype
     rows = [
-        (name, *(str(of[key]) for key in ("train", "eval", "clips")), f"{of['crop_loss']:.1%}", f"{of['upscaled']:.1%}",
+        (name, str(of.train), str(of.eval), str(of.clips), f"{of.crop_loss:.1%}", f"{of.upscaled:.1%}",
          str(Bucket.parse(name).num_tokens),
-         f"{(of['train'] + of['eval']) * Bucket.parse(name).latent_bytes(dtype) / 2**20:.1f}")
-        for name, of in assigned.facts["buckets"].items()
+         f"{of.num_samples * Bucket.parse(name).latent_bytes(dtype) / 2**20:.1f}")
+        for name, of in assigned.facts.buckets.items()
     ]  # fmt: skip
     titles = ("bucket", "train", "eval", "clips", "cropped", "upscaled", "tokens", f"latents MiB ({dtype})")
     click.echo(render_table(titles, rows))
-    for line in _summary(assigned.counts, assigned.facts["datasets"]):
+    for line in _summary(assigned.counts, assigned.facts):
         click.echo(line)
     for line in _warnings(context.config, assigned.facts):
         click.echo(f"warning: {line}")
     check_splits(context.config, clips, assigned)
 
 
-def _summary(counts: Mapping[str, int], datasets: Mapping[str, Sequence[int]]) -> list[str]:
-    reasons = {key.partition(".")[2]: num for key, num in counts.items() if key.startswith("refused.")}
+def _summary(counts: Counts, facts: BucketFacts) -> list[str]:
     lines = [
-        f"clips: {counts['in']} in, {counts['out']} used for {counts['samples']} samples, {counts['refused']} refused"
-        + (f" ({', '.join(f'{num} {reason}' for reason, num in reasons.items())})" if reasons else "")
+        f"clips: {counts.num_in} in, {counts.num_out} used for {counts.num_samples} samples, "
+        f"{counts.num_rejected} refused"
+        + (f" ({', '.join(f'{num} {reason}' for reason, num in counts.reasons.items())})" if counts.reasons else "")
     ]
-    if len(datasets) > 1:
-        lines += [f"  {name}: {num} in, {refused} refused" for name, (num, refused) in datasets.items()]
-    used = counts["frames_used"] / counts["frames"] if counts["frames"] else 0.0
+    if len(counts.datasets) > 1:
+        lines += [f"  {name}: {of.num_in} in, {of.num_rejected} refused" for name, of in counts.datasets.items()]
+    used = facts.frames_used / facts.frames if facts.frames else 0.0
     lines.append(
-        f"frames of used clips: {counts['frames']}, in a sample {counts['frames_used']} ({used:.1%}), "
-        f"dropped {counts['frames_dropped']}"
+        f"frames of used clips: {facts.frames}, in a sample {facts.frames_used} ({used:.1%}), "
+        f"dropped {facts.frames_dropped}"
     )
     return lines
 
 
-def _warnings(config: Config, facts: Mapping[str, Any]) -> list[str]:
+def _warnings(config: Config, facts: BucketFacts) -> list[str]:
     """Say what became of small buckets, and which are smaller than a batch."""
     lines = []
-    for name, small in facts["small_buckets"].items():
-        what = f"{name} has {small['train']} train samples, fewer than {config.bucket.min_bucket_samples}"
-        if "passes" in small:
-            lines.append(f"{what}: they stand {small['passes']} times in an epoch")
-        for target, num in small.get("moved", {}).items():
+    for name, small in facts.small_buckets.items():
+        what = f"{name} has {small.train} train samples, fewer than {config.bucket.min_bucket_samples}"
+        if small.passes is not None:
+            lines.append(f"{what}: they stand {small.passes} times in an epoch")
+        for target, num in small.moved.items():
             lines.append(f"{what}: {num} of its clips go to {target}")
-        if small.get("stayed"):
-            lines.append(f"{what}: {small['stayed']} of its clips stay, no other bucket takes them")
+        if small.stayed:
+            lines.append(f"{what}: {small.stayed} of its clips stay, no other bucket takes them")
     batch = config.train.global_batch_size
-    for name, of in facts["buckets"].items():
-        if 0 < of["train"] < batch:
-            lines.append(f"{name} has {of['train']} train samples for a batch of {batch}: it is filled up by repeats")
+    for name, of in facts.buckets.items():
+        if 0 < of.train < batch:
+            lines.append(f"{name} has {of.train} train samples for a batch of {batch}: it is filled up by repeats")
     return lines

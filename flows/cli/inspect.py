@@ -1,9 +1,8 @@
 """`sana inspect`: look at one stored sample beside the frames it was made of."""
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
 from sana.progress import publish
+from sana.work.results import SampleInspection
 
 
 @click.command()
@@ -31,7 +31,8 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     from flows.plan import CACHED, plan
     from sana.data.manifest import read_table
     from sana.data.weights import resolve_model
-    from sana.stages.worker import run_worker
+    from sana.stages.worker import run_worker, source_of
+    from sana.work.specs import InspectSampleSpec, StoredTensor
 
     context = context_of(resolve(config, overrides, root))
     artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}
@@ -42,21 +43,18 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     windows = read_table(context.store, artifacts["bucket"], "clips.parquet")
     sample_id = find_sample(sample, index, windows)
     [latent] = index.filter(pc.equal(index.column("sample_id"), sample_id)).to_pylist()
-    [window] = windows.filter(pc.equal(windows.column("sample_id"), sample_id)).to_pylist()
-    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    window = windows.filter(pc.equal(windows.column("sample_id"), sample_id))
     folder = (out or context.work_dir / "inspect" / sample_id).absolute()
-    spec = {
-        "window": window,
-        "latent": latent,
-        "texts": _texts(context, artifacts, window["clip_id"]),
-        "model_path": model.path,
-        "model_revision": model.revision,
-        "out_dir": str(folder),
-    }
+    spec = InspectSampleSpec(
+        model=source_of(resolve_model(context.config.model, work_dir=context.work_dir)),
+        latent=StoredTensor(**{one.name: latent[one.name] for one in fields(StoredTensor)}),
+        captions=tuple(_texts(context, artifacts, window["clip_id"][0].as_py())),
+        out_dir=str(folder),
+    )
     with RunDisplay():
         watched = replace(context, report=lambda progress: publish("inspect", "running", progress))
-        run_worker(watched, "inspect_sample", {}, spec)
-    click.echo(_lines(sample_id, json.loads((folder / "sample.json").read_text(encoding="utf-8"))))
+        run_worker(watched, spec, todo=window)
+    click.echo(_lines(sample_id, SampleInspection.load(folder / SampleInspection.FILE)))
     click.echo(f"{folder}/side_by_side.mp4 (source left, decoded right), {folder}/contact_sheet.png")
 
 
@@ -95,12 +93,12 @@ def _texts(context: Context, artifacts: Mapping[str, Artifact], clip_id: str) ->
     ]
 
 
-def _lines(sample_id: str, facts: Mapping[str, Any]) -> str:
-    stored = facts["stored"]
+def _lines(sample_id: str, found: SampleInspection) -> str:
+    stored = found.stored
     lines = [
         f"sample   {sample_id}",
-        f"clip     {facts['path']}, frames {facts['first_frame']} to {facts['last_frame']}, bucket {facts['bucket']}",
-        f"latent   {stored['dtype']} {stored['shape']}, standard deviation {stored['std']}",
-        f"PSNR     {facts['psnr_db']} dB between the source's frames and the decoded latent",
+        f"clip     {found.path}, frames {found.first_frame} to {found.last_frame}, bucket {found.bucket}",
+        f"latent   {stored.dtype} {list(stored.shape)}, standard deviation {stored.std}",
+        f"PSNR     {found.psnr_db} dB between the source's frames and the decoded latent",
     ]
-    return "\n".join([*lines, *(f"caption  {text}" for text in facts["captions"])])
+    return "\n".join([*lines, *(f"caption  {text}" for text in found.captions)])

@@ -35,9 +35,8 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
     for note in notes:
         click.echo(f"note: {note}")
-    train = settings.train
-    if train.schedule == "cosine" and train.decay_steps is None:
+    if settings.train.schedule_ends_with_run:
         click.echo(
-            "note: the cosine ends with the run, so a change of train.max_steps starts training again; "
-            "set train.decay_steps to be able to go on"
+            f"note: the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "
+            "training again; set train.lr_schedule.decay_steps to be able to go on"
         )

@@ -1,7 +1,6 @@
 """What the terminal shows: the plan, the progress of a run, and its result."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +20,7 @@ from rich.text import Text
 from flows.cli.tables import render
 from flows.plan import StagePlan
 from sana.artifact import Artifact
+from sana.facts import BASELINE, WEIGHTS, EvaluateFacts
 from sana.progress import Progress as StageProgress
 from sana.progress import listeners
 from sana.store import Store
@@ -49,7 +49,8 @@ def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str
         table.add_row(
             name,
             Text(state.lower(), style=_STYLES.get(state.lower(), "")),
-            *(str(counts.get(key, "")) for key in ("in", "out", "refused", "samples")),
+            *(str(num) for num in (counts.num_in, counts.num_out, counts.num_rejected)),
+            "" if counts.num_samples is None else str(counts.num_samples),
             f"{artifact.seconds:.1f}",
             artifact.key,
         )
@@ -58,21 +59,25 @@ def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str
 
 def eval_lines(artifact: Artifact) -> str:
     """Render the eval loss before and after training, with standard errors."""
-    weights: Mapping[str, Any] = artifact.facts["weights"]
-    paired: Mapping[str, Any] = artifact.facts["paired"]
-    num_clips, step = artifact.counts["in"], artifact.facts["step"]
-    lines = [f"eval loss on {num_clips} held-out clips, before training: {_with_error(weights['initial'], 'mean')}"]
-    for name in ("live", "ema"):
-        lines.append(
-            f"  after {step} steps, {name:4} weights: {_with_error(weights[name], 'mean')}  "
-            f"({paired[name]['relative_drop']:.1%} lower; paired difference {_with_error(paired[name], 'difference')})"
-        )
+    facts = EvaluateFacts.of(artifact)
+    before = facts.weights[BASELINE]
+    lines = [
+        f"eval loss on {artifact.counts.num_in} held-out clips, before training: "
+        f"{_with_error(before.mean, before.stderr)}"
+    ]
+    for name in WEIGHTS:
+        if name != BASELINE:
+            loss, paired = facts.weights[name], facts.paired[name]
+            lines.append(
+                f"  after {facts.step} steps, {name:4} weights: {_with_error(loss.mean, loss.stderr)}  "
+                f"({paired.relative_drop:.1%} lower; paired difference {_with_error(paired.difference, paired.stderr)})"
+            )
     return "\n".join(lines)
 
 
-def _with_error(numbers: Mapping[str, Any], key: str) -> str:
+def _with_error(value: float, stderr: float | None) -> str:
     """Return `value +- standard error`; one sample has no standard error."""
-    return f"{numbers[key]:.4f}" + ("" if numbers["stderr"] is None else f" +- {numbers['stderr']:.4f}")
+    return f"{value:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
 
 
 class _Rate(ProgressColumn):

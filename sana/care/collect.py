@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from sana.care.references import RECORDS, Survey, add_records, commit_number, kind_of
+from sana.care.references import RECORDS, Survey, add_records, commit_number, kind_of, pool_of
 from sana.care.threads import in_threads
 from sana.errors import SanaError
+from sana.facts import TrainFacts
 from sana.progress import Progress, Report, silent
 from sana.store import Store
 
@@ -85,8 +86,8 @@ def outdated(found: Survey, *, before: float, in_use: Collection[str] = ()) -> l
         for part, shards in shards_of.items()
         if part in found.entries and found.entries[part].modified_at < before and indexed.isdisjoint(shards)
     ]
-    pools = {part.rpartition("/parts/")[0] for part in parts}
-    gone |= {key: "repeats parts that go" for key in found.folded if key.rpartition("/compacted/")[0] in pools}
+    pools = {pool_of(part) for part in parts}
+    gone |= {key: "repeats parts that go" for key in found.folded if pool_of(key) in pools}
     gone |= dict.fromkeys(parts, "a part that no kept artifact reads")
     gone |= dict.fromkeys(_idle_checkpoints(found, gone, before), "a checkpoint of a training that is out of use")
     return [Litter(*found.entries[key], why) for key, why in gone.items() if key in found.entries]
@@ -111,7 +112,8 @@ def _kept_artifacts(found: Survey, before: float, in_use: Collection[str]) -> se
 
 
 def _idle_checkpoints(found: Survey, gone: Mapping[str, str], before: float) -> list[str]:
-    used = {a.facts["trajectory"] for key, a in found.artifacts.items() if "trajectory" in a.facts and key not in gone}
+    kept = [TrainFacts.find(artifact) for key, artifact in found.artifacts.items() if key not in gone]
+    used = {trained.trajectory for trained in kept if trained is not None}
     for key, entry in found.entries.items():  # one that was trained, or leased, lately
         if key.startswith("train/") and entry.modified_at >= before:
             used.add(key.split("/")[1])

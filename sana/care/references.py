@@ -3,13 +3,12 @@
 Records (commit files, parts, compacted tables, checkpoint indexes) are read; all else is data that they refer to.
 """
 
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,9 @@ import pyarrow.parquet as pq
 from sana.artifact import Artifact
 from sana.care.shards import shard_keys
 from sana.care.threads import in_threads
+from sana.data.pool import compacted_names
 from sana.errors import SanaError
+from sana.facts import TrainFacts
 from sana.progress import Progress, Report, silent
 from sana.store import Entry, Store, StoreError
 from sana.training.checkpoint import Checkpoint, at_step
@@ -38,6 +39,7 @@ _LAYOUT = {
     "write test": r"probe-[0-9a-f]{32}",
 }
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _LAYOUT.items()}
+_IN_POOL = re.compile(r"([a-z_]+/pool/[^/]+)/.+")
 State = Literal["damaged", "missing", "unreadable"]
 RECORDS = ("artifact", "part", "compacted", "checkpoint")
 
@@ -45,6 +47,12 @@ RECORDS = ("artifact", "part", "compacted", "checkpoint")
 def kind_of(key: str) -> str:
     """Name what an object is by its key; "unknown" is none of ours, and never touched."""
     return next((kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(key)), "unknown")
+
+
+def pool_of(key: str) -> str:
+    """Return the folder of the pool that an object is in; "" for one that is in none."""
+    found = _IN_POOL.fullmatch(key)
+    return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +138,25 @@ def add_records(store: Store, found: Survey, keys: Iterable[str], *, report: Rep
         report(Progress(done, len(records), "records"))
     indexes = [(table, by) for table, by in found.tables.items() if kind_of(table) == "file"]
     for (table, by), read in zip(indexes, in_threads(partial(_read, store), [t for t, _ in indexes]), strict=True):
-        if isinstance(read[1], list):
-            _refer(found, by, *(Reference(shard, by) for shard in read[1]))
+        if isinstance(read[1], _Rows):
+            _refer(found, by, *(Reference(shard, by) for shard in read[1].shards))
         elif isinstance(read[1], Problem):
             found.problems.append(Problem(table, by, "damaged", read[1].what))
 
 
-def _read(store: Store, key: str) -> tuple[str, Any]:
-    """Return (key, what the record says): an Artifact, a Checkpoint, shards, (shards, parts), a Problem or None."""
+@dataclass(frozen=True)
+class _Rows:
+    """What a table of rows points to; `parts`: of a compacted table, those in it."""
+
+    shards: list[str]
+    parts: frozenset[str] | None
+
+
+_Said = Artifact | Checkpoint | _Rows | Problem | None
+
+
+def _read(store: Store, key: str) -> tuple[str, _Said]:
+    """Return (key, what the record says); None: it was deleted meanwhile."""
     kind = kind_of(key)
     try:
         if kind == "checkpoint":
@@ -145,9 +164,10 @@ def _read(store: Store, key: str) -> tuple[str, Any]:
             return key, at_step(store, trajectory, int(step.removeprefix("step_")))
         data = store.read(key)
         if kind == "artifact":
-            return key, Artifact.from_json(data, where=store.uri(key))
-        shards = shard_keys(data)
-        return key, (shards, _parts_in(data)) if kind == "compacted" else shards
+            artifact = Artifact.from_json(data, where=store.uri(key))
+            TrainFacts.find(artifact)  # what they refer to must be known
+            return key, artifact
+        return key, _Rows(shard_keys(data), _parts_in(data, store.uri(key)) if kind == "compacted" else None)
     except StoreError:
         raise
     except FileNotFoundError:
@@ -160,12 +180,12 @@ def _read(store: Store, key: str) -> tuple[str, Any]:
         return key, Problem(key, key, state, " ".join(str(error).split()))
 
 
-def _parts_in(data: bytes) -> frozenset[str]:
-    metadata: Mapping[bytes, bytes] = pq.read_schema(pa.BufferReader(data)).metadata or {}
-    return frozenset(json.loads(metadata.get(b"parts", b"[]")))
+def _parts_in(data: bytes, where: str) -> frozenset[str]:
+    parts, _ = compacted_names(pq.read_schema(pa.BufferReader(data)).metadata, where=where)
+    return parts
 
 
-def _add(found: Survey, key: str, record: Any) -> None:
+def _add(found: Survey, key: str, record: _Said) -> None:
     if isinstance(record, Problem):
         found.problems.append(record)
     elif isinstance(record, Artifact):
@@ -173,20 +193,17 @@ def _add(found: Survey, key: str, record: Any) -> None:
         _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
         if INDEX in record.files:
             found.tables[record.files[INDEX].key] = key
-        if "checkpoint" in record.facts:
-            _refer(
-                found, key, *(Reference(name, key) for name in (record.facts["checkpoint"], *record.facts["metrics"]))
-            )
+        if trained := TrainFacts.find(record):
+            _refer(found, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
     elif isinstance(record, Checkpoint):
         found.checkpoints[key] = record
         _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest, "xxh3") for f in record.files.values()))
         _refer(found, key, *(Reference(segment.key, key, segment.num_bytes) for segment in record.segments))
-    elif record is not None:
-        shards, found_parts = record if isinstance(record, tuple) else (record, None)
-        if found_parts is not None:
-            found.folded[key] = found_parts
+    elif isinstance(record, _Rows):
+        if record.parts is not None:
+            found.folded[key] = record.parts
         found.tables[key] = key
-        _refer(found, key, *(Reference(shard, key) for shard in shards))
+        _refer(found, key, *(Reference(shard, key) for shard in record.shards))
 
 
 def _refer(found: Survey, by: str, *references: Reference) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 import xxhash
 
 from sana.care.collect import Litter, orphans
-from sana.care.references import Problem, Reference, Survey, commit_number, kind_of, survey
+from sana.care.references import Problem, Reference, Survey, commit_number, kind_of, pool_of, survey
 from sana.care.shards import Read, Rows, fault_of, rows_by_shard
 from sana.care.threads import in_threads
 from sana.errors import SanaError
@@ -82,8 +82,7 @@ def withdraw(store: Store, problems: Sequence[Problem]) -> list[str]:
             commits = [key for key in names if key.startswith(f"{folder}/") and kind_of(key) == kind]
             gone += sorted(commits, key=commit_number, reverse=True)
         else:  # tables that repeat a part's rows go before it
-            pool = folder.rpartition("/")[0]
-            gone += [key for key in names if key.startswith(f"{pool}/compacted/")]
+            gone += [key for key in names if key.startswith(f"{pool_of(by)}/compacted/")]
             gone += [by] if kind == "part" else []
     gone = list(dict.fromkeys(gone))
     for key in gone:

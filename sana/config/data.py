@@ -108,7 +108,7 @@ class DownloadConfig(Section):
         return tuple(dataset for dataset in self.datasets if not dataset.disabled)
 
     def hashed(self) -> dict[str, object]:
-        return {"datasets": [dataset.hashed() for dataset in self.enabled]}
+        return super().hashed() | {"datasets": [dataset.hashed() for dataset in self.enabled]}
 
 
 class ProbeResources(Section):

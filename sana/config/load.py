@@ -1,16 +1,17 @@
 """Read a config: YAML, then `key=value` overrides, then every check at once."""
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from sana.config.pipeline import Config
+from sana.config.problems import all_problems
+from sana.config.renamed_keys import with_new_names
 from sana.errors import ConfigError
 
 
@@ -60,13 +61,18 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
     Raises:
         ConfigError: lists every mistake at once.
     """
+    values, problems = with_new_names(raw)
+    wrong: ValidationError | None = None
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(values)
+        if not problems:
+            return config
     except ValidationError as error:
-        problems = _all_problems(raw, error)
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{where}: {count}\n{lines}") from error
+        wrong = error
+        problems += all_problems(values, error)
+    count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    lines = "\n".join(f"  {problem}" for problem in problems)
+    raise ConfigError(f"{where}: {count}\n{lines}") from wrong
 
 
 def _add_prompt_library(raw: dict[str, Any]) -> None:
@@ -156,70 +162,3 @@ def _index(node: list[Any], name: str, override: str) -> int:
         also = f", nor one of its ids: {', '.join(ids[:8])}" if ids else ""
         raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}{also}")
     return int(name)
-
-
-def _all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[str]:
-    """Collect mistakes until none is new: a check across fields only runs once the fields themselves are right."""
-    problems: list[str] = []
-    removed: set[tuple[int | str, ...]] = set()
-    current: Any = raw
-    pending: ValidationError | None = error
-    while pending is not None:
-        locs = [e["loc"] for e in pending.errors()]
-        # a list with a wrong item is also reported as a list without it: one mistake, not two
-        fresh = [
-            e
-            for e in pending.errors()
-            if e["loc"] not in removed
-            and not (
-                e["type"] == "too_short"
-                and any(len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"] for loc in locs)
-            )
-        ]
-        # a required key that was taken out because its value was wrong is missing now: not another mistake
-        problems += [_describe(e) for e in fresh]
-        before = len(removed)
-        removed |= {e["loc"] for e in fresh if e["loc"]}
-        current = _without(raw, removed)
-        pending = None
-        if len(removed) > before:
-            try:
-                Config.model_validate(current)
-            except ValidationError as next_error:
-                pending = next_error
-    return list(dict.fromkeys(problems))
-
-
-def _without(value: Any, removed: set[tuple[int | str, ...]], loc: tuple[int | str, ...] = ()) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _without(v, removed, (*loc, k)) for k, v in value.items() if (*loc, k) not in removed}
-    if isinstance(value, list):
-        return [_without(v, removed, (*loc, i)) for i, v in enumerate(value) if (*loc, i) not in removed]
-    return value
-
-
-def _describe(error: Any) -> str:
-    loc = tuple(error["loc"])
-    key = ".".join(str(part) for part in loc) or "config"
-    if error["type"] == "extra_forbidden":
-        known = list(_fields_at(loc[:-1]))
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
-    if error["type"] == "missing":
-        return f"{key}: missing; it has no default"
-    message = error["msg"].removeprefix("Value error, ")
-    got = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
-    return f"{key}: {message}{got}"
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the keys allowed at a place of the config."""
-    model: Any = Config
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(model.model_fields)

@@ -1,9 +1,10 @@
 """The closed base of every config section, and what of it enters a hash."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 @dataclass(frozen=True)
@@ -36,5 +37,27 @@ class Section(BaseModel):
             value = getattr(self, name)
             if name in self.UNHASHED or Neutral(value) in field.metadata:
                 continue
-            hashed[name] = value.hashed() if isinstance(value, Section) else plain[name]
+            if isinstance(value, Section):
+                hashed[name] = value.hashed()
+            elif isinstance(value, tuple) and all(isinstance(item, Section) for item in value) and value:
+                hashed[name] = [item.hashed() for item in value]
+            else:
+                hashed[name] = plain[name]
         return hashed
+
+
+def default_member(name: str) -> BeforeValidator:
+    """Say which section of a union is meant where `name` is left out: the first.
+
+    Written as `Kind = Annotated[First | Second, Field(discriminator="name"), default_member("first")]`; each member
+    has a literal `name`.
+    """
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, Mapping) else value)
+
+
+def members(annotation: Any) -> dict[str, type[Section]]:
+    """Return the sections of a union that are told apart by their `name`, by it; empty for any other annotation."""
+    sections = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
+    if len(sections) < 2:
+        return {}
+    return {name: kind for kind in sections for name in get_args(kind.model_fields["name"].annotation)}

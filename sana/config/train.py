@@ -1,23 +1,13 @@
 """Config of training, evaluation and sampling."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import Bucket
-from sana.config.section import Section
-
-
-class SigmaConfig(Section):
-    policy: Literal["logit_normal", "uniform", "checkpoint"] = Field(
-        "logit_normal",
-        description="how noise levels are drawn: the official logit-normal, uniform, or the checkpoint's own schedule",
-    )
-    mean: float = Field(0.0, ge=-5.0, le=5.0, description="mean of the logit (logit_normal)")
-    std: float = Field(1.0, gt=0.0, le=5.0, description="standard deviation of the logit (logit_normal)")
-    shift: float = Field(
-        3.0, gt=0.0, le=100.0, description="flow shift f: s -> f s / (1 + (f - 1) s); unused by checkpoint"
-    )
+from sana.config.objective import FlowMatchingConfig, LogitNormalSampling, TimestepSampling
+from sana.config.optimizer import AdamWConfig, ConstantSchedule, CosineSchedule, LrSchedule, within
+from sana.config.section import Neutral, Section
 
 
 class TrainResources(Section):
@@ -50,32 +40,32 @@ class TrainConfig(Section):
     max_steps: int = Field(ge=1, description="optimizer steps; raising it continues the same run")
     global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
-    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="what follows the warm-up")
-    decay_steps: int | None = Field(
-        None,
-        ge=1,
-        description="steps the cosine takes after the warm-up; unset: to max_steps, which then starts a new run",
-    )
-    min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends")
-    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW beta 1")
-    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="AdamW beta 2")
-    epsilon: float = Field(1e-10, gt=0.0, description="AdamW epsilon; the official run uses 1e-10")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="AdamW decoupled weight decay")
+    lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
+    optimizer: AdamWConfig = Field(AdamWConfig(), description="what makes a step of the gradients")
     max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0, description="chance that a caption becomes the null caption")
     ema_decay: float = Field(
         0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32"
     )
-    mixed_precision: Literal["no", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
-    sigma: SigmaConfig = SigmaConfig()
+    mixed_precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
+    timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
+    objective: Annotated[FlowMatchingConfig, Neutral(FlowMatchingConfig())] = Field(
+        FlowMatchingConfig(), description="what is predicted, and how an error is weighed"
+    )
+    text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(
+        "batch",
+        description="tokens that captions are padded to: as many as the longest of the batch has, or one of a few "
+        "fixed lengths, so that compiled code is not compiled again for every batch; other last bits",
+    )
     resources: TrainResources = TrainResources()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
+        schedule = self.lr_schedule
+        if isinstance(schedule, CosineSchedule) and schedule.min_learning_rate > self.learning_rate:
             raise ValueError(
-                f"min_learning_rate {self.min_learning_rate} is above learning_rate {self.learning_rate}; lower it"
+                f"lr_schedule.min_learning_rate {schedule.min_learning_rate} is above learning_rate "
+                f"{self.learning_rate}; lower it"
             )
         per_pass = self.resources.num_processes * self.resources.micro_batch_size
         if self.global_batch_size % per_pass:
@@ -84,21 +74,25 @@ class TrainConfig(Section):
                 f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
                 f"use {-(-self.global_batch_size // per_pass) * per_pass}"
             )
-        if self.schedule == "constant" and self.decay_steps is not None:
-            raise ValueError("decay_steps has no effect with schedule: constant; remove it or use cosine")
-        if self.schedule == "cosine" and self.decay_steps is None and self.warmup_steps >= self.max_steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} leaves no step of {self.max_steps} for the cosine")
+        if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"lr_schedule.warmup_steps {schedule.warmup_steps} leaves no step of {self.max_steps} for the "
+                f"{schedule.name}"
+            )
         return self
+
+    @property
+    def schedule_ends_with_run(self) -> bool:
+        """Whether the learning rate of a step depends on max_steps, so that raising it starts a new run."""
+        return within(self.lr_schedule, self.max_steps) != self.lr_schedule
 
     def trajectory(self) -> dict[str, object]:
         """Return the knobs that determine the bytes of every step: all but the number of steps.
 
         A cosine without `decay_steps` ends with the run, so there the number of steps belongs to it.
         """
-        knobs = self.hashed()
+        knobs = {**self.hashed(), "lr_schedule": within(self.lr_schedule, self.max_steps).hashed()}
         knobs.pop("max_steps")
-        if self.schedule == "cosine" and self.decay_steps is None:
-            knobs["decay_steps"] = self.max_steps - self.warmup_steps
         return knobs
 
 

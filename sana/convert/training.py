@@ -36,11 +36,12 @@ def convert_training(draft: Draft, keys: Keys, *, num_processes: int) -> None:
               *keys.present("caption_dropout_probability"))  # fmt: skip
     _average(draft, keys)
     precision = keys.text("mixed_precision", "bf16")
-    ours = "no" if precision in ("no", "fp32") else "bf16"
-    why = "autocast; master weights stay fp32" if ours == precision or ours == "no" else f"{precision} overflows here"
+    ours = "fp32" if precision in ("no", "fp32") else "bf16"
+    why = "autocast; master weights stay fp32" if ours == precision or ours == "fp32" else f"{precision} overflows here"
     draft.set("train.mixed_precision", ours, why, *keys.present("mixed_precision"))
-    draft.set("train.sigma.policy", "logit_normal", "official; SimpleTuner drew evenly from an unshifted table")
-    draft.set("train.sigma.shift", 3.0, "official, in training; samples use the checkpoint's own scheduler")
+    at = "train.timestep_sampling"
+    draft.set(f"{at}.name", "logit_normal", "official; SimpleTuner drew evenly from an unshifted table")
+    draft.set(f"{at}.shift", 3.0, "official, in training; samples use the checkpoint's own scheduler")
     _resources(draft, keys, num_processes)
     levels = keys.integer("eval_timesteps", 8)
     draft.set("evaluate.num_sigmas", levels, "fixed noise levels: midpoints of equal slices of (0, 1)",
@@ -69,31 +70,32 @@ def _batch(draft: Draft, keys: Keys, num_processes: int) -> None:
 def _schedule(draft: Draft, keys: Keys, steps: int) -> None:
     rate = keys.number("learning_rate", 4e-7)
     draft.set("train.learning_rate", rate, "officially 5e-5", *keys.present("learning_rate"))
-    name = keys.text("lr_scheduler", "constant_with_warmup")
+    at, name = "train.lr_schedule", keys.text("lr_scheduler", "constant_with_warmup")
     scheduler, warmups = keys.present("lr_scheduler"), keys.present("lr_warmup_steps")
     given = keys.integer("lr_warmup_steps", 0)
     end = min(rate, keys.number("lr_end", END_LEARNING_RATE))
     if name in ("constant", "constant_with_warmup"):
         warms = name == "constant_with_warmup"
-        draft.set("train.warmup_steps", given if warms else 0, "linear, from 0", *(warmups if warms else []))
-        draft.set("train.schedule", "constant", "officially too", *scheduler)
+        draft.set(f"{at}.name", "constant", "officially too", *scheduler)
+        draft.set(f"{at}.warmup_steps", given if warms else 0, "linear, from 0", *(warmups if warms else []))
         for key in [*keys.present("lr_end"), *([] if warms else warmups)]:
             draft.leave(key, keys.take(key), f"of no effect with lr_scheduler: {name}")
         return
     # of these three, lr_warmup_steps is the half period there (x processes, which the counter is too); there is no
     # warm-up, and afterwards the learning rate rises again
     if name in ("cosine", "cosine_with_restarts", "sine"):
-        period = given if given > 0 else HALF_PERIOD
-        draft.set("train.warmup_steps", WARMUP_STEPS, "officially 500; SimpleTuner's cosine has none")
-        why = "the half period there"
+        warmup = WARMUP_STEPS, "officially 500; SimpleTuner's cosine has none"
+        period, why = given if given > 0 else HALF_PERIOD, "the half period there"
+        of_warmup, of_period = [], warmups
     else:
-        period = max(1, steps - given)
-        draft.set("train.warmup_steps", given, "as there", *warmups)
-        why, warmups = "from the warm-up to max_train_steps", []
+        warmup = given, "as there"
+        period, why = max(1, steps - given), "from the warm-up to max_train_steps"
+        of_warmup, of_period = warmups, []
     other = "" if name == "cosine" else f"there: {name}, which is not here; "
-    draft.set("train.schedule", "cosine", f"{other}falls once and stays down", *scheduler)
-    draft.set("train.decay_steps", period, f"{why}; fixed, so that max_steps may be raised", *warmups)
-    draft.set("train.min_learning_rate", end, "lr_end there", *keys.present("lr_end"))
+    draft.set(f"{at}.name", "cosine", f"{other}falls once and stays down", *scheduler)
+    draft.set(f"{at}.warmup_steps", *warmup, *of_warmup)
+    draft.set(f"{at}.decay_steps", period, f"{why}; fixed, so that max_steps may be raised", *of_period)
+    draft.set(f"{at}.min_learning_rate", end, "lr_end there", *keys.present("lr_end"))
 
 
 def _optimizer(draft: Draft, keys: Keys) -> None:
@@ -109,10 +111,12 @@ def _optimizer(draft: Draft, keys: Keys) -> None:
     why = "AdamW with fp32 master weights" if name == "adamw_bf16" else f"AdamW, the only one here; there: {name}"
     beta1 = keys.number("optimizer_beta1", given.pop("beta1", 0.9))
     beta2 = keys.number("optimizer_beta2", given.pop("beta2", 0.999))
-    draft.set("train.beta1", beta1, why, *keys.present("optimizer", "optimizer_beta1"))
-    draft.set("train.beta2", beta2, "officially 0.999", *keys.present("optimizer_beta2"))
-    draft.set("train.epsilon", given.pop("eps", 1e-10), "official; adamw_bf16 has 1e-6")
-    draft.set("train.weight_decay", given.pop("weight_decay", 0.0), "official; adamw_bf16 has 0.01",
+    at = "train.optimizer"
+    draft.set(f"{at}.name", "adamw", why, *keys.present("optimizer"))
+    draft.set(f"{at}.beta1", beta1, "officially 0.9", *keys.present("optimizer_beta1"))
+    draft.set(f"{at}.beta2", beta2, "officially 0.999", *keys.present("optimizer_beta2"))
+    draft.set(f"{at}.epsilon", given.pop("eps", 1e-10), "official; adamw_bf16 has 1e-6")
+    draft.set(f"{at}.weight_decay", given.pop("weight_decay", 0.0), "official; adamw_bf16 has 0.01",
               *keys.present("optimizer_config"))  # fmt: skip
     for knob, number in given.items():
         draft.leave(f"optimizer_config.{knob}", number, "AdamW has no such knob here")

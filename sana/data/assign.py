@@ -5,7 +5,7 @@ tables are made slice by slice, so that what is held beside them does not grow w
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -16,24 +16,26 @@ from numpy.typing import NDArray
 
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
-from sana.data.manifest import count_rejects
+from sana.counts import Counts
+from sana.data.manifest import count_rejects, tally
 from sana.data.placing import REFUSALS, Placed, Shapes, crop_boxes, place
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.data.small_buckets import settle
 from sana.data.split import held_out
 from sana.data.windows import Ints, available_frames, choose_windows, covered_frames, seeds_of
+from sana.facts import BucketFacts, BucketSummary
 
 _SLICE_WINDOWS = 2**18  # windows made at once
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the bucket stage writes. `counts` and `facts` are those of its artifact."""
+    """What the bucket stage writes; `counts` and `facts` are those of its artifact."""
 
     windows: pa.Table  # WINDOWS, one row per sample
     rejects: pa.Table  # REJECTS
-    counts: Mapping[str, int]
-    facts: Mapping[str, Any]
+    counts: Counts
+    facts: BucketFacts
 
 
 def assign(clips: pa.Table, config: Config) -> Assignment:
@@ -41,30 +43,27 @@ def assign(clips: pa.Table, config: Config) -> Assignment:
     placed, sources = _place(clips, config)
     settled = settle(config.bucket, placed)
     placed = settled.placed
-    tally = _Tally(len(placed.buckets))
+    seen = _Tally(len(placed.buckets))
     windows, rejects = [WINDOWS.empty_table()], [REJECTS.empty_table()]
     step = max(1, _SLICE_WINDOWS // max(rules.windows_per_clip for rules in placed.rules))
     for start in range(0, clips.num_rows, step):
         part = clips.slice(start, step).select(PROBED.names).combine_chunks()
-        windows.append(_windows(part, start, placed, settled.passes, tally))
+        windows.append(_windows(part, start, placed, settled.passes, seen))
         rejects.append(_rejects(part, start, placed))
     kept = placed.kept
     refused = pa.concat_tables(rejects)
     table = pa.concat_tables(windows)
-    counts = {
-        **count_rejects(clips.num_rows, int(kept.sum()), refused),
-        "samples": table.num_rows,
-        "frames": int(placed.available[kept].sum()),
-        "frames_used": tally.frames_used,
-        "frames_dropped": int(placed.available[kept].sum()) - tally.frames_used,
-    }
-    facts = {
-        "datasets": _by_dataset(clips, kept),
-        "buckets": tally.facts(placed.buckets, np.bincount(placed.code[kept], minlength=len(placed.buckets))),
-        "sources": int(np.count_nonzero(np.bincount(sources[kept]))),
-        "small_buckets": settled.facts,
-    }
-    return Assignment(table, refused, counts, facts)
+    counts = count_rejects(tally(clips["dataset"]), int(kept.sum()), refused)
+    frames = int(placed.available[kept].sum())
+    facts = BucketFacts(
+        buckets=seen.buckets(placed.buckets, np.bincount(placed.code[kept], minlength=len(placed.buckets))),
+        sources=int(np.count_nonzero(np.bincount(sources[kept]))),
+        small_buckets=settled.small,
+        frames=frames,
+        frames_used=seen.frames_used,
+        frames_dropped=frames - seen.frames_used,
+    )
+    return Assignment(table, refused, replace(counts, num_samples=table.num_rows), facts)
 
 
 def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]]:
@@ -90,7 +89,7 @@ def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]
     return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, refusal, is_eval), sources
 
 
-def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, tally: "_Tally") -> pa.Table:
+def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, seen: "_Tally") -> pa.Table:
     """Return the samples of some clips: `part` has their rows, the first of which is number `first` of all."""
     seeds = seeds_of(part["clip_id"])
     columns: list[dict[str, NDArray[Any]]] = []
@@ -100,7 +99,7 @@ def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, tally: "_
         length = placed.lengths[code]
         clip, start = choose_windows(rules, shapes.frames, length, some)
         box = crop_boxes(rules, shapes, code, placed.buckets, some)
-        tally.frames_used += int(covered_frames(clip, start, length[clip], len(mine)).sum())
+        seen.frames_used += int(covered_frames(clip, start, length[clip], len(mine)).sum())
         columns.append(
             {
                 "row": mine[clip],
@@ -117,7 +116,7 @@ def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, tally: "_
     row = joined["row"][order]
     made = {name: values[order] for name, values in joined.items() if name != "row"}
     code, is_eval = placed.code[row], placed.is_eval[row]
-    tally.add(placed, row, made)
+    seen.add(placed, row, made)
     facts = part.take(pa.array(row - first))
     start = pc.utf8_lpad(pc.cast(pa.array(made["start_frame"]), pa.string()), 6, "0")
     table = {
@@ -178,23 +177,17 @@ class _Tally:
         ):
             self._sums[name] += np.bincount(code, weights=values, minlength=len(self._sums[name]))
 
-    def facts(self, buckets: Iterable[Bucket], clips: Ints) -> dict[str, dict[str, float]]:
-        """Per bucket that has samples: how many, of how many clips, the part cropped away, the part upscaled."""
-        facts = {}
+    def buckets(self, buckets: Iterable[Bucket], clips: Ints) -> dict[str, BucketSummary]:
+        """Sum up each bucket that has samples."""
+        found = {}
         for i, bucket in enumerate(buckets):
             train, held_out, lost, upscaled = (float(self._sums[name][i]) for name in self._sums)
             if num := train + held_out:
-                facts[str(bucket)] = {
-                    "train": int(train), "eval": int(held_out), "clips": int(clips[i]),
-                    "crop_loss": round(max(0.0, lost / num), 6), "upscaled": round(upscaled / num, 6),
-                }  # fmt: skip
-        return facts
-
-
-def _by_dataset(clips: pa.Table, kept: NDArray[np.bool_]) -> dict[str, list[int]]:
-    """Return {data set: [clips in, clips refused]}."""
-    names = clips["dataset"].combine_chunks().dictionary_encode()
-    codes, num = names.indices.to_numpy(), len(names.dictionary)
-    pairs = zip(names.dictionary.to_pylist(), np.bincount(codes, minlength=num).tolist(),
-                np.bincount(codes[~kept], minlength=num).tolist(), strict=True)  # fmt: skip
-    return {name: [num_in, num_refused] for name, num_in, num_refused in sorted(pairs)}
+                found[str(bucket)] = BucketSummary(
+                    train=int(train),
+                    eval=int(held_out),
+                    clips=int(clips[i]),
+                    crop_loss=round(max(0.0, lost / num), 6),
+                    upscaled=round(upscaled / num, 6),
+                )
+        return found

@@ -30,6 +30,7 @@ from sana.errors import SanaError
 from sana.store import Store
 
 INDEX = "index.parquet"  # the one table of an encode artifact
+LATENTS, CAPTIONS = "latents", "captions"  # names of tensors
 REQUESTS = 16  # range requests in flight, of one process to S3
 _ONCE: Mapping[str, float] = MappingProxyType({})  # every data set stands in an epoch once
 
@@ -41,7 +42,8 @@ Result = TypeVar("Result")
 class Samples:
     """The rows of one split, sorted by sample_id; a row is an index into all of these columns.
 
-    Captions of row r are rows `first_caption[r] ... + num_captions[r]` of `captions`, in order of position.
+    `tensors` says where each kind of tensor is, by its name. Of every kind row r has the one at place r; but captions,
+    of which it has those at places `first_caption[r] ... + num_captions[r]`, in order of position.
     """
 
     split: str
@@ -51,12 +53,18 @@ class Samples:
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
     names: pa.ChunkedArray  # sample_id
-    latents: Locations
-    captions: Locations
+    tensors: Mapping[str, Locations]
     null_caption: Location
 
     def __len__(self) -> int:
         return len(self.bucket_codes)
+
+    def owner(self, name: str, place: int) -> int:
+        """Return the row that a tensor of a name belongs to; 0 for a caption that no row has."""
+        if name != CAPTIONS:
+            return place
+        owners = np.flatnonzero((self.first_caption <= place) & (place < self.first_caption + self.num_captions))
+        return int(owners[0]) if len(owners) else 0
 
     def sample_id(self, row: int) -> str:
         return str(self.names[row].as_py())
@@ -110,8 +118,7 @@ def load_samples(
         first_caption=(np.cumsum(counts) - counts)[code],
         num_captions=counts[code],
         names=rows["sample_id"],
-        latents=Locations.of(rows),
-        captions=Locations.of(texts),
+        tensors={LATENTS: Locations.of(rows), CAPTIONS: Locations.of(texts)},
         null_caption=Location.of(null[0]),
     )
 
@@ -126,6 +133,11 @@ def _passes(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:
 class Sample(NamedTuple):
     latents: Tensor  # float32 [16, f, h, w]
     caption: Tensor  # [L, C] in the stored dtype
+
+
+class Batch(NamedTuple):
+    tensors: dict[str, Tensor]  # by name, [B, ...] in the stored dtype; "latents": [B, 16, f, h, w]
+    captions: list[Tensor]  # one of each row, [L, C] in the stored dtype
 
 
 class Reader:
@@ -149,22 +161,18 @@ class Reader:
             DamagedSampleError: stored bytes are not those that were written.
             IndexError: the row has no caption of that number.
         """
-        latents, captions = self.read_batch([(row, caption)])
-        return Sample(latents[0].to(torch.float32), captions[0])
+        batch = self.read_batch([(row, caption)])
+        return Sample(batch.tensors[LATENTS][0].to(torch.float32), batch.captions[0])
 
-    def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> tuple[Tensor, list[Tensor]]:
-        """Read the latents and one caption each of rows of one bucket, given as `(row, number of the caption)`.
-
-        Returns:
-            The latents [B, 16, f, h, w] in their stored dtype, and the captions [L, C] in theirs.
-        """
-        where, texts = self.samples.latents, self.samples.captions
-        rows = [row for row, _ in wanted]
-        shape, dtype = where.shapes[rows[0]].tolist(), DTYPES[where.dtype(rows[0])]
-        size = math.prod(shape) * dtype.itemsize
-        memory = self._buffers.lend(len(rows) * size)
-        reads = [(where, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
+    def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> Batch:
+        """Read all tensors and one caption each of rows of one bucket, given as `(row, number of the caption)`."""
+        tensors: dict[str, Tensor] = {}
+        reads: list[tuple[Locations, int, int, memoryview]] = []
+        for name, where in self.samples.tensors.items():
+            if name != CAPTIONS:
+                tensors[name] = self._lend(where, [row for row, _ in wanted], reads)
         captions = []
+        texts = self.samples.tensors[CAPTIONS]
         for row, number in wanted:
             if number is None:
                 captions.append(self._null)
@@ -183,7 +191,15 @@ class Reader:
             self._fill(*reads[0])
             for request in requests:
                 request.result()
-        return _tensor(memory, dtype, [len(rows), *shape]), captions
+        return Batch(tensors, captions)
+
+    def _lend(self, where: Locations, rows: list[int], reads: list[tuple[Locations, int, int, memoryview]]) -> Tensor:
+        """Return memory for a tensor of each of these rows, one after the other, and add what is to be read into it."""
+        shape, dtype = where.shapes[rows[0]].tolist(), DTYPES[where.dtype(rows[0])]
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._buffers.lend(len(rows) * size)
+        reads += [(where, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
+        return _tensor(memory, dtype, [len(rows), *shape])
 
     def _fill(self, where: Locations, place: int, row: int, buffer: memoryview) -> None:
         """Read one tensor, which is at `where[place]` and belongs to sample `row`, straight into memory."""

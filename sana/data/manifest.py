@@ -5,7 +5,6 @@ Clips in = clips out + clips refused.
 
 import hashlib
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
-from sana.data.schemas import CUT
+from sana.counts import Counts, DatasetCounts
+from sana.data.schemas import ADDED_COLUMNS, CUT
 from sana.errors import RefusedError, SanaError, remedy
 from sana.store import Store
 
@@ -31,7 +31,10 @@ def clip_id_of(dataset: str, path: str) -> str:
 
 def sample_key(window: Mapping[str, Any]) -> str:
     """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
-    text = "\0".join(str(window[name]) for name in CUT)
+    text = "\0".join(str(window[name]) for name in CUT if name not in ADDED_COLUMNS)
+    for name in CUT:
+        if name in ADDED_COLUMNS and window[name] != ADDED_COLUMNS[name]:
+            text += f"\0{name}={window[name]}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
@@ -39,10 +42,20 @@ def sample_keys(windows: pa.Table) -> pa.Array:
     """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
     keys: list[pa.Array] = []
     for batch in windows.select(list(CUT)).to_batches(max_chunksize=_KEY_ROWS):
-        texts = pc.binary_join_element_wise(*(_as_text(batch.column(name)) for name in CUT), "\0")
+        frozen = [_as_text(batch.column(name)) for name in CUT if name not in ADDED_COLUMNS]
+        texts = pc.binary_join_element_wise(*frozen, "\0")
+        for name in CUT:
+            if name in ADDED_COLUMNS:
+                told = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
+                texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", told), "")
         names = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts.to_pylist()]
         keys.append(pa.array(names, pa.string()))
     return pa.chunked_array(keys, pa.string()).combine_chunks()
+
+
+def _is_neutral(table: pa.Table | pa.RecordBatch, name: str) -> Any:
+    """Return per row whether an added column has its neutral value."""
+    return pc.equal(table.column(name), pa.scalar(ADDED_COLUMNS[name], table.schema.field(name).type))
 
 
 def _as_text(column: pa.Array) -> pa.Array:
@@ -109,12 +122,18 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
     """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters.
 
-    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others.
+    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others. A
+    column of ADDED_COLUMNS that has its neutral value in every row is left out.
 
     Raises:
         TypeError: a column is of another type.
     """
-    picked = table.select(list(columns))
+    columns = [
+        name
+        for name in columns
+        if name not in ADDED_COLUMNS or not pc.all(_is_neutral(table, name), min_count=0).as_py()
+    ]
+    picked = table.select(columns)
     if not _ascends(picked.column(0)):
         sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
         picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
@@ -158,17 +177,22 @@ def _digest_numbers(digest: Any, column: pa.ChunkedArray, kind: pa.DataType) -> 
             digest.update(memoryview(chunk.buffers()[1])[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
 
 
-def count_rejects(num_in: int, num_out: int, rejects: pa.Table) -> dict[str, int]:
-    """Return the counts of a stage: in, out, refused, and one number per reason. In = out + refused, or it raises."""
-    if num_in != num_out + rejects.num_rows:
-        raise AssertionError(f"{num_in} clips in, {num_out} out, {rejects.num_rows} refused: some disappeared")
-    reasons = Counter(rejects.column("reason").to_pylist())
-    return {
-        "in": num_in,
-        "out": num_out,
-        "refused": rejects.num_rows,
-        **{f"refused.{reason}": reasons[reason] for reason in sorted(reasons)},
-    }
+def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) -> Counts:
+    """Return the counts of a stage from the clips of each data set that came in, the clips that went on, and REJECTS.
+
+    Raises:
+        AssertionError: in is not out + rejected.
+    """
+    by_dataset = tally(rejects.column("dataset"))
+    return Counts(
+        num_in=sum(num_in.values()),
+        num_out=num_out,
+        num_rejected=rejects.num_rows,
+        reasons=dict(sorted(tally(rejects.column("reason")).items())),
+        datasets={name: DatasetCounts(num, by_dataset.get(name, 0)) for name, num in sorted(num_in.items())},
+        num_samples=None,
+        extra={},
+    )
 
 
 def tally(column: pa.ChunkedArray) -> dict[str, int]:
@@ -177,37 +201,27 @@ def tally(column: pa.ChunkedArray) -> dict[str, int]:
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
 
 
-def refused_by_dataset(datasets_in: Iterable[str] | Mapping[str, int], rejects: pa.Table) -> dict[str, list[int]]:
-    """Return {data set: [clips in, clips refused]}, from the data set of each clip that came in, or their tally."""
-    refused = Counter(rejects.column("dataset").to_pylist())
-    return {name: [num, refused[name]] for name, num in sorted(Counter(datasets_in).items())}
-
-
 def check_refusals(config: Config, artifact: Artifact) -> None:
     """Fail when a committed stage refused more than its data sets allow, or left no clip.
 
     Raises:
         RefusedError: names the data set, the numbers, the top reasons and the table to open.
     """
-    datasets: Mapping[str, Sequence[int]] = artifact.facts.get("datasets", {})
-    if not datasets:
+    counts = artifact.counts
+    if not counts.datasets:
         return
     limits = {dataset.id: dataset.max_refused_fraction for dataset in config.download.datasets}
-    reasons = sorted(
-        ((num, key.removeprefix("refused.")) for key, num in artifact.counts.items() if key.startswith("refused.")),
-        reverse=True,
-    )
-    top = ", ".join(f"{num} {reason}" for num, reason in reasons[:3]) or "none"
+    top = ", ".join(f"{num} {reason}" for reason, num in counts.top_reasons()[:3]) or "none"
     where = artifact.files["rejects.parquet"].key
-    if artifact.counts["out"] == 0:
+    if counts.num_out == 0:
         raise RefusedError(
-            f"{artifact.stage}: no clip is left of {artifact.counts['in']} ({top}); every refusal is listed in {where}"
+            f"{artifact.stage}: no clip is left of {counts.num_in} ({top}); every refusal is listed in {where}"
         )
-    for name, (num_in, num_refused) in datasets.items():
+    for name, of in counts.datasets.items():
         limit = limits.get(name, 1.0)
-        if num_refused > limit * num_in:
+        if of.num_rejected > limit * of.num_in:
             raise RefusedError(
-                f"{artifact.stage}: download.datasets[{name}]: {num_refused} of {num_in} clips were refused ({top}), "
-                f"more than max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
+                f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were refused "
+                f"({top}), more than max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
                 f"Mend the files, or raise the limit: -s download.datasets.{name}.max_refused_fraction=..."
             )

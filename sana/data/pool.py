@@ -6,7 +6,7 @@ nothing else. `compacted/` holds tables of many parts each, so that planning is 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -40,6 +40,7 @@ class Pool:
 
     def __init__(self, store: Store, stage: str, key: str, *, schema: pa.Schema, id_column: str) -> None:
         self.store = store
+        self.key = key
         self.folder = f"{stage}/pool/{key}"
         self.schema = schema
         self.id_column = id_column
@@ -121,7 +122,7 @@ class Pool:
             if _name(key) in replaced:
                 continue
             table = self._read(key, columns)
-            parts, replaces = (frozenset(json.loads(table.schema.metadata[name])) for name in (b"parts", b"replaces"))
+            parts, replaces = compacted_names(table.schema.metadata, where=self.store.uri(key))
             replaced |= replaces
             live.append(_Compacted(_name(key), table, parts, replaces))
         return live
@@ -157,6 +158,25 @@ class Pool:
         codes = ids.combine_chunks().dictionary_encode().indices.to_numpy()
         _, first = np.unique(codes, return_index=True)
         return table.take(pa.array(np.sort(first)))
+
+
+def compacted_names(metadata: Mapping[bytes, bytes] | None, *, where: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the parts in a compacted table and the tables folded into it, from the metadata of its schema.
+
+    Raises:
+        SanaError: they are not there; `where` names the table.
+    """
+    found: list[frozenset[str]] = []
+    for name in (b"parts", b"replaces"):
+        try:
+            names = json.loads((metadata or {})[name])
+        except (KeyError, ValueError):
+            names = None
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            told = f"its metadata has no list `{name.decode()}`"
+            raise SanaError(f"{where}: {told}; remove that file, and it is made again from the parts")
+        found.append(frozenset(names))
+    return found[0], found[1]
 
 
 def part_name(ids: Iterable[str]) -> str:

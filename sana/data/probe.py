@@ -45,7 +45,8 @@ class VideoInfo:
     """What is known of a video before its frames are decoded: the columns VIDEO_FACTS of a probe row, and more.
 
     `width` and `height` are the size on display: the stored size, its width times `sample_aspect` (width over height
-    of one pixel), then turned by `rotation_deg` (0, 90, 180 or 270, counter-clockwise). `read_frames` sees this size.
+    of one pixel, 1 if almost square), then turned by `rotation_deg` (0, 90, 180 or 270, counter-clockwise).
+    `read_frames` sees this size.
     Times are presentation times; the last frame is taken to last as long as the frames do on average.
     """
 

@@ -3,6 +3,7 @@
 A stage adds columns or rows of its own table; none edits a row of another's.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import pyarrow as pa
@@ -31,6 +32,10 @@ def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
     return pa.field(name, kind, nullable=False, metadata={"about": about})
 
 
+# Columns that came after the addresses were frozen: name -> the value with which a row is what it was before the column
+# existed. A column that has it in every row stays out of content digests, and a row that has it keeps its sample key.
+ADDED_COLUMNS: Mapping[str, str | int | float | bool] = {}
+
 CLIPS = pa.schema(
     [
         column("clip_id", pa.string(), "digest of data set id and relative path"),
@@ -51,7 +56,7 @@ VIDEO_FACTS = [
     column("width", pa.int32(), "display width, pixels, after rotation and sample aspect"),
     column("height", pa.int32(), "display height, pixels, after rotation and sample aspect"),
     column("rotation_deg", pa.int32(), "counter-clockwise turn that brings it upright: 0, 90, 180 or 270"),
-    column("sample_aspect", pa.float64(), "width of a stored pixel over its height"),
+    column("sample_aspect", pa.float64(), "width of a stored pixel over its height; 1 if within a percent of it"),
     column("fps", pa.float64(), "average source rate by presentation times, frames per second"),
     column("nominal_fps", pa.float64(), "rate the stream is made for (ffprobe's r_frame_rate), 0: not stated"),
     column("variable_fps", pa.bool_(), "whether presentation times leave a constant rate"),

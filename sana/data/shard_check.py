@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from sana.artifact import latest
 from sana.bucket import Bucket
-from sana.data.loader import REQUESTS, Prefetcher, Samples
+from sana.data.loader import CAPTIONS, LATENTS, REQUESTS, Prefetcher, Samples
 from sana.data.locations import Locations
 from sana.data.manifest import read_table
 from sana.data.shard import DTYPES, DamagedSampleError, Entry, read_header
@@ -26,8 +26,16 @@ class _Claim(NamedTuple):
     """Rows of a split that say where in one shard their tensors are."""
 
     samples: Samples
-    where: Locations
+    name: str  # of its tensors
     rows: np.ndarray
+
+    @property
+    def where(self) -> Locations:
+        return self.samples.tensors[self.name]
+
+    def row(self, place: int) -> int:
+        """Return the sample whose tensor stands at a place of its locations."""
+        return self.samples.owner(self.name, place)
 
 
 class _Problem(NamedTuple):
@@ -40,7 +48,7 @@ class _Problem(NamedTuple):
 def check_samples(
     store: Store, splits: Sequence[Samples], *, caption_channels: int, on_shard: Callable[[int, int], None]
 ) -> None:
-    """Check that all latents and captions of these splits are there, whole, and of the shapes that training takes.
+    """Check that all tensors of these splits are there, whole, and of the shapes that training takes.
 
     Each shard that is referred to is asked for its size and its header: two small requests, several in flight.
     `on_shard(shards done, shards)` is called after each.
@@ -66,7 +74,7 @@ def check_samples(
 
 def _wrong_shape(samples: Samples, caption_channels: int) -> _Problem | None:
     """Return the first row whose index entry alone says that it cannot be trained on."""
-    latents, captions = samples.latents, samples.captions
+    latents, captions = samples.tensors[LATENTS], samples.tensors[CAPTIONS]
     shapes = np.array([Bucket.parse(bucket).latent_shape for bucket in samples.buckets], dtype=np.int32)
     needed = shapes[samples.bucket_codes]
     if latents.shapes.shape != needed.shape:
@@ -80,11 +88,11 @@ def _wrong_shape(samples: Samples, caption_channels: int) -> _Problem | None:
         )
     for place in np.flatnonzero((captions.shapes[:, 1] != caption_channels) | (captions.shapes[:, 0] < 1))[:1]:
         what = f"has a caption of {captions[place].shape}, the transformer needs (tokens, {caption_channels})"
-        return _Problem(samples, _owner(samples, int(place)), captions.shard(place), what)
-    for where in (latents, captions):
+        return _Problem(samples, samples.owner(CAPTIONS, int(place)), captions.shard(place), what)
+    for name, where in samples.tensors.items():
         widths = np.array([DTYPES[name].itemsize if name in DTYPES else 0 for name in where.dtypes])
         for place in np.flatnonzero(where.num_bytes != where.shapes.prod(axis=1) * widths[where.dtype_codes])[:1]:
-            row = int(place) if where is latents else _owner(samples, int(place))
+            row = samples.owner(name, int(place))
             what = f"has a tensor of {where[place].shape} in {where.dtype(place)} in {where.num_bytes[place]} bytes"
             return _Problem(samples, row, where.shard(place), what)
     return None
@@ -94,11 +102,11 @@ def _claims(splits: Sequence[Samples]) -> dict[str, list[_Claim]]:
     """Group all rows by the shard they refer to; those of a shard by offset."""
     claims: dict[str, list[_Claim]] = {}
     for samples in splits:
-        for where in (samples.latents, samples.captions):
+        for name, where in samples.tensors.items():
             order = np.lexsort((where.offsets, where.shard_codes))
             counts = np.bincount(where.shard_codes, minlength=len(where.shards))
             for shard, rows in zip(where.shards, np.split(order, np.cumsum(counts)[:-1]), strict=True):
-                claims.setdefault(shard, []).append(_Claim(samples, where, rows))
+                claims.setdefault(shard, []).append(_Claim(samples, name, rows))
     return claims
 
 
@@ -109,7 +117,7 @@ def _check_shard(store: Store, shard: str, claims: list[_Claim]) -> _Problem | N
     try:
         entries = read_header(store, shard, guess=guess)
     except DamagedSampleError as error:
-        return _Problem(first.samples, _sample(first, int(first.rows[0])), shard, str(error))
+        return _Problem(first.samples, first.row(int(first.rows[0])), shard, str(error))
     for claim in claims:
         for place, found in _differing(claim, entries):
             needed = claim.where[place]
@@ -117,7 +125,7 @@ def _check_shard(store: Store, shard: str, claims: list[_Claim]) -> _Problem | N
                 f"has {f'{found.dtype} {found.shape}' if found else 'no tensor'} at byte {needed.offset}, where the "
                 f"index row says {needed.dtype} {needed.shape}"
             )
-            return _Problem(claim.samples, _sample(claim, place), shard, what)
+            return _Problem(claim.samples, claim.row(place), shard, what)
     return None
 
 
@@ -129,17 +137,6 @@ def _differing(claim: _Claim, entries: dict[int, Entry]) -> Iterator[tuple[int, 
         found = entries.get(offset)
         if found != (num_bytes, where.dtypes[dtype], shape):
             yield place, found
-
-
-def _sample(claim: _Claim, place: int) -> int:
-    """Return the sample whose latent or caption stands at a place of a claim's locations."""
-    return place if claim.where is claim.samples.latents else _owner(claim.samples, place)
-
-
-def _owner(samples: Samples, caption: int) -> int:
-    after = samples.first_caption + samples.num_captions
-    owners = np.flatnonzero((samples.first_caption <= caption) & (caption < after))
-    return int(owners[0]) if len(owners) else 0
 
 
 def _error(store: Store, problem: _Problem, again: str, *, more: int) -> DamagedSampleError:

@@ -3,14 +3,15 @@
 None of this ever fails: a clip that cannot be merged stays where it is, and the facts say so.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from sana.config.bucket import BucketConfig
 from sana.data.placing import Placed, nearest, upscales
 from sana.data.windows import Ints, num_windows
+from sana.facts import SmallBucket
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Settled:
 
     placed: Placed
     passes: Ints
-    facts: dict[str, dict[str, Any]]
+    small: Mapping[str, SmallBucket]
 
 
 def settle(config: BucketConfig, placed: Placed) -> Settled:
@@ -30,22 +31,19 @@ def settle(config: BucketConfig, placed: Placed) -> Settled:
     occupied = np.bincount(placed.code[placed.kept], minlength=num_buckets) > 0
     small = occupied & (counts < config.min_bucket_samples)
     passes = np.ones(num_buckets, np.int64)
-    facts: dict[str, dict[str, Any]] = {
-        str(placed.buckets[i]): {"train": int(counts[i])} for i in np.flatnonzero(small)
-    }
+    found = {i: SmallBucket(int(counts[i]), passes=None, moved={}, stayed=None) for i in np.flatnonzero(small).tolist()}
     if config.small_buckets == "pad":
         padded = small & (counts > 0)
         passes[padded] = -(-config.min_bucket_samples // counts[padded])
-        for i in np.flatnonzero(small):
-            facts[str(placed.buckets[i])]["passes"] = int(passes[i])
+        found = {i: replace(one, passes=int(passes[i])) for i, one in found.items()}
     if config.small_buckets == "merge":
         code = _merged(placed, small=small, large=counts >= config.min_bucket_samples)
-        for i in np.flatnonzero(small):
+        for i, one in found.items():
             targets, clips = np.unique(code[placed.kept & (placed.code == i)], return_counts=True)
             moved = {str(placed.buckets[j]): int(num) for j, num in zip(targets, clips, strict=True) if j != i}
-            facts[str(placed.buckets[i])] |= {"moved": moved, "stayed": int(clips[targets == i].sum())}
+            found[i] = replace(one, moved=moved, stayed=int(clips[targets == i].sum()))
         placed = replace(placed, code=code)
-    return Settled(placed, passes, facts)
+    return Settled(placed, passes, {str(placed.buckets[i]): one for i, one in found.items()})
 
 
 def _num_windows(placed: Placed) -> Ints:

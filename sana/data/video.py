@@ -24,6 +24,7 @@ from PIL import Image
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
+_ALMOST_SQUARE = Fraction(1, 100)  # no real pixel shape is so near: 16:15 is the nearest in use
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -107,9 +108,12 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def sample_aspect(stream: VideoStream) -> float:
-    """Width over height of one pixel."""
-    aspect = stream.sample_aspect_ratio
-    return float(aspect) if aspect else 1.0  # 0 or None: not stated
+    """Width over height of one pixel; 1 within a percent of square, which is what tools leave that round a size.
+
+    ffmpeg's `scale=854:480,crop=832:480` states 1280:1281, by which 832 stored pixels would be 831 on display.
+    """
+    aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 or None: not stated
+    return 1.0 if abs(aspect - 1) <= _ALMOST_SQUARE else float(aspect)
 
 
 def quarter_turns(frame: VideoFrame) -> int:

@@ -114,7 +114,7 @@ def sample_video(
 
 
 def load_flow_shift(path: str, *, revision: str | None = None) -> float:
-    """Read the flow shift that ships with a checkpoint (8.0 in the published one), for sigma policy `checkpoint`.
+    """Read the flow shift that ships with a checkpoint (8.0 in the published one), for timestep sampling `checkpoint`.
 
     The key is `flow_shift` (DPMSolver, UniPC) or `shift` (FlowMatchEuler).
 
@@ -127,7 +127,9 @@ def load_flow_shift(path: str, *, revision: str | None = None) -> float:
     for key in ("flow_shift", "shift"):
         if key in config:
             return float(config[key])
-    raise ValueError(f"{path}/scheduler has no flow_shift and no shift; choose another sigma policy than checkpoint")
+    raise ValueError(
+        f"{path}/scheduler has no flow_shift and no shift; choose another train.timestep_sampling than checkpoint"
+    )
 
 
 def local_checkpoint(path: str, *, revision: str | None = None) -> str:

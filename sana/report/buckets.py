@@ -7,6 +7,7 @@ import numpy as np
 
 from sana.artifact import Artifact
 from sana.bucket import Bucket
+from sana.facts import BucketFacts
 from sana.report.histogram import Histogram, histogram
 from sana.report.tables import batches, coded
 from sana.store import Store
@@ -77,11 +78,12 @@ def buckets(store: Store, artifact: Artifact) -> Buckets:
         train, held = totals.get((name, "train"), 0), totals.get((name, "eval"), 0)
         counts.append(BucketCount(Bucket.parse(name), train, held, part / (train + held)))
     num = sum(count.total for count in counts)
+    facts = BucketFacts.of(artifact)
     return Buckets(
         counts=sorted(counts, key=lambda count: (-count.total, count.bucket)),
         crop_loss_percent=histogram(np.concatenate(losses), bins=20) if losses else None,
         mean_crop_loss=sum(lost.values()) / num if num else 0.0,
         seconds=seconds,
-        frames=artifact.counts["frames"],
-        frames_used=artifact.counts["frames_used"],
+        frames=facts.frames,
+        frames_used=facts.frames_used,
     )

@@ -83,4 +83,6 @@ def tokens(store: Store, encoded: Artifact) -> Tokens:
             kept.append(pc.list_element(of_clips.column("shape"), 0).to_numpy())
             truncated += int(pc.sum(of_clips.column("truncated")).as_py())
     lengths = np.concatenate(kept) if kept else np.zeros(0)
-    return Tokens(len(lengths), truncated, int(encoded.config["max_tokens"]), histogram(lengths, whole=True))
+    max_tokens = encoded.config["max_tokens"]
+    assert isinstance(max_tokens, int)
+    return Tokens(len(lengths), truncated, max_tokens, histogram(lengths, whole=True))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from sana.artifact import Artifact
+from sana.counts import DatasetCounts
 from sana.data.schemas import REJECTS
 from sana.report.formatting import name as spelled
 from sana.report.tables import batches, coded, columns
@@ -19,7 +20,6 @@ from sana.store import Store
 STAGES = ("download", "probe", "bucket", "encode_latents")  # those that clips flow through
 MAX_ROWS = 1000
 MAX_ROWS_BYTES = 1_000_000  # of the refused files on the page
-_PREFIX = "refused."
 _SHOWN, _ROW_BYTES = ("path", "stage", "reason", "detail", "dataset"), 107  # without texts, a row is so long in HTML
 
 
@@ -51,9 +51,7 @@ def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
     for name in STAGES:
         if name in artifacts:
             counts = artifacts[name].counts
-            refused = {key.removeprefix(_PREFIX): num for key, num in counts.items() if key.startswith(_PREFIX)}
-            by_number = dict(sorted(refused.items(), key=lambda item: (-item[1], item[0])))
-            found.append(Step(name, counts["in"], counts["out"], by_number, counts.get("samples", counts["out"])))
+            found.append(Step(name, counts.num_in, counts.num_out, dict(counts.top_reasons()), counts.num_next))
     return found
 
 
@@ -85,7 +83,7 @@ def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int =
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     groups: dict[tuple[str, str], np.ndarray] = {}  # row numbers in the table of the stage
-    stages = [name for name in STAGES if name in artifacts and artifacts[name].counts["refused"]]
+    stages = [name for name in STAGES if name in artifacts and artifacts[name].counts.num_rejected]
     for stage in stages:
         table = columns(
             store, artifacts[stage], "rejects.parquet", ["dataset", "reason"], dictionary=["dataset", "reason"]
@@ -155,10 +153,10 @@ def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[Datas
     stages = [name for name in STAGES if name in artifacts]
     if not stages:
         return []
-    first, last = (artifacts[name].facts.get("datasets", {}) for name in (stages[0], stages[-1]))
+    first, last = (artifacts[name].counts.datasets for name in (stages[0], stages[-1]))
     found = []
     for name in sorted(first):
-        num_in, num_refused = last.get(name, (0, 0))
+        left = last.get(name, DatasetCounts(0, 0))
         reasons = {(stage, reason): num for (stage, of, reason), num in refused.counts.items() if of == name}
-        found.append(DatasetCount(name, first[name][0], num_in - num_refused, reasons))
+        found.append(DatasetCount(name, first[name].num_in, left.num_in - left.num_rejected, reasons))
     return sorted(found, key=lambda one: -one.num_in)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.facts import EvaluateFacts
 from sana.report.buckets import BucketCount, buckets
 from sana.report.captions import captions, tokens
 from sana.report.charts import Chart, Mark, scatter
@@ -81,9 +82,10 @@ def _sizes(found: Sequence[Size], counts: Sequence[BucketCount]) -> Chart:
 
 def _losses(store: Store, report: Artifact) -> dict[str, Any]:
     """The eval loss of each kind of weights, and where the rest of it is."""
+    facts = EvaluateFacts.of(report)
     return {
-        "weights": report.facts["weights"],
-        "num_samples": report.counts["in"],
-        "step": report.facts["step"],
+        "weights": facts.weights,
+        "num_samples": report.counts.num_in,
+        "step": facts.step,
         "uri": store.uri(report.files["eval_loss.png"].key),
     }

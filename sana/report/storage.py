@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from sana.artifact import Artifact
+from sana.facts import TrainFacts
 from sana.report.tables import coded, columns
 from sana.store import Store
 
@@ -50,8 +51,8 @@ def storage(store: Store, artifacts: Mapping[str, Artifact]) -> Storage:
             tensors[name] = (number, num_bytes)
             kept.append(Kept(name, "tensors", num_bytes, shards))
         kept += _files(artifact)
-        if "trajectory" in artifact.facts:
-            listed = store.list(f"train/{artifact.facts['trajectory']}/checkpoints")
+        if trained := TrainFacts.find(artifact):
+            listed = store.list(f"train/{trained.trajectory}/checkpoints")
             kept.append(Kept(name, "checkpoints", sum(size for _, size in listed), len(listed)))
     video_bytes = 0
     if "download" in artifacts:

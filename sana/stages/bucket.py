@@ -49,7 +49,7 @@ def _deviations(config: Config) -> dict[str, Any]:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    return 0, inputs["probe"].counts["out"], "clips"
+    return 0, inputs["probe"].counts.num_out, "clips"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -90,9 +90,10 @@ def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
     _check_sources(config, clips, windows)
     _check_roles(config, windows)
     for split in ("train", "eval"):
-        if not any(counted[split] for counted in assigned.facts["buckets"].values()):
+        counted = assigned.facts.buckets.values()
+        if not any(one.train if split == "train" else one.eval for one in counted):
             raise RefusedError(
-                f"bucket: the {split} split is empty: {assigned.counts['out']} clips, {assigned.facts['sources']} "
+                f"bucket: the {split} split is empty: {assigned.counts.num_out} clips, {assigned.facts.sources} "
                 f"sources are left; {_why_empty(config, clips, assigned, split)}"
             )
 

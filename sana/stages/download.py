@@ -1,6 +1,5 @@
 """Download: list the data sets, pair videos with captions, and digest what is there. Sources are only read."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 from sana.artifact import Artifact, Draft, Recipe
@@ -9,6 +8,7 @@ from sana.data.clips import STAGE, collect
 from sana.data.manifest import content_digest, count_rejects, to_parquet
 from sana.data.schemas import CAPTIONS, CLIPS
 from sana.data.source import Source, fetched, open_sources
+from sana.facts import DownloadFacts
 from sana.progress import Progress
 
 NAME = STAGE
@@ -49,15 +49,11 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     draft.add("clips.parquet", to_parquet(tables.clips))
     draft.add("captions.parquet", to_parquet(tables.captions))
     draft.add("rejects.parquet", to_parquet(tables.rejects))
-    refused = Counter(tables.rejects.column("dataset").to_pylist())
     return draft.commit(
         content={
             "videos": content_digest(tables.clips, CLIPS.names),
             "captions": content_digest(tables.captions, CAPTIONS.names),
         },
-        counts=count_rejects(sum(tables.num_in.values()), tables.clips.num_rows, tables.rejects),
-        facts={
-            "datasets": {name: [num, refused[name]] for name, num in sorted(tables.num_in.items())},
-            "revisions": {name: source.revision for name, source in sources.items()},
-        },
+        counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects),
+        facts=DownloadFacts({name: source.revision for name, source in sources.items()}),
     )

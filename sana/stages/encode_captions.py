@@ -8,12 +8,14 @@ import pyarrow.compute as pc
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.manifest import content_digest, read_table, to_parquet
 from sana.data.pool import Pool
 from sana.data.schemas import CAPTION_INDEX, TEXTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
-from sana.stages.worker import run_worker
+from sana.stages.worker import run_worker, source_of
+from sana.work.specs import EncodeCaptionsSpec, PoolName
 
 NAME = "encode_captions"
 VERSION = 1
@@ -119,8 +121,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     rows = wanted(context, inputs)
     todo = _missing(rows, pool)
     if todo.num_rows:
-        spec = {"pool": pool.folder, "model_path": model.path, "model_revision": model.revision}
-        run_worker(context, NAME, {}, spec, todo=todo)
+        run_worker(context, EncodeCaptionsSpec(PoolName(NAME, pool.key), source_of(model)), todo=todo)
     pool.compact()
     encoded = pool.rows()
     at = pc.index_in(rows.column("text_key"), encoded.column("text_key").combine_chunks())
@@ -138,7 +139,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
             "eval": content_digest(_of(index, "eval", "null"), _CONTENT),
             "prompts": content_digest(_of(index, "prompt", "negative"), _CONTENT),
         },
-        counts={"in": texts, "out": texts, "refused": 0, "encoded": todo.num_rows, "truncated": truncated},
+        counts=Counts.all_kept(texts, encoded=todo.num_rows, truncated=truncated),
     )
 
 

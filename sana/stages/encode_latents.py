@@ -1,7 +1,6 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,24 +8,18 @@ import pyarrow.compute as pc
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
-from sana.data.manifest import (
-    content_digest,
-    count_rejects,
-    read_table,
-    refused_by_dataset,
-    sample_keys,
-    tally,
-    to_parquet,
-)
+from sana.data.manifest import content_digest, count_rejects, read_table, sample_keys, tally, to_parquet
 from sana.data.pool import Pool
 from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
 from sana.data.weights import ModelRef, resolve_model
 from sana.errors import SanaError
+from sana.facts import EncodeLatentsFacts
 from sana.progress import Summed
-from sana.stages.worker import outlive, run_worker
+from sana.stages.worker import outlive, run_worker, source_of
+from sana.work.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
 
 NAME = "encode_latents"
-VERSION = 3
+VERSION = 4
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)
@@ -75,12 +68,11 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     draft.add("rejects.parquet", to_parquet(refused))
     return draft.commit(
         content={split: content_digest(_split(index, split), _CONTENT) for split in ("train", "eval")},
-        counts={**count_rejects(windows.num_rows, index.num_rows, refused), "encoded": num_encoded},
-        facts={
-            "datasets": refused_by_dataset(tally(windows.column("dataset")), refused),
-            "num_bytes": pc.sum(index.column("num_bytes")).as_py() or 0,
-            "train_samples": dict(sorted(tally(_split(index, "train").column("dataset")).items())),
-        },
+        counts=count_rejects(tally(windows.column("dataset")), index.num_rows, refused).with_extra(encoded=num_encoded),
+        facts=EncodeLatentsFacts(
+            num_bytes=pc.sum(index.column("num_bytes")).as_py() or 0,
+            train_samples=dict(sorted(tally(_split(index, "train").column("dataset")).items())),
+        ),
     )
 
 
@@ -103,22 +95,17 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
     todo = _missing(windows, pool)
     if todo.num_rows:
         _check_space(context, todo)
-        spec = {
-            "pool": pool.folder,
-            "model_path": model.path,
-            "model_revision": model.revision,
-            "num_processes": resources.num_workers,
-            "first_worker": index * resources.num_workers,
-            "num_workers": count * resources.num_workers,
-        }
+        share = WorkShare(
+            num_ranks=resources.num_workers,
+            first_worker=index * resources.num_workers,
+            num_workers=count * resources.num_workers,
+        )
         report = Summed(context.report, tally(todo.column("bucket")))
 
-        def encode(told: Mapping[str, Any]) -> None:
+        def encode(crashes: CrashHistory) -> None:
             run_worker(
                 context,
-                NAME,
-                {},
-                {**spec, **told},
+                EncodeLatentsSpec(PoolName(NAME, pool.key), source_of(model), share, crashes),
                 todo=todo,
                 num_processes=resources.num_workers,
                 report=report,

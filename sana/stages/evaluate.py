@@ -1,12 +1,15 @@
 """Evaluate: the stable eval loss of the initial, live and EMA weights on the held-out split."""
 
-import json
 from collections.abc import Mapping
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.weights import resolve_model
-from sana.stages.worker import run_on_checkpoint
+from sana.facts import WEIGHTS, EvaluateFacts, TrainFacts
+from sana.stages.worker import files_of_worker, source_of
+from sana.work.results import EvalReport
+from sana.work.specs import CheckpointName, EvaluateSpec
 
 NAME = "evaluate"
 VERSION = 1
@@ -16,10 +19,13 @@ INPUTS = ("encode_captions", "encode_latents", "train")
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """Reads the eval rows, their captions, and a checkpoint; and the dtype that training computed in."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    train = context.config.train.hashed()
     return Recipe(
         NAME,
         VERSION,
-        {**context.config.evaluate.hashed(), "mixed_precision": context.config.train.mixed_precision},
+        # how training asks the model: evaluation asks it so too
+        context.config.evaluate.hashed()
+        | {name: train[name] for name in ("mixed_precision", "text_padding") if name in train},
         {
             "latents": inputs["encode_latents"].content["eval"],
             "captions": inputs["encode_captions"].content["eval"],
@@ -31,19 +37,30 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    return 0, 3, "sets of weights"
+    return 0, len(WEIGHTS), "sets of weights"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
-    files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    trained = TrainFacts.of(inputs["train"])
+
+    def spec(out_dir: str) -> EvaluateSpec:
+        return EvaluateSpec(
+            model=source_of(model),
+            latents=inputs["encode_latents"],
+            captions=inputs["encode_captions"],
+            checkpoint=CheckpointName(trained.trajectory, trained.step),
+            out_dir=out_dir,
+        )
+
+    files = files_of_worker(context, spec)
     for name, data in files.items():
         draft.add(name, data)
-    report = json.loads(files["report.json"])
-    num_samples = report["num_samples"]
+    report = EvalReport.from_json(files[EvalReport.FILE], where=f"{NAME}: {EvalReport.FILE}", remedy="run again")
     return draft.commit(
-        content={"losses": report["losses_digest"]},
-        counts={"in": num_samples, "out": num_samples, "refused": 0},
-        facts={"weights": report["weights"], "paired": report["paired"], "step": report["step"]},
+        content={"losses": report.losses_digest},
+        counts=Counts.all_kept(report.num_samples),
+        facts=EvaluateFacts(report.weights, report.paired, report.step),
     )

@@ -8,22 +8,14 @@ import pyarrow.compute as pc
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.manifest import (
-    content_digest,
-    count_rejects,
-    lacking,
-    read_table,
-    refused_by_dataset,
-    run_starts,
-    tally,
-    to_parquet,
-)
+from sana.data.manifest import content_digest, count_rejects, lacking, read_table, run_starts, tally, to_parquet
 from sana.data.pool import Pool
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
 from sana.stages.worker import outlive, run_worker
+from sana.work.specs import CrashHistory, PoolName, ProbeSpec
 
 NAME = "probe"
-VERSION = 3
+VERSION = 4
 INPUTS = ("download",)
 
 
@@ -50,8 +42,11 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     pool = pool_of(context)
     num_missing = lacking(clips, pool.rows(), "digest").num_rows
     if num_missing:
-        listed = {"download": inputs["download"]}
-        outlive(context, NAME, lambda told: run_worker(context, NAME, listed, {"pool": pool.folder, **told}))
+
+        def opened(crashes: CrashHistory) -> None:
+            run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["download"], crashes))
+
+        outlive(context, NAME, opened)
     judged = _with_facts(clips, pool.rows())
     if context.config.probe.duplicates == "refuse":
         judged = _without_duplicates(judged)
@@ -66,8 +61,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     pool.compact()
     return draft.commit(
         content={"clips": content_digest(probed, PROBED.names)},
-        counts={**count_rejects(clips.num_rows, probed.num_rows, refused), "opened": num_missing},
-        facts={"datasets": refused_by_dataset(tally(clips.column("dataset")), refused)},
+        counts=count_rejects(tally(clips.column("dataset")), probed.num_rows, refused).with_extra(opened=num_missing),
     )
 
 

@@ -1,15 +1,18 @@
 """Sample: one video per validation prompt, and a contact sheet, from the trained weights and cached embeddings."""
 
-import json
 from collections.abc import Mapping
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.weights import resolve_model
-from sana.stages.worker import run_on_checkpoint
+from sana.facts import SampleFacts, TrainFacts
+from sana.stages.worker import files_of_worker, source_of
+from sana.work.results import SampleResult
+from sana.work.specs import CheckpointName, SampleSpec
 
 NAME = "sample"
-VERSION = 1
+VERSION = 2
 INPUTS = ("encode_captions", "train")
 
 
@@ -39,13 +42,23 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `<nickname>.mp4` for each prompt, `videos.json` and `contact_sheet.png`."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
-    files = run_on_checkpoint(context, NAME, {name: inputs[name] for name in INPUTS})
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    trained = TrainFacts.of(inputs["train"])
+
+    def spec(out_dir: str) -> SampleSpec:
+        return SampleSpec(
+            model=source_of(model),
+            captions=inputs["encode_captions"],
+            checkpoint=CheckpointName(trained.trajectory, trained.step),
+            out_dir=out_dir,
+        )
+
+    files = files_of_worker(context, spec)
     for name, data in files.items():
         draft.add(name, data)
-    result = json.loads(files["videos.json"])
-    num_prompts = len(result["videos"])
+    result = SampleResult.from_json(files[SampleResult.FILE], where=f"{NAME}: {SampleResult.FILE}", remedy="run again")
     return draft.commit(
-        content={"videos": result["videos_digest"]},
-        counts={"in": num_prompts, "out": num_prompts, "refused": 0},
-        facts={"videos": result["videos"], "contact_sheet": "contact_sheet.png"},
+        content={"videos": result.videos_digest},
+        counts=Counts.all_kept(len(result.videos)),
+        facts=SampleFacts(result.videos, contact_sheet="contact_sheet.png"),
     )

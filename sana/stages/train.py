@@ -4,16 +4,19 @@ The trajectory is all that determines the bytes of step k; the artifact is (traj
 `max_steps` goes on from where it stands, and checkpoints are shared.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.config.pipeline import Config
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.weights import resolve_model
-from sana.stages.worker import run_worker
+from sana.facts import EncodeLatentsFacts, TrainFacts
+from sana.stages.worker import run_worker, source_of
 from sana.training.checkpoint import newest
+from sana.training.launch import result_path
+from sana.work.results import TrainResult
+from sana.work.specs import TrainSpec
 
 NAME = "train"
 VERSION = 1
@@ -28,7 +31,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         "captions": inputs["encode_captions"].content["train"],
         "transformer": model.digests["transformer"],
     }
-    if context.config.train.sigma.policy == "checkpoint":
+    if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
     passes = _passes(context.config, inputs["encode_latents"])
@@ -40,8 +43,7 @@ def _passes(config: Config, latents: Artifact) -> dict[str, float]:
 
     The rest is left out: once is what a run without weights does, and it keeps its trajectory.
     """
-    # artifacts from before there were passes name the data sets of both splits only
-    used = latents.facts["train_samples" if "train_samples" in latents.facts else "datasets"]
+    used = EncodeLatentsFacts.of(latents).train_samples
     return {found.id: found.passes for found in config.download.enabled if found.id in used and found.passes != 1.0}
 
 
@@ -69,30 +71,29 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(stage_recipe))
     resources = context.config.train.resources
-    spec = {
-        "trajectory": trajectory,
-        "fingerprint": stage_recipe.fingerprint,
-        "model_path": model.path,
-        "model_revision": model.revision,
-        "keep_steps": _steps_in_use(context, trajectory),
-        "passes": stage_recipe.config.get("passes", {}),
-    }
+    spec = TrainSpec(
+        model=source_of(model),
+        latents=inputs["encode_latents"],
+        captions=inputs["encode_captions"],
+        trajectory=trajectory,
+        fingerprint=stage_recipe.fingerprint,
+        keep_steps=tuple(_steps_in_use(context, trajectory)),
+        passes=_passes(context.config, inputs["encode_latents"]),
+    )
     job_path = run_worker(
         context,
-        NAME,
-        {name: inputs[name] for name in INPUTS},
         spec,
         num_processes=resources.num_processes,
         lock=f"train-{trajectory}",
         stall_timeout_s=resources.stall_timeout_s,
     )
-    result: dict[str, Any] = json.loads(job_path.with_suffix(".result.json").read_text(encoding="utf-8"))
-    for file in result["files"]:
-        draft.refer(file["name"], file["key"], num_bytes=file["num_bytes"], digest=file["digest"])
+    result = TrainResult.load(result_path(job_path), remedy="run again")
+    for name, info in result.files.items():
+        draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
     return draft.commit(
-        content={"weights": result["weights_digest"]},
-        counts={"in": result["num_samples"], "out": result["num_samples"], "refused": 0, "steps": result["step"]},
-        facts={name: result[name] for name in ("step", "checkpoint", "metrics", "model")} | {"trajectory": trajectory},
+        content={"weights": result.weights_digest},
+        counts=Counts.all_kept(result.num_samples, steps=result.step),
+        facts=TrainFacts(trajectory, result.step, result.checkpoint, result.metrics, result.model),
     )
 
 
@@ -103,6 +104,7 @@ def _steps_in_use(context: Context, trajectory: str) -> list[int]:
         key = f"{NAME}/{fingerprint}/artifact.json"
         if fingerprint != "history" and context.store.exists(key):
             artifact = Artifact.from_json(context.store.read(key), where=context.store.uri(key))
-            if artifact.facts["trajectory"] == trajectory:
-                steps.append(int(artifact.facts["step"]))
+            made = TrainFacts.of(artifact)
+            if made.trajectory == trajectory:
+                steps.append(made.step)
     return sorted(steps)

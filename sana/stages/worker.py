@@ -2,20 +2,19 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow as pa
 
-from sana.artifact import Artifact
 from sana.context import Context
 from sana.data.journal import Suspects, left_open
-from sana.data.weights import resolve_model
+from sana.data.weights import ModelRef
 from sana.progress import Report
 from sana.training.launch import WorkerKilledError, launch
 from sana.work.job import rank_journal, todo_path, write_job
+from sana.work.specs import CrashHistory, ModelSource, Spec
 
 MAX_RESTARTS = 50  # of the workers of one stage: two for each clip that kills
 
@@ -24,9 +23,7 @@ log = logging.getLogger(__name__)
 
 def run_worker(
     context: Context,
-    stage: str,
-    artifacts: Mapping[str, Artifact],
-    spec: Mapping[str, Any],
+    spec: Spec,
     *,
     todo: pa.Table | None = None,
     num_processes: int = 1,
@@ -34,7 +31,7 @@ def run_worker(
     report: Report | None = None,
     stall_timeout_s: float | None = None,
 ) -> Path:
-    """Run `python -m sana.work.<stage>` to its end and return its job file, beside which it left its results.
+    """Run the worker of this spec to its end and return its job file, beside which it left its results.
 
     `todo` are the rows it works on. `lock` names work that only one process of this machine may do at a time.
     `report` hears its progress instead of the context's.
@@ -43,12 +40,12 @@ def run_worker(
         SanaError: the worker's own message.
         WorkerError: the worker died; names its log.
     """
-    job_path = write_job(stage, context.config, artifacts, spec, todo)
+    job_path = write_job(context.config, spec, todo)
     (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
     (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
     try:
         launch(
-            f"sana.work.{stage}",
+            f"sana.work.{spec.WORKER}",
             job_path,
             num_processes=num_processes,
             log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
@@ -61,14 +58,12 @@ def run_worker(
     return job_path
 
 
-def outlive(
-    context: Context, stage: str, run: Callable[[Mapping[str, Any]], object], *, num_processes: int = 1
-) -> None:
+def outlive(context: Context, stage: str, run: Callable[[CrashHistory], object], *, num_processes: int = 1) -> None:
     """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
-    `run` is given what the worker must find in its spec: `journal`, the path where it must keep a `Journal` (of
-    several processes, each at `rank_journal`), and `deaths`, for `Suspects`: names to open first and alone, and names
-    to refuse as killed_worker.
+    `run` is given what the worker must find in its spec: where it must keep a `Journal` (of several processes, each at
+    `rank_journal`), and the deaths, for `Suspects`: names to open first and alone, and names to refuse as
+    killed_worker.
 
     Raises:
         SanaError: the worker's own message.
@@ -79,7 +74,7 @@ def outlive(
         # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
         journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
         try:
-            run({"journal": str(journal), "deaths": dict(suspects.deaths)})
+            run(CrashHistory(dict(suspects.deaths), str(journal)))
             return
         except WorkerKilledError as error:
             names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
@@ -92,17 +87,13 @@ def outlive(
                 rank_journal(journal, rank).unlink(missing_ok=True)
 
 
-def run_on_checkpoint(context: Context, stage: str, inputs: Mapping[str, Artifact]) -> dict[str, bytes]:
-    """Run the worker of a stage that reads the checkpoint train committed; returns the files it wrote, by name."""
-    model = resolve_model(context.config.model, work_dir=context.work_dir)
-    facts = inputs["train"].facts
-    with TemporaryDirectory(dir=context.work_dir, prefix=f"{stage}-") as folder:
-        spec = {
-            "trajectory": facts["trajectory"],
-            "step": facts["step"],
-            "model_path": model.path,
-            "model_revision": model.revision,
-            "out_dir": folder,
-        }
-        run_worker(context, stage, inputs, spec)
+def source_of(model: ModelRef) -> ModelSource:
+    """Return what a worker needs to load a model."""
+    return ModelSource(model.path, model.revision)
+
+
+def files_of_worker(context: Context, spec_for: Callable[[str], Spec]) -> dict[str, bytes]:
+    """Run the worker whose spec, given a local folder to write to, is this; returns the files it wrote, by name."""
+    with TemporaryDirectory(dir=context.work_dir, prefix="worker-") as folder:
+        run_worker(context, spec_for(folder))
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

@@ -1,24 +1,28 @@
-"""One micro batch: what it reads, the random numbers of its samples, and their losses.
+"""One micro batch: which samples it takes, what it reads of them, and the random numbers they are keyed by.
 
 Every draw is keyed by (seed, step, position in the global batch), so neither the number of ranks nor the micro batch
 size nor a restart changes it. Shapes: B samples of one rank's micro batch; a latent is [B, 16, f, h, w].
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sana.config.train import TrainConfig
 from sana.data.epoch import Cursor
-from sana.data.loader import Reader
+from sana.data.loader import LATENTS, Reader
 from sana.errors import ConfigError
-from sana.model.objective import flow_matching_loss, noise_latents, sigmas, timesteps_of, velocity_target
-from sana.model.random import philox_normal, philox_uniform
+from sana.model.random import philox_uniform
 from sana.model.text import pad
-from sana.model.transformer import predict
+
+# A caption of 300 tokens has one of five lengths then, so each bucket is compiled five times at most; a batch computes
+# 32 tokens too many on average, in cross-attention alone. It knows no longest caption: adding clips moves no bit.
+TEXT_MULTIPLE = 64
+
+Draw = Callable[[Sequence["Slot"], Tensor], dict[str, Tensor]]
 
 
 class Slot(NamedTuple):
@@ -28,18 +32,49 @@ class Slot(NamedTuple):
     position: int  # in the global batch
     row: int
 
+    def key(self, seed: int, purpose: str) -> tuple[str | int, ...]:
+        """Return the key of a random draw of this place."""
+        return "train", seed, self.step, self.position, purpose
 
-class MicroBatch(NamedTuple):
-    latents: Tensor  # [B, 16, f, h, w], normalised; in the stored dtype until it is on the device, there float32
-    noise: Tensor  # float32, of the same shape
-    sigma: Tensor  # float32 [B] in (0, 1)
-    captions: Tensor  # [B, L, C] in the stored dtype, zeros after the end
-    mask: Tensor  # int64 [B, L], 1 for a real token
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Named tensors of B samples: what was read of them, and what an objective drew for them.
+
+    `latents` [B, 16, f, h, w], normalised, in the stored dtype until they are on the device, there float32; `noise`,
+    float32 of the same shape; `sigma`, float32 [B] in (0, 1); `captions` [B, L, C] in the stored dtype, zeros after the
+    end; `mask`, int64 [B, L], 1 for a real token. Others as whoever reads or draws them says.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def latents(self) -> Tensor:
+        return self.tensors[LATENTS]
+
+    @property
+    def noise(self) -> Tensor:
+        return self.tensors["noise"]
+
+    @property
+    def sigma(self) -> Tensor:
+        return self.tensors["sigma"]
+
+    @property
+    def captions(self) -> Tensor:
+        return self.tensors["captions"]
+
+    @property
+    def mask(self) -> Tensor:
+        return self.tensors["mask"]
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Move to where the model is, and widen the latents there: less to move, and the CPU is slow at it."""
-        moved = MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
-        return moved._replace(latents=moved.latents.float())
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return MicroBatch({**moved, LATENTS: moved[LATENTS].float()})
 
 
 @dataclass(frozen=True)
@@ -78,29 +113,19 @@ class Share:
                 yield [Slot(step, position, int(rows[position])) for position in positions]
 
 
-def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, flow_shift: float) -> MicroBatch:
-    """Read and draw one micro batch, on the CPU: the work of a prefetch thread.
-
-    `flow_shift` is the shift of the sigma policy: that of the config, or of the checkpoint for policy `checkpoint`.
-    """
-    latents, texts = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
-    shape = latents.shape[1:]
-    uniform = torch.cat([philox_uniform([1], key=_key(slot, config, "sigma")) for slot in slots])
-    captions, mask = pad(texts)
-    return MicroBatch(
-        latents=latents,
-        noise=torch.stack([philox_normal(shape, key=_key(slot, config, "noise")) for slot in slots]),
-        sigma=sigmas(config.sigma.policy, uniform, shift=flow_shift, mean=config.sigma.mean, std=config.sigma.std),
-        captions=captions,
-        mask=mask,
-    )
+def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, draw: Draw) -> MicroBatch:
+    """Read one micro batch, and draw what its objective needs, on the CPU: the work of a prefetch thread."""
+    read = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
+    drawn = draw(slots, read.tensors[LATENTS])
+    return MicroBatch({**read.tensors, **drawn, **texts(read.captions, config.text_padding)})
 
 
-def losses_of(transformer: nn.Module, batch: MicroBatch) -> Tensor:
-    """Return each sample's flow matching loss: float32 [B]."""
-    noisy = noise_latents(batch.latents, batch.noise, batch.sigma)
-    velocity = predict(transformer, noisy, timesteps_of(batch.sigma), batch.captions, batch.mask)
-    return flow_matching_loss(velocity, velocity_target(batch.latents, batch.noise))
+def texts(captions: list[Tensor], padding: Literal["batch", "fixed"]) -> dict[str, Tensor]:
+    """Return `captions` and `mask` of a batch, padded to the longest of it, or to the next of a few fixed lengths."""
+    longest = max(len(caption) for caption in captions)
+    length = -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE if padding == "fixed" else longest
+    embeds, mask = pad(captions, length=length)
+    return {"captions": embeds, "mask": mask}
 
 
 def _choose_caption(slot: Slot, reader: Reader, config: TrainConfig) -> int | None:
@@ -111,8 +136,4 @@ def _choose_caption(slot: Slot, reader: Reader, config: TrainConfig) -> int | No
 
 
 def _uniform(slot: Slot, config: TrainConfig, purpose: str) -> float:
-    return philox_uniform([1], key=_key(slot, config, purpose)).item()
-
-
-def _key(slot: Slot, config: TrainConfig, purpose: str) -> tuple[str | int, ...]:
-    return "train", config.seed, slot.step, slot.position, purpose
+    return philox_uniform([1], key=slot.key(config.seed, purpose)).item()

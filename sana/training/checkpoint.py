@@ -7,16 +7,14 @@
 Learning rate, EMA decay, shuffling and every random number are functions of the step, so no state of theirs is kept.
 """
 
-import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from sana.artifact import FileInfo
 from sana.errors import SanaError
+from sana.record import DamagedRecordError, Record
 from sana.store import Store
-
-FORMAT = 1  # of index.json
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +24,7 @@ class DamagedCheckpointError(SanaError):
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Record):
     """Metrics rows of steps `first` to `last`, both included, as one immutable object."""
 
     key: str
@@ -36,19 +34,27 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class DataPosition(Record):
+    """Where the data stands, over all ranks: optimizer steps done, the epoch, and the batches done in it."""
+
+    step: int
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Checkpoint(Record):
     """The content of one index.json. `segments` are cumulative: all metrics of the trajectory up to this step.
 
-    `cursor` is {"step", "epoch", "position"}: where the data stands, over all ranks. `snapshot` maps the artifacts
-    that were read to their content digests.
+    `snapshot` maps the artifacts that were read to their content digests.
     """
 
     trajectory: str
     step: int  # optimizer steps done
     attempt: str
     files: Mapping[str, FileInfo]  # "weights.safetensors": ..., digests are xxh3-128
-    segments: Sequence[Segment]
-    cursor: Mapping[str, int]
+    segments: tuple[Segment, ...]
+    cursor: DataPosition
     seed: int
     snapshot: Mapping[str, Mapping[str, str]]
     created_at: float
@@ -57,9 +63,6 @@ class Checkpoint:
     def key(self) -> str:
         """The index, which commits it."""
         return index_key(self.trajectory, self.step)
-
-    def to_json(self) -> bytes:
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def folder_of(trajectory: str) -> str:
@@ -89,23 +92,19 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
     """Return the checkpoint of exactly this step.
 
     Raises:
-        SanaError: there is none, or its index cannot be read.
+        DamagedCheckpointError: its index is damaged.
+        SanaError: there is none, or it is of another version of this software.
     """
     key = index_key(trajectory, step)
     try:
-        record = json.loads(store.read(key))
+        return Checkpoint.from_json(store.read(key), where=store.uri(key), remedy="run train again")
     except FileNotFoundError as error:
         found = steps_of(store, trajectory)
         raise SanaError(
             f"there is no checkpoint of step {step} at {store.uri(key)} (there are {found or 'none'}): run train again"
         ) from error
-    except ValueError as error:
-        raise DamagedCheckpointError(f"{store.uri(key)} is not JSON ({error}); run train again") from error
-    if record.pop("format", None) != FORMAT:
-        raise SanaError(f"{store.uri(key)} was written by another version of this software; use that, or another root")
-    record["files"] = {name: FileInfo(**info) for name, info in record["files"].items()}
-    record["segments"] = [Segment(**segment) for segment in record["segments"]]
-    return Checkpoint(**record)
+    except DamagedRecordError as error:
+        raise DamagedCheckpointError(str(error)) from error
 
 
 def commit(store: Store, checkpoint: Checkpoint) -> Checkpoint:
@@ -113,7 +112,7 @@ def commit(store: Store, checkpoint: Checkpoint) -> Checkpoint:
 
     If somebody else's checkpoint of this step is there, it holds the same bytes: it stays, and these files go.
     """
-    store.put_if_absent(checkpoint.key, checkpoint.to_json())
+    store.put_if_absent(checkpoint.key, checkpoint.to_json(sort_keys=True))
     committed = at_step(store, checkpoint.trajectory, checkpoint.step)
     if committed.attempt != checkpoint.attempt:
         _log.warning("step %d was saved by attempt %s before; ours is dropped", committed.step, committed.attempt)

@@ -1,6 +1,6 @@
 """The exponential moving average of the weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,11 +17,11 @@ def decay_at(num_updates: int, decay: float) -> float:
 
 
 class Ema:
-    """A float32 shadow of a model's parameters, on their device: `shadow <- d shadow + (1 - d) weights`."""
+    """A float32 shadow of the parameters that learn, on their device: `shadow <- d shadow + (1 - d) weights`."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._decay = decay
-        self._live = dict(model.named_parameters())
+        self._live = parameters
         self.shadow: dict[str, Tensor] = {
             name: parameter.detach().to(torch.float32, copy=True) for name, parameter in self._live.items()
         }

@@ -8,17 +8,20 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sana.artifact import digest_of
 from sana.config.train import EvaluateConfig
-from sana.data.loader import Reader, Samples
+from sana.data.loader import LATENTS, Reader, Samples
+from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
-from sana.training.batch import MicroBatch, losses_of
+from sana.training.batch import MicroBatch, texts
+from sana.training.objectives.objective import Objective
+from sana.training.parallel import Parallel
 
 
 @dataclass(frozen=True)
@@ -98,55 +101,62 @@ def eval_sigmas(num_sigmas: int) -> tuple[float, ...]:
 
 
 def evaluate_model(
-    accelerator: Accelerator,
-    transformer: nn.Module,
+    parallel: Parallel,
+    model: nn.Module,
+    objective: Objective,
     reader: Reader,
     config: EvaluateConfig,
     *,
+    text_padding: Literal["batch", "fixed"],
     on_round: Callable[[int, int], bool],
 ) -> EvalTable | None:
-    """Evaluate a model on the fixed grid, in the accelerator's autocast dtype; every rank returns the same table.
+    """Evaluate a model on the fixed grid, in the dtype that training computes in; every rank returns the same table.
 
-    `transformer` is the bare model, not its distributed wrapper, and is left in the mode it came in.
+    The loss is that of flow matching whatever the objective trains, which says how the model is asked. `model` is the
+    bare model, not its distributed wrapper, and is left in the mode it came in.
     `on_round(samples done, samples)` is called on every rank after each round of one sample per rank; when it says
-    False, on all ranks alike, the evaluation ends and the result is None.
+    False, on all ranks alike, the evaluation ends and the result is None. Every rank computes in every round: those
+    that have no sample left repeat the last one, and what comes out is dropped.
     """
     samples = reader.samples
     rows = eval_rows(samples, config.max_samples)
     levels = eval_sigmas(config.num_sigmas)
-    rank, num_ranks = accelerator.process_index, accelerator.num_processes
-    losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=accelerator.device)
-    was_training = transformer.training
-    transformer.eval()
+    losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=parallel.device)
+    was_training = model.training
+    model.eval()
     try:
-        for start in range(0, len(rows), num_ranks):
-            if start + rank < len(rows):
-                batch = _all_levels(reader, rows[start + rank], samples.sample_id(rows[start + rank]), levels)
-                losses[start + rank] = _forward(accelerator, transformer, batch)
-            if not on_round(min(start + num_ranks, len(rows)), len(rows)):
+        for start in range(0, len(rows), parallel.num_ranks):
+            place = min(start + parallel.rank, len(rows) - 1)
+            batch = _all_levels(reader, rows[place], levels, text_padding)
+            found = _forward(parallel, model, objective, batch)
+            if place == start + parallel.rank:
+                losses[place] = found
+            if not on_round(min(start + parallel.num_ranks, len(rows)), len(rows)):
                 return None
     finally:
-        transformer.train(was_training)
+        model.train(was_training)
     # every entry is one rank's loss plus zeros, so this sum rounds nothing
-    gathered = accelerator.reduce(losses, reduction="sum").cpu().numpy()
+    gathered = parallel.sum(losses).cpu().numpy()
     return EvalTable(tuple(samples.sample_id(row) for row in rows), levels, gathered)
 
 
 @torch.no_grad()
-def _forward(accelerator: Accelerator, transformer: nn.Module, batch: MicroBatch) -> Tensor:
-    with accelerator.autocast():
-        return losses_of(transformer, batch.to(accelerator.device)).double()
+def _forward(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
+    with parallel.autocast():
+        batch = batch.to(parallel.device)
+        velocity = objective.velocity(model, batch)
+        return flow_matching_loss(velocity, velocity_target(batch.latents, batch.noise)).double()
 
 
-def _all_levels(reader: Reader, row: int, sample_id: str, levels: tuple[float, ...]) -> MicroBatch:
+def _all_levels(reader: Reader, row: int, levels: tuple[float, ...], padding: Literal["batch", "fixed"]) -> MicroBatch:
     """Return one sample at all noise levels, [S, ...]: first caption, no dropout, noise by (sample_id, S, level)."""
-    sample = reader.read(row, caption=0)
-    num = len(levels)
+    sample, sample_id, num = reader.read(row, caption=0), reader.samples.sample_id(row), len(levels)
     noise = [philox_normal(sample.latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]
+    of_sample = {LATENTS: sample.latents[None], **texts([sample.caption], padding)}
     return MicroBatch(
-        latents=sample.latents.expand(num, *sample.latents.shape),
-        noise=torch.stack(noise),
-        sigma=torch.tensor(levels, dtype=torch.float32),
-        captions=sample.caption.expand(num, *sample.caption.shape),
-        mask=torch.ones(num, len(sample.caption), dtype=torch.int64),
+        {
+            **{name: tensor.expand(num, *tensor.shape[1:]) for name, tensor in of_sample.items()},
+            "noise": torch.stack(noise),
+            "sigma": torch.tensor(levels, dtype=torch.float32),
+        }
     )

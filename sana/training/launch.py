@@ -6,7 +6,6 @@ torchrun sets, so `torchrun --nproc-per-node N -m <module> JOB` starts the same 
 """
 
 import fcntl
-import json
 import logging
 import os
 import signal
@@ -56,6 +55,11 @@ class WorkerStartError(WorkerError):
 def progress_path(job_path: Path) -> Path:
     """File of JSON lines, one Progress each, that the worker appends to."""
     return job_path.with_suffix(".progress.jsonl")
+
+
+def result_path(job_path: Path) -> Path:
+    """File of the record in which a worker says what it made, where it makes one."""
+    return job_path.with_suffix(".result.json")
 
 
 def error_path(job_path: Path) -> Path:
@@ -193,18 +197,13 @@ def _follow(
         for line in progress.new_lines():
             heard = time.monotonic()
             progressed = True
-            report(_parse(line))
+            report(Progress.from_line(line, where=str(progress.path)))
         forwarded = _forward(lines.new_lines(), forwarded)
         if any(codes) or None not in codes:
             return progressed
         if stall_timeout_s is not None and time.monotonic() - heard > stall_timeout_s:
             raise WorkerError(f"no progress for {stall_timeout_s:g} s, ended it. {where}")
         time.sleep(POLL_S)
-
-
-def _parse(line: str) -> Progress:
-    record = json.loads(line)
-    return Progress(**{**record, "metrics": tuple(record["metrics"])})
 
 
 def _forward(lines: list[str], last: float) -> float:

@@ -1,12 +1,11 @@
 """The lease on a trajectory: one trainer at a time, over all machines that share the root.
 
-    train/<trajectory>/lease/00000007.json      {"owner", "host", "pid", "heartbeat_at"}; the highest number holds
+    train/<trajectory>/lease/00000007.json      a `Claim`; the highest number holds
 
 Nothing is overwritten: a heartbeat, and a take-over, create the next number, and only one can. A holder that finds
 somebody else's number above its own has lost the lease and must stop. Clocks need to agree to within a minute.
 """
 
-import json
 import os
 import socket
 import threading
@@ -14,9 +13,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sana.errors import SanaError
+from sana.record import Record
 from sana.store import Store
 
 HEARTBEAT_S = 20.0
@@ -24,7 +24,9 @@ EXPIRES_S = 120.0  # several heartbeats, and more than clocks are apart
 
 
 @dataclass(frozen=True)
-class _Claim:
+class Claim(Record):
+    """Who holds a lease, and when it said so last."""
+
     owner: str
     host: str
     pid: int
@@ -44,9 +46,9 @@ class Lease:
 
     def _claim(self) -> bool:
         """Create the next number; False when somebody else did."""
-        claim = _Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
+        claim = Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
         key = _key(self._folder, self._number + 1)
-        data = json.dumps(asdict(claim)).encode()
+        data = claim.to_json(indent=None)
         if not self._store.put_if_absent(key, data) and self._store.read(key) != data:
             return False
         if self._number:
@@ -80,7 +82,7 @@ def held(store: Store, trajectory: str) -> Iterator[Lease]:
     A claim of this machine whose process is gone, and one that has been silent for EXPIRES_S, are taken over.
 
     Raises:
-        SanaError: another trainer holds it; names who and since when.
+        SanaError: another trainer holds it (names who and since when), or a claim cannot be read.
     """
     folder = f"train/{trajectory}/lease"
     number, claim = _newest(store, folder)
@@ -108,18 +110,18 @@ def _key(folder: str, number: int) -> str:
     return f"{folder}/{number:08d}.json"
 
 
-def _newest(store: Store, folder: str) -> tuple[int, _Claim | None]:
+def _newest(store: Store, folder: str) -> tuple[int, Claim | None]:
     """Return the highest number and its claim; a claim may go between listing and reading."""
     for key, _ in reversed(store.list(folder)):
         try:
-            claim = _Claim(**json.loads(store.read(key)))
+            claim = Claim.from_json(store.read(key), where=store.uri(key), remedy="remove it if nobody trains on it")
         except FileNotFoundError:
             continue
         return int(key.rpartition("/")[2].removesuffix(".json")), claim
     return 0, None
 
 
-def _is_dead(claim: _Claim) -> bool:
+def _is_dead(claim: Claim) -> bool:
     """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody need wait."""
     if claim.host != socket.gethostname():
         return False

@@ -6,15 +6,9 @@ from a checkpoint, on another number of ranks or with another micro batch size, 
 
 import logging
 import time
-from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
 
 from sana.config.pipeline import Config
 from sana.data.epoch import Cursor
@@ -22,12 +16,15 @@ from sana.data.loader import Prefetcher, Reader
 from sana.errors import SanaError
 from sana.progress import Progress, Report
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, Share, Slot, losses_of, prepare
+from sana.training.batch import MicroBatch, Share, Slot, prepare
 from sana.training.evaluation import EvalTable, evaluate_model
-from sana.training.optimizer import learning_rate_at, set_learning_rate
+from sana.training.objectives.objective import Objective
+from sana.training.parallel import Parallel
 from sana.training.ranks import StopFlag
+from sana.training.schedules import learning_rate_at
 from sana.training.state import TrainState
-from sana.training.trajectory import Trajectory
+from sana.training.trainable import Trainable
+from sana.training.trajectory import Found, Trajectory
 
 SIGN_OF_LIFE_S = 2.0  # between reports while evaluating
 NAMED_SAMPLES = 8  # of a bad batch, in the message
@@ -36,17 +33,15 @@ _log = logging.getLogger(__name__)
 
 
 class Done(NamedTuple):
-    """What one step left behind; its tensors stay on the device until the window is flushed."""
+    """What one step left behind."""
 
     step: int  # steps done, this one included
-    means: Tensor  # float32 [2]: this rank's share of the global batch's mean loss and mean sigma
-    grad_norm: Tensor  # float32 scalar, equal on all ranks
-    learning_rate: float
-    data_wait_s: float
+    scalars: dict[str, m.Scalar]  # they stay on the device until the window is flushed
+    numbers: dict[str, float]  # known on the host
 
 
 class Trainer:
-    """Trains `transformer`, float32 master weights, in place. `trajectory` and `report` are used on rank 0 only.
+    """Trains what is `trainable`, float32 master weights, in place. `trajectory` and `report` are used on rank 0 only.
 
     Raises:
         ConfigError: the global batch does not divide among the ranks.
@@ -55,21 +50,22 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        accelerator: Accelerator,
-        transformer: nn.Module,
+        parallel: Parallel,
+        trainable: Trainable,
+        objective: Objective,
         *,
         reader: Reader,
         eval_reader: Reader,
-        flow_shift: float,
         trajectory: Trajectory,
         report: Report,
     ) -> None:
         self.config, self.resources = config.train, config.train.resources
-        self.accelerator, self.trajectory, self.report = accelerator, trajectory, report
-        self.stop = StopFlag(accelerator.num_processes)
-        self.transformer = transformer.train()
-        self.wrapped = accelerator.prepare_model(transformer)
-        self.state = TrainState(transformer, self.config)
+        self.parallel, self.trainable, self.objective = parallel, trainable, objective
+        self.trajectory, self.report = trajectory, report
+        self.stop = StopFlag(parallel.num_ranks)
+        trainable.model.train()
+        self.model = parallel.wrap(trainable)
+        self.state = TrainState(trainable, self.config)
         self.samples = reader.samples
         self.cursor = Cursor(
             self.samples.bucket_codes,
@@ -80,16 +76,18 @@ class Trainer:
         self.share = Share(
             self.config.global_batch_size,
             self.resources.micro_batch_size,
-            rank=accelerator.process_index,
-            num_ranks=accelerator.num_processes,
+            rank=parallel.rank,
+            num_ranks=parallel.num_ranks,
         )
-        self.prepare = partial(prepare, reader=reader, config=self.config, flow_shift=flow_shift)
+        self.prepare = partial(prepare, reader=reader, config=self.config, draw=objective.draw)
         self.measure = partial(
             evaluate_model,
-            accelerator,
-            transformer,
+            parallel,
+            trainable.model,
+            objective,
             eval_reader,
             config.evaluate,
+            text_padding=self.config.text_padding,
             on_round=self._after_eval_round,
         )
         self.window: list[Done] = []
@@ -124,83 +122,68 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _restore(self) -> None:
-        """Rank 0 alone reads checkpoints, so ranks cannot disagree on one; the others get its tensors."""
-        facts = [0, -1]
-        if self.accelerator.is_main_process:
-            self.evaluated_step = self.trajectory.restore(self.state)
-            facts = [self.state.step, self.evaluated_step]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(facts)
-            self.state.broadcast()
-        self.state.at(facts[0])
-        self.evaluated_step = facts[1]
-        self._write([], "from the start" if self.state.step == 0 else f"going on from step {self.state.step}")
+        found = self.trajectory.restore() if self.parallel.is_main else Found()
+        step, self.evaluated_step = self.parallel.from_main([found.step, found.evaluated_step])
+        self.state.restore(self.parallel, found.parts, step)
+        self._write([], "from the start" if step == 0 else f"going on from step {step}")
 
     def _train_step(self, batches: Prefetcher[list[Slot], MicroBatch]) -> None:
         """Take one optimizer step on the mean loss of the global batch."""
         if not self.window:
             self.window_started = time.perf_counter()
         step, data_wait_s = self.state.step, 0.0
-        means = torch.zeros(2, device=self.accelerator.device)
+        scalars: dict[str, m.Scalar] = {}
         for micro in reversed(range(self.share.num_micro_batches)):
             asked = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - asked
-            # ranks exchange gradients once a step, with the last micro batch
-            with self.accelerator.no_sync(self.wrapped) if micro else nullcontext():
-                means += self._backward(batch.to(self.accelerator.device))
-        grad_norm = self.accelerator.clip_grad_norm_(self.transformer.parameters(), self.config.max_grad_norm)
+            with self.parallel.gradients(self.model, exchanged=micro == 0):
+                self._backward(batch.to(self.parallel.device), scalars)
+        grad_norm = self.parallel.clip(self.trainable.parameters.values(), self.config.max_grad_norm)
         learning_rate = learning_rate_at(step, self.config)
-        set_learning_rate(self.state.optimizer, learning_rate)
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
+        self.state.optimizer.step(learning_rate)
         self.state.ema.update(step)
         self.state.step = step + 1
-        self.window.append(Done(step + 1, means, grad_norm.detach(), learning_rate, data_wait_s))
+        scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
+        numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
+        self.window.append(Done(step + 1, scalars, numbers))
 
-    def _backward(self, batch: MicroBatch) -> Tensor:
-        """Add a micro batch to the gradients; return its share of the step's mean loss and mean sigma."""
-        with self.accelerator.autocast():
-            loss = losses_of(self.wrapped, batch).sum() / self.config.global_batch_size
-        # the exchange averages over ranks; what is wanted is the sum of their shares
-        self.accelerator.backward(loss * self.accelerator.num_processes)
-        return torch.stack([loss.detach(), batch.sigma.sum() / self.config.global_batch_size])
+    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
+        """Add a micro batch to the gradients, and what it measured to the step's scalars."""
+        with self.parallel.autocast():
+            losses = self.objective.loss(self.model, batch)
+            share = losses.per_sample.sum() / self.config.global_batch_size
+        self.parallel.backward(share)
+        measured = {m.TRAIN_LOSS: m.Scalar(share, "sum"), **losses.scalars}
+        m.gather(scalars, measured, part=len(batch) / self.config.global_batch_size)
 
     def _flush(self) -> None:
         """Bring the window's numbers to the host, which is its only sync, and write and report them."""
         if not self.window:
             return
-        means = self.accelerator.reduce(torch.stack([done.means for done in self.window]), reduction="sum")
-        norms = torch.stack([done.grad_norm for done in self.window])
-        numbers = torch.cat([means, norms[:, None]], dim=1).cpu().tolist()
+        numbers = m.to_host([done.scalars for done in self.window], self.parallel.sum)
         step_s = (time.perf_counter() - self.window_started) / len(self.window)
         bad = m.first_not_finite(numbers)
         if bad is not None:
-            raise self._not_finite(self.window[bad].step, *numbers[bad])
+            raise self._not_finite(self.window[bad].step, numbers[bad])
         rows = [
-            {
-                m.STEP: done.step,
-                m.TRAIN_LOSS: loss,
-                m.GRAD_NORM: norm,
-                m.LEARNING_RATE: done.learning_rate,
-                m.EPOCH: done.step / self.cursor.num_batches,
-                m.SIGMA_MEAN: sigma,
-                m.STEP_S: step_s,
-                m.DATA_WAIT_S: done.data_wait_s,
-            }
-            for done, (loss, sigma, norm) in zip(self.window, numbers, strict=True)
+            {m.STEP: done.step, m.EPOCH: done.step / self.cursor.num_batches, m.STEP_S: step_s}
+            | measured
+            | done.numbers
+            for done, measured in zip(self.window, numbers, strict=True)
         ]
         self.window.clear()
         left = timedelta(seconds=round(step_s * (self.config.max_steps - self.state.step)))
         self._write(rows, f"loss {rows[-1][m.TRAIN_LOSS]:.4f}, {1 / step_s:.2f} steps/s, {left} left")
 
-    def _not_finite(self, step: int, loss: float, sigma: float, norm: float) -> SanaError:
+    def _not_finite(self, step: int, numbers: dict[str, float]) -> SanaError:
         names = [self.samples.sample_id(int(row)) for row in self.cursor.batch(step - 1)[:NAMED_SAMPLES]]
         more = self.config.global_batch_size - len(names)
+        told = [f"{name.rpartition('/')[2].replace('_', ' ')} {number:g}" for name, number in numbers.items()]
         return SanaError(
-            f"step {step}: loss {loss:g}, gradient norm {norm:g}, mean sigma {sigma:g}; all must be finite. "
+            f"step {step}: {', '.join(told)}; all must be finite. "
             f"Samples: {', '.join(names)}{f' and {more} more' if more else ''}. Training stopped; no checkpoint has "
-            "this step. Lower train.learning_rate or lengthen train.warmup_steps, or look at these samples"
+            "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these samples"
         )
 
     def _evaluate(self) -> bool:
@@ -227,12 +210,13 @@ class Trainer:
 
     def _save(self) -> None:
         self._flush()  # refuses numbers that are not finite, so no such weights are ever saved
-        if self.accelerator.is_main_process:
-            self.trajectory.save(self.state, self.cursor)
+        snapshot = self.state.snapshot(self.parallel)
+        if self.parallel.is_main:
+            self.trajectory.save(snapshot, self.cursor)
 
     def _write(self, rows: list[dict[str, float]], message: str) -> None:
         self.last_report = time.perf_counter()
-        if self.accelerator.is_main_process:
+        if self.parallel.is_main:
             _log.info("step %d of %d: %s", self.state.step, self.config.max_steps, message)
             self.trajectory.write(rows)
             self.report(Progress(self.state.step, self.config.max_steps, "steps", message, tuple(rows)))

@@ -1,13 +1,20 @@
 """What training measures: names, units, and the file of rows that is the truth about a run.
 
 Names are safe for MLflow (no parentheses, no per cent sign). A row is {"step": steps done, name: number, ...}.
+
+What a step measures on the device stays there, as named Scalars, until a window of steps is brought to the host. Each
+says how ranks and micro batches are brought together, so a new one is one line where it is measured.
 """
 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 Row = Mapping[str, float]
 
@@ -24,6 +31,44 @@ EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the averaged weights
 EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample
 EVAL_STDERR_EMA = "eval/stderr_ema"
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
+
+
+class Scalar(NamedTuple):
+    """A number on the device: float32, no sides; and how it becomes one number of the step.
+
+    `sum`: a share of what is wanted, of this micro batch. `mean`: a mean over the samples of this micro batch.
+    `equal`: the same on all ranks, and of the whole step.
+    """
+
+    value: Tensor
+    kind: Literal["sum", "mean", "equal"]
+
+
+def gather(scalars: dict[str, Scalar], micro: Mapping[str, Scalar], *, part: float) -> None:
+    """Add what a micro batch measured to what the step did; `part` is its part of the global batch's samples."""
+    for name, (value, kind) in micro.items():
+        value = value.detach() * part if kind == "mean" else value.detach()
+        before = scalars.get(name)
+        scalars[name] = Scalar(value if before is None or kind == "equal" else before.value + value, kind)
+
+
+def to_host(
+    steps: Sequence[Mapping[str, Scalar]], sum_over_ranks: Callable[[Tensor], Tensor]
+) -> list[dict[str, float]]:
+    """Bring the scalars of steps to the host: one collective that all ranks enter, and one wait for the device.
+
+    All ranks must have measured the same names at each step, in the same order.
+    """
+    places = [(step, name) for step, scalars in enumerate(steps) for name in scalars]
+    shared = [place for place in places if steps[place[0]][place[1]].kind != "equal"]
+    equal = [place for place in places if steps[place[0]][place[1]].kind == "equal"]
+    values = [torch.stack([steps[step][name].value.float() for step, name in some]) for some in (shared, equal) if some]
+    if shared:
+        values[0] = sum_over_ranks(values[0])
+    numbers: list[dict[str, float]] = [{} for _ in steps]
+    for (step, name), number in zip([*shared, *equal], torch.cat(values).tolist(), strict=True):
+        numbers[step][name] = number
+    return numbers
 
 
 class MetricsWriter:
@@ -60,6 +105,6 @@ def parse_rows(data: bytes) -> list[dict[str, float]]:
     return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def first_not_finite(values: Iterable[Iterable[float]]) -> int | None:
-    """Return the index of the first group of numbers that are not all finite."""
-    return next((i for i, group in enumerate(values) if not all(math.isfinite(value) for value in group)), None)
+def first_not_finite(rows: Sequence[Row]) -> int | None:
+    """Return the index of the first row whose numbers are not all finite."""
+    return next((i for i, row in enumerate(rows) if not all(math.isfinite(number) for number in row.values())), None)

@@ -1,47 +1,51 @@
-"""What learns: the weights, their average and the optimizer's moments, as named tensors to save and to fill."""
+"""What the next step depends on: weights, their average and the optimizer's state, as named tensors."""
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+
+from torch import Tensor
 
 from sana.config.train import TrainConfig
 from sana.training.ema import Ema
-from sana.training.optimizer import MOMENTS, build_optimizer, set_step
+from sana.training.optimizers.registry import build_optimizer
+from sana.training.parallel import Parallel, Parts
+from sana.training.trainable import Trainable
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state after a step, on rank 0, for a saver to take away.
+
+    Its tensors are the live ones, and change with the next step: whoever keeps them longer copies them first.
+    """
+
+    step: int  # optimizer steps done
+    parts: Parts  # weights, ema, optimizer: as in a checkpoint
 
 
 class TrainState:
     """All tensors that the next step depends on; `step` is the number of optimizer steps done."""
 
-    def __init__(self, transformer: nn.Module, config: TrainConfig) -> None:
-        self.transformer = transformer
-        self.optimizer = build_optimizer(transformer, config)
-        self.ema = Ema(transformer, config.ema_decay)
+    def __init__(self, trainable: Trainable, config: TrainConfig) -> None:
+        self.parameters = trainable.parameters
+        self.optimizer = build_optimizer(config, trainable.parameters)
+        self.ema = Ema(trainable.parameters, config.ema_decay)
         self.step = 0
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer."""
-        weights = {name: parameter.detach() for name, parameter in self.transformer.named_parameters()}
-        moments = {
-            f"{name}.{moment}": self.optimizer.state[parameter][moment]
-            for name, parameter in self.transformer.named_parameters()
-            for moment in MOMENTS
-        }
-        return {"weights": weights, "ema": self.ema.shadow, "optimizer": moments}
-
-    @torch.no_grad()
-    def fill(self, parts: dict[str, dict[str, Tensor]], step: int) -> None:
-        """Copy stored tensors into the live ones: bit for bit the state after `step` steps."""
-        for part, tensors in self.parts().items():
-            for name, tensor in tensors.items():
-                tensor.copy_(parts[part][name])
-        self.at(step)
+        weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        return {"weights": weights, "ema": self.ema.shadow, "optimizer": self.optimizer.state()}
 
     def at(self, step: int) -> None:
         """Set the number of steps done, which the optimizer's bias correction depends on."""
         self.step = step
-        set_step(self.optimizer, step)
+        self.optimizer.at(step)
 
-    def broadcast(self) -> None:
-        """Give every rank the tensors of rank 0, which alone reads checkpoints: ranks cannot disagree on one."""
-        for tensors in self.parts().values():
-            for tensor in tensors.values():
-                torch.distributed.broadcast(tensor, src=0)
+    def restore(self, parallel: Parallel, found: Parts | None, step: int) -> None:
+        """Become, bit for bit, the state after `step` steps that rank 0 read; every rank enters."""
+        parallel.scatter(found, self.parts())
+        self.at(step)
+
+    def snapshot(self, parallel: Parallel) -> Snapshot:
+        """Return the whole state as it is now; every rank enters."""
+        return Snapshot(self.step, parallel.gather(self.parts()))

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import xxhash
 from safetensors import SafetensorError
@@ -14,7 +14,15 @@ from torch import Tensor
 from sana.artifact import FileInfo, digest_of
 from sana.data.shard import tensor_digest
 from sana.store import Store
-from sana.training.checkpoint import Checkpoint, DamagedCheckpointError, Segment, at_step, commit, folder_of
+from sana.training.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    DataPosition,
+    Segment,
+    at_step,
+    commit,
+    folder_of,
+)
 
 PARTS = ("weights", "ema", "optimizer")  # one file each
 Tensors = Mapping[str, Tensor]
@@ -30,10 +38,12 @@ def save(
     attempt: str,
     parts: Mapping[str, Tensors],
     segments: Sequence[Segment],
-    facts: Mapping[str, Any],
+    cursor: DataPosition,
+    seed: int,
+    snapshot: Mapping[str, Mapping[str, str]],
     staging: Path,
 ) -> Checkpoint:
-    """Write each of PARTS to the local folder `staging`, upload it, and commit. `facts`: cursor, seed, snapshot."""
+    """Write each of PARTS to the local folder `staging`, upload it, and commit."""
     files = {}
     staging.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
@@ -44,7 +54,9 @@ def save(
         store.put_file_if_absent(key, path)
         path.unlink()
     now = round(time.time(), 3)
-    return commit(store, Checkpoint(trajectory, step, attempt, files, list(segments), **facts, created_at=now))
+    return commit(
+        store, Checkpoint(trajectory, step, attempt, files, tuple(segments), cursor, seed, snapshot, created_at=now)
+    )
 
 
 def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> dict[str, Tensor]:

@@ -5,15 +5,25 @@ import shutil
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sana.config.train import TrainConfig
 from sana.data.epoch import Cursor
 from sana.store import Store
 from sana.training import checkpoint, tensors
 from sana.training.metrics import EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
-from sana.training.state import TrainState
+from sana.training.parallel import Parts
+from sana.training.state import Snapshot
 
 _log = logging.getLogger(__name__)
+
+
+class Found(NamedTuple):
+    """Where a run goes on from."""
+
+    step: int = 0  # optimizer steps done
+    evaluated_step: int = -1  # the last step with an eval loss; -1: none
+    parts: Parts | None = None  # on the CPU; None before the first step
 
 
 class Trajectory:
@@ -43,16 +53,13 @@ class Trajectory:
         self.newest: checkpoint.Checkpoint | None = None
         self.metrics: MetricsWriter  # set by restore, which comes first
 
-    def restore(self, state: TrainState) -> int:
-        """Fill `state` from the newest sound checkpoint of at most max_steps, if there is one.
+    def restore(self) -> Found:
+        """Read the newest sound checkpoint of at most max_steps, if there is one.
 
         A damaged one is removed, with a warning, so that its step can be saved again. Leavings of unfinished
         attempts are removed. The local metrics file becomes what the checkpoint knows.
-
-        Returns:
-            The last step with an eval loss, or -1.
         """
-        history = b""
+        history, begin = b"", Found()
         for step in reversed([s for s in checkpoint.steps_of(self.store, self.key) if s <= self.config.max_steps]):
             try:
                 found = checkpoint.at_step(self.store, self.key, step)
@@ -63,20 +70,20 @@ class Trajectory:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
                 checkpoint.withdraw(self.store, self.key, step)
                 continue
-            state.fill(parts, step)
-            self.newest = found
+            self.newest, begin = found, Found(step, parts=parts)
             break
         shutil.rmtree(self.staging, ignore_errors=True)
         checkpoint.sweep(self.store, self.key)
         self.metrics = MetricsWriter(self.folder / "metrics.jsonl", history)
-        return max((int(row[STEP]) for row in parse_rows(history) if EVAL_LOSS_LIVE in row), default=-1)
+        evaluated = max((int(row[STEP]) for row in parse_rows(history) if EVAL_LOSS_LIVE in row), default=-1)
+        return begin._replace(evaluated_step=evaluated)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append metrics rows; the next checkpoint commits them."""
         self.check()
         self.metrics.write(rows)
 
-    def save(self, state: TrainState, cursor: Cursor) -> None:
+    def save(self, state: Snapshot, cursor: Cursor) -> None:
         """Make the state a checkpoint, unless it is one, and remove those that are not kept."""
         before = self.newest
         if state.step == 0 or (before is not None and before.step == state.step):
@@ -96,13 +103,11 @@ class Trajectory:
             self.key,
             step=state.step,
             attempt=self.attempt,
-            parts=state.parts(),
+            parts=state.parts,
             segments=[*(before.segments if before else ()), segment],
-            facts={
-                "cursor": {"step": state.step, "epoch": epoch, "position": position},
-                "seed": self.config.seed,
-                "snapshot": self.snapshot,
-            },
+            cursor=checkpoint.DataPosition(state.step, epoch, position),
+            seed=self.config.seed,
+            snapshot=self.snapshot,
             staging=self.staging,
         )
         _log.info("saved the checkpoint of step %d: %s", state.step, self.store.uri(self.newest.key))

@@ -19,24 +19,23 @@ from sana.model.device import made_by, resolve_device
 from sana.model.text import EncodedCaption, TextEncoder
 from sana.progress import Progress
 from sana.work.job import Job, run_worker
+from sana.work.specs import EncodeCaptionsSpec
 
 _SHORT_STEP = 64  # tokens: padding `short` pads to multiples of it, so that a text's bytes do not depend on others
 _COUNT_AT_ONCE = 8192  # texts tokenized at a time for their lengths
 
 
-def encode(job: Job) -> None:
+def encode(job: Job[EncodeCaptionsSpec]) -> None:
     """Encode the job's texts in batches of exactly `batch_size`, sorted by template and number of tokens.
 
     A last, shorter batch is filled up by repeats: the number of rows in a forward pass may change the last bits.
     """
     config = job.config.encode_captions
     store = job.open_store()
-    folder = job.spec["pool"]
-    pool = Pool(store, "encode_captions", folder.rpartition("/")[2], schema=TEXTS, id_column="text_key")
+    spec = job.spec
+    pool = Pool(store, spec.pool.stage, spec.pool.key, schema=TEXTS, id_column="text_key")
     device = resolve_device(config.resources.device)
-    encoder = TextEncoder.load(
-        job.spec["model_path"], revision=job.spec["model_revision"], dtype=DTYPES[config.dtype], device=device
-    )
+    encoder = TextEncoder.load(spec.model.path, revision=spec.model.revision, dtype=DTYPES[config.dtype], device=device)
     todo, lengths = _sorted(job.todo(), encoder, config)
     total, done = todo.num_rows, 0
     job.report(Progress(0, total, "texts"))
@@ -55,7 +54,7 @@ def encode(job: Job) -> None:
             done += len(batch)
             job.report(Progress(done, total, "texts", f"{length} tokens"))
         tensors: dict[str, torch.Tensor] = {key: caption.tokens for key, caption in encoded.items()}
-        locations = write_shard(store, f"{folder}/shards", part_name(tensors), tensors)
+        locations = write_shard(store, f"{pool.folder}/shards", part_name(tensors), tensors)
         rows = [
             {
                 **row,
@@ -103,4 +102,4 @@ def _batches(
 
 
 if __name__ == "__main__":
-    run_worker(encode)
+    run_worker(encode, EncodeCaptionsSpec)

@@ -38,6 +38,7 @@ from sana.model.vae import encode_latents, load_vae
 from sana.progress import REFUSED, Progress
 from sana.store import Store
 from sana.work.job import Job, rank_journal, run_worker
+from sana.work.specs import EncodeLatentsSpec
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
@@ -45,18 +46,18 @@ Decoded = np.ndarray | ClipRefused  # pixels float32 [3, F, H, W] in [-1, 1], in
 Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 
 
-def encode(job: Job) -> None:
+def encode(job: Job[EncodeLatentsSpec]) -> None:
     """Encode the job's windows, all of them unless others do a share; a part is committed when it is whole."""
-    config = job.config.encode_latents
-    rank = int(os.environ.get("RANK", "0")) if job.spec["num_processes"] > 1 else 0
+    config, spec = job.config.encode_latents, job.spec
+    rank = int(os.environ.get("RANK", "0")) if spec.share.num_ranks > 1 else 0
     store = job.open_store()
-    pool = Pool(store, "encode_latents", job.spec["pool"].rpartition("/")[2], schema=LATENTS, id_column="sample_key")
+    pool = Pool(store, spec.pool.stage, spec.pool.key, schema=LATENTS, id_column="sample_key")
     device = resolve_device(config.resources.device, rank=rank)
     if device.type == "cpu":
         torch.set_num_threads(1)  # more would change the last bits with their number: use more processes
     vae = load_vae(
-        job.spec["model_path"],
-        revision=job.spec["model_revision"],
+        spec.model.path,
+        revision=spec.model.revision,
         dtype=DTYPES[config.vae_dtype],
         device=device,
         tiling=config.tiling,
@@ -70,7 +71,7 @@ def encode(job: Job) -> None:
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_refused = 0
     for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
-        shards = _Shards(store, f"{job.spec['pool']}/shards", config.resources.shard_mib * 2**20)
+        shards = _Shards(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
         part: list[Row] = []
         refusals: dict[str, ClipRefused] = {}
         for rows, result in _batches(items, config.batch_size):
@@ -91,20 +92,20 @@ def encode(job: Job) -> None:
         pool.commit_part(index)
 
 
-def _windows(job: Job, share: Share, rank: int) -> Iterator[Item]:
+def _windows(job: Job[EncodeLatentsSpec], share: Share, rank: int) -> Iterator[Item]:
     """Decode this worker's share: the suspects first, by the first worker, with no other clip of its own open."""
-    spec, suspects = job.spec, Suspects(job.spec["deaths"])
-    journal = Journal(rank_journal(Path(spec["journal"]), rank))
+    spec, suspects = job.spec, Suspects(job.spec.crashes.deaths)
+    journal = Journal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(suspects.guilty))
     apart = share.apart(suspects.alone)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
-    parts = share.parts(spec["first_worker"] + rank, spec["num_workers"])
+    parts = share.parts(spec.share.first_worker + rank, spec.share.num_workers)
     yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 
 
-def _decoder(job: Job, journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
+def _decoder(job: Job[EncodeLatentsSpec], journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
     """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a refusal."""
     sources = open_sources(job.config, work_dir=job.work_dir)
 
@@ -209,4 +210,4 @@ def _index(
 
 
 if __name__ == "__main__":
-    run_worker(encode)
+    run_worker(encode, EncodeLatentsSpec)

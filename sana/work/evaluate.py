@@ -1,19 +1,14 @@
 """`python -m sana.work.evaluate JOB`: the eval loss of a checkpoint, against the model that training began with.
 
-spec: {"trajectory": key, "step": of the checkpoint, "model_path", "model_revision", "out_dir": local folder}
-artifacts: encode_latents, encode_captions.
-
-Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (see `report_of`) and `eval_loss.png`. The
+Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (an EvalReport) and `eval_loss.png`. The
 weights are read from the checkpoint, not from an export, and evaluated as the training loop does: the same numbers.
 """
 
 import sana.work.start  # noqa: F401 - first of all
 
 # isort: split
-import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
 
 import pyarrow as pa
 from matplotlib.figure import Figure
@@ -22,59 +17,68 @@ from sana.data.loader import Reader, load_samples
 from sana.data.manifest import content_digest, to_parquet
 from sana.data.schemas import LOSSES
 from sana.data.shard_cache import ShardFiles
+from sana.facts import BASELINE, WEIGHTS, PairedDifference, SigmaLoss, WeightsLoss
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
-from sana.training.ranks import open_accelerator
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
 from sana.training.tensors import load_weights
+from sana.training.trainable import FullTransformer
 from sana.work.job import Job, run_worker
+from sana.work.results import EvalReport
+from sana.work.specs import CheckpointName, EvaluateSpec
 
-BASELINE = "initial"  # the base transformer, before training
-WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = ("initial", "live", "ema")
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 
 _log = logging.getLogger(__name__)
 
 
-def evaluate(job: Job) -> None:
+def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and averaged weights on the fixed grid, and write the report."""
     tables = measure(job)
-    out = Path(job.spec["out_dir"])
+    out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
     if tables is not None:
         out.mkdir(parents=True, exist_ok=True)
-        report = {"trajectory": job.spec["trajectory"], "step": job.spec["step"], **report_of(tables)}
         (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
-        (out / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        plot(tables, step=job.spec["step"]).savefig(out / "eval_loss.png", dpi=150)
+        (out / EvalReport.FILE).write_bytes(report_of(tables, checkpoint).to_json())
+        plot(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
 
 
-def measure(job: Job) -> dict[str, EvalTable] | None:
+def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
-    store = job.open_store()
-    accelerator = open_accelerator(job.config.train)
-    samples = load_samples(store, job.artifacts["encode_latents"], job.artifacts["encode_captions"], "eval")
-    transformer = load_transformer(job.spec["model_path"], revision=job.spec["model_revision"])
-    transformer.to(accelerator.device)
+    spec, store = job.spec, job.open_store()
+    parallel = Parallel.open(job.config.train)
+    samples = load_samples(store, spec.latents, spec.captions, "eval")
+    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision))
+    trainable.model.to(parallel.device)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
     tables: dict[str, EvalTable] = {}
     for name in WEIGHTS:
-        if name != "initial":
-            transformer.load_state_dict(load_weights(store, job.spec["trajectory"], job.spec["step"], which=name))
+        if name != BASELINE:
+            trainable.load(load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name))
 
         def report(done: int, total: int, name: str = name) -> bool:
-            if accelerator.is_main_process:
+            if parallel.is_main:
                 job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
             return True
 
-        table = evaluate_model(accelerator, transformer, reader, job.config.evaluate, on_round=report)
+        table = evaluate_model(
+            parallel,
+            trainable.model,
+            build_objective(job.config.train, flow_shift=1.0),  # eval draws no noise level
+            reader,
+            job.config.evaluate,
+            text_padding=job.config.train.text_padding,
+            on_round=report,
+        )
         assert table is not None  # report never stops it
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
-    is_main = accelerator.is_main_process
-    accelerator.end_training()
-    return tables if is_main else None
+    parallel.end()
+    return tables if parallel.is_main else None
 
 
 def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
@@ -88,38 +92,30 @@ def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LOSSES)
 
 
-def report_of(tables: dict[str, EvalTable]) -> dict[str, Any]:
-    """Return the numbers of the report as JSON.
-
-    {"num_samples", "num_sigmas", "eval_list_digest", "losses_digest": of all losses,
-    "weights": {name: {"mean", "stderr", "per_sigma": [{"sigma", "mean", "stderr"}]}},
-    "paired": {name: {"difference", "stderr", "num_samples", "relative_drop"}}}
-    `difference` is the paired mean of (these weights - initial), below 0 when training helped; `relative_drop` is
-    -difference / initial mean. A standard error is null when there is one sample.
-    """
+def report_of(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> EvalReport:
+    """Return the numbers of the report."""
     baseline = tables[BASELINE]
-    return {
-        "num_samples": len(baseline.sample_ids),
-        "num_sigmas": len(baseline.sigmas),
-        "losses_digest": content_digest(losses_table(tables), LOSSES.names),
-        "eval_list_digest": eval_list_digest(baseline.sample_ids),
-        "weights": {name: _summary(table) for name, table in tables.items()},
-        "paired": {name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
-    }
+    return EvalReport(
+        trajectory=checkpoint.trajectory,
+        step=checkpoint.step,
+        num_samples=len(baseline.sample_ids),
+        num_sigmas=len(baseline.sigmas),
+        losses_digest=content_digest(losses_table(tables), LOSSES.names),
+        eval_list_digest=eval_list_digest(baseline.sample_ids),
+        weights={name: _summary(table) for name, table in tables.items()},
+        paired={name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
+    )
 
 
-def _summary(table: EvalTable) -> dict[str, Any]:
-    per_sigma = [
-        {"sigma": sigma, "mean": mean, "stderr": stderr}
-        for sigma, (mean, stderr) in zip(table.sigmas, table.per_sigma(), strict=True)
-    ]
-    return {"mean": table.mean(), "stderr": table.stderr(), "per_sigma": per_sigma}
+def _summary(table: EvalTable) -> WeightsLoss:
+    levels = zip(table.sigmas, table.per_sigma(), strict=True)
+    per_sigma = tuple(SigmaLoss(sigma, mean, stderr) for sigma, (mean, stderr) in levels)
+    return WeightsLoss(table.mean(), table.stderr(), per_sigma)
 
 
-def _comparison(table: EvalTable, baseline: EvalTable) -> dict[str, Any]:
+def _comparison(table: EvalTable, baseline: EvalTable) -> PairedDifference:
     difference, stderr, num_samples = paired_difference(table, baseline)
-    drop = -difference / baseline.mean()
-    return {"difference": difference, "stderr": stderr, "num_samples": num_samples, "relative_drop": drop}
+    return PairedDifference(difference, stderr, num_samples, relative_drop=-difference / baseline.mean())
 
 
 def plot(tables: dict[str, EvalTable], *, step: int) -> Figure:
@@ -147,4 +143,4 @@ def plot(tables: dict[str, EvalTable], *, step: int) -> Figure:
 
 
 if __name__ == "__main__":
-    run_worker(evaluate)
+    run_worker(evaluate, EvaluateSpec)

@@ -1,13 +1,10 @@
 """`python -m sana.work.inspect_sample JOB`: decode a stored latent, beside the frames it was made of.
 
-spec: {"window": row of the bucket stage's clips.parquet, "latent": row of the latent index, "texts": captions,
-"model_path", "model_revision", "out_dir"}. Writes `side_by_side.mp4` (source left, decoded right), `contact_sheet.png`
-and `sample.json` to out_dir.
+Its one row is of the bucket stage's clips.parquet. Writes `side_by_side.mp4` (source left, decoded right),
+`contact_sheet.png` and `sample.json`, a SampleInspection, to the spec's `out_dir`.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +19,18 @@ from sana.model.device import resolve_device
 from sana.model.vae import decode_latents, load_vae
 from sana.progress import Progress
 from sana.work.job import Job, run_worker
+from sana.work.results import SampleInspection, StoredLatent
+from sana.work.specs import InspectSampleSpec
 
 _SHEET_FRAMES = 6
 _GAP, _LINE, _MARGIN = 6, 22, 76
 Frames = NDArray[np.uint8]  # [F, H, W, 3]
 
 
-def inspect_sample(job: Job) -> None:
+def inspect_sample(job: Job[InspectSampleSpec]) -> None:
     """Decode, compare and draw one sample."""
-    window, latent, spec = job.spec["window"], job.spec["latent"], job.spec
+    spec = job.spec
+    [window] = job.todo().to_pylist()
     config = job.config.encode_latents
     job.report(Progress(0, 2, "steps", "reading the source's frames"))
     source_of = open_sources(job.config, work_dir=job.work_dir)[window["dataset"]]
@@ -38,34 +38,30 @@ def inspect_sample(job: Job) -> None:
         source = read_window(path, window)
     job.report(Progress(1, 2, "steps", "decoding the latent"))
     vae = load_vae(
-        spec["model_path"],
-        revision=spec["model_revision"],
+        spec.model.path,
+        revision=spec.model.revision,
         dtype=DTYPES[config.vae_dtype],
         device=resolve_device(config.resources.device),
         tiling=config.tiling,
     )
-    stored = read_tensor(job.open_store(), Location.of(latent))
+    stored = read_tensor(job.open_store(), Location(**vars(spec.latent)))
     pixels = decode_latents(vae, stored[None].float())[0].clamp(-1, 1)
     decoded = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
-    facts = {
-        "path": window["path"],
-        "bucket": window["bucket"],
-        "first_frame": window["start_frame"],
-        "last_frame": window["start_frame"] + Bucket.parse(window["bucket"]).num_frames - 1,
-        "psnr_db": round(psnr_db(source, decoded), 2),
-        "stored": {
-            "dtype": latent["dtype"],
-            "shape": list(latent["shape"]),
-            "std": round(float(stored.float().std()), 4),
-        },
-        "captions": spec["texts"],
-    }
-    out = Path(spec["out_dir"])
+    found = SampleInspection(
+        path=window["path"],
+        bucket=window["bucket"],
+        first_frame=window["start_frame"],
+        last_frame=window["start_frame"] + Bucket.parse(window["bucket"]).num_frames - 1,
+        psnr_db=round(psnr_db(source, decoded), 2),
+        stored=StoredLatent(spec.latent.dtype, spec.latent.shape, round(float(stored.float().std()), 4)),
+        captions=spec.captions,
+    )
+    out = Path(spec.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     fps = window["window_fps"] or window["fps"] or 16.0
     write_mp4(out / "side_by_side.mp4", np.concatenate([source, decoded], axis=2), fps=fps)
-    contact_sheet(source, decoded, facts).save(out / "contact_sheet.png")
-    (out / "sample.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    contact_sheet(source, decoded, found).save(out / "contact_sheet.png")
+    (out / SampleInspection.FILE).write_bytes(found.to_json(ascii_only=False))
     job.report(Progress(2, 2, "steps"))
 
 
@@ -75,15 +71,15 @@ def psnr_db(first: Frames, second: Frames) -> float:
     return 99.0 if mse == 0 else float(10 * np.log10(255.0**2 / mse))
 
 
-def contact_sheet(source: Frames, decoded: Frames, facts: dict[str, Any]) -> Image.Image:
-    """Draw evenly spaced frames of the source above those of the decoded latent, under a few lines of facts."""
+def contact_sheet(source: Frames, decoded: Frames, found: SampleInspection) -> Image.Image:
+    """Draw evenly spaced frames of the source above those of the decoded latent, under a few lines of text."""
     height, width = source.shape[1:3]
     scale = 200 / width
     width, height = round(width * scale), round(height * scale)
-    text = facts["captions"][0] if facts["captions"] else "(no caption)"
+    text = found.captions[0] if found.captions else "(no caption)"
     lines = [
-        facts["path"],
-        f"bucket {facts['bucket']}, frames {facts['first_frame']} to {facts['last_frame']}, PSNR {facts['psnr_db']} dB",
+        found.path,
+        f"bucket {found.bucket}, frames {found.first_frame} to {found.last_frame}, PSNR {found.psnr_db} dB",
         text,
     ]
     top = len(lines) * _LINE + 2 * _GAP
@@ -105,4 +101,4 @@ def contact_sheet(source: Frames, decoded: Frames, facts: dict[str, Any]) -> Ima
 
 
 if __name__ == "__main__":
-    run_worker(inspect_sample)
+    run_worker(inspect_sample, InspectSampleSpec)

@@ -4,44 +4,54 @@ A stage writes the job, `sana.training.launch` starts `python -m sana.work.<stag
 """
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sana.artifact import Artifact
 from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.progress import Progress
+from sana.record import JsonObject, Record
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
 from sana.training.launch import EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
+from sana.work.specs import Spec
 from sana.work.start import imports_are_done, keep_freed_memory
 
 EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
 _PR_SET_PDEATHSIG = 1
 
 
+S = TypeVar("S", bound=Spec)
+
+
 @dataclass(frozen=True)
-class Job:
-    """What one worker is to do. `spec` is stage-specific JSON; `artifacts` are its inputs; rows are in `todo`."""
+class _JobFile(Record):
+    """A job as it is written; `spec` and `config` are checked by their own classes."""
+
+    worker: str
+    config: JsonObject
+    spec: JsonObject
+
+
+@dataclass(frozen=True)
+class Job(Generic[S]):
+    """What one worker is to do; rows, where it has any, are in `todo`."""
 
     path: Path
-    stage: str
     config: Config
-    artifacts: Mapping[str, Artifact]
-    spec: Mapping[str, Any]
+    spec: S
 
     @property
     def progress_path(self) -> Path:
@@ -61,8 +71,8 @@ class Job:
 
     def report(self, progress: Progress) -> None:
         """Append one line to the progress file; only rank 0 reports."""
-        with self.progress_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(progress)) + "\n")
+        with self.progress_path.open("ab") as file:
+            file.write(progress.to_line())
 
 
 def todo_path(job_path: Path) -> Path:
@@ -75,50 +85,33 @@ def rank_journal(journal: Path, rank: int) -> Path:
     return journal.with_name(f"{journal.name}.{rank}") if rank else journal
 
 
-def write_job(
-    stage: str,
-    config: Config,
-    artifacts: Mapping[str, Artifact],
-    spec: Mapping[str, Any],
-    todo: pa.Table | None = None,
-) -> Path:
+def write_job(config: Config, spec: Spec, todo: pa.Table | None = None) -> Path:
     """Write a job file under work_dir, its rows beside it, and return its path."""
     folder = Path(config.work_dir).absolute() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stage}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.json"
-    record = {
-        "stage": stage,
-        "config": config.model_dump(mode="json"),
-        "artifacts": {name: json.loads(artifact.to_json()) for name, artifact in artifacts.items()},
-        "spec": dict(spec),
-    }
-    path.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    path = folder / f"{spec.WORKER}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.json"
+    path.write_bytes(_JobFile(spec.WORKER, config.model_dump(mode="json"), spec.to_value()).to_json())
     if todo is not None:
         pq.write_table(todo, todo_path(path), compression="zstd")
     return path
 
 
-def read_job(path: Path) -> Job:
-    """Read what `write_job` wrote; the config and the artifacts are checked again.
+def read_job(path: Path, kind: type[S]) -> Job[S]:
+    """Read what `write_job` wrote, whose spec is of this kind; the config is checked again.
 
     Raises:
-        SanaError: another version of this software wrote it.
+        SanaError: it is of another worker, another version of this software wrote it, or it is damaged.
     """
-    record = json.loads(path.read_text(encoding="utf-8"))
-    return Job(
-        path=path,
-        stage=record["stage"],
-        config=check(record["config"], where=str(path)),
-        artifacts={
-            name: Artifact.from_json(json.dumps(value).encode(), where=str(path))
-            for name, value in record["artifacts"].items()
-        },
-        spec=record["spec"],
-    )
+    remedy = "run again"
+    record = _JobFile.load(path, remedy=remedy)
+    if record.worker != kind.WORKER:
+        raise SanaError(f"{path} is a job of {record.worker}; {kind.WORKER} cannot do it")
+    spec = kind.from_value(dict(record.spec), where=f"`spec` in {path}", remedy=remedy)
+    return Job(path, check(record.config, where=str(path)), spec)
 
 
-def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -> None:
-    """Run a worker's body: the `main` of every `python -m sana.work.<stage>`.
+def run_worker(body: Callable[[Job[S]], None], kind: type[S], argv: Sequence[str] | None = None) -> None:
+    """Run a worker's body on a job of this kind: the `main` of every `python -m sana.work.<worker>`.
 
     A SanaError becomes the job's error file and an exit code that says whether trying again may help. Any other
     exception is a bug and keeps its traceback.
@@ -127,12 +120,11 @@ def run_worker(body: Callable[[Job], None], argv: Sequence[str] | None = None) -
     imports_are_done()
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    job = read_job(Path(arguments[0]))
+    path = Path((sys.argv[1:] if argv is None else argv)[0])
     try:
-        body(job)
+        body(read_job(path, kind))
     except SanaError as error:
-        error_path(job.path).write_text(str(error), encoding="utf-8")
+        error_path(path).write_text(str(error), encoding="utf-8")
         # not as an ERROR, which the launcher would pass on at once: it raises this very message at the end
         logging.getLogger(__name__).critical("%s", error)
         raise SystemExit(EXIT_TRY_AGAIN if isinstance(error, StoreError) else EXIT_USER_ERROR) from None

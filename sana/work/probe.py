@@ -22,6 +22,7 @@ from sana.data.video import ClipRefused
 from sana.progress import Progress
 from sana.store_errors import StoreError
 from sana.work.job import Job, run_worker
+from sana.work.specs import ProbeSpec
 
 REPORT_S = 0.5
 _BLANK: Mapping[str, Any] = {"string": "", "bool": False}
@@ -29,18 +30,19 @@ _NOTHING = {field.name: _BLANK.get(str(field.type), 0) for field in VIDEO_FACTS}
 Row = Mapping[str, Any]
 
 
-def probe(job: Job) -> None:
+def probe(job: Job[ProbeSpec]) -> None:
     """Open each content once, in the order of the digests; first, one by one, what was open when a worker died.
 
     Raises:
         StoreError: a file cannot be read, which is the disk's fault or the network's.
     """
     resources = job.config.probe.resources
-    pool = Pool(job.open_store(), "probe", job.spec["pool"].rpartition("/")[2], schema=PROBES, id_column="digest")
-    clips = read_table(job.open_store(), job.artifacts["download"], "clips.parquet")
+    spec = job.spec
+    pool = Pool(job.open_store(), spec.pool.stage, spec.pool.key, schema=PROBES, id_column="digest")
+    clips = read_table(job.open_store(), spec.download, "clips.parquet")
     todo = lacking(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
-    suspects, journal = Suspects(job.spec["deaths"]), Journal(Path(job.spec["journal"]))
+    suspects, journal = Suspects(spec.crashes.deaths), Journal(Path(spec.crashes.journal))
     report = _Reporter(job, todo.num_rows, sources)
 
     def opened(row: Row) -> Row:
@@ -87,7 +89,7 @@ def _split(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
 class _Reporter:
     """Passes rows on and reports, now and then, how many came and what was fetched."""
 
-    def __init__(self, job: Job, total: int, sources: Mapping[str, Source]) -> None:
+    def __init__(self, job: Job[ProbeSpec], total: int, sources: Mapping[str, Source]) -> None:
         self._job, self._total, self._sources = job, total, sources
         self._done, self._refused = 0, 0
         self._reported_s, self._fetched = 0.0, ""
@@ -120,4 +122,4 @@ class _Reporter:
 
 
 if __name__ == "__main__":
-    run_worker(probe)
+    run_worker(probe, ProbeSpec)

@@ -3,7 +3,6 @@
 import sana.work.start  # noqa: F401 - first of all
 
 # isort: split
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,30 @@ from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.training.tensors import load_weights
 from sana.work.job import Job, run_worker
+from sana.work.results import SampleResult
+from sana.work.specs import SampleSpec
 
 _SHEET_FRAMES = 6  # frames shown per video
-_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def sample(job: Job) -> None:
+def sample(job: Job[SampleSpec]) -> None:
     """Sample every prompt of the library in turn."""
-    config = job.config.sample
+    config, spec = job.config.sample, job.spec
     store = job.open_store()
-    index = read_table(store, job.artifacts["encode_captions"], "index.parquet").to_pylist()
+    index = read_table(store, spec.captions, "index.parquet").to_pylist()
     prompts = {row["name"]: read_tensor(store, Location.of(row)) for row in index if row["role"] == "prompt"}
     texts = {row["name"]: row["text"] for row in index if row["role"] == "prompt"}
     negative = next(read_tensor(store, Location.of(row)) for row in index if row["role"] == "negative")
 
     device = resolve_device(config.resources.device)
-    path, revision = job.spec["model_path"], job.spec["model_revision"]
-    transformer = load_transformer(path, revision=revision)
-    weights = load_weights(store, job.spec["trajectory"], job.spec["step"], which=config.weights)
-    transformer.load_state_dict(weights)
-    pipe = load_pipeline(
-        path, transformer=transformer.to(_DTYPES[job.config.train.mixed_precision]), revision=revision
-    ).to(device)
+    path, revision = spec.model.path, spec.model.revision
+    transformer = load_transformer(path, revision=revision, dtype=_DTYPES[job.config.train.mixed_precision])
+    weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=config.weights)
+    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are no weights and stay float32
+    pipe = load_pipeline(path, transformer=transformer, revision=revision, device=device)
 
-    out = Path(job.spec["out_dir"])
+    out = Path(spec.out_dir)
     steps = len(prompts) * config.num_inference_steps
     job.report(Progress(0, steps, "sampler steps"))
     videos: dict[str, np.ndarray] = {}
@@ -58,11 +57,11 @@ def sample(job: Job) -> None:
         videos[name] = _sample(job, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     _contact_sheet(videos, texts).save(out / "contact_sheet.png")
-    result: dict[str, Any] = {
-        "videos": {name: f"{file_name(name)}.mp4" for name in videos},
-        "videos_digest": digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
-    }
-    (out / "videos.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = SampleResult(
+        videos={name: f"{file_name(name)}.mp4" for name in videos},
+        videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
+    )
+    (out / SampleResult.FILE).write_bytes(result.to_json())
 
 
 def file_name(nickname: str) -> str:
@@ -70,7 +69,7 @@ def file_name(nickname: str) -> str:
     return nickname.replace("<", "_").replace(">", "_")
 
 
-def _sample(job: Job, pipe: Any, embeds: Tensor, negative: Tensor, on_step: Any) -> np.ndarray:
+def _sample(job: Job[SampleSpec], pipe: Any, embeds: Tensor, negative: Tensor, on_step: Any) -> np.ndarray:
     config = job.config.sample
     return sample_video(
         pipe,
@@ -104,4 +103,4 @@ def _contact_sheet(videos: dict[str, np.ndarray], texts: dict[str, str]) -> Imag
 
 
 if __name__ == "__main__":
-    run_worker(sample)
+    run_worker(sample, SampleSpec)

@@ -1,116 +1,107 @@
 """`python -m sana.work.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
 
-spec: {"trajectory": key, "fingerprint": of the train artifact, "model_path": hub id or local folder in diffusers
-layout, "model_revision": str or null, "keep_steps": [steps of checkpoints that committed artifacts refer to],
-"passes": {data set: how often it stands in an epoch} of those that do not stand in it once}
-artifacts: encode_latents, encode_captions.
-
-Rank 0 writes `<job>.result.json` at the end; the stage that started us commits it as an artifact:
-{"step", "trajectory", "checkpoint": key of its index, "num_samples": train rows,
-"model": key of the exported folder, "files": [{"name", "key", "num_bytes", "digest"}] of the export,
-"weights": {"live": digest, "ema": digest}, "weights_digest": of both,
-"metrics": [keys of all metrics segments, in order], "metrics_path": local file with the same rows}
+Rank 0 leaves a TrainResult beside the job at the end; the stage that started us commits it as an artifact.
 """
 
 import sana.work.start  # noqa: F401 - first of all
 
 # isort: split
 import hashlib
-import json
 import logging
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sana.artifact import FileInfo, digest_of
-from sana.config.train import SigmaConfig
+from sana.config.objective import CheckpointSampling, TimestepSampling
 from sana.data.loader import Reader, load_samples
 from sana.data.shard_cache import ShardFiles
 from sana.data.shard_check import check_samples
-from sana.model.pipeline import export_pipeline, load_flow_shift, local_checkpoint
+from sana.model.pipeline import load_flow_shift, local_checkpoint
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.store import Store
+from sana.training.launch import result_path
 from sana.training.lease import held
 from sana.training.loop import SIGN_OF_LIFE_S, Trainer
-from sana.training.ranks import Accelerator, open_accelerator
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
 from sana.training.tensors import weights_digest
+from sana.training.trainable import FullTransformer
 from sana.training.trajectory import Trajectory
 from sana.work.job import EXIT_TERMINATED, Job, run_worker
+from sana.work.results import TrainResult, WeightsDigests
+from sana.work.specs import TrainSpec
 
 _log = logging.getLogger(__name__)
 
 
-def train(job: Job) -> None:
+def train(job: Job[TrainSpec]) -> None:
     """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
-    accelerator = open_accelerator(job.config.train)
+    parallel = Parallel.open(job.config.train)
     # rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
-    with held(job.open_store(), job.spec["trajectory"]) if accelerator.is_main_process else nullcontext() as lease:
-        trainer = build_trainer(job, accelerator, check=lease.check if lease else _not_asked)
+    with held(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
+        trainer = build_trainer(job, parallel, check=lease.check if lease else _not_asked)
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
         finished = trainer.run()
     if not finished:
         _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
         raise SystemExit(EXIT_TERMINATED)
-    if trainer.accelerator.is_main_process:
-        result = export(job, trainer)
-        job.path.with_suffix(".result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    trainer.accelerator.wait_for_everyone()  # a rank that leaves early would look like a failed one
-    trainer.accelerator.end_training()
+    if parallel.is_main:
+        result_path(job.path).write_bytes(export(job, trainer).to_json())
+    parallel.end()
 
 
 def _not_asked() -> None:
     """Ranks that write nothing hold no lease."""
 
 
-def build_trainer(job: Job, accelerator: Accelerator, *, check: Callable[[], None] = _not_asked) -> Trainer:
+def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[], None] = _not_asked) -> Trainer:
     """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost.
 
     Raises:
         DamagedSampleError: a stored sample of either split is missing, truncated or not what the index says.
     """
-    config, store = job.config, job.open_store()
-    latents, captions = job.artifacts["encode_latents"], job.artifacts["encode_captions"]
-    if accelerator.is_main_process:  # the export needs all of it: better to miss a file now than in a week
-        local_checkpoint(job.spec["model_path"], revision=job.spec["model_revision"])
+    config, spec, store = job.config, job.spec, job.open_store()
+    latents, captions = spec.latents, spec.captions
+    if parallel.is_main:  # the export needs all of it: better to miss a file now than in a week
+        local_checkpoint(spec.model.path, revision=spec.model.revision)
     transformer = load_transformer(
-        job.spec["model_path"],
-        revision=job.spec["model_revision"],
+        spec.model.path,
+        revision=spec.model.revision,
         gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
-    samples = load_samples(store, latents, captions, "train", passes=job.spec["passes"])
+    samples = load_samples(store, latents, captions, "train", passes=spec.passes)
     eval_samples = load_samples(store, latents, captions, "eval")
-    if accelerator.is_main_process:
+    if parallel.is_main:
         width = int(transformer.config.caption_channels)
         check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_sign_of_life(job))
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     return Trainer(
         config,
-        accelerator,
-        transformer,
+        parallel,
+        FullTransformer(transformer),
+        build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        flow_shift=_flow_shift(config.train.sigma, job),
         trajectory=Trajectory(
             store,
-            job.spec["trajectory"],
-            folder=job.work_dir / "train" / job.spec["trajectory"],
+            spec.trajectory,
+            folder=job.work_dir / "train" / spec.trajectory,
             config=config.train,
             snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
-            keep_steps=job.spec["keep_steps"],
+            keep_steps=spec.keep_steps,
             check=check,
         ),
         report=job.report,
     )
 
 
-def _sign_of_life(job: Job) -> Callable[[int, int], None]:
+def _sign_of_life(job: Job[TrainSpec]) -> Callable[[int, int], None]:
     """Report how far the check of the samples is, now and then: it must not look like a trainer that hangs."""
     last = time.perf_counter()
 
@@ -123,13 +114,13 @@ def _sign_of_life(job: Job) -> Callable[[int, int], None]:
     return on_shard
 
 
-def _flow_shift(sigma: SigmaConfig, job: Job) -> float:
-    if sigma.policy == "checkpoint":
-        return load_flow_shift(job.spec["model_path"], revision=job.spec["model_revision"])
-    return sigma.shift
+def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
+    if isinstance(sampling, CheckpointSampling):
+        return load_flow_shift(job.spec.model.path, revision=job.spec.model.revision)
+    return sampling.shift
 
 
-def export(job: Job, trainer: Trainer) -> dict[str, Any]:
+def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
     """Write the averaged weights as a diffusers checkpoint to the store, and return the job's result."""
     trajectory, state = trainer.trajectory, trainer.state
     saved = trajectory.newest
@@ -137,25 +128,25 @@ def export(job: Job, trainer: Trainer) -> dict[str, Any]:
     folder = trajectory.folder / "export"
     shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
     with state.ema.swapped_in():
-        base = local_checkpoint(job.spec["model_path"], revision=job.spec["model_revision"])
-        export_pipeline(base, folder, transformer=trainer.transformer)
-    model = f"train/{job.spec['fingerprint']}/{trajectory.attempt}/model"
+        base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
+        trainer.trainable.export(base, folder)
+    model = f"train/{job.spec.fingerprint}/{trajectory.attempt}/model"
     files = _upload(trajectory.store, folder, model)
     shutil.rmtree(folder)
     parts = state.parts()
-    weights = {"live": weights_digest(parts["weights"]), "ema": weights_digest(parts["ema"])}
-    return {
-        "step": state.step,
-        "trajectory": trajectory.key,
-        "checkpoint": saved.key,
-        "num_samples": len(trainer.samples),
-        "model": model,
-        "files": [{"name": name, **asdict(info)} for name, info in files.items()],
-        "weights": weights,
-        "weights_digest": digest_of(weights),
-        "metrics": [segment.key for segment in saved.segments],
-        "metrics_path": str(trajectory.metrics.path),
-    }
+    live, ema = weights_digest(parts["weights"]), weights_digest(parts["ema"])
+    return TrainResult(
+        step=state.step,
+        trajectory=trajectory.key,
+        checkpoint=saved.key,
+        num_samples=len(trainer.samples),
+        model=model,
+        files=files,
+        weights=WeightsDigests(live, ema),
+        weights_digest=digest_of({"live": live, "ema": ema}),
+        metrics=tuple(segment.key for segment in saved.segments),
+        metrics_path=str(trajectory.metrics.path),
+    )
 
 
 def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
@@ -171,4 +162,4 @@ def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
 
 
 if __name__ == "__main__":
-    run_worker(train)
+    run_worker(train, TrainSpec)

@@ -146,7 +146,7 @@ def test_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
     assert not list(Path(place.root).rglob(".tmp-*"))
     with inline_workers():
         outcome = run_stages(place.context(), last="encode_latents")
-    assert outcome["encode_latents"].counts["out"] == 13
+    assert outcome["encode_latents"].counts.num_out == 13
 
 
 def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tiny_model: Path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ from flows.plan import inputs_of
 from sana.artifact import Artifact, find
 from sana.data.manifest import read_parquet
 from sana.data.shard import Location, read_tensor
+from sana.facts import TrainFacts
 from sana.store import Store, open_store
 from sana.training.checkpoint import at_step, read_metrics
 from tests import forked
@@ -198,7 +199,7 @@ def kill_and_run_again(victim: Victim, name: str, number: int, folder: Path, req
         assert len(assert_whole(store)) == NUM_SAMPLES
         if killed:
             found = committed(place, victim.name, victim.overrides)
-            assert found.counts["encoded"] == NUM_SAMPLES - len(keys)
+            assert found.counts.extra["encoded"] == NUM_SAMPLES - len(keys)
     return killed
 
 
@@ -249,7 +250,7 @@ def test_kills_while_training_change_no_bit(reference: tuple[Place, Outcome], tm
 
 def metrics(place: Place, outcome: Outcome) -> list[dict]:
     """The metrics rows of the finished run, without those that say how long things took."""
-    facts = outcome["train"].facts
+    facts = TrainFacts.of(outcome["train"])
     store = place.context().store
-    lines = read_metrics(store, at_step(store, facts["trajectory"], facts["step"])).decode().splitlines()
+    lines = read_metrics(store, at_step(store, facts.trajectory, facts.step)).decode().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]

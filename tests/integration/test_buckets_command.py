@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from flows.cli.main import cli
 from flows.cli.show import result_table
 from sana.data.manifest import read_table
+from sana.facts import BucketFacts
 from tests.pipeline_runs import ROOT, Place, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(120)
@@ -41,7 +42,8 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
     made = run_stages(context, last="bucket")["bucket"]
     rows = read_table(context.store, made, "clips.parquet").to_pylist()
     assert {row["window_fps"] for row in rows} == {12.0}
-    for name in made.facts["buckets"]:
+    facts = BucketFacts.of(made)
+    for name in facts.buckets:
         train, held_out, clips, cropped, upscaled, tokens, mebibytes = lines[name]
         mine = [row for row in rows if row["bucket"] == name]
         assert (int(train), int(held_out)) == tuple(
@@ -54,15 +56,17 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
         latent = (1 + (frames - 1) // 4) * (height // 8) * (width // 8)
         assert int(tokens) == latent // 4
         assert mebibytes == f"{len(mine) * latent * 16 * 2 / 2**20:.1f}"
-    assert set(made.facts["buckets"]) == {row["bucket"] for row in rows}
+    assert set(facts.buckets) == {row["bucket"] for row in rows}
     counts = made.counts
     clips = {row["clip_id"] for row in rows}
-    assert counts["samples"] == len(rows) > counts["out"] == len(clips) == counts["in"] - counts["refused"]
-    refused = counts["refused"]
-    said = f"{counts['in']} in, {counts['out']} used for {len(rows)} samples, {refused} refused ({refused} too_short)"
+    assert counts.num_samples == len(rows) > counts.num_out == len(clips) == counts.num_in - counts.num_rejected
+    refused = counts.num_rejected
+    said = f"{counts.num_in} in, {counts.num_out} used for {len(rows)} samples, {refused} refused ({refused} too_short)"
     assert said in shown.output
     table = result_table([("bucket", "Completed", made)], context.store)
-    assert table.splitlines()[1].split()[2:6] == [str(counts[k]) for k in ("in", "out", "refused", "samples")]
+    assert table.splitlines()[1].split()[2:6] == [
+        str(num) for num in (counts.num_in, counts.num_out, counts.num_rejected, counts.num_samples)
+    ]
 
 
 def test_it_writes_nothing_and_imports_nothing_heavy(place: Place) -> None:

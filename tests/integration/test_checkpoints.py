@@ -1,6 +1,5 @@
 """Checkpoints: whole or not there, an older one for a damaged one, few kept, and what is exported from them."""
 
-import json
 import os
 from pathlib import Path
 from uuid import uuid4
@@ -9,7 +8,9 @@ import pytest
 from diffusers import SanaVideoTransformer3DModel
 
 from sana.training.checkpoint import index_key, steps_of
+from sana.training.launch import result_path
 from sana.training.tensors import load_weights, weights_digest
+from sana.work.results import TrainResult
 from sana.work.train import train
 from tests.s3_server import WeedServer
 from tests.training_lab import Lab
@@ -64,7 +65,7 @@ def test_a_bucket_is_as_good_as_a_disk(lab: Lab, s3: WeedServer) -> None:
 
 
 def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
-    lab.train("kept", max_steps=8, checkpoint_every=1, keep_last=2, keep_steps=[3])
+    lab.train("kept", max_steps=8, checkpoint_every=1, keep_last=2, keep_steps=(3,))
     assert steps_of(lab.store, lab.key("kept")) == [3, 7, 8]
     keys = [key for key, _ in lab.store.list(f"train/{lab.key('kept')}/checkpoints")]
     assert len(keys) == 3 * 4  # nothing is left of the others
@@ -73,13 +74,13 @@ def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
 def test_what_comes_out_is_the_average_and_stock_diffusers_loads_it(lab: Lab) -> None:
     job = lab.job("out", max_steps=5)
     train(job)
-    result = json.loads(job.path.with_suffix(".result.json").read_text())
-    assert [file["name"] for file in result["files"]] == sorted(file["name"] for file in result["files"])
-    assert all(lab.store.size(file["key"]) == file["num_bytes"] for file in result["files"])
-    model = SanaVideoTransformer3DModel.from_pretrained(lab.path(result["model"]) / "transformer")
+    result = TrainResult.load(result_path(job.path))
+    assert list(result.files) == sorted(result.files)
+    assert all(lab.store.size(file.key) == file.num_bytes for file in result.files.values())
+    model = SanaVideoTransformer3DModel.from_pretrained(lab.path(result.model) / "transformer")
     ema = load_weights(lab.store, lab.key("out"), 5, which="ema")
-    assert weights_digest(model.state_dict()) == weights_digest(ema) == result["weights"]["ema"]
+    assert weights_digest(model.state_dict()) == weights_digest(ema) == result.weights.ema
     live = load_weights(lab.store, lab.key("out"), 5, which="live")
-    assert weights_digest(live) == result["weights"]["live"] != result["weights"]["ema"]
-    assert Path(result["metrics_path"]).read_bytes() == b"".join(lab.store.read(key) for key in result["metrics"])
-    assert (result["step"], result["num_samples"]) == (5, 11)
+    assert weights_digest(live) == result.weights.live != result.weights.ema
+    assert Path(result.metrics_path).read_bytes() == b"".join(lab.store.read(key) for key in result.metrics)
+    assert (result.step, result.num_samples) == (5, 11)

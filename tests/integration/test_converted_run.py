@@ -9,6 +9,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
+from sana.facts import TrainFacts
 from sana.store import open_store
 from tests.pipeline_runs import inline_workers, new_place, run_stages
 
@@ -44,9 +45,9 @@ def test_the_quickstart_converted_trains_on_the_demo(tmp_path: Path, tiny_model:
         done = run_stages(context)
         assert run_stages(context).ran == []
     assert done.ran == list(STAGES)
-    assert done["download"].counts["in"] == 16 and done["encode_latents"].counts["refused"] == 0
-    assert done["train"].facts["step"] == 4
-    assert done["sample"].counts["out"] == 1
+    assert done["download"].counts.num_in == 16 and done["encode_latents"].counts.num_rejected == 0
+    assert TrainFacts.of(done["train"]).step == 4
+    assert done["sample"].counts.num_out == 1
     assert sorted(p.name for p in place.clips.iterdir()) == sorted(
         p.name for p in (QUICKSTART.parents[1] / "configs/demo/clips").iterdir()
     ), "sources are only read"

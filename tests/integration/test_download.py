@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sana.counts import DatasetCounts
 from sana.data.source_check import check_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
@@ -29,7 +30,7 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     pieces = Done(context(tmp_path / "again", *sets, workers=workers, report=seen.append))
     assert (pieces.clips, pieces.rejects) == (whole.clips, whole.rejects)
     assert pieces.artifact.content == whole.artifact.content
-    assert whole.artifact.facts["datasets"] == {"d0": [300, 10], "d1": [300, 5]}
+    assert whole.artifact.counts.datasets == {"d0": DatasetCounts(300, 10), "d1": DatasetCounts(300, 5)}
     assert [p.done for p in seen] == sorted(p.done for p in seen) and (seen[-1].done, seen[-1].total) == (600, 600)
 
 
@@ -169,7 +170,7 @@ def test_a_disabled_data_set_is_left_out_and_captions_are_part_of_the_recipe(tmp
     folder = str(make_files(tmp_path / "s", {"a.mp4": "1", "a.txt": "x", "b.csv": "y"}))
     both = ({"source": folder}, {"source": "/nowhere", "disabled": True})
     one = Done(context(tmp_path, *both))
-    assert len(one.clips) == 1 and list(one.artifact.facts["datasets"]) == ["d0"]
+    assert len(one.clips) == 1 and list(one.artifact.counts.datasets) == ["d0"]
     other = Done(context(tmp_path, {"source": folder, "captions": {"prefix": "old film: "}}))
     assert other.artifact.fingerprint != one.artifact.fingerprint
     assert other.artifact.content["videos"] == one.artifact.content["videos"]

@@ -61,7 +61,7 @@ def encode(place: Place, root: Path, *overrides: str) -> tuple[Artifact, Context
 def assert_readable(context: Context, artifact: Artifact) -> None:
     """Every latent is there and has the digest that its row, and so the artifact's content, says."""
     rows = read_table(context.store, artifact, "index.parquet").to_pylist()
-    assert len(rows) == artifact.counts["out"]
+    assert len(rows) == artifact.counts.num_out
     for row in rows:
         read_tensor(context.store, Location.of(row))
 
@@ -94,7 +94,7 @@ def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Art
         assert stage.encode_share(context, inputs, index=0, count=3) == 0
         made = stage.run(replace(context, report=heard.append), inputs)
     assert launches == [1]
-    assert made.content == reference.content and made.counts["encoded"] == 0 and not heard
+    assert made.content == reference.content and made.counts.extra["encoded"] == 0 and not heard
     with pytest.raises(ValueError, match="worker 3 of 3"):
         stage.encode_share(context, inputs, index=3, count=3)
 
@@ -124,7 +124,7 @@ def test_a_clip_that_kills_its_worker_twice_is_refused(
     assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3
     refused = read_table(context.store, made, "rejects.parquet").to_pylist()
     assert [(row["path"], row["reason"]) for row in refused] == [(victim["path"], "killed_worker")]
-    assert made.counts["in"] == made.counts["out"] + 1 == reference.counts["in"]
+    assert made.counts.num_in == made.counts.num_out + 1 == reference.counts.num_in
     assert not list((context.work_dir / "journals").iterdir())
 
 
@@ -162,7 +162,7 @@ def test_the_command_encodes_and_leaves_the_index_to_the_run(
     assert not list((tmp_path / "root/encode_latents").glob("*/artifact.json"))
     with inline_workers():
         made = run_stages(place.context(f"work_dir={tmp_path / 'work'}"), last="encode_latents")["encode_latents"]
-    assert made.counts["encoded"] == 0 and made.content == reference.content
+    assert made.counts.extra["encoded"] == 0 and made.content == reference.content
 
 
 def test_a_prompt_library_is_its_content(bucketed: Place, tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_captions_do_not_depend_on_parts(bucketed: Place, padding: str) -> None:
         with inline_workers():
             found.append(encode_captions.run(salted, inputs_of(context, encode_captions.NAME)))
     assert found[0].content == found[1].content
-    assert found[0].counts["encoded"] == found[0].counts["in"] > 10
+    assert found[0].counts.extra["encoded"] == found[0].counts.num_in > 10

@@ -17,10 +17,12 @@ from sana.care.collect import find_litter, orphans, outdated, remove
 from sana.care.references import Survey, kind_of, survey
 from sana.care.shards import require_shards
 from sana.care.verify import verify
+from sana.counts import Counts
 from sana.data.pool import Pool
 from sana.data.schemas import LATENTS
 from sana.data.shard import write_shard
 from sana.errors import SanaError
+from sana.facts import TrainFacts
 from sana.store import Entry, LocalStore, StoreError
 from tests.cared_stores import content, context_of, only, store_of
 from tests.pipeline_runs import Place, inline_workers, run_stages
@@ -110,7 +112,8 @@ def test_what_a_config_would_find_cached_is_kept_though_others_came_later(place:
     assert {key.partition("/")[0] for key in mine} >= {"download", "encode_latents", "train"}
     for key in mine:
         draft = Draft(store, Recipe(key.partition("/")[0], 0, {"of": "another config"}, {}))
-        draft.commit(content={"theirs": key}, counts={})
+        facts = TrainFacts("theirs", 0, "none", (), "none") if key.startswith("train/") else None
+        draft.commit(content={"theirs": key}, counts=Counts.all_kept(0), facts=facts)
     found, later = survey(store), time.time() + 1
     gone = {thing.key.rpartition("/")[0] for thing in outdated(found, before=later)}
     assert mine & gone, "without a config its artifacts are not the newest"

@@ -20,6 +20,7 @@ from sana.stages import download
 from sana.store import open_store
 from sana.work.job import read_job, write_job
 from sana.work.probe import probe
+from sana.work.specs import CrashHistory, PoolName, ProbeSpec
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
 from tests.source_files import listing
@@ -163,9 +164,8 @@ def test_a_long_fetch_is_news_before_its_video_is_there(
     config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", places)
     context = Context(config, open_store(config.root), tmp_path / "work")
     journal = tmp_path / "journal"
-    artifacts = {"download": download.run(context, {})}
-    spec = {"pool": "probe/pool/v1", "deaths": {}, "journal": str(journal)}
-    job = read_job(write_job("probe", config, artifacts, spec))
+    spec = ProbeSpec(PoolName("probe", "v1"), download.run(context, {}), CrashHistory({}, str(journal)))
+    job = read_job(write_job(config, spec), ProbeSpec)
     probe(job)
     reports = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
     assert [report["done"] for report in reports[:-1]] == [0] * (len(reports) - 1) and reports[-1]["done"] == 1

@@ -11,6 +11,7 @@ from flows.cli.main import main
 from sana.data.manifest import read_table
 from sana.errors import SanaError
 from sana.work.inspect_sample import contact_sheet, psnr_db
+from sana.work.results import SampleInspection, StoredLatent
 from tests.cared_stores import store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers
 
@@ -43,6 +44,6 @@ def test_inspect_shows_the_source_beside_the_latent(trained: tuple[Place, Outcom
     frames = np.zeros((5, 64, 96, 3), np.uint8)
     assert psnr_db(frames, frames) == 99.0
     assert psnr_db(frames, frames + 255) == pytest.approx(0.0)
-    facts = {"path": "a.mp4", "bucket": "5x64x96", "first_frame": 0, "last_frame": 4, "psnr_db": 0.0, "captions": []}
-    sheet = np.asarray(contact_sheet(frames + 200, frames + 10, facts))
+    found = SampleInspection("a.mp4", "5x64x96", 0, 4, 0.0, StoredLatent("fp16", (1,), 1.0), ())
+    sheet = np.asarray(contact_sheet(frames + 200, frames + 10, found))
     assert (sheet == 200).all(axis=2).sum() > 50_000 and (sheet == 10).all(axis=2).sum() > 50_000

@@ -23,7 +23,7 @@ from pathlib import Path
 job = Path(sys.argv[1])
 spec = json.loads(job.read_text())
 def say(done, **more):
-    line = {"done": done, "total": 3, "unit": "steps", "detail": "", "metrics": [], **more}
+    line = {"format": 1, "done": done, "total": 3, "unit": "steps", "detail": "", "metrics": [], **more}
     with job.with_suffix(".progress.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\\n")
 def note(name):
@@ -243,8 +243,8 @@ def test_a_workers_own_message_is_said_once(bench: Bench, caplog: pytest.LogCapt
         from sana.errors import SanaError
         def body(job):
             raise SanaError("clip 7 is damaged\\nmend it")
-        job_module.read_job = lambda path: type("Job", (), {"path": path})
-        job_module.run_worker(body)
+        job_module.read_job = lambda path, kind: None
+        job_module.run_worker(body, None)
     """
     with pytest.raises(SanaError, match="clip 7 is damaged\nmend it"):
         bench.launch(body)

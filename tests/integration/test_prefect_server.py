@@ -19,7 +19,7 @@ model: {{path: {folder}/none}}
 download:
   datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_refused_fraction: 0.2}}]
 bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, eval_sources: [{held_out}]}}
-train: {{max_steps: 1, global_batch_size: 1, warmup_steps: 0}}
+train: {{max_steps: 1, global_batch_size: 1, lr_schedule: {{warmup_steps: 0}}}}
 sample: {{prompts: {{cat: a cat}}}}
 """
 # A flow whose only task starts a worker that never ends by itself.
@@ -137,4 +137,4 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
     assert "Completed" in {worker["state"]["name"] for worker in workers}
     made = find(place.context().store, encode_latents.recipe(place.context(), prepared.artifacts))
     assert made is not None and made.content == expected.content
-    assert made.counts["encoded"] == 0, "the runs of the deployment did not do the work"
+    assert made.counts.extra["encoded"] == 0, "the runs of the deployment did not do the work"

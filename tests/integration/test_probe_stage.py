@@ -87,7 +87,7 @@ def test_threads_and_parts_change_nothing(place: Place, undisturbed: Run) -> Non
     with inline_workers():
         many = run(place, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")
     assert many[0].content == first.content and many[2] == refused
-    assert first.counts["in"] == 10 == len(rows) + len(refused) and first.counts["opened"] == 8
+    assert first.counts.num_in == 10 == len(rows) + len(refused) and first.counts.extra["opened"] == 8
     twins = {"again.mp4", "clip-3.mp4"}
     (kept,), (dropped,) = twins & set(rows), twins & set(refused)
     assert rows[kept]["clip_id"] < listed(place)[dropped]["clip_id"]
@@ -108,7 +108,7 @@ def test_duplicates_may_be_kept(place: Place) -> None:
     with inline_workers():
         artifact, rows, refused = run(place, "probe.duplicates=keep")
     assert {"again.mp4", "clip-3.mp4"} < set(rows) and set(refused) == {"broken.mp4", "broken-again.mp4"}
-    assert artifact.counts["opened"] == 8
+    assert artifact.counts.extra["opened"] == 8
 
 
 def is_probe(process: psutil.Process) -> bool:
@@ -151,7 +151,7 @@ def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, undis
     assert len(set(died)) == 2
     assert refused[KILLER][0] == "killed_worker"
     assert {path: row for path, row in undisturbed[1].items() if path != KILLER} == rows
-    assert artifact.counts["refused.killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
+    assert artifact.counts.reasons["killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
 
 
 def test_one_death_refuses_nobody(place: Place, undisturbed: Run) -> None:

@@ -1,6 +1,7 @@
 """What probe says is in a file: sizes, rotation, pixel shape, rate and number of frames."""
 
 import struct
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 from sana.data.frames import read_frames
 from sana.data.probe import probe_video
 from sana.data.video import ClipRefused
+from tests.torture_files import FFMPEG
 from tests.video_files import decode_all, make_video, numbers, picture, psnr, refusal
 from tests.video_formats import FORMATS, NUM_FRAMES
 
@@ -77,6 +79,30 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, rotation: in
     frames = read_frames(path, range(5), height=info.height, width=info.width)
     whole = Image.fromarray(decode_all(path)[4]).resize((128, 64), Image.Resampling.BICUBIC)
     assert psnr(frames[4], np.rot90(np.asarray(whole), rotation // 90)) > 40
+
+
+@pytest.mark.parametrize(("ending", "rotation"), [("mp4", "0"), ("mkv", "90")])
+def test_pixels_that_are_almost_square_are_square(tmp_path: Path, ending: str, rotation: str) -> None:
+    """As ffmpeg leaves them, which keeps the display's aspect while it rounds a size: 1280:1281 here."""
+    scaled, path = tmp_path / f"scaled.{ending}", tmp_path / f"turned.{ending}"
+    source = ["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=16", "-frames:v", "5", "-pix_fmt", "yuv420p"]
+    subprocess.run([*FFMPEG, *source, "-vf", "scale=854:480,crop=832:480", "-c:v", "libx264", scaled], check=True)
+    subprocess.run([*FFMPEG, "-display_rotation", rotation, "-i", scaled, "-c", "copy", path], check=True)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(1280, 1281)
+    info = probe_video(path)
+    assert (info.width, info.height) == ((832, 480) if rotation == "0" else (480, 832))
+    assert info.sample_aspect == 1 and info.coded_width == 832
+    frames = read_frames(path, range(5), height=info.height, width=info.width)
+    assert np.array_equal(frames[4], np.rot90(decode_all(path)[4], int(rotation) // 90))  # nothing is resampled
+
+
+@pytest.mark.parametrize(
+    ("sar", "width"),
+    [(Fraction(100, 101), 96), (Fraction(101, 100), 96), (Fraction(16, 15), 102), (Fraction(12, 11), 105)],
+)
+def test_sizes_on_display_are_rounded(tmp_path: Path, sar: Fraction, width: int) -> None:
+    assert probe_video(make_video(tmp_path / "film.mp4", num_frames=1, sar=sar)).width == width
 
 
 def test_a_varying_rate_is_measured_not_believed(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import Draft, Recipe
+from sana.counts import Counts
 from sana.data.manifest import clip_id_of, count_rejects, read_table, table_of, to_parquet
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX, REJECTS
+from sana.facts import BucketFacts
 from sana.report.page import data_report
 from sana.report.states import StageState
 from tests.pipeline_runs import Outcome, Place, run_stages
@@ -48,7 +50,7 @@ def test_the_numbers_on_the_page_are_those_of_the_artifacts(done: tuple[Place, O
     words = Page(data_report(place.context(), "demo", states_of(outcome), now=0.0)).words
     for name in ("download", "probe", "bucket"):
         counts = outcome[name].counts
-        assert f"{counts['in']} = {counts['out']} + {counts['refused']}" in words
+        assert f"{counts.num_in} = {counts.num_out} + {counts.num_rejected}" in words
     assert "holds at every stage" in words and "NOT" not in words
     for path in ("nocaption-00.mp4", "corrupt-00.mp4", "short-00.mp4"):
         assert path in words
@@ -90,12 +92,12 @@ def test_where_a_clip_gives_several_samples_the_page_says_so(done: tuple[Place, 
     place = done[0]
     several = place.context("probe.duplicates=keep", "bucket.window=stride", "bucket.windows_per_clip=3")
     outcome = run_stages(several, last="bucket")
-    counts = outcome["bucket"].counts
-    assert counts["samples"] > counts["out"], "or this is a test of nothing"
+    counts, facts = outcome["bucket"].counts, BucketFacts.of(outcome["bucket"])
+    assert counts.num_samples > counts.num_out, "or this is a test of nothing"
     words = Page(data_report(several, "demo", states_of(outcome), now=0.0)).words
-    assert f"{counts['out']} clips give {counts['samples']} samples, which are counted from there on" in words
-    assert "holds at every stage" in words and f"samples chosen{counts['samples']}" in words
-    assert f"frames used{counts['frames_used']}" in words and f"frames dropped{counts['frames_dropped']}" in words
+    assert f"{counts.num_out} clips give {counts.num_samples} samples, which are counted from there on" in words
+    assert "holds at every stage" in words and f"samples chosen{counts.num_samples}" in words
+    assert f"frames used{facts.frames_used}" in words and f"frames dropped{facts.frames_dropped}" in words
 
 
 def location(number: int, shape: list[int]) -> dict:
@@ -114,8 +116,7 @@ def encoded(place: Place, outcome: Outcome) -> Outcome:
     draft.add("index.parquet", to_parquet(table_of(rows, LATENT_INDEX)))
     refused = table_of(lost, REJECTS)
     draft.add("rejects.parquet", to_parquet(refused))
-    facts = {"datasets": {"demo": [len(windows), 1]}}
-    latents = draft.commit(content={}, counts=count_rejects(len(windows), len(kept), refused), facts=facts)
+    latents = draft.commit(content={}, counts=count_rejects({"demo": len(windows)}, len(kept), refused))
     draft = Draft(context.store, Recipe("encode_captions", 1, {"max_tokens": 30}, {}))
     texts = [
         {"role": "train", "name": "", "position": 0, "text_key": "", "text": "", "template": "video",
@@ -123,7 +124,7 @@ def encoded(place: Place, outcome: Outcome) -> Outcome:
         for n in range(8)
     ]  # fmt: skip
     draft.add("index.parquet", to_parquet(table_of(texts, CAPTION_INDEX)))
-    captions = draft.commit(content={}, counts={"in": 8, "out": 8, "refused": 0})
+    captions = draft.commit(content={}, counts=Counts.all_kept(8))
     artifacts = {**outcome.artifacts, "encode_captions": captions, "encode_latents": latents}
     return Outcome(artifacts, [])
 
@@ -133,7 +134,7 @@ def test_an_encoded_run_shows_samples_tokens_and_bytes(done: tuple[Place, Outcom
     whole = encoded(place, outcome)
     text = data_report(place.context(), "demo", states_of(whole), now=0.0)
     words = assert_harmless(text).words
-    num_windows = outcome["bucket"].counts["out"]
+    num_windows = outcome["bucket"].counts.num_out
     assert len(thumbnails_of(text)) == num_windows - 1, "of a sample that is not in the store there is no picture"
     assert f"{num_windows} = {num_windows - 1} + 1" in words and "2 captions (25.0 %) were cut at 30" in words
     assert "100 B a sample" in words and "100 B a text" in words
@@ -150,8 +151,7 @@ def test_a_page_of_many_long_hostile_names_stays_small(done: tuple[Place, Outcom
     draft.add("rejects.parquet", to_parquet(refused))
     for name in ("clips.parquet", "captions.parquet"):
         draft.add(name, to_parquet(read_table(place.context().store, outcome["download"], name)))
-    facts = {"datasets": {"demo": [4_000, 4_000]}}
-    made = draft.commit(content={}, counts=count_rejects(4_000, 0, refused), facts=facts)
+    made = draft.commit(content={}, counts=count_rejects({"demo": 4_000}, 0, refused))
     text = data_report(context, "demo", [StageState("download", "failed", made, "too many")], now=0.0)
     assert len(text.encode()) < 3_000_000
     assert_harmless(text)

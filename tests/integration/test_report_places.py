@@ -48,7 +48,7 @@ def test_the_command_needs_storage_alone(
     main(command(place, tmp_path / "one.html", "download.datasets.0.max_refused_fraction=0", "probe.duplicates=keep"))
     assert "data report:" in capsys.readouterr().out
     one = (tmp_path / "one.html").read_text()
-    assert "3 of 8 stages are committed" in one and len(thumbnails_of(one)) == done[1]["bucket"].counts["out"]
+    assert "3 of 8 stages are committed" in one and len(thumbnails_of(one)) == done[1]["bucket"].counts.num_out
     place.clips.rename(place.folder / "away")
     try:
         main(command(place, tmp_path / "two.html", "probe.duplicates=keep"))

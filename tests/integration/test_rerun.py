@@ -14,6 +14,7 @@ from sana.artifact import causes, find, latest
 from sana.care.verify import verify, withdraw
 from sana.data.manifest import read_table
 from sana.errors import SanaError
+from sana.facts import EncodeLatentsFacts
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(180)
@@ -47,9 +48,9 @@ def test_clips_in_are_clips_out_plus_refused(done: tuple[Place, Outcome]) -> Non
     _, outcome = done
     assert outcome.ran == list(STAGES)
     files = len([p for p in done[0].clips.iterdir() if p.suffix == ".mp4"])
-    assert outcome["download"].counts["in"] == files == 16
+    assert outcome["download"].counts.num_in == files == 16
     for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
-        assert outcome[above].counts["out"] == outcome[below].counts["in"]
+        assert outcome[above].counts.num_out == outcome[below].counts.num_in
     refused = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
     assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
 
@@ -107,7 +108,7 @@ def test_a_bucket_reruns_from_bucket_on(place: Place) -> None:
     assert outcome.ran == ["bucket", "encode_latents"]
     assert states(place, "bucket.buckets=[17x96x160,17x96x96,17x160x96,9x96x160,9x96x96,9x160x96]")["train"] == "stale"
     squares = sum(row["bucket"].endswith("96x96") for row in read_rows(place, outcome, "encode_latents"))
-    assert outcome["encode_latents"].counts["encoded"] == squares > 0
+    assert outcome["encode_latents"].counts.extra["encoded"] == squares > 0
 
 
 def read_rows(place: Place, outcome: Outcome, name: str) -> list[dict]:
@@ -122,7 +123,7 @@ def test_a_prompt_template_encodes_captions_and_no_video(place: Place) -> None:
 def test_a_new_prompt_costs_its_embedding_and_the_sample(place: Place) -> None:
     outcome = run_stages(place.context("sample.prompts.night=a city at night"), last="evaluate")
     assert outcome.ran == ["encode_captions"]
-    assert outcome["encode_captions"].counts["encoded"] == 1
+    assert outcome["encode_captions"].counts.extra["encoded"] == 1
     assert states(place, "sample.prompts.night=a city at night")["sample"] == "stale"
 
 
@@ -130,7 +131,7 @@ def test_an_edited_caption_decodes_no_video(place: Place) -> None:
     (place.clips / "towers-00.txt").write_text("a tower of glass\n")
     outcome = run_stages(place.context(), last="encode_latents")
     assert outcome.ran == ["download", "encode_captions"]
-    assert outcome["encode_captions"].counts["encoded"] == 1
+    assert outcome["encode_captions"].counts.extra["encoded"] == 1
     assert states(place)["train"] == "stale"  # it reads the captions of its clips
 
 
@@ -146,9 +147,9 @@ def test_one_clip_more_is_one_video_opened_one_sample_and_one_caption(
     (place.clips / "towers-09.txt").write_text("a caption nobody has seen\n")
     outcome = run_stages(place.context(), last="encode_latents")
     assert outcome.ran == ["download", "probe", "bucket", "encode_captions", "encode_latents"]
-    assert outcome["probe"].counts["opened"] == 1
-    assert outcome["encode_latents"].counts["encoded"] == 1
-    assert outcome["encode_captions"].counts["encoded"] == 1
+    assert outcome["probe"].counts.extra["opened"] == 1
+    assert outcome["encode_latents"].counts.extra["encoded"] == 1
+    assert outcome["encode_captions"].counts.extra["encoded"] == 1
     before = {row["sample_id"]: row["digest"] for row in read_rows(place, done[1], "encode_latents")}
     after = {row["sample_id"]: row["digest"] for row in read_rows(place, outcome, "encode_latents")}
     assert before.items() < after.items()
@@ -157,7 +158,7 @@ def test_one_clip_more_is_one_video_opened_one_sample_and_one_caption(
 def test_a_clip_replaced_in_place_gets_a_new_latent(place: Place, done: tuple[Place, Outcome]) -> None:
     shutil.copy(place.clips / "skyline-00.mp4", place.clips / "towers-00.mp4")
     outcome = run_stages(place.context("probe.duplicates=keep"), last="encode_latents")
-    assert outcome["probe"].counts["opened"] == 0  # that content was opened under its other name
+    assert outcome["probe"].counts.extra["opened"] == 0  # that content was opened under its other name
     rows = {row["clip_id"]: row for row in read_rows(place, outcome, "encode_latents")}
     old = {row["clip_id"]: row for row in read_rows(place, done[1], "encode_latents")}
     paths = {
@@ -241,15 +242,15 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
     assert weighted.config["passes"] == {name: 3.0}
     assert causes(weighted, latest(place.context().store, "train")) == [f"passes.{name} None -> 3.0"]
     # a data set without train samples has no say
-    elsewhere = dataclasses.replace(artifacts["encode_latents"], facts={"train_samples": {"other": 3}})
+    elsewhere = dataclasses.replace(artifacts["encode_latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
     plain = stage("train").recipe(
         place.context("download.datasets.0.repeats=2"), {**artifacts, "encode_latents": elsewhere}
     )
     assert "passes" not in plain.config
-    assert artifacts["encode_latents"].facts["train_samples"] == {name: artifacts["train"].counts["in"]}
+    assert EncodeLatentsFacts.of(artifacts["encode_latents"]).train_samples == {name: artifacts["train"].counts.num_in}
 
 
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
-    context = place.context("train.sigma.shift=1", "train.seed=3")
+    context = place.context("train.timestep_sampling.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].artifacts)
-    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "sigma.shift 3.0 -> 1.0"]
+    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "timestep_sampling.shift 3.0 -> 1.0"]

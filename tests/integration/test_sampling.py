@@ -10,11 +10,15 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
 
+import sana.work.sample as work
 from sana.bucket import OFFICIAL_480P
 from sana.model.pipeline import SanaPipeline, export_pipeline, load_flow_shift, load_pipeline, sample_video
 from sana.model.random import philox_normal
 from sana.model.text import TextEncoder, pad
 from sana.model.transformer import load_transformer
+from sana.stages import sample as stage
+from sana.training.tensors import load_weights
+from tests.pipeline_runs import Outcome, Place, inline_workers
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}
 SETTINGS = {"steps": 3, "guidance": 6.0, "seed": 7}
@@ -78,6 +82,29 @@ def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embe
 def test_a_shape_that_would_be_floored_is_refused(pipe: SanaPipeline, embeds: dict) -> None:
     with pytest.raises(ValueError, match="6 frames is not 4k"):
         sample_video(pipe, **embeds, **CLIP | {"num_frames": 6}, **SETTINGS)
+
+
+def test_bf16_samples_with_rounded_weights_and_exact_rotary_tables(
+    trained: tuple[Place, Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Casting the module would round the tables too: positions that differ by little would then be one."""
+    used: list[SanaPipeline] = []
+
+    def no_video(pipe: SanaPipeline, **_: object) -> np.ndarray:
+        used.append(pipe)
+        return np.zeros((5, 64, 96, 3), np.uint8)
+
+    monkeypatch.setattr(work, "sample_video", no_video)
+    context, facts = place.context("train.mixed_precision=bf16"), trained[1]["train"].facts
+    with inline_workers():
+        stage.run(context, trained[1].artifacts)
+    transformer, exact = used[0].transformer, load_transformer(str(place.model))
+    tables = list(transformer.rope.buffers())
+    assert tables and all(torch.equal(a, b) for a, b in zip(tables, exact.rope.buffers(), strict=True))
+    weights = load_weights(context.store, facts["trajectory"], facts["step"], which=context.config.sample.weights)
+    kept = transformer.state_dict()
+    assert kept.keys() == weights.keys()
+    assert all(torch.equal(kept[name], weight.bfloat16()) for name, weight in weights.items())
 
 
 def stock_sample(pipe: SanaVideoPipeline, embeds: dict, *, length: int | None) -> np.ndarray:

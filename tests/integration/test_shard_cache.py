@@ -36,7 +36,7 @@ def reader_of(encoded: Encoded, folder: Path, budget: int, *, keep_s: float = 36
 def read_all(encoded: Encoded, reader: Reader) -> None:
     for row in range(len(reader.samples)):
         sample = reader.read(row, caption=0)
-        assert torch.equal(sample.latents, read_tensor(encoded.store, reader.samples.latents[row]).float())
+        assert torch.equal(sample.latents, read_tensor(encoded.store, reader.samples.tensors["latents"][row]).float())
 
 
 def test_shards_are_fetched_once_and_then_nothing_is_asked(encoded: Encoded, tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_damaged_copy_is_dropped_and_a_damaged_shard_refused(encoded: Encoded,
         data[-1] ^= 1
         path.write_bytes(data if damage == "flip" else data[:200])
     read_all(encoded, reader)
-    where = reader.samples.latents
+    where = reader.samples.tensors["latents"]
     where.digests[5] ^= 1  # as if the shard itself were another
     with pytest.raises(DamagedSampleError, match=r"sample clip0005-0: s3://.*the shard is damaged"):
         reader.read(5, caption=None)

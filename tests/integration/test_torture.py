@@ -113,7 +113,7 @@ def found(torture: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str
         for stage in ("download", "probe")
         for row in read_table(context.store, outcome[stage], "rejects.parquet").to_pylist()
     ]
-    assert outcome["download"].counts["in"] == len(rows) + len(refused)
+    assert outcome["download"].counts.num_in == len(rows) + len(refused)
     return {row["path"]: row for row in rows}, {row["path"]: (row["reason"], row["detail"]) for row in refused}
 
 

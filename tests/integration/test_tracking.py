@@ -5,6 +5,7 @@ import math
 import socket
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from mlflow.tracking import MlflowClient
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.load import load_config
 from sana.config.pipeline import Config
+from sana.counts import Counts
+from sana.facts import TrainFacts
 from sana.progress import Progress
 from sana.store import open_store
 from tasks.tracking import Tracker
@@ -35,13 +38,13 @@ def commit(config: Config, recipe: Recipe, rows: list[dict] | None = None) -> Ar
     draft.add("report.json", b'{"mean": 1}')
     draft.add("plots/loss.png", b"\x89PNG")
     draft.refer("weights.safetensors", "train/x/weights.safetensors", num_bytes=10**9, digest="abc")
-    facts: dict[str, object] = {"ema": {"mean": 0.5}, "trajectory": "t1", "metrics": []}
+    facts = TrainFacts("t1", 40, "train/t1/checkpoints/step_00000040/index.json", (), "model")
     if rows is not None:
         key = f"train/t1/metrics/{len(rows)}-{time.time_ns()}.jsonl"
         draft.store.put_if_absent(key, "".join(json.dumps(row) + "\n" for row in rows).encode())
-        facts["metrics"] = [key]
-    counts = {"in": 10, "out": 9, "refused": 1, "refused.too_short": 1}
-    return draft.commit(content={"rows": "d2"}, counts=counts, facts=facts)
+        facts = replace(facts, metrics=(key,))
+    counts = Counts(10, 9, 1, {"too_short": 1}, {}, num_samples=None, extra={})
+    return draft.commit(content={"rows": "d2"}, counts=counts, facts=facts if recipe.stage == "train" else None)
 
 
 def tracker_of(config: Config, **facts: str) -> Tracker:
@@ -105,7 +108,7 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     assert child.data.params == {"learning_rate": "0.001", "prompts._cat_": "a cat"}
     assert parent.data.params["train.max_steps"] == "120"
     numbers = child.data.metrics
-    assert (numbers["clips_in"], numbers["clips_refused.too_short"], numbers["ema.mean"]) == (10, 1, 0.5)
+    assert (numbers["clips_in"], numbers["clips_refused.too_short"], numbers["step"]) == (10, 1, 40)
     assert steps_of(config) == list(range(1, 41))
     expected = {"artifact.json", "files.json", "report.json", "plots/loss.png"}
     assert paths_of(config, child) == expected, "weights are linked, not copied"

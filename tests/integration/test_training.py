@@ -10,7 +10,9 @@ import pytest
 
 from sana.errors import ConfigError, SanaError
 from sana.progress import Progress
-from sana.training.checkpoint import newest, steps_of
+from sana.training.checkpoint import DataPosition, newest, steps_of
+from sana.training.launch import result_path
+from sana.work.results import TrainResult
 from sana.work.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded, reports_to
@@ -39,7 +41,7 @@ def test_a_run_that_was_killed_and_continued_is_the_run_that_was_not(lab: Lab) -
     rows = lab.rows(resumed)
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
     assert [row["step"] for row in rows if "eval/loss_ema" in row] == [0, 4, 8]
-    assert resumed.cursor == {"step": 8, "epoch": 2, "position": 2}
+    assert resumed.cursor == DataPosition(8, 2, 2)
 
 
 def test_raising_max_steps_goes_on_and_a_finished_run_only_exports(lab: Lab) -> None:
@@ -49,7 +51,7 @@ def test_raising_max_steps_goes_on_and_a_finished_run_only_exports(lab: Lab) -> 
     lab.assert_same(straight, raised)
     job = lab.job("raised", max_steps=7)
     train(job)
-    assert json.loads(job.path.with_suffix(".result.json").read_text())["checkpoint"] == raised.key
+    assert TrainResult.load(result_path(job.path)).checkpoint == raised.key
     assert lab.at("raised", 7).attempt == raised.attempt
     lines = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
     assert [line["detail"] for line in lines] == ["going on from step 7"]
@@ -66,7 +68,7 @@ def test_sigterm_saves_the_last_step_and_the_next_run_goes_on(lab: Lab) -> None:
     assert process.wait(60) == 143
     stopped = newest(lab.store, lab.key("stopped"), at_most=100_000)
     assert stopped is not None and stopped.step >= 3
-    assert not job.path.with_suffix(".result.json").exists()
+    assert not result_path(job.path).exists()
     end = stopped.step + 2
     lab.assert_same(lab.train("stopped", max_steps=end), lab.train("straight", max_steps=end, keep_last=100))
 

@@ -1,6 +1,5 @@
 """Two ranks take the steps of one, and the evaluate stage gives the loop's number."""
 
-import json
 from typing import Any
 
 import pytest
@@ -8,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from sana.work.evaluate import evaluate
+from sana.work.results import EvalReport
+from sana.work.specs import CheckpointName
 from tests.training_lab import Lab
-from tests.training_store import make_job, train_config
+from tests.training_store import evaluate_job, train_config
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -34,9 +35,9 @@ def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
     loop_row = [row for row in lab.rows(two) if "eval/loss_ema" in row][-1]
     reports = [_evaluate(lab, "two", 8, ranks=ranks) for ranks in (1, 2)]
     assert reports[0] == reports[1]
-    assert reports[0]["weights"]["live"]["mean"] == loop_row["eval/loss_live"]
-    assert reports[0]["weights"]["ema"]["mean"] == loop_row["eval/loss_ema"]
-    assert reports[0]["weights"]["initial"]["mean"] == first_of_one["eval/loss_live"]
+    assert reports[0].weights["live"].mean == loop_row["eval/loss_live"]
+    assert reports[0].weights["ema"].mean == loop_row["eval/loss_ema"]
+    assert reports[0].weights["initial"].mean == first_of_one["eval/loss_live"]
 
 
 def _worst(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> float:
@@ -44,20 +45,17 @@ def _worst(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> f
     return max(abs(left / right - 1) for left, right in pairs)
 
 
-def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: Any) -> dict[str, Any]:
+def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: Any) -> EvalReport:
     config = train_config(lab.encoded, lab.folder / f"evaluate{ranks}", lab.model, **knobs)
     out = lab.folder / f"report{ranks}"
-    job = make_job(
-        "evaluate", lab.encoded, config, lab.model, trajectory=lab.key(trajectory), step=step, out_dir=str(out)
-    )
+    job = evaluate_job(lab.encoded, config, lab.model, CheckpointName(lab.key(trajectory), step), out)
     if ranks == 1:
         evaluate(job)
     else:
         assert lab.spawn(job, ranks=ranks, module="sana.work.evaluate").wait(180) == 0
     assert (out / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "losses.parquet").stat().st_size > 0
-    report: dict[str, Any] = json.loads((out / "report.json").read_text())
-    return report
+    return EvalReport.load(out / "report.json")
 
 
 def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
@@ -70,8 +68,8 @@ def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
     finally:
         AcceleratorState._reset_state()
     row = lab.rows(saved)[-1]
-    assert report["weights"]["live"]["mean"] == row["eval/loss_live"]
-    assert report["weights"]["ema"]["mean"] == row["eval/loss_ema"]
-    assert report["paired"]["live"]["num_samples"] == 4
+    assert report.weights["live"].mean == row["eval/loss_live"]
+    assert report.weights["ema"].mean == row["eval/loss_ema"]
+    assert report.paired["live"].num_samples == 4
     weights = load_file(lab.path(saved.files["weights.safetensors"].key))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

@@ -15,7 +15,7 @@ from sana.model.random import philox_normal, philox_uniform
 from sana.training.metrics import parse_rows
 from sana.training.tensors import load_weights
 from sana.work.train import train
-from tests.training_store import build_encoded, make_job, train_config
+from tests.training_store import build_encoded, train_config, train_job
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -50,10 +50,10 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
     encoded = build_encoded(tmp_path / "store")
     config = train_config(
         encoded, tmp_path / "work", tiny_model, max_steps=STEPS, global_batch_size=BATCH, micro_batch_size=2, seed=SEED,
-        warmup_steps=WARMUP, learning_rate=LR, beta2=BETA2, epsilon=EPS, weight_decay=DECAY, max_grad_norm=MAX_NORM,
-        caption_dropout=DROPOUT, ema_decay=EMA_DECAY,
+        lr_schedule={"warmup_steps": WARMUP}, learning_rate=LR, max_grad_norm=MAX_NORM, caption_dropout=DROPOUT,
+        optimizer={"beta2": BETA2, "epsilon": EPS, "weight_decay": DECAY}, ema_decay=EMA_DECAY,
     )  # fmt: skip
-    job = make_job("train", encoded, config, tiny_model)
+    job = train_job(encoded, config, tiny_model)
     train(job)
 
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.artifact import Draft, Recipe, causes, digest_of, find, latest
+from sana.counts import Counts
 from sana.errors import SanaError
 from sana.store import open_store
 
@@ -25,7 +26,7 @@ def recipe(**changes) -> Recipe:
 def commit(store, content: str = "c1", **changes):
     draft = Draft(store, recipe(**changes))
     draft.add("table.json", b"{}")
-    return draft.commit(content={"rows": content}, counts={"in": 1, "out": 1, "refused": 0})
+    return draft.commit(content={"rows": content}, counts=Counts.all_kept(1))
 
 
 @given(value=st.dictionaries(st.text(), json_values, max_size=5))
@@ -48,7 +49,7 @@ def test_an_artifact_is_there_once_it_is_committed_and_not_before(tmp_path: Path
     draft = Draft(store, recipe())
     draft.add("table.json", b"{}")
     assert find(store, recipe()) is None
-    committed = draft.commit(content={"rows": "c"}, counts={"in": 0, "out": 0, "refused": 0})
+    committed = draft.commit(content={"rows": "c"}, counts=Counts.all_kept(0))
     assert find(store, recipe()) == committed
     assert latest(store, "probe") == committed
     assert store.read(committed.files["table.json"].key) == b"{}"
@@ -89,7 +90,7 @@ def test_causes_name_the_key_of_the_data_set_that_differs(tmp_path: Path) -> Non
         listed = [{"id": name, "captions": {"trigger": word, "columns": []}} for name, word in datasets]
         return Recipe("download", 1, {"datasets": listed}, {})
 
-    Draft(open_store(str(tmp_path)), of(("a", "x"), ("b", "y"))).commit(content={}, counts={})
+    Draft(open_store(str(tmp_path)), of(("a", "x"), ("b", "y"))).commit(content={}, counts=Counts.all_kept(0))
     before = latest(open_store(str(tmp_path)), "download")  # as it is read back, with sorted keys
     assert causes(of(("a", "x"), ("b", "y")), before) == []
     assert causes(of(("a", "x"), ("b", "z")), before) == ["datasets.b.captions.trigger y -> z"]
@@ -102,7 +103,7 @@ def test_a_damaged_commit_file_is_named(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     path = store.local_path(f"probe/{recipe().fingerprint}/artifact.json")
     path.parent.mkdir(parents=True)
-    path.write_bytes(b'{"format": 1, ')
+    path.write_bytes(b'{"format": 2, ')
     with pytest.raises(SanaError, match="is damaged"):
         find(store, recipe())
     path.write_bytes(b'{"format": 99}')

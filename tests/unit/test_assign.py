@@ -12,6 +12,7 @@ from sana.artifact import Artifact
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.assign import assign
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.errors import ConfigError, RefusedError
@@ -36,12 +37,11 @@ def test_every_clip_is_in_or_refused_and_no_order_enters(config: Config, clips: 
     assert sorted({*kept, *refused}) == sorted(table["clip_id"].to_pylist())
     assert len(refused) == len(set(refused)) and not set(kept) & set(refused)
     assert (
-        len(set(assigned.windows["sample_id"].to_pylist())) == assigned.windows.num_rows == assigned.counts["samples"]
+        len(set(assigned.windows["sample_id"].to_pylist())) == assigned.windows.num_rows == assigned.counts.num_samples
     )
-    assert (assigned.counts["in"], assigned.counts["out"]) == (len(clips), len(set(kept)))
-    assert assigned.counts["frames"] == assigned.counts["frames_used"] + assigned.counts["frames_dropped"]
-    datasets = assigned.facts["datasets"].values()
-    assert [sum(column) for column in zip((0, 0), *datasets, strict=True)] == [len(clips), len(refused)]
+    assert (assigned.counts.num_in, assigned.counts.num_out) == (len(clips), len(set(kept)))
+    assert assigned.facts.frames == assigned.facts.frames_used + assigned.facts.frames_dropped
+    assert set(assigned.counts.datasets) == set(table["dataset"].to_pylist())
 
     order = list(range(len(clips)))
     random.shuffle(order)
@@ -73,11 +73,11 @@ def test_a_row_keeps_what_probe_found() -> None:
 
 def test_what_4k_plus_1_drops_is_counted() -> None:
     table = probed([{"num_frames": 100}, {"num_frames": 81}, {"num_frames": 20}])
-    counts = assign(table, config(eval_fraction=0.5)).counts
-    assert counts["refused.too_short"] == 1  # whose frames are not of a sample anyway
-    assert (counts["frames"], counts["frames_used"], counts["frames_dropped"]) == (181, 162, 19)
-    counts = assign(table, config(strategy="resolution_frames", num_frames=81, eval_fraction=0.5)).counts
-    assert counts["frames_dropped"] == (100 - 81) + 0 + (20 - 17)
+    made = assign(table, config(eval_fraction=0.5))
+    assert made.counts.reasons == {"too_short": 1}  # whose frames are not of a sample anyway
+    assert (made.facts.frames, made.facts.frames_used, made.facts.frames_dropped) == (181, 162, 19)
+    made = assign(table, config(strategy="resolution_frames", num_frames=81, eval_fraction=0.5))
+    assert made.facts.frames_dropped == (100 - 81) + 0 + (20 - 17)
 
 
 @pytest.mark.parametrize(("frames", "length"), [(16, 1), (17, 17), (48, 33), (80, 65), (81, 81), (500, 81)])
@@ -116,7 +116,7 @@ def test_a_data_set_goes_by_its_own_rules_and_role() -> None:
 
 
 def recipe(config: Config) -> Any:
-    probe = Artifact("probe", "f", 1, {}, {}, {"clips": "digest"}, {}, {})
+    probe = Artifact("probe", "f", 1, {}, {}, {"clips": "digest"}, Counts.all_kept(0), {})
     return stage.recipe(Context(config, open_store("/nonexistent"), Path()), {"probe": probe})
 
 
@@ -188,4 +188,4 @@ def test_no_clip_left_is_told_by_the_refusals() -> None:
     table = probed([{"num_frames": 3}])
     made = assign(table, config())
     stage.check_splits(config(), table, made)  # an empty split is not the trouble
-    assert made.counts["refused"] == 1 and made.windows.num_rows == 0
+    assert made.counts.num_rejected == 1 and made.windows.num_rows == 0

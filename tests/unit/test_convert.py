@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from flows.cli.main import cli
 from sana.config.load import load_config
+from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
 from sana.convert.draft import Draft
 from sana.convert.simpletuner import convert, faults_of
@@ -35,7 +36,7 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert {(shape.num_frames, shape.height, shape.width) for shape in config.bucket.shapes} >= {(81, 480, 832)}
     assert (config.bucket.table, config.bucket.minimum_image_size) == ("official_480p", 480)
     assert (train.seed, train.max_steps, train.global_batch_size, train.learning_rate) == (42, 400_000, 1, 5e-5)
-    assert (train.schedule, train.decay_steps, train.warmup_steps) == ("cosine", 400_000, 500)
+    assert train.lr_schedule == CosineSchedule(warmup_steps=500, decay_steps=400_000, min_learning_rate=4e-7)
     assert (train.max_grad_norm, train.caption_dropout, train.mixed_precision) == (0.1, 0.1, "bf16")
     assert train.ema_decay**2 == pytest.approx(0.995, abs=1e-5), "one step of 0.995 every two steps"
     assert (train.resources.checkpoint_every, train.resources.keep_last) == (1000, 5)

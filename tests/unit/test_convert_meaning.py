@@ -99,7 +99,11 @@ def test_bucket_rules(tmp_path: Path, changes: dict, expected: dict) -> None:
 )
 def test_schedules(tmp_path: Path, changes: dict, expected: tuple) -> None:
     train = converted(tmp_path, changes)[0].train
-    assert (train.schedule, train.decay_steps, train.warmup_steps) == expected
+    assert (
+        train.lr_schedule.name,
+        getattr(train.lr_schedule, "decay_steps", None),
+        train.lr_schedule.warmup_steps,
+    ) == expected
 
 
 def test_batch_clipping_ema_and_optimizer(tmp_path: Path) -> None:
@@ -114,7 +118,9 @@ def test_batch_clipping_ema_and_optimizer(tmp_path: Path) -> None:
     train = config.train
     assert (train.global_batch_size, train.resources.micro_batch_size, train.resources.num_processes) == (24, 2, 3)
     assert (train.max_grad_norm, train.ema_decay, config.sample.weights) == (1.0, 0.0, "live")
-    assert (train.beta1, train.beta2, train.weight_decay, train.resources.keep_last) == (0.8, 0.999, 0.02, 1000)
+    optimizer = train.optimizer
+    assert (optimizer.name, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == ("adamw", 0.8, 0.999, 0.02)
+    assert train.resources.keep_last == 1000
 
 
 def test_the_prompt_library_is_written_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def test_the_decay_warms_up_to_its_limit() -> None:
 
 def test_the_shadow_follows_the_formula() -> None:
     model = nn.Linear(3, 2)
-    ema = Ema(model, decay=0.7)
+    ema = Ema(dict(model.named_parameters()), decay=0.7)
     expected = model.weight.detach().double()
     for n in range(40):
         with torch.no_grad():
@@ -31,7 +31,7 @@ def test_the_shadow_follows_the_formula() -> None:
 
 def test_a_decay_of_zero_is_the_live_weights() -> None:
     model = nn.Linear(3, 2)
-    ema = Ema(model, decay=0.0)
+    ema = Ema(dict(model.named_parameters()), decay=0.0)
     with torch.no_grad():
         model.weight.mul_(3)
     ema.update(5)
@@ -40,7 +40,7 @@ def test_a_decay_of_zero_is_the_live_weights() -> None:
 
 def test_swapping_in_gives_both_back_bit_for_bit_even_after_an_error() -> None:
     model = nn.Linear(3, 2)
-    ema = Ema(model, decay=0.9)
+    ema = Ema(dict(model.named_parameters()), decay=0.9)
     with torch.no_grad():
         model.weight.add_(1.0)
     ema.update(3)

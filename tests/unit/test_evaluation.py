@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from sana.config.objective import LogitNormalSampling
 from sana.config.train import EvaluateConfig
 from sana.data.loader import Reader, Samples, load_samples
 from sana.data.shard_cache import ShardFiles
@@ -22,24 +24,25 @@ from sana.training.evaluation import (
     evaluate_model,
     paired_difference,
 )
+from sana.training.objectives.flow_matching import FlowMatching
+from sana.training.objectives.noise import NoisePolicy
 from tests.training_store import Encoded, build_encoded
 
 pytestmark = pytest.mark.timeout(60)
 
 
 class OneRank:
-    """As much of an Accelerator as evaluation uses, for rank `process_index` of `num_processes`."""
+    """As much of Parallel as evaluation uses, for rank `rank` of `num_ranks`: sums are what this rank has."""
 
     device = torch.device("cpu")
 
-    def __init__(self, process_index: int = 0, num_processes: int = 1) -> None:
-        self.process_index, self.num_processes = process_index, num_processes
+    def __init__(self, rank: int = 0, num_ranks: int = 1) -> None:
+        self.rank, self.num_ranks = rank, num_ranks
 
     def autocast(self) -> Any:
         return torch.autocast("cpu", enabled=False)
 
-    def reduce(self, tensor: torch.Tensor, reduction: str) -> torch.Tensor:
-        assert reduction == "sum"
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
 
@@ -67,12 +70,25 @@ def read(encoded: Encoded) -> tuple[Reader, Samples]:
     return Reader(ShardFiles(encoded.store), samples), samples
 
 
-def run(
-    encoded: Encoded, *, num_sigmas: int = 3, max_samples: int = 100, rank: int = 0, num_ranks: int = 1
-) -> EvalTable:
+def measure(
+    encoded: Encoded,
+    model: nn.Module,
+    *,
+    num_sigmas: int = 3,
+    max_samples: int = 100,
+    rank: int = 0,
+    num_ranks: int = 1,
+    on_round: Callable[[int, int], bool] = lambda *_: True,
+) -> EvalTable | None:
     config = EvaluateConfig(num_sigmas=num_sigmas, max_samples=max_samples)
-    accelerator: Any = OneRank(rank, num_ranks)
-    table = evaluate_model(accelerator, Scale().train(), read(encoded)[0], config, on_round=lambda *_: True)
+    parallel: Any = OneRank(rank, num_ranks)
+    objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))
+    reader = read(encoded)[0]
+    return evaluate_model(parallel, model, objective, reader, config, text_padding="batch", on_round=on_round)
+
+
+def run(encoded: Encoded, **knobs: Any) -> EvalTable:
+    table = measure(encoded, Scale().train(), **knobs)
     assert table is not None
     return table
 
@@ -90,8 +106,7 @@ def test_each_loss_is_the_formula(encoded: Encoded) -> None:
 
 def test_one_forward_is_one_sample_at_all_levels_and_the_mode_comes_back(encoded: Encoded) -> None:
     model = Scale().train()
-    accelerator: Any = OneRank()
-    evaluate_model(accelerator, model, read(encoded)[0], EvaluateConfig(num_sigmas=3), on_round=lambda *_: True)
+    measure(encoded, model)
     assert model.batches == [3] * 5
     assert model.training
 
@@ -101,6 +116,14 @@ def test_ranks_share_samples_and_add_up_to_the_same_bits(encoded: Encoded, num_r
     parts = [run(encoded, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
     assert sum((part.losses != 0).all(axis=1).sum() for part in parts) == 5
     assert np.array_equal(sum(part.losses for part in parts), run(encoded).losses)
+
+
+def test_every_rank_computes_in_every_round(encoded: Encoded) -> None:
+    """Sharded weights need all ranks for a forward: one that has no sample left repeats one, and drops the loss."""
+    models = [Scale() for _ in range(3)]
+    for rank, model in enumerate(models):
+        measure(encoded, model, rank=rank, num_ranks=3)
+    assert [model.batches for model in models] == [[3, 3]] * 3  # five samples
 
 
 def test_fewer_samples_are_a_subset_with_equal_losses(encoded: Encoded) -> None:
@@ -127,8 +150,7 @@ def test_a_stop_ends_it_without_a_number(encoded: Encoded) -> None:
         rounds.append((done, total))
         return done < 2
 
-    accelerator: Any = OneRank()
-    assert evaluate_model(accelerator, Scale(), read(encoded)[0], EvaluateConfig(), on_round=after) is None
+    assert measure(encoded, Scale(), on_round=after) is None
     assert rounds == [(1, 5), (2, 5)]
 
 

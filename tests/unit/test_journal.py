@@ -5,10 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +17,7 @@ from sana.stages.worker import outlive
 from sana.store import open_store
 from sana.training.launch import WorkerKilledError
 from sana.work.job import rank_journal
+from sana.work.specs import CrashHistory
 from tests.downloads import DEMO
 
 pytestmark = pytest.mark.timeout(60)
@@ -82,10 +81,10 @@ def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_anoth
     told = []
     left = ExitStack()
 
-    def die(spec: Mapping[str, Any]) -> None:
-        told.append(spec["deaths"])
+    def die(crashes: CrashHistory) -> None:
+        told.append(crashes.deaths)
         if len(told) == 1:
-            left.enter_context(Journal(rank_journal(Path(spec["journal"]), 0)).open("film"))
+            left.enter_context(Journal(rank_journal(Path(crashes.journal), 0)).open("film"))
         error = WorkerKilledError("killed")
         error.ranks = (0,)
         raise error

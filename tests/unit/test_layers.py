@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
-BASE += ["sana.convert"]
+BASE += ["sana.convert", "sana.record", "sana.counts", "sana.facts"]
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [
     BASE,
@@ -78,6 +78,12 @@ def test_imports_point_down() -> None:
         if here is not None and there is not None and there > here:
             upward.append(f"{path} imports {name}")
     assert not upward, "a lower layer imports a higher one:\n" + "\n".join(upward)
+
+
+@pytest.mark.parametrize("path", ["sana/work/specs.py", "sana/work/results.py"])
+def test_what_stages_and_workers_share_needs_base_modules_only(path: str) -> None:
+    mine = [name for importer, name in project_imports() if importer == path and name.startswith("sana")]
+    assert mine and not [name for name in mine if layer(name) != 0]
 
 
 def test_stages_do_not_import_each_other_and_tasks_do_not_call_tasks() -> None:

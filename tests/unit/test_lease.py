@@ -1,6 +1,5 @@
 """The lease: one holder, taken over when its holder is gone."""
 
-import json
 import os
 import socket
 import subprocess
@@ -22,8 +21,8 @@ def store(tmp_path: Path) -> Store:
 
 
 def claim(store: Store, number: int, **changes) -> None:
-    record = {"owner": "x", "host": "elsewhere", "pid": 1, "heartbeat_at": time.time(), **changes}
-    store.put_if_absent(f"train/t/lease/{number:08d}.json", json.dumps(record).encode())
+    made = lease.Claim(**{"owner": "x", "host": "elsewhere", "pid": 1, "heartbeat_at": time.time(), **changes})
+    store.put_if_absent(f"train/t/lease/{number:08d}.json", made.to_json())
 
 
 def test_only_one_holds_it_and_it_can_be_held_again(store: Store) -> None:

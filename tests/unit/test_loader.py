@@ -60,14 +60,26 @@ def test_a_batch_is_its_samples(encoded: Encoded) -> None:
     reader = Reader(ShardFiles(encoded.store), samples)
     rows = np.flatnonzero(samples.bucket_codes == 0).tolist()
     wanted = [(row, reader.num_captions(row) - 1 if row % 3 else None) for row in rows]
-    latents, captions = reader.read_batch(wanted)
+    read = reader.read_batch(wanted)
+    latents, captions = read.tensors["latents"], read.captions
     assert latents.dtype == torch.float16 and captions[0].dtype == torch.bfloat16
     for latent, caption, (row, number) in zip(latents, captions, wanted, strict=True):
         alone = reader.read(row, caption=number)
         assert torch.equal(latent.float(), alone.latents)
         assert torch.equal(caption, alone.caption)
-        stored = read_tensor(encoded.store, samples.latents[row])
+        stored = read_tensor(encoded.store, samples.tensors["latents"][row])
         assert torch.equal(latent, stored)
+
+
+def test_a_batch_has_every_tensor_that_its_samples_name(encoded: Encoded) -> None:
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
+    where = samples.tensors["latents"]
+    turned = replace(where, shapes=where.shapes[:, [0, 1, 3, 2]])  # another kind of tensor, in the same bytes
+    read = Reader(ShardFiles(encoded.store), replace(samples, tensors={**samples.tensors, "masks": turned}))
+    tensors = read.read_batch([(0, None), (3, 0)]).tensors
+    assert list(tensors) == ["latents", "masks"]
+    assert torch.equal(tensors["masks"].flatten(), tensors["latents"].flatten())
+    assert tensors["masks"].shape == (2, 16, 2, 12, 8)
 
 
 def damage(encoded: Encoded, location: Location) -> None:
@@ -82,7 +94,7 @@ def damage(encoded: Encoded, location: Location) -> None:
 @pytest.mark.parametrize("kind", ["latents", "captions"])
 def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: str) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    where = samples.latents if kind == "latents" else samples.captions
+    where = samples.tensors["latents"] if kind == "latents" else samples.tensors["captions"]
     row = 3 if kind == "latents" else int(samples.first_caption[3])
     damage(encoded, where[row])
     reader = Reader(ShardFiles(encoded.store), samples)
@@ -96,7 +108,7 @@ def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: s
 
 def test_a_shard_that_went_is_noticed_and_the_sample_named(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    encoded.store.delete(samples.latents.shard(0))
+    encoded.store.delete(samples.tensors["latents"].shard(0))
     with pytest.raises(DamagedSampleError, match="sample clip0000-0: .*is gone; .*verify CONFIG --withdraw"):
         Reader(ShardFiles(encoded.store), samples).read(0, caption=None)
 

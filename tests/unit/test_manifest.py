@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from sana.artifact import Artifact, FileInfo
 from sana.config.load import load_config
+from sana.counts import DatasetCounts
 from sana.data.manifest import (
     check_refusals,
     clip_id_of,
     content_digest,
     count_rejects,
     read_parquet,
-    refused_by_dataset,
     table_of,
     to_parquet,
 )
@@ -82,18 +82,21 @@ def rejects(*pairs: tuple[str, str]) -> pa.Table:
 
 def test_counts_add_up_or_it_is_a_bug() -> None:
     table = rejects(("a", "empty"), ("a", "empty"), ("b", "truncated"))
-    assert count_rejects(5, 2, table) == {"in": 5, "out": 2, "refused": 3, "refused.empty": 2, "refused.truncated": 1}
-    with pytest.raises(AssertionError, match="disappeared"):
-        count_rejects(6, 2, table)
+    counts = count_rejects({"b": 1, "a": 4}, 2, table)
+    assert (counts.num_in, counts.num_out, counts.num_rejected) == (5, 2, 3)
+    assert counts.top_reasons() == [("empty", 2), ("truncated", 1)]
+    assert counts.datasets == {"a": DatasetCounts(4, 2), "b": DatasetCounts(1, 1)}
+    for num_in in ({"a": 4, "b": 2}, {"a": 5}):
+        with pytest.raises(AssertionError, match="disappeared"):
+            count_rejects(num_in, 2, table)
 
 
 def artifact(num_in: int, num_refused: int) -> Artifact:
     table = rejects(*[("demo", "truncated")] * num_refused)
     return Artifact(
         stage="probe", fingerprint="f", version=1, config={}, inputs={}, content={},
-        counts=count_rejects(num_in, num_in - num_refused, table),
+        counts=count_rejects({"demo": num_in}, num_in - num_refused, table),
         files={"rejects.parquet": FileInfo("probe/f/x/rejects.parquet", 1, "d")},
-        facts={"datasets": refused_by_dataset(["demo"] * num_in, table)},
     )  # fmt: skip
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.bucket import Bucket
-from sana.data.manifest import count_rejects, refused_by_dataset, table_of, to_parquet
+from sana.data.manifest import count_rejects, table_of, to_parquet
 from sana.data.schemas import PROBED, REJECTS, WINDOWS, Reason
+from sana.facts import BucketFacts
 from sana.report import charts
 from sana.report.buckets import buckets
 from sana.report.flow import Step, datasets, refusals, steps
@@ -109,8 +110,8 @@ def commit(folder: Path, stage: str, num_in: int, tables: dict, refused: list[di
         draft.add(file, to_parquet(table))
     table = table_of(refused, REJECTS)
     draft.add("rejects.parquet", to_parquet(table))
-    facts = {"datasets": refused_by_dataset(names, table)}
-    counts = count_rejects(num_in, num_in - len(refused), table) | {"frames": 48 * num_in, "frames_used": 20 * num_in}
+    counts = count_rejects(Counter(names), num_in - len(refused), table)
+    facts = BucketFacts({}, 1, {}, 48 * num_in, 20 * num_in, 28 * num_in) if stage == "bucket" else None
     return draft.commit(content={}, counts=counts, facts=facts)
 
 

@@ -8,28 +8,35 @@ import torch
 from torch import nn
 
 from sana.config.train import TrainConfig
-from sana.training.optimizer import MOMENTS, build_optimizer, learning_rate_at, set_learning_rate, set_step
+from sana.training.optimizers.adamw import MOMENTS
+from sana.training.optimizers.optimizer import decay_groups
+from sana.training.optimizers.registry import build_optimizer
+from sana.training.schedules import learning_rate_at
 
 pytestmark = pytest.mark.timeout(60)
 
 
+def of(name: str = "constant", max_steps: int = 100, **knobs: Any) -> TrainConfig:
+    return config(max_steps=max_steps, lr_schedule={"name": name, "warmup_steps": 10, **knobs})
+
+
 def config(**knobs: Any) -> TrainConfig:
-    return TrainConfig(**{"max_steps": 100, "global_batch_size": 1, "learning_rate": 1.0, "warmup_steps": 10, **knobs})
+    return TrainConfig(**{"max_steps": 100, "global_batch_size": 1, "learning_rate": 1.0, **knobs})
 
 
 def test_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
-    rates = [learning_rate_at(step, config()) for step in range(30)]
+    rates = [learning_rate_at(step, of()) for step in range(30)]
     assert rates[0] == 0.1
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert set(rates[9:]) == {1.0}
 
 
 def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
-    assert learning_rate_at(0, config(warmup_steps=0)) == 1.0
+    assert learning_rate_at(0, of(warmup_steps=0)) == 1.0
 
 
 def test_cosine_falls_to_the_minimum_and_stays() -> None:
-    cosine = config(schedule="cosine", decay_steps=20, min_learning_rate=0.2)
+    cosine = of("cosine", decay_steps=20, min_learning_rate=0.2)
     rates = [learning_rate_at(step, cosine) for step in range(200)]
     assert rates[9] == 1.0
     assert all(later < earlier for earlier, later in zip(rates[9:29], rates[10:30], strict=True))
@@ -39,19 +46,19 @@ def test_cosine_falls_to_the_minimum_and_stays() -> None:
 
 
 def test_cosine_without_decay_steps_ends_with_the_run() -> None:
-    assert learning_rate_at(99, config(schedule="cosine", min_learning_rate=0.3)) == pytest.approx(0.3)
+    assert learning_rate_at(99, of("cosine", min_learning_rate=0.3)) == pytest.approx(0.3)
 
 
 def test_max_steps_does_not_change_a_rate_of_an_explicit_schedule() -> None:
-    short, long = (config(schedule="cosine", decay_steps=20, max_steps=steps) for steps in (50, 5000))
+    short, long = (of("cosine", steps, decay_steps=20) for steps in (50, 5000))
     assert [learning_rate_at(step, short) for step in range(50)] == [learning_rate_at(step, long) for step in range(50)]
 
 
 def test_only_matrices_decay() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     model.register_parameter("scale_shift_table", nn.Parameter(torch.zeros(6, 3)))
-    optimizer = build_optimizer(model, config(weight_decay=0.5))
-    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    groups = decay_groups(dict(model.named_parameters()), 0.5)
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert {name: decays[id(p)] for name, p in model.named_parameters()} == {
         "scale_shift_table": 0.0, "0.weight": 0.5, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
     }  # fmt: skip
@@ -60,16 +67,16 @@ def test_only_matrices_decay() -> None:
 def test_state_made_beforehand_is_the_state_torch_would_make() -> None:
     ours, theirs = nn.Linear(4, 4), nn.Linear(4, 4)
     theirs.load_state_dict(ours.state_dict())
-    knobs = config(beta1=0.8, beta2=0.95, epsilon=1e-6)
-    optimizer = build_optimizer(ours, knobs)
+    knobs = config(optimizer={"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6})
+    optimizer = build_optimizer(knobs, dict(ours.named_parameters()))
     plain = torch.optim.AdamW(theirs.parameters(), lr=0.25, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0)
-    set_learning_rate(optimizer, 0.25)
     for _ in range(3):
-        for model, updater in ((ours, optimizer), (theirs, plain)):
-            updater.zero_grad()
+        plain.zero_grad()
+        for model in (ours, theirs):
             model(torch.ones(2, 4)).square().sum().backward()
-            updater.step()
+        optimizer.step(0.25)
+        plain.step()
     assert torch.equal(ours.weight, theirs.weight)
-    assert all(torch.equal(optimizer.state[ours.weight][m], plain.state[theirs.weight][m]) for m in MOMENTS)
-    set_step(optimizer, 41)
-    assert {state["step"].item() for state in optimizer.state.values()} == {41.0}
+    state = optimizer.state()
+    assert set(state) == {f"{name}.{moment}" for name in ("weight", "bias") for moment in MOMENTS}
+    assert all(torch.equal(state[f"weight.{moment}"], plain.state[theirs.weight][moment]) for moment in MOMENTS)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from sana.artifact import Draft, Recipe
+from sana.counts import Counts
 from sana.data.loader import Samples, load_samples
 from sana.data.manifest import table_of, to_parquet
 from sana.data.schemas import WINDOWS
@@ -18,7 +19,7 @@ from sana.data.shard_check import check_samples
 from sana.model.tiny import CAPTION_CHANNELS
 from sana.work.train import train
 from tests.s3_server import WeedServer
-from tests.training_store import NUM_TRAIN, Encoded, build_encoded, make_job, train_config
+from tests.training_store import NUM_TRAIN, Encoded, build_encoded, train_config, train_job
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -42,7 +43,7 @@ def check(encoded: Encoded, *, caption_channels: int = CAPTION_CHANNELS) -> list
 
 
 def first_shard(encoded: Encoded) -> Path:
-    path = encoded.store.local_path(splits(encoded)[0].latents.shard(0))
+    path = encoded.store.local_path(splits(encoded)[0].tensors["latents"].shard(0))
     assert path is not None
     return path
 
@@ -54,8 +55,9 @@ def test_a_sound_store_passes_and_says_how_far_it_is(encoded: Encoded) -> None:
 def test_a_shard_says_what_it_holds(encoded: Encoded) -> None:
     samples = splits(encoded)[0]
     for guess in (8, 100, 4096):  # of the header's length: only the number of requests depends on it
-        entries = read_header(encoded.store, samples.latents.shard(0), guess=guess)
-        assert entries[samples.latents[0].offset] == (samples.latents[0].num_bytes, "fp16", samples.latents[0].shape)
+        entries = read_header(encoded.store, samples.tensors["latents"].shard(0), guess=guess)
+        where = samples.tensors["latents"][0]
+        assert entries[where.offset] == (where.num_bytes, "fp16", where.shape)
 
 
 def _truncate(path: Path) -> None:
@@ -115,9 +117,9 @@ def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Enco
 
 def test_all_that_is_damaged_is_counted_in_one_error(encoded: Encoded) -> None:
     samples = splits(encoded)[0]
-    for key in (*samples.latents.shards, *samples.captions.shards):
+    for key in (*samples.tensors["latents"].shards, *samples.tensors["captions"].shards):
         encoded.store.delete(key)
-    first = sorted(samples.captions.shards)[0]  # encode_captions comes first
+    first = sorted(samples.tensors["captions"].shards)[0]  # encode_captions comes first
     with pytest.raises(DamagedSampleError, match=rf"{first} is gone. 2 more shards are not sound"):
         check(encoded)
 
@@ -127,7 +129,7 @@ def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
     windows = [row | {"sample_id": f"clip{i:04d}-0", "dataset": "demo", "path": f"a/{i}.mp4"} for i in range(NUM_TRAIN)]
     draft = Draft(encoded.store, Recipe("bucket", 1, {}, {}))
     draft.add("clips.parquet", to_parquet(table_of(windows, WINDOWS)))
-    draft.commit(content={}, counts={})
+    draft.commit(content={}, counts=Counts.all_kept(1))
     first_shard(encoded).unlink()
     with pytest.raises(DamagedSampleError, match=r"sample clip0000-0 \(demo: a/0.mp4\) of the train split"):
         check(encoded)
@@ -137,7 +139,7 @@ def test_an_index_that_training_cannot_use_is_refused_before_any_shard_is_read(e
     with pytest.raises(DamagedSampleError, match=r"caption of \(\d+, 16\), the transformer needs \(tokens, 2304\)"):
         check(encoded, caption_channels=2304)
     train_split, eval_split = splits(encoded)
-    eval_split.latents.shapes[2] = 16, 2, 8, 8
+    eval_split.tensors["latents"].shapes[2] = 16, 2, 8, 8
     told: list[int] = []
     with pytest.raises(DamagedSampleError, match=r"sample clip0013-0 of the eval split: .* its bucket 5x96x64 needs"):
         check_samples(
@@ -151,10 +153,9 @@ def test_an_index_that_training_cannot_use_is_refused_before_any_shard_is_read(e
 
 def test_a_row_that_points_elsewhere_is_refused(encoded: Encoded) -> None:
     train_split, eval_split = splits(encoded)
-    train_split = replace(
-        train_split,
-        captions=replace(train_split.captions, offsets=train_split.captions.offsets + 32 * (np.arange(16) == 4)),
-    )
+    captions = train_split.tensors["captions"]
+    moved = replace(captions, offsets=captions.offsets + 32 * (np.arange(16) == 4))
+    train_split = replace(train_split, tensors={**train_split.tensors, "captions": moved})
     place = np.searchsorted(train_split.first_caption, 4, side="right") - 1
     with pytest.raises(DamagedSampleError, match=f"sample clip{place:04d}-0 .* has no tensor at byte"):
         check_samples(
@@ -169,14 +170,15 @@ def test_a_bucket_is_checked_as_a_disk_is(s3: WeedServer) -> None:
     encoded = build_encoded(f"s3://{s3.bucket}/check")
     assert len(check(encoded)) == 3
     samples = splits(encoded)[0]
-    encoded.store.delete(samples.latents.shard(1))
-    with pytest.raises(DamagedSampleError, match=f"sample clip0001-0 .*s3://.*{samples.latents.shard(1)} is gone"):
+    shard = samples.tensors["latents"].shard(1)
+    encoded.store.delete(shard)
+    with pytest.raises(DamagedSampleError, match=f"sample clip0001-0 .*s3://.*{shard} is gone"):
         check(encoded)
 
 
 def test_training_does_not_start_on_a_damaged_sample(encoded: Encoded, tmp_path: Path, tiny_model: Path) -> None:
     _truncate(first_shard(encoded))
-    job = make_job("train", encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
+    job = train_job(encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
     with pytest.raises(DamagedSampleError, match="Training was not started"):
         train(job)
     assert not job.progress_path.exists()

@@ -1,5 +1,6 @@
 """What becomes of buckets with few samples: kept, repeated, or merged to where there are more."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from sana.config.pipeline import Config
 from sana.data.assign import assign
+from sana.facts import SmallBucket
 from tests.bucket_rules import clip, config, configs
 from tests.probed_clips import probed
 
@@ -16,10 +18,10 @@ pytestmark = pytest.mark.timeout(60)
 WIDE, TALL, SQUARE = {"width": 832, "height": 480}, {"width": 480, "height": 832}, {"width": 624, "height": 624}
 
 
-def few(policy: str, minimum: int, clips: list, **bucket: Any) -> tuple[list, dict]:
+def few(policy: str, minimum: int, clips: list, **bucket: Any) -> tuple[list, Mapping[str, SmallBucket]]:
     bucket = {"eval_fraction": 0, "allow_upscale": True, "max_aspect_ratio": 10, **bucket}
     made = assign(probed(clips), config(small_buckets=policy, min_bucket_samples=minimum, **bucket))
-    return made.windows.to_pylist(), made.facts["small_buckets"]
+    return made.windows.to_pylist(), made.facts.small_buckets
 
 
 def test_a_small_bucket_stays() -> None:
@@ -30,7 +32,7 @@ def test_a_small_bucket_stays() -> None:
 def test_a_small_bucket_is_repeated_until_it_is_not() -> None:
     rows, facts = few("pad", 5, [WIDE] * 6 + [TALL] * 2, eval_sources=())
     assert {(r["bucket"], r["passes"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
-    assert facts == {"81x832x480": {"train": 2, "passes": 3}}
+    assert facts == {"81x832x480": SmallBucket(2, passes=3, moved={}, stayed=None)}
 
 
 def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
@@ -38,8 +40,8 @@ def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
     rows, facts = few("merge", 4, [WIDE] * 4 + [SQUARE] * 5 + [nearly] * 2 + [TALL])
     assert [r["bucket"] for r in rows] == ["81x480x832"] * 4 + ["81x624x624"] * 8
     assert facts == {
-        "81x560x720": {"train": 2, "moved": {"81x624x624": 2}, "stayed": 0},
-        "81x832x480": {"train": 1, "moved": {"81x624x624": 1}, "stayed": 0},
+        "81x560x720": SmallBucket(2, passes=None, moved={"81x624x624": 2}, stayed=0),
+        "81x832x480": SmallBucket(1, passes=None, moved={"81x624x624": 1}, stayed=0),
     }
     box = rows[-1]  # cut anew for the bucket it is in
     assert (box["crop_width"], box["crop_height"]) == (480, 480)
@@ -48,7 +50,8 @@ def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
 def test_a_clip_is_not_merged_where_it_has_no_frames_or_pixels() -> None:
     long, short = {**WIDE, "num_frames": 81}, {**TALL, "num_frames": 17}
     rows, facts = few("merge", 3, [long] * 3 + [short], buckets=["81x480x832", "17x832x480"])
-    assert rows[-1]["bucket"] == "17x832x480" and facts["17x832x480"] == {"train": 1, "moved": {}, "stayed": 1}
+    assert rows[-1]["bucket"] == "17x832x480"
+    assert facts["17x832x480"] == SmallBucket(1, passes=None, moved={}, stayed=1)
     rows, _ = few("merge", 3, [WIDE] * 3 + [TALL], buckets=["81x480x832", "81x832x480"], allow_upscale=False)
     assert rows[-1]["bucket"] == "81x832x480"
     rows, _ = few("merge", 9, [WIDE] * 3 + [TALL])  # nothing is large: no clip moves, and nothing fails
@@ -59,16 +62,15 @@ def test_a_clip_is_not_merged_where_it_has_no_frames_or_pixels() -> None:
 def test_merging_only_makes_buckets_larger(config: Config, clips: list) -> None:
     table = probed(clips)
     update = {"small_buckets": "keep", "min_bucket_samples": 0}
-    before = assign(table, config.model_copy(update={"bucket": config.bucket.model_copy(update=update)})).facts[
-        "buckets"
-    ]
+    plain = config.model_copy(update={"bucket": config.bucket.model_copy(update=update)})
+    before = assign(table, plain).facts.buckets
     after = assign(table, config)
-    for name, counted in after.facts["buckets"].items():
-        small = before[name]["train"] < 3 and config.bucket.small_buckets != "keep"
-        assert (counted["train"] <= before[name]["train"]) if small else (counted["train"] >= before[name]["train"])
+    for name, counted in after.facts.buckets.items():
+        small = before[name].train < 3 and config.bucket.small_buckets != "keep"
+        assert (counted.train <= before[name].train) if small else (counted.train >= before[name].train)
     if config.bucket.small_buckets == "pad":
-        for name, counted in after.facts["buckets"].items():
+        for name, counted in after.facts.buckets.items():
             passes = {r["passes"] for r in after.windows.to_pylist() if r["bucket"] == name and r["split"] == "train"}
-            assert not counted["train"] or counted["train"] * passes.pop() >= 3
+            assert not counted.train or counted.train * passes.pop() >= 3
             assert not passes
     assert {r["passes"] for r in after.windows.to_pylist() if r["split"] == "eval"} <= {1}

@@ -1,0 +1,96 @@
+"""Settings that had another name: an old one is an error that says the new one. Data, and the one way to apply it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Old dotted key: new one. `*` stands for any position in a list. A section comes after the keys in it.
+RENAMED_KEYS = {
+    "train.schedule": "train.lr_schedule.name",
+    "train.warmup_steps": "train.lr_schedule.warmup_steps",
+    "train.decay_steps": "train.lr_schedule.decay_steps",
+    "train.min_learning_rate": "train.lr_schedule.min_learning_rate",
+    "train.beta1": "train.optimizer.beta1",
+    "train.beta2": "train.optimizer.beta2",
+    "train.epsilon": "train.optimizer.epsilon",
+    "train.weight_decay": "train.optimizer.weight_decay",
+    "train.sigma.policy": "train.timestep_sampling.name",
+    "train.sigma.mean": "train.timestep_sampling.mean",
+    "train.sigma.std": "train.timestep_sampling.std",
+    "train.sigma.shift": "train.timestep_sampling.shift",
+    "train.sigma": "train.timestep_sampling",
+}
+# Dotted key, as it is called now: {old value: new one}. YAML reads `no` without quotes as false.
+RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
+    "train.mixed_precision": {"no": "fp32", False: "fp32"},
+}
+
+
+Place = tuple[str | int, ...]
+
+
+def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a config's plain values under today's names, and one message for each old name or value in it."""
+    values: dict[str, Any] = _copy(raw)
+    problems: list[str] = []
+    for old, new in RENAMED_KEYS.items():
+        for place in _places(values, old.split(".")):
+            value = _at(values, place[:-1]).pop(place[-1])
+            if value == {} and any(problem.startswith(f"{_dotted(place)}.") for problem in problems):
+                continue  # a section whose keys were all named already
+            target = _filled(new.split("."), place)
+            problems.append(f"{_dotted(place)}: is now {_dotted(target)}")
+            _put(values, target, value)
+    for key, new_values in RENAMED_VALUES.items():
+        for place in _places(values, key.split(".")):
+            node = _at(values, place[:-1])
+            value = node[place[-1]]
+            if isinstance(value, str | bool) and value in new_values:
+                node[place[-1]] = new_values[value]
+                problems.append(f"{_dotted(place)}: {value!r} is now {new_values[value]}")
+    return values, problems
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _copy(child) for name, child in value.items()}
+    return [_copy(child) for child in value] if isinstance(value, list) else value
+
+
+def _places(node: Any, pattern: list[str], above: Place = ()) -> list[Place]:
+    """Return where a dotted pattern stands in plain values."""
+    if not pattern:
+        return [above]
+    name, *rest = pattern
+    if name == "*" and isinstance(node, list):
+        return [place for at, child in enumerate(node) for place in _places(child, rest, (*above, at))]
+    return _places(node[name], rest, (*above, name)) if isinstance(node, dict) and name in node else []
+
+
+def _filled(pattern: list[str], place: Place) -> Place:
+    positions = iter([part for part in place if isinstance(part, int)])
+    return tuple(next(positions) if part == "*" else part for part in pattern)
+
+
+def _at(node: Any, place: Place) -> Any:
+    for part in place:
+        node = node[part]
+    return node
+
+
+def _put(values: dict[str, Any], target: Place, value: Any) -> None:
+    """Put a value where it belongs now, unless one is there; sections are joined."""
+    node: Any = values
+    for part in target[:-1]:
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = {}
+        if not isinstance(node, dict | list):
+            return  # what stands there is a mistake of its own
+        node = _at(node, (part,))
+    if isinstance(node, dict):
+        there = node.setdefault(target[-1], value)
+        if there is not value and isinstance(there, dict) and isinstance(value, dict):
+            node[target[-1]] = {**value, **there}
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(str(part) for part in place)

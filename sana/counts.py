@@ -1,0 +1,68 @@
+"""What became of what came into a stage: nothing disappears."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sana.record import Record
+
+
+@dataclass(frozen=True)
+class DatasetCounts(Record):
+    """Clips of one data set (after bucket: samples, which are windows of clips)."""
+
+    num_in: int
+    num_rejected: int
+
+
+@dataclass(frozen=True)
+class Counts(Record):
+    """What came into a stage, went on and was rejected: clips, after bucket samples, or texts, or videos.
+
+    Raises:
+        AssertionError: in is not out + rejected, or the reasons or data sets do not add up to them: some disappeared.
+    """
+
+    num_in: int
+    num_out: int
+    num_rejected: int
+    reasons: Mapping[str, int]  # how many were rejected, by reason
+    datasets: Mapping[str, DatasetCounts]  # of a stage that may reject clips; empty of the others
+    num_samples: int | None  # what goes on where a clip gives several samples; None: what went out does
+    extra: Mapping[str, int]  # other numbers of a stage by name, which are shown as they are
+
+    def __post_init__(self) -> None:
+        told = f"{self.num_in} in, {self.num_out} out, {self.num_rejected} rejected"
+        if self.num_in != self.num_out + self.num_rejected:
+            raise AssertionError(f"{told}: some disappeared")
+        if sum(self.reasons.values()) != self.num_rejected:
+            raise AssertionError(f"{told}, but by reason {dict(self.reasons)}: some disappeared")
+        of_datasets = self.datasets.values()
+        if of_datasets and (self.num_in, self.num_rejected) != (
+            sum(one.num_in for one in of_datasets),
+            sum(one.num_rejected for one in of_datasets),
+        ):
+            raise AssertionError(f"{told}, but by data set {dict(self.datasets)}: some disappeared")
+
+    @classmethod
+    def all_kept(cls, num: int, **extra: int) -> "Counts":
+        """The counts of a stage that rejects nothing."""
+        return cls(num, num, 0, reasons={}, datasets={}, num_samples=None, extra=extra)
+
+    def with_extra(self, **extra: int) -> "Counts":
+        """The same with more numbers to be shown."""
+        return replace(self, extra={**self.extra, **extra})
+
+    @property
+    def num_next(self) -> int:
+        """What goes into the next stage."""
+        return self.num_out if self.num_samples is None else self.num_samples
+
+    def top_reasons(self) -> list[tuple[str, int]]:
+        """Return (reason, number) of what was rejected, the most frequent first."""
+        return sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+
+    def __str__(self) -> str:
+        reasons = f" ({', '.join(f'{num} {reason}' for reason, num in self.top_reasons())})" if self.reasons else ""
+        samples = {} if self.num_samples is None else {"samples": self.num_samples}
+        more = "".join(f", {num} {name}" for name, num in {**samples, **self.extra}.items())
+        return f"{self.num_in} in, {self.num_out} out, {self.num_rejected} rejected{reasons}{more}"

@@ -1,0 +1,55 @@
+"""An optimizer as training uses it: a step at a learning rate, and its state as named tensors of whatever shape."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+STEP = "step"  # torch's name for the number of steps taken, in the state of each parameter
+
+Parameters = Mapping[str, nn.Parameter]
+
+
+class Optimizer:
+    """A torch optimizer over named parameters, whose state is there before the first step.
+
+    A state tensor is named as in the optimizer, behind its parameter's name: `<parameter>.exp_avg`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
+        self._optimizer, self._parameters = optimizer, parameters
+
+    def step(self, learning_rate: float) -> None:
+        """Take a step along the gradients, and let go of them."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors themselves, not copies; the number of steps is not among them."""
+        return {
+            f"{name}.{key}": tensor
+            for name, parameter in self._parameters.items()
+            for key, tensor in self._optimizer.state[parameter].items()
+            if key != STEP
+        }
+
+    def at(self, step: int) -> None:
+        """Say how many steps were taken: decays and bias corrections depend on it."""
+        for state in self._optimizer.state.values():
+            state[STEP].fill_(step)
+
+
+def decay_groups(parameters: Parameters, weight_decay: float) -> list[dict[str, Any]]:
+    """Return torch's parameter groups: weight decay holds for matrices and kernels.
+
+    Biases, norms and modulation tables have none, as is usual (Loshchilov and Hutter, arXiv 1711.05101; the grouping of
+    nanoGPT's `configure_optimizers`).
+    """
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in parameters.items():
+        (free if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -1,0 +1,92 @@
+"""What ranks do together: the wrapped model, gradients, clipping, sums, and the state on all of them.
+
+Data parallelism today: every rank holds the whole state. Everything here but `device`, `rank` and `autocast` is entered
+by every rank, in the same order.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from sana.config.train import TrainConfig
+from sana.training.ranks import open_accelerator
+from sana.training.trainable import Trainable
+
+Parts = Mapping[str, Mapping[str, Tensor]]  # of a checkpoint: part, name of a tensor
+
+T = TypeVar("T")
+
+
+class Parallel:
+    """The ranks of a run; one process is the same with one rank."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self.device: torch.device = accelerator.device
+        self.rank: int = accelerator.process_index
+        self.num_ranks: int = accelerator.num_processes
+        self.is_main = self.rank == 0
+
+    @classmethod
+    def open(cls, config: TrainConfig) -> "Parallel":
+        """Join the other ranks, if there are any. Raises ConfigError: the device is not there."""
+        return cls(open_accelerator(config))
+
+    def wrap(self, trainable: Trainable) -> nn.Module:
+        """Move the model to the device, and return what is called in training: ranks exchange gradients through it."""
+        wrapped: nn.Module = self._accelerator.prepare_model(trainable.model)
+        return wrapped
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute in the dtype of `train.mixed_precision` within it."""
+        context: AbstractContextManager[None] = self._accelerator.autocast()
+        return context
+
+    def gradients(self, wrapped: nn.Module, *, exchanged: bool) -> AbstractContextManager[None]:
+        """Around a backward pass: ranks exchange gradients once a step, with its last micro batch."""
+        return nullcontext() if exchanged else self._accelerator.no_sync(wrapped)
+
+    def backward(self, share: Tensor) -> None:
+        """Add the gradients of this rank's share of the loss: over all ranks the shares are summed."""
+        self._accelerator.backward(share * self.num_ranks)  # the exchange averages over ranks
+
+    def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the gradients down to a norm; returns their norm before, a scalar that is equal on all ranks."""
+        norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
+        return norm.detach()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over ranks, on each of them."""
+        total: Tensor = self._accelerator.reduce(tensor, reduction="sum")
+        return total
+
+    def from_main(self, values: list[T]) -> list[T]:
+        """Return rank 0's values of this list, which is as long on every rank."""
+        return broadcast_object_list(list(values)) if self.num_ranks > 1 else values
+
+    def gather(self, parts: Parts) -> Parts:
+        """Return the whole tensors of the state, on rank 0 at least; here every rank has them already."""
+        return parts
+
+    @torch.no_grad()
+    def scatter(self, found: Parts | None, into: Parts) -> None:
+        """Fill the state's tensors, one after the other, with those that rank 0 read; None: with rank 0's own.
+
+        Rank 0 alone reads checkpoints, so ranks cannot disagree on one.
+        """
+        for part, tensors in into.items():
+            for name, tensor in tensors.items():
+                if found is not None:
+                    tensor.copy_(found[part][name])
+                if self.num_ranks > 1:
+                    torch.distributed.broadcast(tensor, src=0)
+
+    def end(self) -> None:
+        """Leave together: a rank that leaves early would look like a failed one."""
+        self._accelerator.wait_for_everyone()
+        self._accelerator.end_training()

@@ -1,0 +1,83 @@
+"""What workers say they made: one closed record for each, which the worker writes and its stage reads.
+
+Imports base modules only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sana.artifact import FileInfo
+from sana.facts import PairedDifference, WeightsLoss
+from sana.record import Record
+
+
+@dataclass(frozen=True)
+class WeightsDigests(Record):
+    """Digests of the trained weights and of their average."""
+
+    live: str
+    ema: str
+
+
+@dataclass(frozen=True)
+class TrainResult(Record):
+    """What train leaves beside its job."""
+
+    step: int  # optimizer steps done
+    trajectory: str
+    checkpoint: str  # key of its index
+    num_samples: int  # train rows
+    model: str  # key of the exported folder
+    files: Mapping[str, FileInfo]  # of the export, by name
+    weights: WeightsDigests
+    weights_digest: str  # of both
+    metrics: tuple[str, ...]  # keys of all metrics segments, in order
+    metrics_path: str  # local file with the same rows
+
+
+@dataclass(frozen=True)
+class EvalReport(Record):
+    """The eval loss of the weights of one checkpoint, by name, and all but the initial ones compared with those."""
+
+    FILE: ClassVar[str] = "report.json"
+    trajectory: str
+    step: int
+    num_samples: int
+    num_sigmas: int
+    losses_digest: str  # of all losses
+    eval_list_digest: str  # of the ids of the samples
+    weights: Mapping[str, WeightsLoss]
+    paired: Mapping[str, PairedDifference]
+
+
+@dataclass(frozen=True)
+class SampleResult(Record):
+    """`videos`: name of the file of each prompt, by nickname."""
+
+    FILE: ClassVar[str] = "videos.json"
+    videos: Mapping[str, str]
+    videos_digest: str  # of all pixels
+
+
+@dataclass(frozen=True)
+class StoredLatent(Record):
+    """A latent as it is stored; `std`: its standard deviation."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    std: float
+
+
+@dataclass(frozen=True)
+class SampleInspection(Record):
+    """One sample beside the frames it was made of; frames are counted from 0, both ends included."""
+
+    FILE: ClassVar[str] = "sample.json"
+    path: str
+    bucket: str
+    first_frame: int
+    last_frame: int
+    psnr_db: float  # of the decoded latent against the source's frames
+    stored: StoredLatent
+    captions: tuple[str, ...]
