@@ -142,7 +142,7 @@ class Draft:
         Returns:
             The artifact that is in effect from now on.
         """
-        if facts is not None and facts.STAGE != self.recipe.stage:
+        if facts is not None and self.recipe.stage != facts.STAGE:
             raise ValueError(f"{type(facts).__name__} are of stage {facts.STAGE}, not of {self.recipe.stage}")
         artifact = Artifact(
             stage=self.recipe.stage,
