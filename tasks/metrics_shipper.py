@@ -22,11 +22,14 @@ class Point:
     time_ms: int
 
 
-def points_of(rows: Iterable[Mapping[str, float]]) -> list[Point]:
-    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`."""
+def points_of(rows: Iterable[Mapping[str, float | None]]) -> list[Point]:
+    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`; a value of None is left out."""
     now_ms = int(time.time() * 1000)
     return [
-        Point(name, float(value), int(row[STEP]), now_ms) for row in rows for name, value in row.items() if name != STEP
+        Point(name, float(value), int(row[STEP] or 0), now_ms)
+        for row in rows
+        for name, value in row.items()
+        if name != STEP and isinstance(value, int | float)
     ]
 
 
@@ -49,7 +52,7 @@ class MetricShipper:
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
 
-    def add(self, rows: Iterable[Mapping[str, float]]) -> None:
+    def add(self, rows: Iterable[Mapping[str, float | None]]) -> None:
         """Queue rows; returns at once."""
         with self._news:
             self._waiting += points_of(rows)

@@ -251,7 +251,7 @@ class StageRun:
             tags["sana.recorded"] = str(artifact.created_at)
         client.log_batch(run_id, tags=_tags(tags))
 
-    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float]]) -> None:
+    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         if self._shipper is None:
             tracker = self._tracker
             self._shipper = MetricShipper(

@@ -97,8 +97,8 @@ def test_micro_batches_and_checkpointing_change_nothing(lab: Lab) -> None:
 def test_passes_make_an_epoch_longer_and_survive_a_restart(lab: Lab) -> None:
     once = lab.train("once", max_steps=4)
     straight = lab.train("straight", max_steps=4, passes={"demo": 2.5})
-    assert once.cursor == {"step": 4, "epoch": 1, "position": 1}  # 7 and 4 clips in batches of 4: 3 batches
-    assert straight.cursor == {"step": 4, "epoch": 0, "position": 4}  # 18 and 10 places: 8 batches
+    assert once.cursor == DataPosition(4, 1, 1)  # 7 and 4 clips in batches of 4: 3 batches
+    assert straight.cursor == DataPosition(4, 0, 4)  # 18 and 10 places: 8 batches
     lab.train("stopped", max_steps=3, passes={"demo": 2.5})
     lab.assert_same(straight, lab.train("stopped", max_steps=4, passes={"demo": 2.5}))
     assert lab.losses(once) != lab.losses(straight)
