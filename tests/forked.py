@@ -53,6 +53,21 @@ def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
         stage(name).run(context, inputs)
 
 
+def train_and_die(place: Place, step: int, *overrides: str) -> None:
+    """Run the train stage in this process, which kills itself once a checkpoint of that step is committed."""
+    from sana.training.trajectory import Trajectory
+
+    save = Trajectory.save
+
+    def save_and_die(self: Trajectory, snapshot: Any, cursor: Any) -> None:
+        save(self, snapshot, cursor)
+        if snapshot.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Trajectory.save = save_and_die  # type: ignore[method-assign]
+    one_stage(place, "train", place.folder / "began", *overrides)
+
+
 @contextmanager
 def forked_workers(before: Callable[[], None] | None = None) -> Iterator[list[int]]:
     """Run workers as forked processes, as many as the stage asks for; `before` is called in each of them first.

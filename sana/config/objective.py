@@ -38,3 +38,13 @@ class FlowMatchingConfig(Section):
     name: Literal["flow_matching"] = Field(
         "flow_matching", description="mean squared error of the predicted velocity, noise - clean"
     )
+
+
+class HuberConfig(Section):
+    name: Literal["huber"] = Field("huber", description="flow matching with the Huber loss: outliers weigh less")
+    delta: float = Field(1.0, gt=0.0, le=1e6, description="error from which on the loss grows linearly")
+
+
+ObjectiveConfig = Annotated[
+    FlowMatchingConfig | HuberConfig, Field(discriminator="name"), default_member("flow_matching")
+]

@@ -15,6 +15,17 @@ class AdamWConfig(Section):
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay, of matrices and kernels")
 
 
+class AdafactorConfig(Section):
+    name: Literal["adafactor"] = Field("adafactor", description="Adafactor: of a matrix a row and a column are kept")
+    beta2_decay: float = Field(-0.8, ge=-5.0, lt=0.0, description="squares of step t weigh t to this power")
+    epsilon: float = Field(1e-3, gt=0.0, description="least size a parameter is taken to have; steps are parts of it")
+    clip_threshold: float = Field(1.0, ge=1.0, description="root mean square that a step, of size 1, is cut to")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay, of matrices and kernels")
+
+
+OptimizerConfig = Annotated[AdamWConfig | AdafactorConfig, Field(discriminator="name"), default_member("adamw")]
+
+
 class ConstantSchedule(Section):
     name: Literal["constant"] = Field("constant", description="the peak, after the warm-up")
     warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")

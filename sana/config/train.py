@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import Bucket
-from sana.config.objective import FlowMatchingConfig, LogitNormalSampling, TimestepSampling
-from sana.config.optimizer import AdamWConfig, ConstantSchedule, CosineSchedule, LrSchedule, within
+from sana.config.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
+from sana.config.optimizer import AdamWConfig, ConstantSchedule, CosineSchedule, LrSchedule, OptimizerConfig, within
 from sana.config.section import Neutral, Section
 
 
@@ -41,7 +41,7 @@ class TrainConfig(Section):
     global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
     lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
-    optimizer: AdamWConfig = Field(AdamWConfig(), description="what makes a step of the gradients")
+    optimizer: OptimizerConfig = Field(AdamWConfig(), description="what makes a step of the gradients")
     max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0, description="chance that a caption becomes the null caption")
     ema_decay: float = Field(
@@ -49,7 +49,7 @@ class TrainConfig(Section):
     )
     mixed_precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
-    objective: Annotated[FlowMatchingConfig, Neutral(FlowMatchingConfig())] = Field(
+    objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
         FlowMatchingConfig(), description="what is predicted, and how an error is weighed"
     )
     text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(

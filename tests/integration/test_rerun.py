@@ -76,6 +76,7 @@ def test_a_plan_writes_nothing_and_imports_no_torch(place: Place) -> None:
     ("override", "stale", "pending"),
     [
         ("train.learning_rate=1e-3", {"train"}, {"evaluate", "sample"}),
+        ("train.text_padding=fixed", {"train"}, {"evaluate", "sample"}),
         ("evaluate.num_sigmas=4", {"evaluate"}, set()),
         ("sample.seed=5", {"sample"}, set()),
         ("encode_captions.template=none", {"encode_captions"}, {"train", "evaluate", "sample"}),

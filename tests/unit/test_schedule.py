@@ -1,6 +1,8 @@
 """Laws of the learning rate and of AdamW's state."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -64,19 +66,33 @@ def test_only_matrices_decay() -> None:
     }  # fmt: skip
 
 
-def test_state_made_beforehand_is_the_state_torch_would_make() -> None:
-    ours, theirs = nn.Linear(4, 4), nn.Linear(4, 4)
+ADAMW = {"name": "adamw", "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6}
+ADAFACTOR = {"name": "adafactor", "epsilon": 1e-2, "clip_threshold": 1.5, "beta2_decay": -0.7}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "optimizer", "moments"),
+    [
+        (ADAMW, partial(torch.optim.AdamW, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0), MOMENTS),
+        (ADAFACTOR, partial(torch.optim.Adafactor, beta2_decay=-0.7, eps=(None, 1e-2), d=1.5), ("row_var", "col_var")),
+    ],
+    ids=["adamw", "adafactor"],
+)
+def test_state_made_beforehand_is_the_state_torch_would_make(
+    knobs: dict, optimizer: Callable[..., torch.optim.Optimizer], moments: tuple[str, ...]
+) -> None:
+    ours, theirs = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    knobs = config(optimizer={"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6})
-    optimizer = build_optimizer(knobs, dict(ours.named_parameters()))
-    plain = torch.optim.AdamW(theirs.parameters(), lr=0.25, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0)
+    mine = build_optimizer(config(optimizer=knobs), dict(ours.named_parameters()))
+    plain = optimizer(theirs.parameters(), lr=0.25)
     for _ in range(3):
         plain.zero_grad()
         for model in (ours, theirs):
             model(torch.ones(2, 4)).square().sum().backward()
-        optimizer.step(0.25)
+        mine.step(0.25)
         plain.step()
-    assert torch.equal(ours.weight, theirs.weight)
-    state = optimizer.state()
-    assert set(state) == {f"{name}.{moment}" for name in ("weight", "bias") for moment in MOMENTS}
-    assert all(torch.equal(state[f"weight.{moment}"], plain.state[theirs.weight][moment]) for moment in MOMENTS)
+    assert torch.equal(ours[0].weight, theirs[0].weight) and torch.equal(ours[0].bias, theirs[0].bias)
+    state = mine.state()
+    assert {name for name in state if name.startswith("0.weight")} == {f"0.weight.{moment}" for moment in moments}
+    assert all(torch.equal(state[f"0.weight.{moment}"], plain.state[theirs[0].weight][moment]) for moment in moments)
+    assert all(name.rpartition(".")[0] in dict(ours.named_parameters()) for name in state)

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from sana.config.train import TrainConfig
-from sana.training.objectives import flow_matching
+from sana.training.objectives import flow_matching, huber
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Objective
 
 # each takes its own section of the config
 OBJECTIVES: dict[str, Callable[[Any, NoisePolicy], Objective]] = {
     "flow_matching": flow_matching.build,
+    "huber": huber.build,
 }
 
 

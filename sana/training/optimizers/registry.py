@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sana.config.train import TrainConfig
-from sana.training.optimizers import adamw
+from sana.training.optimizers import adafactor, adamw
 from sana.training.optimizers.optimizer import Optimizer, Parameters
 
 # each takes its own section of the config
 OPTIMIZERS: dict[str, Callable[[Any, Parameters], Optimizer]] = {
     "adamw": adamw.build,
+    "adafactor": adafactor.build,
 }
 
 
