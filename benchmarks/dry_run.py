@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe, find
 from sana.config.load import load_config
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.manifest import content_digest, read_table, sample_key, to_parquet
 from sana.data.schemas import CUT, LATENTS, PROBED
+from sana.data.tables import content_digest, read_table, sample_key
 from sana.stages import bucket, encode_latents
 from sana.store import open_store
 
@@ -110,7 +111,7 @@ def decide(at: Context, num_clips: int) -> dict[str, Any]:
 
 def plan_epoch(at: Context, num_clips: int) -> dict[str, Any]:
     """The batches of one epoch over the train samples; reading the table is not counted."""
-    from sana.data.epoch import epoch_plan  # here: the other phases must not pay for torch's memory
+    from sana.data.loading.epoch import epoch_plan  # here: the other phases must not pay for torch's memory
 
     table = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
     codes = table["bucket"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.uint16)
@@ -123,7 +124,7 @@ def plan_epoch(at: Context, num_clips: int) -> dict[str, Any]:
 
 def fill_pool(at: Context, num_clips: int) -> dict[str, Any]:
     """Parts of 64 latents for every window, folded into one table: what a finished encode leaves."""
-    from sana.data.weights import resolve_model
+    from sana.model.model_resolver import resolve_model
 
     windows = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
     keys = [sample_key(row) for row in windows.select(list(CUT)).to_pylist()]

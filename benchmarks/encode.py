@@ -31,21 +31,22 @@ import torch
 from diffusers import AutoencoderKLWan
 from PIL import Image
 
-from flows.plan import inputs_of
+from sana.arrow import to_parquet
 from sana.artifact import Artifact, FileInfo
 from sana.bucket import Bucket
 from sana.context import Context
-from sana.data.frames import read_window
-from sana.data.manifest import read_table, sample_keys, to_parquet
 from sana.data.schemas import LATENTS
-from sana.data.video import to_pixels
-from sana.data.weights import resolve_model
-from sana.model.tiny import build_tiny
+from sana.data.tables import read_table, sample_keys
+from sana.data.video.frames import read_window
+from sana.data.video.video import to_pixels
+from sana.model.model_resolver import resolve_model
+from sana.model.tiny_model import build_tiny
 from sana.model.vae import encode_latents, load_vae
+from sana.pipeline.plan import inputs_of
+from sana.runtime.job import read_job
+from sana.runtime.specs import EncodeLatentsSpec
+from sana.runtime.worker_process import keep_freed_memory
 from sana.stages import encode_latents as stage
-from sana.work.job import read_job
-from sana.work.specs import EncodeLatentsSpec
-from sana.work.start import keep_freed_memory
 from tests.pipeline_runs import CLIPS, Place, inline_workers, run_stages
 from tests.video_files import make_video
 
@@ -136,7 +137,7 @@ def ratio(folder: Path) -> None:
         base = measured(bare, place, bucket, cores=1)
         with pytest.MonkeyPatch.context() as patch:
             used: list[float] = []
-            patch.setattr("sana.stages.worker.launch", partial(launch_pinned, used))
+            patch.setattr("sana.runtime.worker.launch", partial(launch_pinned, used))
             started = time.perf_counter()
             stage.encode_share(*given)
             two.append((base[0] / (time.perf_counter() - started), base[1] / max(used)))

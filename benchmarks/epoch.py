@@ -13,7 +13,7 @@ from itertools import count
 
 import numpy as np
 
-from sana.data.epoch import Cursor, epoch_plan
+from sana.data.loading.epoch import Cursor, epoch_plan
 
 NUM_ROWS, NUM_BUCKETS = 10_000_000, 24
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from sana.facts import BASELINE
-from sana.work.results import EvalReport
+from sana.runtime.results import EvalReport
 
 SEEDS = (0, 1, 2)
 

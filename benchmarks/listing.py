@@ -21,13 +21,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sana.arrow import to_parquet
 from sana.config.data import DatasetConfig
-from sana.data.clips import collect
-from sana.data.listing import SourceFile
-from sana.data.manifest import content_digest, to_parquet
 from sana.data.schemas import CAPTIONS, CLIPS
-from sana.data.source import Source
-from sana.data.video_cache import VideoCache
+from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.ingest import collect
+from sana.data.sources.listing import SourceFile
+from sana.data.sources.source import Source
+from sana.data.tables import content_digest
 
 CAPTION = "A black and white animated scene of a mouse who steers a boat along a river, and whistles. " * 3
 LAYOUTS = ("metadata", "textfile")

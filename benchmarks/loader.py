@@ -25,16 +25,16 @@ import torch
 import xxhash
 from botocore.config import Config
 
+from sana.arrow import table_of, to_parquet
 from sana.artifact import Draft, Recipe
 from sana.bucket import Bucket
 from sana.counts import Counts
-from sana.data.buffers import Buffers
-from sana.data.loader import INDEX, Prefetcher, Reader, Samples, load_samples
-from sana.data.manifest import table_of, to_parquet
+from sana.data.loading.buffers import Buffers
+from sana.data.loading.loader import INDEX, Prefetcher, Reader, Samples, load_samples
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
-from sana.data.shard import pack
-from sana.data.shard_cache import ShardFiles
-from sana.data.shard_check import check_samples
+from sana.data.shards.shard import pack
+from sana.data.shards.shard_cache import ShardFiles
+from sana.data.shards.shard_check import check_samples
 from sana.store import Store, open_store
 from tests.s3_server import WeedServer
 

@@ -18,7 +18,7 @@ import av  # before decord, whose libav would otherwise take its place
 import decord
 import imageio_ffmpeg
 
-from sana.data.probe import probe_video
+from sana.data.video.probe import probe_video
 
 ROUNDS = 60
 H264 = ["-c:v", "libx264", "-preset", "veryfast", "-b:v", "570k", "-pix_fmt", "yuv420p"]

@@ -21,7 +21,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.counts import Counts, DatasetCounts
 from sana.data import schemas
-from sana.data.placing import Shapes, crop_boxes, nearest
+from sana.data.bucketing.assignment import Shapes, crop_boxes, nearest
 from sana.facts import BucketFacts
 from sana.report.page import data_report
 from sana.report.states import StageState

@@ -16,9 +16,9 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from sana.data import frames, times
-from sana.data.frames import read_frames
-from sana.data.times import read_times
+from sana.data.video import decode_by_time, frames
+from sana.data.video.decode_by_time import read_times
+from sana.data.video.frames import read_frames
 
 FPS, NUM_FRAMES, WINDOW = 24, 3_000, 81
 X264 = ["-c:v", "libx264", "-preset", "veryfast", "-b:v", "1M"]  # an entry every 250 frames, as by default
@@ -36,11 +36,11 @@ def make_film(path: Path) -> Path:
 def cpu_s(read: Callable[[], NDArray[np.uint8]], *, min_skipped: int) -> tuple[float, NDArray[np.uint8]]:
     """CPU seconds and frames of a read that seeks where at least `min_skipped` frames need not be decoded."""
     usual = frames.MIN_SKIPPED
-    frames.MIN_SKIPPED = times.MIN_SKIPPED = min_skipped
+    frames.MIN_SKIPPED = decode_by_time.MIN_SKIPPED = min_skipped
     start = time.process_time()
     got = read()
     taken = time.process_time() - start
-    frames.MIN_SKIPPED = times.MIN_SKIPPED = usual
+    frames.MIN_SKIPPED = decode_by_time.MIN_SKIPPED = usual
     return taken, got
 
 

@@ -23,6 +23,6 @@ if [ -n "$written" ]; then # without one it is trained already, or the last line
   FIRST="$(hostname)"
   export job FIRST
   srun bash -c 'torchrun --nnodes 2 --nproc-per-node 8 --node-rank "$SLURM_NODEID" --master-addr "$FIRST" \
-    --master-port 29500 -m sana.work.train "$job"'
+    --master-port 29500 -m sana.workers.train "$job"'
 fi
 sana run examples/two_machines.yaml

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.plan import inputs_of
+from sana.pipeline.plan import inputs_of
 from sana.stages import encode_latents
 from tasks.encode_worker import Share, encode_share, share_context
 

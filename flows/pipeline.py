@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from prefect import flow
 
-from flows import graph
 from sana.artifact import Artifact
 from sana.errors import ConfigError
+from sana.pipeline import graph
 from tasks.bucket import bucket
 from tasks.download import download
 from tasks.encode_captions import encode_captions

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 from sana.errors import SanaError
-from sana.work.job import die_with_parent
+from sana.runtime.job import die_with_parent
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0  # it still writes the last events

@@ -1,4 +1,4 @@
-"""Buckets: the shapes a clip may take. Which of them a clip gets is decided in `sana.data.placing`.
+"""Buckets: the shapes a clip may take. Which of them a clip gets is decided in `sana.data.bucketing.assignment`.
 
 Shapes in this module: F frames, H height, W width (pixels); f h w the same after the VAE.
 """

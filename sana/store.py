@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from sana.disk import TEMP_PREFIX, fsync_folder, make_folders, read_at, replacing
+from sana.atomic_io import TEMP_PREFIX, fsync_folder, make_folders, read_at, replacing
 from sana.store_errors import SHORT, StoreError, explained
 
 COPY_BYTES = 2**20

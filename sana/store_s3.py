@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sana.disk import TEMP_PREFIX, replacing
+from sana.atomic_io import TEMP_PREFIX, replacing
 from sana.store import Entries, Entry, Listing, Names, bytes_at, checked, put_and_delete
 from sana.store_errors import SHORT, StoreError, error_code, explained, http_status
 

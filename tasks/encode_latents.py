@@ -7,8 +7,8 @@ from prefect import State, runtime, task
 from sana.artifact import Artifact, Recipe
 from sana.context import Context
 from sana.stages import encode_latents as stage
+from tasks.remote_workers import share_out
 from tasks.stage import POLICY, PipelineRun, run_stage
-from tasks.worker_runs import share_out
 
 
 class _SharedOut:

@@ -26,11 +26,11 @@ from sana.artifact import Artifact, Recipe
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.manifest import check_refusals
+from sana.data.tables import check_refusals
 from sana.errors import SanaError
 from sana.progress import Progress, publish
+from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store import StoreError, open_store
-from sana.training.launch import WorkerError, WorkerStartError
 from tasks.report import StageBook, record_report
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key

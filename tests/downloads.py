@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.context import Context
-from sana.data.manifest import read_table
+from sana.data.tables import read_table
 from sana.stages import download
 from sana.store import open_store
 

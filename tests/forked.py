@@ -19,11 +19,11 @@ import pytest
 import sana.stages.bucket  # what the children use, so that the server has it
 import sana.stages.encode_latents
 import sana.stages.probe
-import sana.work.encode_latents  # noqa: F401
-from flows.graph import stage
-from flows.plan import inputs_of
-from sana.training.launch import WorkerKilledError
-from sana.work.job import read_job
+import sana.workers.encode_latents  # noqa: F401
+from sana.pipeline.graph import stage
+from sana.pipeline.plan import inputs_of
+from sana.runtime.job import read_job
+from sana.runtime.launcher import WorkerKilledError
 from tests.pipeline_runs import ROOT, Place, inline_workers, spec_of
 
 _context = multiprocessing.get_context("forkserver")
@@ -55,7 +55,7 @@ def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
 
 def train_and_die(place: Place, step: int, *overrides: str) -> None:
     """Run the train stage in this process, which kills itself once a checkpoint of that step is committed."""
-    from sana.training.trajectory import Trajectory
+    from sana.training.checkpoint_manager import Trajectory
 
     save = Trajectory.save
 
@@ -93,7 +93,7 @@ def forked_workers(before: Callable[[], None] | None = None) -> Iterator[list[in
             raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sana.stages.worker.launch", launch)
+        patch.setattr("sana.runtime.worker.launch", launch)
         yield launches
 
 

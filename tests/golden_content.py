@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.graph import stage
-from sana.data.manifest import content_digest, read_table
+from sana.data.tables import content_digest, read_table
+from sana.pipeline.graph import stage
 from tests.pipeline_runs import Place, inline_workers, new_place, run_stages
 
 PATH = Path(__file__).parent / "golden/content.json"
@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="record what is measured")
     write = parser.parse_args().write
-    from sana.model.tiny import build_tiny
+    from sana.model.tiny_model import build_tiny
 
     with tempfile.TemporaryDirectory() as folder:
         build_tiny(Path(folder) / "tiny")

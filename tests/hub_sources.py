@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from sana.data.source import Source
+from sana.data.sources.source import Source
 from tests.source_files import listing, opened
 
 DATASET, MODEL = "datasets/films/cats", "models/labs/video"

@@ -10,14 +10,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from flows.graph import stage, until
 from sana.artifact import Artifact, find
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
+from sana.pipeline.graph import stage, until
+from sana.runtime.job import read_job
+from sana.runtime.specs import Spec
 from sana.store import open_store
-from sana.work.job import read_job
-from sana.work.specs import Spec
 
 ROOT = Path(__file__).parents[1]
 CLIPS = ROOT / "configs/demo/clips"
@@ -115,5 +115,5 @@ def inline_workers() -> Iterator[None]:
         work(read_job(job_path, spec_of(work)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sana.stages.worker.launch", body)
+        patch.setattr("sana.runtime.worker.launch", body)
         yield

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sana.data.manifest import table_of
+from sana.arrow import table_of
 from sana.data.schemas import PROBED
 
 

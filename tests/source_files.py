@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sana.config.data import DatasetConfig
-from sana.data.listing import SourceFile, files_of
-from sana.data.source import Source, open_source
-from sana.data.video_cache import VideoCache
+from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.listing import SourceFile, files_of
+from sana.data.sources.source import Source, open_source
 
 FILES = {
     "b.mp4": b"video b",

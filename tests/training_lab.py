@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from sana.config.pipeline import Config
+from sana.runtime.job import Job
+from sana.runtime.specs import TrainSpec
 from sana.training.checkpoint import Checkpoint, at_step, read_metrics
 from sana.training.metrics import parse_rows
-from sana.work.job import Job
-from sana.work.specs import TrainSpec
-from sana.work.train import train
+from sana.workers.train import train
 from tests.training_store import Encoded, train_config, train_job
 
 
@@ -59,7 +59,7 @@ class Lab:
         assert self.rows(a) == self.rows(b)
         assert a.cursor == b.cursor
 
-    def spawn(self, job: Job, *, ranks: int = 1, module: str = "sana.work.train") -> subprocess.Popen[bytes]:
+    def spawn(self, job: Job, *, ranks: int = 1, module: str = "sana.workers.train") -> subprocess.Popen[bytes]:
         torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "0", "--standalone"]
         command = [sys.executable, *(torchrun if ranks > 1 else []), "-m", module, str(job.path)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}

@@ -7,22 +7,23 @@ from typing import Any
 
 import torch
 
+from sana.arrow import table_of, to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.bucket import Bucket
 from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.config.train import TrainResources
 from sana.counts import Counts
-from sana.data.manifest import content_digest, table_of, to_parquet
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
-from sana.data.shard import Location, write_shard
+from sana.data.shards.shard import Location, write_shard
+from sana.data.tables import content_digest
 from sana.facts import EncodeLatentsFacts
 from sana.model.random import philox_normal
-from sana.model.tiny import CAPTION_CHANNELS
+from sana.model.tiny_model import CAPTION_CHANNELS
 from sana.progress import Progress
+from sana.runtime.job import Job, read_job, write_job
+from sana.runtime.specs import CheckpointName, EvaluateSpec, ModelSource, TrainSpec
 from sana.store import Store, open_store
-from sana.work.job import Job, read_job, write_job
-from sana.work.specs import CheckpointName, EvaluateSpec, ModelSource, TrainSpec
 
 BUCKETS = ("5x64x96", "5x96x64")  # latents [16, 2, 8, 12] and [16, 2, 12, 8]
 NUM_TRAIN, NUM_EVAL = 11, 4

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sana.data.video import ClipRefused
+from sana.data.video.video import ClipRefused
 
 BITS = 8  # frame numbers below 256, in a grid of 2 rows x 4 columns of gray blocks
 DARK, LIGHT = 48, 208
@@ -138,7 +138,7 @@ def blank_packet(path: Path, index: int) -> None:
 def memory_grown_mib(path: Path, read: str, *, before: str = "") -> int:
     """Run `before`, then `read`, both code on `path`, in a process of its own: by how much its peak memory grew."""
     code = (
-        "import resource, sys; from pathlib import Path; from sana.data.frames import read_frames, read_times\n"
+        "import resource, sys; from pathlib import Path; from sana.data.video.frames import read_frames, read_times\n"
         f"path = Path(sys.argv[1])\n{before}\n"
         "start_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         f"{read}\n"

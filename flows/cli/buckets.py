@@ -15,11 +15,11 @@ from sana.facts import BucketFacts
 def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Preview buckets, windows, crops and the split. Opens no video and writes nothing."""
     from flows.cli.tables import render_table
-    from flows.plan import found
     from sana.bucket import Bucket
-    from sana.data.assign import assign
-    from sana.data.manifest import read_table
+    from sana.data.bucketing.window_table import assign
+    from sana.data.tables import read_table
     from sana.errors import SanaError
+    from sana.pipeline.plan import found
     from sana.stages.bucket import check_splits
 
     context = context_of(resolve(config, overrides, root), read_only=True)

@@ -25,7 +25,7 @@ def encode_worker(
     or torchrun sets, else this is the only one.
     """
     from flows.cli.show import RunDisplay
-    from flows.plan import inputs_of
+    from sana.pipeline.plan import inputs_of
     from sana.progress import Progress, publish
     from sana.stages import encode_latents as stage
 

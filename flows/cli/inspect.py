@@ -13,7 +13,7 @@ from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
 from sana.progress import publish
-from sana.work.results import SampleInspection
+from sana.runtime.results import SampleInspection
 
 
 @click.command()
@@ -28,11 +28,11 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     import pyarrow.compute as pc
 
     from flows.cli.show import RunDisplay
-    from flows.plan import CACHED, plan
-    from sana.data.manifest import read_table
-    from sana.data.weights import resolve_model
-    from sana.stages.worker import run_worker, source_of
-    from sana.work.specs import InspectSampleSpec, StoredTensor
+    from sana.data.tables import read_table
+    from sana.model.model_resolver import resolve_model, source_of
+    from sana.pipeline.plan import CACHED, plan
+    from sana.runtime.specs import InspectSampleSpec, StoredTensor
+    from sana.runtime.worker import run_worker
 
     context = context_of(resolve(config, overrides, root))
     artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}
@@ -83,7 +83,7 @@ def find_sample(name: str, index: Any, windows: Any) -> str:
 def _texts(context: Context, artifacts: Mapping[str, Artifact], clip_id: str) -> list[str]:
     import pyarrow.compute as pc
 
-    from sana.data.manifest import read_table
+    from sana.data.tables import read_table
 
     captions = read_table(context.store, artifacts["download"], "captions.parquet")
     return [

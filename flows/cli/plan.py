@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from flows.cli.options import config_options, context_of, resolve, same_options
-from flows.graph import STAGES
+from sana.pipeline.graph import STAGES
 
 
 @click.command()
@@ -15,8 +15,8 @@ from flows.graph import STAGES
 def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
     from flows.cli.show import plan_table
-    from flows.plan import all_cached
-    from flows.plan import plan as decide
+    from sana.pipeline.plan import all_cached
+    from sana.pipeline.plan import plan as decide
 
     context = context_of(resolve(config, overrides, root), read_only=True)
     plans = decide(context, last=until, force=force)
@@ -28,7 +28,7 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
 @config_options
 def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Check the config, the sources, the model and the root, before anything runs."""
-    from flows.plan import preflight
+    from sana.pipeline.plan import preflight
 
     settings = resolve(config, overrides, root)
     notes = preflight(context_of(settings))

@@ -16,8 +16,8 @@ from flows.cli.options import config_options, context_of, resolve
 )
 def report(config: str, overrides: Sequence[str], root: str | None, out: str) -> None:
     """Make the data report: one HTML page on what became of every file. Also for a run that is not finished."""
-    from flows.plan import committed
     from sana.errors import SanaError
+    from sana.pipeline.plan import committed
     from sana.report.page import data_report
 
     context = context_of(resolve(config, overrides, root), read_only=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from flows.cli.options import config_options, context_of, resolve, same_options
-from flows.graph import STAGES
 from sana.artifact import Artifact
+from sana.pipeline.graph import STAGES
 
 
 @click.command()
@@ -20,8 +20,8 @@ def run(
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
     from flows.cli import show
-    from flows.plan import all_cached, check_work_dir, plan, preflight
-    from sana.data.manifest import check_refusals
+    from sana.data.tables import check_refusals
+    from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
 
     settings = resolve(config, overrides, root)
     context = context_of(settings)

@@ -18,9 +18,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from flows.cli.tables import render
-from flows.plan import StagePlan
 from sana.artifact import Artifact
 from sana.facts import BASELINE, WEIGHTS, EvaluateFacts
+from sana.pipeline.plan import StagePlan
 from sana.progress import Progress as StageProgress
 from sana.progress import listeners
 from sana.store import Store

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sana.care.collect import Litter
-from sana.care.verify import Health
+from sana.maintenance.gc import Litter
+from sana.maintenance.verify import Health
 from sana.progress import in_units
 from sana.store import Store
 

@@ -6,8 +6,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sana.convert.draft import Draft, Keys, account
-from sana.convert.known import DATASET_FAMILIES, DATASET_LEFT, OTHER_TYPES
 from sana.convert.rules import Rules, rules_of, write_rules
+from sana.convert.unsupported_keys import DATASET_FAMILIES, DATASET_LEFT, OTHER_TYPES
 from sana.errors import ConfigError
 
 # every key of a data set that is read below: what a misspelt one may have meant

@@ -6,7 +6,7 @@ from typing import Any
 from sana.bucket import PATCH, SPATIAL_STRIDE
 from sana.config.bucket import BucketRules
 from sana.convert.draft import Draft, Keys, account
-from sana.convert.known import DATASET_LEFT
+from sana.convert.unsupported_keys import DATASET_LEFT
 from sana.errors import ConfigError
 
 VIDEO_MAPPED = ("num_frames", "min_frames", "max_frames", "frame_interval", "bucket_strategy")

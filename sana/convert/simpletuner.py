@@ -8,8 +8,8 @@ from typing import Any
 
 from sana.convert.datasets import convert_datasets
 from sana.convert.draft import Draft, Keys, account
-from sana.convert.known import CONFIG_FAMILIES, CONFIG_LEFT, FAULTS
 from sana.convert.training import convert_training
+from sana.convert.unsupported_keys import CONFIG_FAMILIES, CONFIG_LEFT, FAULTS
 from sana.errors import ConfigError
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sana.convert.draft import Draft, Left, Line
-from sana.convert.known import SECRETS
+from sana.convert.unsupported_keys import SECRETS
 
 WIDTH = 120
 # plain where no reader could take it for anything else; all other text is quoted

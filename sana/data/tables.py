@@ -1,262 +1,179 @@
-"""Tables of videos and captions as people publish them: CSV, JSON lines, Parquet, and two text files line by line."""
+"""Manifests: the tables of clips that flow between stages: made, read, counted and digested.
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
-from itertools import islice
-from pathlib import Path, PurePosixPath
+Clips in = clips out + clips refused.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
-from sana.config.captions import CaptionsConfig
-from sana.errors import ConfigError
+from sana.arrow import read_parquet, tally
+from sana.artifact import Artifact
+from sana.config.pipeline import Config
+from sana.counts import Counts, DatasetCounts
+from sana.data.schemas import ADDED_COLUMNS, CUT
+from sana.errors import RefusedError, SanaError, remedy
+from sana.store import Store
 
-VIDEO_COLUMNS = ("file_name", "video", "path", "uri", "url")
-TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
-SOURCE_COLUMN = "source_id"
-LINES_AT_ONCE = 65536
-HEAD_ROWS = 1000
-
-_TEXTS = pa.large_list(pa.large_string())
+_KEY_ROWS = 65_536  # rows whose keys are made at once
 
 
-def rows_schema(num_texts: int) -> pa.Schema:
-    """What every table becomes: a video as it was written, what it was cut from, a score, and lists of captions."""
-    return pa.schema(
-        [("video", pa.large_string()), ("source_id", pa.large_string()), ("motion_score", pa.float64())]
-        + [(f"text_{i}", _TEXTS) for i in range(num_texts)]
+def clip_id_of(dataset: str, path: str) -> str:
+    """Return 20 hex digits that name a clip: a digest of its data set and its path in it."""
+    return hashlib.blake2b(f"{dataset}\0{path}".encode(), digest_size=10).hexdigest()
+
+
+def sample_key(window: Mapping[str, Any]) -> str:
+    """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
+    text = "\0".join(str(window[name]) for name in CUT if name not in ADDED_COLUMNS)
+    for name in CUT:
+        if name in ADDED_COLUMNS and window[name] != ADDED_COLUMNS[name]:
+            text += f"\0{name}={window[name]}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def sample_keys(windows: pa.Table) -> pa.Array:
+    """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
+    keys: list[pa.Array] = []
+    for batch in windows.select(list(CUT)).to_batches(max_chunksize=_KEY_ROWS):
+        frozen = [_as_text(batch.column(name)) for name in CUT if name not in ADDED_COLUMNS]
+        texts = pc.binary_join_element_wise(*frozen, "\0")
+        for name in CUT:
+            if name in ADDED_COLUMNS:
+                told = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
+                texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", told), "")
+        names = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts.to_pylist()]
+        keys.append(pa.array(names, pa.string()))
+    return pa.chunked_array(keys, pa.string()).combine_chunks()
+
+
+def _is_neutral(table: pa.Table | pa.RecordBatch, name: str) -> Any:
+    """Return per row whether an added column has its neutral value."""
+    return pc.equal(table.column(name), pa.scalar(ADDED_COLUMNS[name], table.schema.field(name).type))
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    """Return each value as Python's `str` writes it: Arrow writes floats otherwise."""
+    if not pa.types.is_floating(column.type):
+        return column.cast(pa.string())
+    encoded = column.dictionary_encode()
+    return pa.array([str(value) for value in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
+
+
+def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
+    """Read a table of an artifact.
+
+    Raises:
+        SanaError: it is gone or damaged; names it and what makes it again.
+    """
+    key = artifact.files[name].key
+    try:
+        return read_parquet(store.read(key))
+    except (FileNotFoundError, SanaError) as error:
+        raise SanaError(f"{store.uri(key)} cannot be read ({error}); {remedy(deep=True)}") from error
+
+
+def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
+    """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters.
+
+    Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others. A
+    column of ADDED_COLUMNS that has its neutral value in every row is left out.
+
+    Raises:
+        TypeError: a column is of another type.
+    """
+    columns = [
+        name
+        for name in columns
+        if name not in ADDED_COLUMNS or not pc.all(_is_neutral(table, name), min_count=0).as_py()
+    ]
+    picked = table.select(columns)
+    if not _ascends(picked.column(0)):
+        sortable = [name for name in columns if not pa.types.is_list(picked.schema.field(name).type)]
+        picked = picked.sort_by([(name, "ascending") for name in sortable]).combine_chunks()
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{picked.num_rows}:{','.join(columns)}".encode())
+    for name in columns:
+        _digest_column(digest, picked.column(name))
+    return digest.hexdigest()
+
+
+def _ascends(column: pa.ChunkedArray) -> bool:
+    """Whether every value is above the one before: such rows are sorted, and sorting lists of text ends at 2 GiB."""
+    if pa.types.is_list(column.type):
+        return False
+    return column.num_chunks > 0 and bool(pc.all(pc.less(column[:-1], column[1:]), min_count=0).as_py())
+
+
+def _digest_column(digest: Any, column: pa.ChunkedArray) -> None:
+    if pa.types.is_list(column.type):
+        _digest_numbers(digest, pc.list_value_length(column), pa.int64())
+        column = pc.list_flatten(column)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        encoded = pc.cast(column, pa.large_binary())
+        _digest_numbers(digest, pc.binary_length(encoded), pa.int64())
+        for chunk in encoded.chunks:
+            _, offsets, data = chunk.buffers()
+            ends = np.frombuffer(offsets, "<i8")[chunk.offset : chunk.offset + len(chunk) + 1] if len(chunk) else [0]
+            digest.update(memoryview(data)[ends[0] : ends[-1]] if data else b"")
+    elif pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        _digest_numbers(digest, column, pa.int64())
+    elif pa.types.is_floating(column.type):
+        _digest_numbers(digest, column, pa.float64())
+    else:
+        raise TypeError(f"no digest is defined for columns of type {column.type}")
+
+
+def _digest_numbers(digest: Any, column: pa.ChunkedArray, kind: pa.DataType) -> None:
+    """Digest numbers as 8 bytes each, from Arrow's own buffers: `to_numpy` would import pandas in every plan."""
+    for chunk in pc.cast(column, kind).chunks:
+        if len(chunk):
+            digest.update(memoryview(chunk.buffers()[1])[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
+
+
+def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) -> Counts:
+    """Return the counts of a stage from the clips of each data set that came in, the clips that went on, and REJECTS.
+
+    Raises:
+        AssertionError: in is not out + rejected.
+    """
+    by_dataset = tally(rejects.column("dataset"))
+    return Counts(
+        num_in=sum(num_in.values()),
+        num_out=num_out,
+        num_rejected=rejects.num_rows,
+        reasons=dict(sorted(tally(rejects.column("reason")).items())),
+        datasets={name: DatasetCounts(num, by_dataset.get(name, 0)) for name, num in sorted(num_in.items())},
+        num_samples=None,
+        extra={},
     )
 
 
-def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = False) -> pa.Table:
-    """Read the rows of a table file: schema `rows_schema(max(1, len(config.text_columns)))`; nulls where a cell is.
-
-    `head`: only some of the first ones, thousands at most: what is wrong with the table as such shows in them.
+def check_refusals(config: Config, artifact: Artifact) -> None:
+    """Fail when a committed stage refused more than its data sets allow, or left no clip.
 
     Raises:
-        ConfigError: it is damaged, or a column is missing or of a type that has no meaning; begins with `name`.
-        OSError: it is not readable.
+        RefusedError: names the data set, the numbers, the top reasons and the table to open.
     """
-    suffix = PurePosixPath(name).suffix.lower()
-    try:
-        if suffix == ".parquet":
-            names = pq.read_schema(path).names
-            wanted = _columns(names, name, config)
-            table = _read_parquet(path, sorted(set(filter(None, wanted))), head)
-        elif suffix == ".csv":
-            wanted = _columns(_csv_header(path), name, config)
-            table = _read_csv(path, sorted(set(filter(None, wanted))), head)
-        else:
-            wanted = _columns(_json_names(path), name, config)
-            table = _read_json_lines(path, name, sorted(set(filter(None, wanted))), head)
-        video, source, motion, *texts = wanted
-        columns = [_strings(table, video, name), _strings(table, source, name), _scores(table, motion, name)]
-        columns += [_lists(table, text, name) for text in texts]
-    except (pa.ArrowInvalid, UnicodeError, csv.Error) as error:
-        raise ConfigError(f"{name} cannot be read: {' '.join(str(error).split())[:300]}") from error
-    return pa.table(columns, schema=rows_schema(len(texts)))
-
-
-def read_lines(videos: str, prompts: str, *, names: Sequence[str]) -> pa.Table:
-    """Pair the lines of two texts, given with their names: schema `rows_schema(1)`.
-
-    Raises:
-        ConfigError: they do not have as many lines.
-    """
-    paths, texts = lines_of(videos), lines_of(prompts)
-    if len(paths) != len(texts):
-        raise ConfigError(
-            f"{names[0]} has {len(paths)} lines and {names[1]} has {len(texts)}: line N of one belongs to line N of "
-            "the other, so they must agree"
+    counts = artifact.counts
+    if not counts.datasets:
+        return
+    limits = {dataset.id: dataset.max_refused_fraction for dataset in config.download.datasets}
+    top = ", ".join(f"{num} {reason}" for reason, num in counts.top_reasons()[:3]) or "none"
+    where = artifact.files["rejects.parquet"].key
+    if counts.num_out == 0:
+        raise RefusedError(
+            f"{artifact.stage}: no clip is left of {counts.num_in} ({top}); every refusal is listed in {where}"
         )
-    nothing = pa.nulls(len(paths), pa.large_string())
-    columns = [[path.strip() for path in paths], nothing, nothing.cast(pa.float64()), [[text] for text in texts]]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, rows_schema(1), strict=True)], schema=rows_schema(1))
-
-
-def lines_of(text: str) -> list[str]:
-    """Split at line feeds, with or without a carriage return: str.splitlines also splits inside of sentences."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines if lines[-1] else lines[:-1]
-
-
-def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[str | None]:
-    """Return the names of the columns for video, source_id, motion score and captions; None for what is not there."""
-    if len(set(names)) != len(names):
-        raise ConfigError(f"{table} has two columns of one name: {', '.join(names)}; rename one")
-
-    def one(column: str) -> str:
-        if column in names:
-            return column
-        near = get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-        like = next((name for name in names if [name.lower()] == near), None)
-        hint = "." if like is None else f"; did you mean {like!r}?"
-        raise ConfigError(f"{table} has no column {column!r}{hint} It has: {', '.join(names) or 'none'}")
-
-    def first(columns: Sequence[str], knob: str) -> str:
-        found = next((column for column in columns if column in names), None)
-        if found is None:
-            raise ConfigError(
-                f"{table} has none of the columns {', '.join(columns)}; name one in captions.{knob}. "
-                f"It has: {', '.join(names) or 'none'}"
+    for name, of in counts.datasets.items():
+        limit = limits.get(name, 1.0)
+        if of.num_rejected > limit * of.num_in:
+            raise RefusedError(
+                f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were refused "
+                f"({top}), more than max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
+                f"Mend the files, or raise the limit: -s download.datasets.{name}.max_refused_fraction=..."
             )
-        return found
-
-    video = one(config.video_column) if config.video_column else first(VIDEO_COLUMNS, "video_column")
-    texts: list[str | None] = [one(column) for column in config.text_columns]
-    if not texts:
-        texts = [None if config.layout == "none" else first(TEXT_COLUMNS, "text_columns")]
-    source = one(config.source_column) if config.source_column else SOURCE_COLUMN if SOURCE_COLUMN in names else None
-    return [video, source, one(config.motion_score_column) if config.motion_score_column else None, *texts]
-
-
-def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _read_parquet(path: Path, columns: list[str], head: bool) -> pa.Table:
-    file = pq.ParquetFile(path)
-    if not head:
-        return file.read(columns=columns)
-    first = next(file.iter_batches(HEAD_ROWS, columns=columns), None)
-    return file.schema_arrow.empty_table().select(columns) if first is None else pa.Table.from_batches([first])
-
-
-def _read_csv(path: Path, columns: list[str], head: bool) -> pa.Table:
-    options = {
-        "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
-        "convert_options": pa_csv.ConvertOptions(
-            include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string()), strings_can_be_null=False
-        ),
-    }
-    if not head:
-        return pa_csv.read_csv(path, **options)
-    with pa_csv.open_csv(path, **options) as blocks:
-        return pa.Table.from_batches(islice(blocks, 1), blocks.schema)
-
-
-def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number, object): line by line, since pyarrow's reader takes no column that is text and list."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    found = json.loads(line)
-                except ValueError as error:
-                    raise pa.ArrowInvalid(f"line {number} is not JSON: {error}") from error
-                if not isinstance(found, dict):
-                    raise pa.ArrowInvalid(f"line {number} is no object in braces, but {line[:80]!r}")
-                yield number, found
-
-
-def _json_names(path: Path) -> list[str]:
-    """The keys of the first thousand objects: an absent key is an empty cell."""
-    names: dict[str, None] = {}
-    for number, found in _json_objects(path):
-        names |= dict.fromkeys(found)
-        if number >= HEAD_ROWS:
-            break
-    return list(names)
-
-
-def _read_json_lines(path: Path, name: str, columns: list[str], head: bool) -> pa.Table:
-    """Read the columns; one in which a list stands anywhere becomes lists of text, every other text."""
-    schema = pa.schema([(column, _TEXTS) for column in columns])
-    cells: dict[str, list[list[str] | None]] = {column: [] for column in columns}
-    chunks = []
-    for number, found in islice(_json_objects(path), HEAD_ROWS if head else None):
-        for column in columns:
-            cells[column].append(_json_cell(found.get(column), f"{name} line {number}, {column}"))
-        if len(cells[columns[0]]) == LINES_AT_ONCE:
-            chunks.append(pa.table(cells, schema=schema))
-            cells = {column: [] for column in columns}
-    return pa.concat_tables([*chunks, pa.table(cells, schema=schema)])
-
-
-def _json_cell(value: object, where: str) -> list[str] | None:
-    if value is None or isinstance(value, list):
-        return None if value is None else [text for one in value for text in _json_cell(one, where) or []]
-    if isinstance(value, dict):
-        raise ConfigError(f"{where} holds {json.dumps(value)[:80]}; a text, a number or a list of them is needed")
-    return [value if isinstance(value, str) else json.dumps(value)]
-
-
-def _column(table: pa.Table, column: str) -> pa.ChunkedArray:
-    found = table.column(column)
-    return found.cast(found.type.value_type) if pa.types.is_dictionary(found.type) else found
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _wrong(table: str, column: str, kind: pa.DataType, needed: str) -> ConfigError:
-    return ConfigError(f"{table}: column {column!r} holds {kind}; {needed} is needed")
-
-
-def _strings(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return one text a row, with null where there is none."""
-    if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.large_string())])
-    found = _column(table, column)
-    if found.type == _TEXTS:  # of JSON lines
-        if pc.max(pc.list_value_length(found)).as_py() not in (None, 0, 1):
-            raise _wrong(name, column, found.type, "one text a row")
-        return pc.list_element(_padded(found), 0)
-    if not (_is_text(found.type) or pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
-        raise _wrong(name, column, found.type, "text")
-    return found.cast(pa.large_string())
-
-
-def _padded(lists: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turn empty lists into null, so that each other one has a first element."""
-    return pc.if_else(pc.equal(pc.list_value_length(lists), 0), pa.scalar(None, lists.type), lists)
-
-
-def _lists(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return the captions of a row as a list, whether the cell is a text, a list or empty."""
-    if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, _TEXTS)])
-    found = _column(table, column)
-    if _is_list(found.type):
-        if not (_is_text(found.type.value_type) or pa.types.is_null(found.type.value_type)):
-            raise _wrong(name, column, found.type, "text, or lists of text,")
-        return found.cast(_TEXTS)
-    if pa.types.is_null(found.type):
-        return found.cast(_TEXTS)
-    if not _is_text(found.type):
-        raise _wrong(name, column, found.type, "text, or lists of text,")
-    chunks = found.cast(pa.large_string()).chunks
-    return pa.chunked_array(
-        [pa.LargeListArray.from_arrays(pa.array(np.arange(len(chunk) + 1)), chunk) for chunk in chunks], _TEXTS
-    )
-
-
-def _scores(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return one number a row: of a list its mean, as the official data set has it; null where there is none."""
-    if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.float64())])
-    found = _column(table, column)
-    try:
-        if _is_list(found.type):
-            numbers = [[float(one) for one in cell or []] for cell in found.to_pylist()]
-            return pa.chunked_array([pa.array([sum(some) / len(some) if some else None for some in numbers])])
-        if _is_text(found.type):
-            found = pc.utf8_trim_whitespace(found.cast(pa.large_string()))
-            found = pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.large_string()), found)
-        scores = found.cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
-        raise ConfigError(f"{name}: column {column!r} is the motion score, and holds no number: {error}") from error
-    if pc.any(pc.is_inf(scores)).as_py():
-        raise ConfigError(f"{name}: column {column!r} is the motion score, and holds an infinity")
-    return scores

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
-from sana.model.instructions import IMAGE, VIDEO
+from sana.model.prompt_templates import IMAGE, VIDEO
 
 # What is put before a caption. The template belongs in every cache key: it changes each token's embedding.
 TEMPLATES: dict[str, str] = {"video": VIDEO, "image": IMAGE, "none": ""}  # none: as pipelines do for the negative

@@ -19,7 +19,7 @@ from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.data.schemas import CUT
-from sana.data.source import Source, open_sources
+from sana.data.sources.source import Source, open_sources
 from sana.errors import SanaError
 from sana.report.tables import batches, find_rows
 from sana.store import Store
@@ -119,8 +119,8 @@ def _pick(store: Store, windows: Artifact, encoded: Artifact | None, shapes: Seq
 def _thumbnail(sources: Mapping[str, Source], row: Mapping[str, Any]) -> Thumbnail:
     """Decode one frame of a window. Raises SanaError or OSError, with the reason."""
     # here and not above: a page without thumbnails must not load a video library
-    from sana.data.frames import read_window
-    from sana.data.video import ClipRefused
+    from sana.data.video.frames import read_window
+    from sana.data.video.video import ClipRefused
 
     bucket = Bucket.parse(row["bucket"])
     if row["dataset"] not in sources:

@@ -8,14 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import tally, to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.bucket import BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.assign import Assignment, assign
-from sana.data.manifest import content_digest, read_table, tally, to_parquet
+from sana.data.bucketing.split import held_out
+from sana.data.bucketing.window_table import Assignment, assign
 from sana.data.schemas import CUT
-from sana.data.split import held_out
+from sana.data.tables import content_digest, read_table
 from sana.errors import ConfigError, RefusedError
 
 NAME = "bucket"

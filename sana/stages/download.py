@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 
+from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.clips import STAGE, collect
-from sana.data.manifest import content_digest, count_rejects, to_parquet
 from sana.data.schemas import CAPTIONS, CLIPS
-from sana.data.source import Source, fetched, open_sources
+from sana.data.sources.ingest import STAGE, collect
+from sana.data.sources.source import Source, fetched, open_sources
+from sana.data.tables import content_digest, count_rejects
 from sana.facts import DownloadFacts
 from sana.progress import Progress
 

@@ -6,16 +6,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.manifest import content_digest, read_table, to_parquet
-from sana.data.pool import Pool
 from sana.data.schemas import CAPTION_INDEX, TEXTS
-from sana.data.weights import ModelRef, resolve_model
+from sana.data.tables import content_digest, read_table
 from sana.errors import SanaError
-from sana.stages.worker import run_worker, source_of
-from sana.work.specs import EncodeCaptionsSpec, PoolName
+from sana.model.model_resolver import ModelRef, resolve_model, source_of
+from sana.runtime.pool import Pool
+from sana.runtime.specs import EncodeCaptionsSpec, PoolName
+from sana.runtime.worker import run_worker
 
 NAME = "encode_captions"
 VERSION = 1

@@ -5,18 +5,19 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import tally, to_parquet
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
-from sana.data.manifest import content_digest, count_rejects, read_table, sample_keys, tally, to_parquet
-from sana.data.pool import Pool
 from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
-from sana.data.weights import ModelRef, resolve_model
+from sana.data.tables import content_digest, count_rejects, read_table, sample_keys
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
+from sana.model.model_resolver import ModelRef, resolve_model, source_of
 from sana.progress import Summed
-from sana.stages.worker import outlive, run_worker, source_of
-from sana.work.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
+from sana.runtime.pool import Pool
+from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
+from sana.runtime.worker import outlive, run_worker
 
 NAME = "encode_latents"
 VERSION = 4

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.weights import resolve_model
 from sana.facts import WEIGHTS, EvaluateFacts, TrainFacts
-from sana.stages.worker import files_of_worker, source_of
-from sana.work.results import EvalReport
-from sana.work.specs import CheckpointName, EvaluateSpec
+from sana.model.model_resolver import resolve_model, source_of
+from sana.runtime.results import EvalReport
+from sana.runtime.specs import CheckpointName, EvaluateSpec
+from sana.runtime.worker import files_of_worker
 
 NAME = "evaluate"
 VERSION = 1

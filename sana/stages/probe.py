@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import lacking, run_starts, tally, to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.manifest import content_digest, count_rejects, lacking, read_table, run_starts, tally, to_parquet
-from sana.data.pool import Pool
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
-from sana.stages.worker import outlive, run_worker
-from sana.work.specs import CrashHistory, PoolName, ProbeSpec
+from sana.data.tables import content_digest, count_rejects, read_table
+from sana.runtime.pool import Pool
+from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
+from sana.runtime.worker import outlive, run_worker
 
 NAME = "probe"
 VERSION = 4

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.weights import resolve_model
 from sana.facts import SampleFacts, TrainFacts
-from sana.stages.worker import files_of_worker, source_of
-from sana.work.results import SampleResult
-from sana.work.specs import CheckpointName, SampleSpec
+from sana.model.model_resolver import resolve_model, source_of
+from sana.runtime.results import SampleResult
+from sana.runtime.specs import CheckpointName, SampleSpec
+from sana.runtime.worker import files_of_worker
 
 NAME = "sample"
 VERSION = 2

@@ -10,13 +10,13 @@ from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.weights import resolve_model
 from sana.facts import EncodeLatentsFacts, TrainFacts
-from sana.stages.worker import run_worker, source_of
+from sana.model.model_resolver import resolve_model, source_of
+from sana.runtime.launcher import result_path
+from sana.runtime.results import TrainResult
+from sana.runtime.specs import TrainSpec
+from sana.runtime.worker import run_worker
 from sana.training.checkpoint import newest
-from sana.training.launch import result_path
-from sana.work.results import TrainResult
-from sana.work.specs import TrainSpec
 
 NAME = "train"
 VERSION = 1

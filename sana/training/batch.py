@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sana.config.train import TrainConfig
-from sana.data.epoch import Cursor
-from sana.data.loader import LATENTS, Reader
+from sana.data.loading.epoch import Cursor
+from sana.data.loading.loader import LATENTS, Reader
 from sana.errors import ConfigError
 from sana.model.random import philox_uniform
 from sana.model.text import pad

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sana.artifact import digest_of
 from sana.config.train import EvaluateConfig
-from sana.data.loader import LATENTS, Reader, Samples
+from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
 from sana.training.batch import MicroBatch, texts

@@ -11,20 +11,20 @@ from functools import partial
 from typing import NamedTuple
 
 from sana.config.pipeline import Config
-from sana.data.epoch import Cursor
-from sana.data.loader import Prefetcher, Reader
+from sana.data.loading.epoch import Cursor
+from sana.data.loading.loader import Prefetcher, Reader
 from sana.errors import SanaError
 from sana.progress import Progress, Report
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, Share, Slot, prepare
+from sana.training.checkpoint_manager import Found, Trajectory
+from sana.training.distributed import StopFlag
 from sana.training.evaluation import EvalTable, evaluate_model
 from sana.training.objectives.objective import Objective
 from sana.training.parallel import Parallel
-from sana.training.ranks import StopFlag
 from sana.training.schedules import learning_rate_at
 from sana.training.state import TrainState
 from sana.training.trainable import Trainable
-from sana.training.trajectory import Found, Trajectory
 
 SIGN_OF_LIFE_S = 2.0  # between reports while evaluating
 NAMED_SAMPLES = 8  # of a bad batch, in the message

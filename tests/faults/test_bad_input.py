@@ -86,9 +86,9 @@ def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
 
 AS_NOBODY = """
 import os, sys
-import flows.cli.show, flows.plan, sana.data.source, sana.data.weights
+import flows.cli.show, sana.pipeline.plan, sana.data.sources.source, sana.model.model_resolver
 from flows.cli.main import main
-from flows.graph import STAGES, stage
+from sana.pipeline.graph import STAGES, stage
 [stage(name) for name in STAGES]
 os.setgid(65534)  # from here on the interpreter's own files may be out of reach, so all of it is imported before
 os.setuid(65534)
@@ -159,7 +159,7 @@ def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tin
         run_stages(context, last="bucket")
     monkeypatch.setattr(LocalStore, "free_bytes", lambda self: 1000)
     with pytest.raises(SanaError, match=r"13 samples need .* GiB .* are free; make room"):
-        from flows.graph import stage
+        from sana.pipeline.graph import stage
 
         stage("encode_latents").run(context, run_stages(context, last="bucket").artifacts)
     assert not list((tmp_path / "work/jobs").glob("encode_latents-*"))

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
-from flows import graph
-from flows.plan import inputs_of
+from sana.arrow import read_parquet
 from sana.artifact import Artifact, find
-from sana.data.manifest import read_parquet
-from sana.data.shard import Location, read_tensor
+from sana.data.shards.shard import Location, read_tensor
 from sana.facts import TrainFacts
+from sana.pipeline import graph
+from sana.pipeline.plan import inputs_of
 from sana.store import Store, open_store
 from sana.training.checkpoint import at_step, read_metrics
 from tests import forked

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from sana.care.verify import verify
-from sana.data.pool import Pool
 from sana.data.schemas import LATENTS
-from sana.data.shard import Location, read_tensor, write_shard
+from sana.data.shards.shard import Location, read_tensor, write_shard
+from sana.maintenance.verify import verify
+from sana.runtime.pool import Pool
 from sana.store import Store, StoreError
 from sana.store_s3 import S3Store
 from tests.s3_proxy import STALL_S, Fault, FaultyProxy, Request

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import Artifact
-from sana.care.collect import find_litter, remove
-from sana.care.references import kind_of, survey
-from sana.care.verify import verify
+from sana.maintenance.gc import find_litter, remove
+from sana.maintenance.object_graph import kind_of, survey
+from sana.maintenance.verify import verify
 from sana.store import LocalStore
 from tests.faults.test_kill import kill_tree, start
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cared_stores import context_of
 from tests.hub_server import HubServer
+from tests.maintained_stores import context_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from flows.cli.main import cli
 from flows.cli.show import result_table
-from sana.data.manifest import read_table
+from sana.data.tables import read_table
 from sana.facts import BucketFacts
 from tests.pipeline_runs import ROOT, Place, new_place, run_stages
 
@@ -74,7 +74,7 @@ def test_it_writes_nothing_and_imports_nothing_heavy(place: Place) -> None:
     script = f"import sys; from flows.cli.main import main; main({arguments(place)!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "sana.data.assign" in loaded
+    assert "sana.data.bucketing.window_table" in loaded
     assert not loaded & {"torch", "prefect", "mlflow", "av", "decord", "diffusers"}
     assert {p: p.stat().st_mtime_ns for p in place.folder.rglob("*")} == before
 

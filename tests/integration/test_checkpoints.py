@@ -7,11 +7,11 @@ from uuid import uuid4
 import pytest
 from diffusers import SanaVideoTransformer3DModel
 
+from sana.runtime.launcher import result_path
+from sana.runtime.results import TrainResult
 from sana.training.checkpoint import index_key, steps_of
-from sana.training.launch import result_path
-from sana.training.tensors import load_weights, weights_digest
-from sana.work.results import TrainResult
-from sana.work.train import train
+from sana.training.checkpoint_io import load_weights, weights_digest
+from sana.workers.train import train
 from tests.s3_server import WeedServer
 from tests.training_lab import Lab
 from tests.training_store import build_encoded

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import STAGES
 from sana.config.load import load_config
 from sana.context import Context
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
 from sana.facts import TrainFacts
+from sana.pipeline.graph import STAGES
 from sana.store import open_store
 from tests.pipeline_runs import inline_workers, new_place, run_stages
 

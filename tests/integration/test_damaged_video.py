@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from sana.data.frames import read_frames
-from sana.data.probe import probe_video
-from sana.data.video import ClipRefused
+from sana.data.video.frames import read_frames
+from sana.data.video.probe import probe_video
+from sana.data.video.video import ClipRefused
 from tests.video_files import blank_packet, decode_all, make_audio, make_video, numbers, refusal
 from tests.video_formats import NUM_FRAMES
 

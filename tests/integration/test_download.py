@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sana.counts import DatasetCounts
-from sana.data.source_check import check_sources
+from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
 from sana.stages import download
@@ -24,8 +24,8 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     make_files(tmp_path / "two", {**videos(paths), **{f"{path[:-4]}.txt": "x" for path in paths[5:]}})
     sets = ({"source": f"{tmp_path}/one"}, {"source": f"{tmp_path}/two"})
     whole = Done(context(tmp_path, *sets))
-    monkeypatch.setattr("sana.data.clips.CHUNK", 50)
-    monkeypatch.setattr("sana.data.listing.FILES_AT_ONCE", 11)
+    monkeypatch.setattr("sana.data.sources.ingest.CHUNK", 50)
+    monkeypatch.setattr("sana.data.sources.listing.FILES_AT_ONCE", 11)
     seen: list[Progress] = []
     pieces = Done(context(tmp_path / "again", *sets, workers=workers, report=seen.append))
     assert (pieces.clips, pieces.rejects) == (whole.clips, whole.rejects)

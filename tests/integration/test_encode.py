@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 import pytest
 
-import sana.work.encode_latents as work
+import sana.workers.encode_latents as work
 from flows.cli.encode_worker import place as worker_place
-from flows.plan import inputs_of
 from sana.artifact import Artifact
 from sana.context import Context
-from sana.data.manifest import read_table
-from sana.data.shard import Location, read_tensor
+from sana.data.shards.shard import Location, read_tensor
+from sana.data.tables import read_table
 from sana.errors import SanaError
+from sana.pipeline.plan import inputs_of
 from sana.progress import Progress
 from sana.stages import encode_captions
 from sana.stages import encode_latents as stage

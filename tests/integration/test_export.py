@@ -6,14 +6,14 @@ from uuid import uuid4
 
 import pytest
 
-from flows.plan import plan
-from sana.care.references import INDEX, kind_of, survey
-from sana.care.shards import rows_by_shard
-from sana.care.transfer import copy_root
-from sana.care.verify import verify
+from sana.data.shards.shard_tables import rows_by_shard
 from sana.errors import SanaError
+from sana.maintenance.copy import copy_root
+from sana.maintenance.object_graph import INDEX, kind_of, survey
+from sana.maintenance.verify import verify
+from sana.pipeline.plan import plan
 from sana.store import LocalStore, Store, open_store
-from tests.cared_stores import content, context_of, flip, only, store_of
+from tests.maintained_stores import content, context_of, flip, only, store_of
 from tests.pipeline_runs import Place
 from tests.s3_server import WeedServer
 

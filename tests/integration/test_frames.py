@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sana.data import frames as frames_module
-from sana.data.frames import read_frames
-from sana.data.probe import probe_video
+from sana.data.video import frames as frames_module
+from sana.data.video.frames import read_frames
+from sana.data.video.probe import probe_video
 from tests.video_files import decode_all, make_video, memory_grown_mib, numbers, psnr
 from tests.video_formats import FORMATS, NUM_FRAMES
 
@@ -134,7 +134,7 @@ def test_a_header_that_promises_too_much_does_not_abort_the_process(tmp_path: Pa
     data[at + 4 : at + 8] = struct.pack(">I", 0x7FFFFFFF)
     path.write_bytes(data)
     code = (
-        "import sys; from pathlib import Path; from sana.data.frames import read_frames\n"
+        "import sys; from pathlib import Path; from sana.data.video.frames import read_frames\n"
         "read_frames(Path(sys.argv[1]), range(5), height=64, width=96)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 0
@@ -163,5 +163,7 @@ def test_a_large_clip_is_not_held_in_memory(tmp_path: Path) -> None:
 
 
 def test_importing_it_is_light() -> None:
-    code = "import sys, sana.data.frames; sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    code = (
+        "import sys, sana.data.video.frames; sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

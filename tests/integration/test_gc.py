@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from flows.cli.main import main
-from flows.plan import committed, plan
 from sana.artifact import Draft, Recipe, find
-from sana.care.collect import find_litter, orphans, outdated, remove
-from sana.care.references import Survey, kind_of, survey
-from sana.care.shards import require_shards
-from sana.care.verify import verify
 from sana.counts import Counts
-from sana.data.pool import Pool
 from sana.data.schemas import LATENTS
-from sana.data.shard import write_shard
+from sana.data.shards.shard import write_shard
+from sana.data.shards.shard_tables import require_shards
 from sana.errors import SanaError
 from sana.facts import TrainFacts
+from sana.maintenance.gc import find_litter, orphans, outdated, remove
+from sana.maintenance.object_graph import Survey, kind_of, survey
+from sana.maintenance.verify import verify
+from sana.pipeline.plan import committed, plan
+from sana.runtime.pool import Pool
 from sana.store import Entry, LocalStore, StoreError
-from tests.cared_stores import content, context_of, only, store_of
+from tests.maintained_stores import content, context_of, only, store_of
 from tests.pipeline_runs import Place, inline_workers, run_stages
 
 pytestmark = pytest.mark.timeout(200)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sana.config.encode import ModelConfig
-from sana.data import hub as hub_module
-from sana.data.weights import COMPONENTS, resolve_model
+from sana.data.sources import hub as hub_module
 from sana.errors import ConfigError, SanaError
+from sana.model.model_resolver import COMPONENTS, resolve_model
 from tests.hub_server import HubServer, git_blob
 from tests.hub_sources import (
     DATASET,

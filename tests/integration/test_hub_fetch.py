@@ -13,14 +13,14 @@ from huggingface_hub import constants
 
 from sana.config.load import load_config
 from sana.context import Context
-from sana.data.hub import HubRepo
-from sana.data.hub_memory import HubFile
+from sana.data.sources.hub import HubRepo
+from sana.data.sources.hub_cache import HubFile
 from sana.errors import SanaError
+from sana.runtime.job import read_job, write_job
+from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
 from sana.stages import download
 from sana.store import open_store
-from sana.work.job import read_job, write_job
-from sana.work.probe import probe
-from sana.work.specs import CrashHistory, PoolName, ProbeSpec
+from sana.workers.probe import probe
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
 from tests.source_files import listing
@@ -61,9 +61,9 @@ import sys
 from pathlib import Path
 from huggingface_hub import constants
 from sana.config.data import DatasetConfig
-from sana.data.listing import files_of
-from sana.data.source import open_source
-from sana.data.video_cache import VideoCache
+from sana.data.sources.listing import files_of
+from sana.data.sources.source import open_source
+from sana.data.sources.file_cache import VideoCache
 constants.DOWNLOAD_CHUNK_SIZE = 2**16
 work_dir = Path(sys.argv[1])
 source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=work_dir,

@@ -9,9 +9,9 @@ import huggingface_hub
 import pytest
 
 from sana.config.encode import ModelConfig
-from sana.data.listing import files_of
-from sana.data.weights import resolve_model
+from sana.data.sources.listing import files_of
 from sana.errors import ConfigError
+from sana.model.model_resolver import resolve_model
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, MODEL, MODEL_FILES, cats, go_offline, go_online, read_all
 from tests.source_files import listing
@@ -68,15 +68,15 @@ def test_a_fresh_process_obeys_its_environment_and_loads_nothing_heavy(hub: HubS
     hub.publish(DATASET, FILES)
     script = (
         "import sys; from pathlib import Path\n"
-        "import sana.data.source, sana.data.weights\n"
+        "import sana.data.sources.source, sana.model.model_resolver\n"
         "heavy = {'huggingface_hub', 'torch', 'transformers', 'diffusers', 's3fs'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "from sana.config.data import DatasetConfig\n"
         "dataset = DatasetConfig(id='cats', source='hf://datasets/films/cats')\n"
-        "from sana.data.video_cache import VideoCache\n"
+        "from sana.data.sources.file_cache import VideoCache\n"
         "cache = VideoCache(Path(sys.argv[1], 'cache/videos'), max_bytes=10**9)\n"
-        "source = sana.data.source.open_source(dataset, work_dir=Path(sys.argv[1]), cache=cache)\n"
-        "from sana.data.listing import files_of\n"
+        "source = sana.data.sources.source.open_source(dataset, work_dir=Path(sys.argv[1]), cache=cache)\n"
+        "from sana.data.sources.listing import files_of\n"
         "print(source.listing_digest(), source.read(list(files_of(source.caption_files))[1]))\n"
         "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules)\n"
     )

@@ -8,11 +8,11 @@ import pytest
 
 from flows.cli.inspect import find_sample
 from flows.cli.main import main
-from sana.data.manifest import read_table
+from sana.data.tables import read_table
 from sana.errors import SanaError
-from sana.work.inspect_sample import contact_sheet, psnr_db
-from sana.work.results import SampleInspection, StoredLatent
-from tests.cared_stores import store_of
+from sana.runtime.results import SampleInspection, StoredLatent
+from sana.workers.inspect_sample import contact_sheet, psnr_db
+from tests.maintained_stores import store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers
 
 pytestmark = pytest.mark.timeout(200)

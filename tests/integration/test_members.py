@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from sana.training.checkpoint import at_step, read_metrics
 from sana.training.metrics import parse_rows
-from sana.work.train import train
+from sana.workers.train import train
 from tests import forked
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 from tests.training_lab import Lab

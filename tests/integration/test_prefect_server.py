@@ -27,7 +27,7 @@ WAITING = """
 from pathlib import Path
 from prefect import flow, task
 from sana.progress import silent
-from sana.training.launch import launch
+from sana.runtime.launcher import launch
 
 @task
 def wait() -> None:

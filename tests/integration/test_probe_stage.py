@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from sana.artifact import Artifact
-from sana.data.journal import left_open
-from sana.data.manifest import read_table
+from sana.data.tables import read_table
+from sana.runtime.crash_journal import left_open
 from tests.pipeline_runs import Place, inline_workers, run_stages
 from tests.video_files import make_video
 
@@ -113,7 +113,7 @@ def test_duplicates_may_be_kept(place: Place) -> None:
 
 def is_probe(process: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):  # or a zombie
-        return "sana.work.probe" in process.cmdline()
+        return "sana.workers.probe" in process.cmdline()
     return False
 
 

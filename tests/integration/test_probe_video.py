@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sana.data.frames import read_frames
-from sana.data.probe import probe_video
-from sana.data.video import ClipRefused
+from sana.data.video.frames import read_frames
+from sana.data.video.probe import probe_video
+from sana.data.video.video import ClipRefused
 from tests.torture_files import FFMPEG
 from tests.video_files import decode_all, make_video, numbers, picture, psnr, refusal
 from tests.video_formats import FORMATS, NUM_FRAMES

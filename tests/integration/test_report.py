@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sana.arrow import table_of, to_parquet
 from sana.artifact import Draft, Recipe
 from sana.counts import Counts
-from sana.data.manifest import clip_id_of, count_rejects, read_table, table_of, to_parquet
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX, REJECTS
+from sana.data.tables import clip_id_of, count_rejects, read_table
 from sana.facts import BucketFacts
 from sana.report.page import data_report
 from sana.report.states import StageState

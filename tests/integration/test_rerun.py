@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import STAGES, stage
-from flows.plan import plan
 from sana.artifact import causes, find, latest
-from sana.care.verify import verify, withdraw
-from sana.data.manifest import read_table
+from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
+from sana.maintenance.verify import verify, withdraw
+from sana.pipeline.graph import STAGES, stage
+from sana.pipeline.plan import plan
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(180)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import STAGES
-from flows.plan import plan
+from sana.pipeline.graph import STAGES
+from sana.pipeline.plan import plan
 from tests.pipeline_runs import inline_workers, new_place, run_stages
 from tests.s3_server import WeedServer
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
 
-import sana.work.sample as work
+import sana.workers.sample as work
 from sana.bucket import OFFICIAL_480P
 from sana.model.pipeline import SanaPipeline, export_pipeline, load_flow_shift, load_pipeline, sample_video
 from sana.model.random import philox_normal
 from sana.model.text import TextEncoder, pad
 from sana.model.transformer import load_transformer
 from sana.stages import sample as stage
-from sana.training.tensors import load_weights
+from sana.training.checkpoint_io import load_weights
 from tests.pipeline_runs import Outcome, Place, inline_workers
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}

@@ -12,9 +12,9 @@ from uuid import uuid4
 import pytest
 import torch
 
-from sana.data.loader import Reader, load_samples
-from sana.data.shard import DamagedSampleError, read_tensor
-from sana.data.shard_cache import ShardFiles
+from sana.data.loading.loader import Reader, load_samples
+from sana.data.shards.shard import DamagedSampleError, read_tensor
+from sana.data.shards.shard_cache import ShardFiles
 from tests.counted_store import Counted, used
 from tests.s3_server import WeedServer
 from tests.training_store import Encoded, build_encoded
@@ -98,8 +98,8 @@ READ = """
 import hashlib, json, sys
 from pathlib import Path
 from sana.artifact import Artifact
-from sana.data.loader import Reader, load_samples
-from sana.data.shard_cache import ShardFiles
+from sana.data.loading.loader import Reader, load_samples
+from sana.data.shards.shard_cache import ShardFiles
 from tests.counted_store import Counted, used
 root, folder, budget, artifacts = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 store = Counted(root)

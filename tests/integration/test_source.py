@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sana.config.load import load_config
-from sana.data.source import open_sources
+from sana.data.sources.source import open_sources
 from sana.errors import ConfigError, SanaError
 from tests.source_files import FILES, digests, listing, make_files, opened
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main
-from sana.data.source_check import check_sources
+from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.stages import download
 from sana.store import open_store

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sana.config.data import DatasetConfig
-from sana.data.source import open_source
-from sana.data.video_cache import VideoCache
+from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.source import open_source
 from sana.errors import ConfigError, SanaError
 from sana.store import StoreError
 from tests.s3_server import WeedServer

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sana.data.origins import S3Origin
-from sana.data.video_cache import VideoCache
+from sana.data.sources.backends import S3Origin
+from sana.data.sources.file_cache import VideoCache
 from sana.errors import ConfigError, SanaError
 from sana.store import open_store
 from sana.store_s3 import ObjectInfo

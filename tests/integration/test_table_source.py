@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sana.data.source import fetched, open_sources
+from sana.data.sources.source import fetched, open_sources
 from sana.errors import ConfigError
 from sana.stages import download
 from sana.store import open_store

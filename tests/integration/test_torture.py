@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sana.data import probe
-from sana.data.frames import read_frames
-from sana.data.manifest import read_table
 from sana.data.schemas import Reason
-from sana.data.video import opened
+from sana.data.tables import read_table
+from sana.data.video import probe
+from sana.data.video.frames import read_frames
+from sana.data.video.video import opened
 from tests.pipeline_runs import Place, run_stages
 from tests.torture_files import FPS, HEIGHT, NUM_FRAMES, WIDTH, decode_by_ffmpeg, make_torture_set
 from tests.video_files import number, psnr

@@ -10,10 +10,10 @@ import pytest
 
 from sana.errors import ConfigError, SanaError
 from sana.progress import Progress
+from sana.runtime.launcher import result_path
+from sana.runtime.results import TrainResult
 from sana.training.checkpoint import DataPosition, newest, steps_of
-from sana.training.launch import result_path
-from sana.work.results import TrainResult
-from sana.work.train import train
+from sana.workers.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded, reports_to
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sana.work.evaluate import evaluate
-from sana.work.results import EvalReport
-from sana.work.specs import CheckpointName
+from sana.runtime.results import EvalReport
+from sana.runtime.specs import CheckpointName
+from sana.workers.evaluate import evaluate
 from tests.training_lab import Lab
 from tests.training_store import evaluate_job, train_config
 
@@ -52,7 +52,7 @@ def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: 
     if ranks == 1:
         evaluate(job)
     else:
-        assert lab.spawn(job, ranks=ranks, module="sana.work.evaluate").wait(180) == 0
+        assert lab.spawn(job, ranks=ranks, module="sana.workers.evaluate").wait(180) == 0
     assert (out / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "losses.parquet").stat().st_size > 0
     return EvalReport.load(out / "report.json")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from sana.care.collect import find_litter
-from sana.care.references import RECORDS, kind_of, survey
-from sana.care.verify import verify, withdraw
+from sana.maintenance.gc import find_litter
+from sana.maintenance.object_graph import RECORDS, kind_of, survey
+from sana.maintenance.verify import verify, withdraw
 from sana.store import LocalStore
-from tests.cared_stores import context_of, flip, only, store_of
+from tests.maintained_stores import context_of, flip, only, store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 
 pytestmark = pytest.mark.timeout(200)

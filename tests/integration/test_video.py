@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sana.data.frames import read_frames
-from sana.data.probe import probe_video
-from sana.data.video import to_pixels, write_mp4
+from sana.data.video.frames import read_frames
+from sana.data.video.probe import probe_video
+from sana.data.video.video import to_pixels, write_mp4
 from tests.video_files import make_video, numbers, picture, psnr
 
 pytestmark = pytest.mark.timeout(60)

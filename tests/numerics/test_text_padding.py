@@ -7,7 +7,7 @@ import torch
 
 from sana.config.train import TrainConfig
 from sana.model.random import philox_normal
-from sana.model.tiny import CAPTION_CHANNELS
+from sana.model.tiny_model import CAPTION_CHANNELS
 from sana.model.transformer import load_transformer
 from sana.training.batch import MicroBatch, texts
 from sana.training.objectives.registry import build_objective

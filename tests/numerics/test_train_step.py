@@ -8,13 +8,13 @@ import torch
 from diffusers import SanaVideoTransformer3DModel
 from torch import Tensor
 
-from sana.data.epoch import epoch_plan
-from sana.data.loader import Reader, load_samples
-from sana.data.shard_cache import ShardFiles
+from sana.data.loading.epoch import epoch_plan
+from sana.data.loading.loader import Reader, load_samples
+from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random import philox_normal, philox_uniform
+from sana.training.checkpoint_io import load_weights
 from sana.training.metrics import parse_rows
-from sana.training.tensors import load_weights
-from sana.work.train import train
+from sana.workers.train import train
 from tests.training_store import build_encoded, train_config, train_job
 
 pytestmark = pytest.mark.timeout(120)

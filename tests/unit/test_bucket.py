@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sana.bucket import OFFICIAL_480P, Bucket, sizes_for
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.load import load_config
-from sana.data.assign import assign
-from sana.data.placing import Shapes, crop_boxes, nearest
+from sana.data.bucketing.assignment import Shapes, crop_boxes, nearest
+from sana.data.bucketing.window_table import assign
 from sana.data.schemas import Reason
 from tests.probed_clips import probed
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sana.data.buffers import Buffers
-from sana.data.shard import ALIGN_BYTES
+from sana.data.loading.buffers import Buffers
+from sana.data.shards.shard import ALIGN_BYTES
 
 pytestmark = pytest.mark.timeout(60)
 

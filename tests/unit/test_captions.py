@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
-from sana.data.captions import compose
-from sana.data.layouts import place_of
-from sana.data.tables import lines_of
+from sana.data.captions.caption_layouts import place_of
+from sana.data.captions.captions import compose
+from sana.data.captions.metadata_readers import lines_of
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from sana.data import digest_cache
-from sana.data.digest_cache import DigestCache
+from sana.data.sources import digest_cache
+from sana.data.sources.digest_cache import DigestCache
 from sana.errors import SanaError
 
 pytestmark = pytest.mark.timeout(60)
@@ -140,7 +140,7 @@ def test_missing_and_unreadable_files_raise_oserror(tmp_path: Path, database: Pa
 def test_threads_and_processes_share_it(tmp_path: Path, database: Path) -> None:
     files = [write(tmp_path / f"f{i}", bytes([i]) * 1000) for i in range(60)]
     script = (
-        "import sys; from pathlib import Path; from sana.data.digest_cache import DigestCache\n"
+        "import sys; from pathlib import Path; from sana.data.sources.digest_cache import DigestCache\n"
         "cache = DigestCache(Path(sys.argv[1]))\n"
         "for _ in range(3):\n"
         "    for name in sys.argv[2:]: print(cache.digest(Path(name)))\n"

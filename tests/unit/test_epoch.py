@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sana.data.epoch import Cursor, epoch_plan
+from sana.data.loading.epoch import Cursor, epoch_plan
 from sana.training.batch import Share
 
 pytestmark = pytest.mark.timeout(60)

@@ -13,8 +13,8 @@ from torch import nn
 
 from sana.config.objective import LogitNormalSampling
 from sana.config.train import EvaluateConfig
-from sana.data.loader import Reader, Samples, load_samples
-from sana.data.shard_cache import ShardFiles
+from sana.data.loading.loader import Reader, Samples, load_samples
+from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random import philox_normal
 from sana.training.evaluation import (
     EvalTable,

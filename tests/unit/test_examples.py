@@ -13,7 +13,7 @@ import pytest
 from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.pipeline import Config
-from sana.data.listing import TABLE_SUFFIXES
+from sana.data.sources.listing import TABLE_SUFFIXES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
-from sana.data import shard_cache
-from sana.data.loader import INDEX, Prefetcher, Reader, load_samples
-from sana.data.manifest import read_table, to_parquet
-from sana.data.shard import DamagedSampleError, Location, read_tensor
-from sana.data.shard_cache import ShardFiles
+from sana.data.loading.loader import INDEX, Prefetcher, Reader, load_samples
+from sana.data.shards import shard_cache
+from sana.data.shards.shard import DamagedSampleError, Location, read_tensor
+from sana.data.shards.shard_cache import ShardFiles
+from sana.data.tables import read_table
 from sana.errors import SanaError
 from tests.training_store import BUCKETS, NUM_EVAL, NUM_TRAIN, Encoded, build_encoded
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from sana.config.load import load_config
 from sana.config.section import Neutral, Section
-from sana.data.manifest import content_digest, sample_key, sample_keys
 from sana.data.schemas import ADDED_COLUMNS, CUT
+from sana.data.tables import content_digest, sample_key, sample_keys
 
 CONFIGS = [Path(__file__).parents[2] / "configs" / name for name in ("demo.yaml", "sana_video_480p.yaml")]
 _PLAIN: dict[str, Any] = dict.fromkeys(CUT, 1.0) | {"digest": "d1", "bucket": "5x64x96", "start_frame": 0}
@@ -63,7 +63,7 @@ def test_a_column_more_moves_only_what_it_changes(monkeypatch: pytest.MonkeyPatc
     columns = (*CUT, "tone_map")
     frozen = content_digest(plain, CUT), sample_keys(plain).to_pylist()
     monkeypatch.setitem(ADDED_COLUMNS, "tone_map", "none")  # type: ignore[arg-type]
-    monkeypatch.setattr("sana.data.manifest.CUT", columns)
+    monkeypatch.setattr("sana.data.tables.CUT", columns)
     assert (content_digest(plain, columns), sample_keys(plain).to_pylist()) == frozen
     assert content_digest(plain.slice(0, 0), columns) == content_digest(plain.slice(0, 0), CUT)
     assert content_digest(mixed, columns) != content_digest(mixed, CUT)

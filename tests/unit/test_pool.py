@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sana.data import pool as module
-from sana.data.manifest import sample_key, sample_keys, table_of
-from sana.data.pool import Pool
+from sana.arrow import table_of
 from sana.data.schemas import CUT, WINDOWS
-from sana.data.share import Share
+from sana.data.tables import sample_key, sample_keys
 from sana.errors import SanaError
+from sana.runtime import pool as module
+from sana.runtime.pool import Pool
+from sana.runtime.work_partition import Share
 from sana.store import LocalStore
 
 pytestmark = pytest.mark.timeout(60)
@@ -116,7 +117,7 @@ def test_workers_share_what_the_pool_lacks(
     if there.num_rows:
         pool.commit_part(there)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sana.data.share._LOOK_AGAIN", 0)
+        patch.setattr("sana.runtime.work_partition._LOOK_AGAIN", 0)
         shares = [Share(pool, table, part_size=part_size) for _ in range(num_workers)]
         assert sum(shares[0].done().values()) == there.num_rows
         turns = [share.parts(worker, num_workers) for worker, share in enumerate(shares)]

@@ -19,8 +19,8 @@ from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.progress import Progress
 from sana.record import DamagedRecordError, Record
+from sana.runtime.specs import ModelSource, PoolName, Spec
 from sana.store import LocalStore
-from sana.work.specs import ModelSource, PoolName, Spec
 from tasks.tracking_values import metrics
 
 
@@ -150,8 +150,8 @@ def test_counts_add_up_when_they_are_read_as_well() -> None:
 
 def test_a_job_is_read_only_by_the_worker_it_is_for(tmp_path: Path) -> None:
     from sana.config.load import load_config
-    from sana.work.job import read_job, write_job
-    from sana.work.specs import EncodeCaptionsSpec, EncodeLatentsSpec
+    from sana.runtime.job import read_job, write_job
+    from sana.runtime.specs import EncodeCaptionsSpec, EncodeLatentsSpec
 
     config = load_config("configs/demo.yaml", [f"work_dir={tmp_path}"])
     spec = EncodeCaptionsSpec(PoolName("encode_captions", "k"), ModelSource("tiny", None))
@@ -167,7 +167,9 @@ def test_a_job_is_read_only_by_the_worker_it_is_for(tmp_path: Path) -> None:
 
 def test_every_record_is_frozen_and_says_what_it_is() -> None:
     for module in pkgutil.walk_packages(sana.__path__, "sana."):
-        if module.name.startswith(("sana.work.specs", "sana.work.results", "sana.facts", "sana.training.checkpoint")):
+        if module.name.startswith(
+            ("sana.runtime.specs", "sana.runtime.results", "sana.facts", "sana.training.checkpoint")
+        ):
             importlib.import_module(module.name)
     found, left = set(), [Record]
     while left:

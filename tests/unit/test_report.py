@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sana.arrow import table_of, to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.bucket import Bucket
-from sana.data.manifest import count_rejects, table_of, to_parquet
 from sana.data.schemas import PROBED, REJECTS, WINDOWS, Reason
+from sana.data.tables import count_rejects
 from sana.facts import BucketFacts
 from sana.report import charts
 from sana.report.buckets import buckets

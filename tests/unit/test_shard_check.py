@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sana.arrow import table_of, to_parquet
 from sana.artifact import Draft, Recipe
 from sana.counts import Counts
-from sana.data.loader import Samples, load_samples
-from sana.data.manifest import table_of, to_parquet
+from sana.data.loading.loader import Samples, load_samples
 from sana.data.schemas import WINDOWS
-from sana.data.shard import DamagedSampleError, read_header
-from sana.data.shard_check import check_samples
-from sana.model.tiny import CAPTION_CHANNELS
-from sana.work.train import train
+from sana.data.shards.shard import DamagedSampleError, read_header
+from sana.data.shards.shard_check import check_samples
+from sana.model.tiny_model import CAPTION_CHANNELS
+from sana.workers.train import train
 from tests.s3_server import WeedServer
 from tests.training_store import NUM_TRAIN, Encoded, build_encoded, train_config, train_job
 

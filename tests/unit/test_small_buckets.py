@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.config.pipeline import Config
-from sana.data.assign import assign
+from sana.data.bucketing.window_table import assign
 from sana.facts import SmallBucket
 from tests.bucket_rules import clip, config, configs
 from tests.probed_clips import probed

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.config.bucket import BucketRules
-from sana.data.windows import available_frames, choose_windows, covered_frames, draw_bits, num_windows, seeds_of
+from sana.data.bucketing.windows import (
+    available_frames,
+    choose_windows,
+    covered_frames,
+    draw_bits,
+    num_windows,
+    seeds_of,
+)
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -1,0 +1,197 @@
+"""`sana verify`, `gc`, `export` and `import`: the care of a store. They work on a root, with or without a config."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from flows.cli.options import context_of, resolve
+from sana.errors import ConfigError, SanaError
+from sana.pipeline.graph import STAGES, stage, until
+from sana.progress import Progress, publish
+from sana.store import Store, open_store
+
+if TYPE_CHECKING:
+    from sana.maintenance.object_graph import Problem
+
+F = TypeVar("F", bound=Callable[..., object])
+HOUR_S, DAY_S = 3600.0, 86400.0
+SHOWN = 20  # lines of one list, unless all are asked for
+
+
+def root_options(command: F) -> F:
+    """Add [CONFIG] and `--root`, one of which names the root."""
+    command = click.option("--root", help="The root: a folder or s3://bucket/prefix; instead of the config's.")(command)
+    return click.argument("config", type=click.Path(dir_okay=False), required=False)(command)
+
+
+deep_option = click.option("--deep", is_flag=True, help="Also compare every byte of what is there already.")
+
+
+@click.command()
+@root_options
+@click.option("--deep", is_flag=True, help="Read everything: the digest of each file and of each sample.")
+@click.option("--withdraw", is_flag=True, help="Take back the records that need what is damaged or missing.")
+@click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
+def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, every: bool) -> None:
+    """Check that all that is committed is there and sound. Exit code 1 if not; then each problem says how to heal it.
+
+    With --withdraw the next `sana run` makes again what was damaged, and only that.
+    """
+    from flows.cli.show import RunDisplay
+    from flows.cli.tables import health_table
+    from sana.maintenance.verify import verify as check
+    from sana.maintenance.verify import withdraw as take_back
+
+    store = _open(config, root)
+    with RunDisplay():
+        health = check(store, deep=deep, report=_shown("verify"))
+    if not health.stages:  # a mistyped root must not be called sound
+        raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
+    click.echo(health_table(health, store))
+    same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
+    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, withdraw)}" for p in health.problems]
+    _list(lines, every)
+    _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
+    if health.superseded:
+        click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
+    if not health.problems:
+        click.echo("sound" if deep else "sound, by sizes, tables and headers; --deep reads every byte")
+        return
+    if withdraw:
+        gone = take_back(store, health.problems)
+        click.echo(f"{len(gone)} records were withdrawn; `sana run` makes again what they were of")
+    sys.exit(1)
+
+
+@click.command()
+@root_options
+@click.option("--delete", is_flag=True, help="Really delete; without it, only say what would go.")
+@click.option(
+    "--grace-hours", default=24.0, show_default=True, type=click.FloatRange(min=0.0),
+    help="Keep what was written within this time: longer than a part takes to make.",
+)  # fmt: skip
+@click.option(
+    "--artifacts-older-than", metavar="DAYS", type=click.FloatRange(min=0.0),
+    help="Also drop older artifacts, except CONFIG's, the newest of each stage and what kept ones read.",
+)  # fmt: skip
+@click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")
+def gc(
+    config: str | None,
+    root: str | None,
+    delete: bool,
+    grace_hours: float,
+    artifacts_older_than: float | None,
+    every: bool,
+) -> None:
+    """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
+    from flows.cli.show import RunDisplay
+    from flows.cli.tables import litter_table
+    from sana.maintenance.gc import Litter, find_litter, remove
+    from sana.maintenance.object_graph import survey
+
+    store, grace_s = _open(config, root), grace_hours * HOUR_S
+    age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
+    with RunDisplay():
+        found = survey(store, report=_shown("gc"))
+        in_use = _in_use(config, root) if config and age_s is not None else ()
+        litter = find_litter(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
+        if delete:
+            litter = remove(store, found, litter, report=_shown("delete"))
+        left = [Litter(*entry, "left by a killed put") for entry in store.leavings(older_than_s=grace_s, delete=delete)]
+    if not litter and not left:
+        click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
+        return
+    click.echo(litter_table([*litter, *left], store))
+    _list([f"{thing.key}: {thing.why}" for thing in [*litter, *left]], every)
+    click.echo("deleted" if delete else "nothing was deleted; to delete this, add --delete")
+
+
+@click.command()
+@root_options
+@click.option("--to", "target", required=True, help="The root to copy to: a folder or s3://bucket/prefix.")
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
+@deep_option
+def export(config: str | None, root: str | None, target: str, stages: Sequence[str], deep: bool) -> None:
+    """Copy what is committed to another root. A copy that was stopped goes on when run again."""
+    _copy(_open(config, root), _open(None, target), stages, config, "export", deep=deep)
+
+
+@click.command("import")
+@root_options
+@click.option("--from", "source", required=True, help="The root to copy from: a folder or s3://bucket/prefix.")
+@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
+@deep_option
+def import_(config: str | None, root: str | None, source: str, stages: Sequence[str], deep: bool) -> None:
+    """Copy what is committed from another root into this one. A copy that was stopped goes on when run again."""
+    _copy(_open(None, source), _open(config, root), stages, config, "import", deep=deep)
+
+
+COMMANDS = (verify, gc, export, import_)
+
+
+def _in_use(config: str, root: str | None) -> list[str]:
+    """Return the folders of the artifacts that this config's stages would find cached."""
+    from sana.pipeline.plan import committed
+
+    states = committed(context_of(resolve(config, (), root), read_only=True))
+    return [state.artifact.key for state in states if state.artifact is not None]
+
+
+def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str, *, deep: bool) -> None:
+    from flows.cli.show import RunDisplay
+    from sana.maintenance.copy import copy_root
+    from sana.progress import in_units
+
+    staging = None
+    if config:
+        staging = Path(resolve(config, (), None).work_dir).absolute()
+        staging.mkdir(parents=True, exist_ok=True)
+    with RunDisplay():
+        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=_shown(name))
+    click.echo(
+        f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
+        f"{done.num_there} were there"
+        + ("" if deep or not done.num_there else ", compared in part (all of it: --deep)")
+    )
+    if done.kept:
+        click.echo(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")
+
+
+def _with_inputs(stages: Sequence[str]) -> set[str]:
+    """Return the stages and all they read, or every stage for none."""
+    wanted = set(stages or until(None))
+    for name in reversed(STAGES):
+        if name in wanted:
+            wanted |= set(stage(name).INPUTS)
+    return wanted
+
+
+def _open(config: str | None, root: str | None) -> Store:
+    if config is None and root is None:
+        raise ConfigError("name a config, or a root by --root")
+    try:
+        return open_store(root if root is not None else resolve(str(config), (), None).root)
+    except ValueError as error:
+        raise ConfigError(f"root: {error}") from error
+
+
+def _shown(name: str) -> Callable[[Progress], None]:
+    return lambda progress: publish(f"{name} {progress.unit}", "running", progress)
+
+
+def _heal(problem: "Problem", same: str, withdrawn: bool) -> str:
+    """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be withdrawn."""
+    if problem.state == "unreadable":
+        return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
+    return "now: sana run CONFIG" if withdrawn else f"to heal: sana verify {same} --withdraw, then: sana run CONFIG"
+
+
+def _list(lines: Sequence[str], every: bool) -> None:
+    for line in lines if every else lines[:SHOWN]:
+        click.echo(line)
+    if len(lines) > SHOWN and not every:
+        click.echo(f"... and {len(lines) - SHOWN} more: --list shows all")

@@ -1,0 +1,117 @@
+"""How bytes of shards are read: through open files of a local root, or from S3 by one request a tensor.
+
+Before S3 there may be a cache of whole shards on the local disk. Its ranks and processes share it; it is never worth
+more than its budget: what has no room is read by range, as without it.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from functools import partial
+from pathlib import Path
+
+from sana.atomic_io import read_at
+from sana.config.train import TrainResources
+from sana.data.sources.file_cache import VideoCache
+from sana.store import Store
+from sana.store_errors import SHORT, StoreError, explained
+
+MAX_OPEN = 256  # files; the usual limit of a process is 1,024
+# Shards are read at random: evicting one that is in use for another that is too would fetch both again and again.
+KEEP_S = 3600.0
+SUFFIX = ".safetensors"
+
+
+class ShardFiles:
+    """Reads ranges of shards. Thread-safe.
+
+    `cache_bytes` is the budget of the cache in `cache_folder`; 0, or a local root, goes without. A cached shard that
+    was read in the last `keep_s` seconds is not evicted.
+    """
+
+    def __init__(
+        self, store: Store, *, cache_folder: Path | None = None, cache_bytes: int = 0, keep_s: float = KEEP_S
+    ) -> None:
+        self.store = store
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()  # least recently used first
+        self._lock = threading.Lock()
+        self._sizes: dict[str, int] = {}  # of remote shards, once they were asked for
+        self._cache: VideoCache | None = None
+        if not store.is_local and cache_folder is not None and cache_bytes > 0:
+            self._cache = VideoCache(cache_folder, max_bytes=cache_bytes, keep_s=keep_s)
+
+    @classmethod
+    def configured(cls, store: Store, resources: TrainResources, *, work_dir: Path) -> "ShardFiles":
+        """Read as `train.resources` says, with the cache in `work_dir/cache/shards`."""
+        budget = int(resources.shard_cache_gib * 2**30)
+        return cls(store, cache_folder=work_dir / "cache" / "shards", cache_bytes=budget)
+
+    def read_into(self, shard: str, start: int, buffer: memoryview) -> None:
+        """Fill a buffer of bytes.
+
+        Raises:
+            FileNotFoundError: there is no such shard.
+            StoreError: storage refuses, or the shard ends before.
+        """
+        if self.store.is_local:
+            file = self._opened(shard)  # held by this name until it was read
+            try:  # a `with` at each read would take as long as the rest of this method
+                done = read_at(file.descriptor, start, buffer)
+            except OSError:
+                with explained(file.path, OSError):
+                    raise
+            if done < len(buffer):
+                raise StoreError(f"{file.path}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
+        elif self._cache is None or not self._from_cache(self._cache, shard, start, buffer):
+            self.store.read_into(shard, start, buffer)
+
+    def read_again_into(self, shard: str, start: int, buffer: memoryview) -> None:
+        """The same past the cache, which loses its copy of the shard: it, or the way here, damaged what came before."""
+        if self._cache is not None:
+            self._cache.discard(self.store.uri(shard), SUFFIX)
+        self.store.read_into(shard, start, buffer)
+
+    def _opened(self, shard: str) -> "_OpenFile":
+        with self._lock:
+            file = self._open.pop(shard, None) or _OpenFile(self.store.uri(shard))
+            self._open[shard] = file
+            if len(self._open) > MAX_OPEN:
+                self._open.popitem(last=False)
+        return file
+
+    def _from_cache(self, cache: VideoCache, shard: str, start: int, buffer: memoryview) -> bool:
+        """Fill the buffer from the cached shard; False when it is not there and there is no room for it.
+
+        No file is kept open between reads: an evicted one would still take its place on the disk.
+        """
+        uri = self.store.uri(shard)
+        with cache.open_if_room(
+            uri, SUFFIX, size=partial(self._size, shard), fetch=partial(self._fetch, shard)
+        ) as path:
+            if path is None:
+                return False
+            with path.open("rb", buffering=0) as file:
+                return read_at(file.fileno(), start, buffer) == len(buffer)
+
+    def _size(self, shard: str) -> int:
+        if shard not in self._sizes:
+            self._sizes[shard] = self.store.size(shard)
+        return self._sizes[shard]
+
+    def _fetch(self, shard: str, path: Path) -> None:
+        self.store.fetch(shard, path)
+        if path.stat().st_size != self._size(shard):
+            raise StoreError(f"{self.store.uri(shard)}: {SHORT} (got {path.stat().st_size} of {self._size(shard)})")
+
+
+class _OpenFile:
+    """A file that closes when nobody holds it: neither the list of open files nor a thread that reads from it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with explained(path, OSError):
+            self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):  # else it could not be opened
+            os.close(self.descriptor)

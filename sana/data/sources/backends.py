@@ -1,0 +1,263 @@
+"""The places a data set may be: a local folder, an S3 prefix, a Hugging Face data set. They are only ever read."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Protocol
+
+from sana.data.sources.digest_cache import DigestCache
+from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.hub import HubRepo
+from sana.data.sources.hub_cache import HubFile
+from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
+from sana.errors import ConfigError, SanaError
+from sana.store import checked
+
+if TYPE_CHECKING:
+    from sana.store_s3 import ObjectInfo  # a second to import: only for those who use S3
+
+ASK_FOR_EACH = 64  # named S3 objects that are asked for one by one: a listing of their folder may be far longer
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+MISSING = "missing"  # stands for the content of what is not there any more
+
+
+class Origin(Protocol):
+    """A place. Its methods are thread-safe; OSError is one file's trouble, SanaError the whole place's."""
+
+    @property
+    def revision(self) -> str: ...  # the commit, where there is such a thing; else ""
+    @property
+    def base(self) -> str: ...  # what an absolute name of a file below begins with, without "/"; "" if there is none
+    def files(self) -> Iterator[SourceFile]: ...  # videos, texts and tables, hidden ones left out, in any order
+    def digest(self, file: SourceFile) -> str: ...  # of the content
+    def read(self, file: SourceFile) -> bytes: ...
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, there until exit
+
+
+def _changed(where: str, digest: str, found: str) -> SanaError:
+    return SanaError(
+        f"{where} is not what was listed: its content was {digest}, now it is {found}. "
+        "Run again: the download stage takes the new content"
+    )
+
+
+class LocalOrigin:
+    """A folder, read in place."""
+
+    revision = ""
+
+    def __init__(self, folder: Path, digests: DigestCache) -> None:
+        if not folder.is_dir():
+            what = "a file" if folder.exists() else "not there"
+            raise ConfigError(
+                f"source {folder} is {what}; a folder with videos is needed, or a table: {', '.join(TABLE_SUFFIXES)}"
+            )
+        self._folder = folder
+        self._digests = digests
+        self.base = str(folder).rstrip("/")
+
+    def files(self) -> Iterator[SourceFile]:
+        with self._listed():
+            for path in _walk(str(self._folder), "", frozenset()):
+                yield from self._file(path)
+
+    def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
+        """Yield those that are there, whatever their names end in."""
+        with self._listed():
+            for path in paths:
+                if os.path.lexists(self._folder / path):
+                    yield from self._file(path, named=True)
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SanaError(f"cannot list source {self._folder}: {error}. Make it readable, or move it out") from error
+
+    def _file(self, path: str, *, named: bool = False) -> Iterator[SourceFile]:
+        """Yield the file, or, of a video, what is in its place; nothing for a text that is none."""
+        shown = printable(path)
+        trouble = "" if shown == path else "its name is not UTF-8; rename it"
+        found = None
+        try:
+            found = os.stat(self._folder / path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            trouble = trouble or "a symbolic link that leads nowhere"
+        if found and not stat.S_ISREG(found.st_mode):
+            trouble = trouble or f"not a file, but {_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}"
+        if trouble:
+            if named or is_video(path):
+                yield SourceFile(shown, 0, MISSING, trouble)
+        elif found:
+            yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
+
+    def digest(self, file: SourceFile) -> str:
+        return self._digests.digest(self._folder / file.path)
+
+    def read(self, file: SourceFile) -> bytes:
+        return (self._folder / file.path).read_bytes()
+
+    @contextmanager
+    def open(self, path: str, *, digest: str) -> Iterator[Path]:
+        local = self._folder / path
+        try:
+            found = self._digests.digest(local)
+        except FileNotFoundError:
+            found = MISSING
+        if found != digest:  # what is computed from it would be kept under the wrong name, for ever
+            raise _changed(str(local), digest, found)
+        yield local
+
+
+def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    """Yield the wanted names below `root`, through symlinks; one that leads back to a folder above ends there."""
+    here = os.stat(os.path.join(root, folder))
+    key = (here.st_dev, here.st_ino)
+    if key in above:
+        return
+    with os.scandir(os.path.join(root, folder)) as entries:
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from _walk(root, f"{path}/", above | {key})
+                if is_video(path):
+                    yield path  # a folder with the name of a video: refused by name, beside the videos in it
+            elif is_wanted(path):
+                yield path
+
+
+class S3Origin:
+    """A prefix in a bucket. The ETag stands for the content; a re-upload in other parts counts as another content."""
+
+    revision = ""
+
+    def __init__(self, uri: str, cache: VideoCache) -> None:
+        from sana.store_s3 import S3Store  # a second to import: only for those who use S3
+
+        try:
+            self._store = S3Store(uri)
+        except ValueError as error:
+            raise ConfigError(f"source {uri}: {error}") from error
+        self._cache = cache
+
+        self.base = self._store.root
+
+    def files(self) -> Iterator[SourceFile]:
+        for found in self._store.iter_objects(""):
+            if is_wanted(found.key):
+                yield self._file(found)
+
+    def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
+        """Yield those that are there, whatever their names end in: few by asking for each, many by one listing."""
+        wanted = {path for path in paths if not _key_trouble(path)}
+        if len(wanted) <= ASK_FOR_EACH:
+            for key in sorted(wanted):
+                with suppress(FileNotFoundError):
+                    yield self._file(self._store.info(key))
+            return
+        folder = os.path.commonpath([os.path.dirname(key) for key in (min(wanted), max(wanted))])
+        for found in self._store.iter_objects(folder):
+            if found.key in wanted:
+                yield self._file(found)
+
+    def _file(self, found: "ObjectInfo") -> SourceFile:
+        trouble = _key_trouble(found.key)
+        if trouble:
+            return SourceFile(printable(found.key), 0, MISSING, trouble)
+        if not found.etag:
+            raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
+        return SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
+
+    def digest(self, file: SourceFile) -> str:
+        return file.identity
+
+    def read(self, file: SourceFile) -> bytes:
+        return self._store.read(file.path)
+
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
+        def size() -> int:
+            try:
+                found = self._store.info(path)
+            except FileNotFoundError:
+                raise _changed(self._store.uri(path), digest, MISSING) from None
+            if f"etag:{found.etag}" != digest:
+                raise _changed(self._store.uri(path), digest, f"etag:{found.etag}")
+            return found.num_bytes
+
+        def fetch(to: Path) -> None:
+            self._store.fetch(path, to)
+            if to.stat().st_size != size():  # asked after the bytes came: were they this object's?
+                raise SanaError(f"{self._store.uri(path)} came with {to.stat().st_size} bytes, not {size()}; run again")
+
+        return self._cache.open(digest, PurePosixPath(path).suffix, size=size, fetch=fetch)
+
+
+def _key_trouble(key: str) -> str:
+    """Say why S3's key, which may be any text, is no path that can be opened here; "" if it is."""
+    try:
+        checked(key)
+    except ValueError as error:
+        return f"{error}; rename it"
+    return ""
+
+
+class HubOrigin:
+    """A Hugging Face data set at the commit that its revision is when first asked."""
+
+    base = ""
+
+    def __init__(self, repo: HubRepo, revision: str, cache: VideoCache) -> None:
+        self._repo = repo
+        self._asked = revision
+        self._cache = cache
+
+    @cached_property
+    def _snapshot(self) -> tuple[str, dict[str, HubFile]]:
+        """The commit and its files, together: two threads may both ask, and the branch may move in between."""
+        commit = self._repo.resolve(self._asked)
+        return commit, {file.path: file for file in self._repo.list_files(commit) if is_wanted(file.path)}
+
+    @property
+    def revision(self) -> str:
+        return self._snapshot[0]
+
+    def files(self) -> Iterator[SourceFile]:
+        commit, files = self._snapshot
+        first = next((path for path in sorted(files) if is_video(path)), None)
+        if first:
+            self._repo.check_access(commit, first)
+        for file in files.values():
+            yield SourceFile(file.path, file.num_bytes, file.digest)
+
+    def digest(self, file: SourceFile) -> str:
+        return file.identity
+
+    def read(self, file: SourceFile) -> bytes:
+        with self.open(file.path, digest=file.identity) as path:
+            return path.read_bytes()
+
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
+        def listed() -> tuple[str, HubFile]:
+            commit, files = self._snapshot
+            file = files.get(path)
+            if file is None or file.digest != digest:
+                raise _changed(f"{path} of {self._repo.page}", digest, file.digest if file else MISSING)
+            return commit, file
+
+        return self._cache.open(
+            digest,
+            PurePosixPath(path).suffix,
+            size=lambda: listed()[1].num_bytes,
+            fetch=lambda to: self._repo.fetch(*listed(), to),
+            resumes=True,
+        )

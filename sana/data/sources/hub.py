@@ -1,0 +1,244 @@
+"""The one door to huggingface_hub: a revision becomes a commit, a commit its files, a file a local path.
+
+A commit never changes, so what the hub said of one is remembered on disk and not asked again. With HF_HUB_OFFLINE=1
+that memory and the Hugging Face cache (`hf download`) are all there is. HF_TOKEN and HF_ENDPOINT are honoured.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sana.data.sources.hub_cache import HubFile, HubMemory
+from sana.errors import ConfigError, SanaError
+
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+RETRY_WAITS_S = (0.5, 2.0)  # for the calls that huggingface_hub does not repeat itself
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_TRANSIENT = {408, 429, 500, 502, 503, 504}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HubRepo:
+    """A data set or a model `owner/name`. `memory` is a local folder; `read_only` leaves it as it is.
+
+    Every method raises ConfigError when the repository, the revision or the right to read is missing (one message:
+    the repository, its page, HF_TOKEN), and SanaError when the hub cannot be reached or sends damaged bytes.
+    """
+
+    kind: Literal["dataset", "model"]
+    id: str
+    memory: Path
+    read_only: bool = False
+
+    @property
+    def page(self) -> str:
+        """Where a browser shows the repository, and where a gated one's terms are accepted."""
+        return _public(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
+
+    def resolve(self, revision: str) -> str:
+        """Return the commit (40 hex digits) that a branch, tag or commit is now; offline, that it was last."""
+        if _COMMIT.fullmatch(revision):
+            return revision
+        if _offline():
+            known = self._known.commit(revision)
+            if known is None:
+                raise ConfigError(
+                    f"HF_HUB_OFFLINE is set, and nothing here remembers which commit {revision!r} of {self._name} is. "
+                    f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} "
+                    f"--revision {revision}`"
+                )
+            return known
+        commit = self._call(
+            lambda: str(_api().repo_info(self.id, repo_type=self.kind, revision=revision).sha),
+            what=f"revision {revision!r}",
+        )
+        self._known.keep_commit(revision, commit)
+        return commit
+
+    def list_files(self, commit: str) -> list[HubFile]:
+        """Return every file of a commit."""
+        known = self._known.files(commit)
+        if known is not None:
+            return known
+        if _offline():
+            raise ConfigError(
+                f"HF_HUB_OFFLINE is set, and nothing here remembers the files of {self._name} at {commit}. "
+                f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
+            )
+        files = self._call(
+            lambda: [
+                HubFile.listed(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+                for entry in _api().list_repo_tree(self.id, recursive=True, revision=commit, repo_type=self.kind)
+                if hasattr(entry, "blob_id")  # a file, not a folder
+            ],
+            what=f"commit {commit}",
+            waits_s=(),
+        )
+        self._known.keep_files(commit, files)
+        return files
+
+    def check_access(self, commit: str, path: str) -> None:
+        """Ask for a file's header: of a gated repository anybody may list the files, and few may read them."""
+        if _offline() or self._cached(commit, path):
+            return
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        endpoint = _endpoint()
+        url = hf_hub_url(self.id, path, repo_type=self.kind, revision=commit, endpoint=endpoint)
+        self._call(lambda: get_hf_file_metadata(url, endpoint=endpoint, token=None), what=path)
+
+    def fetch(self, commit: str, file: HubFile, to: Path) -> None:
+        """Bring a file to the path `to`, whole and with its digest checked, or not at all.
+
+        It comes from the Hugging Face cache if it is there. A connection that breaks is resumed; what a fetch that
+        failed or was killed has brought stays in `to` + ".part", and the next goes on from there.
+        """
+        partial = to.with_name(f"{to.name}.part")
+        for resumed in (partial.exists(), False):
+            came_from = self._bring(commit, file, partial)
+            found = _digest_as(file.digest, partial)
+            if found == file.digest:
+                os.replace(partial, to)
+                return
+            partial.unlink()
+            if not resumed:  # else the piece that was here may be to blame: once more, from the first byte
+                raise SanaError(
+                    f"{file.path} of {self._name} came damaged from {came_from}: its content is {found}, the hub "
+                    f"lists {file.digest}. Run again; if it stays, the mirror or cache is bad"
+                )
+
+    def _bring(self, commit: str, file: HubFile, partial: Path) -> str:
+        """Complete `partial` from the Hugging Face cache or the hub; returns where the bytes came from."""
+        cached = self._cached(commit, file.path)
+        if cached:
+            shutil.copyfile(cached, partial)
+        elif _offline():
+            raise ConfigError(
+                f"HF_HUB_OFFLINE is set, and {file.path} of {self._name} is not in the Hugging Face cache. "
+                f"Fetch it with the network: `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
+            )
+        else:
+            try:
+                self._call(lambda: self._download(commit, file, partial), what=file.path, waits_s=())
+            finally:
+                if partial.exists() and not partial.stat().st_size and file.num_bytes:
+                    partial.unlink()
+        return cached or _public(_endpoint())
+
+    def _download(self, commit: str, file: HubFile, partial: Path) -> None:
+        """Append what is missing. hf_hub_download would begin anew: it keeps nothing of a download that failed."""
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.file_download import http_get
+        from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+
+        disable_progress_bars("huggingface_hub.http_get")  # one bar per video tells nobody anything
+        url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
+        with partial.open("ab") as out:
+            if out.tell() > file.num_bytes:
+                out.truncate(0)
+            http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.num_bytes)
+
+    def _cached(self, commit: str, path: str) -> str | None:
+        """The file in the Hugging Face cache, if some tool downloaded it before."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.id, path, revision=commit, repo_type=self.kind)
+        return found if isinstance(found, str) else None
+
+    @property
+    def _name(self) -> str:
+        return f"the Hugging Face {self.kind} {self.id}"
+
+    @property
+    def _known(self) -> HubMemory:
+        from huggingface_hub import constants
+
+        folder = f"{self.kind}s--{self.id.replace('/', '--')}"
+        return HubMemory(self.memory / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
+
+    def _call(self, ask: Callable[[], T], *, what: str, waits_s: tuple[float, ...] = RETRY_WAITS_S) -> T:
+        """Ask the hub, again after each wait if it is a passing trouble, and explain what stays."""
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, of whatever version
+
+        for wait_s in (*waits_s, None):
+            try:
+                return ask()
+            except (HTTPError, OSError, ValueError, RuntimeError) as error:  # ValueError: no JSON; RuntimeError: xet
+                explained = self._explain(error, what)
+                if isinstance(explained, ConfigError) or wait_s is None or _status(error) not in {None, *_TRANSIENT}:
+                    raise explained from error
+            time.sleep(wait_s)
+        raise AssertionError("the last round returns or raises")
+
+    def _explain(self, error: Exception, what: str) -> SanaError:
+        from huggingface_hub import errors, get_token
+
+        if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # "not in the cache either" hides why the hub did not give it
+        status, token = _status(error), get_token()
+        account = "the account of your HF_TOKEN" if token else "a reader without HF_TOKEN"
+        remedy = f"open {self.page}, log in, accept the licence if it asks, and set HF_TOKEN to a token of that account"
+        if isinstance(error, errors.GatedRepoError) or status == 403:
+            return ConfigError(f"{self._name} is closed to {account} (HTTP {status}): {remedy}")
+        if isinstance(error, errors.RevisionNotFoundError):
+            return ConfigError(f"{self._name} has no {what}: see its branches and commits at {self.page}")
+        if isinstance(error, errors.RepositoryNotFoundError | errors.DisabledRepoError) or status == 401:
+            return ConfigError(f"{self._name} does not exist, or not for {account} (HTTP {status}): {remedy}")
+        if isinstance(error, errors.HFValidationError):
+            return ConfigError(f"{self._name} is no valid name: {error}")
+        cause = _public(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        if token:
+            cause = cause.replace(token, "***")
+        return SanaError(
+            f"{_public(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and HF_ENDPOINT "
+            "and run again; HF_HUB_OFFLINE=1 works with what is already here"
+        )
+
+
+def _offline() -> bool:
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def _api() -> Any:
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=_endpoint())
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _public(text: str) -> str:
+    """Cut a user name and password out of any address."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _git_blob(path: Path) -> Any:
+    return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+
+
+def _digest_as(expected: str, path: Path) -> str:
+    """Digest a local file by the method of `expected`."""
+    method = expected.partition(":")[0]
+    hasher = hashlib.sha256() if method == "sha256" else _git_blob(path)
+    with path.open("rb") as file:
+        hashlib.file_digest(file, lambda: hasher)
+    return f"{method}:{hasher.hexdigest()}"

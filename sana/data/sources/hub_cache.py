@@ -1,0 +1,76 @@
+"""What the hub said of its commits, kept on disk: a commit never changes, so nothing of it is asked twice."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from sana.atomic_io import replacing
+from sana.errors import SanaError
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a commit. `digest` is "sha256:" and hex for an LFS file, "git:" and the blob id for any other."""
+
+    path: str
+    num_bytes: int
+    digest: str
+
+    @classmethod
+    def listed(cls, path: str, num_bytes: int, sha256: str | None, blob_id: str) -> "HubFile":
+        """Take a file as the hub lists it.
+
+        Raises:
+            SanaError: its name would leave the folder that it is fetched into.
+        """
+        if path.startswith("/") or ".." in path.split("/"):
+            raise SanaError(f"the hub lists a file {path!r}, which would leave its folder; check HF_ENDPOINT")
+        return cls(path, num_bytes, f"sha256:{sha256}" if sha256 else f"git:{blob_id}")
+
+
+@dataclass(frozen=True)
+class HubMemory:
+    """What is known of one repository: in `folder`, which is ours, and in the Hugging Face cache of the repository.
+
+    `read_only` leaves both as they are; the cache is never written.
+    """
+
+    folder: Path
+    cache: Path
+    read_only: bool
+
+    def keep_commit(self, revision: str, commit: str) -> None:
+        self._keep(f"refs/{quote(revision, safe='')}", commit)
+
+    def commit(self, revision: str) -> str | None:
+        """Return the commit that a branch or tag was when last asked, by us or by `hf download`."""
+        refs = [self.folder / "refs" / quote(revision, safe=""), self.cache / "refs" / revision]
+        known = [ref for ref in refs if ref.is_file()]
+        if not known:
+            return None
+        return max(known, key=lambda ref: ref.stat().st_mtime_ns).read_text(encoding="utf-8").strip()
+
+    def keep_files(self, commit: str, files: list[HubFile]) -> None:
+        self._keep(f"trees/{commit}.json", json.dumps([[file.path, file.num_bytes, file.digest] for file in files]))
+
+    def files(self, commit: str) -> list[HubFile] | None:
+        """Return the files of a commit, as we or `hf download` were told them."""
+        with suppress(FileNotFoundError, ValueError):
+            text = (self.folder / "trees" / f"{commit}.json").read_text(encoding="utf-8")
+            return [HubFile(path, num_bytes, digest) for path, num_bytes, digest in json.loads(text)]
+        with suppress(FileNotFoundError, ValueError):
+            tree = json.loads((self.cache / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
+            if tree.get("format_version") == 1:  # a snapshot's folder instead would hide what was not downloaded
+                return [
+                    HubFile.listed(path, entry["size"], entry.get("lfs_sha256"), entry["blob_id"])
+                    for path, entry in tree["files"].items()
+                ]
+        return None
+
+    def _keep(self, key: str, text: str) -> None:
+        if self.read_only:
+            return
+        with replacing(self.folder / key) as temp:
+            temp.write_text(text, encoding="utf-8")

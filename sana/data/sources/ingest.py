@@ -1,0 +1,176 @@
+"""Clips: every video of every data set with its captions and its digest, or with the reason why not.
+
+Videos are taken in the order of their clip_ids, so that the tables grow sorted, chunk by chunk: Arrow cannot sort lists
+of text beyond 2 GiB, and no more than a chunk's rows are Python objects.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from sana.config.data import DatasetConfig
+from sana.data.captions.captions import Captions, open_captions
+from sana.data.schemas import CAPTIONS, CLIPS, REJECTS, Reason
+from sana.data.sources.listing import files_of
+from sana.data.sources.source import Source
+from sana.data.tables import clip_id_of
+from sana.errors import ConfigError
+
+CHUNK = 8192  # clips whose rows are Python objects at a time
+CLIPS_AT_ONCE = 64  # of them a thread takes; fewer when there are few
+STAGE = "download"
+
+
+class Clip(NamedTuple):
+    """A row of CLIPS, CAPTIONS or REJECTS; the columns of the others are empty."""
+
+    clip_id: str
+    dataset: str
+    path: str
+    num_bytes: int = 0
+    source_id: str = ""
+    digest: str = ""
+    captions: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+    stage: str = STAGE
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What became of the clips: tables CLIPS, CAPTIONS and REJECTS, each sorted by clip_id."""
+
+    clips: pa.Table
+    captions: pa.Table
+    rejects: pa.Table
+    num_in: dict[str, int]  # per data set
+
+
+class _Dataset:
+    """A data set that is being read."""
+
+    def __init__(self, config: DatasetConfig, source: Source) -> None:
+        self.config, self.source = config, source
+        self.pattern = re.compile(config.source_pattern) if config.source_pattern else None
+        check_pattern(config, source)
+        self.captions: Captions = open_captions(config, source)
+
+    def clip_ids(self) -> np.ndarray:
+        """Return the clip_ids of the videos: 20 bytes each."""
+        ids = (
+            clip_id_of(self.config.id, path)
+            for batch in self.source.videos.select(["path"]).to_batches(CHUNK)
+            for path in batch.column(0).to_pylist()
+        )
+        return np.fromiter(ids, dtype="S20", count=self.source.videos.num_rows)
+
+    def read(self, rows: np.ndarray) -> Iterator[Clip]:
+        """Yield the clips of these rows of the videos."""
+        files = files_of(self.source.videos.take(pa.array(rows, pa.int64())))
+        for file, told in zip(files, self.captions.of(rows), strict=True):
+            path = file.path
+            clip = Clip(clip_id_of(self.config.id, path), self.config.id, path, file.num_bytes)
+            if file.trouble:
+                yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {file.trouble}")
+            elif told.reason:
+                yield clip._replace(reason=Reason.NO_CAPTION, detail=told.reason)
+            else:
+                try:
+                    digest = self.source.digest(file)
+                except OSError as error:
+                    yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {error.strerror or error}")
+                    continue
+                source_id = _match(self.pattern, path) if self.pattern else told.source_id
+                yield clip._replace(source_id=source_id or clip.clip_id, captions=told.captions, digest=digest)
+
+    def unmatched(self) -> Iterator[Clip]:
+        """Yield what a table names and is not there."""
+        for row in self.captions.unmatched():
+            clip_id = clip_id_of(self.config.id, row.name)
+            yield Clip(clip_id, self.config.id, row.name, reason=row.reason, detail=row.detail)
+
+
+def check_pattern(config: DatasetConfig, source: Source) -> None:
+    """Refuse a pattern that matches nothing: it would put one source on both sides of the split, unnoticed.
+
+    Raises:
+        ConfigError: names the data set, the pattern and one file.
+    """
+    if not config.source_pattern:
+        return
+    pattern, paths = re.compile(config.source_pattern), source.videos.column("path")
+    if not any(_match(pattern, path) for some in paths.iterchunks() for path in some.to_pylist()):
+        stem = PurePosixPath(paths[0].as_py()).stem if len(paths) else ""
+        raise ConfigError(
+            f"{config.where}: source_pattern {config.source_pattern!r} finds nothing in "
+            f"any of {len(paths)} file names, such as {stem!r}; its first group must match a part of the stem"
+        )
+
+
+def _match(pattern: re.Pattern[str], path: str) -> str:
+    match = pattern.search(PurePosixPath(path).stem)
+    return (match.group(1) or "") if match else ""
+
+
+def collect(
+    configs: Sequence[DatasetConfig], sources: Sequence[Source], *, num_workers: int, report: Callable[[int, int], None]
+) -> Tables:
+    """Read all data sets; `report` is told (done, total) videos. The tables do not depend on the number of workers.
+
+    Raises:
+        ConfigError: a table or a source_pattern cannot be used.
+    """
+    datasets = [_Dataset(config, source) for config, source in zip(configs, sources, strict=True)]
+    ids = [dataset.clip_ids() for dataset in datasets]
+    order = np.argsort(np.concatenate(ids), kind="stable")
+    which = np.repeat(np.arange(len(ids), dtype=np.int32), [len(some) for some in ids])[order]
+    rows = np.concatenate([np.arange(len(some)) for some in ids])[order]
+    del ids
+
+    def read(part: slice) -> list[Clip]:
+        clips: list[Clip | None] = [None] * (part.stop - part.start)
+        for number, dataset in enumerate(datasets):
+            places = np.flatnonzero(which[part] == number)
+            for place, clip in zip(places.tolist(), dataset.read(rows[part][places]), strict=True):
+                clips[place] = clip
+        return [clip for clip in clips if clip is not None]
+
+    tables: list[list[pa.Table]] = [[], [], []]
+    at_once = max(1, min(CLIPS_AT_ONCE, len(rows) // (4 * num_workers)))
+    num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
+    with ThreadPoolExecutor(num_workers) as workers:
+        for start in range(0, len(rows), CHUNK):
+            stop = min(start + CHUNK, len(rows))
+            parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
+            clips: list[Clip] = []
+            for some in workers.map(read, parts):
+                clips += some
+                report(start + len(clips), len(rows))
+            _append(tables, clips)
+    for dataset in datasets:
+        lost = dataset.unmatched()
+        while some := list(islice(lost, CHUNK)):
+            num_in[dataset.config.id] += len(some)
+            _append(tables, some)
+    clips_table, captions, rejects = (
+        pa.concat_tables([schema.empty_table(), *found]) for schema, found in zip(_SCHEMAS, tables, strict=True)
+    )
+    return Tables(clips_table, captions, rejects.sort_by("clip_id"), num_in)
+
+
+_SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
+
+
+def _append(tables: list[list[pa.Table]], clips: Sequence[Clip]) -> None:
+    taken = [clip for clip in clips if not clip.reason]
+    refused = [clip for clip in clips if clip.reason]
+    for found, schema, some in zip(tables, _SCHEMAS, (taken, taken, refused), strict=True):
+        if some:
+            found.append(pa.table({name: [getattr(clip, name) for clip in some] for name in schema.names}, schema))

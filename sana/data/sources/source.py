@@ -1,0 +1,216 @@
+"""Sources: the videos of a data set and the files that hold their captions, wherever they are."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.config.data import DatasetConfig
+from sana.config.pipeline import Config
+from sana.data.captions.caption_layouts import Layout, choose
+from sana.data.sources.backends import HubOrigin, LocalOrigin, Origin, S3Origin
+from sana.data.sources.digest_cache import DigestCache
+from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.hub import REPO_ID, HubRepo
+from sana.data.sources.listing import LISTED, TABLE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, table_of_files, videos_of
+from sana.data.sources.table_backend import TableOrigin
+from sana.data.tables import content_digest
+from sana.errors import ConfigError, naming
+
+HUB_PREFIX = "hf://datasets/"
+
+
+@dataclass(frozen=True)
+class _Listing:
+    layout: Layout
+    videos: pa.Table
+    caption_files: pa.Table
+
+
+class Source:
+    """One data set. It is listed once, when first asked; open another Source to see what changed since.
+
+    Thread-safe. A SanaError concerns the whole source and begins with `download.datasets[<id>]: `; what concerns one
+    file is an OSError or UnicodeDecodeError.
+    Whatever lists it raises ConfigError when there is no video, or no file of the layout that the config asks for,
+    and SanaError when it cannot be listed.
+    """
+
+    def __init__(self, dataset: DatasetConfig, origin: Origin, cache: VideoCache) -> None:
+        self.uri = dataset.source
+        self.cache = cache
+        self._dataset = dataset
+        self._origin = origin
+        self._lock = threading.Lock()
+        self._found: _Listing | None = None
+
+    @property
+    def revision(self) -> str:
+        """The commit of a Hugging Face data set; empty for a folder and for S3."""
+        with self._lock, naming(self._dataset.where):
+            return self._origin.revision
+
+    @property
+    def base(self) -> str:
+        """What absolute names of its files begin with; empty for a Hugging Face data set."""
+        return self._origin.base
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the source is itself a table, and not a folder."""
+        return isinstance(self._origin, TableOrigin)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files that hold its captions are on this machine."""
+        return "://" not in self.uri
+
+    @property
+    def videos(self) -> pa.Table:
+        """Table LISTED of the videos, sorted by path."""
+        return self._listing().videos
+
+    @property
+    def caption_files(self) -> pa.Table:
+        """Table LISTED of the files that hold captions: the texts that share a video's stem, or tables, or lists."""
+        return self._listing().caption_files
+
+    @property
+    def layout(self) -> Layout:
+        """Where the captions are: what the config says, or, of `auto`, what was found."""
+        return self._listing().layout
+
+    def listing_digest(self) -> str:
+        """Return 32 hex digits: another when a video or a file of captions comes, goes, or changes its identity."""
+        found = self._listing()
+        return content_digest(pa.concat_tables([found.videos, found.caption_files]), ["path", *LISTED.names[1:]])
+
+    def digest(self, file: SourceFile) -> str:
+        """Return a digest of a listed file's content, the cheapest that can be trusted: only a local file is read.
+
+        Raises:
+            OSError: the file is gone, not readable, or being written.
+        """
+        with naming(self._dataset.where):
+            return self._origin.digest(file)
+
+    def read(self, file: SourceFile) -> bytes:
+        """Return a listed file.
+
+        Raises:
+            OSError: it is gone or not readable.
+        """
+        with naming(self._dataset.where):
+            return self._origin.read(file)
+
+    def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
+        """Give a listed file as a local one, as `open_video` does."""
+        return self._opened(file.path, self.digest(file))
+
+    def open_video(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
+        """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
+
+        Raises (on entry):
+            SanaError: the video is not what was listed any more, or cannot be fetched.
+            OSError: a local file is not readable.
+        """
+        inside = path.removeprefix("s3://") if self.is_table else path
+        if any(part in ("", ".", "..") for part in inside.split("/")):
+            raise ValueError(f"path {path!r} does not name a file inside {self.uri}")
+        return self._opened(path, digest)
+
+    @contextmanager
+    def _opened(self, path: str, digest: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            with naming(self._dataset.where):  # not what is raised while the file is in use
+                local = stack.enter_context(self._origin.open(path, digest=digest))
+            yield local
+
+    def _listing(self) -> _Listing:
+        with self._lock, naming(self._dataset.where):
+            if self._found is None:
+                self._found = self._list()
+            return self._found
+
+    def _list(self) -> _Listing:
+        listed = table_of_files(self._origin.files())
+        if isinstance(self._origin, TableOrigin):
+            table = pc.equal(listed.column("path"), self._origin.name)
+            layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
+            return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table))
+        videos = videos_of(listed)
+        if not videos.num_rows:
+            raise ConfigError(
+                f"source {self.uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
+            )
+        try:
+            layout, caption_files = choose(listed, self._dataset.captions)
+        except ConfigError as error:
+            raise ConfigError(f"{error} in {self.uri}") from error
+        return _Listing(layout, videos, caption_files)
+
+
+def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
+    """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
+    download = config.download
+    cache = VideoCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
+    return {
+        dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
+        for dataset in download.enabled
+    }
+
+
+def fetched(sources: Mapping[str, Source]) -> str:
+    """Say what this process fetched from remote sources, for a progress line: `1.2 GiB fetched, 40.0 MiB/s`, or ""."""
+    return str(next(iter(sources.values())).cache.traffic)
+
+
+def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, read_only: bool = False) -> Source:
+    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
+
+    Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read.
+
+    Raises:
+        ConfigError: another kind of source, or a folder that is not there.
+        StoreError: S3 does not answer or refuses.
+    """
+    with naming(dataset.where):
+        return _open(dataset, work_dir, cache, read_only)
+
+
+def _open(dataset: DatasetConfig, work_dir: Path, cache: VideoCache, read_only: bool) -> Source:
+    uri = dataset.source
+    captions = dataset.captions
+    is_table = uri.lower().endswith(TABLE_SUFFIXES)
+    if is_table and captions.layout in ("textfile", "lines"):
+        raise ConfigError(
+            f"the source is a table, which holds its captions; captions.layout {captions.layout} is for a folder"
+        )
+
+    def bucket(name: str) -> S3Origin:
+        return S3Origin(f"s3://{name}", cache)
+
+    if uri.startswith("s3://"):
+        if is_table:
+            beside, _, name = uri.rpartition("/")
+            return Source(dataset, TableOrigin(name, S3Origin(beside, cache), bucket, captions), cache)
+        return Source(dataset, S3Origin(uri, cache), cache)
+    name = uri.removeprefix(HUB_PREFIX).rstrip("/")
+    if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
+        repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
+        return Source(dataset, HubOrigin(repo, dataset.revision, cache), cache)
+    if "://" in uri:
+        raise ConfigError(
+            f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
+            f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`), "
+            f"or a {', '.join(TABLE_SUFFIXES)} file, local or s3://"
+        )
+    path = Path(uri).expanduser().absolute()
+    digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
+    if is_table and path.is_file():
+        return Source(dataset, TableOrigin(path.name, LocalOrigin(path.parent, digests), bucket, captions), cache)
+    return Source(dataset, LocalOrigin(path, digests), cache)

@@ -1,0 +1,85 @@
+"""A data set that is a table: its videos are beside it, or wherever in S3 it says."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from sana.config.captions import CaptionsConfig
+from sana.data.captions.caption_layouts import place_of
+from sana.data.captions.metadata_readers import read_rows
+from sana.data.sources.backends import LocalOrigin, S3Origin
+from sana.data.sources.listing import SourceFile
+from sana.errors import ConfigError, SanaError
+
+
+class TableOrigin:
+    """A table of videos and captions. Paths are relative to its folder, or `s3://bucket/key`; nothing else is opened.
+
+    `beside` is the folder of the table `name`, `bucket` opens one by its name.
+    """
+
+    revision = ""
+
+    def __init__(
+        self, name: str, beside: LocalOrigin | S3Origin, bucket: Callable[[str], S3Origin], config: CaptionsConfig
+    ) -> None:
+        self.name = name
+        self.base = beside.base
+        self._beside = beside
+        self._bucket = bucket
+        self._config = config
+        self._lock = threading.Lock()
+        self._buckets: dict[str, S3Origin] = {}
+
+    def files(self) -> Iterator[SourceFile]:
+        """Yield the table, and the videos that it names and that are there."""
+        table = next(self._beside.find([self.name]), None)
+        if table is None or table.trouble:
+            raise ConfigError(f"source {self.base}/{self.name} is {table.trouble if table else 'not there'}")
+        yield table
+        places: dict[str, set[str]] = {"": set()}
+        for path in self._named(table):
+            bucket, _, key = path.removeprefix("s3://").partition("/") if path.startswith("s3://") else ("", "", path)
+            places.setdefault(bucket, set()).add(key)
+        yield from self._beside.find(sorted(places.pop("") - {self.name}))
+        for bucket, keys in sorted(places.items()):
+            for file in self._at(bucket).find(keys):
+                yield SourceFile(f"s3://{bucket}/{file.path}", file.num_bytes, file.identity, file.trouble)
+
+    def _named(self, table: SourceFile) -> Iterator[str]:
+        try:
+            with self._beside.open(table.path, digest=self._beside.digest(table)) as local:
+                rows = read_rows(local, self.name, self._config)
+        except OSError as error:
+            raise SanaError(f"source {self.base}/{self.name} cannot be read: {error}") from error
+        for batch in rows.select(["video"]).to_batches(65536):
+            for video in batch.column(0).to_pylist():
+                path, _ = place_of(video, folder="", base=self.base, is_source=True)
+                if path:
+                    yield path
+
+    def digest(self, file: SourceFile) -> str:
+        origin, path = self._where(file.path)
+        return origin.digest(replace(file, path=path))
+
+    def read(self, file: SourceFile) -> bytes:
+        origin, path = self._where(file.path)
+        return origin.read(replace(file, path=path))
+
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
+        origin, path = self._where(path)
+        return origin.open(path, digest=digest)
+
+    def _where(self, path: str) -> tuple[LocalOrigin | S3Origin, str]:
+        if not path.startswith("s3://"):
+            return self._beside, path
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        return self._at(bucket), key
+
+    def _at(self, bucket: str) -> S3Origin:
+        with self._lock:
+            if bucket not in self._buckets:
+                self._buckets[bucket] = self._bucket(bucket)
+            return self._buckets[bucket]

@@ -1,0 +1,118 @@
+"""Frames of a video chosen by presentation time, as pixels: those that a player would show, at any rate.
+
+Shapes in this module: F frames, H height, W width (pixels).
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
+from sana.data.video.video import Box, ClipRefused, cut_upright, opened
+
+_MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
+
+Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and from when on it is shown, seconds after the first frame
+
+
+def read_times(
+    path: Path, times_s: Sequence[float], *, height: int, width: int, crop: Box | None = None
+) -> NDArray[np.uint8]:
+    """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
+
+    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
+    frames and fast ones skip some. Decoding stops at the first frame behind the last time, and begins where that of
+    `read_frames` does; one frame is held. `crop` and the resample are those of `read_frames`.
+
+    Raises:
+        ClipRefused: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
+        OSError: the file is missing or the disk failed.
+        ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
+    """
+    times = np.asarray(times_s, np.float64)
+    if not len(times) or times[0] < 0 or (np.diff(times) < 0).any() or height < 1 or width < 1:
+        raise ValueError(f"read_times needs ascending times >= 0 and a size >= 1, got {times_s!r}, {height} x {width}")
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    if not _show_late(path, times, frames, crop):
+        with opened(path) as (container, stream):
+            if problem := _show(_timed(container.decode(stream), stream), stream, times, frames, crop):
+                raise ClipRefused("truncated", problem)
+    return frames
+
+
+def _show(
+    timed: Timed, stream: VideoStream, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None
+) -> str:
+    """Fill `frames` [F, H, W, 3] with what is shown at `times`; return why that is not possible, if it is not."""
+    num_filled, end_s, problem = 0, 0.0, "the stream ends"
+    height, width = frames.shape[1:3]
+    held: VideoFrame | None = None
+    try:
+        for frame, start_s in timed:
+            # times before this frame's belong to the one held
+            if held is not None and (stop := int(np.searchsorted(times, start_s))) > num_filled:
+                frames[num_filled:stop] = cut_upright(held, stream, height, width, crop)
+                num_filled = stop
+            if num_filled == len(times):
+                return ""
+            held, end_s = frame, start_s + _shown_for(frame, stream)
+        if held is not None and times[-1] <= end_s:
+            frames[num_filled:] = cut_upright(held, stream, height, width, crop)
+            return ""
+    except av.error.InvalidDataError as error:
+        problem = str(error.strerror)
+    return f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}"
+
+
+def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
+    try:
+        with opened(path) as (container, stream):
+            if times[0] * float(stream.average_rate or 0) < MIN_SKIPPED:
+                return False
+            tick = _tick_s(stream)
+            entry = find_entry(container, stream, lambda entry: entry.shown_s - tick <= times[0])
+        if entry is None:
+            return False
+        with opened(path) as (container, stream):
+            timed = _timed(frames_from(container, stream, entry), stream, entry.first_s)
+            if _show(timed, stream, times, frames, crop):
+                return False
+            decode_behind(timed)
+    except (ClipRefused, NotExact):
+        return False
+    return True
+
+
+def _timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | None = None) -> Timed:
+    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
+
+    `first` is the time of the file's first frame, None if that is the first to come.
+
+    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
+    file's own rate every frame is chosen once.
+    """
+    tick, shown_s = _tick_s(stream), 0.0
+    for frame in decoded:
+        time = frame.time
+        if time is None:  # a bare stream of frames: one after the other
+            time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
+        first = time if first is None else first
+        shown_s = max(shown_s, time - first)
+        yield frame, shown_s - tick
+
+
+def _tick_s(stream: VideoStream) -> float:
+    return min(float(stream.time_base or 0), _MAX_TICK_S) + 1e-9
+
+
+def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
+    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
+    if frame.duration and stream.time_base:
+        return float(frame.duration * stream.time_base)
+    return float(1 / stream.average_rate) if stream.average_rate else 0.0

@@ -1,0 +1,160 @@
+"""A late window of a long h264 film, decoded from the last IDR picture before it: the entry.
+
+The rule: the frames are bit for bit those of a decode from the file's start. The packets before the entry are read, not
+decoded, and each must be known to give one frame (`sana.data.video.h264_bitstream`), in an order that the decoder keeps; where anything
+is flagged, cut, or not understood, the film is decoded from its start, as those in other codecs or containers are. Each
+frame behind the entry must bear the timestamp that the packets foretell; where one does not, where anything is said to
+be damaged within the window or shortly behind it, the decode from the start has the last word.
+
+Damage inside a picture's data, in packets of sound outline before the entry, is not met: the window is what a whole
+film would give, though a decode from the start might have refused it there. Which of the two happens depends on the
+file and on where its window begins, nothing else.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from heapq import heappop, heappush, heappushpop
+from itertools import islice
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sana.data.video.h264_bitstream import is_entry, read_header
+from sana.data.video.video import MP4
+
+MIN_SKIPPED = 120  # frames: with less to skip, films are decoded from their start
+_NUM_BEHIND = 17  # frames behind the window that must decode: a decoder from the start, which may run ahead, meets them
+_CONTAINERS = (MP4, "matroska,webm")
+_MAX_UNSTEADY = 1.5  # longest over shortest time between frames of one rate: times are rounded to milliseconds
+
+
+class NotExact(Exception):  # noqa: N818  an outcome, not an error
+    """Decoding from the entry might give, or gives, something else: the film must be decoded from its start."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A packet where decoding may begin. Times are presentation timestamps, in ticks of `time_base` seconds."""
+
+    frame: int  # the number of the frame that it gives, and of packets before it
+    pts: int
+    first_pts: int  # of the film's first frame
+    time_base: Fraction
+
+    @property
+    def first_s(self) -> float:
+        return _seconds(self.first_pts, self.time_base)
+
+    @property
+    def shown_s(self) -> float:
+        """When it is shown, seconds after the first frame."""
+        return _seconds(self.pts, self.time_base) - self.first_s
+
+
+def _seconds(pts: int, time_base: Fraction) -> float:
+    """PyAV's `frame.time`, to the bit."""
+    return float(pts) * time_base.numerator / time_base.denominator
+
+
+def find_entry(container: InputContainer, stream: VideoStream, in_time: Callable[[Entry], bool]) -> Entry | None:
+    """Return the last entry that is `in_time` for the window, None if the film is to be decoded from its start.
+
+    Packets are read up to the first entry that is too late, one at a time, and nothing is kept of them.
+    """
+    found = None
+    try:
+        for entry in _entries(container, stream):
+            if not in_time(entry):
+                break
+            found = entry
+    except (av.FFmpegError, ValueError, IndexError, NotExact):  # IndexError: also a stream that grows on the way
+        return None
+    return found if found and found.frame >= MIN_SKIPPED else None
+
+
+def _entries(container: InputContainer, stream: VideoStream) -> Iterator[Entry]:
+    """Yield the places where decoding may begin, in order. Raises NotExact, ValueError, IndexError: not understood."""
+    context, time_base = stream.codec_context, stream.time_base
+    if context.codec.canonical_name != "h264" or container.format.name not in _CONTAINERS or time_base is None:
+        raise NotExact
+    header = read_header(context.extradata or b"")
+    order = _Order(context.reorder_depth, steady=container.format.name != MP4)
+    newest: Entry | None = None
+    for number, packet in enumerate(container.demux(stream)):
+        if packet.size == 0 and packet.dts is None:  # PyAV's mark for the end of the stream
+            return
+        pts, before = packet.pts, order.latest
+        if pts is None or packet.is_corrupt or packet.is_discard or any(packet.iter_sidedata()):
+            raise NotExact
+        order.add(pts)
+        if is_entry(bytes(packet), header, is_first=number == 0):
+            if before is not None and pts <= before:
+                raise NotExact
+            newest = Entry(number, pts, newest.first_pts if newest else pts, time_base)
+            yield newest
+        elif newest is None or pts <= newest.pts:
+            raise NotExact
+
+
+class _Order:
+    """What a decoder does that holds `depth` frames back: it gives the earliest of those it has.
+
+    Matroska goes on behind bytes that it cannot read, and the packets there are missed by nobody but a decoder: where
+    `steady`, frames must follow each other at one rate.
+    """
+
+    def __init__(self, depth: int, *, steady: bool) -> None:
+        self.latest: int | None = None  # timestamp that was added
+        self._depth, self._held, self._steady = depth, list[int](), steady
+        self._shown: int | None = None
+        self._gaps = (0, 0)  # shortest and longest time between two frames, ticks
+
+    def add(self, pts: int) -> None:
+        """Add the next packet's timestamp. Raises NotExact if the decoder would give a later frame before it."""
+        self.latest = pts if self.latest is None else max(self.latest, pts)
+        if len(self._held) < self._depth:
+            heappush(self._held, pts)
+            return
+        shown = heappushpop(self._held, pts)
+        if self._shown is not None:
+            gap = shown - self._shown
+            self._gaps = min(gap, self._gaps[0] or gap), max(gap, self._gaps[1])
+            if gap <= 0 or (self._steady and self._gaps[1] > _MAX_UNSTEADY * self._gaps[0]):
+                raise NotExact
+        self._shown = shown
+
+
+def frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
+    """Yield the film's frames from `entry.frame` on, of a container just opened.
+
+    The first packet is decoded too: its messages are remembered (which version of x264 made the film, whose faults are
+    then followed), and its frame is forgotten at the entry.
+
+    Raises:
+        NotExact: a frame is not the one that the packets foretell.
+        ClipRefused, av.FFmpegError: what is damaged.
+    """
+    # what is left in a damaged picture depends on what was decoded before: to be refused here, not concealed
+    stream.codec_context.options = {"err_detect": "explode"}
+    waiting: list[int] = []  # timestamps of packets whose frame has not come yet
+    for number, packet in enumerate(container.demux(stream)):
+        if 0 < number < entry.frame:
+            continue
+        if packet.size and packet.pts is not None:
+            heappush(waiting, packet.pts)
+        for frame in packet.decode():  # the last packet is empty: the decoder gives the rest
+            if not waiting or frame.pts != heappop(waiting) or frame.time_base != entry.time_base or frame.is_corrupt:
+                raise NotExact
+            if frame.pts >= entry.pts:
+                yield frame
+    if waiting:
+        raise NotExact
+
+
+def decode_behind(decoded: Iterator[object]) -> None:
+    """Decode a little behind a late window, for what a decoder from the start would meet. Raises what it meets."""
+    for _ in islice(decoded, _NUM_BEHIND):
+        pass

@@ -1,0 +1,148 @@
+"""Videos: a file opened, a frame cut, and a file from frames.
+
+`sana.data.video.probe` tells what a file holds, `sana.data.video.frames` and `sana.data.video.decode_by_time` read it.
+
+Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRefused`; a disk
+that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+from PIL import Image
+
+# A bad file is reported once, as a ClipRefused: libav's own lines name no clip and flood a worker's log.
+av.logging.set_libav_level(-8)  # AV_LOG_QUIET
+
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
+_ALMOST_SQUARE = Fraction(1, 100)  # no real pixel shape is so near: 16:15 is the nearest in use
+_BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
+
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+class ClipRefused(Exception):  # noqa: N818  an outcome, not an error
+    """A clip cannot be used: `reason` is one word of a closed list, `detail` the numbers, without any path.
+
+    Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no moving picture),
+    truncated (fewer frames than the header, or the caller, counts on). Workers add killed_worker.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def to_pixels(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn uint8 [F, H, W, 3] into the model's float32 [3, F, H, W] in [-1, 1]: x / 127.5 - 1."""
+    pixels = np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.float32)
+    pixels /= np.float32(127.5)
+    pixels -= np.float32(1)
+    return pixels
+
+
+def write_mp4(path: Path, frames: NDArray[np.uint8], *, fps: float) -> None:
+    """Write uint8 [F, H, W, 3] RGB as h264 that every browser plays: the same bytes for the same frames.
+
+    Raises:
+        ValueError: not such an array, no frame, an odd height or width, or fps not above 0.
+        OSError: the file cannot be written.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
+        raise ValueError(f"write_mp4 needs uint8 frames of shape [F, H, W, 3], got {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2 or fps <= 0:
+        raise ValueError(f"write_mp4 needs an even size and fps above 0, got {height} x {width} at {fps} fps")
+    rate = Fraction(fps).limit_denominator(1001)  # NTSC's 30000/1001
+    with av.open(str(path.absolute()), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        context = stream.codec_context
+        context.thread_count = 1  # x264 cuts its work, hence its bytes, by the number of threads
+        # tagged, because players guess the colours of an untagged file by its size
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = 1  # AVCOL_RANGE_MPEG
+        for image in frames:
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=_BT709, threads=1)))
+        container.mux(stream.encode())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file at its main video stream; what libav says of a bad file becomes a `ClipRefused`."""
+    if path.stat().st_size == 0:
+        raise ClipRefused("empty", "0 bytes")
+    try:
+        # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+                kinds = [other.type for other in container.streams]
+                raise ClipRefused("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
+            if stream.codec_context is None:
+                raise ClipRefused("unreadable", "no decoder for the video's codec")
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except av.FFmpegError as error:
+        if isinstance(error, OSError):  # the disk? libav also says "I/O error" or "not permitted" of damaged clips
+            with path.open("rb") as file:
+                while file.read(1 << 20):  # a disk that fails does so here too
+                    pass
+        raise ClipRefused("unreadable", str(error.strerror)) from error
+    except IndexError as error:  # PyAV 18, when a damaged MPEG-TS grows a stream on the way
+        raise ClipRefused("unreadable", "a stream appears in the middle of the file") from error
+
+
+def sample_aspect(stream: VideoStream) -> float:
+    """Width over height of one pixel; 1 within a percent of square, which is what tools leave that round a size.
+
+    ffmpeg's `scale=854:480,crop=832:480` states 1280:1281, by which 832 stored pixels would be 831 on display.
+    """
+    aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 or None: not stated
+    return 1.0 if abs(aspect - 1) <= _ALMOST_SQUARE else float(aspect)
+
+
+def quarter_turns(frame: VideoFrame) -> int:
+    """Quarter turns counter-clockwise, 0 to 3, that bring a stored frame upright."""
+    return int(frame.rotation / 90 + 4.5) % 4
+
+
+def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame as it is stored: uint8 [H, W, 3]."""
+    return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
+
+
+def cut_upright(frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
+    """Turn a frame upright and resample it: uint8 [H, W, 3]."""
+    turns, aspect = quarter_turns(frame), sample_aspect(stream)
+    return cut(np.rot90(rgb(frame), turns), 1 / aspect if turns % 2 else aspect, height, width, crop)
+
+
+def cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
+    """Resample a piece of a picture to height x width; `aspect` is width over height of a pixel of the picture."""
+    source_height, source_width = picture.shape[:2]
+    if crop is None:
+        scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
+        crop_width, crop_height = width * scale, height * scale
+        left, top = (source_width * aspect - crop_width) / 2, (source_height - crop_height) / 2
+    else:
+        left, top, crop_width, crop_height = crop
+    # the display size is rounded to whole pixels, so a box may stick out by a fraction of one
+    edges = (left / aspect, top, (left + crop_width) / aspect, top + crop_height)
+    limits = (source_width, source_height, source_width, source_height)
+    box = tuple(min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, limits, strict=True))
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC, box=box))

@@ -1,0 +1,212 @@
+"""What a root holds and what refers to what: the ground that verify, gc, export and import stand on.
+
+Records (commit files, parts, compacted tables, checkpoint indexes) are read; all else is data that they refer to.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sana.artifact import Artifact
+from sana.data.shards.shard_tables import shard_keys
+from sana.errors import SanaError
+from sana.facts import TrainFacts
+from sana.progress import Progress, Report, silent
+from sana.runtime.pool import compacted_names
+from sana.runtime.threads import in_threads
+from sana.store import Entry, Store, StoreError
+from sana.training.checkpoint import Checkpoint, at_step
+
+INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
+
+_LAYOUT = {
+    "artifact": r"[a-z_]+/[^/]+/artifact(\.\d{4})?\.json",
+    "history": r"[a-z_]+/history/\d+-[^/]+",
+    "part": r"[a-z_]+/pool/[^/]+/parts/[^/]+\.parquet",
+    "compacted": r"[a-z_]+/pool/[^/]+/compacted/[^/]+\.parquet",
+    "shard": r"[a-z_]+/pool/[^/]+/shards/.+\.safetensors",
+    "checkpoint": r"train/[^/]+/checkpoints/step_\d+/index\.json",
+    "checkpoint file": r"train/[^/]+/checkpoints/step_\d+/[0-9a-f]{12}/.+",
+    "metrics": r"train/[^/]+/metrics/[^/]+\.jsonl",
+    "lease": r"train/[^/]+/lease/\d+\.json",
+    "file": r"[a-z_]+/(?!pool/|history/)[^/]+/[0-9a-f]{12}/.+",
+    "write test": r"probe-[0-9a-f]{32}",
+}
+_PATTERNS = {kind: re.compile(pattern) for kind, pattern in _LAYOUT.items()}
+_IN_POOL = re.compile(r"([a-z_]+/pool/[^/]+)/.+")
+State = Literal["damaged", "missing", "unreadable"]
+RECORDS = ("artifact", "part", "compacted", "checkpoint")
+
+
+def kind_of(key: str) -> str:
+    """Name what an object is by its key; "unknown" is none of ours, and never touched."""
+    return next((kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(key)), "unknown")
+
+
+def pool_of(key: str) -> str:
+    """Return the folder of the pool that an object is in; "" for one that is in none."""
+    found = _IN_POOL.fullmatch(key)
+    return found[1] if found else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """That the record `by` needs an object, and what it says of it, as far as it does."""
+
+    key: str
+    by: str
+    num_bytes: int | None = None
+    digest: str = ""
+    algorithm: Literal["blake2b", "xxh3"] = "blake2b"  # of `digest`; both 128 bits
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with an object, and the record that needs it (itself, where it is one)."""
+
+    key: str
+    by: str
+    state: State
+    what: str
+
+
+@dataclass
+class Survey:
+    """All objects of a root, its records read, and who refers to what. `tables` maps a table to its record."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    folded: dict[str, frozenset[str]] = field(default_factory=dict)  # compacted table -> parts in it
+    tables: dict[str, str] = field(default_factory=dict)
+    references: dict[str, list[Reference]] = field(default_factory=lambda: defaultdict(list))
+    problems: list[Problem] = field(default_factory=list)  # of what had to be read
+
+    def records(self) -> set[str]:
+        return {*self.artifacts, *self.checkpoints, *self.tables.values()}
+
+    def without(self, dropped: Iterable[str]) -> "Survey":
+        """Return what would be left if these records were not there."""
+        gone = set(dropped)
+        left = Survey(
+            {key: entry for key, entry in self.entries.items() if key not in gone},
+            {key: artifact for key, artifact in self.artifacts.items() if key not in gone},
+            {key: checkpoint for key, checkpoint in self.checkpoints.items() if key not in gone},
+            {key: parts for key, parts in self.folded.items() if key not in gone},
+            {key: by for key, by in self.tables.items() if by not in gone},
+        )
+        for key, references in self.references.items():
+            if kept := [reference for reference in references if reference.by not in gone]:
+                left.references[key] = kept
+        return left
+
+    def superseded(self) -> set[str]:
+        """Commit files that a later one of the same artifact put out of effect."""
+        newest: dict[str, str] = {}
+        for key in sorted(self.artifacts, key=commit_number):
+            newest[key.rpartition("/")[0]] = key
+        return set(self.artifacts) - set(newest.values())
+
+
+def commit_number(key: str) -> int:
+    """Return 0 of `artifact.json`, 1 of `artifact.0001.json` and so on."""
+    number = key.removesuffix(".json").rpartition(".")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def survey(store: Store, *, report: Report = silent) -> Survey:
+    """Read every record of a root. Objects are listed before records are, so that none of those is newer.
+
+    An object that was put before its record was thus never listed without it, unless the record is still to come.
+    """
+    found = Survey({entry.key: entry for entry in store.list_entries("")})
+    add_records(store, found, [key for key, _ in store.list("")], report=report)
+    return found
+
+
+def add_records(store: Store, found: Survey, keys: Iterable[str], *, report: Report = silent) -> None:
+    """Read the records among `keys` into a survey; what was deleted meanwhile is left out."""
+    records = [key for key in keys if kind_of(key) in RECORDS]
+    for done, read in enumerate(in_threads(partial(_read, store), records), 1):
+        _add(found, *read)
+        report(Progress(done, len(records), "records"))
+    indexes = [(table, by) for table, by in found.tables.items() if kind_of(table) == "file"]
+    for (table, by), read in zip(indexes, in_threads(partial(_read, store), [t for t, _ in indexes]), strict=True):
+        if isinstance(read[1], _Rows):
+            _refer(found, by, *(Reference(shard, by) for shard in read[1].shards))
+        elif isinstance(read[1], Problem):
+            found.problems.append(Problem(table, by, "damaged", read[1].what))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a table of rows points to; `parts`: of a compacted table, those in it."""
+
+    shards: list[str]
+    parts: frozenset[str] | None
+
+
+_Said = Artifact | Checkpoint | _Rows | Problem | None
+
+
+def _read(store: Store, key: str) -> tuple[str, _Said]:
+    """Return (key, what the record says); None: it was deleted meanwhile."""
+    kind = kind_of(key)
+    try:
+        if kind == "checkpoint":
+            _, trajectory, _, step, _ = key.split("/")
+            return key, at_step(store, trajectory, int(step.removeprefix("step_")))
+        data = store.read(key)
+        if kind == "artifact":
+            artifact = Artifact.from_json(data, where=store.uri(key))
+            TrainFacts.find(artifact)  # what they refer to must be known
+            return key, artifact
+        return key, _Rows(shard_keys(data), _parts_in(data, store.uri(key)) if kind == "compacted" else None)
+    except StoreError:
+        raise
+    except FileNotFoundError:
+        return key, None
+    except (SanaError, KeyError, ValueError, pa.ArrowException) as error:
+        if kind == "checkpoint" and not store.exists(key):  # withdrawn meanwhile
+            return key, None
+        # a record of a later version of this software cannot be read either, and is not damaged
+        state: State = "unreadable" if kind in ("artifact", "checkpoint") else "damaged"
+        return key, Problem(key, key, state, " ".join(str(error).split()))
+
+
+def _parts_in(data: bytes, where: str) -> frozenset[str]:
+    parts, _ = compacted_names(pq.read_schema(pa.BufferReader(data)).metadata, where=where)
+    return parts
+
+
+def _add(found: Survey, key: str, record: _Said) -> None:
+    if isinstance(record, Problem):
+        found.problems.append(record)
+    elif isinstance(record, Artifact):
+        found.artifacts[key] = record
+        _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
+        if INDEX in record.files:
+            found.tables[record.files[INDEX].key] = key
+        if trained := TrainFacts.find(record):
+            _refer(found, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
+    elif isinstance(record, Checkpoint):
+        found.checkpoints[key] = record
+        _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest, "xxh3") for f in record.files.values()))
+        _refer(found, key, *(Reference(segment.key, key, segment.num_bytes) for segment in record.segments))
+    elif isinstance(record, _Rows):
+        if record.parts is not None:
+            found.folded[key] = record.parts
+        found.tables[key] = key
+        _refer(found, key, *(Reference(shard, key) for shard in record.shards))
+
+
+def _refer(found: Survey, by: str, *references: Reference) -> None:
+    for reference in (Reference(by, by), *references):
+        if reference not in found.references[reference.key]:
+            found.references[reference.key].append(reference)

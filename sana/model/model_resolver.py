@@ -1,0 +1,97 @@
+"""Models by content: a folder or a hub id becomes a path, a commit and one digest per component."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sana.config.encode import ModelConfig
+from sana.data.sources.digest_cache import DigestCache
+from sana.data.sources.hub import REPO_ID, HubRepo
+from sana.errors import ConfigError, SanaError
+from sana.runtime.specs import ModelSource
+
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+CONFIGURED = ("transformer", "vae", "text_encoder")  # components that cannot be loaded without a config.json
+INDEX = "model_index.json"
+
+_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".safetensors", ".txt"}  # what a loader may read; no model card
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model in diffusers layout, as `from_pretrained(path, revision=revision)` wants it.
+
+    `path` is an absolute folder or a hub id, `revision` the commit of a hub model. `digests` has one entry per
+    component: the same for the same files, wherever the folder is. A folder and a hub id digest differently.
+    """
+
+    path: str
+    revision: str | None
+    digests: Mapping[str, str]
+
+
+def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = False) -> ModelRef:
+    """Find the model and digest its components; nothing is downloaded. A folder is read once, and then remembered.
+
+    Raises:
+        ConfigError: no such model, no right to read it (names its page and HF_TOKEN), or not in diffusers layout.
+        SanaError: the hub cannot be reached, or a file of the folder cannot be read.
+    """
+    folder = Path(config.path).expanduser().absolute()
+    if folder.is_dir():
+        digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
+        names = [str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file()]
+        top = [INDEX] if (folder / INDEX).is_file() else []
+        try:
+            return ModelRef(
+                str(folder), None, _digests(str(folder), names + top, lambda name: digests.digest(folder / name))
+            )
+        except OSError as error:
+            raise SanaError(f"model {folder} cannot be read: {error}") from error
+    if folder.exists() or not REPO_ID.fullmatch(config.path):
+        raise ConfigError(
+            f"model.path {config.path} is neither a folder nor a Hugging Face id (owner/name). "
+            "Name one; `sana tiny OUT` makes a tiny model in the folder OUT"
+        )
+    repo = HubRepo("model", config.path, work_dir / "cache" / "hub", read_only)
+    try:
+        commit = repo.resolve(config.revision)
+        listed = {file.path: file.digest for file in repo.list_files(commit)}
+        digested = _digests(repo.page, list(listed), listed.__getitem__)
+        repo.check_access(commit, next((name for name in sorted(listed) if name.endswith(".safetensors")), INDEX))
+    except ConfigError as error:
+        raise ConfigError(f"{error}. (There is no folder {folder} either.)") from error
+    return ModelRef(config.path, commit, digested)
+
+
+def source_of(model: ModelRef) -> ModelSource:
+    """Return what a worker needs to load a model."""
+    return ModelSource(model.path, model.revision)
+
+
+def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict[str, str]:
+    """Digest (name, content) of each component's files, by name."""
+    files = {component: [name for name in sorted(names) if _is_of(component, name)] for component in COMPONENTS}
+    missing = [f"{component}/" for component in COMPONENTS if not files[component]]
+    missing += [f"{part}/config.json" for part in CONFIGURED if files[part] and f"{part}/config.json" not in names]
+    if INDEX not in names:
+        missing.insert(0, INDEX)
+    if missing:
+        raise ConfigError(
+            f"model {where} is not a whole checkpoint in diffusers layout: it lacks {', '.join(missing)}. "
+            "Name a complete one; `sana tiny OUT` makes a tiny one in the folder OUT"
+        )
+    return {component: _digest_of([(name, digest(name)) for name in files[component]]) for component in COMPONENTS}
+
+
+def _is_of(component: str, name: str) -> bool:
+    path = PurePosixPath(name)
+    return str(path.parent) == component and path.suffix in _SUFFIXES and not path.name.startswith(".")
+
+
+def _digest_of(files: list[tuple[str, str]]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, content in files:
+        digest.update(f"{name}\0{content}\0".encode())
+    return digest.hexdigest()

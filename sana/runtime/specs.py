@@ -1,0 +1,153 @@
+"""What each worker is told: one closed record for each, which the stage writes and the worker reads.
+
+Imports base modules only. A worker that is added later has its spec in a module that its stage imports as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sana.artifact import Artifact
+from sana.record import Record
+
+
+@dataclass(frozen=True)
+class Spec(Record):
+    """The base of specs: `WORKER` is the module below sana.workers that reads it."""
+
+    WORKER: ClassVar[str]
+
+
+@dataclass(frozen=True)
+class ModelSource(Record):
+    """A model in diffusers layout: a local folder, or a hub id and its commit."""
+
+    path: str
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class PoolName(Record):
+    """Which pool: `<stage>/pool/<key>`."""
+
+    stage: str
+    key: str
+
+
+@dataclass(frozen=True)
+class CrashHistory(Record):
+    """What the workers before this one died of, and where this one says what it has open.
+
+    `deaths`: how many processes died while a name was open. `journal`: path of its journal; of several ranks each has
+    its own, see `rank_journal`.
+    """
+
+    deaths: Mapping[str, int]
+    journal: str
+
+
+@dataclass(frozen=True)
+class WorkShare(Record):
+    """Which of the workers of a stage, over all machines, the ranks of this job are."""
+
+    num_ranks: int  # processes of this job
+    first_worker: int  # number of its rank 0
+    num_workers: int  # of all jobs
+
+
+@dataclass(frozen=True)
+class CheckpointName(Record):
+    """Which checkpoint: of a trajectory, after this many optimizer steps."""
+
+    trajectory: str
+    step: int
+
+
+@dataclass(frozen=True)
+class ProbeSpec(Spec):
+    """Open the videos that download listed and the pool lacks."""
+
+    WORKER: ClassVar[str] = "probe"
+    pool: PoolName
+    download: Artifact
+    crashes: CrashHistory
+
+
+@dataclass(frozen=True)
+class EncodeCaptionsSpec(Spec):
+    """Encode the job's texts."""
+
+    WORKER: ClassVar[str] = "encode_captions"
+    pool: PoolName
+    model: ModelSource
+
+
+@dataclass(frozen=True)
+class EncodeLatentsSpec(Spec):
+    """Encode the job's windows, or a share of them."""
+
+    WORKER: ClassVar[str] = "encode_latents"
+    pool: PoolName
+    model: ModelSource
+    share: WorkShare
+    crashes: CrashHistory
+
+
+@dataclass(frozen=True)
+class TrainSpec(Spec):
+    """Train along a trajectory to the config's `max_steps`, and export what was learned."""
+
+    WORKER: ClassVar[str] = "train"
+    model: ModelSource
+    latents: Artifact
+    captions: Artifact
+    trajectory: str
+    fingerprint: str  # of the artifact to be made
+    keep_steps: tuple[int, ...]  # of checkpoints that committed artifacts refer to: they are not pruned
+    passes: Mapping[str, float]  # how often a data set stands in an epoch; of those that do not stand in it once
+
+
+@dataclass(frozen=True)
+class EvaluateSpec(Spec):
+    """Measure the eval loss of a checkpoint, and write the report and its files to `out_dir`, a local folder."""
+
+    WORKER: ClassVar[str] = "evaluate"
+    model: ModelSource
+    latents: Artifact
+    captions: Artifact
+    checkpoint: CheckpointName
+    out_dir: str
+
+
+@dataclass(frozen=True)
+class SampleSpec(Spec):
+    """Make the videos of the prompts from a checkpoint, and write them to `out_dir`, a local folder."""
+
+    WORKER: ClassVar[str] = "sample"
+    model: ModelSource
+    captions: Artifact
+    checkpoint: CheckpointName
+    out_dir: str
+
+
+@dataclass(frozen=True)
+class StoredTensor(Record):
+    """Where one tensor is stored, as its index row says."""
+
+    shard: str
+    offset: int
+    num_bytes: int
+    digest: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InspectSampleSpec(Spec):
+    """Decode one latent beside the frames of its window, which is the one row of the job."""
+
+    WORKER: ClassVar[str] = "inspect_sample"
+    model: ModelSource
+    latent: StoredTensor
+    captions: tuple[str, ...]
+    out_dir: str

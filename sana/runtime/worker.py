@@ -1,0 +1,93 @@
+"""Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
+
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+
+from sana.context import Context
+from sana.progress import Report
+from sana.runtime.crash_journal import Suspects, left_open
+from sana.runtime.job import rank_journal, todo_path, write_job
+from sana.runtime.launcher import WorkerKilledError, launch
+from sana.runtime.specs import CrashHistory, Spec
+
+MAX_RESTARTS = 50  # of the workers of one stage: two for each clip that kills
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(
+    context: Context,
+    spec: Spec,
+    *,
+    todo: pa.Table | None = None,
+    num_processes: int = 1,
+    lock: str | None = None,
+    report: Report | None = None,
+    stall_timeout_s: float | None = None,
+) -> Path:
+    """Run the worker of this spec to its end and return its job file, beside which it left its results.
+
+    `todo` are the rows it works on. `lock` names work that only one process of this machine may do at a time.
+    `report` hears its progress instead of the context's.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died; names its log.
+    """
+    job_path = write_job(context.config, spec, todo)
+    (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
+    (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
+    try:
+        launch(
+            f"sana.workers.{spec.WORKER}",
+            job_path,
+            num_processes=num_processes,
+            log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
+            lock_path=context.work_dir / "locks" / f"{lock}.lock" if lock else None,
+            report=report or context.report,
+            stall_timeout_s=stall_timeout_s,
+        )
+    finally:
+        todo_path(job_path).unlink(missing_ok=True)
+    return job_path
+
+
+def outlive(context: Context, stage: str, run: Callable[[CrashHistory], object], *, num_processes: int = 1) -> None:
+    """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
+
+    `run` is given what the worker must find in its spec: where it must keep a `Journal` (of several processes, each at
+    `rank_journal`), and the deaths, for `Suspects`: names to open first and alone, and names to refuse as
+    killed_worker.
+
+    Raises:
+        SanaError: the worker's own message.
+        WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
+    """
+    suspects = Suspects()
+    for restart in range(MAX_RESTARTS + 1):
+        # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
+        journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+        try:
+            run(CrashHistory(dict(suspects.deaths), str(journal)))
+            return
+        except WorkerKilledError as error:
+            names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
+            if not names or restart == MAX_RESTARTS:
+                raise
+            suspects = suspects.after(names)
+            log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+        finally:
+            for rank in range(num_processes):
+                rank_journal(journal, rank).unlink(missing_ok=True)
+
+
+def files_of_worker(context: Context, spec_for: Callable[[str], Spec]) -> dict[str, bytes]:
+    """Run the worker whose spec, given a local folder to write to, is this; returns the files it wrote, by name."""
+    with TemporaryDirectory(dir=context.work_dir, prefix="worker-") as folder:
+        run_worker(context, spec_for(folder))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}

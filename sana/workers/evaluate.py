@@ -1,0 +1,147 @@
+"""`python -m sana.workers.evaluate JOB`: the eval loss of a checkpoint, against the model that training began with.
+
+Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (an EvalReport) and `eval_loss.png`. The
+weights are read from the checkpoint, not from an export, and evaluated as the training loop does: the same numbers.
+"""
+
+import sana.runtime.worker_process  # noqa: F401 - first of all
+
+# isort: split
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+from matplotlib.figure import Figure
+
+from sana.arrow import to_parquet
+from sana.data.loading.loader import Reader, load_samples
+from sana.data.schemas import LOSSES
+from sana.data.shards.shard_cache import ShardFiles
+from sana.data.tables import content_digest
+from sana.facts import BASELINE, WEIGHTS, PairedDifference, SigmaLoss, WeightsLoss
+from sana.model.transformer import load_transformer
+from sana.progress import Progress
+from sana.runtime.job import Job, run_worker
+from sana.runtime.results import EvalReport
+from sana.runtime.specs import CheckpointName, EvaluateSpec
+from sana.training.checkpoint_io import load_weights
+from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
+from sana.training.trainable import FullTransformer
+
+_COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(job: Job[EvaluateSpec]) -> None:
+    """Evaluate the initial, live and averaged weights on the fixed grid, and write the report."""
+    tables = measure(job)
+    out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
+    if tables is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
+        (out / EvalReport.FILE).write_bytes(report_of(tables, checkpoint).to_json())
+        plot(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
+
+
+def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
+    """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
+    spec, store = job.spec, job.open_store()
+    parallel = Parallel.open(job.config.train)
+    samples = load_samples(store, spec.latents, spec.captions, "eval")
+    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision))
+    trainable.model.to(parallel.device)
+    resources = job.config.train.resources
+    files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
+    reader = Reader(files, samples, verify=resources.verify_checksums)
+    tables: dict[str, EvalTable] = {}
+    for name in WEIGHTS:
+        if name != BASELINE:
+            trainable.load(load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name))
+
+        def report(done: int, total: int, name: str = name) -> bool:
+            if parallel.is_main:
+                job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
+            return True
+
+        table = evaluate_model(
+            parallel,
+            trainable.model,
+            build_objective(job.config.train, flow_shift=1.0),  # eval draws no noise level
+            reader,
+            job.config.evaluate,
+            text_padding=job.config.train.text_padding,
+            on_round=report,
+        )
+        assert table is not None  # report never stops it
+        tables[name] = table
+        _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
+    parallel.end()
+    return tables if parallel.is_main else None
+
+
+def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
+    """Return one row per set of weights, sample and noise level."""
+    rows = [
+        {"weights": name, "sample_id": sample_id, "sigma_index": level, "sigma": table.sigmas[level], "loss": loss}
+        for name, table in tables.items()
+        for sample_id, losses in zip(table.sample_ids, table.losses.tolist(), strict=True)
+        for level, loss in enumerate(losses)
+    ]
+    return pa.Table.from_pylist(rows, schema=LOSSES)
+
+
+def report_of(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> EvalReport:
+    """Return the numbers of the report."""
+    baseline = tables[BASELINE]
+    return EvalReport(
+        trajectory=checkpoint.trajectory,
+        step=checkpoint.step,
+        num_samples=len(baseline.sample_ids),
+        num_sigmas=len(baseline.sigmas),
+        losses_digest=content_digest(losses_table(tables), LOSSES.names),
+        eval_list_digest=eval_list_digest(baseline.sample_ids),
+        weights={name: _summary(table) for name, table in tables.items()},
+        paired={name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
+    )
+
+
+def _summary(table: EvalTable) -> WeightsLoss:
+    levels = zip(table.sigmas, table.per_sigma(), strict=True)
+    per_sigma = tuple(SigmaLoss(sigma, mean, stderr) for sigma, (mean, stderr) in levels)
+    return WeightsLoss(table.mean(), table.stderr(), per_sigma)
+
+
+def _comparison(table: EvalTable, baseline: EvalTable) -> PairedDifference:
+    difference, stderr, num_samples = paired_difference(table, baseline)
+    return PairedDifference(difference, stderr, num_samples, relative_drop=-difference / baseline.mean())
+
+
+def plot(tables: dict[str, EvalTable], *, step: int) -> Figure:
+    """Draw loss over noise level, one curve per set of weights, bars of one standard error."""
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    for name, table in tables.items():
+        means = [mean for mean, _ in table.per_sigma()]
+        bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # one sample: no bar
+        label = f"{name}: {table.mean():.4f}" + (f" \u00b1 {table.stderr():.4f}" if table.stderr() is not None else "")
+        axes.errorbar(
+            table.sigmas, means, yerr=bars, label=label, color=_COLORS[name],
+            marker="o", markersize=4.5, linewidth=1.8, capsize=3, linestyle="--" if name == BASELINE else "-",
+        )  # fmt: skip
+    num_samples = len(tables[BASELINE].sample_ids)
+    axes.set_title(f"Eval loss after {step} steps: {num_samples} samples, {len(tables[BASELINE].sigmas)} noise levels")
+    axes.set_xlabel("noise level sigma (0: clean, 1: pure noise)")
+    axes.set_ylabel("velocity MSE (normalised latents, no unit)")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(title="weights: mean \u00b1 standard error", frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    run_worker(evaluate, EvaluateSpec)

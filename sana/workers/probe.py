@@ -1,0 +1,126 @@
+"""Worker: open the videos that the pool does not know, in threads, and commit what they are part by part.
+
+A process of its own, because a damaged file can kill the process that opens it: the stage starts another then.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.arrow import lacking, table_of
+from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
+from sana.data.sources.source import Source, fetched, open_sources
+from sana.data.tables import read_table
+from sana.data.video.probe import probe_video
+from sana.data.video.video import ClipRefused
+from sana.progress import Progress
+from sana.runtime.crash_journal import Journal, Suspects
+from sana.runtime.job import Job, run_worker
+from sana.runtime.pool import Pool
+from sana.runtime.specs import ProbeSpec
+from sana.store_errors import StoreError
+
+REPORT_S = 0.5
+_BLANK: Mapping[str, Any] = {"string": "", "bool": False}
+_NOTHING = {field.name: _BLANK.get(str(field.type), 0) for field in VIDEO_FACTS}
+Row = Mapping[str, Any]
+
+
+def probe(job: Job[ProbeSpec]) -> None:
+    """Open each content once, in the order of the digests; first, one by one, what was open when a worker died.
+
+    Raises:
+        StoreError: a file cannot be read, which is the disk's fault or the network's.
+    """
+    resources = job.config.probe.resources
+    spec = job.spec
+    pool = Pool(job.open_store(), spec.pool.stage, spec.pool.key, schema=PROBES, id_column="digest")
+    clips = read_table(job.open_store(), spec.download, "clips.parquet")
+    todo = lacking(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
+    sources = open_sources(job.config, work_dir=job.work_dir)
+    suspects, journal = Suspects(spec.crashes.deaths), Journal(Path(spec.crashes.journal))
+    report = _Reporter(job, todo.num_rows, sources)
+
+    def opened(row: Row) -> Row:
+        return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
+
+    guilty, todo = _split(todo, suspects.guilty)
+    alone, todo = _split(todo, suspects.alone)
+    if guilty.num_rows:
+        pool.commit_part(table_of(report(map(_killer, guilty.to_pylist())), PROBES))
+    for row in alone.to_pylist():
+        pool.commit_part(table_of(report([opened(row)]), PROBES))
+    with ThreadPoolExecutor(resources.num_workers) as threads:
+        for start in range(0, todo.num_rows, resources.clips_per_part):
+            part = todo.slice(start, resources.clips_per_part).to_pylist()
+            found = report(report.in_order([threads.submit(opened, row) for row in part]))
+            pool.commit_part(table_of(found, PROBES))
+
+
+def _open(row: Row, source: Source, journal: Journal) -> Row:
+    """Return what the video is, or why it was refused."""
+    try:
+        with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):
+            return {"reason": "", "detail": "", **vars(probe_video(path))}
+    except ClipRefused as refusal:
+        return {**_NOTHING, "reason": refusal.reason, "detail": refusal.detail}
+    except OSError as error:
+        raise StoreError(
+            f"probe: {row['path']} of download.datasets[{row['dataset']}] cannot be read ({error}); "
+            "see to the disk or the permission, then run again"
+        ) from error
+
+
+def _killer(row: Row) -> Row:
+    detail = "the process that opened it was killed by a signal, twice; the second time nothing else was open"
+    return {**_NOTHING, "digest": row["digest"], "reason": Reason.KILLED_WORKER.value, "detail": detail}
+
+
+def _split(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """Return the rows with these digests, and the others."""
+    named = pc.is_in(todo.column("digest"), value_set=pa.array(digests, pa.string()))
+    return todo.filter(named), todo.filter(pc.invert(named))
+
+
+class _Reporter:
+    """Passes rows on and reports, now and then, how many came and what was fetched."""
+
+    def __init__(self, job: Job[ProbeSpec], total: int, sources: Mapping[str, Source]) -> None:
+        self._job, self._total, self._sources = job, total, sources
+        self._done, self._refused = 0, 0
+        self._reported_s, self._fetched = 0.0, ""
+
+    def __call__(self, rows: Iterable[Row]) -> list[Row]:
+        passed = []
+        for row in rows:
+            passed.append(row)
+            self._done, self._refused = self._done + 1, self._refused + bool(row["reason"])
+            if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
+                self._say(fetched(self._sources))
+        return passed
+
+    def in_order(self, futures: Sequence[Future[Row]]) -> Iterator[Row]:
+        """Yield the results; while one is waited for, say what is fetched: a long video is a long time without news."""
+        try:
+            for future in futures:
+                while not future.done() and not wait([future], REPORT_S).done:
+                    if (now := fetched(self._sources)) != self._fetched:
+                        self._say(now)
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _say(self, fetched_now: str) -> None:
+        detail = ", ".join(part for part in (f"{self._refused} refused", fetched_now) if part)
+        self._job.report(Progress(self._done, self._total, "videos", detail))
+        self._reported_s, self._fetched = time.monotonic(), fetched_now
+
+
+if __name__ == "__main__":
+    run_worker(probe, ProbeSpec)

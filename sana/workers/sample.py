@@ -1,0 +1,106 @@
+"""Worker: one video per validation prompt and a contact sheet, from a checkpoint and cached embeddings."""
+
+import sana.runtime.worker_process  # noqa: F401 - first of all
+
+# isort: split
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sana.artifact import digest_of
+from sana.data.shards.shard import Location, read_tensor
+from sana.data.tables import read_table
+from sana.data.video.video import write_mp4
+from sana.model.device import resolve_device
+from sana.model.pipeline import load_pipeline, sample_video
+from sana.model.transformer import load_transformer
+from sana.progress import Progress
+from sana.runtime.job import Job, run_worker
+from sana.runtime.results import SampleResult
+from sana.runtime.specs import SampleSpec
+from sana.training.checkpoint_io import load_weights
+
+_SHEET_FRAMES = 6  # frames shown per video
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def sample(job: Job[SampleSpec]) -> None:
+    """Sample every prompt of the library in turn."""
+    config, spec = job.config.sample, job.spec
+    store = job.open_store()
+    index = read_table(store, spec.captions, "index.parquet").to_pylist()
+    prompts = {row["name"]: read_tensor(store, Location.of(row)) for row in index if row["role"] == "prompt"}
+    texts = {row["name"]: row["text"] for row in index if row["role"] == "prompt"}
+    negative = next(read_tensor(store, Location.of(row)) for row in index if row["role"] == "negative")
+
+    device = resolve_device(config.resources.device)
+    path, revision = spec.model.path, spec.model.revision
+    transformer = load_transformer(path, revision=revision, dtype=_DTYPES[job.config.train.mixed_precision])
+    weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=config.weights)
+    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are no weights and stay float32
+    pipe = load_pipeline(path, transformer=transformer, revision=revision, device=device)
+
+    out = Path(spec.out_dir)
+    steps = len(prompts) * config.num_inference_steps
+    job.report(Progress(0, steps, "sampler steps"))
+    videos: dict[str, np.ndarray] = {}
+    for number, (name, embeds) in enumerate(sorted(prompts.items())):
+
+        def on_step(step: int, _steps: int, number: int = number, name: str = name) -> None:
+            done = number * config.num_inference_steps + step
+            job.report(Progress(done, steps, "sampler steps", name))
+
+        videos[name] = _sample(job, pipe, embeds, negative, on_step)
+        write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
+    _contact_sheet(videos, texts).save(out / "contact_sheet.png")
+    result = SampleResult(
+        videos={name: f"{file_name(name)}.mp4" for name in videos},
+        videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
+    )
+    (out / SampleResult.FILE).write_bytes(result.to_json())
+
+
+def file_name(nickname: str) -> str:
+    """Return a nickname as a file name: the quickstart's `<token>` becomes `_token_`."""
+    return nickname.replace("<", "_").replace(">", "_")
+
+
+def _sample(job: Job[SampleSpec], pipe: Any, embeds: Tensor, negative: Tensor, on_step: Any) -> np.ndarray:
+    config = job.config.sample
+    return sample_video(
+        pipe,
+        prompt_embeds=embeds,
+        negative_embeds=negative,
+        num_frames=config.shape.num_frames,
+        height=config.shape.height,
+        width=config.shape.width,
+        steps=config.num_inference_steps,
+        guidance=config.guidance_scale,
+        seed=config.seed,
+        on_step=on_step,
+    )
+
+
+def _contact_sheet(videos: dict[str, np.ndarray], texts: dict[str, str]) -> Image.Image:
+    """Draw one row per video: its nickname and prompt above evenly spaced frames [F, H, W, 3] uint8."""
+    height, width = next(iter(videos.values())).shape[1:3]
+    scale = min(1.0, 320 / width)
+    width, height, gap, line = round(width * scale), round(height * scale), 6, 26
+    sheet = Image.new("RGB", (_SHEET_FRAMES * (width + gap) + gap, len(videos) * (height + line + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, video) in enumerate(videos.items()):
+        top = gap + row * (height + line + gap)
+        text = f"{name}: {texts[name]}"
+        draw.text((gap, top + 4), text[: sheet.width // 7], fill="black", font_size=14)
+        for column, frame in enumerate(np.linspace(0, len(video) - 1, _SHEET_FRAMES).round().astype(int)):
+            picture = Image.fromarray(video[frame]).resize((width, height))
+            sheet.paste(picture, (gap + column * (width + gap), top + line))
+    return sheet
+
+
+if __name__ == "__main__":
+    run_worker(sample, SampleSpec)

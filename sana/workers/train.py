@@ -1,0 +1,165 @@
+"""`python -m sana.workers.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
+
+Rank 0 leaves a TrainResult beside the job at the end; the stage that started us commits it as an artifact.
+"""
+
+import sana.runtime.worker_process  # noqa: F401 - first of all
+
+# isort: split
+import hashlib
+import logging
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+from sana.artifact import FileInfo, digest_of
+from sana.config.objective import CheckpointSampling, TimestepSampling
+from sana.data.loading.loader import Reader, load_samples
+from sana.data.shards.shard_cache import ShardFiles
+from sana.data.shards.shard_check import check_samples
+from sana.model.pipeline import load_flow_shift, local_checkpoint
+from sana.model.transformer import load_transformer
+from sana.progress import Progress
+from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
+from sana.runtime.launcher import result_path
+from sana.runtime.results import TrainResult, WeightsDigests
+from sana.runtime.specs import TrainSpec
+from sana.store import Store
+from sana.training.checkpoint_io import weights_digest
+from sana.training.checkpoint_manager import Trajectory
+from sana.training.lease import held
+from sana.training.loop import SIGN_OF_LIFE_S, Trainer
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel import Parallel
+from sana.training.trainable import FullTransformer
+
+_log = logging.getLogger(__name__)
+
+
+def train(job: Job[TrainSpec]) -> None:
+    """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
+    parallel = Parallel.open(job.config.train)
+    # rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
+    with held(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
+        trainer = build_trainer(job, parallel, check=lease.check if lease else _not_asked)
+        signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
+        finished = trainer.run()
+    if not finished:
+        _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
+        raise SystemExit(EXIT_TERMINATED)
+    if parallel.is_main:
+        result_path(job.path).write_bytes(export(job, trainer).to_json())
+    parallel.end()
+
+
+def _not_asked() -> None:
+    """Ranks that write nothing hold no lease."""
+
+
+def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[], None] = _not_asked) -> Trainer:
+    """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost.
+
+    Raises:
+        DamagedSampleError: a stored sample of either split is missing, truncated or not what the index says.
+    """
+    config, spec, store = job.config, job.spec, job.open_store()
+    latents, captions = spec.latents, spec.captions
+    if parallel.is_main:  # the export needs all of it: better to miss a file now than in a week
+        local_checkpoint(spec.model.path, revision=spec.model.revision)
+    transformer = load_transformer(
+        spec.model.path,
+        revision=spec.model.revision,
+        gradient_checkpointing=config.train.resources.gradient_checkpointing,
+    )
+    samples = load_samples(store, latents, captions, "train", passes=spec.passes)
+    eval_samples = load_samples(store, latents, captions, "eval")
+    if parallel.is_main:
+        width = int(transformer.config.caption_channels)
+        check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_sign_of_life(job))
+    resources = config.train.resources
+    files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
+    return Trainer(
+        config,
+        parallel,
+        FullTransformer(transformer),
+        build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
+        reader=Reader(files, samples, verify=resources.verify_checksums),
+        eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
+        trajectory=Trajectory(
+            store,
+            spec.trajectory,
+            folder=job.work_dir / "train" / spec.trajectory,
+            config=config.train,
+            snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
+            keep_steps=spec.keep_steps,
+            check=check,
+        ),
+        report=job.report,
+    )
+
+
+def _sign_of_life(job: Job[TrainSpec]) -> Callable[[int, int], None]:
+    """Report how far the check of the samples is, now and then: it must not look like a trainer that hangs."""
+    last = time.perf_counter()
+
+    def on_shard(done: int, total: int) -> None:
+        nonlocal last
+        if time.perf_counter() - last > SIGN_OF_LIFE_S:
+            last = time.perf_counter()
+            job.report(Progress(0, job.config.train.max_steps, "steps", f"checked {done} of {total} shards"))
+
+    return on_shard
+
+
+def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
+    if isinstance(sampling, CheckpointSampling):
+        return load_flow_shift(job.spec.model.path, revision=job.spec.model.revision)
+    return sampling.shift
+
+
+def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
+    """Write the averaged weights as a diffusers checkpoint to the store, and return the job's result."""
+    trajectory, state = trainer.trajectory, trainer.state
+    saved = trajectory.newest
+    assert saved is not None and saved.step == state.step  # run() saved the last step
+    folder = trajectory.folder / "export"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    with state.ema.swapped_in():
+        base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
+        trainer.trainable.export(base, folder)
+    model = f"train/{job.spec.fingerprint}/{trajectory.attempt}/model"
+    files = _upload(trajectory.store, folder, model)
+    shutil.rmtree(folder)
+    parts = state.parts()
+    live, ema = weights_digest(parts["weights"]), weights_digest(parts["ema"])
+    return TrainResult(
+        step=state.step,
+        trajectory=trajectory.key,
+        checkpoint=saved.key,
+        num_samples=len(trainer.samples),
+        model=model,
+        files=files,
+        weights=WeightsDigests(live, ema),
+        weights_digest=digest_of({"live": live, "ema": ema}),
+        metrics=tuple(segment.key for segment in saved.segments),
+        metrics_path=str(trajectory.metrics.path),
+    )
+
+
+def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
+    """Store a folder's files under `prefix`, by name `model/...`; digests as `artifact.Draft` makes them."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        store.put_file_if_absent(f"{prefix}/{name}", path)
+        files[f"model/{name}"] = FileInfo(f"{prefix}/{name}", path.stat().st_size, digest)
+    return files
+
+
+if __name__ == "__main__":
+    run_worker(train, TrainSpec)

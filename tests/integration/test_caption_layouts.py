@@ -1,0 +1,71 @@
+"""One data set in every layout that people publish, or as a table beside it, is one content."""
+
+from pathlib import Path
+
+import pytest
+
+from sana.data.sources.source_check import check_sources
+from sana.stages import download
+from tests.downloads import CLIPS, ROWS, Done, context, csv_of, jsonl_of, parquet_of, videos
+from tests.source_files import make_files
+
+pytestmark = pytest.mark.timeout(60)
+
+
+LISTS = [{"file_name": path, "captions": texts} for path, texts in CLIPS.items()]
+MIXED = [{"file_name": path, "text": texts if len(texts) > 1 else texts[0]} for path, texts in CLIPS.items()]
+SHALLOW = [row for row in ROWS if not row["file_name"].startswith("deep/")]
+DEEP = [{**row, "file_name": row["file_name"][5:]} for row in ROWS if row["file_name"].startswith("deep/")]
+LAYOUTS: dict[str, dict[str, bytes | str]] = {
+    "textfile": {f"{path.rpartition('.')[0]}.txt": "\r\n".join(texts) for path, texts in CLIPS.items()},
+    "textfile, other endings": {
+        f"{path.rpartition('.')[0]}.TXT": "\ufeff" + "\n\n".join(texts) + "\n" for path, texts in CLIPS.items()
+    },
+    "csv": {"metadata.csv": csv_of(ROWS)},
+    "csv with a mark": {"metadata.csv": "\ufeff" + csv_of(ROWS)},
+    "jsonl": {"metadata.jsonl": jsonl_of(ROWS)},
+    "jsonl of lists and texts": {"metadata.jsonl": jsonl_of(MIXED)},
+    "parquet": {"metadata.parquet": parquet_of(ROWS)},
+    "parquet of lists": {"metadata.parquet": parquet_of(LISTS)},
+    "two tables": {"metadata.csv": csv_of(SHALLOW), "deep/metadata.jsonl": jsonl_of(DEEP)},
+    "lines": {
+        "prompts.txt": "\n".join(row["text"] for row in ROWS),
+        "videos.txt": "\r\n".join(f"./{row['file_name']}" for row in ROWS) + "\r\n",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    folder = tmp_path_factory.mktemp("wanted")
+    return Done(context(folder, {"source": str(make_files(folder / "s", {**videos(), **LAYOUTS["textfile"]}))}))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_clips_in_any_layout_are_the_same_content(tmp_path: Path, layout: str, wanted: Done) -> None:
+    source = make_files(tmp_path / "s", {**videos(), **LAYOUTS[layout]})
+    done = Done(context(tmp_path, {"source": str(source)}))
+    assert done.captions == CLIPS
+    assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
+    assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
+
+
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl", "clips.parquet"])
+def test_a_table_beside_the_videos_is_the_same_content(tmp_path: Path, name: str, wanted: Done) -> None:
+    make_table = {"csv": csv_of, "jsonl": jsonl_of, "parquet": parquet_of}[name.rpartition(".")[2]]
+    rows = [dict(row) for row in ROWS]
+    rows[0]["file_name"] = f"{tmp_path}/s/{rows[0]['file_name']}"
+    make_files(tmp_path / "s", {**videos(), name: make_table(rows), "not named.mp4": "x"})
+    done = Done(context(tmp_path, {"source": f"{tmp_path}/s/{name}"}))
+    assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
+    assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
+
+
+def test_a_change_of_a_caption_file_reruns_and_of_another_text_does_not(tmp_path: Path) -> None:
+    folder = make_files(tmp_path / "s", {**videos(), **LAYOUTS["csv"]})
+    at = context(tmp_path, {"source": str(folder)})
+    before = download.recipe(at, {}).fingerprint
+    make_files(folder, {"a.txt": "not what this layout reads"})
+    assert download.recipe(at, {}).fingerprint == before
+    make_files(folder, {"metadata.csv": csv_of([*ROWS, ROWS[0]])})
+    assert download.recipe(at, {}).fingerprint != before

@@ -1,0 +1,119 @@
+"""Manifests: digests of rows, counts that add up, refusals within limits."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sana.arrow import read_parquet, table_of, to_parquet
+from sana.artifact import Artifact, FileInfo
+from sana.config.load import load_config
+from sana.counts import DatasetCounts
+from sana.data.schemas import REJECTS
+from sana.data.tables import check_refusals, clip_id_of, content_digest, count_rejects
+from sana.errors import RefusedError, SanaError
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("ratio", pa.float64()),
+        ("good", pa.bool_()),
+        ("texts", pa.list_(pa.string())),
+    ]
+)
+row = st.fixed_dictionaries(
+    {
+        "key": st.text(max_size=5),
+        "size": st.integers(-(2**40), 2**40),
+        "ratio": st.floats(allow_nan=False),
+        "good": st.booleans(),
+        "texts": st.lists(st.text(max_size=3), max_size=3),
+    }
+)
+rows = st.lists(row, max_size=6, unique_by=lambda r: r["key"])
+
+
+def digest(values: list) -> str:
+    return content_digest(table_of(values, SCHEMA), SCHEMA.names)
+
+
+@given(values=rows, random=st.randoms())
+def test_a_digest_is_of_rows_not_of_their_order_or_layout(values: list, random) -> None:
+    shuffled = values[:]
+    random.shuffle(shuffled)
+    assert digest(values) == digest(shuffled)
+    halves = [table_of(shuffled[:2], SCHEMA), table_of(shuffled[2:], SCHEMA)]
+    assert content_digest(pa.concat_tables(halves), SCHEMA.names) == digest(values)
+    assert content_digest(read_parquet(to_parquet(table_of(values, SCHEMA))), SCHEMA.names) == digest(values)
+
+
+@given(left=rows, right=rows)
+def test_different_rows_have_different_digests(left: list, right: list) -> None:
+    def canonical(values: list) -> list:
+        return sorted((r["key"], r["size"], str(float(r["ratio"])), r["good"], r["texts"]) for r in values)
+
+    assert (digest(left) == digest(right)) == (canonical(left) == canonical(right))
+
+
+def test_columns_that_are_not_content_do_not_enter() -> None:
+    one = table_of([{"key": "a", "size": 1, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
+    two = table_of([{"key": "a", "size": 2, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
+    assert content_digest(one, ["key"]) == content_digest(two, ["key"])
+    assert content_digest(one, ["key", "size"]) != content_digest(two, ["key", "size"])
+
+
+def rejects(*pairs: tuple[str, str]) -> pa.Table:
+    return table_of(
+        [
+            {"clip_id": str(i), "dataset": d, "path": "p", "stage": "probe", "reason": r, "detail": ""}
+            for i, (d, r) in enumerate(pairs)
+        ],
+        REJECTS,
+    )
+
+
+def test_counts_add_up_or_it_is_a_bug() -> None:
+    table = rejects(("a", "empty"), ("a", "empty"), ("b", "truncated"))
+    counts = count_rejects({"b": 1, "a": 4}, 2, table)
+    assert (counts.num_in, counts.num_out, counts.num_rejected) == (5, 2, 3)
+    assert counts.top_reasons() == [("empty", 2), ("truncated", 1)]
+    assert counts.datasets == {"a": DatasetCounts(4, 2), "b": DatasetCounts(1, 1)}
+    for num_in in ({"a": 4, "b": 2}, {"a": 5}):
+        with pytest.raises(AssertionError, match="disappeared"):
+            count_rejects(num_in, 2, table)
+
+
+def artifact(num_in: int, num_refused: int) -> Artifact:
+    table = rejects(*[("demo", "truncated")] * num_refused)
+    return Artifact(
+        stage="probe", fingerprint="f", version=1, config={}, inputs={}, content={},
+        counts=count_rejects({"demo": num_in}, num_in - num_refused, table),
+        files={"rejects.parquet": FileInfo("probe/f/x/rejects.parquet", 1, "d")},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("num_in", "refused", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
+)
+def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, refused: int, fails: bool) -> None:
+    config = load_config("configs/demo.yaml")  # allows a fifth
+    if not fails:
+        check_refusals(config, artifact(num_in, refused))
+        return
+    with pytest.raises(RefusedError, match=f"{refused} truncated") as caught:
+        check_refusals(config, artifact(num_in, refused))
+    assert "rejects.parquet" in str(caught.value)
+
+
+def test_clip_ids_are_of_data_set_and_path() -> None:
+    assert clip_id_of("a", "b/c.mp4") != clip_id_of("a/b", "c.mp4")
+    assert clip_id_of("a", "b") == clip_id_of("a", "b")
+
+
+def test_a_table_with_a_damaged_page_is_one_line_that_says_so() -> None:
+    rows = {"key": "a", "size": 1, "ratio": 1.0, "good": True, "texts": ["b"]}
+    data = b"xxxxxxxx" + to_parquet(table_of([rows] * 9, SCHEMA))[8:]  # the footer is whole
+    with pytest.raises(SanaError, match=f"a table of {len(data)} bytes is damaged: .+") as told:
+        read_parquet(data)
+    assert "\n" not in str(told.value)
