@@ -98,7 +98,7 @@ def manifest(at: Context, num_clips: int) -> dict[str, Any]:
 def run_bucket(at: Context, num_clips: int) -> dict[str, Any]:
     """The bucket stage, its commit included."""
     counts = bucket.run(at, inputs(at, num_clips, bucketed=False)).counts
-    return {"note": f"{counts.num_out} clips used, {counts.num_rejected} refused"}
+    return {"note": f"{counts.num_out} clips used, {counts.num_rejected} rejected"}
 
 
 def decide(at: Context, num_clips: int) -> dict[str, Any]:

@@ -65,21 +65,21 @@ def peak_mib() -> float:
 
 
 def artifacts(store: Store, num_clips: int) -> None:
-    """Commit download to encode_latents; 3 % of the clips are refused on the way."""
+    """Commit download to encode_latents; 3 % of the clips are rejected on the way."""
     left = num_clips
     for stage in STAGES:
         draft = Draft(store, Recipe(stage, 1, {"max_tokens": 300}, {}))
         reasons = REASONS.get(stage, [])
-        refused = dict.fromkeys(reasons, left // 200)
-        num_in, left = left, left - sum(refused.values())
+        rejected = dict.fromkeys(reasons, left // 200)
+        num_in, left = left, left - sum(rejected.values())
         names = {"download": ["clips", "captions"], "probe": ["clips"], "bucket": ["clips"]}.get(stage, ["index"])
         for name in names:
             add(store, draft, stage, f"{name}.parquet", left)
         if stage != "encode_captions":
-            add_rejects(store, draft, stage, refused)
-        num_refused = sum(refused.values())
-        datasets = {"demo": DatasetCounts(num_in, num_refused)}
-        counts = Counts(num_in, left, num_refused, refused, datasets, num_samples=None, extra={})
+            add_rejects(store, draft, stage, rejected)
+        num_rejected = sum(rejected.values())
+        datasets = {"demo": DatasetCounts(num_in, num_rejected)}
+        counts = Counts(num_in, left, num_rejected, rejected, datasets, num_samples=None, extra={})
         facts = BucketFacts({}, 1, {}, 160 * left, 81 * left, 79 * left) if stage == "bucket" else None
         draft.commit(content={}, counts=counts, facts=facts)
 
@@ -96,8 +96,8 @@ def add(store: Store, draft: Draft, stage: str, name: str, num_rows: int) -> Non
     draft.refer(name, key, num_bytes=path.stat().st_size, digest="")
 
 
-def add_rejects(store: Store, draft: Draft, stage: str, refused: dict[str, int]) -> None:
-    reasons = np.repeat(list(refused), list(refused.values())) if refused else np.array([], str)
+def add_rejects(store: Store, draft: Draft, stage: str, rejected: dict[str, int]) -> None:
+    reasons = np.repeat(list(rejected), list(rejected.values())) if rejected else np.array([], str)
     num = len(reasons)
     ids = [f"{i:020x}" for i in range(num)]
     table = pa.table(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TEMP_PREFIX = ".tmp-"  # names being written; never listed, refused in keys
+TEMP_PREFIX = ".tmp-"  # names being written; never listed, rejected in keys
 
 
 def make_folders(folder: Path) -> None:

@@ -12,8 +12,8 @@ class ConfigError(SanaError):
     """The config, or what it asks for, is wrong: trying again will not help."""
 
 
-class RefusedError(SanaError):
-    """More clips were refused than the data set allows, or none is left: trying again will not help."""
+class RejectedError(SanaError):
+    """More clips were rejected than the data set allows, or none is left: trying again will not help."""
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def publish(stage: str, state: str, progress: Progress | None = None) -> None:
         listener(stage, state, progress)
 
 
-REFUSED = "refused"  # in `counts`, beside the groups
+REJECTED = "rejected"  # in `counts`, beside the groups
 
 
 class Summed:
@@ -82,7 +82,7 @@ class Summed:
             of = self._totals[group]
             here = min(counts[group], of)
             left = timedelta(seconds=round((of - here) / rate))
-            detail = f"{group} {here}/{of}, {rate:.3g} clips/s, {left} left, {counts[REFUSED]} refused"
+            detail = f"{group} {here}/{of}, {rate:.3g} clips/s, {left} left, {counts[REJECTED]} rejected"
         self._report(Progress(done, total, progress.unit, detail))
 
 

@@ -38,7 +38,7 @@ class Store(Protocol):
     """Keys are relative, `/`-separated names such as `probe/3f2a/artifact.json`; sizes and offsets are bytes.
 
     Every verb is thread-safe, and raises ValueError for a key that could leave the root, FileNotFoundError (with
-    the uri) where there is no such object, and StoreError for all else that storage refuses.
+    the uri) where there is no such object, and StoreError for all else that storage rejects.
     """
 
     @property
@@ -79,7 +79,7 @@ def open_store(root: str) -> Store:
 
     Raises:
         ValueError: the root is empty or of another scheme.
-        StoreError: S3 does not answer or refuses.
+        StoreError: S3 does not answer or rejects.
     """
     if root.startswith("s3://"):
         from sana.store_s3 import S3Store  # only for those who use S3
@@ -110,7 +110,7 @@ class LocalStore:
             return self.local_path(key).is_file()
 
     def size(self, key: str) -> int:
-        with explained(self.uri(key), OSError), self.local_path(key).open("rb") as file:  # open refuses a folder
+        with explained(self.uri(key), OSError), self.local_path(key).open("rb") as file:  # open rejects a folder
             return os.fstat(file.fileno()).st_size
 
     def read(self, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What storage refuses, in one line: the object, the cause and the way out."""
+"""What storage rejects, in one line: the object, the cause and the way out."""
 
 import errno
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
     "InvalidToken": "AWS_SESSION_TOKEN does not belong to this access key: set all three anew, then run again",
-    "400": f"refused without a reason, as a HEAD has no body; mostly {_EXPIRED}",
+    "400": f"rejected without a reason, as a HEAD has no body; mostly {_EXPIRED}",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it, then run again",
     "AccessDenied": _NO_PERMISSION,
     "403": _NO_PERMISSION,  # a HEAD has no body, so no better code

@@ -143,7 +143,7 @@ class S3Store:
         """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB).
 
         A request whose answer was lost is sent again (by botocore, or unseen by aiohttp) and finds what it did the
-        first time. So each put carries a mark, and a refused one looks whose mark the object has.
+        first time. So each put carries a mark, and a rejected one looks whose mark the object has.
         """
         waits_s = iter(CONFLICT_WAITS_S)
         mark = {"put": uuid.uuid4().hex}

@@ -26,7 +26,7 @@ from sana.artifact import Artifact, Recipe
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.tables import check_refusals
+from sana.data.tables import check_rejects
 from sana.errors import SanaError
 from sana.progress import Progress, publish
 from sana.runtime.launcher import WorkerError, WorkerStartError
@@ -95,7 +95,7 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
     """Return a state whose data is the stage's artifact: Cached, Completed, or, for equal content again, Reproduced.
 
     Raises:
-        RefusedError: more clips were refused than the data sets allow.
+        RejectedError: more clips were rejected than the data sets allow.
         SanaError, WorkerError, StoreError: as the stage says.
     """
     run.stages.start(stage.NAME)
@@ -104,7 +104,7 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
     found = None if stage.NAME in run.force else artifacts.find(run.context.store, recipe)
     if found is not None:
         run.stages.committed(stage.NAME, "Cached", found)
-        check_refusals(run.context.config, found)
+        check_rejects(run.context.config, found)
         run.stages.done()
         tracked.finished(found, "Cached")
         publish(stage.NAME, "cached")
@@ -123,14 +123,14 @@ def run_stage(stage: Stage, run: PipelineRun, inputs: Mapping[str, Artifact]) ->
         name = "Reproduced" if made.reproduced else "Completed"
         run.stages.committed(stage.NAME, name, made)
         tracked.finished(made, "Completed")
-        check_refusals(run.context.config, made)
+        check_rejects(run.context.config, made)
         run.stages.done()
     log.info("%s: %s committed in %.1f s, %s", stage.NAME, made.fingerprint, made.seconds, made.counts)
     return Completed(name=name, message=run.context.store.uri(made.key), data=made)
 
 
 def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass, and say so: a killed worker, a storage or network error. A refusal or a bug will not pass.
+    """Retry what may pass, and say so: a killed worker, a storage or network error. A rejection or a bug will not pass.
 
     Prefect asks only while there are retries left.
     """

@@ -62,8 +62,8 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
 def metrics(artifact: Artifact) -> dict[str, float]:
     """Counts, seconds and numeric facts of an artifact under names that read alone."""
     counts = artifact.counts
-    numbers = {"clips_in": counts.num_in, "clips_out": counts.num_out, "clips_refused": counts.num_rejected}
-    numbers |= {f"clips_refused.{reason}": num for reason, num in counts.reasons.items()}
+    numbers = {"clips_in": counts.num_in, "clips_out": counts.num_out, "clips_rejected": counts.num_rejected}
+    numbers |= {f"clips_rejected.{reason}": num for reason, num in counts.reasons.items()}
     numbers |= {} if counts.num_samples is None else {"samples": counts.num_samples}
     numbers |= counts.extra
     facts = _numbers({name: value for name, value in artifact.facts.items() if name != "format"})

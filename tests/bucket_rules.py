@@ -49,7 +49,7 @@ def bucket_rules(draw: st.DrawFn) -> dict[str, Any]:
     if rules["window"] not in ("head", "middle"):
         rules["windows_per_clip"] = draw(st.integers(2, 4))
     if draw(st.booleans()):
-        rules |= {"max_frames": 40, "too_long": draw(st.sampled_from(["trim", "refuse"]))}
+        rules |= {"max_frames": 40, "too_long": draw(st.sampled_from(["trim", "reject"]))}
     return rules
 
 

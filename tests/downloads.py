@@ -33,8 +33,8 @@ def videos(paths: Iterable[str] = CLIPS) -> dict[str, bytes | str]:
 
 
 def context(tmp_path: Path, *datasets: dict[str, Any], workers: int = 4, report: Any = None) -> Context:
-    """The demo's context with these data sets, of which all clips may be refused; root and work_dir in tmp_path."""
-    sets = [{"id": f"d{i}", "max_refused_fraction": 1.0, **dataset} for i, dataset in enumerate(datasets)]
+    """The demo's context with these data sets, of which all clips may be rejected; root and work_dir in tmp_path."""
+    sets = [{"id": f"d{i}", "max_rejected_fraction": 1.0, **dataset} for i, dataset in enumerate(datasets)]
     places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"download.resources.num_workers={workers}"]
     config = load_config(DEMO, [*places, f"download.datasets={json.dumps(sets)}"])
     more = {"report": report} if report else {}
@@ -52,7 +52,7 @@ class Done:
         assert [clip["clip_id"] for clip in self.clips] == [row["clip_id"] for row in captions], "row beside row"
         assert [clip["clip_id"] for clip in self.clips] == sorted(clip["clip_id"] for clip in self.clips)
         self.captions = {c["path"]: row["captions"] for c, row in zip(self.clips, captions, strict=True)}
-        self.refused = {row["path"]: (row["reason"], row["detail"]) for row in self.rejects}
+        self.rejected = {row["path"]: (row["reason"], row["detail"]) for row in self.rejects}
         counts = self.artifact.counts
         assert counts.num_in == counts.num_out + counts.num_rejected == len(self.clips) + len(self.rejects)
         assert sum(of.num_in for of in counts.datasets.values()) == counts.num_in

@@ -39,8 +39,8 @@ def measure(place: Place) -> dict[str, Any]:
         if name in ENCODED:
             content = {"index": _digest(read_table(context.store, artifact, "index.parquet"))}
         told = artifact.counts
-        counts = {"in": told.num_in, "out": told.num_out, "refused": told.num_rejected}
-        counts |= {f"refused.{reason}": num for reason, num in told.reasons.items()}
+        counts = {"in": told.num_in, "out": told.num_out, "rejected": told.num_rejected}
+        counts |= {f"rejected.{reason}": num for reason, num in told.reasons.items()}
         found[name] = {"version": stage(name).VERSION, "content": content, "counts": counts}
     return found
 

@@ -1,4 +1,4 @@
-"""A small Hugging Face hub on the loopback: the real one's addresses, headers and refusals, and faults on demand."""
+"""A small Hugging Face hub on the loopback: the real one's addresses, headers and rejections, and faults on demand."""
 
 import hashlib
 import json

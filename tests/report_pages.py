@@ -18,7 +18,7 @@ CAPTION = '</script><img src=http://evil.example/x onerror="alert(2)">\na second
 
 
 def run_with_hostile_names(folder: Path) -> tuple[Place, Outcome]:
-    """The demo's clips up to their buckets, one more whose name and captions are hostile, and one that is refused."""
+    """The demo's clips up to their buckets, one more whose name and captions are hostile, and one that is rejected."""
     place = new_place(folder, folder / "none")
     shutil.copy(place.clips / "bunny-00.mp4", place.clips / HOSTILE)
     (place.clips / HOSTILE).with_suffix(".txt").write_text("a rabbit")

@@ -133,7 +133,7 @@ class FaultyProxy:
         if fault is Fault.RESET:
             return _reset(client)
         if fault in (Fault.INTERNAL, Fault.SLOW_DOWN, Fault.EXPIRED, Fault.FORBIDDEN):
-            client.sendall(_refusal(fault, method))
+            client.sendall(_rejection(fault, method))
             return True
         if fault is Fault.STALL:
             time.sleep(STALL_S)
@@ -196,7 +196,7 @@ def _forward_chunks(client: socket.socket, answers) -> None:
             return
 
 
-def _refusal(fault: Fault, method: str) -> bytes:
+def _rejection(fault: Fault, method: str) -> bytes:
     status, code = fault.split(" ")
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode()

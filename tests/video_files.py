@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sana.data.video.video import ClipRefused
+from sana.data.video.video import ClipRejected
 
 BITS = 8  # frame numbers below 256, in a grid of 2 rows x 4 columns of gray blocks
 DARK, LIGHT = 48, 208
@@ -57,9 +57,9 @@ def decode_all(path: Path) -> list[NDArray[np.uint8]]:
         return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
 
 
-def refusal(call: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """Call what must refuse the clip, with a detail; returns the reason."""
-    with pytest.raises(ClipRefused) as caught:
+def rejection(call: Callable[..., Any], *args: Any, **options: Any) -> str:
+    """Call what must reject the clip, with a detail; returns the reason."""
+    with pytest.raises(ClipRejected) as caught:
         call(*args, **options)
     assert caught.value.detail and str(caught.value).startswith(caught.value.reason)
     return caught.value.reason

@@ -67,7 +67,7 @@ CLIPS = (
 
 
 def check_film(path: Path, sha256: str) -> None:
-    """Refuse a film that is not the one the table was written for: frame numbers and crops would mean nothing."""
+    """Reject a film that is not the one the table was written for: frame numbers and crops would mean nothing."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != sha256:
         raise ValueError(f"{path} has sha256 {found}, need {sha256}: fetch the package versions named in this script")

@@ -50,11 +50,11 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
 def _summary(counts: Counts, facts: BucketFacts) -> list[str]:
     lines = [
         f"clips: {counts.num_in} in, {counts.num_out} used for {counts.num_samples} samples, "
-        f"{counts.num_rejected} refused"
+        f"{counts.num_rejected} rejected"
         + (f" ({', '.join(f'{num} {reason}' for reason, num in counts.reasons.items())})" if counts.reasons else "")
     ]
     if len(counts.datasets) > 1:
-        lines += [f"  {name}: {of.num_in} in, {of.num_rejected} refused" for name, of in counts.datasets.items()]
+        lines += [f"  {name}: {of.num_in} in, {of.num_rejected} rejected" for name, of in counts.datasets.items()]
     used = facts.frames_used / facts.frames if facts.frames else 0.0
     lines.append(
         f"frames of used clips: {facts.frames}, in a sample {facts.frames_used} ({used:.1%}), "

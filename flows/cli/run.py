@@ -20,7 +20,7 @@ def run(
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
     from flows.cli import show
-    from sana.data.tables import check_refusals
+    from sana.data.tables import check_rejects
     from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
 
     settings = resolve(config, overrides, root)
@@ -29,7 +29,7 @@ def run(
     plans = plan(context, last=until, force=force)
     for stage_plan in plans:
         if stage_plan.artifact is not None:
-            check_refusals(settings, stage_plan.artifact)
+            check_rejects(settings, stage_plan.artifact)
     if all_cached(plans) and not record:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     else:

@@ -40,9 +40,9 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
 
 
 def result_table(rows: Sequence[tuple[str, str, Artifact]], store: Store) -> str:
-    """Render what a run did: stage, state, clips in / out / refused, samples of them, seconds, artifact."""
+    """Render what a run did: stage, state, clips in / out / rejected, samples of them, seconds, artifact."""
     table = Table(box=None, pad_edge=False)
-    for name in ("stage", "state", "in", "out", "refused", "samples", "seconds", "artifact"):
+    for name in ("stage", "state", "in", "out", "rejected", "samples", "seconds", "artifact"):
         table.add_column(name, justify="left" if name in ("stage", "state", "artifact") else "right", no_wrap=True)
     for name, state, artifact in rows:
         counts = artifact.counts

@@ -37,7 +37,7 @@ class BucketRules(Section):
         "the shorter side",
     )
     minimum_image_size: float | None = Field(
-        None, gt=0.0, description="smaller clips are refused, in the unit of resolution_type; unset: no such limit"
+        None, gt=0.0, description="smaller clips are rejected, in the unit of resolution_type; unset: no such limit"
     )
     maximum_image_size: float | None = Field(
         None, gt=0.0, description="crop: true only: larger clips are first scaled to target_downsample_size"
@@ -53,9 +53,9 @@ class BucketRules(Section):
     crop_position: Literal["center", "random", "corner"] = Field(
         "center", description="what part is kept: the centre, one drawn by clip_id, or the top left"
     )
-    allow_upscale: bool = Field(False, description="take clips smaller than their bucket instead of refusing them")
+    allow_upscale: bool = Field(False, description="take clips smaller than their bucket instead of rejecting them")
     max_aspect_ratio: float = Field(
-        4.0, ge=1.0, description="longer over shorter side; beyond it a clip is refused, most of it would be cut away"
+        4.0, ge=1.0, description="longer over shorter side; beyond it a clip is rejected, most of it would be cut away"
     )
     window: Literal["head", "middle", "random", "uniform", "stride"] = Field(
         "head",
@@ -79,14 +79,14 @@ class BucketRules(Section):
         description="frames are chosen by time at this rate, each the one a player would show then, "
         "and all counts of frames are at this rate; unset: every frame of the file",
     )
-    min_frames: int = Field(1, ge=1, description="clips with fewer frames, at target_fps where set, are refused")
+    min_frames: int = Field(1, ge=1, description="clips with fewer frames, at target_fps where set, are rejected")
     max_frames: int | None = Field(
         None,
         ge=1,
-        description="of clips with more frames only the first so many are used, or they are refused, by "
+        description="of clips with more frames only the first so many are used, or they are rejected, by "
         "too_long; unset: no limit",
     )
-    too_long: Literal["refuse", "trim"] = Field("trim", description="what becomes of a clip with over max_frames")
+    too_long: Literal["reject", "trim"] = Field("trim", description="what becomes of a clip with over max_frames")
 
     @field_validator("buckets")
     @classmethod

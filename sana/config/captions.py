@@ -32,8 +32,8 @@ class CaptionsConfig(Section):
         description="table column with a motion score, which is put behind the caption as ` motion score: N.`, the "
         "way the official training does; unset: none",
     )
-    missing: Literal["refuse", "fallback"] = Field(
-        "refuse", description="a clip without a caption is refused, or gets the fallback"
+    missing: Literal["reject", "fallback"] = Field(
+        "reject", description="a clip without a caption is rejected, or gets the fallback"
     )
     fallback: str = Field("", description="the instance prompt: the caption of clips that have none")
     prefix: str = Field("", description="put before every caption, as it stands")
@@ -46,7 +46,7 @@ class CaptionsConfig(Section):
         if wants and not self.fallback.strip():
             raise ValueError("fallback is empty, but missing: fallback, or layout: none, needs it; write a caption")
         if self.fallback and not wants:
-            raise ValueError("fallback has no effect with missing: refuse; set missing: fallback, or remove it")
+            raise ValueError("fallback has no effect with missing: reject; set missing: fallback, or remove it")
         return self
 
     @model_validator(mode="after")

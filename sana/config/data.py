@@ -14,7 +14,7 @@ class DatasetConfig(Section):
     # where the files are is not what they are: a laptop and a bucket with the same files agree.
     # What bucket and train read of a data set stands in their recipes.
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
-        {"source", "revision", "max_refused_fraction", "disabled", "role", "repeats", "weight", "bucket"}
+        {"source", "revision", "max_rejected_fraction", "disabled", "role", "repeats", "weight", "bucket"}
     )
 
     id: str = Field(
@@ -32,8 +32,8 @@ class DatasetConfig(Section):
         description="regular expression on the file's stem whose first group is the source_id (the film or shot a clip "
         "was cut from), so that one source is never in both splits; unset: every clip is its own source",
     )
-    max_refused_fraction: float = Field(
-        0.05, ge=0.0, le=1.0, description="a stage that refuses a larger part of its clips fails, with the top reasons"
+    max_rejected_fraction: float = Field(
+        0.05, ge=0.0, le=1.0, description="a stage that rejects a larger part of its clips fails, with the top reasons"
     )
 
     captions: CaptionsConfig = CaptionsConfig()
@@ -117,8 +117,8 @@ class ProbeResources(Section):
 
 
 class ProbeConfig(Section):
-    duplicates: Literal["refuse", "keep"] = Field(
-        "refuse",
+    duplicates: Literal["reject", "keep"] = Field(
+        "reject",
         description="of videos with equal content only the first by clip_id is taken, or all: two of them may end up "
         "on both sides of the split",
     )

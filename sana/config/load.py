@@ -80,7 +80,7 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
     sample: Any = raw.get("sample")
     path = sample.get("prompt_library") if isinstance(sample, dict) else None
     if not isinstance(path, str) or not path:
-        return  # none, or what `check` refuses
+        return  # none, or what `check` rejects
     try:
         library = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -141,7 +141,7 @@ def _captions(draft: Draft, keys: Keys, at: str) -> None:
         return
     if strategy == "textfile":
         draft.set(f"{at}.layout", "textfile", "<name>.txt beside <name>.mp4, each line an alternative", *their)
-        draft.set(f"{at}.missing", "refuse", "a clip without a caption ended a run of SimpleTuner; here it is listed")
+        draft.set(f"{at}.missing", "reject", "a clip without a caption ended a run of SimpleTuner; here it is listed")
     elif strategy in ("parquet", "csv", "huggingface"):
         _columns(draft, keys, at, strategy)
     else:
@@ -177,7 +177,7 @@ def _columns(draft: Draft, keys: Keys, at: str, strategy: str) -> None:
             draft.set(f"{at}.{ours}", value, "name of the column", *below.present(key))
     if below is not keys:
         account(draft, below, {}, {"": "read from the videos and the table themselves"}, ())
-        draft.set(f"{at}.missing", "refuse", "listed in rejects.parquet", keys.name(strategy))
+        draft.set(f"{at}.missing", "reject", "listed in rejects.parquet", keys.name(strategy))
 
 
 def _share(draft: Draft, keys: Keys, at: str, kind: str) -> str:
@@ -196,5 +196,5 @@ def _share(draft: Draft, keys: Keys, at: str, kind: str) -> str:
     if keys.has("probability") and probability > 0:
         draft.set(f"{at}.weight", probability, "factor on the passes in an epoch; there: on the chance of a draw",
                   keys.name("probability"))  # fmt: skip
-    draft.set(f"{at}.max_refused_fraction", 0.05, "more bad files than this is a reason to look")
+    draft.set(f"{at}.max_rejected_fraction", 0.05, "more bad files than this is a reason to look")
     return "eval" if kind == "eval" and not off and probability > 0 else "split"

@@ -68,21 +68,25 @@ def _frames(draft: Draft, keys: Keys, rules: Rules) -> None:
     rules["window"] = "head", "SimpleTuner takes the first frames, at the file's own rate", ()
     least = video.integer("min_frames", frames)
     named = video.present("min_frames")
-    rules["min_frames"] = max(1, min(least, least - (least - 1) % 4)), "shorter clips are refused", tuple(named)
+    rules["min_frames"] = max(1, min(least, least - (least - 1) % 4)), "shorter clips are rejected", tuple(named)
     if video.has("max_frames"):
         most = max(video.integer("max_frames", frames), frames)
-        rules["max_frames"] = most, "longer clips are refused, as there", (video.name("max_frames"),)
-        rules["too_long"] = "refuse", "trim would take their first frames", ()
+        rules["max_frames"] = most, "longer clips are rejected, as there", (video.name("max_frames"),)
+        rules["too_long"] = "reject", "trim would take their first frames", ()
     account(draft, video, DATASET_LEFT, {}, VIDEO_MAPPED)
 
 
 def _limits(draft: Draft, keys: Keys, rules: Rules, unit: str) -> None:
     least = keys.number("minimum_image_size", 0.0)
     if least > 0:
-        rules["minimum_image_size"] = least, f"smaller clips are refused, in {unit}", (keys.name("minimum_image_size"),)
+        rules["minimum_image_size"] = (
+            least,
+            f"smaller clips are rejected, in {unit}",
+            (keys.name("minimum_image_size"),),
+        )
     elif keys.has("minimum_image_size"):
         draft.leave(keys.name("minimum_image_size"), keys.take("minimum_image_size"), "0: there is no such limit")
-    rules["allow_upscale"] = True, "as there; false is stricter: it refuses all that is smaller than its bucket", ()
+    rules["allow_upscale"] = True, "as there; false is stricter: it rejects all that is smaller than its bucket", ()
     low, high = keys.number("minimum_aspect_ratio", 0.0), keys.number("maximum_aspect_ratio", 0.0)
     named = tuple(keys.present("minimum_aspect_ratio", "maximum_aspect_ratio"))
     longest = max(high, 1 / low if low > 0 else 0.0)

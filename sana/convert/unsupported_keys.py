@@ -22,7 +22,7 @@ CONFIG_LEFT = {
     "report_to": "every run is recorded in MLflow, by default in a file under work_dir; see tracking.uri",
     "compress_disk_cache": "latents are stored raw: gzip would save a fifth for 10 to 60 times the CPU time",
     "ema_device": "the EMA is kept beside the weights, in fp32",
-    "delete_problematic_images": "sources are only ever read; bad files are refused and listed in rejects.parquet",
+    "delete_problematic_images": "sources are only ever read; bad files are rejected and listed in rejects.parquet",
     "delete_unwanted_images": "sources are only ever read; clips that are too small are listed in rejects.parquet",
     "ignore_final_epochs": _STEPS,
     "strict_epoch_limit": _STEPS,

@@ -1,4 +1,4 @@
-"""Schemas: one declared Arrow schema for every table the pipeline writes, and the closed list of refusal reasons.
+"""Schemas: one declared Arrow schema for every table the pipeline writes, and the closed list of rejection reasons.
 
 A stage adds columns or rows of its own table; none edits a row of another's.
 """
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 
 class Reason(StrEnum):
-    """Why a clip was refused: a closed list."""
+    """Why a clip was rejected: a closed list."""
 
     NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
     MISSING = "missing"  # a table or a list names a video that is not there
@@ -73,11 +73,11 @@ VIDEO_FACTS = [
     column("has_audio", pa.bool_(), "whether there is sound"),
 ]
 PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
-# Pool rows: one per video content that was ever opened, refused ones included.
+# Pool rows: one per video content that was ever opened, rejected ones included.
 PROBES = pa.schema(
     [
         column("digest", pa.string(), "digest of the video file's content"),
-        column("reason", pa.string(), "empty, or why the video was refused"),
+        column("reason", pa.string(), "empty, or why the video was rejected"),
         column("detail", pa.string(), "empty, or what was found"),
         *VIDEO_FACTS,
     ]
@@ -104,7 +104,7 @@ REJECTS = pa.schema(
         column("clip_id", pa.string(), "the clip"),
         column("dataset", pa.string(), "id of the data set in the config"),
         column("path", pa.string(), "path of the video relative to the data set's source, or what a table has instead"),
-        column("stage", pa.string(), "stage that refused it"),
+        column("stage", pa.string(), "stage that rejected it"),
         column("reason", pa.string(), "one of a closed list"),
         column("detail", pa.string(), "what was found, in words"),
     ]
@@ -119,7 +119,7 @@ LOCATION = [
     column("dtype", pa.string(), "fp32, fp16 or bf16"),
     column("shape", pa.list_(pa.int64()), "shape of the tensor"),
 ]
-# Pool rows: one per encoded text, one per encoded (or refused) clip window.
+# Pool rows: one per encoded text, one per encoded (or rejected) clip window.
 TEXTS = pa.schema(
     [
         column("text_key", pa.string(), "digest of the text and its template"),

@@ -1,6 +1,6 @@
 """Manifests: the tables of clips that flow between stages: made, read, counted and digested.
 
-Clips in = clips out + clips refused.
+Clips in = clips out + clips rejected.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from sana.artifact import Artifact
 from sana.config.pipeline import Config
 from sana.counts import Counts, DatasetCounts
 from sana.data.schemas import ADDED_COLUMNS, CUT
-from sana.errors import RefusedError, SanaError, remedy
+from sana.errors import RejectedError, SanaError, remedy
 from sana.store import Store
 
 _KEY_ROWS = 65_536  # rows whose keys are made at once
@@ -153,27 +153,27 @@ def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) ->
     )
 
 
-def check_refusals(config: Config, artifact: Artifact) -> None:
-    """Fail when a committed stage refused more than its data sets allow, or left no clip.
+def check_rejects(config: Config, artifact: Artifact) -> None:
+    """Fail when a committed stage rejected more than its data sets allow, or left no clip.
 
     Raises:
-        RefusedError: names the data set, the numbers, the top reasons and the table to open.
+        RejectedError: names the data set, the numbers, the top reasons and the table to open.
     """
     counts = artifact.counts
     if not counts.datasets:
         return
-    limits = {dataset.id: dataset.max_refused_fraction for dataset in config.download.datasets}
+    limits = {dataset.id: dataset.max_rejected_fraction for dataset in config.download.datasets}
     top = ", ".join(f"{num} {reason}" for reason, num in counts.top_reasons()[:3]) or "none"
     where = artifact.files["rejects.parquet"].key
     if counts.num_out == 0:
-        raise RefusedError(
-            f"{artifact.stage}: no clip is left of {counts.num_in} ({top}); every refusal is listed in {where}"
+        raise RejectedError(
+            f"{artifact.stage}: no clip is left of {counts.num_in} ({top}); every rejection is listed in {where}"
         )
     for name, of in counts.datasets.items():
         limit = limits.get(name, 1.0)
         if of.num_rejected > limit * of.num_in:
-            raise RefusedError(
-                f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were refused "
-                f"({top}), more than max_refused_fraction {limit:g} allows; every refusal is listed in {where}. "
-                f"Mend the files, or raise the limit: -s download.datasets.{name}.max_refused_fraction=..."
+            raise RejectedError(
+                f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were rejected "
+                f"({top}), more than max_rejected_fraction {limit:g} allows; every rejection is listed in {where}. "
+                f"Mend the files, or raise the limit: -s download.datasets.{name}.max_rejected_fraction=..."
             )

@@ -84,7 +84,7 @@ def sample_video(
     Raises:
         ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
     """
-    Bucket(num_frames, height, width)  # refuses the shapes that the VAE would floor
+    Bucket(num_frames, height, width)  # rejects the shapes that the VAE would floor
     embeds, mask = pad([prompt_embeds, negative_embeds])
     embeds, mask = embeds.to(pipe.device), mask.to(pipe.device)
 
@@ -96,7 +96,7 @@ def sample_video(
     latents = pipe(
         prompt_embeds=embeds[:1],
         prompt_attention_mask=mask[:1],
-        negative_prompt=None,  # the default "" is refused beside embeddings
+        negative_prompt=None,  # the default "" is rejected beside embeddings
         negative_prompt_embeds=embeds[1:],
         negative_prompt_attention_mask=mask[1:],
         frames=num_frames,

@@ -77,7 +77,7 @@ def _load_with_old_table(
 ) -> tuple[SanaVideoTransformer3DModel, dict[str, list]]:
     """Load a checkpoint whose final modulation table is [1, 2, D] instead of [2, D] (SimpleTuner reports such).
 
-    diffusers either refuses it or leaves the table random (and warns so), so the stored one is put in by hand.
+    diffusers either rejects it or leaves the table random (and warns so), so the stored one is put in by hand.
     """
     model, info = SanaVideoTransformer3DModel.from_pretrained(
         path,

@@ -44,7 +44,7 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     """
     if pixels.ndim != 5 or pixels.shape[1] != 3 or pixels.dtype != torch.float32:
         raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; need float32 [B, 3, F, H, W]")
-    Bucket(*pixels.shape[2:])  # refuses a shape that the VAE or the transformer would floor
+    Bucket(*pixels.shape[2:])  # rejects a shape that the VAE or the transformer would floor
     low, high = (bound.item() for bound in torch.aminmax(pixels))
     if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")

@@ -127,7 +127,7 @@ def scatter(
 
 
 def flow(steps: Sequence[Step], *, end: str, width: int = 1060) -> Chart:
-    """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is refused turns down.
+    """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is rejected turns down.
 
     `end`: the name of what is left after the last.
     """
@@ -139,21 +139,21 @@ def flow(steps: Sequence[Step], *, end: str, width: int = 1060) -> Chart:
         x = 2 + gap * place
         shapes += [_label(x, 18, step.stage, "name"), _label(x, 38, f"{number(step.num_in)} in", "sub")]
         goes_on = _height(step.num_out, most, tall)
-        refused = _height(step.num_refused, most, tall)
+        rejected = _height(step.num_rejected, most, tall)
         if step.num_out:
             arrives = _height(step.num_next, most, tall)
             shapes.append(_band(x + node, top, goes_on, x + gap, arrives, f"{number(step.num_out)} go on"))
-        if step.num_refused:
-            shapes.append(_falling(x + node, top + goes_on, refused, top + tall + 34, gap, step))
-        for line, (reason, num) in enumerate(step.refused.items()):
+        if step.num_rejected:
+            shapes.append(_falling(x + node, top + goes_on, rejected, top + tall + 34, gap, step))
+        for line, (reason, num) in enumerate(step.rejected.items()):
             shapes.append(_label(x + node + 8, top + tall + 54 + 19 * line, f"{number(num)} {reason}", "reason"))
-        came_in = max(goes_on + refused, _height(step.num_in, most, tall))
+        came_in = max(goes_on + rejected, _height(step.num_in, most, tall))
         shapes.append(_rect("node", x, top, node, came_in, radius=3))
     x, left = 2 + gap * len(steps), steps[-1].num_next
     shapes.append(_rect("node", x, top, node, max(_LEAST, _height(left, most, tall)), radius=3))
     shapes += [_label(x, 18, end, "name"), _label(x, 38, number(left), "sub")]
-    rows = max(len(step.refused) for step in steps)
-    about = "; ".join(f"{s.stage}: {s.num_in} in, {s.num_out} out, {s.num_refused} refused" for s in steps)
+    rows = max(len(step.rejected) for step in steps)
+    about = "; ".join(f"{s.stage}: {s.num_in} in, {s.num_out} out, {s.num_rejected} rejected" for s in steps)
     return Chart(width, top + tall + (44 + 19 * rows if rows else 12), about, shapes)
 
 
@@ -175,8 +175,8 @@ def _falling(x: float, y: float, thick: float, floor: float, gap: float, step: S
         f"V{floor:.1f}H{left:.1f}V{y + thick + 4:.1f}Q{left:.1f} {y + thick:.1f} {left - 4:.1f} {y + thick:.1f}"
         f"H{x:.1f}Z"
     )
-    tip = f"{number(step.num_refused)} refused, {percent(step.num_refused, step.num_in)} of {number(step.num_in)}"
-    return Shape("path", "refused soft", {"d": path}, tip=tip)
+    tip = f"{number(step.num_rejected)} rejected, {percent(step.num_rejected, step.num_in)} of {number(step.num_in)}"
+    return Shape("path", "rejected soft", {"d": path}, tip=tip)
 
 
 def _height(num: float, most: float, tall: float) -> float:

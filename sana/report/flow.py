@@ -1,4 +1,4 @@
-"""What became of the clips: how many came in, went on or were refused, stage by stage; which were refused, and why."""
+"""What became of the clips: how many came in, went on or were rejected, stage by stage; which were rejected, and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from sana.store import Store
 
 STAGES = ("download", "probe", "bucket", "encode_latents")  # those that clips flow through
 MAX_ROWS = 1000
-MAX_ROWS_BYTES = 1_000_000  # of the refused files on the page
+MAX_ROWS_BYTES = 1_000_000  # of the rejected files on the page
 _SHOWN, _ROW_BYTES = ("path", "stage", "reason", "detail", "dataset"), 107  # without texts, a row is so long in HTML
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage: clips (after bucket: samples, which are windows of clips) in, out, and refused by reason.
+    """One stage: clips (after bucket: samples, which are windows of clips) in, out, and rejected by reason.
 
     `num_next`: what goes into the next stage; more than `num_out` where a clip gives several samples.
     """
@@ -33,16 +33,16 @@ class Step:
     stage: str
     num_in: int
     num_out: int
-    refused: Mapping[str, int]
+    rejected: Mapping[str, int]
     num_next: int
 
     @property
-    def num_refused(self) -> int:
-        return sum(self.refused.values())
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
 
     @property
     def adds_up(self) -> bool:
-        return self.num_in == self.num_out + self.num_refused
+        return self.num_in == self.num_out + self.num_rejected
 
 
 def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
@@ -56,7 +56,7 @@ def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
 
 
 @dataclass(frozen=True)
-class Refusals:
+class Rejections:
     """`counts` by (stage, data set, reason); `rows` of REJECTS that are shown; `keys` of the tables with all rows."""
 
     counts: Mapping[tuple[str, str, str], int]
@@ -73,8 +73,8 @@ class Refusals:
         return list(dict.fromkeys((stage, reason) for stage, _, reason in self.counts))
 
 
-def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Refusals:
-    """Count all refusals and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
+def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Rejections:
+    """Count all rejections and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
 
     Rows of very long texts are cut off at MAX_ROWS_BYTES.
 
@@ -103,7 +103,7 @@ def refusals(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int =
         rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
     rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
     in_order = dict(sorted(counts.items(), key=lambda item: (STAGES.index(item[0][0]), item[0])))
-    return Refusals(in_order, _fitting(rows), [artifacts[stage].files["rejects.parquet"].key for stage in stages])
+    return Rejections(in_order, _fitting(rows), [artifacts[stage].files["rejects.parquet"].key for stage in stages])
 
 
 def _fair_share(sizes: Sequence[int], total: int) -> int:
@@ -124,7 +124,7 @@ def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[str, Any]]:
-    """Read the rows of a table of refusals with these numbers, which ascend."""
+    """Read the rows of a table of rejections with these numbers, which ascend."""
     rows: list[dict[str, Any]] = []
     start = 0
     for batch in batches(store, artifact, "rejects.parquet", REJECTS.names):
@@ -136,19 +136,19 @@ def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[st
 
 @dataclass(frozen=True)
 class DatasetCount:
-    """One data set: videos found, clips that are left after the last committed stage, refused by (stage, reason)."""
+    """One data set: videos found, clips that are left after the last committed stage, rejected by (stage, reason)."""
 
     name: str
     num_in: int
     num_left: int
-    refused: Mapping[tuple[str, str], int]
+    rejected: Mapping[tuple[str, str], int]
 
     @property
-    def num_refused(self) -> int:
-        return sum(self.refused.values())
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
 
 
-def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[DatasetCount]:
+def datasets(artifacts: Mapping[str, Artifact], rejected: Rejections) -> list[DatasetCount]:
     """Return the counts of each data set, largest first; in the unit of the last stage where clips became windows."""
     stages = [name for name in STAGES if name in artifacts]
     if not stages:
@@ -157,6 +157,6 @@ def datasets(artifacts: Mapping[str, Artifact], refused: Refusals) -> list[Datas
     found = []
     for name in sorted(first):
         left = last.get(name, DatasetCounts(0, 0))
-        reasons = {(stage, reason): num for (stage, of, reason), num in refused.counts.items() if of == name}
+        reasons = {(stage, reason): num for (stage, of, reason), num in rejected.counts.items() if of == name}
         found.append(DatasetCount(name, first[name].num_in, left.num_in - left.num_rejected, reasons))
     return sorted(found, key=lambda one: -one.num_in)

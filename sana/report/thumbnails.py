@@ -120,7 +120,7 @@ def _thumbnail(sources: Mapping[str, Source], row: Mapping[str, Any]) -> Thumbna
     """Decode one frame of a window. Raises SanaError or OSError, with the reason."""
     # here and not above: a page without thumbnails must not load a video library
     from sana.data.video.frames import read_window
-    from sana.data.video.video import ClipRefused
+    from sana.data.video.video import ClipRejected
 
     bucket = Bucket.parse(row["bucket"])
     if row["dataset"] not in sources:
@@ -129,8 +129,8 @@ def _thumbnail(sources: Mapping[str, Source], row: Mapping[str, Any]) -> Thumbna
     try:
         with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:
             frame = read_window(path, first_frame)[0]
-    except ClipRefused as refusal:
-        raise SanaError(f"{row['path']}: {refusal.reason}, {refusal.detail}") from refusal
+    except ClipRejected as rejection:
+        raise SanaError(f"{row['path']}: {rejection.reason}, {rejection.detail}") from rejection
     picture = _shrunk(frame)
     jpeg = base64.b64encode(_encoded(picture)).decode()
     return Thumbnail(row["sample_id"], row["path"], row["split"], picture.width, picture.height, jpeg)

@@ -2,7 +2,7 @@
 
 A file can kill the process that decodes it. The worker keeps a `Journal`. When a signal kills the worker, the stage
 that started it reads what was `left_open` and starts another one, which opens those `Suspects` first and one at a time:
-the next death has one culprit, which is refused as killed_worker; the others are cleared by being finished.
+the next death has one culprit, which is rejected as killed_worker; the others are cleared by being finished.
 """
 
 import os
@@ -81,5 +81,5 @@ class Suspects:
 
     @property
     def guilty(self) -> list[str]:
-        """Names to refuse as killed_worker, unopened; sorted."""
+        """Names to reject as killed_worker, unopened; sorted."""
         return sorted(name for name, deaths in self.deaths.items() if deaths >= MAX_DEATHS)

@@ -61,7 +61,7 @@ def outlive(context: Context, stage: str, run: Callable[[CrashHistory], object],
     """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
     `run` is given what the worker must find in its spec: where it must keep a `Journal` (of several processes, each at
-    `rank_journal`), and the deaths, for `Suspects`: names to open first and alone, and names to refuse as
+    `rank_journal`), and the deaths, for `Suspects`: names to open first and alone, and names to reject as
     killed_worker.
 
     Raises:

@@ -17,7 +17,7 @@ from sana.data.bucketing.split import held_out
 from sana.data.bucketing.window_table import Assignment, assign
 from sana.data.schemas import CUT
 from sana.data.tables import content_digest, read_table
-from sana.errors import ConfigError, RefusedError
+from sana.errors import ConfigError, RejectedError
 
 NAME = "bucket"
 VERSION = 2
@@ -58,7 +58,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
 
     Raises:
         ConfigError: `eval_sources` names a source that is not there, or roles put one source into both splits.
-        RefusedError: one split would be empty.
+        RejectedError: one split would be empty.
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     clips = read_table(context.store, inputs["probe"], "clips.parquet")
@@ -83,24 +83,24 @@ def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
 
     Raises:
         ConfigError: `eval_sources` names a source that is not there, or roles put one source into both splits.
-        RefusedError: one split is empty.
+        RejectedError: one split is empty.
     """
     windows = assigned.windows
     if windows.num_rows == 0:
-        return  # the refusals are what there is to say
+        return  # the rejections are what there is to say
     _check_sources(config, clips, windows)
     _check_roles(config, windows)
     for split in ("train", "eval"):
         counted = assigned.facts.buckets.values()
         if not any(one.train if split == "train" else one.eval for one in counted):
-            raise RefusedError(
+            raise RejectedError(
                 f"bucket: the {split} split is empty: {assigned.counts.num_out} clips, {assigned.facts.sources} "
                 f"sources are left; {_why_empty(config, clips, assigned, split)}"
             )
 
 
 def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str) -> str:
-    """Say whether the clips of a split were refused, or none was meant for it, and what to do."""
+    """Say whether the clips of a split were rejected, or none was meant for it, and what to do."""
     is_eval, _ = held_out(clips, config)
     meant = clips.filter(pa.array(is_eval == (split == "eval")))
     if meant.num_rows:
@@ -108,12 +108,12 @@ def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str
         reasons = Counter(tally(assigned.rejects["reason"].filter(mine))).most_common(3)
         top = ", ".join(f"{num} {reason}" for reason, num in reasons)
         return (
-            f"all {meant.num_rows} clips meant for it were refused ({top}); mend them, or loosen the rules of `bucket`"
+            f"all {meant.num_rows} clips meant for it were rejected ({top}); mend them, or loosen the rules of `bucket`"
         )
-    refused = [dataset.where for dataset in config.download.enabled if dataset.role == split]
-    if refused:  # its role is this one, and no clip of it came here
+    rejected = [dataset.where for dataset in config.download.enabled if dataset.role == split]
+    if rejected:  # its role is this one, and no clip of it came here
         return (
-            f"{', '.join(refused)} with role: {split} came here without a clip, as all were refused before; mend them"
+            f"{', '.join(rejected)} with role: {split} came here without a clip, as all were rejected before; mend them"
         )
     divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role == "split"], pa.string())
     names = pc.unique(clips["source_id"].filter(pc.is_in(clips["dataset"], value_set=divided)))
@@ -138,7 +138,7 @@ def _check_sources(config: Config, clips: pa.Table, windows: pa.Table) -> None:
             continue
         what, near = "no clip has it", difflib.get_close_matches(name, sorted(known), n=1)
         if name in known:
-            what = "all its clips were refused" if name in divisible else "its data set has role: train"
+            what = "all its clips were rejected" if name in divisible else "its data set has role: train"
         left = ", ".join(sorted(kept)[:8])
         hint = f"; did you mean {near[0]}?" if near and name not in known else f"; there are {left}"
         raise ConfigError(f"bucket.eval_sources: source {name!r}: {what}{hint}")

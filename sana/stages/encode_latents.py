@@ -64,12 +64,14 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     windows = _windows(context, inputs)
     pool = pool_of(context, model)
     pool.compact()
-    index, refused = _joined(windows, pool.rows())
+    index, rejected = _joined(windows, pool.rows())
     draft.add("index.parquet", to_parquet(index))
-    draft.add("rejects.parquet", to_parquet(refused))
+    draft.add("rejects.parquet", to_parquet(rejected))
     return draft.commit(
         content={split: content_digest(_split(index, split), _CONTENT) for split in ("train", "eval")},
-        counts=count_rejects(tally(windows.column("dataset")), index.num_rows, refused).with_extra(encoded=num_encoded),
+        counts=count_rejects(tally(windows.column("dataset")), index.num_rows, rejected).with_extra(
+            encoded=num_encoded
+        ),
         facts=EncodeLatentsFacts(
             num_bytes=pc.sum(index.column("num_bytes")).as_py() or 0,
             train_samples=dict(sorted(tally(_split(index, "train").column("dataset")).items())),
@@ -81,7 +83,7 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
     """Encode what the pool lacks, as machine `index` of `count`: its own parts first, then those of the others.
 
     Returns how many samples were to be encoded when it began. A worker that a clip kills is started again; what was
-    open when it died is then decoded alone, and refused as killed_worker when it kills once more.
+    open when it died is then decoded alone, and rejected as killed_worker when it kills once more.
 
     Raises:
         ValueError: not 0 <= index < count.
@@ -137,7 +139,7 @@ def _missing(windows: pa.Table, pool: Pool) -> pa.Table:
 
 
 def _joined(windows: pa.Table, encoded: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Return the index of what was encoded, and what was refused."""
+    """Return the index of what was encoded, and what was rejected."""
     found = pc.index_in(windows.column("sample_key"), encoded.column("sample_key").combine_chunks())
     if found.null_count:
         raise SanaError(f"{NAME}: {found.null_count} of {len(found)} samples are not in the pool; run again")
@@ -148,8 +150,8 @@ def _joined(windows: pa.Table, encoded: pa.Table) -> tuple[pa.Table, pa.Table]:
     windows = windows.append_column("stage", pa.repeat(pa.scalar(NAME), windows.num_rows))
     good = pc.equal(windows.column("reason"), "")
     index = windows.filter(good).select(LATENT_INDEX.names).cast(LATENT_INDEX)
-    refused = windows.filter(pc.invert(good)).select(REJECTS.names).cast(REJECTS)
-    return index, refused
+    rejected = windows.filter(pc.invert(good)).select(REJECTS.names).cast(REJECTS)
+    return index, rejected
 
 
 def _split(index: pa.Table, split: str) -> pa.Table:

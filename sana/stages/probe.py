@@ -49,20 +49,22 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
 
         outlive(context, NAME, opened)
     judged = _with_facts(clips, pool.rows())
-    if context.config.probe.duplicates == "refuse":
+    if context.config.probe.duplicates == "reject":
         judged = _without_duplicates(judged)
     good = pc.equal(judged.column("reason"), "")
     probed = judged.filter(good).select(PROBED.names).cast(PROBED)
-    refused = judged.filter(pc.invert(good))
-    refused = (
-        refused.append_column("stage", pa.repeat(pa.scalar(NAME), refused.num_rows)).select(REJECTS.names).cast(REJECTS)
+    rejected = judged.filter(pc.invert(good))
+    rejected = (
+        rejected.append_column("stage", pa.repeat(pa.scalar(NAME), rejected.num_rows))
+        .select(REJECTS.names)
+        .cast(REJECTS)
     )
     draft.add("clips.parquet", to_parquet(probed))
-    draft.add("rejects.parquet", to_parquet(refused))
+    draft.add("rejects.parquet", to_parquet(rejected))
     pool.compact()
     return draft.commit(
         content={"clips": content_digest(probed, PROBED.names)},
-        counts=count_rejects(tally(clips.column("dataset")), probed.num_rows, refused).with_extra(opened=num_missing),
+        counts=count_rejects(tally(clips.column("dataset")), probed.num_rows, rejected).with_extra(opened=num_missing),
     )
 
 
@@ -76,7 +78,7 @@ def _with_facts(clips: pa.Table, probes: pa.Table) -> pa.Table:
 
 
 def _without_duplicates(judged: pa.Table) -> pa.Table:
-    """Refuse all but the first by clip_id of the clips that share a content and are not refused already."""
+    """Reject all but the first by clip_id of the clips that share a content and are not rejected already."""
     order = pc.sort_indices(judged, sort_keys=[("digest", "ascending"), ("clip_id", "ascending")])
     starts = run_starts(judged.column("digest").take(order))
     first = np.empty(judged.num_rows, np.int64)  # for each clip, the row of the first clip with its content

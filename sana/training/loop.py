@@ -209,7 +209,7 @@ class Trainer:
         return not self.stop.agreed()
 
     def _save(self) -> None:
-        self._flush()  # refuses numbers that are not finite, so no such weights are ever saved
+        self._flush()  # rejects numbers that are not finite, so no such weights are ever saved
         snapshot = self.state.snapshot(self.parallel)
         if self.parallel.is_main:
             self.trajectory.save(snapshot, self.cursor)

@@ -28,11 +28,11 @@ from sana.data.shards.shard import DTYPES, Location, write_shard
 from sana.data.shards.shard_tables import require_shards
 from sana.data.sources.source import open_sources
 from sana.data.video.frames import read_window
-from sana.data.video.video import ClipRefused, to_pixels
+from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
 from sana.model.device import made_by, resolve_device
 from sana.model.vae import encode_latents, load_vae
-from sana.progress import REFUSED, Progress
+from sana.progress import REJECTED, Progress
 from sana.runtime.crash_journal import MAX_DEATHS, Journal, Suspects
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
@@ -42,7 +42,7 @@ from sana.store import Store
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
-Decoded = np.ndarray | ClipRefused  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
+Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
 Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 
 
@@ -69,15 +69,15 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     # by bucket; what a worker before us did is counted once, by the first
     done = Counter(share.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
-    num_refused = 0
+    num_rejected = 0
     for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
         shards = _Shards(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
         part: list[Row] = []
-        refusals: dict[str, ClipRefused] = {}
+        rejections: dict[str, ClipRejected] = {}
         for rows, result in _batches(items, config.batch_size):
-            if isinstance(result, ClipRefused):
-                refusals[rows[0]["sample_key"]] = result
-                num_refused += 1
+            if isinstance(result, ClipRejected):
+                rejections[rows[0]["sample_key"]] = result
+                num_rejected += 1
             else:
                 latents = encode_latents(vae, torch.from_numpy(result))
                 for row, latent in zip(rows, latents, strict=False):  # the batch may be filled up by repeats
@@ -85,9 +85,9 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
             part += rows
             bucket = rows[0]["bucket"]
             done[bucket] += len(rows)
-            counts = {**done, REFUSED: num_refused}
+            counts = {**done, REJECTED: num_rejected}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
-        index = _index(part, shards.close(), refusals, made_by(device))
+        index = _index(part, shards.close(), rejections, made_by(device))
         require_shards(store, index)  # `gc` may have come by
         pool.commit_part(index)
 
@@ -106,18 +106,18 @@ def _windows(job: Job[EncodeLatentsSpec], share: Share, rank: int) -> Iterator[I
 
 
 def _decoder(job: Job[EncodeLatentsSpec], journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
-    """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a refusal."""
+    """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a rejection."""
     sources = open_sources(job.config, work_dir=job.work_dir)
 
     def decode(row: Row) -> Decoded:
         if row["digest"] in guilty:
-            return ClipRefused(Reason.KILLED_WORKER, f"{MAX_DEATHS} processes died while they decoded it")
+            return ClipRejected(Reason.KILLED_WORKER, f"{MAX_DEATHS} processes died while they decoded it")
         with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:
             try:
                 with journal.open(row["digest"]):
                     return to_pixels(read_window(path, row))
-            except ClipRefused as refusal:
-                return refusal
+            except ClipRejected as rejection:
+                return rejection
 
     return decode
 
@@ -141,7 +141,7 @@ def _ahead(
 
 
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:
-    """Yield rows and their pixels [B, 3, F, H, W], B always `batch_size`, or one row and its refusal.
+    """Yield rows and their pixels [B, 3, F, H, W], B always `batch_size`, or one row and its rejection.
 
     The last batch is filled up by repeats: a sample's bytes depend on the size of the batch, not on what is in it.
     """
@@ -149,7 +149,7 @@ def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row]
     pixels: list[np.ndarray] = []
     for _, row, future in items:
         decoded = future.result()
-        if isinstance(decoded, ClipRefused):
+        if isinstance(decoded, ClipRejected):
             yield [row], decoded
             continue
         rows.append(row)
@@ -198,13 +198,13 @@ class _Shards:
 
 
 def _index(
-    part: Sequence[Row], locations: Mapping[str, Location], refusals: Mapping[str, ClipRefused], made_by: str
+    part: Sequence[Row], locations: Mapping[str, Location], rejections: Mapping[str, ClipRejected], made_by: str
 ) -> pa.Table:
     """Return the pool rows of a part."""
     rows = []
     for row in part:
-        refusal = refusals.get(row["sample_key"])
-        why = {"reason": refusal.reason, "detail": refusal.detail} if refusal else {"reason": "", "detail": ""}
+        rejection = rejections.get(row["sample_key"])
+        why = {"reason": rejection.reason, "detail": rejection.detail} if rejection else {"reason": "", "detail": ""}
         rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NOTHING)), "made_by": made_by})
     return table_of(rows, LATENTS)
 

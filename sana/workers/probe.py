@@ -17,7 +17,7 @@ from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
 from sana.data.sources.source import Source, fetched, open_sources
 from sana.data.tables import read_table
 from sana.data.video.probe import probe_video
-from sana.data.video.video import ClipRefused
+from sana.data.video.video import ClipRejected
 from sana.progress import Progress
 from sana.runtime.crash_journal import Journal, Suspects
 from sana.runtime.job import Job, run_worker
@@ -63,12 +63,12 @@ def probe(job: Job[ProbeSpec]) -> None:
 
 
 def _open(row: Row, source: Source, journal: Journal) -> Row:
-    """Return what the video is, or why it was refused."""
+    """Return what the video is, or why it was rejected."""
     try:
         with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):
             return {"reason": "", "detail": "", **vars(probe_video(path))}
-    except ClipRefused as refusal:
-        return {**_NOTHING, "reason": refusal.reason, "detail": refusal.detail}
+    except ClipRejected as rejection:
+        return {**_NOTHING, "reason": rejection.reason, "detail": rejection.detail}
     except OSError as error:
         raise StoreError(
             f"probe: {row['path']} of download.datasets[{row['dataset']}] cannot be read ({error}); "
@@ -92,14 +92,14 @@ class _Reporter:
 
     def __init__(self, job: Job[ProbeSpec], total: int, sources: Mapping[str, Source]) -> None:
         self._job, self._total, self._sources = job, total, sources
-        self._done, self._refused = 0, 0
+        self._done, self._rejected = 0, 0
         self._reported_s, self._fetched = 0.0, ""
 
     def __call__(self, rows: Iterable[Row]) -> list[Row]:
         passed = []
         for row in rows:
             passed.append(row)
-            self._done, self._refused = self._done + 1, self._refused + bool(row["reason"])
+            self._done, self._rejected = self._done + 1, self._rejected + bool(row["reason"])
             if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
                 self._say(fetched(self._sources))
         return passed
@@ -117,7 +117,7 @@ class _Reporter:
                 future.cancel()
 
     def _say(self, fetched_now: str) -> None:
-        detail = ", ".join(part for part in (f"{self._refused} refused", fetched_now) if part)
+        detail = ", ".join(part for part in (f"{self._rejected} rejected", fetched_now) if part)
         self._job.report(Progress(self._done, self._total, "videos", detail))
         self._reported_s, self._fetched = time.monotonic(), fetched_now
 

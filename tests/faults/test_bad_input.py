@@ -76,9 +76,9 @@ def test_a_missing_model(tmp_path: Path, model: str) -> None:
 def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
     """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
     for _ in range(2):
-        done = sana(tmp_path, tiny_model, "download.datasets.0.max_refused_fraction=0.01")
-        refused = "download.datasets[demo]: 1 of 16 clips were refused (1 no_caption)"
-        assert_one_clear_error(done, refused, "rejects.parquet")
+        done = sana(tmp_path, tiny_model, "download.datasets.0.max_rejected_fraction=0.01")
+        rejected = "download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption)"
+        assert_one_clear_error(done, rejected, "rejects.parquet")
         assert committed(tmp_path) == ["download"]
     page = next((tmp_path / "work/mlflow-artifacts").rglob("data_report.html")).read_text()
     assert "nocaption-00.mp4" in page and '<span class="bad">failed</span>' in page, "the run says what to look at"
@@ -172,7 +172,7 @@ def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tin
         ("AWS_SECRET_ACCESS_KEY", "wrong", "the secret key is wrong"),
     ],
 )
-def test_s3_that_does_not_answer_or_refuses(
+def test_s3_that_does_not_answer_or_rejects(
     s3, tmp_path: Path, tiny_model: Path, name: str, value: str, says: str
 ) -> None:
     done = sana(tmp_path, tiny_model, f"root=s3://{s3.bucket}/bad", env={**s3.env(), name: value})

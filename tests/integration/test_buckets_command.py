@@ -60,8 +60,10 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
     counts = made.counts
     clips = {row["clip_id"] for row in rows}
     assert counts.num_samples == len(rows) > counts.num_out == len(clips) == counts.num_in - counts.num_rejected
-    refused = counts.num_rejected
-    said = f"{counts.num_in} in, {counts.num_out} used for {len(rows)} samples, {refused} refused ({refused} too_short)"
+    rejected = counts.num_rejected
+    said = (
+        f"{counts.num_in} in, {counts.num_out} used for {len(rows)} samples, {rejected} rejected ({rejected} too_short)"
+    )
     assert said in shown.output
     table = result_table([("bucket", "Completed", made)], context.store)
     assert table.splitlines()[1].split()[2:6] == [

@@ -29,7 +29,7 @@ def test_the_quickstart_converted_trains_on_the_demo(tmp_path: Path, tiny_model:
             f"work_dir={place.folder / 'work'}",
             f"model.path={place.model}",
             f"download.datasets.0.source={place.clips}",
-            "download.datasets.0.max_refused_fraction=0.2",
+            "download.datasets.0.max_rejected_fraction=0.2",
             "bucket.buckets=[9x64x96, 9x96x64]",
             "bucket.min_frames=9",
             "bucket.minimum_image_size=null",

@@ -1,4 +1,4 @@
-"""What is refused: files that are no video, cut or damaged ones; never silently shortened, never padded with copies."""
+"""What is rejected: files that are no video, cut or damaged ones; never silently shortened, never padded with copies."""
 
 import contextlib
 from pathlib import Path
@@ -10,14 +10,14 @@ import pytest
 
 from sana.data.video.frames import read_frames
 from sana.data.video.probe import probe_video
-from sana.data.video.video import ClipRefused
-from tests.video_files import blank_packet, decode_all, make_audio, make_video, numbers, refusal
+from sana.data.video.video import ClipRejected
+from tests.video_files import blank_packet, decode_all, make_audio, make_video, numbers, rejection
 from tests.video_formats import NUM_FRAMES
 
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_what_is_not_a_video_is_refused_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_a_video_is_rejected_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     contents = {
         "empty": b"",
         "random": np.random.default_rng(0).bytes(50_000),
@@ -28,10 +28,10 @@ def test_what_is_not_a_video_is_refused_quietly(tmp_path: Path, capfd: pytest.Ca
         path = tmp_path / f"{name}.mp4"
         path.write_bytes(content)
         expected = "empty" if name == "empty" else "unreadable"
-        assert refusal(probe_video, path) == expected, name
-        assert refusal(read_frames, path, [0], height=64, width=96) == expected, name
+        assert rejection(probe_video, path) == expected, name
+        assert rejection(read_frames, path, [0], height=64, width=96) == expected, name
     sound = make_audio(tmp_path / "sound.mp4")
-    assert refusal(probe_video, sound) == refusal(read_frames, sound, [0], height=64, width=96) == "no_video"
+    assert rejection(probe_video, sound) == rejection(read_frames, sound, [0], height=64, width=96) == "no_video"
     assert capfd.readouterr() == ("", "")
 
 
@@ -54,7 +54,7 @@ CONTAINERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_cut_file_is_refused_or_counted_exactly(tmp_path: Path, name: str) -> None:
+def test_a_cut_file_is_rejected_or_counted_exactly(tmp_path: Path, name: str) -> None:
     ending, options = CONTAINERS[name]
     data = make_video(tmp_path / f"whole.{ending}", num_frames=NUM_FRAMES, **options).read_bytes()
     header = data.find(b"mdat") + 8 if name.startswith("faststart") else len(data)
@@ -63,17 +63,17 @@ def test_a_cut_file_is_refused_or_counted_exactly(tmp_path: Path, name: str) -> 
         path.write_bytes(data[: len(data) * percent // 100])
         try:
             num_frames = probe_video(path).num_frames
-        except ClipRefused as refused:
-            assert refused.reason in ("truncated", "unreadable")
-            assert refused.reason == "truncated" or path.stat().st_size <= header, percent
-            assert refusal(read_frames, path, range(NUM_FRAMES), height=64, width=96)
+        except ClipRejected as rejected:
+            assert rejected.reason in ("truncated", "unreadable")
+            assert rejected.reason == "truncated" or path.stat().st_size <= header, percent
+            assert rejection(read_frames, path, range(NUM_FRAMES), height=64, width=96)
             continue
         assert numbers(read_frames(path, range(num_frames), height=64, width=96)) == list(range(num_frames))
-        assert refusal(read_frames, path, [0, num_frames], height=64, width=96) == "truncated"
+        assert rejection(read_frames, path, [0, num_frames], height=64, width=96) == "truncated"
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_damage_refuses_the_frames_behind_it_and_no_others(tmp_path: Path, name: str) -> None:
+def test_damage_rejects_the_frames_behind_it_and_no_others(tmp_path: Path, name: str) -> None:
     ending, options = CONTAINERS[name]
     path = make_video(tmp_path / f"damaged.{ending}", num_frames=NUM_FRAMES, gop=8, **options)
     blank_packet(path, 24)
@@ -82,7 +82,7 @@ def test_damage_refuses_the_frames_behind_it_and_no_others(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", [*CONTAINERS, "ts"])
-def test_any_damage_ends_in_frames_or_in_a_refusal(tmp_path: Path, name: str) -> None:
+def test_any_damage_ends_in_frames_or_in_a_rejection(tmp_path: Path, name: str) -> None:
     ending, options = CONTAINERS.get(name, ("ts", {}))
     data = make_video(tmp_path / f"whole.{ending}", num_frames=NUM_FRAMES, **options).read_bytes()
     path = tmp_path / f"damaged.{ending}"
@@ -92,19 +92,19 @@ def test_any_damage_ends_in_frames_or_in_a_refusal(tmp_path: Path, name: str) ->
         where = rng.integers(0, len(damaged), rng.choice([1, 2, 5, 20]))
         damaged[where] = rng.integers(0, 256, len(where))
         path.write_bytes(damaged.tobytes()[: rng.integers(1, len(damaged)) if round_ % 4 == 0 else None])
-        with contextlib.suppress(ClipRefused):
+        with contextlib.suppress(ClipRejected):
             assert probe_video(path).num_frames > 0
         assert _outcome(path) == _outcome(path)
 
 
 def _outcome(path: Path) -> tuple[str, ...]:
-    """For each prefix of the clip: the bytes that are read, or the reason and detail of the refusal."""
+    """For each prefix of the clip: the bytes that are read, or the reason and detail of the rejection."""
     outcome = []
     for stop in (1, 8, 16, 24, 40):
         try:
             outcome.append(read_frames(path, range(stop), height=16, width=16).tobytes().hex())
-        except ClipRefused as refused:
-            outcome.append(str(refused))
+        except ClipRejected as rejected:
+            outcome.append(str(rejected))
     return tuple(outcome)
 
 
@@ -121,4 +121,4 @@ def test_undecodable_frames_are_never_replaced_by_copies(tmp_path: Path) -> None
     assert good < 55
     frames = numbers(read_frames(path, range(good), height=64, width=96))
     assert frames == list(range(60 - good, 60))
-    assert refusal(read_frames, path, range(good + 1), height=64, width=96) == "truncated"
+    assert rejection(read_frames, path, range(good + 1), height=64, width=96) == "truncated"

@@ -17,7 +17,7 @@ from sana.data.bucketing.windows import available_frames
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.frames import read_frames, read_window
 from sana.data.video.probe import probe_video
-from sana.data.video.video import ClipRefused
+from sana.data.video.video import ClipRejected
 from tests.video_files import blank_packet, make_video, memory_grown_mib, numbers, picture
 
 pytestmark = pytest.mark.timeout(60)
@@ -36,8 +36,8 @@ FORMATS: dict[str, dict[str, Any]] = {
 }
 
 
-def refusal(path: Path, times: list[float]) -> str:
-    with pytest.raises(ClipRefused) as caught:
+def rejection(path: Path, times: list[float]) -> str:
+    with pytest.raises(ClipRejected) as caught:
         read_times(path, times, **SIZE)
     return str(caught.value)
 
@@ -54,7 +54,7 @@ def test_at_its_own_rate_a_file_gives_each_frame_once(tmp_path: Path, name: str)
     assert half == [k - first for k in range(0, num - 1, 2)]
     double = numbers(read_times(path, [k / fps / 2 + 0.004 for k in range(2 * num - 1)], **SIZE))
     assert double == [k // 2 - first for k in range(2 * num - 1)]
-    assert refusal(path, [0.0, (num + 1) / fps]).startswith("truncated: frames last to")
+    assert rejection(path, [0.0, (num + 1) / fps]).startswith("truncated: frames last to")
 
 
 @given(
@@ -143,21 +143,21 @@ def test_rotation_and_pixel_aspect_are_undone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut_fragments.mp4"])
-def test_a_file_that_ends_early_is_refused_not_stretched(tmp_path: Path, name: str) -> None:
+def test_a_file_that_ends_early_is_rejected_not_stretched(tmp_path: Path, name: str) -> None:
     whole = {"container": {"movflags": "frag_keyframe+empty_moov"}} if "fragments" in name else {}
     path = make_video(tmp_path / name, num_frames=81, gop=8, **whole)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 4])
     got = len(read_times(path, [k / 16 for k in range(9)], **SIZE))
     assert got == 9
     for times in ([k / 16 for k in range(81)], [5.0]):
-        assert refusal(path, times).startswith("truncated: frames last to")
+        assert rejection(path, times).startswith("truncated: frames last to")
 
 
 def test_nothing_behind_the_last_time_is_decoded(tmp_path: Path) -> None:
     path = make_video(tmp_path / "damaged.mp4", num_frames=60, gop=8)
     blank_packet(path, 40)
     assert numbers(read_times(path, [k / 16 for k in range(33)], **SIZE)) == list(range(33))
-    assert refusal(path, [k / 16 for k in range(60)]).startswith("truncated")
+    assert rejection(path, [k / 16 for k in range(60)]).startswith("truncated")
 
 
 @pytest.mark.parametrize("times", [[], [-0.1], [1.0, 0.5]])

@@ -1,4 +1,4 @@
-"""Laws of the download stage: clips in = clips out + refused, by whatever workers, with every caption knob."""
+"""Laws of the download stage: clips in = clips out + rejected, by whatever workers, with every caption knob."""
 
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert [p.done for p in seen] == sorted(p.done for p in seen) and (seen[-1].done, seen[-1].total) == (600, 600)
 
 
-def test_rows_without_videos_and_videos_without_rows_are_refused_by_name(tmp_path: Path) -> None:
+def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_path: Path) -> None:
     rows = [
         {"file_name": "a.mp4", "text": "a"},
         {"file_name": "gone.mp4", "text": "b"},
@@ -51,7 +51,7 @@ def test_rows_without_videos_and_videos_without_rows_are_refused_by_name(tmp_pat
     make_files(tmp_path, {"secret.mp4": "s"})
     done = Done(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["a"]}
-    assert {path: reason for path, (reason, _) in done.refused.items()} == {
+    assert {path: reason for path, (reason, _) in done.rejected.items()} == {
         "gone.mp4": "missing",
         "a.gif": "missing",
         "../secret.mp4": "outside",
@@ -62,19 +62,19 @@ def test_rows_without_videos_and_videos_without_rows_are_refused_by_name(tmp_pat
         "blank.mp4": "no_caption",
         "unnamed.mp4": "no_caption",
     }
-    assert done.refused["gone.mp4"][1] == "row 2 of metadata.csv: it is not there"
-    assert ".mkv" in done.refused["a.gif"][1] and "'..'" in done.refused["../secret.mp4"][1]
-    assert done.refused["unnamed.mp4"][1] == "no row of metadata.csv names it"
+    assert done.rejected["gone.mp4"][1] == "row 2 of metadata.csv: it is not there"
+    assert ".mkv" in done.rejected["a.gif"][1] and "'..'" in done.rejected["../secret.mp4"][1]
+    assert done.rejected["unnamed.mp4"][1] == "no row of metadata.csv names it"
 
 
-def test_what_is_no_video_file_is_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_what_is_no_video_file_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"ok.mp4": "1", "ok.txt": "fine", "latin.mp4": "2", "latin.txt": b"caf\xe9"})
     make_files(folder, {os.fsdecode(b"caf\xe9.mp4"): "3", "folder.mp4/in.mp4": "4", "folder.mp4/in.txt": "inside"})
     os.mkfifo(folder / "pipe.mp4")
     (folder / "gone.mp4").symlink_to("nowhere")
     done = Done(context(tmp_path, {"source": str(folder)}))
     assert done.captions == {"ok.mp4": ["fine"], "folder.mp4/in.mp4": ["inside"]}
-    reasons = {path: reason for path, (reason, _) in done.refused.items()}
+    reasons = {path: reason for path, (reason, _) in done.rejected.items()}
     unreadable = dict.fromkeys(["caf\\xe9.mp4", "folder.mp4", "pipe.mp4", "gone.mp4"], "unreadable")
     assert reasons == {**unreadable, "latin.mp4": "no_caption"}
 
@@ -91,7 +91,7 @@ def test_the_fallback_serves_clips_without_a_caption(tmp_path: Path) -> None:
     captions = {"missing": "fallback", "fallback": "a film", "prefix": "<", "suffix": ">", "trigger": "sks"}
     done = Done(context(tmp_path, {"source": folder, "captions": captions}))
     assert done.captions == {"a.mp4": ["sks, <own>"], "b.mp4": ["sks, <a film>"], "c.mp4": ["sks, <a film>"]}
-    assert list(done.refused) == ["d.mp4"], "a damaged text is not a missing one"
+    assert list(done.rejected) == ["d.mp4"], "a damaged text is not a missing one"
     nothing = Done(context(tmp_path / "2", {"source": folder, "captions": {"layout": "none", "fallback": "f"}}))
     assert set(map(tuple, nothing.captions.values())) == {("f",)} and len(nothing.captions) == 4
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict,
     assert head == str(told.value) and not notes, "the check before a run says the same"
 
 
-def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
     names = ["film1_s1.mp4", "film1_s2.mp4", "other.mp4"]
     folder = make_files(tmp_path / "s", {**videos(names), **{f"{name[:-4]}.txt": "x" for name in names}})
     done = Done(context(tmp_path, {"source": str(folder), "source_pattern": "^(film[0-9]+)_"}))

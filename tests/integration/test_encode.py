@@ -114,7 +114,7 @@ def kill_at(digest: str, tried: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_clip_that_kills_its_worker_twice_is_refused(
+def test_a_clip_that_kills_its_worker_twice_is_rejected(
     bucketed: Place, reference: Artifact, tmp_path: Path, workers: int
 ) -> None:
     context, inputs = at_root(bucketed, tmp_path, f"resources.num_workers={workers}", "resources.samples_per_part=2")
@@ -122,8 +122,8 @@ def test_a_clip_that_kills_its_worker_twice_is_refused(
     with forked_workers(partial(kill_at, victim["digest"], tmp_path / "tried")) as launches:
         made = stage.run(context, inputs)
     assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3
-    refused = read_table(context.store, made, "rejects.parquet").to_pylist()
-    assert [(row["path"], row["reason"]) for row in refused] == [(victim["path"], "killed_worker")]
+    rejected = read_table(context.store, made, "rejects.parquet").to_pylist()
+    assert [(row["path"], row["reason"]) for row in rejected] == [(victim["path"], "killed_worker")]
     assert made.counts.num_in == made.counts.num_out + 1 == reference.counts.num_in
     assert not list((context.work_dir / "journals").iterdir())
 

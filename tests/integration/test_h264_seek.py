@@ -1,4 +1,4 @@
-"""A late window is bit for bit that of a decode from the file's start, whichever file it is, or is refused as there."""
+"""A late window is bit for bit that of a decode from the file's start, whichever file it is, or is rejected as there."""
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +18,7 @@ from sana.data.video import frames as frames_module
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.frames import read_frames
 from sana.data.video.h264_bitstream import is_entry, read_header
-from sana.data.video.video import ClipRefused
+from sana.data.video.video import ClipRejected
 from tests.torture_files import FFMPEG
 
 pytestmark = pytest.mark.timeout(60)
@@ -130,8 +130,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 def outcome(read: Callable[..., NDArray[np.uint8]], path: Path, which: Any) -> str | bytes:
     try:
         return read(path, which, **SIZE).tobytes()
-    except ClipRefused as refused:
-        return str(refused)
+    except ClipRejected as rejected:
+        return str(rejected)
 
 
 def from_the_start(read: Callable[..., NDArray[np.uint8]], path: Path, which: Any) -> str | bytes:
@@ -165,7 +165,7 @@ SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_any_window(film: Callable[[str], Path], data: st.DataObject) -> None:
-    """Also such as begin early, end late, or lie behind the end: the same frames, or the same refusal."""
+    """Also such as begin early, end late, or lie behind the end: the same frames, or the same rejection."""
     path = film(data.draw(st.sampled_from(sorted(_BY_DEFAULT & set(SOUGHT)))))
     if data.draw(st.booleans()):
         frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))

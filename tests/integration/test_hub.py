@@ -136,7 +136,7 @@ def test_read_only_leaves_no_trace(hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../out.mp4", "/etc/out.mp4", "a/../../out.mp4"])
-def test_a_name_that_leaves_its_folder_is_refused(hub: HubServer, tmp_path: Path, path: str) -> None:
+def test_a_name_that_leaves_its_folder_is_rejected(hub: HubServer, tmp_path: Path, path: str) -> None:
     hub.publish(DATASET, FILES)
     hub.extra_paths = [path]
     with pytest.raises(SanaError, match="leave its folder"):

@@ -159,7 +159,7 @@ def test_a_long_fetch_is_news_before_its_video_is_there(
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
     hub.publish(DATASET, {"big.mp4": os.urandom(2**20), "big.txt": b"a cat"})
     hub.stalled = {"big.mp4"}  # for two seconds, after the half
-    data = json.dumps([{"id": "cats", "source": "hf://datasets/films/cats", "max_refused_fraction": 1}])
+    data = json.dumps([{"id": "cats", "source": "hf://datasets/films/cats", "max_rejected_fraction": 1}])
     places = [f"download.datasets={data}", f"root={tmp_path}/root", f"work_dir={tmp_path}/work"]
     config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", places)
     context = Context(config, open_store(config.root), tmp_path / "work")
@@ -169,5 +169,5 @@ def test_a_long_fetch_is_news_before_its_video_is_there(
     probe(job)
     reports = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
     assert [report["done"] for report in reports[:-1]] == [0] * (len(reports) - 1) and reports[-1]["done"] == 1
-    assert reports[0]["detail"].startswith("0 refused, 512.0 KiB fetched, ")
-    assert reports[-1]["detail"].startswith("1 refused, 1.0 MiB fetched, ")
+    assert reports[0]["detail"].startswith("0 rejected, 512.0 KiB fetched, ")
+    assert reports[-1]["detail"].startswith("1 rejected, 1.0 MiB fetched, ")

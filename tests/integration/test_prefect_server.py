@@ -17,7 +17,7 @@ root: {folder}/store
 work_dir: {folder}/work
 model: {{path: {folder}/none}}
 download:
-  datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_refused_fraction: 0.2}}]
+  datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_rejected_fraction: 0.2}}]
 bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, eval_sources: [{held_out}]}}
 train: {{max_steps: 1, global_batch_size: 1, lr_schedule: {{warmup_steps: 0}}}}
 sample: {{prompts: {{cat: a cat}}}}

@@ -1,4 +1,4 @@
-"""The probe stage: any number of threads, parts and deaths, the same rows; a clip that kills its worker is refused."""
+"""The probe stage: any number of threads, parts and deaths, the same rows; a clip that kills its worker is rejected."""
 
 import shutil
 import signal
@@ -57,7 +57,7 @@ def place(clips: Path, tmp_path: Path) -> Place:
     return Place(tmp_path, Path("no-model"), str(tmp_path / "root"))
 
 
-# the artifact, the rows by path, (reason, detail) of each refusal by path
+# the artifact, the rows by path, (reason, detail) of each rejection by path
 Run = tuple[Artifact, dict[str, dict[str, Any]], dict[str, tuple[str, str]]]
 
 
@@ -66,8 +66,8 @@ def run(place: Place, *overrides: str) -> Run:
     context = place.context(f"download.datasets.0.source={place.clips.resolve()}", *overrides)
     artifact = run_stages(context, last="probe")["probe"]
     rows = read_table(context.store, artifact, "clips.parquet").to_pylist()
-    refused = read_table(context.store, artifact, "rejects.parquet").to_pylist()
-    return artifact, {r["path"]: r for r in rows}, {r["path"]: (r["reason"], r["detail"]) for r in refused}
+    rejected = read_table(context.store, artifact, "rejects.parquet").to_pylist()
+    return artifact, {r["path"]: r for r in rows}, {r["path"]: (r["reason"], r["detail"]) for r in rejected}
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +82,17 @@ def undisturbed(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_threads_and_parts_change_nothing(place: Place, undisturbed: Run) -> None:
-    first, rows, refused = undisturbed
-    refused = dict(refused)
+    first, rows, rejected = undisturbed
+    rejected = dict(rejected)
     with inline_workers():
         many = run(place, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")
-    assert many[0].content == first.content and many[2] == refused
-    assert first.counts.num_in == 10 == len(rows) + len(refused) and first.counts.extra["opened"] == 8
+    assert many[0].content == first.content and many[2] == rejected
+    assert first.counts.num_in == 10 == len(rows) + len(rejected) and first.counts.extra["opened"] == 8
     twins = {"again.mp4", "clip-3.mp4"}
-    (kept,), (dropped,) = twins & set(rows), twins & set(refused)
+    (kept,), (dropped,) = twins & set(rows), twins & set(rejected)
     assert rows[kept]["clip_id"] < listed(place)[dropped]["clip_id"]
-    assert refused.pop(dropped) == ("duplicate", f"the same content as demo: {kept}")
-    assert {path: reason for path, (reason, _) in refused.items()} == dict.fromkeys(
+    assert rejected.pop(dropped) == ("duplicate", f"the same content as demo: {kept}")
+    assert {path: reason for path, (reason, _) in rejected.items()} == dict.fromkeys(
         ("broken.mp4", "broken-again.mp4"), "unreadable"
     )
 
@@ -106,8 +106,8 @@ def listed(place: Place) -> dict[str, dict[str, Any]]:
 
 def test_duplicates_may_be_kept(place: Place) -> None:
     with inline_workers():
-        artifact, rows, refused = run(place, "probe.duplicates=keep")
-    assert {"again.mp4", "clip-3.mp4"} < set(rows) and set(refused) == {"broken.mp4", "broken-again.mp4"}
+        artifact, rows, rejected = run(place, "probe.duplicates=keep")
+    assert {"again.mp4", "clip-3.mp4"} < set(rows) and set(rejected) == {"broken.mp4", "broken-again.mp4"}
     assert artifact.counts.extra["opened"] == 8
 
 
@@ -145,16 +145,16 @@ def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[lis
         thread.join()
 
 
-def test_a_clip_that_kills_its_worker_twice_is_refused_alone(place: Place, undisturbed: Run) -> None:
+def test_a_clip_that_kills_its_worker_twice_is_rejected_alone(place: Place, undisturbed: Run) -> None:
     with killing(place, times=2, signum=signal.SIGSEGV) as died:
-        artifact, rows, refused = run(place, "probe.resources.num_workers=4")
+        artifact, rows, rejected = run(place, "probe.resources.num_workers=4")
     assert len(set(died)) == 2
-    assert refused[KILLER][0] == "killed_worker"
+    assert rejected[KILLER][0] == "killed_worker"
     assert {path: row for path, row in undisturbed[1].items() if path != KILLER} == rows
     assert artifact.counts.reasons["killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
 
 
-def test_one_death_refuses_nobody(place: Place, undisturbed: Run) -> None:
+def test_one_death_rejects_nobody(place: Place, undisturbed: Run) -> None:
     with killing(place, times=1, signum=signal.SIGKILL) as died:
         artifact, rows, _ = run(place, "probe.resources.num_workers=4")
     assert len(died) == 1 and KILLER in rows

@@ -13,9 +13,9 @@ from PIL import Image
 
 from sana.data.video.frames import read_frames
 from sana.data.video.probe import probe_video
-from sana.data.video.video import ClipRefused
+from sana.data.video.video import ClipRejected
 from tests.torture_files import FFMPEG
-from tests.video_files import decode_all, make_video, numbers, picture, psnr, refusal
+from tests.video_files import decode_all, make_video, numbers, picture, psnr, rejection
 from tests.video_formats import FORMATS, NUM_FRAMES
 
 pytestmark = pytest.mark.timeout(60)
@@ -59,13 +59,13 @@ def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, ro
 
 @pytest.mark.parametrize("box", ["mvhd", "tkhd"])
 @pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
-def test_a_mirrored_film_is_refused_and_not_taken_for_a_turned_one(tmp_path: Path, box: str, matrix: tuple) -> None:
+def test_a_mirrored_film_is_rejected_and_not_taken_for_a_turned_one(tmp_path: Path, box: str, matrix: tuple) -> None:
     path = make_video(tmp_path / "mirrored.mp4", num_frames=5)
     data, (a, b, c, d) = bytearray(path.read_bytes()), (0x10000 * one for one in matrix)
     at = data.find(box.encode()) + (40 if box == "mvhd" else 44)
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
-    with pytest.raises(ClipRefused, match="unreadable: its display matrix mirrors"):
+    with pytest.raises(ClipRejected, match="unreadable: its display matrix mirrors"):
         probe_video(path)
 
 
@@ -133,4 +133,4 @@ def test_frames_that_an_edit_list_trims_are_not_counted(tmp_path: Path) -> None:
     info = probe_video(path)
     assert info.num_frames == len(decode_all(path)) < 200
     assert numbers(read_frames(path, [0, 30], height=64, width=96)) == [0, 30]
-    assert refusal(read_frames, path, [info.num_frames], height=64, width=96) == "truncated"
+    assert rejection(read_frames, path, [info.num_frames], height=64, width=96) == "truncated"

@@ -73,10 +73,10 @@ def test_a_thumbnail_is_what_training_sees(done: tuple[Place, Outcome]) -> None:
 
 
 @pytest.mark.parametrize(("last", "there", "missing"), [
-    (0, [], ["flow", "refused", "buckets", "videos", "captions"]),
-    (1, ["flow", "refused", "captions", "storage"], ["buckets", "videos"]),
-    (2, ["flow", "refused", "captions", "videos"], ["buckets", "thumbnails"]),
-    (3, ["flow", "refused", "captions", "videos", "buckets", "thumbnails"], ["eval"]),
+    (0, [], ["flow", "rejected", "buckets", "videos", "captions"]),
+    (1, ["flow", "rejected", "captions", "storage"], ["buckets", "videos"]),
+    (2, ["flow", "rejected", "captions", "videos"], ["buckets", "thumbnails"]),
+    (3, ["flow", "rejected", "captions", "videos", "buckets", "thumbnails"], ["eval"]),
 ])  # fmt: skip
 def test_a_part_of_a_pipeline_shows_what_is_there(
     done: tuple[Place, Outcome], last: int, there: list[str], missing: list[str]
@@ -107,7 +107,7 @@ def location(number: int, shape: list[int]) -> dict:
 
 
 def encoded(place: Place, outcome: Outcome) -> Outcome:
-    """The two encode stages without a model: indexes of the windows but one, which is refused, to no tensors."""
+    """The two encode stages without a model: indexes of the windows but one, which is rejected, to no tensors."""
     context = place.context()
     windows = read_table(context.store, outcome["bucket"], "clips.parquet").to_pylist()
     kept, lost = windows[1:], [{**windows[0], "stage": "encode_latents", "reason": "truncated", "detail": "late"}]
@@ -115,9 +115,9 @@ def encoded(place: Place, outcome: Outcome) -> Outcome:
     rows[1] |= {name: rows[0][name] for name in ("shard", "offset")}  # two samples of one content
     draft = Draft(context.store, Recipe("encode_latents", 1, {}, {}))
     draft.add("index.parquet", to_parquet(table_of(rows, LATENT_INDEX)))
-    refused = table_of(lost, REJECTS)
-    draft.add("rejects.parquet", to_parquet(refused))
-    latents = draft.commit(content={}, counts=count_rejects({"demo": len(windows)}, len(kept), refused))
+    rejected = table_of(lost, REJECTS)
+    draft.add("rejects.parquet", to_parquet(rejected))
+    latents = draft.commit(content={}, counts=count_rejects({"demo": len(windows)}, len(kept), rejected))
     draft = Draft(context.store, Recipe("encode_captions", 1, {"max_tokens": 30}, {}))
     texts = [
         {"role": "train", "name": "", "position": 0, "text_key": "", "text": "", "template": "video",
@@ -148,11 +148,11 @@ def test_a_page_of_many_long_hostile_names_stays_small(done: tuple[Place, Outcom
              "reason": "no_caption", "detail": path} for path in names]  # fmt: skip
     context = place.context(f"root={tmp_path}/root")
     draft = Draft(context.store, Recipe("download", 1, {}, {}))
-    refused = table_of(rows, REJECTS)
-    draft.add("rejects.parquet", to_parquet(refused))
+    rejected = table_of(rows, REJECTS)
+    draft.add("rejects.parquet", to_parquet(rejected))
     for name in ("clips.parquet", "captions.parquet"):
         draft.add(name, to_parquet(read_table(place.context().store, outcome["download"], name)))
-    made = draft.commit(content={}, counts=count_rejects({"demo": 4_000}, 0, refused))
+    made = draft.commit(content={}, counts=count_rejects({"demo": 4_000}, 0, rejected))
     text = data_report(context, "demo", [StageState("download", "failed", made, "too many")], now=0.0)
     assert len(text.encode()) < 3_000_000
     assert_harmless(text)

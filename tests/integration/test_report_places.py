@@ -45,7 +45,7 @@ def test_the_command_needs_storage_alone(
 ) -> None:
     place = Place(done[0].folder, done[0].model, done[0].root)
     # a limit that the run would have failed at hides nothing
-    main(command(place, tmp_path / "one.html", "download.datasets.0.max_refused_fraction=0", "probe.duplicates=keep"))
+    main(command(place, tmp_path / "one.html", "download.datasets.0.max_rejected_fraction=0", "probe.duplicates=keep"))
     assert "data report:" in capsys.readouterr().out
     one = (tmp_path / "one.html").read_text()
     assert "3 of 8 stages are committed" in one and len(thumbnails_of(one)) == done[1]["bucket"].counts.num_out

@@ -44,15 +44,15 @@ def states(place: Place, *overrides: str) -> dict[str, str]:
     return {p.name: p.state for p in plan(place.context(*overrides))}
 
 
-def test_clips_in_are_clips_out_plus_refused(done: tuple[Place, Outcome]) -> None:
+def test_clips_in_are_clips_out_plus_rejected(done: tuple[Place, Outcome]) -> None:
     _, outcome = done
     assert outcome.ran == list(STAGES)
     files = len([p for p in done[0].clips.iterdir() if p.suffix == ".mp4"])
     assert outcome["download"].counts.num_in == files == 16
     for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
         assert outcome[above].counts.num_out == outcome[below].counts.num_in
-    refused = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
-    assert refused == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
+    rejected = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
+    assert rejected == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
 
 
 def rejects(place: Place, outcome: Outcome, name: str) -> list[dict]:

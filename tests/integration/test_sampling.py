@@ -49,10 +49,10 @@ def test_the_checkpoints_own_scheduler_is_kept(tiny_model: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("height", "width"), OFFICIAL_480P)
 def test_every_official_size_may_be_sampled(pipe: SanaPipeline, height: int, width: int) -> None:
-    """Diffusers' own check, which refuses what 32 does not divide, is the one that is overridden."""
+    """Diffusers' own check, which rejects what 32 does not divide, is the one that is overridden."""
     asked = ("a prompt", height, width, ["latents"], None, None, None, None, None)
-    refuses = height % 32 or width % 32
-    with pytest.raises(ValueError, match="divisible by 32") if refuses else nullcontext():
+    rejects = height % 32 or width % 32
+    with pytest.raises(ValueError, match="divisible by 32") if rejects else nullcontext():
         SanaVideoPipeline.check_inputs(pipe, *asked)
     assert pipe.check_inputs(*asked) is None
 
@@ -74,12 +74,12 @@ def test_a_sample_is_a_clip_and_a_function_of_its_seed(pipe: SanaPipeline, embed
     assert not np.array_equal(sample_video(pipe, **embeds, **CLIP, **SETTINGS | {"seed": 8}), frames)
 
 
-def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
+def test_a_size_that_stock_diffusers_rejects_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
     frames = sample_video(pipe, **embeds, num_frames=1, height=48, width=80, **SETTINGS)
     assert frames.shape == (1, 48, 80, 3)
 
 
-def test_a_shape_that_would_be_floored_is_refused(pipe: SanaPipeline, embeds: dict) -> None:
+def test_a_shape_that_would_be_floored_is_rejected(pipe: SanaPipeline, embeds: dict) -> None:
     with pytest.raises(ValueError, match="6 frames is not 4k"):
         sample_video(pipe, **embeds, **CLIP | {"num_frames": 6}, **SETTINGS)
 

@@ -80,7 +80,7 @@ def test_what_was_used_long_ago_makes_room(encoded: Encoded, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
-def test_a_damaged_copy_is_dropped_and_a_damaged_shard_refused(encoded: Encoded, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_copy_is_dropped_and_a_damaged_shard_rejected(encoded: Encoded, tmp_path: Path, damage: str) -> None:
     reader, store = reader_of(encoded, tmp_path / "c", 10**9)
     read_all(encoded, reader)
     for path in (tmp_path / "c").glob("*.safetensors"):

@@ -95,7 +95,7 @@ def test_symlinks_are_followed_and_a_loop_ends(tmp_path: Path) -> None:
     assert digests(source)["linked.mp4"] == digests(source)["more/two.mp4"]
 
 
-def test_a_symlink_to_nothing_is_listed_so_that_it_is_refused(tmp_path: Path) -> None:
+def test_a_symlink_to_nothing_is_listed_so_that_it_is_rejected(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", FILES)
     (folder / "gone.mp4").symlink_to(tmp_path / "unmounted.mp4")
     source = opened(folder, tmp_path / "work")
@@ -105,7 +105,7 @@ def test_a_symlink_to_nothing_is_listed_so_that_it_is_refused(tmp_path: Path) ->
         source.digest(gone)
 
 
-def test_what_is_no_file_is_listed_with_its_trouble_so_that_it_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_file_is_listed_with_its_trouble_so_that_it_is_rejected(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"a.mp4": b"a", "folder.mp4/in.mp4": b"b"})
     os.mkfifo(folder / "pipe.MKV")
     os.mkfifo(folder / "pipe.txt")

@@ -59,7 +59,7 @@ def test_s3_sees_other_content_and_only_that(s3_root: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("key", ["a//b.mp4", "../b.mp4", "/b.mp4", "a/./b.mp4", "a\\b.mp4", "a\0.mp4"], ids=range(6))
 def test_an_s3_key_that_is_no_path_is_listed_with_its_trouble(s3_root: str, tmp_path: Path, key: str) -> None:
-    """S3 takes any text as a key (the server at hand mends them): such a video is refused, the data set goes on."""
+    """S3 takes any text as a key (the server at hand mends them): such a video is rejected, the data set goes on."""
     origin = S3Origin(s3_root, VideoCache(tmp_path, max_bytes=1))
     file = origin._file(ObjectInfo(key, 7, "etag"))
     assert "rename" in file.trouble and file.num_bytes == 0 and "\0" not in file.path

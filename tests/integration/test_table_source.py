@@ -30,7 +30,7 @@ def test_a_table_in_s3_names_videos_beside_it_and_elsewhere(s3: WeedServer, tmp_
     done = Done(at)
     paths = {"a.mp4": "set/a.mp4", "b/b": "set/b/b", f"{root}/elsewhere/c.mp4": "elsewhere/c.mp4"}
     assert sorted(done.captions) == sorted(paths)
-    reasons = {path: reason for path, (reason, _) in done.refused.items()}
+    reasons = {path: reason for path, (reason, _) in done.rejected.items()}
     assert reasons == {names[3]: "missing", **dict.fromkeys(names[4:], "outside")}
     later = open_sources(at.config, work_dir=tmp_path / "work")  # as probe does: nothing is listed again
     for clip in done.clips:
@@ -50,7 +50,7 @@ def test_many_named_objects_are_found_by_a_listing(s3: WeedServer, tmp_path: Pat
     rows = [{"uri": f"{root}/v/{i % 3}/{i}.mp4", "text": str(i)} for i in range(1, 71)]
     table = make_files(tmp_path / "t", {"clips.csv": csv_of(rows)}) / "clips.csv"
     done = Done(context(tmp_path, {"source": str(table)}))
-    assert len(done.clips) == 69 and list(done.refused) == [rows[-1]["uri"]]
+    assert len(done.clips) == 69 and list(done.rejected) == [rows[-1]["uri"]]
 
 
 def test_a_table_of_nothing_or_in_another_layout_is_a_config_error(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_seed_changes_every_model_and_the_global_state_is_left_alone(tiny_mo
     assert {name for name in one if one[name] != other[name]} == {name for name in one if name.endswith("safetensors")}
 
 
-def test_a_folder_with_anything_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_folder_with_anything_in_it_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="not an empty directory"):
         build_tiny(tmp_path)
@@ -84,7 +84,7 @@ def test_a_table_with_an_extra_axis_is_loaded_and_not_left_random(tiny_model: Pa
     assert all(torch.equal(weights[name], value) for name, value in exact.state_dict().items())
 
 
-def test_missing_and_misshapen_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_rejected(tiny_model: Path, tmp_path: Path) -> None:
     lacking = edit_weights(tiny_model, tmp_path / "lacking", **{"proj_out.bias": None})
     with pytest.raises(ValueError, match=r"lacks 1 weights .* first proj_out.bias"):
         load_transformer(str(lacking))

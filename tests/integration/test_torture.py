@@ -108,18 +108,18 @@ def found(torture: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str
     )
     outcome = run_stages(context, last="probe")
     rows = read_table(context.store, outcome["probe"], "clips.parquet").to_pylist()
-    refused = [
+    rejected = [
         row
         for stage in ("download", "probe")
         for row in read_table(context.store, outcome[stage], "rejects.parquet").to_pylist()
     ]
-    assert outcome["download"].counts.num_in == len(rows) + len(refused)
-    return {row["path"]: row for row in rows}, {row["path"]: (row["reason"], row["detail"]) for row in refused}
+    assert outcome["download"].counts.num_in == len(rows) + len(rejected)
+    return {row["path"]: row for row in rows}, {row["path"]: (row["reason"], row["detail"]) for row in rejected}
 
 
 def test_every_file_is_known_and_none_twice(found: Any) -> None:
-    rows, refused = found
-    assert set(rows) == set(ROWS) and set(refused) == set(REASONS)  # hidden files and the loop add nothing
+    rows, rejected = found
+    assert set(rows) == set(ROWS) and set(rejected) == set(REASONS)  # hidden files and the loop add nothing
 
 
 @pytest.mark.parametrize("path", ROWS)

@@ -108,7 +108,7 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     assert child.data.params == {"learning_rate": "0.001", "prompts._cat_": "a cat"}
     assert parent.data.params["train.max_steps"] == "120"
     numbers = child.data.metrics
-    assert (numbers["clips_in"], numbers["clips_refused.too_short"], numbers["step"]) == (10, 1, 40)
+    assert (numbers["clips_in"], numbers["clips_rejected.too_short"], numbers["step"]) == (10, 1, 40)
     assert steps_of(config) == list(range(1, 41))
     expected = {"artifact.json", "files.json", "report.json", "plots/loss.png"}
     assert paths_of(config, child) == expected, "weights are linked, not copied"

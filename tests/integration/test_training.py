@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path, tiny
     assert steps_of(lab.store, lab.key("bad")) == []
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
+def test_a_batch_that_does_not_divide_is_rejected() -> None:
     from sana.training.batch import Share
 
     with pytest.raises(ConfigError, match="4 is not a multiple of 3 ranks x micro_batch_size 1; use 6"):

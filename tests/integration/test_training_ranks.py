@@ -61,7 +61,7 @@ def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: 
 def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # it refuses another precision in one process
+    AcceleratorState._reset_state()  # it rejects another precision in one process
     try:
         saved = lab.train("bf16", max_steps=2, eval_every=2, mixed_precision="bf16")
         report = _evaluate(lab, "bf16", 2, mixed_precision="bf16")

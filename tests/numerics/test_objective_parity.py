@@ -77,6 +77,6 @@ def test_a_bf16_transformer_keeps_its_rotary_tables_and_the_timestep_in_fp32(tin
     assert low.dtype == torch.float32 and not torch.equal(low, high)
 
 
-def test_an_odd_latent_side_is_refused(tiny_model: Path) -> None:
+def test_an_odd_latent_side_is_rejected(tiny_model: Path) -> None:
     with pytest.raises(ValueError, match="multiples of 2"):
         predict(load_transformer(str(tiny_model)), X0[..., :5], torch.ones(2), *pad(CAPTIONS))

@@ -92,14 +92,14 @@ def test_padding_is_zero_beyond_the_mask_and_masks_count_tokens() -> None:
     assert torch.equal(embeds, mask[..., None].expand(-1, -1, 4).float())
 
 
-def test_captions_that_cannot_be_padded_are_refused() -> None:
+def test_captions_that_cannot_be_padded_are_rejected() -> None:
     with pytest.raises(ValueError, match="one token"):
         pad([torch.ones(0, 4), torch.ones(5, 4)])
     with pytest.raises(ValueError, match="more than the 4"):
         pad([torch.ones(5, 4)], length=4)
 
 
-def test_unknown_templates_and_lengths_are_refused(tiny_model: Path) -> None:
+def test_unknown_templates_and_lengths_are_rejected(tiny_model: Path) -> None:
     encoder = TextEncoder.load(str(tiny_model))
     with pytest.raises(ValueError, match="unknown template 'vidoe'"):
         encoder.encode(["a"], template="vidoe")

@@ -92,11 +92,11 @@ def test_tiling_is_off_unless_asked_for_and_changes_the_latents(tiny_model: Path
         (clips(1, 1)[:, :2], "need float32"),
     ],
 )
-def test_pixels_that_would_be_misread_are_refused(vae: AutoencoderKLWan, pixels: torch.Tensor, message: str) -> None:
+def test_pixels_that_would_be_misread_are_rejected(vae: AutoencoderKLWan, pixels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_latents(vae, pixels)
 
 
-def test_latents_of_another_layout_are_refused(vae: AutoencoderKLWan) -> None:
+def test_latents_of_another_layout_are_rejected(vae: AutoencoderKLWan) -> None:
     with pytest.raises(ValueError, match="need .B, 16, f, h, w."):
         decode_latents(vae, torch.zeros(1, 2, 16, 4, 4))

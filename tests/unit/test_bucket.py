@@ -35,7 +35,7 @@ def test_latent_shape_is_that_of_the_wan_vae(name: str, shape: tuple, tokens: in
 @pytest.mark.parametrize(
     "name", ["80x480x832", "81x481x832", "81x480", "81x480x832x1", "0x16x16", "1x8x16", "axbxc", ""]
 )
-def test_a_shape_the_model_does_not_take_is_refused(name: str) -> None:
+def test_a_shape_the_model_does_not_take_is_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="bucket"):
         Bucket.parse(name)
 
@@ -110,11 +110,11 @@ def test_every_official_bucket_gets_its_own_shape(bucket: Bucket) -> None:
     assert choose(bucket.width, bucket.height, 81, OFFICIAL) == bucket
 
 
-# ---- which clips are refused, and which piece of the others is used
+# ---- which clips are rejected, and which piece of the others is used
 
 
 @pytest.mark.parametrize(
-    ("rules", "width", "height", "frames", "refused"),
+    ("rules", "width", "height", "frames", "rejected"),
     [
         ({}, 832, 480, 81, None),
         ({"max_aspect_ratio": 2}, 1921, 960, 81, "longer side may be 2 times"),
@@ -127,21 +127,21 @@ def test_every_official_bucket_gets_its_own_shape(bucket: Bucket) -> None:
         ({"minimum_image_size": 1, "resolution_type": "area"}, 1000, 999, 81, "1 (area)"),
         ({"minimum_image_size": 1, "resolution_type": "area"}, 1000, 1000, 81, None),
         ({"min_frames": 100}, 832, 480, 99, "min_frames is 100"),
-        ({"max_frames": 100, "too_long": "refuse"}, 832, 480, 101, "max_frames is 100"),
-        ({"max_frames": 100, "too_long": "refuse"}, 832, 480, 100, None),
+        ({"max_frames": 100, "too_long": "reject"}, 832, 480, 101, "max_frames is 100"),
+        ({"max_frames": 100, "too_long": "reject"}, 832, 480, 100, None),
         ({"max_frames": 100}, 832, 480, 101, None),
         ({}, 832, 480, 80, "shortest bucket needs 81"),
         ({}, 832, 479, 81, "upscaled for 81x480x832"),
         ({"allow_upscale": True}, 832, 479, 81, None),
     ],
 )
-def test_a_refusal_has_its_reason(rules: dict, width: int, height: int, frames: int, refused: str | None) -> None:
+def test_a_refusal_has_its_reason(rules: dict, width: int, height: int, frames: int, rejected: str | None) -> None:
     clip = probed([{"width": width, "height": height, "num_frames": frames}])
     rejects = assign(clip, CONFIG.model_copy(update={"bucket": BucketConfig(**rules)})).rejects.to_pylist()
-    if refused is None:
+    if rejected is None:
         assert not rejects
     else:
-        assert len(rejects) == 1 and refused in rejects[0]["detail"]
+        assert len(rejects) == 1 and rejected in rejects[0]["detail"]
         assert rejects[0]["reason"] in set(Reason) and rejects[0]["stage"] == "bucket"
 
 

@@ -26,7 +26,7 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
     assert (first.id, first.repeats, first.weight, first.passes) == ("one-film", 2, 0.5, 1.5)
     assert (config.rules_of(first).table, config.rules_of(first).num_frames) == ("official_480p", 81)
     own = config.rules_of(wide)
-    assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "refuse")
+    assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "reject")
     assert (held_out.role, config.bucket.eval_fraction) == ("eval", 0)
     assert off.disabled
     assert "stills.instance_data_dir" in {left.key for left in draft.left}

@@ -52,7 +52,7 @@ def test_the_loss_is_computed_in_fp32_for_bf16_inputs() -> None:
     assert torch.equal(flow_matching_loss(pred, target), flow_matching_loss(pred.float(), target.float()))
 
 
-def test_shapes_that_would_broadcast_are_refused() -> None:
+def test_shapes_that_would_broadcast_are_rejected() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         flow_matching_loss(X0, NOISE[:1])
 
@@ -96,7 +96,7 @@ def test_timesteps_are_not_rounded() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"policy": "cosine"}, {"shift": 0.0}, {"std": 0.0}])
-def test_a_policy_that_makes_no_sense_is_refused(bad: dict) -> None:
+def test_a_policy_that_makes_no_sense_is_rejected(bad: dict) -> None:
     options = {"policy": "logit_normal", "shift": 3.0} | bad
     with pytest.raises(ValueError, match="sigma policy"):
         sigmas(options.pop("policy"), GRID[:3], **options)

@@ -55,6 +55,6 @@ def test_draws_follow_their_distributions() -> None:
     assert torch.histc(uniform, 10, 0, 1).sub(20_000).abs().max() < 700  # 5 standard deviations
 
 
-def test_a_key_of_other_types_is_refused() -> None:
+def test_a_key_of_other_types_is_rejected() -> None:
     with pytest.raises(TypeError):
         philox_normal([1], key=("train", np.int64(3)))  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def test_a_stage_that_is_added_later_has_facts_of_its_own(tmp_path: Path) -> Non
     numbers = metrics(read)
     assert numbers.pop("seconds") == read.seconds
     assert numbers == {
-        "clips_in": 5, "clips_out": 3, "clips_refused": 2, "clips_refused.too_long": 2, "samples": 9, "opened": 4,
+        "clips_in": 5, "clips_out": 3, "clips_rejected": 2, "clips_rejected.too_long": 2, "samples": 9, "opened": 4,
         "longest": 7, "by_length.short.size": 2, "by_length.long.size": 3, "by_length.long.share": 0.5,
     }  # fmt: skip
     with pytest.raises(ValueError, match="stage train"):

@@ -19,7 +19,7 @@ from sana.data.tables import count_rejects
 from sana.facts import BucketFacts
 from sana.report import charts
 from sana.report.buckets import buckets
-from sana.report.flow import Step, datasets, refusals, steps
+from sana.report.flow import Step, datasets, rejections, steps
 from sana.report.formatting import percent, size
 from sana.report.histogram import histogram
 from sana.report.html import environment
@@ -105,18 +105,18 @@ def test_templates_are_installed_with_the_package() -> None:
     assert len(declared) > 10
 
 
-def commit(folder: Path, stage: str, num_in: int, tables: dict, refused: list[dict], names: list[str]) -> Artifact:
+def commit(folder: Path, stage: str, num_in: int, tables: dict, rejected: list[dict], names: list[str]) -> Artifact:
     draft = Draft(LocalStore(str(folder)), Recipe(stage, 1, {"names": names}, {}))
     for file, table in tables.items():
         draft.add(file, to_parquet(table))
-    table = table_of(refused, REJECTS)
+    table = table_of(rejected, REJECTS)
     draft.add("rejects.parquet", to_parquet(table))
-    counts = count_rejects(Counter(names), num_in - len(refused), table)
+    counts = count_rejects(Counter(names), num_in - len(rejected), table)
     facts = BucketFacts({}, 1, {}, 48 * num_in, 20 * num_in, 28 * num_in) if stage == "bucket" else None
     return draft.commit(content={}, counts=counts, facts=facts)
 
 
-def refusal(place: int, dataset: str, stage: str, reason: str) -> dict:
+def rejection(place: int, dataset: str, stage: str, reason: str) -> dict:
     return {"clip_id": f"{place:020x}", "dataset": dataset, "path": f"{place}.mp4", "stage": stage,
             "reason": reason, "detail": f"number {place}"}  # fmt: skip
 
@@ -132,11 +132,11 @@ def test_refusals_add_up_and_every_reason_is_shown(
     left = ["a"] * num_left
     made, names = {}, [of for of, _ in first + second] + left
     for stage, lost_here in (("download", first), ("probe", second)):
-        rows = [refusal(place, of, stage, reason) for place, (of, reason) in enumerate(lost_here)]
+        rows = [rejection(place, of, stage, reason) for place, (of, reason) in enumerate(lost_here)]
         made[stage] = commit(folder, stage, len(names), {}, rows, names)
         names = [of for of, _ in second] + left
     store = LocalStore(str(folder))
-    found = refusals(store, made, max_rows=max_rows)
+    found = rejections(store, made, max_rows=max_rows)
     expected = Counter(
         (stage, of, reason) for stage, all_lost in (("download", first), ("probe", second)) for of, reason in all_lost
     )
@@ -148,7 +148,7 @@ def test_refusals_add_up_and_every_reason_is_shown(
     assert all(step.adds_up for step in steps(made))
     counted = datasets(made, found)
     assert sum(one.num_in for one in counted) == len(first) + len(second) + num_left
-    assert all(one.num_in == one.num_left + sum(one.refused.values()) for one in counted)
+    assert all(one.num_in == one.num_left + sum(one.rejected.values()) for one in counted)
 
 
 def window(place: int, width: int, height: int, bucket: Bucket, split: str) -> dict:

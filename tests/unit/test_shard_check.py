@@ -105,9 +105,9 @@ def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Enco
     do, what = DAMAGE[damage]
     path = first_shard(encoded)
     do(path)
-    with pytest.raises(DamagedSampleError, match=what) as refused:
+    with pytest.raises(DamagedSampleError, match=what) as rejected:
         check(encoded)
-    message = str(refused.value)
+    message = str(rejected.value)
     assert message.startswith("sample clip") and " of the train split: " in message
     assert str(path) in message
     assert message.endswith(
@@ -135,7 +135,7 @@ def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
         check(encoded)
 
 
-def test_an_index_that_training_cannot_use_is_refused_before_any_shard_is_read(encoded: Encoded) -> None:
+def test_an_index_that_training_cannot_use_is_rejected_before_any_shard_is_read(encoded: Encoded) -> None:
     with pytest.raises(DamagedSampleError, match=r"caption of \(\d+, 16\), the transformer needs \(tokens, 2304\)"):
         check(encoded, caption_channels=2304)
     train_split, eval_split = splits(encoded)
@@ -151,7 +151,7 @@ def test_an_index_that_training_cannot_use_is_refused_before_any_shard_is_read(e
     assert not told
 
 
-def test_a_row_that_points_elsewhere_is_refused(encoded: Encoded) -> None:
+def test_a_row_that_points_elsewhere_is_rejected(encoded: Encoded) -> None:
     train_split, eval_split = splits(encoded)
     captions = train_split.tensors["captions"]
     moved = replace(captions, offsets=captions.offsets + 32 * (np.arange(16) == 4))

@@ -1,4 +1,4 @@
-"""Manifests: digests of rows, counts that add up, refusals within limits."""
+"""Manifests: digests of rows, counts that add up, rejections within limits."""
 
 import pyarrow as pa
 import pytest
@@ -10,8 +10,8 @@ from sana.artifact import Artifact, FileInfo
 from sana.config.load import load_config
 from sana.counts import DatasetCounts
 from sana.data.schemas import REJECTS
-from sana.data.tables import check_refusals, clip_id_of, content_digest, count_rejects
-from sana.errors import RefusedError, SanaError
+from sana.data.tables import check_rejects, clip_id_of, content_digest, count_rejects
+from sana.errors import RejectedError, SanaError
 
 SCHEMA = pa.schema(
     [
@@ -84,25 +84,25 @@ def test_counts_add_up_or_it_is_a_bug() -> None:
             count_rejects(num_in, 2, table)
 
 
-def artifact(num_in: int, num_refused: int) -> Artifact:
-    table = rejects(*[("demo", "truncated")] * num_refused)
+def artifact(num_in: int, num_rejected: int) -> Artifact:
+    table = rejects(*[("demo", "truncated")] * num_rejected)
     return Artifact(
         stage="probe", fingerprint="f", version=1, config={}, inputs={}, content={},
-        counts=count_rejects({"demo": num_in}, num_in - num_refused, table),
+        counts=count_rejects({"demo": num_in}, num_in - num_rejected, table),
         files={"rejects.parquet": FileInfo("probe/f/x/rejects.parquet", 1, "d")},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("num_in", "refused", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
+    ("num_in", "rejected", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
 )
-def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, refused: int, fails: bool) -> None:
+def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, rejected: int, fails: bool) -> None:
     config = load_config("configs/demo.yaml")  # allows a fifth
     if not fails:
-        check_refusals(config, artifact(num_in, refused))
+        check_rejects(config, artifact(num_in, rejected))
         return
-    with pytest.raises(RefusedError, match=f"{refused} truncated") as caught:
-        check_refusals(config, artifact(num_in, refused))
+    with pytest.raises(RejectedError, match=f"{rejected} truncated") as caught:
+        check_rejects(config, artifact(num_in, rejected))
     assert "rejects.parquet" in str(caught.value)
 
 

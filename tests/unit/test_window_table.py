@@ -15,7 +15,7 @@ from sana.context import Context
 from sana.counts import Counts
 from sana.data.bucketing.window_table import assign
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
-from sana.errors import ConfigError, RefusedError
+from sana.errors import ConfigError, RejectedError
 from sana.stages import bucket as stage
 from sana.store import open_store
 from tests.bucket_rules import clip, config, configs
@@ -29,13 +29,13 @@ def as_set(table: pa.Table) -> set[str]:
 
 
 @given(config=configs(), clips=st.lists(clip, max_size=25), random=st.randoms())
-def test_every_clip_is_in_or_refused_and_no_order_enters(config: Config, clips: list, random) -> None:
+def test_every_clip_is_in_or_rejected_and_no_order_enters(config: Config, clips: list, random) -> None:
     table = probed(clips)
     assigned = assign(table, config)
     assert assigned.windows.schema == WINDOWS and assigned.rejects.schema == REJECTS
-    kept, refused = assigned.windows["clip_id"].to_pylist(), assigned.rejects["clip_id"].to_pylist()
-    assert sorted({*kept, *refused}) == sorted(table["clip_id"].to_pylist())
-    assert len(refused) == len(set(refused)) and not set(kept) & set(refused)
+    kept, rejected = assigned.windows["clip_id"].to_pylist(), assigned.rejects["clip_id"].to_pylist()
+    assert sorted({*kept, *rejected}) == sorted(table["clip_id"].to_pylist())
+    assert len(rejected) == len(set(rejected)) and not set(kept) & set(rejected)
     assert (
         len(set(assigned.windows["sample_id"].to_pylist())) == assigned.windows.num_rows == assigned.counts.num_samples
     )
@@ -99,7 +99,7 @@ def test_trimmed_clips_are_used_to_their_limit() -> None:
     rules = {"max_frames": 101, "window": "uniform", "windows_per_clip": 2}
     assert assign(table, config(**rules)).windows["start_frame"].to_pylist() == [0, 20]
     assert assign(table, config(max_frames=61, num_frames=49)).windows["bucket"].to_pylist() == ["49x480x832"]
-    assert assign(table, config(**rules, too_long="refuse")).rejects["reason"].to_pylist() == ["too_long"]
+    assert assign(table, config(**rules, too_long="reject")).rejects["reason"].to_pylist() == ["too_long"]
 
 
 # ---- data sets with rules and roles of their own
@@ -153,22 +153,22 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
 @pytest.mark.parametrize(
     ("clips", "config", "error", "message"),
     [
-        ([{}, {}], config(eval_fraction=0), RefusedError, "the eval split is empty: 2 clips, 2 sources are left; no "
+        ([{}, {}], config(eval_fraction=0), RejectedError, "the eval split is empty: 2 clips, 2 sources are left; no "
          "data set has role: eval, and none of the 2 sources that .* \\(eval_fraction 0\\): raise"),
-        ([{"source_id": "a"}] * 3, config(eval_fraction=0.5), RefusedError, "at least two sources are needed"),
+        ([{"source_id": "a"}] * 3, config(eval_fraction=0.5), RejectedError, "at least two sources are needed"),
         ([{}] + [{"dataset": "x", "source_id": "a"}] * 3, config({"id": "x"}, {"id": "demo", "role": "train"},
-         eval_fraction=0), RefusedError, "none of the 1 sources that came here to be split"),
+         eval_fraction=0), RejectedError, "none of the 1 sources that came here to be split"),
         ([{}, {}, {"dataset": "x", "num_frames": 1}, {"dataset": "x", "num_frames": 2}, {"dataset": "x", "width": 9}],
-         config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RefusedError,
-         "2 clips, 2 sources are left; all 3 clips meant for it were refused \\(2 too_short, 1 aspect\\)"),
-        ([{}, {}], config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RefusedError,
+         config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RejectedError,
+         "2 clips, 2 sources are left; all 3 clips meant for it were rejected \\(2 too_short, 1 aspect\\)"),
+        ([{}, {}], config({"id": "demo", "role": "train"}, {"id": "x", "role": "eval"}), RejectedError,
          r"download.datasets\[x\] with role: eval came here without a clip"),
-        ([{"source_id": "s0", "num_frames": 1}, {"source_id": "s1"}], config(eval_fraction=0.25), RefusedError,
-         r"eval split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were refused \(1 too_short\)"),
-        ([{"source_id": "s0"}, {"source_id": "s1", "num_frames": 1}], config(eval_fraction=0.25), RefusedError,
-         r"train split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were refused \(1 too_short\)"),
+        ([{"source_id": "s0", "num_frames": 1}, {"source_id": "s1"}], config(eval_fraction=0.25), RejectedError,
+         r"eval split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were rejected \(1 too_short\)"),
+        ([{"source_id": "s0"}, {"source_id": "s1", "num_frames": 1}], config(eval_fraction=0.25), RejectedError,
+         r"train split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were rejected \(1 too_short\)"),
         ([{"source_id": "bunny"}], config(eval_sources=("buny",)), ConfigError, "did you mean bunny"),
-        ([{"source_id": "a", "num_frames": 1}, {}], config(eval_sources=("a",)), ConfigError, "clips were refused"),
+        ([{"source_id": "a", "num_frames": 1}, {}], config(eval_sources=("a",)), ConfigError, "clips were rejected"),
         ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, eval_sources=("a",)), ConfigError, "role: tr"),
         (
             [{"source_id": "a", "dataset": "x"}, {"source_id": "a", "dataset": "y"}],
@@ -184,7 +184,7 @@ def test_a_split_that_cannot_be_is_an_error(clips: list, config: Config, error: 
         stage.check_splits(config, table, assign(table, config))
 
 
-def test_no_clip_left_is_told_by_the_refusals() -> None:
+def test_no_clip_left_is_told_by_the_rejections() -> None:
     table = probed([{"num_frames": 3}])
     made = assign(table, config())
     stage.check_splits(config(), table, made)  # an empty split is not the trouble

@@ -21,8 +21,8 @@ _CROP_LEFT, _CROP_TOP = 2**32, 2**32 + 1  # numbers of draws, beyond those of wi
 _TABLE_CELLS = 2**20  # distances held at once
 _SAME = 1e-9  # log aspects nearer than this are of one ratio: ties must not be a matter of the last bit
 
-# Why a clip is refused: the reason, and its detail. Number 0 is a clip that is not.
-REFUSALS = (
+# Why a clip is rejected: the reason, and its detail. Number 0 is a clip that is not.
+REJECTIONS = (
     None,
     (Reason.ASPECT, "{size}; the longer side may be {rules.max_aspect_ratio:g} times the shorter"),
     (Reason.TOO_SMALL, "{size}; minimum_image_size is {rules.minimum_image_size:g} ({rules.resolution_type})"),
@@ -31,7 +31,7 @@ REFUSALS = (
     (Reason.TOO_SHORT, "{frames}; the shortest bucket needs {shortest}"),
     (Reason.TOO_SMALL, "{size} would have to be upscaled for {bucket}"),
 )
-ASPECT, BELOW_MINIMUM, FEW_FRAMES, MANY_FRAMES, NO_BUCKET, UPSCALED = range(1, len(REFUSALS))
+ASPECT, BELOW_MINIMUM, FEW_FRAMES, MANY_FRAMES, NO_BUCKET, UPSCALED = range(1, len(REJECTIONS))
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Placed:
     shapes: Shapes  # frames: those that windows may use
     available: Ints  # frames before max_frames trimmed them
     code: Ints  # index into buckets, -1 for none
-    refusal: Ints  # index into REFUSALS, 0 for none
+    rejection: Ints  # index into REJECTIONS, 0 for none
     is_eval: NDArray[np.bool_]
 
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which clips give samples: bool [clips]."""
-        return self.refusal == 0
+        return self.rejection == 0
 
     @property
     def lengths(self) -> Ints:
@@ -74,32 +74,32 @@ class Placed:
 
     def rows_of(self, number: int, start: int = 0, stop: int | None = None) -> Ints:
         """Those of the clips start ... stop that are kept and go by the rules of this number: int64 [rows]."""
-        return start + np.flatnonzero((self.rule[start:stop] == number) & (self.refusal[start:stop] == 0))
+        return start + np.flatnonzero((self.rule[start:stop] == number) & (self.rejection[start:stop] == 0))
 
 
 def place(rules: BucketRules, clips: Shapes, buckets: Sequence[Bucket]) -> tuple[Ints, Ints]:
-    """Return (index into `buckets`, number of the refusal) for each clip: int64 [clips] each.
+    """Return (index into `buckets`, number of the rejection) for each clip: int64 [clips] each.
 
     `buckets` are those of the rules. The index is -1 where no bucket is short enough.
     """
     code = nearest(clips, buckets, allow_upscale=rules.allow_upscale)
-    refusal = np.zeros(len(clips), np.int64)
+    rejection = np.zeros(len(clips), np.int64)
 
-    def refuse(number: int, where: NDArray[np.bool_]) -> None:
-        refusal[where & (refusal == 0)] = number  # the first reason stands
+    def reject(number: int, where: NDArray[np.bool_]) -> None:
+        rejection[where & (rejection == 0)] = number  # the first reason stands
 
     longer, shorter = np.maximum(clips.width, clips.height), np.minimum(clips.width, clips.height)
-    refuse(ASPECT, longer > rules.max_aspect_ratio * shorter)
+    reject(ASPECT, longer > rules.max_aspect_ratio * shorter)
     if rules.minimum_image_size is not None:
         size = picture_size(clips.width, clips.height, rules.resolution_type)
-        refuse(BELOW_MINIMUM, size < rules.minimum_image_size)
-    refuse(FEW_FRAMES, clips.frames < rules.min_frames)
-    if rules.max_frames is not None and rules.too_long == "refuse":
-        refuse(MANY_FRAMES, clips.frames > rules.max_frames)
-    refuse(NO_BUCKET, code < 0)
+        reject(BELOW_MINIMUM, size < rules.minimum_image_size)
+    reject(FEW_FRAMES, clips.frames < rules.min_frames)
+    if rules.max_frames is not None and rules.too_long == "reject":
+        reject(MANY_FRAMES, clips.frames > rules.max_frames)
+    reject(NO_BUCKET, code < 0)
     if not rules.allow_upscale:
-        refuse(UPSCALED, upscales(clips, code, buckets))
-    return code, refusal
+        reject(UPSCALED, upscales(clips, code, buckets))
+    return code, rejection
 
 
 def nearest(clips: Shapes, buckets: Sequence[Bucket], *, allow_upscale: bool) -> Ints:

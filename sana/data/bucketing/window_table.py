@@ -18,7 +18,7 @@ from sana.arrow import tally
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.counts import Counts
-from sana.data.bucketing.assignment import REFUSALS, Placed, Shapes, crop_boxes, place
+from sana.data.bucketing.assignment import REJECTIONS, Placed, Shapes, crop_boxes, place
 from sana.data.bucketing.small_buckets import settle
 from sana.data.bucketing.split import held_out
 from sana.data.bucketing.windows import Ints, available_frames, choose_windows, covered_frames, seeds_of
@@ -52,9 +52,9 @@ def assign(clips: pa.Table, config: Config) -> Assignment:
         windows.append(_windows(part, start, placed, settled.passes, seen))
         rejects.append(_rejects(part, start, placed))
     kept = placed.kept
-    refused = pa.concat_tables(rejects)
+    rejected = pa.concat_tables(rejects)
     table = pa.concat_tables(windows)
-    counts = count_rejects(tally(clips["dataset"]), int(kept.sum()), refused)
+    counts = count_rejects(tally(clips["dataset"]), int(kept.sum()), rejected)
     frames = int(placed.available[kept].sum())
     facts = BucketFacts(
         buckets=seen.buckets(placed.buckets, np.bincount(placed.code[kept], minlength=len(placed.buckets))),
@@ -64,7 +64,7 @@ def assign(clips: pa.Table, config: Config) -> Assignment:
         frames_used=seen.frames_used,
         frames_dropped=frames - seen.frames_used,
     )
-    return Assignment(table, refused, replace(counts, num_samples=table.num_rows), facts)
+    return Assignment(table, rejected, replace(counts, num_samples=table.num_rows), facts)
 
 
 def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]]:
@@ -76,7 +76,7 @@ def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]
     rule = np.array([rules.index(one) for one in own], np.int64)[names]
     buckets = tuple(sorted({bucket for one in rules for bucket in one.shapes}))
     width, height, num_frames = (clips[name].to_numpy().astype(np.int64) for name in ("width", "height", "num_frames"))
-    available, code, refusal = (np.zeros(len(rule), np.int64) for _ in range(3))
+    available, code, rejection = (np.zeros(len(rule), np.int64) for _ in range(3))
     frames = available.copy()
     for number, one in enumerate(rules):
         rows = np.flatnonzero(rule == number)
@@ -84,10 +84,10 @@ def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]
         frames[rows] = available[rows]
         if one.max_frames is not None and one.too_long == "trim":
             frames[rows] = np.minimum(available[rows], one.max_frames)
-        index, refusal[rows] = place(one, Shapes(width[rows], height[rows], frames[rows]), one.shapes)
+        index, rejection[rows] = place(one, Shapes(width[rows], height[rows], frames[rows]), one.shapes)
         code[rows] = np.array([buckets.index(bucket) for bucket in one.shapes] + [-1])[index]
     is_eval, sources = held_out(clips, config)
-    return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, refusal, is_eval), sources
+    return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, rejection, is_eval), sources
 
 
 def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, seen: "_Tally") -> pa.Table:
@@ -132,22 +132,22 @@ def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, seen: "_T
 
 
 def _rejects(part: pa.Table, first: int, placed: Placed) -> pa.Table:
-    """Return the refusals among some clips."""
+    """Return the rejections among some clips."""
 
     shortest = [min(bucket.num_frames for bucket in rules.shapes) for rules in placed.rules]
 
     @cache  # few distinct ones among many
     def explain(number: int, rule: int, width: int, height: int, frames: int, code: int) -> tuple[str, str]:
-        rules, refusal = placed.rules[rule], REFUSALS[number]
-        assert refusal is not None
+        rules, rejection = placed.rules[rule], REJECTIONS[number]
+        assert rejection is not None
         rate = "" if rules.target_fps is None else f" at {rules.target_fps:g} fps"
-        return refusal[0], refusal[1].format(
+        return rejection[0], rejection[1].format(
             rules=rules, size=f"{width}x{height} pixels (width x height)", frames=f"{frames} frames{rate}",
             bucket=placed.buckets[code], shortest=shortest[rule],
         )  # fmt: skip
 
-    bad = first + np.flatnonzero(placed.refusal[first : first + part.num_rows])
-    numbers = (placed.refusal, placed.rule, placed.shapes.width, placed.shapes.height, placed.available, placed.code)
+    bad = first + np.flatnonzero(placed.rejection[first : first + part.num_rows])
+    numbers = (placed.rejection, placed.rule, placed.shapes.width, placed.shapes.height, placed.available, placed.code)
     said = [explain(*row) for row in zip(*(column[bad].tolist() for column in numbers), strict=True)]
     facts = part.select(["clip_id", "dataset", "path"]).take(pa.array(bad - first))
     table = {

@@ -17,7 +17,7 @@ from sana.data.sources.listing import FILES_AT_ONCE, SourceFile, files_of
 from sana.data.sources.source import Source
 from sana.errors import ConfigError, SanaError, naming
 
-MAX_NAME = 1000  # characters of what a cell holds instead of a name: a refused row is for people
+MAX_NAME = 1000  # characters of what a cell holds instead of a name: a rejected row is for people
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def open_captions(dataset: DatasetConfig, source: Source) -> Captions:
 
 
 def check_captions(dataset: DatasetConfig, source: Source) -> None:
-    """Read the heads of a data set's tables, and count the lines of its lists: what `open_captions` would refuse.
+    """Read the heads of a data set's tables, and count the lines of its lists: what `open_captions` would reject.
 
     Raises:
         ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.

@@ -51,7 +51,7 @@ class ShardFiles:
 
         Raises:
             FileNotFoundError: there is no such shard.
-            StoreError: storage refuses, or the shard ends before.
+            StoreError: storage rejects, or the shard ends before.
         """
         if self.store.is_local:
             file = self._opened(shard)  # held by this name until it was read

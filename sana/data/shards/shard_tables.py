@@ -26,7 +26,7 @@ Read = Callable[[int, int], bytes]  # (first byte, length) -> bytes of one shard
 
 
 def shard_keys(data: bytes) -> list[str]:
-    """Return the shards that the rows of a table are in, each once, sorted. Rows of refused clips are in none.
+    """Return the shards that the rows of a table are in, each once, sorted. Rows of rejected clips are in none.
 
     Raises:
         SanaError: the table is damaged.

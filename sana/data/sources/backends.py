@@ -131,7 +131,7 @@ def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _walk(root, f"{path}/", above | {key})
                 if is_video(path):
-                    yield path  # a folder with the name of a video: refused by name, beside the videos in it
+                    yield path  # a folder with the name of a video: rejected by name, beside the videos in it
             elif is_wanted(path):
                 yield path
 

@@ -98,7 +98,7 @@ class _Dataset:
 
 
 def check_pattern(config: DatasetConfig, source: Source) -> None:
-    """Refuse a pattern that matches nothing: it would put one source on both sides of the split, unnoticed.
+    """Reject a pattern that matches nothing: it would put one source on both sides of the split, unnoticed.
 
     Raises:
         ConfigError: names the data set, the pattern and one file.
@@ -170,7 +170,7 @@ _SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
 
 def _append(tables: list[list[pa.Table]], clips: Sequence[Clip]) -> None:
     taken = [clip for clip in clips if not clip.reason]
-    refused = [clip for clip in clips if clip.reason]
-    for found, schema, some in zip(tables, _SCHEMAS, (taken, taken, refused), strict=True):
+    rejected = [clip for clip in clips if clip.reason]
+    for found, schema, some in zip(tables, _SCHEMAS, (taken, taken, rejected), strict=True):
         if some:
             found.append(pa.table({name: [getattr(clip, name) for clip in some] for name in schema.names}, schema))

@@ -26,7 +26,7 @@ class SourceFile:
     """A file of a data set: `path` is relative, with "/"; `identity` is what a listing shows of its content.
 
     Identities: "mtime_ns:<ns>", "etag:<etag>", "sha256:<hex>" or "git:<hex>". A video with `trouble` is no file that
-    can be read, and this is why: it is listed, as "missing", so that it is refused, and not forgotten.
+    can be read, and this is why: it is listed, as "missing", so that it is rejected, and not forgotten.
     """
 
     path: str

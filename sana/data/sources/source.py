@@ -176,7 +176,7 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, re
 
     Raises:
         ConfigError: another kind of source, or a folder that is not there.
-        StoreError: S3 does not answer or refuses.
+        StoreError: S3 does not answer or rejects.
     """
     with naming(dataset.where):
         return _open(dataset, work_dir, cache, read_only)

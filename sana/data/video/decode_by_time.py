@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import Box, ClipRefused, cut_upright, opened
+from sana.data.video.video import Box, ClipRejected, cut_upright, opened
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
@@ -30,7 +30,7 @@ def read_times(
     `read_frames` does; one frame is held. `crop` and the resample are those of `read_frames`.
 
     Raises:
-        ClipRefused: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
+        ClipRejected: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
         OSError: the file is missing or the disk failed.
         ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
     """
@@ -41,7 +41,7 @@ def read_times(
     if not _show_late(path, times, frames, crop):
         with opened(path) as (container, stream):
             if problem := _show(_timed(container.decode(stream), stream), stream, times, frames, crop):
-                raise ClipRefused("truncated", problem)
+                raise ClipRejected("truncated", problem)
     return frames
 
 
@@ -84,7 +84,7 @@ def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8]
             if _show(timed, stream, times, frames, crop):
                 return False
             decode_behind(timed)
-    except (ClipRefused, NotExact):
+    except (ClipRejected, NotExact):
         return False
     return True
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sana.bucket import Bucket
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import MP4, Box, ClipRefused, cut, cut_upright, opened, quarter_turns, rgb, sample_aspect
+from sana.data.video.video import MP4, Box, ClipRejected, cut, cut_upright, opened, quarter_turns, rgb, sample_aspect
 
-# a bad file is reported once, as a ClipRefused, by PyAV
+# a bad file is reported once, as a ClipRejected, by PyAV
 decord.logging.set_level(decord.logging.QUIET)
 
 # what decord raises of files that it cannot read to the end, in C++ and in Python
@@ -62,7 +62,7 @@ def read_frames(
     entry before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
 
     Raises:
-        ClipRefused: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
+        ClipRejected: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
         OSError: the file is missing or the disk failed.
         ValueError: no index, a negative one, or a size that is not positive.
     """
@@ -94,7 +94,7 @@ def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], 
                 if number == last:
                     decode_behind(decoded)
                     return True
-    except (ClipRefused, NotExact):
+    except (ClipRejected, NotExact):
         pass
     return False
 
@@ -188,7 +188,7 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
     """Fill `frames` [F, H, W, 3].
 
     Raises:
-        ClipRefused: what `opened` raises, and truncated: damage, or the end, before the last frame asked for.
+        ClipRejected: what `opened` raises, and truncated: damage, or the end, before the last frame asked for.
     """
     num_decoded, last, problem = 0, asked.max(), "the stream ends"
     with opened(path) as (container, stream):
@@ -201,4 +201,4 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
                     return
         except av.error.InvalidDataError as error:
             problem = str(error.strerror)
-    raise ClipRefused("truncated", f"{num_decoded} frames decode, {last + 1} are needed: {problem}")
+    raise ClipRejected("truncated", f"{num_decoded} frames decode, {last + 1} are needed: {problem}")

@@ -7,7 +7,7 @@ frame behind the entry must bear the timestamp that the packets foretell; where 
 be damaged within the window or shortly behind it, the decode from the start has the last word.
 
 Damage inside a picture's data, in packets of sound outline before the entry, is not met: the window is what a whole
-film would give, though a decode from the start might have refused it there. Which of the two happens depends on the
+film would give, though a decode from the start might have rejected it there. Which of the two happens depends on the
 file and on where its window begins, nothing else.
 """
 
@@ -135,9 +135,9 @@ def frames_from(container: InputContainer, stream: VideoStream, entry: Entry) ->
 
     Raises:
         NotExact: a frame is not the one that the packets foretell.
-        ClipRefused, av.FFmpegError: what is damaged.
+        ClipRejected, av.FFmpegError: what is damaged.
     """
-    # what is left in a damaged picture depends on what was decoded before: to be refused here, not concealed
+    # what is left in a damaged picture depends on what was decoded before: to be rejected here, not concealed
     stream.codec_context.options = {"err_detect": "explode"}
     waiting: list[int] = []  # timestamps of packets whose frame has not come yet
     for number, packet in enumerate(container.demux(stream)):

@@ -1,6 +1,6 @@
 """Probe: what a video holds, by its header and its packets' times. A frame is decoded only where both are silent.
 
-A file that cannot be used is a `ClipRefused`; a disk that cannot be read is an `OSError`, which is not the clip's fault
+A file that cannot be used is a `ClipRejected`; a disk that cannot be read is an `OSError`, which is not the clip's fault
 and worth another try.
 """
 
@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from sana.data.video.container_metadata import matroska_may_turn, mp4_is_cut, mp4_turns
-from sana.data.video.video import MP4, ClipRefused, opened, quarter_turns, sample_aspect
+from sana.data.video.video import MP4, ClipRejected, opened, quarter_turns, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
 _MAX_JITTER = 0.1  # of the mean interval: what a constant rate may deviate by
@@ -105,18 +105,18 @@ def probe_video(path: Path) -> VideoInfo:
     counted. No frame is decoded unless only a frame can tell how it is turned.
 
     Raises:
-        ClipRefused: empty, unreadable (mirrored films, too), no_video or truncated.
+        ClipRejected: empty, unreadable (mirrored films, too), no_video or truncated.
         OSError: the file is missing or the disk failed.
     """
     with _descriptor(path) as file:
         try:
             return _probe(path, file)
-        except ClipRefused as refusal:
-            if refusal.reason in ("empty", "truncated") or not mp4_is_cut(file):
+        except ClipRejected as rejection:
+            if rejection.reason in ("empty", "truncated") or not mp4_is_cut(file):
                 raise
             # without its tables nobody can tell what it was
-            detail = f"the file ends early, at byte {os.fstat(file).st_size} ({refusal.detail})"
-            raise ClipRefused("truncated", detail) from None
+            detail = f"the file ends early, at byte {os.fstat(file).st_size} ({rejection.detail})"
+            raise ClipRejected("truncated", detail) from None
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _times_of_index(file: int, stream: VideoStream, chunk_header_bytes: int) -> 
     the rate is constant; packets must be read where it is not, or where an edit list trims.
 
     Raises:
-        ClipRefused: truncated: the first or the last frame was never written.
+        ClipRejected: truncated: the first or the last frame was never written.
     """
     num_frames, table = stream.frames, stream.index_entries
     if not num_frames or len(table) != num_frames:
@@ -169,17 +169,17 @@ def _times_of_index(file: int, stream: VideoStream, chunk_header_bytes: int) -> 
 
 
 def _check_written(file: int, *packets: tuple[int, int]) -> None:
-    """Refuse a file whose space was reserved and never filled; `packets` are positions and sizes, bytes."""
+    """Reject a file whose space was reserved and never filled; `packets` are positions and sizes, bytes."""
     for position, size in packets:
         if os.pread(file, min(size, len(_EMPTY_PACKET)), position) == _EMPTY_PACKET[:size]:
-            raise ClipRefused("truncated", f"zeros from byte {position} on, where a frame of {size} bytes should be")
+            raise ClipRejected("truncated", f"zeros from byte {position} on, where a frame of {size} bytes should be")
 
 
 def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int | None) -> tuple[_Times, int | None]:
     """Read all packets; decode from the first on until a frame says how it is turned, if that is not known.
 
     Raises:
-        ClipRefused: truncated: fewer packets than the header says, or the last one is not whole.
+        ClipRejected: truncated: fewer packets than the header says, or the last one is not whole.
     """
     num_packets, num_frames, last = 0, 0, None
     ticks: list[int] = []
@@ -195,11 +195,11 @@ def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int
             if (time := packet.pts) is not None:
                 ticks.append(time)
     if not num_frames or num_packets < promised:
-        raise ClipRefused("truncated", f"{num_packets} of {promised or 'at least 1'} frames are in the file")
+        raise ClipRejected("truncated", f"{num_packets} of {promised or 'at least 1'} frames are in the file")
     if last is not None and last.is_corrupt:
-        raise ClipRefused("truncated", f"the file ends inside frame {num_packets}")
+        raise ClipRejected("truncated", f"the file ends inside frame {num_packets}")
     if turns is None and (turns := next(map(_turns, stream.decode(None)), None)) is None:
-        raise ClipRefused("unreadable", f"none of {num_packets} packets decodes to a frame")
+        raise ClipRejected("unreadable", f"none of {num_packets} packets decodes to a frame")
     return _times(num_frames, sorted(ticks), stream.time_base), turns
 
 
@@ -211,26 +211,26 @@ def _promised_packets(container: InputContainer, stream: VideoStream) -> int:
 
 
 def _turns(frame: VideoFrame) -> int:
-    """Quarter turns that bring a frame upright; a picture that is shown in a mirror is not turned, it is refused."""
+    """Quarter turns that bring a frame upright; a picture that is shown in a mirror is not turned, it is rejected."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is not None:
         a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))  # type: ignore[call-overload]  # it is a buffer
         if a * d < b * c:
-            raise ClipRefused("unreadable", "its display matrix mirrors the picture, which is not undone here")
+            raise ClipRejected("unreadable", "its display matrix mirrors the picture, which is not undone here")
     return quarter_turns(frame)
 
 
 def _decoded_turns(container: InputContainer, stream: VideoStream) -> int:
     for frame in container.decode(stream):
         return _turns(frame)
-    raise ClipRefused("unreadable", "no packet decodes to a frame")
+    raise ClipRejected("unreadable", "no packet decodes to a frame")
 
 
 def _describe(container: InputContainer, stream: VideoStream, times: _Times, turns: int) -> VideoInfo:
     context, aspect = stream.codec_context, sample_aspect(stream)
     pixels = context.format
     if pixels is None or not context.width or not context.height:
-        raise ClipRefused("unreadable", f"{context.width} x {context.height} pixels of unknown format")
+        raise ClipRejected("unreadable", f"{context.width} x {context.height} pixels of unknown format")
     size = max(1, round(context.width * aspect)), context.height
     width, height = size[::-1] if turns % 2 else size
     fps = _frame_rate(stream, times)
@@ -266,5 +266,5 @@ def _frame_rate(stream: VideoStream, times: _Times) -> float:
         if error * times.num_intervals <= _ROUNDING_TICKS:
             return stated
     if not times.interval:
-        raise ClipRefused("unreadable", f"no frame rate for {times.num_frames} frames, neither stated nor by times")
+        raise ClipRejected("unreadable", f"no frame rate for {times.num_frames} frames, neither stated nor by times")
     return 1 / (times.interval * times.tick_s)

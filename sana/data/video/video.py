@@ -2,7 +2,7 @@
 
 `sana.data.video.probe` tells what a file holds, `sana.data.video.frames` and `sana.data.video.decode_by_time` read it.
 
-Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRefused`; a disk
+Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRejected`; a disk
 that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
 """
 
@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
-# A bad file is reported once, as a ClipRefused: libav's own lines name no clip and flood a worker's log.
+# A bad file is reported once, as a ClipRejected: libav's own lines name no clip and flood a worker's log.
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
@@ -30,7 +30,7 @@ _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its tra
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 
-class ClipRefused(Exception):  # noqa: N818  an outcome, not an error
+class ClipRejected(Exception):  # noqa: N818  an outcome, not an error
     """A clip cannot be used: `reason` is one word of a closed list, `detail` the numbers, without any path.
 
     Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no moving picture),
@@ -83,18 +83,18 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], *, fps: float) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file at its main video stream; what libav says of a bad file becomes a `ClipRefused`."""
+    """Open a file at its main video stream; what libav says of a bad file becomes a `ClipRejected`."""
     if path.stat().st_size == 0:
-        raise ClipRefused("empty", "0 bytes")
+        raise ClipRejected("empty", "0 bytes")
     try:
         # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
                 kinds = [other.type for other in container.streams]
-                raise ClipRefused("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
+                raise ClipRejected("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
             if stream.codec_context is None:
-                raise ClipRefused("unreadable", "no decoder for the video's codec")
+                raise ClipRejected("unreadable", "no decoder for the video's codec")
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.FFmpegError as error:
@@ -102,9 +102,9 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             with path.open("rb") as file:
                 while file.read(1 << 20):  # a disk that fails does so here too
                     pass
-        raise ClipRefused("unreadable", str(error.strerror)) from error
+        raise ClipRejected("unreadable", str(error.strerror)) from error
     except IndexError as error:  # PyAV 18, when a damaged MPEG-TS grows a stream on the way
-        raise ClipRefused("unreadable", "a stream appears in the middle of the file") from error
+        raise ClipRejected("unreadable", "a stream appears in the middle of the file") from error
 
 
 def sample_aspect(stream: VideoStream) -> float:

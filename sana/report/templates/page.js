@@ -1,7 +1,7 @@
-// Filters the table of refused files: every word must stand in a row.
+// Filters the table of rejected files: every word must stand in a row.
 document.documentElement.classList.add("scripted");
 const box = document.querySelector("#find"), count = document.querySelector("#found");
-const rows = box ? [...document.querySelectorAll(".refused-files tbody tr")] : [];
+const rows = box ? [...document.querySelectorAll(".rejected-files tbody tr")] : [];
 const texts = rows.map(row => row.textContent.toLowerCase());
 function filter() {
   const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
