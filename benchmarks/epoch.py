@@ -2,7 +2,7 @@
 
     python -m benchmarks.epoch
 
-24 buckets. CPU seconds; memory is what numpy held at most beside the bucket codes (and passes) themselves. The last
+24 buckets. CPU seconds; memory is what numpy held at most beside the bucket codes (and draws_per_epoch) themselves. The last
 column is the ratio to one permutation of as many numbers, which no shuffle can do without.
 """
 
@@ -42,8 +42,8 @@ def main() -> None:
     mixed = np.where(random.random(NUM_ROWS) < 0.3, 2.5, 0.7)
     cursor = Cursor(codes, seed=0, batch_size=64)
 
-    def plan(batch_size: int, passes: np.ndarray | float = 1.0) -> Callable[[], object]:
-        return lambda: epoch_plan(codes, passes, seed=0, epoch=0, batch_size=batch_size)
+    def plan(batch_size: int, draws_per_epoch: np.ndarray | float = 1.0) -> Callable[[], object]:
+        return lambda: epoch_plan(codes, draws_per_epoch, seed=0, epoch=0, batch_size=batch_size)
 
     epochs = count(1)
 
@@ -55,7 +55,7 @@ def main() -> None:
         "permutation alone (numpy)": lambda: np.random.Generator(np.random.Philox(0)).permutation(NUM_ROWS),
         "plan, batches of 64": plan(64),
         "plan, batches of 1": plan(1),
-        "plan, batches of 64, passes 2.5 and 0.7": plan(64, mixed),
+        "plan, batches of 64, draws_per_epoch 2.5 and 0.7": plan(64, mixed),
         "the next epoch of a run, batches of 64": next_epoch,
     }
     measured = {name: (seconds(work), peak_mb(work)) for name, work in works.items()}

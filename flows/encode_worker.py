@@ -1,4 +1,4 @@
-"""One machine's share of the encoding, as a flow: what `encode_latents.resources.worker_runs` starts elsewhere."""
+"""One machine's share of the encoding, as a flow: what `encode_latents.resources.remote_workers` starts elsewhere."""
 
 from prefect import flow
 

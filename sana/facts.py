@@ -43,7 +43,7 @@ class SmallBucket(Record):
     """A bucket with too few train samples, and what was done about it; None where that was not asked for."""
 
     train: int  # samples it had
-    passes: int | None  # how often they stand in an epoch
+    draws_per_epoch: int | None  # how often they stand in an epoch
     moved: Mapping[str, int]  # clips, by the bucket they went to
     stayed: int | None  # clips that no other bucket takes
 

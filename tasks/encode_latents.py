@@ -21,12 +21,12 @@ class _SharedOut:
 
     def run(self, context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         resources = context.config.encode_latents.resources
-        if resources.worker_runs:
+        if resources.remote_workers:
             given = runtime.flow_run.parameters
             parameters = {name: given.get(name) for name in ("config", "overrides", "root")} | {"salt": context.salt}
             share_out(
                 resources.worker_deployment,
-                resources.worker_runs,
+                resources.remote_workers,
                 parameters,
                 lambda: stage.remaining(context, inputs),
                 context.report,

@@ -45,7 +45,7 @@ def share_out(
     except ObjectNotFound:
         log.warning(
             "there is no deployment %s here, so this machine does all the work; `prefect deploy --name encode-worker`, "
-            "or set encode_latents.resources.worker_runs to 0",
+            "or set encode_latents.resources.remote_workers to 0",
             deployment,
         )
     finally:

@@ -55,7 +55,7 @@ def bucket_rules(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
-    small = draw(st.sampled_from(["keep", "merge", "pad"]))
+    small = draw(st.sampled_from(["keep", "merge", "oversample"]))
     shared = draw(bucket_rules()) | {"small_buckets": small, "min_bucket_samples": 0 if small == "keep" else 3}
     own = draw(st.none() | bucket_rules())
     roles = draw(st.sampled_from([("split", "split"), ("train", "eval"), ("train", "split")]))

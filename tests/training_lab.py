@@ -24,7 +24,7 @@ class Lab:
 
     def job(self, trajectory: str, **knobs: Any) -> Job[TrainSpec]:
         self.runs += 1
-        spec = {name: knobs.pop(name) for name in ("keep_steps", "passes") if name in knobs}
+        spec = {name: knobs.pop(name) for name in ("keep_steps", "draws_per_epoch") if name in knobs}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **knobs)
         return train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
 

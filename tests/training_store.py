@@ -45,14 +45,15 @@ def build_encoded(
     num_eval: int = NUM_EVAL,
     scale: float = 1.0,
     datasets: Sequence[str] = ("demo",),
-    row_passes: Callable[[int], int] = lambda _: 1,
+    row_draws: Callable[[int], int] = lambda _: 1,
 ) -> Encoded:
     """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens, and is of each data set in turn."""
     store = open_store(str(root))
     splits = ["train"] * num_train + ["eval"] * num_eval
     clips = [(f"clip{i:04d}", split, BUCKETS[i % 3 % 2]) for i, split in enumerate(splits)]
     of_clip = {
-        clip[0]: {"dataset": datasets[i % len(datasets)], "passes": row_passes(i)} for i, clip in enumerate(clips)
+        clip[0]: {"dataset": datasets[i % len(datasets)], "draws_per_epoch": row_draws(i)}
+        for i, clip in enumerate(clips)
     }
     return Encoded(store, _latents(store, clips, scale, of_clip), _captions(store, clips))
 
@@ -148,7 +149,12 @@ def train_job(
     encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
 ) -> Job[TrainSpec]:
     """Write a job as the train stage would, and read it back as its worker does."""
-    told: dict[str, Any] = {"fingerprint": f"f{config.train.max_steps}", "keep_steps": (), "passes": {}, **spec}
+    told: dict[str, Any] = {
+        "fingerprint": f"f{config.train.max_steps}",
+        "keep_steps": (),
+        "draws_per_epoch": {},
+        **spec,
+    }
     model = ModelSource(str(tiny_model), None)
     made = TrainSpec(model, encoded.latents, encoded.captions, trajectory, **told)
     return read_job(write_job(config, made), TrainSpec)

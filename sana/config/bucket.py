@@ -160,7 +160,7 @@ class BucketRules(Section):
 class BucketConfig(BucketRules):
     """The rules of every data set that has none of its own, the split, and what becomes of small buckets."""
 
-    small_buckets: Literal["keep", "merge", "pad"] = Field(
+    small_buckets: Literal["keep", "merge", "oversample"] = Field(
         "keep",
         description="a bucket with fewer than min_bucket_samples train samples: stays; its clips go to the nearest "
         "bucket that has as many and that they have the frames and pixels for, or stay; or its samples are repeated "
@@ -170,7 +170,7 @@ class BucketConfig(BucketRules):
     eval_fraction: float = Field(
         0.05, ge=0.0, lt=1.0, description="part of the sources held out for the eval loss, chosen by hash"
     )
-    eval_sources: tuple[str, ...] = Field((), description="source_ids that are held out by name")
+    holdout_sources: tuple[str, ...] = Field((), description="source_ids that are held out by name")
     split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
 
     @model_validator(mode="after")
@@ -178,5 +178,5 @@ class BucketConfig(BucketRules):
         if self.small_buckets != "keep" and not self.min_bucket_samples:
             raise ValueError(f"small_buckets: {self.small_buckets} needs min_bucket_samples, below which it applies")
         if self.small_buckets == "keep" and self.min_bucket_samples:
-            raise ValueError("min_bucket_samples has no effect with small_buckets: keep; use merge or pad")
+            raise ValueError("min_bucket_samples has no effect with small_buckets: keep; use merge or oversample")
         return self

@@ -14,7 +14,7 @@ class DatasetConfig(Section):
     # where the files are is not what they are: a laptop and a bucket with the same files agree.
     # What bucket and train read of a data set stands in their recipes.
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
-        {"source", "revision", "max_rejected_fraction", "disabled", "role", "repeats", "weight", "bucket"}
+        {"source", "revision", "max_rejected_fraction", "disabled", "role", "repeats", "sampling_weight", "bucket"}
     )
 
     id: str = Field(
@@ -39,16 +39,19 @@ class DatasetConfig(Section):
     captions: CaptionsConfig = CaptionsConfig()
     disabled: bool = Field(False, description="leave this data set out")
     role: Literal["split", "train", "eval"] = Field(
-        "split", description="split: by bucket.eval_fraction and eval_sources; train or eval: all of it"
+        "split", description="split: by bucket.eval_fraction and holdout_sources; train or eval: all of it"
     )
     repeats: int = Field(
-        0, ge=0, le=10_000, description="extra passes over this data set in an epoch: 0 is once, N is N + 1 times"
+        0,
+        ge=0,
+        le=10_000,
+        description="extra draws_per_epoch over this data set in an epoch: 0 is once, N is N + 1 times",
     )
-    weight: float = Field(
+    sampling_weight: float = Field(
         1.0,
         gt=0.0,
         le=1000.0,
-        description="passes over this data set in an epoch are (repeats + 1) x weight; of a fraction, as many "
+        description="draws_per_epoch over this data set in an epoch are (repeats + 1) x sampling_weight; of a fraction, as many "
         "samples are drawn anew each epoch",
     )
     bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
@@ -59,9 +62,9 @@ class DatasetConfig(Section):
         return f"download.datasets[{self.id}]"
 
     @property
-    def passes(self) -> float:
+    def draws_per_epoch(self) -> float:
         """How often each of its samples stands in an epoch, on average."""
-        return (self.repeats + 1) * self.weight
+        return (self.repeats + 1) * self.sampling_weight
 
     @model_validator(mode="after")
     def _one_way_to_the_source_id(self) -> Self:

@@ -48,7 +48,7 @@ class EncodeLatentsResources(Section):
         description="threads of each process that decode videos ahead of the VAE; memory holds as many "
         "windows and one batch",
     )
-    worker_runs: int = Field(
+    remote_workers: int = Field(
         0,
         ge=0,
         le=1024,
@@ -57,7 +57,7 @@ class EncodeLatentsResources(Section):
     worker_deployment: str = Field(
         "encode-worker/encode-worker",
         pattern="^[^/]+/[^/]+$",
-        description="flow and deployment that worker_runs starts",
+        description="flow and deployment that remote_workers starts",
     )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the processes when none reports for this long")
 

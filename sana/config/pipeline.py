@@ -40,10 +40,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _both_splits_can_have_clips(self) -> Self:
         roles = {dataset.role for dataset in self.download.enabled}
-        held_out = self.bucket.eval_fraction or self.bucket.eval_sources
+        held_out = self.bucket.eval_fraction or self.bucket.holdout_sources
         if "eval" not in roles and not held_out:
             raise ValueError(
-                "bucket.eval_fraction is 0, bucket.eval_sources is empty and no data set has role: eval: "
+                "bucket.eval_fraction is 0, bucket.holdout_sources is empty and no data set has role: eval: "
                 "nothing would be held out for the eval loss"
             )
         if roles == {"eval"}:

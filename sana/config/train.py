@@ -27,7 +27,9 @@ class TrainResources(Section):
         "sample is one range request",
     )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
-    keep_last: int = Field(3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays")
+    max_checkpoints: int = Field(
+        3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays"
+    )
     eval_every: int = Field(
         500, ge=0, description="steps between eval losses in the loop; 0: only in the evaluate stage"
     )

@@ -157,7 +157,7 @@ def _resources(draft: Draft, keys: Keys, num_processes: int) -> None:
         ("micro_batch_size", keys.integer("train_batch_size", 4), "per forward pass and GPU", "train_batch_size"),
         ("gradient_checkpointing", recompute, "else a block's activations are 9 GiB", "gradient_checkpointing"),
         ("checkpoint_every", max(1, keys.integer(saves, 500)), "steps", saves),
-        ("keep_last", limit if limit > 0 else 1000, "checkpoints; 0 there: no limit", "checkpoints_total_limit"),
+        ("max_checkpoints", limit if limit > 0 else 1000, "checkpoints; 0 there: no limit", "checkpoints_total_limit"),
         ("eval_every", max(0, keys.integer(evals, 500)), "steps between eval losses; videos come at the end", evals),
     ):
         draft.set(f"train.resources.{ours}", value, why, *keys.present(key))

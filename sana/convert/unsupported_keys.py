@@ -52,7 +52,7 @@ CONFIG_LEFT = {
     "skip_file_discovery": "a stage that has nothing to do ends at once",
     "allow_dataset_oversubscription": "a small bucket never aborts a run; see bucket.small_buckets",
     "disable_bucket_pruning": "a small bucket stays; see bucket.small_buckets",
-    "data_backend_sampling": "each data set has its share by repeats and weight",
+    "data_backend_sampling": "each data set has its share by repeats and sampling_weight",
     "aspect_bucket_alignment": "sizes come from the model's own table, multiples of 16",
     "aspect_bucket_rounding": "a clip goes to the nearest bucket in log aspect ratio, without rounding",
     "aspect_bucket_worker_count": _SPEED,
@@ -170,8 +170,8 @@ DATASET_LEFT = {
     "csv_cache_dir": "fetched videos are kept under work_dir, within download.resources.cache_gib",
     "csv_cache_dir_vae": _CACHE,
     "is_i2v": "of no effect on Sana Video there; image to video is not trained here yet",
-    "is_regularisation_data": "no counterpart; use repeats and weight",
-    "is_regularization_data": "no counterpart; use repeats and weight",
+    "is_regularisation_data": "no counterpart; use repeats and sampling_weight",
+    "is_regularization_data": "no counterpart; use repeats and sampling_weight",
     "use_captions": "captions are always used; captions.layout: none gives every clip the same",
 }
 DATASET_FAMILIES = {

@@ -94,7 +94,7 @@ WINDOWS = pa.schema(
         column("crop_width", pa.float64(), "the same: width"),
         column("crop_height", pa.float64(), "the same: height"),
         column("split", pa.string(), "train or eval, by source_id or by the data set's role"),
-        column("passes", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
+        column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
     ]
 )
 # What determines the pixels of a sample, and so names its latent: the content of a file and how it is cut.
@@ -146,7 +146,7 @@ LATENT_INDEX = pa.schema(
         column("clip_id", pa.string(), "the clip"),
         column("dataset", pa.string(), "id of the data set in the config"),
         column("split", pa.string(), "train or eval"),
-        column("passes", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
+        column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
         column("bucket", pa.string(), "frames x height x width"),
         column("sample_key", pa.string(), "digest of what determines its pixels: CUT"),
         *LOCATION,

@@ -104,7 +104,9 @@ class TrainSpec(Spec):
     trajectory: str
     fingerprint: str  # of the artifact to be made
     keep_steps: tuple[int, ...]  # of checkpoints that committed artifacts refer to: they are not pruned
-    passes: Mapping[str, float]  # how often a data set stands in an epoch; of those that do not stand in it once
+    draws_per_epoch: Mapping[
+        str, float
+    ]  # how often a data set stands in an epoch; of those that do not stand in it once
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ NAME = "bucket"
 VERSION = 2
 INPUTS = ("probe",)
 # What encode_latents reads of a window: source_id and the like may change without a video being opened.
-WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "passes", *CUT)
+WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *CUT)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -57,7 +57,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `clips.parquet` (one row per window) and `rejects.parquet`.
 
     Raises:
-        ConfigError: `eval_sources` names a source that is not there, or roles put one source into both splits.
+        ConfigError: `holdout_sources` names a source that is not there, or roles put one source into both splits.
         RejectedError: one split would be empty.
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
@@ -82,7 +82,7 @@ def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
     """Fail when no training can come of an assignment.
 
     Raises:
-        ConfigError: `eval_sources` names a source that is not there, or roles put one source into both splits.
+        ConfigError: `holdout_sources` names a source that is not there, or roles put one source into both splits.
         RejectedError: one split is empty.
     """
     windows = assigned.windows
@@ -121,19 +121,19 @@ def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str
     if len(names) < 2:
         return f"{why}: at least two sources are needed, one for each split, or a data set with role: {split}"
     way = "raise bucket.eval_fraction, or name" if split == "eval" else "lower bucket.eval_fraction, or name fewer"
-    return f"{why} (eval_fraction {config.bucket.eval_fraction:g}): {way} sources in bucket.eval_sources"
+    return f"{why} (eval_fraction {config.bucket.eval_fraction:g}): {way} sources in bucket.holdout_sources"
 
 
 def _check_sources(config: Config, clips: pa.Table, windows: pa.Table) -> None:
-    """Every name in `eval_sources` must be of a source that is left and that no role has put elsewhere."""
-    if not config.bucket.eval_sources:
+    """Every name in `holdout_sources` must be of a source that is left and that no role has put elsewhere."""
+    if not config.bucket.holdout_sources:
         return
     divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role != "train"], pa.string())
     known, divisible, kept = (
         set(pc.unique(table["source_id"]).to_pylist())
         for table in (clips, clips.filter(pc.is_in(clips["dataset"], value_set=divided)), windows)
     )
-    for name in config.bucket.eval_sources:
+    for name in config.bucket.holdout_sources:
         if name in kept and name in divisible:
             continue
         what, near = "no clip has it", difflib.get_close_matches(name, sorted(known), n=1)
@@ -141,7 +141,7 @@ def _check_sources(config: Config, clips: pa.Table, windows: pa.Table) -> None:
             what = "all its clips were rejected" if name in divisible else "its data set has role: train"
         left = ", ".join(sorted(kept)[:8])
         hint = f"; did you mean {near[0]}?" if near and name not in known else f"; there are {left}"
-        raise ConfigError(f"bucket.eval_sources: source {name!r}: {what}{hint}")
+        raise ConfigError(f"bucket.holdout_sources: source {name!r}: {what}{hint}")
 
 
 def _check_roles(config: Config, windows: pa.Table) -> None:

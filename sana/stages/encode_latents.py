@@ -22,7 +22,7 @@ from sana.runtime.worker import outlive, run_worker
 NAME = "encode_latents"
 VERSION = 4
 INPUTS = ("bucket",)
-_CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "passes", "digest", "dtype", "shape")
+_CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "draws_per_epoch", "digest", "dtype", "shape")
 _TODO = ("sample_key", "dataset", "path", *CUT)
 
 

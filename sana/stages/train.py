@@ -34,17 +34,21 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
-    passes = _passes(context.config, inputs["encode_latents"])
-    return Recipe(NAME, VERSION, {**knobs, "passes": passes} if passes else knobs, read)
+    draws_per_epoch = _draws_per_epoch(context.config, inputs["encode_latents"])
+    return Recipe(NAME, VERSION, {**knobs, "draws_per_epoch": draws_per_epoch} if draws_per_epoch else knobs, read)
 
 
-def _passes(config: Config, latents: Artifact) -> dict[str, float]:
+def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:
     """Return how often each data set stands in an epoch, of those that have train samples and do not stand in it once.
 
     The rest is left out: once is what a run without weights does, and it keeps its trajectory.
     """
     used = EncodeLatentsFacts.of(latents).train_samples
-    return {found.id: found.passes for found in config.download.enabled if found.id in used and found.passes != 1.0}
+    return {
+        found.id: found.draws_per_epoch
+        for found in config.download.enabled
+        if found.id in used and found.draws_per_epoch != 1.0
+    }
 
 
 def trajectory_of(recipe: Recipe) -> str:
@@ -78,7 +82,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         trajectory=trajectory,
         fingerprint=stage_recipe.fingerprint,
         keep_steps=tuple(_steps_in_use(context, trajectory)),
-        passes=_passes(context.config, inputs["encode_latents"]),
+        draws_per_epoch=_draws_per_epoch(context.config, inputs["encode_latents"]),
     )
     job_path = run_worker(
         context,

@@ -147,11 +147,11 @@ def withdraw(store: Store, trajectory: str, step: int) -> None:
         store.delete(key)
 
 
-def prune(store: Store, trajectory: str, *, keep_last: int, keep_steps: Collection[int]) -> None:
-    """Remove all complete checkpoints but the newest `keep_last` and those of `keep_steps`."""
-    for step in steps_of(store, trajectory)[:-keep_last]:
+def prune(store: Store, trajectory: str, *, max_checkpoints: int, keep_steps: Collection[int]) -> None:
+    """Remove all complete checkpoints but the newest `max_checkpoints` and those of `keep_steps`."""
+    for step in steps_of(store, trajectory)[:-max_checkpoints]:
         if step not in keep_steps:
-            _log.info("removing the checkpoint of step %d: %d newer ones are kept", step, keep_last)
+            _log.info("removing the checkpoint of step %d: %d newer ones are kept", step, max_checkpoints)
             withdraw(store, trajectory, step)
 
 

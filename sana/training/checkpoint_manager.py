@@ -114,4 +114,6 @@ class Trajectory:
             staging=self.staging,
         )
         _log.info("saved the checkpoint of step %d: %s", state.step, self.store.uri(self.newest.key))
-        checkpoint.prune(self.store, self.key, keep_last=self.config.resources.keep_last, keep_steps=self.keep_steps)
+        checkpoint.prune(
+            self.store, self.key, max_checkpoints=self.config.resources.max_checkpoints, keep_steps=self.keep_steps
+        )

@@ -69,7 +69,7 @@ class Trainer:
         self.samples = reader.samples
         self.cursor = Cursor(
             self.samples.bucket_codes,
-            self.samples.passes,
+            self.samples.draws_per_epoch,
             seed=self.config.seed,
             batch_size=self.config.global_batch_size,
         )

@@ -74,7 +74,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         revision=spec.model.revision,
         gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
-    samples = load_samples(store, latents, captions, "train", passes=spec.passes)
+    samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
         width = int(transformer.config.caption_channels)

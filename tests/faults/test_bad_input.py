@@ -181,7 +181,7 @@ def test_s3_that_does_not_answer_or_rejects(
 
 
 def test_an_eval_source_that_is_not_there(tmp_path: Path, tiny_model: Path) -> None:
-    done = sana(tmp_path, tiny_model, "bucket.eval_sources=[buny]")
+    done = sana(tmp_path, tiny_model, "bucket.holdout_sources=[buny]")
     assert_one_clear_error(done, "source 'buny': no clip has it; did you mean bunny?")
     assert committed(tmp_path) == ["download", "probe"]
 

@@ -84,18 +84,18 @@ def test_it_writes_nothing_and_imports_nothing_heavy(place: Place) -> None:
 def test_small_buckets_are_told(place: Place) -> None:
     merged = preview(place, "bucket.small_buckets=merge", "bucket.min_bucket_samples=2").output
     assert "9x96x160 has 1 train samples, fewer than 2: 1 of its clips stay, no other bucket takes them" in merged
-    padded = preview(place, "bucket.small_buckets=pad", "bucket.min_bucket_samples=3").output
-    assert "9x96x160 has 1 train samples, fewer than 3: they stand 3 times in an epoch" in padded
+    oversampled = preview(place, "bucket.small_buckets=oversample", "bucket.min_bucket_samples=3").output
+    assert "9x96x160 has 1 train samples, fewer than 3: they stand 3 times in an epoch" in oversampled
     assert "17x96x160 has 2 train samples for a batch of 4: it is filled up by repeats" in preview(place).output
 
 
 def test_what_would_stop_the_run_is_said_after_the_table(place: Place) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", *arguments(place, "bucket.eval_sources=[buny]")],
+        [sys.executable, "-m", "flows.cli.main", *arguments(place, "bucket.holdout_sources=[buny]")],
         capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1 and "17x96x160" in done.stdout
-    assert done.stderr.startswith("error: bucket.eval_sources: source 'buny': no clip has it; did you mean bunny?")
+    assert done.stderr.startswith("error: bucket.holdout_sources: source 'buny': no clip has it; did you mean bunny?")
 
 
 def test_without_a_probe_it_says_which_command_makes_it(place: Place, tmp_path: Path) -> None:

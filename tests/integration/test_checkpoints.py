@@ -65,7 +65,7 @@ def test_a_bucket_is_as_good_as_a_disk(lab: Lab, s3: WeedServer) -> None:
 
 
 def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
-    lab.train("kept", max_steps=8, checkpoint_every=1, keep_last=2, keep_steps=(3,))
+    lab.train("kept", max_steps=8, checkpoint_every=1, max_checkpoints=2, keep_steps=(3,))
     assert steps_of(lab.store, lab.key("kept")) == [3, 7, 8]
     keys = [key for key, _ in lab.store.list(f"train/{lab.key('kept')}/checkpoints")]
     assert len(keys) == 3 * 4  # nothing is left of the others

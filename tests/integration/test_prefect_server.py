@@ -18,7 +18,7 @@ work_dir: {folder}/work
 model: {{path: {folder}/none}}
 download:
   datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_rejected_fraction: 0.2}}]
-bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, eval_sources: [{held_out}]}}
+bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, holdout_sources: [{held_out}]}}
 train: {{max_steps: 1, global_batch_size: 1, lr_schedule: {{warmup_steps: 0}}}}
 sample: {{prompts: {{cat: a cat}}}}
 """
@@ -77,7 +77,7 @@ def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) ->
     server.wait_for_state(run, "Failed")
     assert server.tasks_of(run, 1) == {"download": "Completed", "probe": "Completed", "bucket": "Failed"}
     # logs come in batches, some time after the state
-    reason = "bucket.eval_sources: source 'nobody'"
+    reason = "bucket.holdout_sources: source 'nobody'"
     server.wait_until(lambda: reason in server.logs_of(run), f"the run's log does not say {reason}", 60.0)
     assert "Traceback" not in server.logs_of(run)
 
@@ -124,7 +124,7 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
         f"model.path={tiny_model}",
         f"download.datasets.0.source={place.clips}",
         "encode_latents.resources.samples_per_part=2",
-        "encode_latents.resources.worker_runs=2",
+        "encode_latents.resources.remote_workers=2",
     ]
     parameters = {"config": "configs/demo.yaml", "overrides": overrides, "root": place.root, "until": "encode_latents"}
     run = server.start_run("sana-video/pipeline", **parameters)

@@ -232,22 +232,24 @@ def test_a_lost_history_or_pool_of_hints_changes_no_decision(place: Place) -> No
 
 
 def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[Place, Outcome]) -> None:
-    found = states(place, "download.datasets.0.weight=0.5")
+    found = states(place, "download.datasets.0.sampling_weight=0.5")
     assert found.pop("train") == "stale"
     assert {name for name, state in found.items() if state == "pending"} == {"evaluate", "sample"}
     assert {state for name, state in found.items() if name not in ("evaluate", "sample")} == {"cached"}
     # so many repeats at so little weight are one pass: the run that was
-    assert set(states(place, "download.datasets.0.weight=0.5", "download.datasets.0.repeats=1").values()) == {"cached"}
+    assert set(states(place, "download.datasets.0.sampling_weight=0.5", "download.datasets.0.repeats=1").values()) == {
+        "cached"
+    }
     artifacts, name = done[1].artifacts, place.config().download.datasets[0].id
     weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), artifacts)
-    assert weighted.config["passes"] == {name: 3.0}
-    assert causes(weighted, latest(place.context().store, "train")) == [f"passes.{name} None -> 3.0"]
+    assert weighted.config["draws_per_epoch"] == {name: 3.0}
+    assert causes(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} None -> 3.0"]
     # a data set without train samples has no say
     elsewhere = dataclasses.replace(artifacts["encode_latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
     plain = stage("train").recipe(
         place.context("download.datasets.0.repeats=2"), {**artifacts, "encode_latents": elsewhere}
     )
-    assert "passes" not in plain.config
+    assert "draws_per_epoch" not in plain.config
     assert EncodeLatentsFacts.of(artifacts["encode_latents"]).train_samples == {name: artifacts["train"].counts.num_in}
 
 

@@ -70,7 +70,7 @@ def test_sigterm_saves_the_last_step_and_the_next_run_goes_on(lab: Lab) -> None:
     assert stopped is not None and stopped.step >= 3
     assert not result_path(job.path).exists()
     end = stopped.step + 2
-    lab.assert_same(lab.train("stopped", max_steps=end), lab.train("straight", max_steps=end, keep_last=100))
+    lab.assert_same(lab.train("stopped", max_steps=end), lab.train("straight", max_steps=end, max_checkpoints=100))
 
 
 def test_a_stop_while_evaluating_saves_too_and_the_eval_is_made_up(lab: Lab) -> None:
@@ -94,13 +94,13 @@ def test_micro_batches_and_checkpointing_change_nothing(lab: Lab) -> None:
     lab.assert_same(whole, saving)
 
 
-def test_passes_make_an_epoch_longer_and_survive_a_restart(lab: Lab) -> None:
+def test_draws_make_an_epoch_longer_and_survive_a_restart(lab: Lab) -> None:
     once = lab.train("once", max_steps=4)
-    straight = lab.train("straight", max_steps=4, passes={"demo": 2.5})
+    straight = lab.train("straight", max_steps=4, draws_per_epoch={"demo": 2.5})
     assert once.cursor == DataPosition(4, 1, 1)  # 7 and 4 clips in batches of 4: 3 batches
     assert straight.cursor == DataPosition(4, 0, 4)  # 18 and 10 places: 8 batches
-    lab.train("stopped", max_steps=3, passes={"demo": 2.5})
-    lab.assert_same(straight, lab.train("stopped", max_steps=4, passes={"demo": 2.5}))
+    lab.train("stopped", max_steps=3, draws_per_epoch={"demo": 2.5})
+    lab.assert_same(straight, lab.train("stopped", max_steps=4, draws_per_epoch={"demo": 2.5}))
     assert lab.losses(once) != lab.losses(straight)
 
 

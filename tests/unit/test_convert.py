@@ -39,7 +39,7 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert train.lr_schedule == CosineSchedule(warmup_steps=500, decay_steps=400_000, min_learning_rate=4e-7)
     assert (train.max_grad_norm, train.caption_dropout, train.mixed_precision) == (0.1, 0.1, "bf16")
     assert train.ema_decay**2 == pytest.approx(0.995, abs=1e-5), "one step of 0.995 every two steps"
-    assert (train.resources.checkpoint_every, train.resources.keep_last) == (1000, 5)
+    assert (train.resources.checkpoint_every, train.resources.max_checkpoints) == (1000, 5)
     assert (sample.bucket, sample.num_inference_steps, sample.guidance_scale) == ("81x480x832", 50, 6)
     assert (sample.seed, sample.fps, sample.weights) == (42, 16, "ema")
     assert sample.prompts == {"validation": CONFIG["validation_prompt"]}

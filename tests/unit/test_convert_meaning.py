@@ -23,7 +23,7 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
         ],
     )
     first, wide, held_out, off = config.download.datasets
-    assert (first.id, first.repeats, first.weight, first.passes) == ("one-film", 2, 0.5, 1.5)
+    assert (first.id, first.repeats, first.sampling_weight, first.draws_per_epoch) == ("one-film", 2, 0.5, 1.5)
     assert (config.rules_of(first).table, config.rules_of(first).num_frames) == ("official_480p", 81)
     own = config.rules_of(wide)
     assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "reject")
@@ -120,7 +120,7 @@ def test_batch_clipping_ema_and_optimizer(tmp_path: Path) -> None:
     assert (train.max_grad_norm, train.ema_decay, config.sample.weights) == (1.0, 0.0, "live")
     optimizer = train.optimizer
     assert (optimizer.name, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == ("adamw", 0.8, 0.999, 0.02)
-    assert train.resources.keep_last == 1000
+    assert train.resources.max_checkpoints == 1000
 
 
 def test_the_prompt_library_is_written_out(tmp_path: Path) -> None:

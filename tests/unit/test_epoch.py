@@ -1,4 +1,4 @@
-"""Laws of an epoch's order: every row as often as its passes say, the same for any number of ranks and any restart."""
+"""Laws of an epoch's order: every row as often as its draws_per_epoch say, the same for any number of ranks and any restart."""
 
 import hashlib
 
@@ -38,13 +38,15 @@ def test_an_epoch_holds_every_row_and_few_repeats(codes: np.ndarray, batch_size:
 def test_rows_stand_in_an_epoch_as_often_as_their_passes_say(
     codes: np.ndarray, data: st.DataObject, seed: int, epoch: int
 ) -> None:
-    passes = np.array(data.draw(st.lists(weights, min_size=len(codes), max_size=len(codes))))
-    # batches of one are not filled up: the plan is the rows' passes and nothing else
-    seen = np.bincount(epoch_plan(codes, passes, seed=seed, epoch=epoch, batch_size=1).ravel(), minlength=len(codes))
-    assert ((seen == np.floor(passes)) | (seen == np.floor(passes) + 1)).all()
+    draws_per_epoch = np.array(data.draw(st.lists(weights, min_size=len(codes), max_size=len(codes))))
+    # batches of one are not filled up: the plan is the rows' draws_per_epoch and nothing else
+    seen = np.bincount(
+        epoch_plan(codes, draws_per_epoch, seed=seed, epoch=epoch, batch_size=1).ravel(), minlength=len(codes)
+    )
+    assert ((seen == np.floor(draws_per_epoch)) | (seen == np.floor(draws_per_epoch) + 1)).all()
     for code in set(codes.tolist()):
-        for value in set(passes[codes == code].tolist()):
-            alike = (codes == code) & (passes == value)
+        for value in set(draws_per_epoch[codes == code].tolist()):
+            alike = (codes == code) & (draws_per_epoch == value)
             extra = seen[alike].sum() - int(value) * alike.sum()
             expected = round((value - int(value)) * alike.sum())
             assert extra == (max(1, expected) if value < 1 else expected)
@@ -56,15 +58,17 @@ def test_rows_stand_in_an_epoch_as_often_as_their_passes_say(
     batch_size=st.integers(1, 9),
     epoch=st.integers(0, 5),
 )
-def test_passes_fill_whole_batches_of_one_bucket(
+def test_draws_fill_whole_batches_of_one_bucket(
     codes: np.ndarray, data: st.DataObject, batch_size: int, epoch: int
 ) -> None:
-    passes = np.array(data.draw(st.lists(weights, min_size=len(codes), max_size=len(codes))))
-    cursor = Cursor(codes, passes, seed=0, batch_size=batch_size)
-    plan = epoch_plan(codes, passes, seed=0, epoch=epoch, batch_size=batch_size)
+    draws_per_epoch = np.array(data.draw(st.lists(weights, min_size=len(codes), max_size=len(codes))))
+    cursor = Cursor(codes, draws_per_epoch, seed=0, batch_size=batch_size)
+    plan = epoch_plan(codes, draws_per_epoch, seed=0, epoch=epoch, batch_size=batch_size)
     assert len(plan) == cursor.num_batches  # in every epoch
     assert all(len(set(codes[batch])) == 1 for batch in plan)
-    once = np.bincount(epoch_plan(codes, passes, seed=0, epoch=epoch, batch_size=1).ravel(), minlength=len(codes))
+    once = np.bincount(
+        epoch_plan(codes, draws_per_epoch, seed=0, epoch=epoch, batch_size=1).ravel(), minlength=len(codes)
+    )
     seen = np.bincount(plan.ravel(), minlength=len(codes))
     assert (seen >= once).all()
     for code in set(codes.tolist()):
@@ -82,8 +86,8 @@ def test_what_a_fraction_draws_changes_with_the_epoch_and_reaches_all() -> None:
 
 def test_a_second_pass_comes_after_the_first() -> None:
     """So that a small data set with many repeats does not crowd one batch with one clip."""
-    codes, passes = np.zeros(64, dtype=np.uint16), np.full(64, 3.0)
-    plan = epoch_plan(codes, passes, seed=0, epoch=0, batch_size=16)
+    codes, draws_per_epoch = np.zeros(64, dtype=np.uint16), np.full(64, 3.0)
+    plan = epoch_plan(codes, draws_per_epoch, seed=0, epoch=0, batch_size=16)
     assert all(len(set(batch.tolist())) == 16 for batch in plan)
 
 

@@ -55,7 +55,7 @@ PROMISES: dict[str, dict[str, Callable[[Config], bool]]] = {
     "several_data_sets": {
         "each role": lambda c: {d.role for d in c.download.datasets} == {"train", "split", "eval"},
         "repeats": lambda c: any(d.repeats > 0 for d in c.download.datasets),
-        "a sampling weight": lambda c: any(d.weight != 1 for d in c.download.datasets),
+        "a sampling weight": lambda c: any(d.sampling_weight != 1 for d in c.download.datasets),
         "own bucket rules": lambda c: any(d.bucket is not None for d in c.download.datasets),
         "a table, with names of columns": lambda c: any(
             d.source.endswith(TABLE_SUFFIXES) and d.captions.columns for d in c.download.datasets

@@ -126,12 +126,12 @@ def test_files_are_read_by_many_threads_whatever_is_closed_meanwhile(
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def test_passes_are_those_of_the_row_times_those_of_its_data_set(tmp_path: Path) -> None:
-    encoded = build_encoded(tmp_path / "store", datasets=("demo", "other"), row_passes=lambda i: 1 + i % 2)
-    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train", passes={"other": 2.5})
-    assert samples.passes.tolist() == [(1 + i % 2) * (2.5 if i % 2 else 1.0) for i in range(NUM_TRAIN)]
+def test_draws_are_those_of_the_row_times_those_of_its_data_set(tmp_path: Path) -> None:
+    encoded = build_encoded(tmp_path / "store", datasets=("demo", "other"), row_draws=lambda i: 1 + i % 2)
+    samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train", draws_per_epoch={"other": 2.5})
+    assert samples.draws_per_epoch.tolist() == [(1 + i % 2) * (2.5 if i % 2 else 1.0) for i in range(NUM_TRAIN)]
     plain = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
-    assert plain.passes.tolist() == [1 + i % 2 for i in range(NUM_TRAIN)]
+    assert plain.draws_per_epoch.tolist() == [1 + i % 2 for i in range(NUM_TRAIN)]
 
 
 def test_an_empty_split_says_what_to_change(tmp_path: Path) -> None:

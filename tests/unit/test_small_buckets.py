@@ -26,13 +26,13 @@ def few(policy: str, minimum: int, clips: list, **bucket: Any) -> tuple[list, Ma
 
 def test_a_small_bucket_stays() -> None:
     rows, facts = few("keep", 0, [WIDE] * 3)
-    assert {r["bucket"] for r in rows} == {"81x480x832"} and {r["passes"] for r in rows} == {1} and not facts
+    assert {r["bucket"] for r in rows} == {"81x480x832"} and {r["draws_per_epoch"] for r in rows} == {1} and not facts
 
 
 def test_a_small_bucket_is_repeated_until_it_is_not() -> None:
-    rows, facts = few("pad", 5, [WIDE] * 6 + [TALL] * 2, eval_sources=())
-    assert {(r["bucket"], r["passes"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
-    assert facts == {"81x832x480": SmallBucket(2, passes=3, moved={}, stayed=None)}
+    rows, facts = few("oversample", 5, [WIDE] * 6 + [TALL] * 2, holdout_sources=())
+    assert {(r["bucket"], r["draws_per_epoch"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
+    assert facts == {"81x832x480": SmallBucket(2, draws_per_epoch=3, moved={}, stayed=None)}
 
 
 def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
@@ -40,8 +40,8 @@ def test_a_small_bucket_goes_to_the_nearest_that_is_not() -> None:
     rows, facts = few("merge", 4, [WIDE] * 4 + [SQUARE] * 5 + [nearly] * 2 + [TALL])
     assert [r["bucket"] for r in rows] == ["81x480x832"] * 4 + ["81x624x624"] * 8
     assert facts == {
-        "81x560x720": SmallBucket(2, passes=None, moved={"81x624x624": 2}, stayed=0),
-        "81x832x480": SmallBucket(1, passes=None, moved={"81x624x624": 1}, stayed=0),
+        "81x560x720": SmallBucket(2, draws_per_epoch=None, moved={"81x624x624": 2}, stayed=0),
+        "81x832x480": SmallBucket(1, draws_per_epoch=None, moved={"81x624x624": 1}, stayed=0),
     }
     box = rows[-1]  # cut anew for the bucket it is in
     assert (box["crop_width"], box["crop_height"]) == (480, 480)
@@ -51,7 +51,7 @@ def test_a_clip_is_not_merged_where_it_has_no_frames_or_pixels() -> None:
     long, short = {**WIDE, "num_frames": 81}, {**TALL, "num_frames": 17}
     rows, facts = few("merge", 3, [long] * 3 + [short], buckets=["81x480x832", "17x832x480"])
     assert rows[-1]["bucket"] == "17x832x480"
-    assert facts["17x832x480"] == SmallBucket(1, passes=None, moved={}, stayed=1)
+    assert facts["17x832x480"] == SmallBucket(1, draws_per_epoch=None, moved={}, stayed=1)
     rows, _ = few("merge", 3, [WIDE] * 3 + [TALL], buckets=["81x480x832", "81x832x480"], allow_upscale=False)
     assert rows[-1]["bucket"] == "81x832x480"
     rows, _ = few("merge", 9, [WIDE] * 3 + [TALL])  # nothing is large: no clip moves, and nothing fails
@@ -68,9 +68,11 @@ def test_merging_only_makes_buckets_larger(config: Config, clips: list) -> None:
     for name, counted in after.facts.buckets.items():
         small = before[name].train < 3 and config.bucket.small_buckets != "keep"
         assert (counted.train <= before[name].train) if small else (counted.train >= before[name].train)
-    if config.bucket.small_buckets == "pad":
+    if config.bucket.small_buckets == "oversample":
         for name, counted in after.facts.buckets.items():
-            passes = {r["passes"] for r in after.windows.to_pylist() if r["bucket"] == name and r["split"] == "train"}
-            assert not counted.train or counted.train * passes.pop() >= 3
-            assert not passes
-    assert {r["passes"] for r in after.windows.to_pylist() if r["split"] == "eval"} <= {1}
+            draws_per_epoch = {
+                r["draws_per_epoch"] for r in after.windows.to_pylist() if r["bucket"] == name and r["split"] == "train"
+            }
+            assert not counted.train or counted.train * draws_per_epoch.pop() >= 3
+            assert not draws_per_epoch
+    assert {r["draws_per_epoch"] for r in after.windows.to_pylist() if r["split"] == "eval"} <= {1}

@@ -123,7 +123,7 @@ def recipe(config: Config) -> Any:
 def test_only_what_deviates_enters_the_recipe() -> None:
     plain = recipe(config({"id": "a"}))
     assert plain.config == BucketConfig().hashed()
-    assert recipe(config({"id": "a"}, {"id": "b", "bucket": {}, "repeats": 3, "weight": 2.0})) == plain
+    assert recipe(config({"id": "a"}, {"id": "b", "bucket": {}, "repeats": 3, "sampling_weight": 2.0})) == plain
     assert recipe(config({"id": "a"}, {"id": "b", "role": "eval", "disabled": True})) == plain
     role = recipe(config({"id": "a"}, {"id": "b", "role": "eval"}))
     assert role.config["datasets"] == {"b": {"role": "eval"}}
@@ -137,7 +137,7 @@ def test_only_what_deviates_enters_the_recipe() -> None:
 
 def test_the_split_is_a_matter_of_the_source_alone() -> None:
     clips = [{"source_id": f"s{i % 400}"} for i in range(800)]
-    rows = assign(probed(clips), config(eval_fraction=0.25, eval_sources=("s7",))).windows.to_pylist()
+    rows = assign(probed(clips), config(eval_fraction=0.25, holdout_sources=("s7",))).windows.to_pylist()
     sides = {r["source_id"]: r["split"] for r in rows}
     assert all(sides[r["source_id"]] == r["split"] for r in rows) and sides["s7"] == "eval"
     assert 70 < sum(side == "eval" for side in sides.values()) < 130
@@ -167,9 +167,9 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
          r"eval split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were rejected \(1 too_short\)"),
         ([{"source_id": "s0"}, {"source_id": "s1", "num_frames": 1}], config(eval_fraction=0.25), RejectedError,
          r"train split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were rejected \(1 too_short\)"),
-        ([{"source_id": "bunny"}], config(eval_sources=("buny",)), ConfigError, "did you mean bunny"),
-        ([{"source_id": "a", "num_frames": 1}, {}], config(eval_sources=("a",)), ConfigError, "clips were rejected"),
-        ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, eval_sources=("a",)), ConfigError, "role: tr"),
+        ([{"source_id": "bunny"}], config(holdout_sources=("buny",)), ConfigError, "did you mean bunny"),
+        ([{"source_id": "a", "num_frames": 1}, {}], config(holdout_sources=("a",)), ConfigError, "clips were rejected"),
+        ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, holdout_sources=("a",)), ConfigError, "role: tr"),
         (
             [{"source_id": "a", "dataset": "x"}, {"source_id": "a", "dataset": "y"}],
             config({"id": "x", "role": "train"}, {"id": "y", "role": "eval"}),

@@ -16,10 +16,10 @@ from sana.facts import SmallBucket
 
 @dataclass(frozen=True)
 class Settled:
-    """The clips after it, the `passes` of each bucket's train samples (int64 [buckets]), and what was done."""
+    """The clips after it, the `draws_per_epoch` of each bucket's train samples (int64 [buckets]), and what was done."""
 
     placed: Placed
-    passes: Ints
+    draws_per_epoch: Ints
     small: Mapping[str, SmallBucket]
 
 
@@ -30,12 +30,15 @@ def settle(config: BucketConfig, placed: Placed) -> Settled:
     counts = np.bincount(placed.code[train], weights=_num_windows(placed)[train], minlength=num_buckets).astype(int)
     occupied = np.bincount(placed.code[placed.kept], minlength=num_buckets) > 0
     small = occupied & (counts < config.min_bucket_samples)
-    passes = np.ones(num_buckets, np.int64)
-    found = {i: SmallBucket(int(counts[i]), passes=None, moved={}, stayed=None) for i in np.flatnonzero(small).tolist()}
-    if config.small_buckets == "pad":
-        padded = small & (counts > 0)
-        passes[padded] = -(-config.min_bucket_samples // counts[padded])
-        found = {i: replace(one, passes=int(passes[i])) for i, one in found.items()}
+    draws_per_epoch = np.ones(num_buckets, np.int64)
+    found = {
+        i: SmallBucket(int(counts[i]), draws_per_epoch=None, moved={}, stayed=None)
+        for i in np.flatnonzero(small).tolist()
+    }
+    if config.small_buckets == "oversample":
+        oversampled = small & (counts > 0)
+        draws_per_epoch[oversampled] = -(-config.min_bucket_samples // counts[oversampled])
+        found = {i: replace(one, draws_per_epoch=int(draws_per_epoch[i])) for i, one in found.items()}
     if config.small_buckets == "merge":
         code = _merged(placed, small=small, large=counts >= config.min_bucket_samples)
         for i, one in found.items():
@@ -43,7 +46,7 @@ def settle(config: BucketConfig, placed: Placed) -> Settled:
             moved = {str(placed.buckets[j]): int(num) for j, num in zip(targets, clips, strict=True) if j != i}
             found[i] = replace(one, moved=moved, stayed=int(clips[targets == i].sum()))
         placed = replace(placed, code=code)
-    return Settled(placed, passes, {str(placed.buckets[i]): one for i, one in found.items()})
+    return Settled(placed, draws_per_epoch, {str(placed.buckets[i]): one for i, one in found.items()})
 
 
 def _num_windows(placed: Placed) -> Ints:

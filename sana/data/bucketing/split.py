@@ -32,7 +32,7 @@ def _by_source(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[
     """
     coded = sources.combine_chunks().dictionary_encode()
     num = len(coded.dictionary)
-    named = frozenset(config.eval_sources)
+    named = frozenset(config.holdout_sources)
     salt = hashlib.blake2b(f"{config.split_seed}\0".encode(), digest_size=8)
     held = np.zeros(num, np.bool_)
     for start in range(0, num, _SLICE):

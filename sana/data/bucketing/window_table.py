@@ -49,7 +49,7 @@ def assign(clips: pa.Table, config: Config) -> Assignment:
     step = max(1, _SLICE_WINDOWS // max(rules.windows_per_clip for rules in placed.rules))
     for start in range(0, clips.num_rows, step):
         part = clips.slice(start, step).select(PROBED.names).combine_chunks()
-        windows.append(_windows(part, start, placed, settled.passes, seen))
+        windows.append(_windows(part, start, placed, settled.draws_per_epoch, seen))
         rejects.append(_rejects(part, start, placed))
     kept = placed.kept
     rejected = pa.concat_tables(rejects)
@@ -90,7 +90,7 @@ def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]
     return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, rejection, is_eval), sources
 
 
-def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, seen: "_Tally") -> pa.Table:
+def _windows(part: pa.Table, first: int, placed: Placed, draws_per_epoch: Ints, seen: "_Tally") -> pa.Table:
     """Return the samples of some clips: `part` has their rows, the first of which is number `first` of all."""
     seeds = seeds_of(part["clip_id"])
     columns: list[dict[str, NDArray[Any]]] = []
@@ -126,7 +126,7 @@ def _windows(part: pa.Table, first: int, placed: Placed, passes: Ints, seen: "_T
         "sample_id": pc.binary_join_element_wise(facts["clip_id"], start, "-"),
         "bucket": pa.array([str(bucket) for bucket in placed.buckets]).take(pa.array(code)),
         "split": pa.array(["train", "eval"]).take(pa.array(is_eval.astype(np.int8))),
-        "passes": pa.array(np.where(is_eval, 1, passes[code])),
+        "draws_per_epoch": pa.array(np.where(is_eval, 1, draws_per_epoch[code])),
     }
     return pa.table([pc.cast(table[field.name], field.type) for field in WINDOWS], schema=WINDOWS)
 

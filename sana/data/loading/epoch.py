@@ -1,4 +1,4 @@
-"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, passes, seed, epoch).
+"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, draws_per_epoch, seed, epoch).
 
 Ten million rows are numpy columns. What stands here is counted in rows and batches; ranks take their share of a batch
 elsewhere, so their number does not enter.
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 
 class _Group(NamedTuple):
-    """Rows of a bucket that have the same passes: each stands `whole` times in an epoch, `drawn` of them once more."""
+    """Rows of a bucket that have the same draws_per_epoch: each stands `whole` times in an epoch, `drawn` of them once more."""
 
     places: np.ndarray | slice  # of its rows among the bucket's
     num_rows: int
@@ -31,18 +31,18 @@ class _Bucket(NamedTuple):
 
 
 def epoch_plan(
-    bucket_codes: np.ndarray, passes: np.ndarray | float = 1.0, *, seed: int, epoch: int, batch_size: int
+    bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float = 1.0, *, seed: int, epoch: int, batch_size: int
 ) -> np.ndarray:
     """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
 
-    The rows of a batch share one bucket. A row stands in the plan as often as its `passes` (float [rows], or one
+    The rows of a batch share one bucket. A row stands in the plan as often as its `draws_per_epoch` (float [rows], or one
     number for all) says: the whole part of it always; of the fraction, that part of the bucket's rows with equal
-    passes is drawn anew in each epoch (at least one row, where the whole part is 0: no bucket is left out).
+    draws_per_epoch is drawn anew in each epoch (at least one row, where the whole part is 0: no bucket is left out).
     A row is used again only after all others of its bucket that have a pass left. A bucket's last batch is filled up
     from the bucket's next shuffles, with at most `batch_size - 1` rows, so a small bucket is no error.
     The number of batches is the same in every epoch.
     """
-    return _plan(_buckets(bucket_codes, passes), seed=seed, epoch=epoch, batch_size=batch_size)
+    return _plan(_buckets(bucket_codes, draws_per_epoch), seed=seed, epoch=epoch, batch_size=batch_size)
 
 
 def _plan(buckets: list[_Bucket], *, seed: int, epoch: int, batch_size: int) -> np.ndarray:
@@ -59,23 +59,25 @@ def _num_batches(buckets: list[_Bucket], batch_size: int) -> int:
     return sum(-(-bucket.num_slots // batch_size) for bucket in buckets)
 
 
-def _buckets(bucket_codes: np.ndarray, passes: np.ndarray | float) -> list[_Bucket]:
+def _buckets(bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float) -> list[_Bucket]:
     # 32 bits halve what the shuffles move through the cache
     order = np.argsort(bucket_codes, kind="stable").astype(np.uint32)
     by_bucket = np.split(order, np.cumsum(np.bincount(bucket_codes))[:-1])
-    passes = np.broadcast_to(np.asarray(passes, dtype=np.float64), bucket_codes.shape)
-    alike = passes.min() == passes.max()
+    draws_per_epoch = np.broadcast_to(np.asarray(draws_per_epoch, dtype=np.float64), bucket_codes.shape)
+    alike = draws_per_epoch.min() == draws_per_epoch.max()
     found = []
     for code, rows in enumerate(by_bucket):
         if len(rows):
-            groups = _groups(passes[rows[:1]], len(rows)) if alike else _groups(passes[rows], len(rows))
+            groups = (
+                _groups(draws_per_epoch[rows[:1]], len(rows)) if alike else _groups(draws_per_epoch[rows], len(rows))
+            )
             found.append(_Bucket(code, rows, groups))
     return found
 
 
-def _groups(passes: np.ndarray, num_rows: int) -> list[_Group]:
-    """Group a bucket's rows by their passes; a single number stands for all of them."""
-    encoded = pa.array(passes).dictionary_encode()  # hashes: numpy would sort all rows
+def _groups(draws_per_epoch: np.ndarray, num_rows: int) -> list[_Group]:
+    """Group a bucket's rows by their draws_per_epoch; a single number stands for all of them."""
+    encoded = pa.array(draws_per_epoch).dictionary_encode()  # hashes: numpy would sort all rows
     values, which = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     if len(values) == 1:
         return [_group(slice(None), num_rows, values[0])]
@@ -83,9 +85,9 @@ def _groups(passes: np.ndarray, num_rows: int) -> list[_Group]:
     return [_group(here, len(here), value) for value, here in sorted(places, key=lambda place: place[0])]
 
 
-def _group(places: np.ndarray | slice, num_rows: int, passes: float) -> _Group:
-    whole = int(passes)
-    drawn = round((passes - whole) * num_rows)
+def _group(places: np.ndarray | slice, num_rows: int, draws_per_epoch: float) -> _Group:
+    whole = int(draws_per_epoch)
+    drawn = round((draws_per_epoch - whole) * num_rows)
     return _Group(places, num_rows, whole, max(drawn, 1) if whole == 0 else drawn)
 
 
@@ -137,9 +139,9 @@ class Cursor:
     """Where a step stands in the data: `step` (optimizer steps done before it) alone determines its batch."""
 
     def __init__(
-        self, bucket_codes: np.ndarray, passes: np.ndarray | float = 1.0, *, seed: int, batch_size: int
+        self, bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float = 1.0, *, seed: int, batch_size: int
     ) -> None:
-        self._buckets, self._seed, self._batch_size = _buckets(bucket_codes, passes), seed, batch_size
+        self._buckets, self._seed, self._batch_size = _buckets(bucket_codes, draws_per_epoch), seed, batch_size
         self.num_batches = _num_batches(self._buckets, batch_size)
         self._epoch = -1
         self._epoch_plan = np.empty((0, batch_size), dtype=np.int64)

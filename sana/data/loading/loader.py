@@ -49,7 +49,7 @@ class Samples:
     split: str
     buckets: tuple[str, ...]  # sorted names, "81x480x832"
     bucket_codes: np.ndarray  # uint16 [rows], index into buckets
-    passes: np.ndarray  # float64 [rows], how often it stands in an epoch, on average
+    draws_per_epoch: np.ndarray  # float64 [rows], how often it stands in an epoch, on average
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
     names: pa.ChunkedArray  # sample_id
@@ -75,11 +75,11 @@ class Samples:
 
 
 def load_samples(
-    store: Store, latents: Artifact, captions: Artifact, split: str, *, passes: Mapping[str, float] = _ONCE
+    store: Store, latents: Artifact, captions: Artifact, split: str, *, draws_per_epoch: Mapping[str, float] = _ONCE
 ) -> Samples:
     """Join the indexes of `encode_latents` and `encode_captions` into the rows of one split, "train" or "eval".
 
-    `passes` says how often each data set stands in an epoch; those that it does not name, once.
+    `draws_per_epoch` says how often each data set stands in an epoch; those that it does not name, once.
 
     Raises:
         SanaError: the split is empty, a sample has no caption, or there is not exactly one null caption.
@@ -89,7 +89,7 @@ def load_samples(
     if rows.num_rows == 0:
         raise SanaError(
             f"{store.uri(latents.files[INDEX].key)}: none of {index.num_rows} samples is in split {split!r}; "
-            "change bucket.eval_fraction or bucket.eval_sources, or add clips"
+            "change bucket.eval_fraction or bucket.holdout_sources, or add clips"
         )
     texts = read_table(store, captions, INDEX)
     null = texts.filter(pc.equal(texts["role"], "null")).to_pylist()
@@ -114,7 +114,7 @@ def load_samples(
         split=split,
         buckets=buckets,
         bucket_codes=pc.index_in(rows["bucket"], value_set=pa.array(buckets)).to_numpy().astype(np.uint16),
-        passes=_passes(rows, passes),
+        draws_per_epoch=_draws_per_epoch(rows, draws_per_epoch),
         first_caption=(np.cumsum(counts) - counts)[code],
         num_captions=counts[code],
         names=rows["sample_id"],
@@ -123,11 +123,11 @@ def load_samples(
     )
 
 
-def _passes(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:
-    """Return each row's own passes times those of its data set."""
+def _draws_per_epoch(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:
+    """Return each row's own draws_per_epoch times those of its data set."""
     datasets = rows["dataset"].combine_chunks().dictionary_encode()
     factors = np.array([of_dataset.get(name, 1.0) for name in datasets.dictionary.to_pylist()])
-    return factors[datasets.indices.to_numpy()] * rows["passes"].to_numpy()
+    return factors[datasets.indices.to_numpy()] * rows["draws_per_epoch"].to_numpy()
 
 
 class Sample(NamedTuple):
