@@ -24,7 +24,7 @@ from sana.artifact import Artifact, Draft, Recipe, find
 from sana.config.load import load_config
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.schemas import CUT, LATENTS, PROBED
+from sana.data.schemas import LATENTS, PROBED, SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, read_table, sample_key
 from sana.stages import bucket, encode_latents
 from sana.store import open_store
@@ -127,7 +127,7 @@ def fill_pool(at: Context, num_clips: int) -> dict[str, Any]:
     from sana.model.model_resolver import resolve_model
 
     windows = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
-    keys = [sample_key(row) for row in windows.select(list(CUT)).to_pylist()]
+    keys = [sample_key(row) for row in windows.select(list(SAMPLE_KEY_COLUMNS)).to_pylist()]
     pool = encode_latents.pool_of(at, resolve_model(at.config.model, work_dir=at.work_dir))
     for start in range(0, len(keys), 64):
         part = keys[start : start + 64]

@@ -40,7 +40,7 @@ from sana.data.tables import read_table, sample_keys
 from sana.data.video.frames import read_window
 from sana.data.video.video import to_pixels
 from sana.model.model_resolver import resolve_model
-from sana.model.tiny_model import build_tiny
+from sana.model.tiny_model import build_tiny_model
 from sana.model.vae import encode_latents, load_vae
 from sana.pipeline.plan import inputs_of
 from sana.runtime.job import read_job
@@ -64,7 +64,7 @@ def clips(folder: Path, count: int, *, bucket: str) -> Place:
         box = struct.pack(">I4sQ", 16, b"free", number)  # players skip it, digests do not
         (folder / "clips" / f"{name}.mp4").write_bytes(original.read_bytes() + box)
         (folder / "clips" / f"{name}.txt").write_text("a clip")
-    build_tiny(folder / "tiny")
+    build_tiny_model(folder / "tiny")
     place = Place(folder, folder / "tiny", str(folder / "root"))
     run_stages(place.context(f"bucket.buckets=[{bucket}]"), last="bucket")
     return place
@@ -177,7 +177,7 @@ def share(folder: Path) -> None:
     decode = min(_cpu(lambda: to_pixels(read_window(video, window))) for _ in range(REPEATS))
     pixels = torch.from_numpy(to_pixels(read_window(video, window)))[None]
     torch.set_num_threads(1)
-    build_tiny(folder / "tiny")
+    build_tiny_model(folder / "tiny")
     vae = load_vae(str(folder / "tiny"))
     tiny = _cpu(lambda: encode_latents(vae, pixels))
     published = AutoencoderKLWan().eval().requires_grad_(False)  # the published size, random weights

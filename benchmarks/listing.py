@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from sana.arrow import to_parquet
 from sana.config.data import DatasetConfig
 from sana.data.schemas import CAPTIONS, CLIPS
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.ingest import collect
 from sana.data.sources.listing import SourceFile
 from sana.data.sources.source import Source
@@ -78,9 +78,9 @@ def rss_gb() -> float:
 def measure(num_clips: int, layout: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         dataset = DatasetConfig(id="made-up", source="s3://made/up")
-        origin = MadeUp(num_clips, layout, Path(name))
+        backend = MadeUp(num_clips, layout, Path(name))
         before, marks = rss_gb(), [time.process_time()]
-        source = Source(dataset, origin, VideoCache(Path(name), max_bytes=1))
+        source = Source(dataset, backend, FileCache(Path(name), max_bytes=1))
         source.listing_digest()
         marks.append(time.process_time())
         tables = collect([dataset], [source], num_workers=8, report=lambda *_: None)

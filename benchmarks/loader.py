@@ -92,7 +92,7 @@ def _index(store: Store, stage: str, names: Sequence[str], tensor: torch.Tensor,
         else:  # without the fsync of each: there may be ten thousand
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        rows += [{**location.__dict__, "shape": list(location.shape), "made_by": ""} for location in where.values()]
+        rows += [{**location.__dict__, "shape": list(location.shape), "provenance": ""} for location in where.values()]
     return rows
 
 

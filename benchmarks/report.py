@@ -170,7 +170,7 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
         "crop_width": boxes[:, 2], "crop_height": boxes[:, 3], "split": np.where(number % 50 == 0, "eval", "train"),
         "draws_per_epoch": np.ones(num), "captions": [[" ".join((vocabulary * 7)[:n])] * (1 + (n % 7 == 0)) for n in words],
         "sample_key": [f"{i:032x}" for i in number], "shard": [f"pool/x/shards/{i // 80:09d}.st" for i in number],
-        "offset": (number % 80) * 3_200_000, "dtype": ["fp16"] * num, "made_by": ["cpu"] * num,
+        "offset": (number % 80) * 3_200_000, "dtype": ["fp16"] * num, "provenance": ["cpu"] * num,
         "shape": [[int(t), 2304] for t in tokens], "role": np.where(number % 50 == 0, "eval", "train"),
         "position": np.zeros(num), "text_key": [f"{i:032x}" for i in number], "text": ["a text"] * num,
         "template": ["video"] * num, "truncated": tokens == 300,

@@ -41,7 +41,7 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
         raise SanaError(f"a table of {len(data)} bytes is damaged: {' '.join(str(error).split())}") from error
 
 
-def lacking(wanted: pa.Table, known: pa.Table, column: str) -> pa.Table:
+def anti_join(wanted: pa.Table, known: pa.Table, column: str) -> pa.Table:
     """Return, for each value of `column` in `wanted` that `known` lacks, the first row that has it; sorted by it."""
     new = wanted.filter(pc.invert(pc.is_in(wanted.column(column), value_set=known.column(column)))).sort_by(column)
     return new.take(pa.array(run_starts(new.column(column))))
@@ -53,7 +53,7 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]][: len(codes)])
 
 
-def tally(column: pa.ChunkedArray) -> dict[str, int]:
+def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Count how often each value stands in a column, without an object a row."""
     counted = pc.value_counts(column)
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))

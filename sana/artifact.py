@@ -211,7 +211,7 @@ def latest(store: Store, stage: str) -> Artifact | None:
     return None
 
 
-def causes(recipe: Recipe, before: Artifact | None) -> list[str]:
+def config_diff(recipe: Recipe, before: Artifact | None) -> list[str]:
     """Say what differs between a recipe and an earlier artifact of its stage, one short phrase each."""
     if before is None:
         return []

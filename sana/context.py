@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sana.config.pipeline import Config
-from sana.progress import Report, silent
+from sana.progress import Report, noop
 from sana.store import Store
 
 
@@ -19,7 +19,7 @@ class Context:
     config: Config
     store: Store
     work_dir: Path
-    report: Report = silent
+    report: Report = noop
     read_only: bool = False
     salt: str = ""
 

@@ -35,9 +35,9 @@ def all_of(problems: Sequence[SanaError]) -> SanaError:
     return kind("\n".join([f"{len(problems)} problems", *(f"  {problem}" for problem in problems)]))
 
 
-def remedy(*, deep: bool) -> str:
+def repair_hint(*, deep: bool) -> str:
     """Say how what is damaged or gone under a root is made again, and only that; `deep`: where only a digest tells it.
 
     `--force STAGE` makes everything again, and in a pool of its own: the next run without it reads the damaged one.
     """
-    return f"make it again: sana verify CONFIG{' --deep' * deep} --withdraw, then: sana run CONFIG"
+    return f"make it again: sana verify CONFIG{' --deep' * deep} --invalidate, then: sana run CONFIG"

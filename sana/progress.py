@@ -37,7 +37,7 @@ class Progress(Record):
 Report = Callable[[Progress], None]
 
 
-def silent(progress: Progress) -> None:
+def noop(progress: Progress) -> None:
     """A report that nobody reads, for plans and tests."""
 
 

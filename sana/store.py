@@ -66,7 +66,7 @@ class Store(Protocol):
     def delete(self, key: str) -> None: ...  # fine if there is none
     def fetch(self, key: str, path: Path) -> None: ...  # to a local file, replaced whole or not at all
     def check_writable(self) -> None: ...  # puts and deletes a small object; StoreError if that fails
-    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
         """What killed puts left that no listing shows: temporary files, or uploads in parts; deleted if asked."""
 
     def free_bytes(self) -> int | None: ...  # what this user may still write; None where nobody knows (S3)
@@ -165,7 +165,7 @@ class LocalStore:
     def list_entries(self, prefix: str) -> Entries:
         return sorted(entry for entry in self._walk(prefix) if not _is_temporary(entry))
 
-    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
         before = time.time() - older_than_s
         old = sorted(entry for entry in self._walk("") if _is_temporary(entry) and entry.modified_at < before)
         for entry in old if delete else []:

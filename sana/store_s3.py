@@ -174,7 +174,7 @@ class S3Store:
     def list_entries(self, prefix: str) -> Entries:
         return sorted(Entry(found.key, found.num_bytes, found.modified_at) for found in self.iter_objects(prefix))
 
-    def leavings(self, *, older_than_s: float, delete: bool) -> Entries:
+    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
         before = time.time() - older_than_s
         with self._explained(self.root):
             uploads = self._call("list_multipart_uploads", Prefix=self._prefix).get("Uploads", [])

@@ -18,8 +18,8 @@ settings.load_profile("laws")
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint with random weights in diffusers layout; read only."""
-    from sana.model.tiny_model import build_tiny  # here: the light tests must not pay for diffusers
+    from sana.model.tiny_model import build_tiny_model  # here: the light tests must not pay for diffusers
 
     out = tmp_path_factory.mktemp("models") / "tiny"
-    build_tiny(out)
+    build_tiny_model(out)
     return out

@@ -25,7 +25,7 @@ PATH = Path(__file__).parent / "golden/content.json"
 REWRITE = "python -m tests.golden_content --write"
 ENCODED = ("encode_captions", "encode_latents")
 # what differs from machine to machine, or is not content: where a tensor is, its bytes, who made it
-_NOT_COMPARED = {"shard", "offset", "digest", "made_by"}
+_NOT_COMPARED = {"shard", "offset", "digest", "provenance"}
 
 
 def measure(place: Place) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="record what is measured")
     write = parser.parse_args().write
-    from sana.model.tiny_model import build_tiny
+    from sana.model.tiny_model import build_tiny_model
 
     with tempfile.TemporaryDirectory() as folder:
-        build_tiny(Path(folder) / "tiny")
+        build_tiny_model(Path(folder) / "tiny")
         measured = measure(new_place(Path(folder) / "place", Path(folder) / "tiny"))
     if write:
         PATH.write_text(json.dumps(measured, indent=1, sort_keys=True) + "\n")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sana.config.data import DatasetConfig
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.listing import SourceFile, files_of
 from sana.data.sources.source import Source, open_source
 
@@ -45,7 +45,7 @@ def opened(
 ) -> Source:
     """Open a data set of this source as a run does."""
     dataset = DatasetConfig(id="d", source=str(source), revision=revision)
-    cache = VideoCache(work_dir / "cache/videos", max_bytes=cache_bytes)
+    cache = FileCache(work_dir / "cache/videos", max_bytes=cache_bytes)
     return open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
 
 

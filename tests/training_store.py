@@ -115,7 +115,7 @@ def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
 
 
 def _columns(location: Location) -> dict[str, Any]:
-    return {**location.__dict__, "shape": list(location.shape), "made_by": "test"}
+    return {**location.__dict__, "shape": list(location.shape), "provenance": "test"}
 
 
 def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:

@@ -34,17 +34,17 @@ deep_option = click.option("--deep", is_flag=True, help="Also compare every byte
 @click.command()
 @root_options
 @click.option("--deep", is_flag=True, help="Read everything: the digest of each file and of each sample.")
-@click.option("--withdraw", is_flag=True, help="Take back the records that need what is damaged or missing.")
+@click.option("--invalidate", is_flag=True, help="Take back the records that need what is damaged or missing.")
 @click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
-def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, every: bool) -> None:
+def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, every: bool) -> None:
     """Check that all that is committed is there and sound. Exit code 1 if not; then each problem says how to heal it.
 
-    With --withdraw the next `sana run` makes again what was damaged, and only that.
+    With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
     from flows.cli.show import RunDisplay
     from flows.cli.tables import health_table
+    from sana.maintenance.verify import invalidate as take_back
     from sana.maintenance.verify import verify as check
-    from sana.maintenance.verify import withdraw as take_back
 
     store = _open(config, root)
     with RunDisplay():
@@ -53,7 +53,7 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
     same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
-    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, withdraw)}" for p in health.problems]
+    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, invalidate)}" for p in health.problems]
     _list(lines, every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
@@ -61,9 +61,9 @@ def verify(config: str | None, root: str | None, deep: bool, withdraw: bool, eve
     if not health.problems:
         click.echo("sound" if deep else "sound, by sizes, tables and headers; --deep reads every byte")
         return
-    if withdraw:
+    if invalidate:
         gone = take_back(store, health.problems)
-        click.echo(f"{len(gone)} records were withdrawn; `sana run` makes again what they were of")
+        click.echo(f"{len(gone)} records were invalidated; `sana run` makes again what they were of")
     sys.exit(1)
 
 
@@ -89,24 +89,27 @@ def gc(
 ) -> None:
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
     from flows.cli.show import RunDisplay
-    from flows.cli.tables import litter_table
-    from sana.maintenance.gc import Litter, find_litter, remove
-    from sana.maintenance.object_graph import survey
+    from flows.cli.tables import orphaned_table
+    from sana.maintenance.gc import OrphanedObject, find_orphaned_objects, remove
+    from sana.maintenance.object_graph import read_object_graph
 
     store, grace_s = _open(config, root), grace_hours * HOUR_S
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
     with RunDisplay():
-        found = survey(store, report=_shown("gc"))
+        found = read_object_graph(store, report=_shown("gc"))
         in_use = _in_use(config, root) if config and age_s is not None else ()
-        litter = find_litter(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
+        orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
-            litter = remove(store, found, litter, report=_shown("delete"))
-        left = [Litter(*entry, "left by a killed put") for entry in store.leavings(older_than_s=grace_s, delete=delete)]
-    if not litter and not left:
+            orphaned = remove(store, found, orphaned, report=_shown("delete"))
+        left = [
+            OrphanedObject(*entry, "left by a killed put")
+            for entry in store.orphaned_uploads(older_than_s=grace_s, delete=delete)
+        ]
+    if not orphaned and not left:
         click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
         return
-    click.echo(litter_table([*litter, *left], store))
-    _list([f"{thing.key}: {thing.why}" for thing in [*litter, *left]], every)
+    click.echo(orphaned_table([*orphaned, *left], store))
+    _list([f"{thing.key}: {thing.why}" for thing in [*orphaned, *left]], every)
     click.echo("deleted" if delete else "nothing was deleted; to delete this, add --delete")
 
 
@@ -183,11 +186,11 @@ def _shown(name: str) -> Callable[[Progress], None]:
     return lambda progress: publish(f"{name} {progress.unit}", "running", progress)
 
 
-def _heal(problem: "Problem", same: str, withdrawn: bool) -> str:
-    """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be withdrawn."""
+def _heal(problem: "Problem", same: str, invalidated: bool) -> str:
+    """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be invalidated."""
     if problem.state == "unreadable":
         return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
-    return "now: sana run CONFIG" if withdrawn else f"to heal: sana verify {same} --withdraw, then: sana run CONFIG"
+    return "now: sana run CONFIG" if invalidated else f"to heal: sana verify {same} --invalidate, then: sana run CONFIG"
 
 
 def _list(lines: Sequence[str], every: bool) -> None:

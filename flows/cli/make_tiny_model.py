@@ -12,10 +12,10 @@ from sana.errors import SanaError
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 def tiny(out: Path, seed: int) -> None:
     """Write a complete tiny Sana Video checkpoint (random weights, real architecture) to the folder OUT."""
-    from sana.model.tiny_model import build_tiny
+    from sana.model.tiny_model import build_tiny_model
 
     try:
-        build_tiny(out, seed=seed)
+        build_tiny_model(out, seed=seed)
     except OSError as error:
         raise SanaError(str(error)) from error
     click.echo(f"wrote a tiny random-weight Sana Video to {out}")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sana.maintenance.gc import Litter
+from sana.maintenance.gc import OrphanedObject
 from sana.maintenance.verify import Health
 from sana.progress import in_units
 from sana.store import Store
@@ -39,17 +39,17 @@ def health_table(health: Health, store: Store) -> str:
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name, found in sorted(health.stages.items()):
         bad = [Text(str(number), style="bold red" if number else "") for number in (found.damaged, found.missing)]
-        size, litter = in_units(found.num_bytes), in_units(found.orphan_bytes)
-        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.orphans), litter)
+        size, orphaned = in_units(found.num_bytes), in_units(found.orphan_bytes)
+        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.orphans), orphaned)
     return f"{render(table)}\nof {store.root}; orphans are what nothing committed refers to: `sana gc` deletes them"
 
 
-def litter_table(litter: Sequence[Litter], store: Store) -> str:
+def orphaned_table(orphaned: Sequence[OrphanedObject], store: Store) -> str:
     """Render what a collection deletes, per stage and reason."""
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "objects", "size", "why"):
         table.add_column(name, justify="right" if name in ("objects", "size") else "left", no_wrap=True)
-    for stage, why in sorted({(thing.key.partition("/")[0], thing.why) for thing in litter}):
-        sizes = [thing.num_bytes for thing in litter if (thing.key.partition("/")[0], thing.why) == (stage, why)]
+    for stage, why in sorted({(thing.key.partition("/")[0], thing.why) for thing in orphaned}):
+        sizes = [thing.num_bytes for thing in orphaned if (thing.key.partition("/")[0], thing.why) == (stage, why)]
         table.add_row(stage, str(len(sizes)), in_units(sum(sizes)), why)
     return f"{render(table)}\nof {store.root}"

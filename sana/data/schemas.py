@@ -98,7 +98,16 @@ WINDOWS = pa.schema(
     ]
 )
 # What determines the pixels of a sample, and so names its latent: the content of a file and how it is cut.
-CUT = ("digest", "bucket", "start_frame", "window_fps", "crop_left", "crop_top", "crop_width", "crop_height")
+SAMPLE_KEY_COLUMNS = (
+    "digest",
+    "bucket",
+    "start_frame",
+    "window_fps",
+    "crop_left",
+    "crop_top",
+    "crop_width",
+    "crop_height",
+)
 REJECTS = pa.schema(
     [
         column("clip_id", pa.string(), "the clip"),
@@ -127,16 +136,16 @@ TEXTS = pa.schema(
         column("template", pa.string(), "instruction put before it: video, image or none"),
         column("truncated", pa.bool_(), "true when tokens were cut off"),
         *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
+        column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
 LATENTS = pa.schema(
     [
-        column("sample_key", pa.string(), "digest of what determines its pixels: CUT"),
+        column("sample_key", pa.string(), "digest of what determines its pixels: SAMPLE_KEY_COLUMNS"),
         column("reason", pa.string(), "empty, or why the window could not be encoded"),
         column("detail", pa.string(), "empty, or what was found"),
         *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
+        column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
 # Index rows of artifacts: what training reads.
@@ -148,9 +157,9 @@ LATENT_INDEX = pa.schema(
         column("split", pa.string(), "train or eval"),
         column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
         column("bucket", pa.string(), "frames x height x width"),
-        column("sample_key", pa.string(), "digest of what determines its pixels: CUT"),
+        column("sample_key", pa.string(), "digest of what determines its pixels: SAMPLE_KEY_COLUMNS"),
         *LOCATION,
-        column("made_by", pa.string(), "device and library versions that made it"),
+        column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
 CAPTION_INDEX = pa.schema(

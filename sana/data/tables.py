@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import read_parquet, tally
+from sana.arrow import read_parquet, value_counts
 from sana.artifact import Artifact
 from sana.config.pipeline import Config
 from sana.counts import Counts, DatasetCounts
-from sana.data.schemas import ADDED_COLUMNS, CUT
-from sana.errors import RejectedError, SanaError, remedy
+from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
+from sana.errors import RejectedError, SanaError, repair_hint
 from sana.store import Store
 
 _KEY_ROWS = 65_536  # rows whose keys are made at once
@@ -29,8 +29,8 @@ def clip_id_of(dataset: str, path: str) -> str:
 
 def sample_key(window: Mapping[str, Any]) -> str:
     """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
-    text = "\0".join(str(window[name]) for name in CUT if name not in ADDED_COLUMNS)
-    for name in CUT:
+    text = "\0".join(str(window[name]) for name in SAMPLE_KEY_COLUMNS if name not in ADDED_COLUMNS)
+    for name in SAMPLE_KEY_COLUMNS:
         if name in ADDED_COLUMNS and window[name] != ADDED_COLUMNS[name]:
             text += f"\0{name}={window[name]}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -39,10 +39,10 @@ def sample_key(window: Mapping[str, Any]) -> str:
 def sample_keys(windows: pa.Table) -> pa.Array:
     """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
     keys: list[pa.Array] = []
-    for batch in windows.select(list(CUT)).to_batches(max_chunksize=_KEY_ROWS):
-        frozen = [_as_text(batch.column(name)) for name in CUT if name not in ADDED_COLUMNS]
+    for batch in windows.select(list(SAMPLE_KEY_COLUMNS)).to_batches(max_chunksize=_KEY_ROWS):
+        frozen = [_as_text(batch.column(name)) for name in SAMPLE_KEY_COLUMNS if name not in ADDED_COLUMNS]
         texts = pc.binary_join_element_wise(*frozen, "\0")
-        for name in CUT:
+        for name in SAMPLE_KEY_COLUMNS:
             if name in ADDED_COLUMNS:
                 told = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
                 texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", told), "")
@@ -74,7 +74,7 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
     try:
         return read_parquet(store.read(key))
     except (FileNotFoundError, SanaError) as error:
-        raise SanaError(f"{store.uri(key)} cannot be read ({error}); {remedy(deep=True)}") from error
+        raise SanaError(f"{store.uri(key)} cannot be read ({error}); {repair_hint(deep=True)}") from error
 
 
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
@@ -141,12 +141,12 @@ def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) ->
     Raises:
         AssertionError: in is not out + rejected.
     """
-    by_dataset = tally(rejects.column("dataset"))
+    by_dataset = value_counts(rejects.column("dataset"))
     return Counts(
         num_in=sum(num_in.values()),
         num_out=num_out,
         num_rejected=rejects.num_rows,
-        reasons=dict(sorted(tally(rejects.column("reason")).items())),
+        reasons=dict(sorted(value_counts(rejects.column("reason")).items())),
         datasets={name: DatasetCounts(num, by_dataset.get(name, 0)) for name, num in sorted(num_in.items())},
         num_samples=None,
         extra={},

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 from sana.data.shards.shard_tables import Rows, fault_of, rows_by_shard
 from sana.errors import SanaError
-from sana.maintenance.object_graph import Reference, Survey, commit_number, kind_of, survey
+from sana.maintenance.object_graph import ObjectGraph, Reference, commit_number, kind_of, read_object_graph
 from sana.maintenance.verify import BLOCK_BYTES, file_digest
-from sana.progress import Progress, Report, silent
+from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
 from sana.store import Store
 
@@ -45,7 +45,7 @@ def copy_root(
     stages: Collection[str],
     staging: Path | None = None,
     deep: bool = False,
-    report: Report = silent,
+    report: Report = noop,
 ) -> Copied:
     """Copy the artifacts, pools and checkpoints of these stages, with all they refer to; bytes are checked on the way.
 
@@ -57,7 +57,7 @@ def copy_root(
             of the source's.
         StoreError: storage failed; the same call goes on from there.
     """
-    found = survey(source, report=report)
+    found = read_object_graph(source, report=report)
     if found.problems:
         raise SanaError(f"{source.uri(found.problems[0].key)}: {found.problems[0].what}; {_HEAL}")
     there = dict(target.list(""))
@@ -101,14 +101,14 @@ def _others(source: Store, target: Store, keys: Collection[str]) -> set[str]:
     return other | {key for key in keys if kind_of(key) == "artifact" and key.rpartition("/")[0] in folders}
 
 
-def _markers(found: Survey) -> set[str]:
-    """Return the markers of history of the artifacts of a survey."""
+def _markers(found: ObjectGraph) -> set[str]:
+    """Return the markers of history of the artifacts of a read_object_graph."""
     names = {(artifact.stage, artifact.fingerprint) for artifact in found.artifacts.values()}
     markers = (key for key in found.entries if kind_of(key) == "history")
     return {key for key in markers if (key.split("/")[0], key.rpartition("/")[2].partition("-")[2]) in names}
 
 
-def _check_there(source: Store, target: Store, chosen: Survey, keys: set[str], deep: bool, report: Report) -> None:
+def _check_there(source: Store, target: Store, chosen: ObjectGraph, keys: set[str], deep: bool, report: Report) -> None:
     """Compare what the target has already, records aside, with what the source has or says of it.
 
     Raises:
@@ -143,7 +143,7 @@ def _check_there(source: Store, target: Store, chosen: Survey, keys: set[str], d
         report(Progress(done, len(keys), "objects there", key))
 
 
-def _shards(source: Store, chosen: Survey, left: set[str]) -> Iterator[tuple[str, Rows]]:
+def _shards(source: Store, chosen: ObjectGraph, left: set[str]) -> Iterator[tuple[str, Rows]]:
     """Take the shards out of `left` and yield each with its rows."""
     for table in sorted(chosen.tables, key=lambda key: kind_of(key) != "part"):
         for key, rows in rows_by_shard(source.read(table)):
@@ -152,7 +152,7 @@ def _shards(source: Store, chosen: Survey, left: set[str]) -> Iterator[tuple[str
                 yield key, rows
 
 
-def _copy_all(source: Store, target: Store, chosen: Survey, missing: set[str], folder: Path) -> Iterator[str]:
+def _copy_all(source: Store, target: Store, chosen: ObjectGraph, missing: set[str], folder: Path) -> Iterator[str]:
     """Copy what is missing and yield each key when it is there: shards, other data, then records in their order."""
     left = set(missing)
 

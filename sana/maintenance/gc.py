@@ -12,12 +12,12 @@ from itertools import chain
 
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.maintenance.object_graph import RECORDS, Survey, add_records, commit_number, kind_of, pool_of
-from sana.progress import Progress, Report, silent
+from sana.maintenance.object_graph import RECORDS, ObjectGraph, add_records, commit_number, kind_of, pool_of
+from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
 from sana.store import Store
 
-DATA = {  # kind -> why it is litter when no record refers to it
+DATA = {  # kind -> why it is orphaned when no record refers to it
     "shard": "a shard that no part refers to",
     "file": "left by an attempt that never committed",
     "checkpoint file": "left by a checkpoint that was never finished",
@@ -29,7 +29,7 @@ _ORDER = {"artifact": 0, "history": 1, "compacted": 2, "part": 3, "checkpoint": 
 
 
 @dataclass(frozen=True)
-class Litter:
+class OrphanedObject:
     """An object that may go, and why; `modified_at` is Unix time, seconds."""
 
     key: str
@@ -38,10 +38,10 @@ class Litter:
     why: str
 
 
-def orphans(found: Survey) -> list[Litter]:
+def orphans(found: ObjectGraph) -> list[OrphanedObject]:
     """Return the objects that no record refers to, of any age. Unknown objects, leases and markers are none."""
-    litter = [
-        Litter(*entry, DATA[kind])
+    orphaned = [
+        OrphanedObject(*entry, DATA[kind])
         for key, entry in found.entries.items()
         if (kind := kind_of(key)) in DATA and key not in found.references
     ]
@@ -52,11 +52,13 @@ def orphans(found: Survey) -> list[Litter]:
                 entry = found.entries[key]
                 # a reader may have chosen it until the first larger one came
                 since = max(entry.modified_at, min(larger))
-                litter.append(Litter(key, entry.num_bytes, since, "superseded by a table of the same parts and more"))
-    return litter
+                orphaned.append(
+                    OrphanedObject(key, entry.num_bytes, since, "superseded by a table of the same parts and more")
+                )
+    return orphaned
 
 
-def outdated(found: Survey, *, before: float, in_use: Collection[str] = ()) -> list[Litter]:
+def outdated(found: ObjectGraph, *, before: float, in_use: Collection[str] = ()) -> list[OrphanedObject]:
     """Return the records that nobody can miss who looks only at artifacts made since `before` (Unix time, seconds).
 
     Artifacts whose folders are `in_use` stay, the newest of each stage, and whatever a kept one read (by content
@@ -90,10 +92,10 @@ def outdated(found: Survey, *, before: float, in_use: Collection[str] = ()) -> l
     gone |= {key: "repeats parts that go" for key in found.folded if pool_of(key) in pools}
     gone |= dict.fromkeys(parts, "a part that no kept artifact reads")
     gone |= dict.fromkeys(_idle_checkpoints(found, gone, before), "a checkpoint of a training that is out of use")
-    return [Litter(*found.entries[key], why) for key, why in gone.items() if key in found.entries]
+    return [OrphanedObject(*found.entries[key], why) for key, why in gone.items() if key in found.entries]
 
 
-def _kept_artifacts(found: Survey, before: float, in_use: Collection[str]) -> set[str]:
+def _kept_artifacts(found: ObjectGraph, before: float, in_use: Collection[str]) -> set[str]:
     """Folders of the artifacts that stay."""
     newest: dict[str, float] = defaultdict(float)
     for artifact in found.artifacts.values():
@@ -111,7 +113,7 @@ def _kept_artifacts(found: Survey, before: float, in_use: Collection[str]) -> se
         kept |= more
 
 
-def _idle_checkpoints(found: Survey, gone: Mapping[str, str], before: float) -> list[str]:
+def _idle_checkpoints(found: ObjectGraph, gone: Mapping[str, str], before: float) -> list[str]:
     kept = [TrainFacts.find(artifact) for key, artifact in found.artifacts.items() if key not in gone]
     used = {trained.trajectory for trained in kept if trained is not None}
     for key, entry in found.entries.items():  # one that was trained, or leased, lately
@@ -120,9 +122,9 @@ def _idle_checkpoints(found: Survey, gone: Mapping[str, str], before: float) -> 
     return [key for key, checkpoint in found.checkpoints.items() if checkpoint.trajectory not in used]
 
 
-def find_litter(
-    found: Survey, *, grace_s: float, artifacts_older_than_s: float | None = None, in_use: Collection[str] = ()
-) -> list[Litter]:
+def find_orphaned_objects(
+    found: ObjectGraph, *, grace_s: float, artifacts_older_than_s: float | None = None, in_use: Collection[str] = ()
+) -> list[OrphanedObject]:
     """Return what may be deleted, in the order to do it: only what was last modified `grace_s` ago or longer.
 
     With `artifacts_older_than_s` also old artifacts, but for those whose folders are `in_use`.
@@ -132,29 +134,31 @@ def find_litter(
     """
     _check_readable(found)
     now = time.time()
-    old: list[Litter] = []
+    old: list[OrphanedObject] = []
     if artifacts_older_than_s is not None:
         old = outdated(found, before=now - max(artifacts_older_than_s, grace_s), in_use=in_use)
-    dropped = {litter.key for litter in old}
-    litter = [
+    dropped = {orphaned.key for orphaned in old}
+    orphaned = [
         replace(thing, why="of a record that goes") if thing.key in found.references else thing
         for thing in orphans(found.without(dropped))
         if thing.modified_at <= now - grace_s
     ]
-    return sorted(old + litter, key=lambda thing: (_ORDER.get(kind_of(thing.key), 9), -commit_number(thing.key)))
+    return sorted(old + orphaned, key=lambda thing: (_ORDER.get(kind_of(thing.key), 9), -commit_number(thing.key)))
 
 
-def remove(store: Store, found: Survey, litter: Sequence[Litter], *, report: Report = silent) -> list[Litter]:
-    """Delete litter, in its order, but for what a record refers to that came since the survey; returns what went.
+def remove(
+    store: Store, found: ObjectGraph, orphaned: Sequence[OrphanedObject], *, report: Report = noop
+) -> list[OrphanedObject]:
+    """Delete orphaned, in its order, but for what a record refers to that came since the read_object_graph; returns what went.
 
     Raises:
         SanaError: records were to go, and a run has committed others meanwhile, which may build on them.
     """
     known = {*found.records(), *(problem.key for problem in found.problems)}
-    later = Survey()
+    later = ObjectGraph()
     add_records(store, later, [key for key, _ in store.list("") if key not in known])
     _check_readable(later)
-    if later.records() and any(kind_of(thing.key) in RECORDS for thing in litter):
+    if later.records() and any(kind_of(thing.key) in RECORDS for thing in orphaned):
         raise SanaError(
             "a run is at work on this root; old artifacts are only dropped while none is: nothing is deleted"
         )
@@ -163,7 +167,7 @@ def remove(store: Store, found: Survey, litter: Sequence[Litter], *, report: Rep
         store.delete(key)
         return key
 
-    going = [thing for thing in litter if thing.key not in later.references]
+    going = [thing for thing in orphaned if thing.key not in later.references]
     records = [thing.key for thing in going if kind_of(thing.key) in _ORDER]
     data = [thing.key for thing in going if kind_of(thing.key) not in _ORDER]
     for done, _ in enumerate(chain(map(delete, records), in_threads(delete, data)), 1):
@@ -171,7 +175,7 @@ def remove(store: Store, found: Survey, litter: Sequence[Litter], *, report: Rep
     return going
 
 
-def _check_readable(found: Survey) -> None:
+def _check_readable(found: ObjectGraph) -> None:
     if found.problems:
         first = found.problems[0]
         raise SanaError(

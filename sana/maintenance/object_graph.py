@@ -17,7 +17,7 @@ from sana.artifact import Artifact
 from sana.data.shards.shard_tables import shard_keys
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.progress import Progress, Report, silent
+from sana.progress import Progress, Report, noop
 from sana.runtime.pool import compacted_names
 from sana.runtime.threads import in_threads
 from sana.store import Entry, Store, StoreError
@@ -77,7 +77,7 @@ class Problem:
 
 
 @dataclass
-class Survey:
+class ObjectGraph:
     """All objects of a root, its records read, and who refers to what. `tables` maps a table to its record."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -91,10 +91,10 @@ class Survey:
     def records(self) -> set[str]:
         return {*self.artifacts, *self.checkpoints, *self.tables.values()}
 
-    def without(self, dropped: Iterable[str]) -> "Survey":
+    def without(self, dropped: Iterable[str]) -> "ObjectGraph":
         """Return what would be left if these records were not there."""
         gone = set(dropped)
-        left = Survey(
+        left = ObjectGraph(
             {key: entry for key, entry in self.entries.items() if key not in gone},
             {key: artifact for key, artifact in self.artifacts.items() if key not in gone},
             {key: checkpoint for key, checkpoint in self.checkpoints.items() if key not in gone},
@@ -120,18 +120,18 @@ def commit_number(key: str) -> int:
     return int(number) if number.isdigit() else 0
 
 
-def survey(store: Store, *, report: Report = silent) -> Survey:
+def read_object_graph(store: Store, *, report: Report = noop) -> ObjectGraph:
     """Read every record of a root. Objects are listed before records are, so that none of those is newer.
 
     An object that was put before its record was thus never listed without it, unless the record is still to come.
     """
-    found = Survey({entry.key: entry for entry in store.list_entries("")})
+    found = ObjectGraph({entry.key: entry for entry in store.list_entries("")})
     add_records(store, found, [key for key, _ in store.list("")], report=report)
     return found
 
 
-def add_records(store: Store, found: Survey, keys: Iterable[str], *, report: Report = silent) -> None:
-    """Read the records among `keys` into a survey; what was deleted meanwhile is left out."""
+def add_records(store: Store, found: ObjectGraph, keys: Iterable[str], *, report: Report = noop) -> None:
+    """Read the records among `keys` into a read_object_graph; what was deleted meanwhile is left out."""
     records = [key for key in keys if kind_of(key) in RECORDS]
     for done, read in enumerate(in_threads(partial(_read, store), records), 1):
         _add(found, *read)
@@ -173,7 +173,7 @@ def _read(store: Store, key: str) -> tuple[str, _Said]:
     except FileNotFoundError:
         return key, None
     except (SanaError, KeyError, ValueError, pa.ArrowException) as error:
-        if kind == "checkpoint" and not store.exists(key):  # withdrawn meanwhile
+        if kind == "checkpoint" and not store.exists(key):  # invalidated meanwhile
             return key, None
         # a record of a later version of this software cannot be read either, and is not damaged
         state: State = "unreadable" if kind in ("artifact", "checkpoint") else "damaged"
@@ -185,7 +185,7 @@ def _parts_in(data: bytes, where: str) -> frozenset[str]:
     return parts
 
 
-def _add(found: Survey, key: str, record: _Said) -> None:
+def _add(found: ObjectGraph, key: str, record: _Said) -> None:
     if isinstance(record, Problem):
         found.problems.append(record)
     elif isinstance(record, Artifact):
@@ -206,7 +206,7 @@ def _add(found: Survey, key: str, record: _Said) -> None:
         _refer(found, key, *(Reference(shard, key) for shard in record.shards))
 
 
-def _refer(found: Survey, by: str, *references: Reference) -> None:
+def _refer(found: ObjectGraph, by: str, *references: Reference) -> None:
     for reference in (Reference(by, by), *references):
         if reference not in found.references[reference.key]:
             found.references[reference.key].append(reference)

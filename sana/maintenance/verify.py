@@ -10,9 +10,17 @@ import xxhash
 
 from sana.data.shards.shard_tables import Read, Rows, fault_of, rows_by_shard
 from sana.errors import SanaError
-from sana.maintenance.gc import Litter, orphans
-from sana.maintenance.object_graph import Problem, Reference, Survey, commit_number, kind_of, pool_of, survey
-from sana.progress import Progress, Report, silent
+from sana.maintenance.gc import OrphanedObject, orphans
+from sana.maintenance.object_graph import (
+    ObjectGraph,
+    Problem,
+    Reference,
+    commit_number,
+    kind_of,
+    pool_of,
+    read_object_graph,
+)
+from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
 from sana.store import Store, StoreError
 
@@ -40,10 +48,10 @@ class Health:
     stages: dict[str, StageHealth] = field(default_factory=lambda: defaultdict(StageHealth))
     problems: list[Problem] = field(default_factory=list)
     superseded: list[Problem] = field(default_factory=list)
-    orphans: list[Litter] = field(default_factory=list)
+    orphans: list[OrphanedObject] = field(default_factory=list)
 
 
-def verify(store: Store, *, deep: bool = False, report: Report = silent) -> Health:
+def verify(store: Store, *, deep: bool = False, report: Report = noop) -> Health:
     """Check sizes, tables and shard headers; `deep`: also every file's and every sample's digest, which reads all.
 
     That every file which a record names is there with its size is seen in a listing: no request a file.
@@ -51,7 +59,7 @@ def verify(store: Store, *, deep: bool = False, report: Report = silent) -> Heal
     Raises:
         StoreError: storage failed, so nothing can be said.
     """
-    found = survey(store, report=report)
+    found = read_object_graph(store, report=report)
     problems = list(found.problems)
     shards = {key for key in found.entries if kind_of(key) == "shard"}
     plain = [references for key, references in found.references.items() if key not in shards]
@@ -62,14 +70,14 @@ def verify(store: Store, *, deep: bool = False, report: Report = silent) -> Heal
     return _summary(found, problems)
 
 
-def withdraw(store: Store, problems: Sequence[Problem]) -> list[str]:
+def invalidate(store: Store, problems: Sequence[Problem]) -> list[str]:
     """Take back the records that need what is damaged or missing, so that the next run makes just that again.
 
     Nothing else is deleted: what only these records referred to is left to `gc`. Returns the keys that went.
     A record that cannot be read is left alone: it may be of another version of this software.
     """
     gone: list[str] = []
-    found = survey(store)
+    found = read_object_graph(store)
     names = list(found.entries)
     going = {problem.by for problem in problems if problem.state != "unreadable"}
     while more := {reference.by for key in going for reference in found.references.get(key, [])} - going:
@@ -90,7 +98,7 @@ def withdraw(store: Store, problems: Sequence[Problem]) -> list[str]:
     return gone
 
 
-def _check_object(store: Store, found: Survey, deep: bool, references: list[Reference]) -> list[Problem]:
+def _check_object(store: Store, found: ObjectGraph, deep: bool, references: list[Reference]) -> list[Problem]:
     """Check one object against all that is said of it, except shards, whose rows say it."""
     key = references[0].key
     entry = found.entries.get(key)
@@ -115,7 +123,7 @@ def file_digest(read: Read, num_bytes: int, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _check_shards(store: Store, found: Survey, deep: bool, report: Report) -> list[Problem]:
+def _check_shards(store: Store, found: ObjectGraph, deep: bool, report: Report) -> list[Problem]:
     """Check each shard against the rows of each table, but only once where two tables say the same of it."""
     problems: list[Problem] = []
     verdicts: dict[tuple[str, int], str] = {}
@@ -160,18 +168,18 @@ def _groups(store: Store, table: str, by: str, problems: list[Problem]) -> Itera
             problems.append(Problem(table, by, "damaged", str(error)))
 
 
-def _summary(found: Survey, problems: list[Problem]) -> Health:
+def _summary(found: ObjectGraph, problems: list[Problem]) -> Health:
     health, superseded = Health(), found.superseded()
     for problem in dict.fromkeys(problems):
         (health.superseded if problem.by in superseded else health.problems).append(problem)
     bad = {problem.key: problem.state for problem in problems}
     health.orphans = orphans(found)
-    litter = {thing.key for thing in health.orphans}
+    orphaned = {thing.key for thing in health.orphans}
     for key, entry in found.entries.items():
         stage = health.stages[key.partition("/")[0] if "/" in key else "(root)"]
         stage.num_objects += 1
         stage.num_bytes += entry.num_bytes
-        if key in litter:
+        if key in orphaned:
             stage.orphans += 1
             stage.orphan_bytes += entry.num_bytes
         elif key not in bad:

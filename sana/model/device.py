@@ -28,7 +28,7 @@ def resolve_device(name: str, *, rank: int = 0) -> torch.device:
     return torch.empty(0, device=name).device
 
 
-def made_by(device: torch.device) -> str:
+def provenance(device: torch.device) -> str:
     """Return the device and versions that bytes were made with: recorded per sample, not part of any key."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]  # importing them takes seconds

@@ -35,7 +35,7 @@ given a user prompt, generate a detailed visual description of colors, shapes, t
 """
 
 
-def build_tiny(out: Path, *, seed: int = 0) -> None:
+def build_tiny_model(out: Path, *, seed: int = 0) -> None:
     """Write a checkpoint that `SanaVideoPipeline.from_pretrained(out)` loads: the same bytes for the same seed.
 
     The global random state is left as it was. About 70 thousand parameters, 41 thousand of them the transformer's.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 
-from sana.artifact import Artifact, causes, find, latest
+from sana.artifact import Artifact, config_diff, find, latest
 from sana.context import Context
 from sana.errors import SanaError, all_of
 from sana.pipeline.graph import STAGES, stage, until
@@ -69,7 +69,7 @@ def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forc
     if forced:
         return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe.fingerprint)
     before = latest(context.store, name)
-    why = causes(recipe, before)
+    why = config_diff(recipe, before)
     work = f"{total - done} of {total} {unit} to do" if done else f"{total} {unit} to do"
     if why:
         return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe.fingerprint)

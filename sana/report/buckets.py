@@ -64,8 +64,8 @@ def buckets(store: Store, artifact: Artifact) -> Buckets:
         kept = number["crop_width"] * number["crop_height"] / (number["width"] * number["height"])
         loss = np.clip(1.0 - kept, 0.0, 1.0)
         losses.append((100 * np.round(loss, 6)).astype(np.float32))
-        tally = np.bincount(code * len(splits) + split, minlength=len(names) * len(splits))
-        for place, num in enumerate(tally.tolist()):
+        value_counts = np.bincount(code * len(splits) + split, minlength=len(names) * len(splits))
+        for place, num in enumerate(value_counts.tolist()):
             key = names[place // len(splits)], splits[place % len(splits)]
             totals[key] = totals.get(key, 0) + num
         for name, part in zip(names, np.bincount(code, loss), strict=True):

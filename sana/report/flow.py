@@ -90,8 +90,8 @@ def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int
         )
         datasets, dataset = coded(table.column("dataset"))
         reasons, reason = coded(table.column("reason"))
-        tally = np.bincount(dataset * len(reasons) + reason, minlength=len(datasets) * len(reasons))
-        for place, num in enumerate(tally.tolist()):
+        value_counts = np.bincount(dataset * len(reasons) + reason, minlength=len(datasets) * len(reasons))
+        for place, num in enumerate(value_counts.tolist()):
             if num:
                 counts[stage, datasets[place // len(reasons)], reasons[place % len(reasons)]] = num
         for number, name in enumerate(reasons):

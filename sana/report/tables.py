@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sana.artifact import Artifact
-from sana.errors import SanaError, remedy
+from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 BATCH_ROWS = 1 << 17
@@ -103,4 +103,4 @@ def _open(store: Store, artifact: Artifact, name: str, dictionary: Sequence[str]
 
 def _unreadable(store: Store, artifact: Artifact, name: str, error: Exception) -> SanaError:
     where = store.uri(artifact.files[name].key)
-    return SanaError(f"{where} cannot be read ({error}); {remedy(deep=True)}")
+    return SanaError(f"{where} cannot be read ({error}); {repair_hint(deep=True)}")

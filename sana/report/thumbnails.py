@@ -18,7 +18,7 @@ from PIL import Image
 from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
-from sana.data.schemas import CUT
+from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.sources.source import Source, open_sources
 from sana.errors import SanaError
 from sana.report.tables import batches, find_rows
@@ -111,7 +111,7 @@ def _pick(store: Store, windows: Artifact, encoded: Artifact | None, shapes: Seq
         one_a_clip = {row["clip_id"]: row for row in reversed(kept) if row["sample_id"] in there}
         names = sorted((row["start_frame"], row["sample_id"]) for row in one_a_clip.values())
         chosen |= {name: rank for rank, (_, name) in enumerate(names[:PER_BUCKET])}
-    wanted = sorted({"path", "dataset", "num_bytes", "split", *CUT})
+    wanted = sorted({"path", "dataset", "num_bytes", "split", *SAMPLE_KEY_COLUMNS})
     rows = find_rows(store, windows, "clips.parquet", wanted, key="sample_id", among=sorted(chosen))
     return sorted(rows, key=lambda row: (shapes.index(row["bucket"]), chosen[row["sample_id"]]))
 

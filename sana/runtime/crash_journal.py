@@ -1,7 +1,7 @@
 """Journals: what a process has open at this moment, on disk, so that its death tells what it died of.
 
-A file can kill the process that decodes it. The worker keeps a `Journal`. When a signal kills the worker, the stage
-that started it reads what was `left_open` and starts another one, which opens those `Suspects` first and one at a time:
+A file can kill the process that decodes it. The worker keeps a `CrashJournal`. When a signal kills the worker, the stage
+that started it reads what was `open_at_crash` and starts another one, which opens those `Quarantine` first and one at a time:
 the next death has one culprit, which is rejected as killed_worker; the others are cleared by being finished.
 """
 
@@ -16,7 +16,7 @@ MAX_DEATHS = 2  # what was open in so many processes when they died is not opene
 _SLOT_BYTES = 256
 
 
-class Journal:
+class CrashJournal:
     """The names that are open now, one fixed slot of a file each; thread-safe. A new one forgets what the file held.
 
     Nothing is synced: what a process wrote survives its death, and when the machine dies nobody is to blame.
@@ -55,7 +55,7 @@ class Journal:
             return self._num_slots - 1
 
 
-def left_open(path: Path) -> list[str]:
+def open_at_crash(path: Path) -> list[str]:
     """Return the names that the process which kept this journal had open when it died, sorted; none without a file."""
     if not path.exists():
         return []
@@ -65,14 +65,14 @@ def left_open(path: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Suspects:
+class Quarantine:
     """How many processes died while a name was open: `deaths` by name, none that was never open in one."""
 
     deaths: Mapping[str, int] = field(default_factory=dict)
 
-    def after(self, names: Iterable[str]) -> "Suspects":
+    def after(self, names: Iterable[str]) -> "Quarantine":
         """Return what is known after another death, in which these names were open."""
-        return Suspects({**self.deaths, **{name: self.deaths.get(name, 0) + 1 for name in names}})
+        return Quarantine({**self.deaths, **{name: self.deaths.get(name, 0) + 1 for name in names}})
 
     @property
     def alone(self) -> list[str]:

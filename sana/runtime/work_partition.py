@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import tally
+from sana.arrow import value_counts
 from sana.runtime.pool import Pool
 
 _LOOK_AGAIN = 20  # what others committed is looked up at most for a twentieth of the time
@@ -34,7 +34,7 @@ class Share:
 
     def done(self) -> dict[str, int]:
         """Return how many rows are done already, by bucket."""
-        return tally(self._rows.column("bucket").filter(pa.array(self._done)))
+        return value_counts(self._rows.column("bucket").filter(pa.array(self._done)))
 
     def apart(self, digests: Sequence[str]) -> list[Mapping[str, Any]]:
         """Take the rows of these videos out, for the caller to do by itself; those not done yet are returned."""

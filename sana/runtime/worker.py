@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from sana.context import Context
 from sana.progress import Report
-from sana.runtime.crash_journal import Suspects, left_open
+from sana.runtime.crash_journal import Quarantine, open_at_crash
 from sana.runtime.job import rank_journal, todo_path, write_job
 from sana.runtime.launcher import WorkerKilledError, launch
 from sana.runtime.specs import CrashHistory, Spec
@@ -57,29 +57,31 @@ def run_worker(
     return job_path
 
 
-def outlive(context: Context, stage: str, run: Callable[[CrashHistory], object], *, num_processes: int = 1) -> None:
+def restart_on_crash(
+    context: Context, stage: str, run: Callable[[CrashHistory], object], *, num_processes: int = 1
+) -> None:
     """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
-    `run` is given what the worker must find in its spec: where it must keep a `Journal` (of several processes, each at
-    `rank_journal`), and the deaths, for `Suspects`: names to open first and alone, and names to reject as
+    `run` is given what the worker must find in its spec: where it must keep a `CrashJournal` (of several processes, each at
+    `rank_journal`), and the deaths, for `Quarantine`: names to open first and alone, and names to reject as
     killed_worker.
 
     Raises:
         SanaError: the worker's own message.
         WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
     """
-    suspects = Suspects()
+    quarantined = Quarantine()
     for restart in range(MAX_RESTARTS + 1):
         # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
-        journal = context.work_dir / "journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
+        journal = context.work_dir / "crash_journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
         try:
-            run(CrashHistory(dict(suspects.deaths), str(journal)))
+            run(CrashHistory(dict(quarantined.deaths), str(journal)))
             return
         except WorkerKilledError as error:
-            names = sorted({name for rank in error.ranks for name in left_open(rank_journal(journal, rank))})
+            names = sorted({name for rank in error.ranks for name in open_at_crash(rank_journal(journal, rank))})
             if not names or restart == MAX_RESTARTS:
                 raise
-            suspects = suspects.after(names)
+            quarantined = quarantined.after(names)
             log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
         finally:
             for rank in range(num_processes):

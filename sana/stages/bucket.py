@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import tally, to_parquet
+from sana.arrow import to_parquet, value_counts
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.bucket import BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.bucketing.split import held_out
 from sana.data.bucketing.window_table import Assignment, assign
-from sana.data.schemas import CUT
+from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, read_table
 from sana.errors import ConfigError, RejectedError
 
@@ -23,7 +23,7 @@ NAME = "bucket"
 VERSION = 2
 INPUTS = ("probe",)
 # What encode_latents reads of a window: source_id and the like may change without a video being opened.
-WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *CUT)
+WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *SAMPLE_KEY_COLUMNS)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -105,7 +105,7 @@ def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str
     meant = clips.filter(pa.array(is_eval == (split == "eval")))
     if meant.num_rows:
         mine = pc.is_in(assigned.rejects["clip_id"], value_set=meant["clip_id"].combine_chunks())
-        reasons = Counter(tally(assigned.rejects["reason"].filter(mine))).most_common(3)
+        reasons = Counter(value_counts(assigned.rejects["reason"].filter(mine))).most_common(3)
         top = ", ".join(f"{num} {reason}" for reason, num in reasons)
         return (
             f"all {meant.num_rows} clips meant for it were rejected ({top}); mend them, or loosen the rules of `bucket`"

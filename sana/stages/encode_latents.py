@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import tally, to_parquet
+from sana.arrow import to_parquet, value_counts
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
-from sana.data.schemas import CUT, LATENT_INDEX, LATENTS, REJECTS
+from sana.data.schemas import LATENT_INDEX, LATENTS, REJECTS, SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, count_rejects, read_table, sample_keys
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
@@ -17,13 +17,13 @@ from sana.model.model_resolver import ModelRef, resolve_model, source_of
 from sana.progress import Summed
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
-from sana.runtime.worker import outlive, run_worker
+from sana.runtime.worker import restart_on_crash, run_worker
 
 NAME = "encode_latents"
 VERSION = 4
 INPUTS = ("bucket",)
 _CONTENT = ("sample_id", "clip_id", "dataset", "bucket", "draws_per_epoch", "digest", "dtype", "shape")
-_TODO = ("sample_key", "dataset", "path", *CUT)
+_TODO = ("sample_key", "dataset", "path", *SAMPLE_KEY_COLUMNS)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -69,12 +69,12 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     draft.add("rejects.parquet", to_parquet(rejected))
     return draft.commit(
         content={split: content_digest(_split(index, split), _CONTENT) for split in ("train", "eval")},
-        counts=count_rejects(tally(windows.column("dataset")), index.num_rows, rejected).with_extra(
+        counts=count_rejects(value_counts(windows.column("dataset")), index.num_rows, rejected).with_extra(
             encoded=num_encoded
         ),
         facts=EncodeLatentsFacts(
             num_bytes=pc.sum(index.column("num_bytes")).as_py() or 0,
-            train_samples=dict(sorted(tally(_split(index, "train").column("dataset")).items())),
+            train_samples=dict(sorted(value_counts(_split(index, "train").column("dataset")).items())),
         ),
     )
 
@@ -103,7 +103,7 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
             first_worker=index * resources.num_workers,
             num_workers=count * resources.num_workers,
         )
-        report = Summed(context.report, tally(todo.column("bucket")))
+        report = Summed(context.report, value_counts(todo.column("bucket")))
 
         def encode(crashes: CrashHistory) -> None:
             run_worker(
@@ -115,7 +115,7 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
                 stall_timeout_s=resources.stall_timeout_s,
             )
 
-        outlive(context, NAME, encode, num_processes=resources.num_workers)
+        restart_on_crash(context, NAME, encode, num_processes=resources.num_workers)
     return todo.num_rows
 
 
@@ -163,7 +163,9 @@ def _check_space(context: Context, todo: pa.Table) -> None:
     if free is None:
         return
     dtype = context.config.encode_latents.dtype
-    need = sum(num * Bucket.parse(name).latent_bytes(dtype) for name, num in tally(todo.column("bucket")).items())
+    need = sum(
+        num * Bucket.parse(name).latent_bytes(dtype) for name, num in value_counts(todo.column("bucket")).items()
+    )
     if need > free:
         raise SanaError(
             f"{NAME}: {todo.num_rows} samples need {need / 2**30:.2f} GiB at {context.store.root}, "

@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import lacking, run_starts, tally, to_parquet
+from sana.arrow import anti_join, run_starts, to_parquet, value_counts
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
 from sana.data.tables import content_digest, count_rejects, read_table
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
-from sana.runtime.worker import outlive, run_worker
+from sana.runtime.worker import restart_on_crash, run_worker
 
 NAME = "probe"
 VERSION = 4
@@ -33,7 +33,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     """Return (done, total, unit) of the work at hand."""
     clips = read_table(context.store, inputs["download"], "clips.parquet")
     total = pc.count_distinct(clips.column("digest")).as_py()
-    return total - lacking(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
+    return total - anti_join(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -41,13 +41,13 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     clips = read_table(context.store, inputs["download"], "clips.parquet")
     pool = pool_of(context)
-    num_missing = lacking(clips, pool.rows(), "digest").num_rows
+    num_missing = anti_join(clips, pool.rows(), "digest").num_rows
     if num_missing:
 
         def opened(crashes: CrashHistory) -> None:
             run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["download"], crashes))
 
-        outlive(context, NAME, opened)
+        restart_on_crash(context, NAME, opened)
     judged = _with_facts(clips, pool.rows())
     if context.config.probe.duplicates == "reject":
         judged = _without_duplicates(judged)
@@ -64,7 +64,9 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     pool.compact()
     return draft.commit(
         content={"clips": content_digest(probed, PROBED.names)},
-        counts=count_rejects(tally(clips.column("dataset")), probed.num_rows, rejected).with_extra(opened=num_missing),
+        counts=count_rejects(value_counts(clips.column("dataset")), probed.num_rows, rejected).with_extra(
+            opened=num_missing
+        ),
     )
 
 

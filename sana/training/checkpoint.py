@@ -140,7 +140,7 @@ def read_metrics(store: Store, checkpoint: Checkpoint) -> bytes:
         raise DamagedCheckpointError(f"metrics that {store.uri(checkpoint.key)} names are gone: {error}") from error
 
 
-def withdraw(store: Store, trajectory: str, step: int) -> None:
+def invalidate(store: Store, trajectory: str, step: int) -> None:
     """Remove a checkpoint: its index first, so that what is left at any moment is not taken for one."""
     store.delete(index_key(trajectory, step))
     for key, _ in store.list(f"{folder_of(trajectory)}/step_{step:08d}"):
@@ -152,7 +152,7 @@ def prune(store: Store, trajectory: str, *, max_checkpoints: int, keep_steps: Co
     for step in steps_of(store, trajectory)[:-max_checkpoints]:
         if step not in keep_steps:
             _log.info("removing the checkpoint of step %d: %d newer ones are kept", step, max_checkpoints)
-            withdraw(store, trajectory, step)
+            invalidate(store, trajectory, step)
 
 
 def sweep(store: Store, trajectory: str) -> None:

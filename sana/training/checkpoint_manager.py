@@ -71,7 +71,7 @@ class Trajectory:
                 history = checkpoint.read_metrics(self.store, found)
             except checkpoint.DamagedCheckpointError as error:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
-                checkpoint.withdraw(self.store, self.key, step)
+                checkpoint.invalidate(self.store, self.key, step)
                 continue
             self.newest, begin = found, Found(step, parts=parts)
             break

@@ -14,7 +14,7 @@ from sana.config.encode import EncodeCaptionsConfig
 from sana.data.schemas import TEXTS
 from sana.data.shards.shard import DTYPES, write_shard
 from sana.data.shards.shard_tables import require_shards
-from sana.model.device import made_by, resolve_device
+from sana.model.device import provenance, resolve_device
 from sana.model.text import EncodedCaption, TextEncoder
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -60,7 +60,7 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
                 **row,
                 "truncated": encoded[row["text_key"]].truncated,
                 **vars(locations[row["text_key"]]),
-                "made_by": made_by(device),
+                "provenance": provenance(device),
             }
             for row in part
         ]

@@ -30,10 +30,10 @@ from sana.data.sources.source import open_sources
 from sana.data.video.frames import read_window
 from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
-from sana.model.device import made_by, resolve_device
+from sana.model.device import provenance, resolve_device
 from sana.model.vae import encode_latents, load_vae
 from sana.progress import REJECTED, Progress
-from sana.runtime.crash_journal import MAX_DEATHS, Journal, Suspects
+from sana.runtime.crash_journal import MAX_DEATHS, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
 from sana.runtime.specs import EncodeLatentsSpec
@@ -87,17 +87,17 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
             done[bucket] += len(rows)
             counts = {**done, REJECTED: num_rejected}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
-        index = _index(part, shards.close(), rejections, made_by(device))
+        index = _index(part, shards.close(), rejections, provenance(device))
         require_shards(store, index)  # `gc` may have come by
         pool.commit_part(index)
 
 
 def _windows(job: Job[EncodeLatentsSpec], share: Share, rank: int) -> Iterator[Item]:
-    """Decode this worker's share: the suspects first, by the first worker, with no other clip of its own open."""
-    spec, suspects = job.spec, Suspects(job.spec.crashes.deaths)
-    journal = Journal(rank_journal(Path(spec.crashes.journal), rank))
-    decode = _decoder(job, journal, frozenset(suspects.guilty))
-    apart = share.apart(suspects.alone)
+    """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
+    spec, quarantined = job.spec, Quarantine(job.spec.crashes.deaths)
+    journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
+    decode = _decoder(job, journal, frozenset(quarantined.guilty))
+    apart = share.apart(quarantined.alone)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
     parts = share.parts(spec.share.first_worker + rank, spec.share.num_workers)
@@ -105,7 +105,7 @@ def _windows(job: Job[EncodeLatentsSpec], share: Share, rank: int) -> Iterator[I
     journal.close()
 
 
-def _decoder(job: Job[EncodeLatentsSpec], journal: Journal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
+def _decoder(job: Job[EncodeLatentsSpec], journal: CrashJournal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
     """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a rejection."""
     sources = open_sources(job.config, work_dir=job.work_dir)
 
@@ -198,14 +198,14 @@ class _Shards:
 
 
 def _index(
-    part: Sequence[Row], locations: Mapping[str, Location], rejections: Mapping[str, ClipRejected], made_by: str
+    part: Sequence[Row], locations: Mapping[str, Location], rejections: Mapping[str, ClipRejected], provenance: str
 ) -> pa.Table:
     """Return the pool rows of a part."""
     rows = []
     for row in part:
         rejection = rejections.get(row["sample_key"])
         why = {"reason": rejection.reason, "detail": rejection.detail} if rejection else {"reason": "", "detail": ""}
-        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NOTHING)), "made_by": made_by})
+        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NOTHING)), "provenance": provenance})
     return table_of(rows, LATENTS)
 
 

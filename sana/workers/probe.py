@@ -12,14 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import lacking, table_of
+from sana.arrow import anti_join, table_of
 from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
 from sana.data.sources.source import Source, fetched, open_sources
 from sana.data.tables import read_table
 from sana.data.video.probe import probe_video
 from sana.data.video.video import ClipRejected
 from sana.progress import Progress
-from sana.runtime.crash_journal import Journal, Suspects
+from sana.runtime.crash_journal import CrashJournal, Quarantine
 from sana.runtime.job import Job, run_worker
 from sana.runtime.pool import Pool
 from sana.runtime.specs import ProbeSpec
@@ -41,16 +41,16 @@ def probe(job: Job[ProbeSpec]) -> None:
     spec = job.spec
     pool = Pool(job.open_store(), spec.pool.stage, spec.pool.key, schema=PROBES, id_column="digest")
     clips = read_table(job.open_store(), spec.download, "clips.parquet")
-    todo = lacking(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
+    todo = anti_join(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
-    suspects, journal = Suspects(spec.crashes.deaths), Journal(Path(spec.crashes.journal))
+    quarantined, journal = Quarantine(spec.crashes.deaths), CrashJournal(Path(spec.crashes.journal))
     report = _Reporter(job, todo.num_rows, sources)
 
     def opened(row: Row) -> Row:
         return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
 
-    guilty, todo = _split(todo, suspects.guilty)
-    alone, todo = _split(todo, suspects.alone)
+    guilty, todo = _split(todo, quarantined.guilty)
+    alone, todo = _split(todo, quarantined.alone)
     if guilty.num_rows:
         pool.commit_part(table_of(report(map(_killer, guilty.to_pylist())), PROBES))
     for row in alone.to_pylist():
@@ -62,7 +62,7 @@ def probe(job: Job[ProbeSpec]) -> None:
             pool.commit_part(table_of(found, PROBES))
 
 
-def _open(row: Row, source: Source, journal: Journal) -> Row:
+def _open(row: Row, source: Source, journal: CrashJournal) -> Row:
     """Return what the video is, or why it was rejected."""
     try:
         with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):

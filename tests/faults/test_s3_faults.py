@@ -130,7 +130,7 @@ def part_rows(store: Store, pool: Pool, number: int) -> pa.Table:
     generator = torch.Generator().manual_seed(number)
     tensors = {f"{number:02d}-{i}": torch.randn(16, 2, 12, 20, generator=generator) for i in range(2)}
     where = write_shard(store, f"{pool.folder}/shards", f"{number:02d}", tensors)
-    rows = [{"sample_key": key, "reason": "", "detail": "", "made_by": "", **vars(where[key])} for key in tensors]
+    rows = [{"sample_key": key, "reason": "", "detail": "", "provenance": "", **vars(where[key])} for key in tensors]
     return pa.Table.from_pylist(rows, schema=LATENTS)
 
 

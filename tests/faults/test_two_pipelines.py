@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import Artifact
-from sana.maintenance.gc import find_litter, remove
-from sana.maintenance.object_graph import kind_of, survey
+from sana.maintenance.gc import find_orphaned_objects, remove
+from sana.maintenance.object_graph import kind_of, read_object_graph
 from sana.maintenance.verify import verify
 from sana.store import LocalStore
 from tests.faults.test_kill import kill_tree, start
@@ -99,8 +99,8 @@ def test_gc_in_a_loop_beside_a_killed_encode_takes_nothing_needed(tmp_path: Path
         return {path.name for path in Path(place.root, "encode_latents/pool").rglob("parts/*.parquet")}
 
     def collect(grace_s: float) -> None:
-        found = survey(store)
-        remove(store, found, find_litter(found, grace_s=grace_s))
+        found = read_object_graph(store)
+        remove(store, found, find_orphaned_objects(found, grace_s=grace_s))
 
     for number in (1, 3):
         process = start(place, "encode_latents", *overrides)

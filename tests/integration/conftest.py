@@ -64,7 +64,7 @@ def training_store(tmp_path_factory: pytest.TempPathFactory) -> "Encoded":
 
 @pytest.fixture
 def own_sigterm() -> Iterator[None]:
-    """The worker's handler must not outlive it in this process."""
+    """The worker's handler must not restart_on_crash it in this process."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)

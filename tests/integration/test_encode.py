@@ -125,7 +125,7 @@ def test_a_clip_that_kills_its_worker_twice_is_rejected(
     rejected = read_table(context.store, made, "rejects.parquet").to_pylist()
     assert [(row["path"], row["reason"]) for row in rejected] == [(victim["path"], "killed_worker")]
     assert made.counts.num_in == made.counts.num_out + 1 == reference.counts.num_in
-    assert not list((context.work_dir / "journals").iterdir())
+    assert not list((context.work_dir / "crash_journals").iterdir())
 
 
 def test_the_command_knows_its_place() -> None:

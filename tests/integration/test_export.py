@@ -9,7 +9,7 @@ import pytest
 from sana.data.shards.shard_tables import rows_by_shard
 from sana.errors import SanaError
 from sana.maintenance.copy import copy_root
-from sana.maintenance.object_graph import INDEX, kind_of, survey
+from sana.maintenance.object_graph import INDEX, kind_of, read_object_graph
 from sana.maintenance.verify import verify
 from sana.pipeline.plan import plan
 from sana.store import LocalStore, Store, open_store
@@ -23,7 +23,7 @@ STAGES = ("download", "probe", "bucket", "encode_captions", "encode_latents", "t
 
 def test_disk_to_s3_to_disk_is_the_same_store(place: Place, s3: WeedServer, tmp_path: Path) -> None:
     source = store_of(place)
-    source.put_if_absent("probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet", b"litter")
+    source.put_if_absent("probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet", b"orphaned")
     remote = open_store(f"s3://{s3.bucket}/export-{uuid4().hex}")
     copy_root(source, remote, stages=STAGES)
     for key in random.Random(0).sample([key for key, _ in remote.list("")], 9):  # as if it had been killed
@@ -61,7 +61,7 @@ def test_what_the_target_has_already_is_compared_in_part_and_with_deep_whole(pla
     shard, rows = max(rows_by_shard(source.read(index)), key=lambda group: len(group[1]))
     middle = rows[len(rows) // 2]
     assert len(rows) > 2
-    files = [file for one in survey(source).checkpoints.values() for file in one.files.values()]
+    files = [file for one in read_object_graph(source).checkpoints.values() for file in one.files.values()]
     large = max(files, key=lambda file: file.num_bytes).key
     damage = [  # key, byte, whether it shows without deep
         (shard, rows[0]["offset"] - 10, True),  # of the header
@@ -86,5 +86,5 @@ def test_what_the_target_has_already_is_compared_in_part_and_with_deep_whole(pla
 
 
 def find_index(store: Store) -> str:
-    artifacts = survey(store).artifacts.values()
+    artifacts = read_object_graph(store).artifacts.values()
     return next(artifact.files[INDEX].key for artifact in artifacts if artifact.stage == "encode_latents")

@@ -1,4 +1,4 @@
-"""Litter goes and nothing else: not what a kept artifact or a writer at work refers to."""
+"""OrphanedObject goes and nothing else: not what a kept artifact or a writer at work refers to."""
 
 import os
 import random
@@ -18,8 +18,8 @@ from sana.data.shards.shard import write_shard
 from sana.data.shards.shard_tables import require_shards
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.maintenance.gc import find_litter, orphans, outdated, remove
-from sana.maintenance.object_graph import Survey, kind_of, survey
+from sana.maintenance.gc import find_orphaned_objects, orphans, outdated, remove
+from sana.maintenance.object_graph import ObjectGraph, kind_of, read_object_graph
 from sana.maintenance.verify import verify
 from sana.pipeline.plan import committed, plan
 from sana.runtime.pool import Pool
@@ -35,7 +35,7 @@ def test_litter_goes_and_nothing_else(place: Place) -> None:
     before = content(store)
     pool = only(store, "shard", "encode_latents").rpartition("/shards/")[0]
     trajectory = only(store, "checkpoint", "train").split("/")[1]
-    litter = [
+    orphaned = [
         f"{pool}/shards/cafe-aaaaaaaaaaaa.safetensors",
         "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet",
         f"train/{trajectory}/checkpoints/step_00000099/aaaaaaaaaaaa/weights.safetensors",
@@ -43,14 +43,18 @@ def test_litter_goes_and_nothing_else(place: Place) -> None:
         f"probe-{'0' * 32}",
     ]
     kept = [f"train/{trajectory}/lease/00000007.json", "notes.txt", "train/notes/of/mine.txt"]
-    for key in litter + kept:
+    for key in orphaned + kept:
         store.put_if_absent(key, b"{}")
     temp = Path(store.root, "probe/.tmp-0123")
     temp.write_bytes(b"torn")
 
-    assert find_litter(survey(store), grace_s=3600) == [] == store.leavings(older_than_s=3600, delete=True)
+    assert (
+        find_orphaned_objects(read_object_graph(store), grace_s=3600)
+        == []
+        == store.orphaned_uploads(older_than_s=3600, delete=True)
+    )
     main(["gc", "--root", store.root, "--grace-hours", "0"])
-    assert temp.exists() and set(content(store)) == {*before, *litter, *kept}  # a dry run
+    assert temp.exists() and set(content(store)) == {*before, *orphaned, *kept}  # a dry run
     main(["gc", "--root", store.root, "--grace-hours", "0", "--delete"])
     assert not temp.exists() and content(store) == {**before, **dict.fromkeys(kept, b"{}")}
     assert {p.state for p in plan(context_of(place), last="train")} == {"cached"}
@@ -59,7 +63,7 @@ def test_litter_goes_and_nothing_else(place: Place) -> None:
 def test_a_compacted_table_goes_when_another_holds_all_its_parts() -> None:
     folder = "encode_latents/pool/x/compacted"
     held = {"2-a": ("ab", 10.0), "3-a": ("abc", 30.0), "4-a": ("abcd", 20.0), "2-b": ("xy", 1.0), "0-old": ("", 1.0)}
-    found = Survey(
+    found = ObjectGraph(
         {f"{folder}/{name}.parquet": Entry(f"{folder}/{name}.parquet", 1, when) for name, (_, when) in held.items()},
         folded={f"{folder}/{name}.parquet": frozenset(parts) for name, (parts, _) in held.items()},
     )
@@ -73,19 +77,19 @@ def test_gc_knows_nothing_of_what_a_damaged_record_needs(place: Place) -> None:
     store = store_of(place)
     os.truncate(Path(store.root, only(store, "part", "encode_latents")), 100)
     with pytest.raises(SanaError, match=r"parts/.*nothing is deleted"):
-        find_litter(survey(store), grace_s=0)
+        find_orphaned_objects(read_object_graph(store), grace_s=0)
 
 
 @pytest.mark.slow
 def test_old_artifacts_go_but_for_what_kept_ones_read(place: Place) -> None:
     store = store_of(place)
-    old = survey(store)
+    old = read_object_graph(store)
     before = time.time() + 1e-3
     time.sleep(0.01)
     smaller = ("bucket.buckets=[9x96x160,9x128x128,9x160x96]",)
     with inline_workers():
         new = run_stages(context_of(place, *smaller), last="encode_latents")
-    found = survey(store)
+    found = read_object_graph(store)
     gone = {thing.key for thing in outdated(found, before=before)}
     dropped = {key.split("/")[0] for key in gone if kind_of(key) == "artifact"}
     # train is the newest of its stage, and it read the old latents and captions; those, by content, the old windows
@@ -93,14 +97,14 @@ def test_old_artifacts_go_but_for_what_kept_ones_read(place: Place) -> None:
     left = old.without({key for key in old.artifacts if key.startswith("train/")}).artifacts
     for key in set(old.artifacts) - set(left):
         store.delete(key)
-    found = survey(store)
-    litter = outdated(found, before=before)
+    found = read_object_graph(store)
+    orphaned = outdated(found, before=before)
     # the captions read which clips are left, in both buckets the same: so either bucket artifact is theirs
-    assert {thing.key.split("/")[0] for thing in litter if kind_of(thing.key) == "artifact"} == {"encode_latents"}
-    assert any(kind_of(thing.key) == "part" for thing in litter)
-    going = find_litter(found, grace_s=0.0, artifacts_older_than_s=time.time() - before)
+    assert {thing.key.split("/")[0] for thing in orphaned if kind_of(thing.key) == "artifact"} == {"encode_latents"}
+    assert any(kind_of(thing.key) == "part" for thing in orphaned)
+    going = find_orphaned_objects(found, grace_s=0.0, artifacts_older_than_s=time.time() - before)
     remove(store, found, going)
-    assert verify(store, deep=True).problems == [] and find_litter(survey(store), grace_s=0) == []
+    assert verify(store, deep=True).problems == [] and find_orphaned_objects(read_object_graph(store), grace_s=0) == []
     assert not any(key.startswith("encode_latents/") and key in dict(store.list("")) for key in gone)
     assert run_stages(context_of(place, *smaller), last="encode_latents").ran == []
     assert find(store, _recipe(place, smaller)) == new["bucket"]
@@ -114,13 +118,13 @@ def test_what_a_config_would_find_cached_is_kept_though_others_came_later(place:
         draft = Draft(store, Recipe(key.partition("/")[0], 0, {"of": "another config"}, {}))
         facts = TrainFacts("theirs", 0, "none", (), "none") if key.startswith("train/") else None
         draft.commit(content={"theirs": key}, counts=Counts.all_kept(0), facts=facts)
-    found, later = survey(store), time.time() + 1
+    found, later = read_object_graph(store), time.time() + 1
     gone = {thing.key.rpartition("/")[0] for thing in outdated(found, before=later)}
     assert mine & gone, "without a config its artifacts are not the newest"
-    kept = find_litter(found, grace_s=-1.0, artifacts_older_than_s=-1.0, in_use=mine)
+    kept = find_orphaned_objects(found, grace_s=-1.0, artifacts_older_than_s=-1.0, in_use=mine)
     assert {kind_of(thing.key) for thing in kept} <= {"history"}
-    litter = find_litter(found, grace_s=-1.0, artifacts_older_than_s=-1.0)
-    assert {thing.why for thing in litter if kind_of(thing.key) == "file"} == {"of a record that goes"}
+    orphaned = find_orphaned_objects(found, grace_s=-1.0, artifacts_older_than_s=-1.0)
+    assert {thing.why for thing in orphaned if kind_of(thing.key) == "file"} == {"of a record that goes"}
 
 
 def _recipe(place: Place, overrides: tuple[str, ...]):
@@ -142,7 +146,7 @@ def test_gc_in_a_loop_takes_nothing_from_writers(tmp_path: Path) -> None:
             key = f"{writer}-{number}"
             where = write_shard(store, f"{pool.folder}/shards", key, {key: torch.zeros(4)})
             time.sleep(1.2 if number == 5 else draw.random() * 0.1)
-            row = {"sample_key": key, "reason": "", "detail": "", "made_by": "", **vars(where[key])}
+            row = {"sample_key": key, "reason": "", "detail": "", "provenance": "", **vars(where[key])}
             rows = pa.Table.from_pylist([row], schema=LATENTS)
             try:
                 require_shards(store, rows)
@@ -154,8 +158,8 @@ def test_gc_in_a_loop_takes_nothing_from_writers(tmp_path: Path) -> None:
 
     def collect() -> None:
         while not stop.is_set():
-            found = survey(store)
-            remove(store, found, find_litter(found, grace_s=grace_s))
+            found = read_object_graph(store)
+            remove(store, found, find_orphaned_objects(found, grace_s=grace_s))
 
     writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     collector = threading.Thread(target=collect)

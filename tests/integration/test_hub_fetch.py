@@ -63,11 +63,11 @@ from huggingface_hub import constants
 from sana.config.data import DatasetConfig
 from sana.data.sources.listing import files_of
 from sana.data.sources.source import open_source
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 constants.DOWNLOAD_CHUNK_SIZE = 2**16
 work_dir = Path(sys.argv[1])
 source = open_source(DatasetConfig(id="cats", source="hf://datasets/films/cats"), work_dir=work_dir,
-                     cache=VideoCache(work_dir / "cache/videos", max_bytes=10**9))
+                     cache=FileCache(work_dir / "cache/videos", max_bytes=10**9))
 for file in files_of(source.videos):
     with source.open_video(file.path, digest=file.identity):
         pass

@@ -79,10 +79,10 @@ class Bench:
             # a shell starts its background jobs, a test run among them, with SIGINT ignored, and children inherit that
             "import json, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from pathlib import Path\n"
-            "from sana.progress import silent; from sana.runtime.launcher import launch\n"
+            "from sana.progress import noop; from sana.runtime.launcher import launch\n"
             "a = json.loads(sys.argv[1])\n"
             "launch(a['module'], Path(a['job_path']), log_path=Path(a['log_path']), lock_path=Path(a['lock_path']),"
-            " report=silent, stall_timeout_s=None)"
+            " report=noop, stall_timeout_s=None)"
         )
         return subprocess.Popen([sys.executable, "-c", code, json.dumps(arguments)])
 

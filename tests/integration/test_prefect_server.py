@@ -26,14 +26,14 @@ sample: {{prompts: {{cat: a cat}}}}
 WAITING = """
 from pathlib import Path
 from prefect import flow, task
-from sana.progress import silent
+from sana.progress import noop
 from sana.runtime.launcher import launch
 
 @task
 def wait() -> None:
     folder = Path(__file__).parent
     launch("waiting_worker", folder / "job.json", log_path=folder / "job.log", lock_path=folder / "job.lock",
-           report=silent, stall_timeout_s=None)
+           report=noop, stall_timeout_s=None)
 
 @flow
 def waiting() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from sana.artifact import Artifact
 from sana.data.tables import read_table
-from sana.runtime.crash_journal import left_open
+from sana.runtime.crash_journal import open_at_crash
 from tests.pipeline_runs import Place, inline_workers, run_stages
 from tests.video_files import make_video
 
@@ -127,9 +127,9 @@ def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[lis
     def watch() -> None:
         struck: set[Path] = set()  # each worker has a journal of its own
         while len(died) < times and not ended.wait(0.001):
-            for journal in {*(place.folder / "work/journals").glob("*")} - struck:
+            for journal in {*(place.folder / "work/crash_journals").glob("*")} - struck:
                 with suppress(FileNotFoundError):  # it may end its work at this moment
-                    if digest in left_open(journal):
+                    if digest in open_at_crash(journal):
                         # this process may have other children: a server for other tests, say
                         (worker,) = filter(is_probe, psutil.Process().children())
                         worker.send_signal(signum)
@@ -151,7 +151,7 @@ def test_a_clip_that_kills_its_worker_twice_is_rejected_alone(place: Place, undi
     assert len(set(died)) == 2
     assert rejected[KILLER][0] == "killed_worker"
     assert {path: row for path, row in undisturbed[1].items() if path != KILLER} == rows
-    assert artifact.counts.reasons["killed_worker"] == 1 and not list((place.folder / "work/journals").iterdir())
+    assert artifact.counts.reasons["killed_worker"] == 1 and not list((place.folder / "work/crash_journals").iterdir())
 
 
 def test_one_death_rejects_nobody(place: Place, undisturbed: Run) -> None:

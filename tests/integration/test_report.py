@@ -103,7 +103,7 @@ def test_where_a_clip_gives_several_samples_the_page_says_so(done: tuple[Place, 
 
 def location(number: int, shape: list[int]) -> dict:
     return {"shard": f"s{number // 4}", "offset": 100 * number, "num_bytes": 100, "digest": "", "dtype": "fp16",
-            "shape": shape, "made_by": ""}  # fmt: skip
+            "shape": shape, "provenance": ""}  # fmt: skip
 
 
 def encoded(place: Place, outcome: Outcome) -> Outcome:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sana.artifact import causes, find, latest
+from sana.artifact import config_diff, find, latest
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
-from sana.maintenance.verify import verify, withdraw
+from sana.maintenance.verify import invalidate, verify
 from sana.pipeline.graph import STAGES, stage
 from sana.pipeline.plan import plan
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
@@ -201,10 +201,10 @@ def test_a_damaged_shard_is_noticed_and_its_remedy_heals_the_store_for_good(plac
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
         shard.write_bytes(data)
-    with pytest.raises(SanaError, match=r"damaged; make it again: sana verify CONFIG --deep --withdraw"):
+    with pytest.raises(SanaError, match=r"damaged; make it again: sana verify CONFIG --deep --invalidate"):
         run_stages(place.context("train.seed=9"), last="train")
     store = place.context().store
-    withdraw(store, verify(store, deep=True).problems)
+    invalidate(store, verify(store, deep=True).problems)
     assert run_stages(place.context("train.seed=9"), last="train").ran == ["encode_latents", "train"]
     for name in ("skyline-01.mp4", "skyline-01.txt"):
         shutil.copy2(place.clips / name, place.clips / f"skyline-9{Path(name).suffix}")
@@ -243,7 +243,7 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
     artifacts, name = done[1].artifacts, place.config().download.datasets[0].id
     weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), artifacts)
     assert weighted.config["draws_per_epoch"] == {name: 3.0}
-    assert causes(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} None -> 3.0"]
+    assert config_diff(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} None -> 3.0"]
     # a data set without train samples has no say
     elsewhere = dataclasses.replace(artifacts["encode_latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
     plain = stage("train").recipe(
@@ -256,4 +256,4 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
     context = place.context("train.timestep_sampling.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].artifacts)
-    assert causes(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "timestep_sampling.shift 3.0 -> 1.0"]
+    assert config_diff(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "timestep_sampling.shift 3.0 -> 1.0"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sana.config.data import DatasetConfig
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.source import open_source
 from sana.errors import ConfigError, SanaError
 from sana.store import StoreError
@@ -39,7 +39,7 @@ def test_what_is_wrong_with_a_source_names_its_data_set_once(
     source = knobs.get("source", "")
     knobs = {**knobs, "source": source if "://" in source else str(folder / source)}
     with pytest.raises(ConfigError, match=rf"^download\.datasets\[films\.1\]: (?!download)(?s:.*){says}"):
-        cache = VideoCache(tmp_path / "videos", max_bytes=1)
+        cache = FileCache(tmp_path / "videos", max_bytes=1)
         listing(open_source(DatasetConfig(id="films.1", **knobs), work_dir=tmp_path / "work", cache=cache))
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sana.data.sources.backends import S3Origin
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.backends import S3Backend
+from sana.data.sources.file_cache import FileCache
 from sana.errors import ConfigError, SanaError
 from sana.store import open_store
 from sana.store_s3 import ObjectInfo
@@ -60,10 +60,10 @@ def test_s3_sees_other_content_and_only_that(s3_root: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("key", ["a//b.mp4", "../b.mp4", "/b.mp4", "a/./b.mp4", "a\\b.mp4", "a\0.mp4"], ids=range(6))
 def test_an_s3_key_that_is_no_path_is_listed_with_its_trouble(s3_root: str, tmp_path: Path, key: str) -> None:
     """S3 takes any text as a key (the server at hand mends them): such a video is rejected, the data set goes on."""
-    origin = S3Origin(s3_root, VideoCache(tmp_path, max_bytes=1))
-    file = origin._file(ObjectInfo(key, 7, "etag"))
+    backend = S3Backend(s3_root, FileCache(tmp_path, max_bytes=1))
+    file = backend._file(ObjectInfo(key, 7, "etag"))
     assert "rename" in file.trouble and file.num_bytes == 0 and "\0" not in file.path
-    assert list(origin.find([key])) == [], "and it is never asked for"
+    assert list(backend.find([key])) == [], "and it is never asked for"
 
 
 def test_s3_without_videos_is_a_config_error(s3_root: str, tmp_path: Path) -> None:

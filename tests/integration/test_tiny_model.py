@@ -12,7 +12,7 @@ from diffusers import AutoencoderKLWan, SanaVideoPipeline, SanaVideoTransformer3
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from sana.model.tiny_model import build_tiny
+from sana.model.tiny_model import build_tiny_model
 from sana.model.transformer import load_transformer
 
 
@@ -22,14 +22,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_two_processes_build_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
-    code = "import sys, pathlib; from sana.model.tiny_model import build_tiny; build_tiny(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from sana.model.tiny_model import build_tiny_model; build_tiny_model(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True)
     assert digests(tmp_path / "again") == digests(tiny_model)
 
 
 def test_the_seed_changes_every_model_and_the_global_state_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    build_tiny(tmp_path, seed=1)  # an empty folder that exists is fine
+    build_tiny_model(tmp_path, seed=1)  # an empty folder that exists is fine
     assert torch.equal(torch.get_rng_state(), before)
     one, other = digests(tmp_path), digests(tiny_model)
     assert one.keys() == other.keys()
@@ -39,7 +39,7 @@ def test_the_seed_changes_every_model_and_the_global_state_is_left_alone(tiny_mo
 def test_a_folder_with_anything_in_it_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="not an empty directory"):
-        build_tiny(tmp_path)
+        build_tiny_model(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -85,9 +85,9 @@ def test_a_table_with_an_extra_axis_is_loaded_and_not_left_random(tiny_model: Pa
 
 
 def test_missing_and_misshapen_weights_are_rejected(tiny_model: Path, tmp_path: Path) -> None:
-    lacking = edit_weights(tiny_model, tmp_path / "lacking", **{"proj_out.bias": None})
+    anti_join = edit_weights(tiny_model, tmp_path / "anti_join", **{"proj_out.bias": None})
     with pytest.raises(ValueError, match=r"lacks 1 weights .* first proj_out.bias"):
-        load_transformer(str(lacking))
+        load_transformer(str(anti_join))
     both = {"scale_shift_table": torch.zeros(1, 2, 24), "proj_out.bias": torch.zeros(3)}
     wrong = edit_weights(tiny_model, tmp_path / "wrong", **both)
     with pytest.raises(ValueError, match=r"proj_out.bias"):

@@ -1,4 +1,4 @@
-"""Damage of a store is found, named, withdrawn and healed."""
+"""Damage of a store is found, named, invalidated and healed."""
 
 import os
 import shlex
@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
-from sana.maintenance.gc import find_litter
-from sana.maintenance.object_graph import RECORDS, kind_of, survey
-from sana.maintenance.verify import verify, withdraw
+from sana.maintenance.gc import find_orphaned_objects
+from sana.maintenance.object_graph import RECORDS, kind_of, read_object_graph
+from sana.maintenance.verify import invalidate, verify
 from sana.store import LocalStore
 from tests.maintained_stores import context_of, flip, only, store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
@@ -26,7 +26,7 @@ def test_a_sound_store_is_sound_and_known(place: Place) -> None:
     assert "unknown" not in {kind_of(key) for key, _ in store.list("")}
     for stage in health.stages.values():
         assert stage.ok == stage.num_objects and stage.orphans == 0
-    assert find_litter(survey(store), grace_s=0) == []
+    assert find_orphaned_objects(read_object_graph(store), grace_s=0) == []
 
 
 # (what, kind of object, stage, damage, whether sizes, tables and headers show it)
@@ -61,7 +61,7 @@ def test_damage_is_found_and_withdrawn(place: Place, kind: str, stage: str, dama
     assert {problem.key for problem in health.problems} == {key}
     assert sum(found.damaged + found.missing for found in health.stages.values()) == 1
     before = set(dict(store.list("")))
-    gone = withdraw(store, health.problems)
+    gone = invalidate(store, health.problems)
     assert set(gone) == before - set(dict(store.list(""))) and {kind_of(k) for k in gone} <= {
         "artifact", "part", "compacted", "checkpoint",
     }  # fmt: skip
@@ -71,7 +71,7 @@ def test_damage_is_found_and_withdrawn(place: Place, kind: str, stage: str, dama
 def test_healing_makes_again_only_what_was_damaged(place: Place, trained: tuple[Place, Outcome]) -> None:
     store = store_of(place)
     flip(Path(store.root, only(store, "shard", "encode_latents")), -100)
-    withdraw(store, verify(store, deep=True).problems)
+    invalidate(store, verify(store, deep=True).problems)
     with inline_workers():
         healed = run_stages(context_of(place), last="train")
     assert healed.ran == ["encode_latents"]  # train reads equal content, so it stays
@@ -93,7 +93,7 @@ def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: py
     cure = line.partition("to heal: ")[2].partition(", then: ")[0]
     with pytest.raises(SystemExit):
         main(shlex.split(cure)[1:])
-    assert "2 records were withdrawn" in capsys.readouterr().out  # the cure, as it is printed, is one
+    assert "2 records were invalidated" in capsys.readouterr().out  # the cure, as it is printed, is one
     main(["verify", "--root", place.root, "--deep"])
 
 
@@ -130,7 +130,7 @@ def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
 ) -> None:
     store = Listed(place.root)
     store.asked = Counter()
-    found = survey(store)
+    found = read_object_graph(store)
     named = sorted({file.key for artifact in found.artifacts.values() for file in artifact.files.values()})
     named += sorted({file.key for checkpoint in found.checkpoints.values() for file in checkpoint.files.values()})
     assert {key.partition("/")[0] for key in named} == {
@@ -143,7 +143,7 @@ def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
     }
     assert verify(store).problems == [] and not store.asked, "no request a file"
     orphan = "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet"
-    store.put_if_absent(orphan, b"litter")
+    store.put_if_absent(orphan, b"orphaned")
     for number, key in enumerate(named):
         path = Path(store.root, key)
         if number % 2:

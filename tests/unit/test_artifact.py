@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sana.artifact import Draft, Recipe, causes, digest_of, find, latest
+from sana.artifact import Draft, Recipe, config_diff, digest_of, find, latest
 from sana.counts import Counts
 from sana.errors import SanaError
 from sana.store import open_store
@@ -79,10 +79,10 @@ def test_racing_commits_of_one_content_leave_one_artifact(tmp_path: Path) -> Non
 
 def test_causes_name_what_differs(tmp_path: Path) -> None:
     before = commit(open_store(str(tmp_path)))
-    assert causes(recipe(), before) == []
-    assert causes(recipe(), None) == []
+    assert config_diff(recipe(), before) == []
+    assert config_diff(recipe(), None) == []
     after = recipe(version=2, config={"a": 2, "b": {"c": 3}}, inputs={"videos": "d2"})
-    assert causes(after, before) == ["stage version 1 -> 2", "a 1 -> 2", "b.c None -> 3", "input videos changed"]
+    assert config_diff(after, before) == ["stage version 1 -> 2", "a 1 -> 2", "b.c None -> 3", "input videos changed"]
 
 
 def test_causes_name_the_key_of_the_data_set_that_differs(tmp_path: Path) -> None:
@@ -92,11 +92,11 @@ def test_causes_name_the_key_of_the_data_set_that_differs(tmp_path: Path) -> Non
 
     Draft(open_store(str(tmp_path)), of(("a", "x"), ("b", "y"))).commit(content={}, counts=Counts.all_kept(0))
     before = latest(open_store(str(tmp_path)), "download")  # as it is read back, with sorted keys
-    assert causes(of(("a", "x"), ("b", "y")), before) == []
-    assert causes(of(("a", "x"), ("b", "z")), before) == ["datasets.b.captions.trigger y -> z"]
-    assert causes(of(("b", "y"), ("a", "x")), before) == ['datasets ["a", "b"] -> ["b", "a"]']
-    assert causes(of(("a", "x")), before) == ['datasets ["a", "b"] -> ["a"]']
-    assert causes(of(("a", "x"), ("b", "y"), ("c", "x")), before) == ['datasets ["a", "b"] -> ["a", "b", "c"]']
+    assert config_diff(of(("a", "x"), ("b", "y")), before) == []
+    assert config_diff(of(("a", "x"), ("b", "z")), before) == ["datasets.b.captions.trigger y -> z"]
+    assert config_diff(of(("b", "y"), ("a", "x")), before) == ['datasets ["a", "b"] -> ["b", "a"]']
+    assert config_diff(of(("a", "x")), before) == ['datasets ["a", "b"] -> ["a"]']
+    assert config_diff(of(("a", "x"), ("b", "y"), ("c", "x")), before) == ['datasets ["a", "b"] -> ["a", "b", "c"]']
 
 
 def test_a_damaged_commit_file_is_named(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from sana.config.load import load_config
 from sana.context import Context
-from sana.runtime.crash_journal import Journal, Suspects, left_open
+from sana.runtime.crash_journal import CrashJournal, Quarantine, open_at_crash
 from sana.runtime.job import rank_journal
 from sana.runtime.launcher import WorkerKilledError
 from sana.runtime.specs import CrashHistory
-from sana.runtime.worker import outlive
+from sana.runtime.worker import restart_on_crash
 from sana.store import open_store
 from tests.downloads import DEMO
 
@@ -25,19 +25,19 @@ pytestmark = pytest.mark.timeout(60)
 
 def test_what_a_killed_process_had_open_is_left(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from sana.runtime.crash_journal import Journal\n"
-        "journal = Journal(Path(sys.argv[1]))\n"
+        "import os, signal, sys; from pathlib import Path; from sana.runtime.crash_journal import CrashJournal\n"
+        "journal = CrashJournal(Path(sys.argv[1]))\n"
         "with journal.open('first'): pass\n"
         "with journal.open('second'), journal.open('third \\u732b'):\n"
         "    with journal.open('fourth'): pass\n"
         "    os.kill(os.getpid(), signal.SIGSEGV)\n"
     )
-    path = tmp_path / "journals" / "one"
+    path = tmp_path / "crash_journals" / "one"
     died = subprocess.run([sys.executable, "-c", code, str(path)], check=False, preexec_fn=_no_core)
     assert died.returncode == -signal.SIGSEGV
-    assert left_open(path) == ["second", "third \u732b"]
-    Journal(path).close()
-    assert left_open(path) == [] == left_open(tmp_path / "never")
+    assert open_at_crash(path) == ["second", "third \u732b"]
+    CrashJournal(path).close()
+    assert open_at_crash(path) == [] == open_at_crash(tmp_path / "never")
 
 
 def _no_core() -> None:
@@ -47,7 +47,7 @@ def _no_core() -> None:
 
 
 def test_many_threads_share_a_journal_that_does_not_grow(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
+    journal = CrashJournal(tmp_path / "journal")
     barrier = threading.Barrier(8)
 
     def work(number: int) -> None:
@@ -55,7 +55,7 @@ def test_many_threads_share_a_journal_that_does_not_grow(tmp_path: Path) -> None
             with journal.open(f"{number}-{round_}"):
                 if round_ == 49:
                     barrier.wait()
-                    seen.append(left_open(tmp_path / "journal"))
+                    seen.append(open_at_crash(tmp_path / "journal"))
                     barrier.wait()
 
     seen: list[list[str]] = []
@@ -63,17 +63,17 @@ def test_many_threads_share_a_journal_that_does_not_grow(tmp_path: Path) -> None
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert seen == [sorted(f"{number}-49" for number in range(8))] * 8
-    assert left_open(tmp_path / "journal") == [] and os.path.getsize(tmp_path / "journal") <= 8 * 256
+    assert open_at_crash(tmp_path / "journal") == [] and os.path.getsize(tmp_path / "journal") <= 8 * 256
     with pytest.raises(ValueError, match="1 to 255 bytes"), journal.open("x" * 256):
         pass
 
 
 def test_who_was_open_in_two_deaths_is_guilty() -> None:
-    suspects = Suspects().after(["b", "a", "c"])
-    assert (suspects.alone, suspects.guilty) == (["a", "b", "c"], [])
-    suspects = suspects.after(["b"])
-    assert (suspects.alone, suspects.guilty) == (["a", "c"], ["b"])
-    assert Suspects(dict(suspects.deaths)) == suspects
+    quarantined = Quarantine().after(["b", "a", "c"])
+    assert (quarantined.alone, quarantined.guilty) == (["a", "b", "c"], [])
+    quarantined = quarantined.after(["b"])
+    assert (quarantined.alone, quarantined.guilty) == (["a", "c"], ["b"])
+    assert Quarantine(dict(quarantined.deaths)) == quarantined
 
 
 def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_another_left(tmp_path: Path) -> None:
@@ -84,12 +84,12 @@ def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_anoth
     def die(crashes: CrashHistory) -> None:
         told.append(crashes.deaths)
         if len(told) == 1:
-            left.enter_context(Journal(rank_journal(Path(crashes.journal), 0)).open("film"))
+            left.enter_context(CrashJournal(rank_journal(Path(crashes.journal), 0)).open("film"))
         error = WorkerKilledError("killed")
         error.ranks = (0,)
         raise error
 
     with left, pytest.raises(WorkerKilledError):
-        outlive(context, "probe", die)
+        restart_on_crash(context, "probe", die)
     assert told == [{}, {"film": 1}]
-    assert not list((tmp_path / "journals").iterdir())
+    assert not list((tmp_path / "crash_journals").iterdir())

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 
 pytestmark = pytest.mark.timeout(60)
 
 
-class Origin:
+class Backend:
     """Serves `size` bytes for any digest, and counts."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.fetched: list[str] = []
 
-    def open(self, cache: VideoCache, digest: str):
+    def open(self, cache: FileCache, digest: str):
         return cache.open(digest, ".MP4", size=lambda: self.size, fetch=self._writes(digest))
 
     def _writes(self, digest: str) -> Callable[[Path], None]:
@@ -44,7 +44,7 @@ def names(folder: Path) -> int:
 
 
 def test_a_hit_is_not_fetched_and_any_digest_is_a_name(tmp_path: Path) -> None:
-    cache, origin = VideoCache(tmp_path / "c", max_bytes=10**6), Origin(100)
+    cache, origin = FileCache(tmp_path / "c", max_bytes=10**6), Backend(100)
     for digest in ("sha256:00", 'etag:a/b"\u00e9-12', "sha256:00", "git:00"):
         with origin.open(cache, digest) as path:
             assert path.read_bytes().startswith(digest.encode())
@@ -53,7 +53,7 @@ def test_a_hit_is_not_fetched_and_any_digest_is_a_name(tmp_path: Path) -> None:
 
 
 def test_the_budget_holds_and_the_least_recently_opened_goes(tmp_path: Path) -> None:
-    cache, origin = VideoCache(tmp_path / "c", max_bytes=350), Origin(100)
+    cache, origin = FileCache(tmp_path / "c", max_bytes=350), Backend(100)
     for step, digest in enumerate("abcad"):  # d comes when a, b, c are there, and b was used longest ago
         with origin.open(cache, digest) as path:
             os.utime(path, ns=(step * 10**9, step * 10**9))
@@ -68,7 +68,7 @@ def test_the_budget_holds_and_the_least_recently_opened_goes(tmp_path: Path) -> 
 
 
 def test_what_is_open_is_never_evicted(tmp_path: Path) -> None:
-    cache, origin = VideoCache(tmp_path / "c", max_bytes=250), Origin(100)
+    cache, origin = FileCache(tmp_path / "c", max_bytes=250), Backend(100)
     with ExitStack() as stack:
         paths = [stack.enter_context(origin.open(cache, digest)) for digest in "abcde"]
         assert all(path.exists() for path in paths)
@@ -79,7 +79,7 @@ def test_what_is_open_is_never_evicted(tmp_path: Path) -> None:
 
 
 def test_a_file_larger_than_the_budget_is_still_served(tmp_path: Path) -> None:
-    cache, origin = VideoCache(tmp_path / "c", max_bytes=10), Origin(100)
+    cache, origin = FileCache(tmp_path / "c", max_bytes=10), Backend(100)
     for digest in "ab":
         with origin.open(cache, digest) as path:
             assert path.stat().st_size == 100
@@ -87,7 +87,7 @@ def test_a_file_larger_than_the_budget_is_still_served(tmp_path: Path) -> None:
 
 
 def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
-    cache = VideoCache(tmp_path / "c", max_bytes=1000)
+    cache = FileCache(tmp_path / "c", max_bytes=1000)
 
     def fail(path: Path) -> None:
         path.write_bytes(b"half")
@@ -96,14 +96,14 @@ def test_a_failed_fetch_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError), cache.open("a", ".mp4", size=lambda: 100, fetch=fail):
         pass
     assert used(tmp_path / "c") == 0
-    origin = Origin(100)
+    origin = Backend(100)
     with origin.open(cache, "a"):
         assert origin.fetched == ["a"]
 
 
 @pytest.mark.parametrize("at_once", [False, True])
 def test_traffic_counts_bytes_as_they_come_and_each_once(tmp_path: Path, at_once: bool) -> None:
-    cache, step = VideoCache(tmp_path / "c", max_bytes=10**9), 2**20
+    cache, step = FileCache(tmp_path / "c", max_bytes=10**9), 2**20
     seen = []
 
     def fetch(path: Path) -> None:
@@ -129,7 +129,7 @@ def test_traffic_counts_bytes_as_they_come_and_each_once(tmp_path: Path, at_once
 
 
 def test_threads_fetch_a_file_once_and_read_it_whole(tmp_path: Path) -> None:
-    cache, origin = VideoCache(tmp_path / "c", max_bytes=450), Origin(100)
+    cache, origin = FileCache(tmp_path / "c", max_bytes=450), Backend(100)
 
     def read(turn: int) -> None:
         digest = "abcdefgh"[turn * 7 % 8]
@@ -147,12 +147,12 @@ def test_threads_fetch_a_file_once_and_read_it_whole(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 def fetch(path):
     path.write_bytes(b"x" * 100)
     if sys.argv[2] == "fetching":
         print("ready", flush=True); time.sleep(60)
-with VideoCache(Path(sys.argv[1]), max_bytes=150).open("held", ".mp4", size=lambda: 100, fetch=fetch) as path:
+with FileCache(Path(sys.argv[1]), max_bytes=150).open("held", ".mp4", size=lambda: 100, fetch=fetch) as path:
     print(path, flush=True); time.sleep(60)
 """
 
@@ -164,7 +164,7 @@ def test_another_process_is_respected_until_it_dies(tmp_path: Path, state: str) 
     try:
         assert holder.stdout is not None
         held = holder.stdout.readline().strip()
-        cache, origin = VideoCache(folder, max_bytes=150), Origin(100)
+        cache, origin = FileCache(folder, max_bytes=150), Backend(100)
         with origin.open(cache, "a"):
             assert used(folder) >= 200
             assert state == "fetching" or Path(held).exists()

@@ -101,7 +101,7 @@ def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: s
     reader = Reader(ShardFiles(encoded.store), samples)
     for other in (2, 4):
         reader.read(other, caption=0)
-    told = rf"sample clip0003-0: .*encode_{kind}/.*damaged; .*verify CONFIG --deep --withdraw"
+    told = rf"sample clip0003-0: .*encode_{kind}/.*damaged; .*verify CONFIG --deep --invalidate"
     with pytest.raises(DamagedSampleError, match=told):
         reader.read(3, caption=0)
     assert Reader(ShardFiles(encoded.store), samples, verify=False).read(3, caption=0).latents.shape
@@ -110,7 +110,7 @@ def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: s
 def test_a_shard_that_went_is_noticed_and_the_sample_named(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     encoded.store.delete(samples.tensors["latents"].shard(0))
-    with pytest.raises(DamagedSampleError, match="sample clip0000-0: .*is gone; .*verify CONFIG --withdraw"):
+    with pytest.raises(DamagedSampleError, match="sample clip0000-0: .*is gone; .*verify CONFIG --invalidate"):
         Reader(ShardFiles(encoded.store), samples).read(0, caption=None)
 
 

@@ -10,11 +10,15 @@ from pydantic import BaseModel
 
 from sana.config.load import load_config
 from sana.config.section import Neutral, Section
-from sana.data.schemas import ADDED_COLUMNS, CUT
+from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, sample_key, sample_keys
 
 CONFIGS = [Path(__file__).parents[2] / "configs" / name for name in ("demo.yaml", "sana_video_480p.yaml")]
-_PLAIN: dict[str, Any] = dict.fromkeys(CUT, 1.0) | {"digest": "d1", "bucket": "5x64x96", "start_frame": 0}
+_PLAIN: dict[str, Any] = dict.fromkeys(SAMPLE_KEY_COLUMNS, 1.0) | {
+    "digest": "d1",
+    "bucket": "5x64x96",
+    "start_frame": 0,
+}
 
 
 def sections_of(value: object) -> Iterator[Section]:
@@ -60,13 +64,13 @@ def table(*treatments: str) -> pa.Table:
 
 def test_a_column_more_moves_only_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, mixed = table("none", "none"), table("none", "hable")
-    columns = (*CUT, "tone_map")
-    frozen = content_digest(plain, CUT), sample_keys(plain).to_pylist()
+    columns = (*SAMPLE_KEY_COLUMNS, "tone_map")
+    frozen = content_digest(plain, SAMPLE_KEY_COLUMNS), sample_keys(plain).to_pylist()
     monkeypatch.setitem(ADDED_COLUMNS, "tone_map", "none")  # type: ignore[arg-type]
-    monkeypatch.setattr("sana.data.tables.CUT", columns)
+    monkeypatch.setattr("sana.data.tables.SAMPLE_KEY_COLUMNS", columns)
     assert (content_digest(plain, columns), sample_keys(plain).to_pylist()) == frozen
-    assert content_digest(plain.slice(0, 0), columns) == content_digest(plain.slice(0, 0), CUT)
-    assert content_digest(mixed, columns) != content_digest(mixed, CUT)
+    assert content_digest(plain.slice(0, 0), columns) == content_digest(plain.slice(0, 0), SAMPLE_KEY_COLUMNS)
+    assert content_digest(mixed, columns) != content_digest(mixed, SAMPLE_KEY_COLUMNS)
     first, second = sample_keys(mixed).to_pylist()
     assert first == frozen[1][0] and second != frozen[1][1]
     assert [sample_key(row) for row in mixed.to_pylist()] == [first, second]

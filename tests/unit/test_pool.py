@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sana.arrow import table_of
-from sana.data.schemas import CUT, WINDOWS
+from sana.data.schemas import SAMPLE_KEY_COLUMNS, WINDOWS
 from sana.data.tables import sample_key, sample_keys
 from sana.errors import SanaError
 from sana.runtime import pool as module
@@ -19,7 +19,7 @@ from sana.store import LocalStore
 pytestmark = pytest.mark.timeout(60)
 
 SCHEMA = pa.schema([("key", pa.string()), ("bucket", pa.string()), ("digest", pa.string()), ("value", pa.int64())])
-CUTS = pa.schema([WINDOWS.field(name) for name in CUT])
+CUTS = pa.schema([WINDOWS.field(name) for name in SAMPLE_KEY_COLUMNS])
 number = st.floats(min_value=0, max_value=1e5, allow_nan=False)
 cut = st.fixed_dictionaries(
     {

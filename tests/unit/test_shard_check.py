@@ -111,7 +111,7 @@ def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Enco
     assert message.startswith("sample clip") and " of the train split: " in message
     assert str(path) in message
     assert message.endswith(
-        "Training was not started; make it again: sana verify CONFIG --withdraw, then: sana run CONFIG"
+        "Training was not started; make it again: sana verify CONFIG --invalidate, then: sana run CONFIG"
     )
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sana.arrow import tally
+from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.counts import Counts
@@ -54,7 +54,7 @@ def assign(clips: pa.Table, config: Config) -> Assignment:
     kept = placed.kept
     rejected = pa.concat_tables(rejects)
     table = pa.concat_tables(windows)
-    counts = count_rejects(tally(clips["dataset"]), int(kept.sum()), rejected)
+    counts = count_rejects(value_counts(clips["dataset"]), int(kept.sum()), rejected)
     frames = int(placed.available[kept].sum())
     facts = BucketFacts(
         buckets=seen.buckets(placed.buckets, np.bincount(placed.code[kept], minlength=len(placed.buckets))),

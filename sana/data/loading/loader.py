@@ -24,7 +24,7 @@ from sana.artifact import Artifact
 from sana.data.loading.buffers import Buffers
 from sana.data.shards.shard import DTYPES, DamagedSampleError, Location, damaged, gone, read_tensor
 from sana.data.shards.shard_cache import ShardFiles
-from sana.data.shards.shard_index import Locations
+from sana.data.shards.shard_index import ShardIndex
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.store import Store
@@ -53,7 +53,7 @@ class Samples:
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
     names: pa.ChunkedArray  # sample_id
-    tensors: Mapping[str, Locations]
+    tensors: Mapping[str, ShardIndex]
     null_caption: Location
 
     def __len__(self) -> int:
@@ -103,9 +103,9 @@ def load_samples(
     counts = np.bincount(names.indices.to_numpy(), minlength=len(names.dictionary))
     code = pc.index_in(rows["clip_id"], value_set=names.dictionary)
     if code.null_count:
-        lacking = rows.filter(pc.is_null(code))
+        anti_join = rows.filter(pc.is_null(code))
         raise SanaError(
-            f"{lacking.num_rows} of {rows.num_rows} {split} samples have no caption, first {lacking['sample_id'][0]}; "
+            f"{anti_join.num_rows} of {rows.num_rows} {split} samples have no caption, first {anti_join['sample_id'][0]}; "
             "the two encode artifacts are of different data: run encode_captions again"
         )
     code = code.to_numpy()
@@ -118,7 +118,7 @@ def load_samples(
         first_caption=(np.cumsum(counts) - counts)[code],
         num_captions=counts[code],
         names=rows["sample_id"],
-        tensors={LATENTS: Locations.of(rows), CAPTIONS: Locations.of(texts)},
+        tensors={LATENTS: ShardIndex.of(rows), CAPTIONS: ShardIndex.of(texts)},
         null_caption=Location.of(null[0]),
     )
 
@@ -167,7 +167,7 @@ class Reader:
     def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> Batch:
         """Read all tensors and one caption each of rows of one bucket, given as `(row, number of the caption)`."""
         tensors: dict[str, Tensor] = {}
-        reads: list[tuple[Locations, int, int, memoryview]] = []
+        reads: list[tuple[ShardIndex, int, int, memoryview]] = []
         for name, where in self.samples.tensors.items():
             if name != CAPTIONS:
                 tensors[name] = self._lend(where, [row for row, _ in wanted], reads)
@@ -193,7 +193,7 @@ class Reader:
                 request.result()
         return Batch(tensors, captions)
 
-    def _lend(self, where: Locations, rows: list[int], reads: list[tuple[Locations, int, int, memoryview]]) -> Tensor:
+    def _lend(self, where: ShardIndex, rows: list[int], reads: list[tuple[ShardIndex, int, int, memoryview]]) -> Tensor:
         """Return memory for a tensor of each of these rows, one after the other, and add what is to be read into it."""
         shape, dtype = where.shapes[rows[0]].tolist(), DTYPES[where.dtype(rows[0])]
         size = math.prod(shape) * dtype.itemsize
@@ -201,7 +201,7 @@ class Reader:
         reads += [(where, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
         return _tensor(memory, dtype, [len(rows), *shape])
 
-    def _fill(self, where: Locations, place: int, row: int, buffer: memoryview) -> None:
+    def _fill(self, where: ShardIndex, place: int, row: int, buffer: memoryview) -> None:
         """Read one tensor, which is at `where[place]` and belongs to sample `row`, straight into memory."""
         shard, start = where.shard(place), int(where.offsets[place])
         try:
@@ -214,7 +214,7 @@ class Reader:
         except FileNotFoundError as error:
             raise self._named(row, gone(self._files.store, shard)) from error
 
-    def _is_sound(self, where: Locations, place: int, buffer: memoryview) -> bool:
+    def _is_sound(self, where: ShardIndex, place: int, buffer: memoryview) -> bool:
         return xxhash.xxh3_128_digest(buffer) == where.digests[place].tobytes()
 
     def _named(self, row: int, error: DamagedSampleError) -> DamagedSampleError:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from sana.errors import SanaError, remedy
+from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -164,12 +164,12 @@ def read_tensor(store: Store, location: Location) -> Tensor:
 
 def gone(store: Store, shard: str) -> DamagedSampleError:
     """Return the error of a shard that is not there."""
-    return DamagedSampleError(f"{store.uri(shard)} is gone; {remedy(deep=False)}")
+    return DamagedSampleError(f"{store.uri(shard)} is gone; {repair_hint(deep=False)}")
 
 
 def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
     """Return the error of a tensor whose bytes have the digest `found`, and not that of its index row."""
     return DamagedSampleError(
         f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
-        f"their index row says {location.digest}: the shard is damaged; {remedy(deep=True)}"
+        f"their index row says {location.digest}: the shard is damaged; {repair_hint(deep=True)}"
     )

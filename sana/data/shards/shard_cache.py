@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sana.atomic_io import read_at
 from sana.config.train import TrainResources
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.store import Store
 from sana.store_errors import SHORT, StoreError, explained
 
@@ -36,9 +36,9 @@ class ShardFiles:
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
         self._sizes: dict[str, int] = {}  # of remote shards, once they were asked for
-        self._cache: VideoCache | None = None
+        self._cache: FileCache | None = None
         if not store.is_local and cache_folder is not None and cache_bytes > 0:
-            self._cache = VideoCache(cache_folder, max_bytes=cache_bytes, keep_s=keep_s)
+            self._cache = FileCache(cache_folder, max_bytes=cache_bytes, keep_s=keep_s)
 
     @classmethod
     def configured(cls, store: Store, resources: TrainResources, *, work_dir: Path) -> "ShardFiles":
@@ -79,7 +79,7 @@ class ShardFiles:
                 self._open.popitem(last=False)
         return file
 
-    def _from_cache(self, cache: VideoCache, shard: str, start: int, buffer: memoryview) -> bool:
+    def _from_cache(self, cache: FileCache, shard: str, start: int, buffer: memoryview) -> bool:
         """Fill the buffer from the cached shard; False when it is not there and there is no room for it.
 
         No file is kept open between reads: an evicted one would still take its place on the disk.

@@ -14,9 +14,9 @@ from sana.artifact import latest
 from sana.bucket import Bucket
 from sana.data.loading.loader import CAPTIONS, LATENTS, REQUESTS, Prefetcher, Samples
 from sana.data.shards.shard import DTYPES, DamagedSampleError, Entry, read_header
-from sana.data.shards.shard_index import Locations
+from sana.data.shards.shard_index import ShardIndex
 from sana.data.tables import read_table
-from sana.errors import SanaError, remedy
+from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 _ENTRY_BYTES = 160  # of a header, for one tensor
@@ -30,7 +30,7 @@ class _Claim(NamedTuple):
     rows: np.ndarray
 
     @property
-    def where(self) -> Locations:
+    def where(self) -> ShardIndex:
         return self.samples.tensors[self.name]
 
     def row(self, place: int) -> int:
@@ -69,7 +69,7 @@ def check_samples(
             problems += [problem] if problem is not None else []
             on_shard(done, len(claims))
     if problems:
-        raise _error(store, problems[0], remedy(deep=False), more=len(problems) - 1)
+        raise _error(store, problems[0], repair_hint(deep=False), more=len(problems) - 1)
 
 
 def _wrong_shape(samples: Samples, caption_channels: int) -> _Problem | None:

@@ -17,7 +17,7 @@ _CHUNK = 2**20  # rows whose digests are decoded at once
 
 
 @dataclass(frozen=True)
-class Locations:
+class ShardIndex:
     """One row per tensor; all shapes have the same number of sides."""
 
     shards: tuple[str, ...]

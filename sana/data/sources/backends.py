@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from sana.data.sources.digest_cache import DigestCache
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import HubRepo
 from sana.data.sources.hub_cache import HubFile
 from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
@@ -26,7 +26,7 @@ _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a so
 MISSING = "missing"  # stands for the content of what is not there any more
 
 
-class Origin(Protocol):
+class Backend(Protocol):
     """A place. Its methods are thread-safe; OSError is one file's trouble, SanaError the whole place's."""
 
     @property
@@ -46,7 +46,7 @@ def _changed(where: str, digest: str, found: str) -> SanaError:
     )
 
 
-class LocalOrigin:
+class LocalBackend:
     """A folder, read in place."""
 
     revision = ""
@@ -136,12 +136,12 @@ def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator
                 yield path
 
 
-class S3Origin:
+class S3Backend:
     """A prefix in a bucket. The ETag stands for the content; a re-upload in other parts counts as another content."""
 
     revision = ""
 
-    def __init__(self, uri: str, cache: VideoCache) -> None:
+    def __init__(self, uri: str, cache: FileCache) -> None:
         from sana.store_s3 import S3Store  # a second to import: only for those who use S3
 
         try:
@@ -211,12 +211,12 @@ def _key_trouble(key: str) -> str:
     return ""
 
 
-class HubOrigin:
+class HubBackend:
     """A Hugging Face data set at the commit that its revision is when first asked."""
 
     base = ""
 
-    def __init__(self, repo: HubRepo, revision: str, cache: VideoCache) -> None:
+    def __init__(self, repo: HubRepo, revision: str, cache: FileCache) -> None:
         self._repo = repo
         self._asked = revision
         self._cache = cache

@@ -40,7 +40,7 @@ class Traffic:
         return f"{in_units(self.fetched_bytes)} fetched, {in_units(self.fetched_bytes / max(self.seconds, 1e-3))}/s"
 
 
-class VideoCache:
+class FileCache:
     """At most `max_bytes` of files, plus what is open at the moment: a file in use is never evicted.
 
     The least recently opened go first; never those that were opened in the last `keep_s` seconds. The folder is made

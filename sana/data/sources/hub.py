@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from sana.data.sources.hub_cache import HubFile, HubMemory
+from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -159,11 +159,11 @@ class HubRepo:
         return f"the Hugging Face {self.kind} {self.id}"
 
     @property
-    def _known(self) -> HubMemory:
+    def _known(self) -> HubCache:
         from huggingface_hub import constants
 
         folder = f"{self.kind}s--{self.id.replace('/', '--')}"
-        return HubMemory(self.memory / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
+        return HubCache(self.memory / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
 
     def _call(self, ask: Callable[[], T], *, what: str, waits_s: tuple[float, ...] = RETRY_WAITS_S) -> T:
         """Ask the hub, again after each wait if it is a passing trouble, and explain what stays."""

@@ -31,7 +31,7 @@ class HubFile:
 
 
 @dataclass(frozen=True)
-class HubMemory:
+class HubCache:
     """What is known of one repository: in `folder`, which is ours, and in the Hugging Face cache of the repository.
 
     `read_only` leaves both as they are; the cache is never written.

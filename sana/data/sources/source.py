@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.data.captions.caption_layouts import Layout, choose
-from sana.data.sources.backends import HubOrigin, LocalOrigin, Origin, S3Origin
+from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
 from sana.data.sources.listing import LISTED, TABLE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, table_of_files, videos_of
-from sana.data.sources.table_backend import TableOrigin
+from sana.data.sources.table_backend import TableBackend
 from sana.data.tables import content_digest
 from sana.errors import ConfigError, naming
 
@@ -40,11 +40,11 @@ class Source:
     and SanaError when it cannot be listed.
     """
 
-    def __init__(self, dataset: DatasetConfig, origin: Origin, cache: VideoCache) -> None:
+    def __init__(self, dataset: DatasetConfig, backend: Backend, cache: FileCache) -> None:
         self.uri = dataset.source
         self.cache = cache
         self._dataset = dataset
-        self._origin = origin
+        self._backend = backend
         self._lock = threading.Lock()
         self._found: _Listing | None = None
 
@@ -52,17 +52,17 @@ class Source:
     def revision(self) -> str:
         """The commit of a Hugging Face data set; empty for a folder and for S3."""
         with self._lock, naming(self._dataset.where):
-            return self._origin.revision
+            return self._backend.revision
 
     @property
     def base(self) -> str:
         """What absolute names of its files begin with; empty for a Hugging Face data set."""
-        return self._origin.base
+        return self._backend.base
 
     @property
     def is_table(self) -> bool:
         """Whether the source is itself a table, and not a folder."""
-        return isinstance(self._origin, TableOrigin)
+        return isinstance(self._backend, TableBackend)
 
     @property
     def is_local(self) -> bool:
@@ -96,7 +96,7 @@ class Source:
             OSError: the file is gone, not readable, or being written.
         """
         with naming(self._dataset.where):
-            return self._origin.digest(file)
+            return self._backend.digest(file)
 
     def read(self, file: SourceFile) -> bytes:
         """Return a listed file.
@@ -105,7 +105,7 @@ class Source:
             OSError: it is gone or not readable.
         """
         with naming(self._dataset.where):
-            return self._origin.read(file)
+            return self._backend.read(file)
 
     def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
         """Give a listed file as a local one, as `open_video` does."""
@@ -127,7 +127,7 @@ class Source:
     def _opened(self, path: str, digest: str) -> Iterator[Path]:
         with ExitStack() as stack:
             with naming(self._dataset.where):  # not what is raised while the file is in use
-                local = stack.enter_context(self._origin.open(path, digest=digest))
+                local = stack.enter_context(self._backend.open(path, digest=digest))
             yield local
 
     def _listing(self) -> _Listing:
@@ -137,9 +137,9 @@ class Source:
             return self._found
 
     def _list(self) -> _Listing:
-        listed = table_of_files(self._origin.files())
-        if isinstance(self._origin, TableOrigin):
-            table = pc.equal(listed.column("path"), self._origin.name)
+        listed = table_of_files(self._backend.files())
+        if isinstance(self._backend, TableBackend):
+            table = pc.equal(listed.column("path"), self._backend.name)
             layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
             return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table))
         videos = videos_of(listed)
@@ -157,7 +157,7 @@ class Source:
 def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
     """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
     download = config.download
-    cache = VideoCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
+    cache = FileCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
     return {
         dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
         for dataset in download.enabled
@@ -169,7 +169,7 @@ def fetched(sources: Mapping[str, Source]) -> str:
     return str(next(iter(sources.values())).cache.traffic)
 
 
-def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, read_only: bool = False) -> Source:
+def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: FileCache, read_only: bool = False) -> Source:
     """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
 
     Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read.
@@ -182,7 +182,7 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: VideoCache, re
         return _open(dataset, work_dir, cache, read_only)
 
 
-def _open(dataset: DatasetConfig, work_dir: Path, cache: VideoCache, read_only: bool) -> Source:
+def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: bool) -> Source:
     uri = dataset.source
     captions = dataset.captions
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
@@ -191,18 +191,18 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: VideoCache, read_only: 
             f"the source is a table, which holds its captions; captions.layout {captions.layout} is for a folder"
         )
 
-    def bucket(name: str) -> S3Origin:
-        return S3Origin(f"s3://{name}", cache)
+    def bucket(name: str) -> S3Backend:
+        return S3Backend(f"s3://{name}", cache)
 
     if uri.startswith("s3://"):
         if is_table:
             beside, _, name = uri.rpartition("/")
-            return Source(dataset, TableOrigin(name, S3Origin(beside, cache), bucket, captions), cache)
-        return Source(dataset, S3Origin(uri, cache), cache)
+            return Source(dataset, TableBackend(name, S3Backend(beside, cache), bucket, captions), cache)
+        return Source(dataset, S3Backend(uri, cache), cache)
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
         repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
-        return Source(dataset, HubOrigin(repo, dataset.revision, cache), cache)
+        return Source(dataset, HubBackend(repo, dataset.revision, cache), cache)
     if "://" in uri:
         raise ConfigError(
             f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
@@ -212,5 +212,5 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: VideoCache, read_only: 
     path = Path(uri).expanduser().absolute()
     digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
     if is_table and path.is_file():
-        return Source(dataset, TableOrigin(path.name, LocalOrigin(path.parent, digests), bucket, captions), cache)
-    return Source(dataset, LocalOrigin(path, digests), cache)
+        return Source(dataset, TableBackend(path.name, LocalBackend(path.parent, digests), bucket, captions), cache)
+    return Source(dataset, LocalBackend(path, digests), cache)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sana.config.pipeline import Config
 from sana.data.captions.captions import check_captions
-from sana.data.sources.file_cache import VideoCache
+from sana.data.sources.file_cache import FileCache
 from sana.data.sources.ingest import check_pattern
 from sana.data.sources.source import open_source
 from sana.errors import SanaError
@@ -17,7 +17,7 @@ def check_sources(config: Config, *, work_dir: Path, read_only: bool = False) ->
     """
     problems: list[SanaError] = []
     notes = []
-    cache = VideoCache(work_dir / "cache" / "videos", max_bytes=1)  # tables in S3 pass through: they are listings
+    cache = FileCache(work_dir / "cache" / "videos", max_bytes=1)  # tables in S3 pass through: they are listings
     for dataset in config.download.enabled:
         try:
             source = open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)

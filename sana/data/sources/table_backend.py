@@ -9,12 +9,12 @@ from pathlib import Path
 from sana.config.captions import CaptionsConfig
 from sana.data.captions.caption_layouts import place_of
 from sana.data.captions.metadata_readers import read_rows
-from sana.data.sources.backends import LocalOrigin, S3Origin
+from sana.data.sources.backends import LocalBackend, S3Backend
 from sana.data.sources.listing import SourceFile
 from sana.errors import ConfigError, SanaError
 
 
-class TableOrigin:
+class TableBackend:
     """A table of videos and captions. Paths are relative to its folder, or `s3://bucket/key`; nothing else is opened.
 
     `beside` is the folder of the table `name`, `bucket` opens one by its name.
@@ -23,7 +23,7 @@ class TableOrigin:
     revision = ""
 
     def __init__(
-        self, name: str, beside: LocalOrigin | S3Origin, bucket: Callable[[str], S3Origin], config: CaptionsConfig
+        self, name: str, beside: LocalBackend | S3Backend, bucket: Callable[[str], S3Backend], config: CaptionsConfig
     ) -> None:
         self.name = name
         self.base = beside.base
@@ -31,7 +31,7 @@ class TableOrigin:
         self._bucket = bucket
         self._config = config
         self._lock = threading.Lock()
-        self._buckets: dict[str, S3Origin] = {}
+        self._buckets: dict[str, S3Backend] = {}
 
     def files(self) -> Iterator[SourceFile]:
         """Yield the table, and the videos that it names and that are there."""
@@ -61,24 +61,24 @@ class TableOrigin:
                     yield path
 
     def digest(self, file: SourceFile) -> str:
-        origin, path = self._where(file.path)
-        return origin.digest(replace(file, path=path))
+        backend, path = self._where(file.path)
+        return backend.digest(replace(file, path=path))
 
     def read(self, file: SourceFile) -> bytes:
-        origin, path = self._where(file.path)
-        return origin.read(replace(file, path=path))
+        backend, path = self._where(file.path)
+        return backend.read(replace(file, path=path))
 
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
-        origin, path = self._where(path)
-        return origin.open(path, digest=digest)
+        backend, path = self._where(path)
+        return backend.open(path, digest=digest)
 
-    def _where(self, path: str) -> tuple[LocalOrigin | S3Origin, str]:
+    def _where(self, path: str) -> tuple[LocalBackend | S3Backend, str]:
         if not path.startswith("s3://"):
             return self._beside, path
         bucket, _, key = path.removeprefix("s3://").partition("/")
         return self._at(bucket), key
 
-    def _at(self, bucket: str) -> S3Origin:
+    def _at(self, bucket: str) -> S3Backend:
         with self._lock:
             if bucket not in self._buckets:
                 self._buckets[bucket] = self._bucket(bucket)

@@ -41,7 +41,7 @@ _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file befo
 
 
 def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Decode a sample as its row says (the columns CUT): uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
+    """Decode a sample as its row says (the columns SAMPLE_KEY_COLUMNS): uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
     bucket = Bucket.parse(window["bucket"])
     crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
     frames = range(window["start_frame"], window["start_frame"] + bucket.num_frames)
