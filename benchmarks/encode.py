@@ -80,7 +80,7 @@ def share_of(place: Place, bucket: str, *overrides: str) -> tuple[Context, dict[
 def ours(context: Context, inputs: dict[str, Artifact]) -> None:
     keep_freed_memory()  # as every worker process does
     with inline_workers():
-        stage.encode_share(context, inputs)
+        stage.encode_partition(context, inputs)
 
 
 def bare(place: Place, bucket: str) -> None:
@@ -139,7 +139,7 @@ def ratio(folder: Path) -> None:
             used: list[float] = []
             patch.setattr("sana.runtime.worker.launch", partial(launch_pinned, used))
             started = time.perf_counter()
-            stage.encode_share(*given)
+            stage.encode_partition(*given)
             two.append((base[0] / (time.perf_counter() - started), base[1] / max(used)))
     wall = statistics.median(b[0] / o[0] for b, o in one)
     cpu = statistics.median(b[1] / o[1] for b, o in one)

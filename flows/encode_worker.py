@@ -4,7 +4,7 @@ from prefect import flow
 
 from sana.pipeline.plan import inputs_of
 from sana.stages import encode_latents
-from tasks.encode_worker import Share, encode_share, share_context
+from tasks.encode_worker import EncodePartition, encode_partition, partition_context
 
 
 @flow(name="encode-worker", persist_result=False)
@@ -26,5 +26,5 @@ def encode_worker(
         count: how many workers there are.
         salt: of a forced run; see `sana.context.Context`.
     """
-    context = share_context(config, overrides or (), root, salt)
-    return encode_share(Share(context, inputs_of(context, encode_latents.NAME), index, count))
+    context = partition_context(config, overrides or (), root, salt)
+    return encode_partition(EncodePartition(context, inputs_of(context, encode_latents.NAME), index, count))

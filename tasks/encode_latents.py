@@ -7,7 +7,7 @@ from prefect import State, runtime, task
 from sana.artifact import Artifact, Recipe
 from sana.context import Context
 from sana.stages import encode_latents as stage
-from tasks.remote_workers import share_out
+from tasks.remote_workers import fan_out
 from tasks.stage import POLICY, PipelineRun, run_stage
 
 
@@ -24,7 +24,7 @@ class _SharedOut:
         if resources.remote_workers:
             given = runtime.flow_run.parameters
             parameters = {name: given.get(name) for name in ("config", "overrides", "root")} | {"salt": context.salt}
-            share_out(
+            fan_out(
                 resources.worker_deployment,
                 resources.remote_workers,
                 parameters,

@@ -14,14 +14,14 @@ from sana.store import open_store
 from tasks.stage import POLICY, Shown
 
 
-class Share:
+class EncodePartition:
     """What the task is given. Not a dataclass: Prefect walks through those to look for futures."""
 
     def __init__(self, context: Context, inputs: Mapping[str, Artifact], index: int, count: int) -> None:
         self.context, self.inputs, self.index, self.count = context, inputs, index, count
 
 
-def share_context(config: str, overrides: Iterable[str], root: str | None, salt: str) -> Context:
+def partition_context(config: str, overrides: Iterable[str], root: str | None, salt: str) -> Context:
     """Read a config; `root`, where given, replaces the config's.
 
     Raises:
@@ -32,9 +32,9 @@ def share_context(config: str, overrides: Iterable[str], root: str | None, salt:
     return Context(loaded, open_store(loaded.root), Path(loaded.work_dir).absolute(), salt=salt)
 
 
-@task(name="encode-share", **POLICY)
-def encode_share(share: Share) -> int:
+@task(name="encode-partition", **POLICY)
+def encode_partition(share: EncodePartition) -> int:
     """Encode the share; returns how many samples were missing when it began."""
     shown = Shown(f"worker {share.index} of {share.count}")
     context = replace(share.context, report=shown.update)
-    return stage.encode_share(context, share.inputs, index=share.index, count=share.count)
+    return stage.encode_partition(context, share.inputs, index=share.index, count=share.count)

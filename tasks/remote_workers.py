@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Remaining = Callable[[], tuple[int, int, str]]  # (done, total, unit) of the work at hand, read from storage
 
 
-def share_out(
+def fan_out(
     deployment: str, num_runs: int, parameters: Mapping[str, Any], remaining: Remaining, report: Report
 ) -> None:
     """Start `num_runs` runs of `deployment`, each with its `index` of `count`, and wait until the work is done.

@@ -37,7 +37,7 @@ def encode_worker(
         publish(stage.NAME, "running", progress)
 
     with RunDisplay():
-        num_samples = stage.encode_share(replace(context, report=report), inputs, index=index, count=count)
+        num_samples = stage.encode_partition(replace(context, report=report), inputs, index=index, count=count)
         publish(stage.NAME, "completed")
     click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
     click.echo(f"when all have ended: sana run {same_options(config, overrides, root)}")

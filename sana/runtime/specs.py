@@ -47,7 +47,7 @@ class CrashHistory(Record):
 
 
 @dataclass(frozen=True)
-class WorkShare(Record):
+class WorkerRange(Record):
     """Which of the workers of a stage, over all machines, the ranks of this job are."""
 
     num_ranks: int  # processes of this job
@@ -89,7 +89,7 @@ class EncodeLatentsSpec(Spec):
     WORKER: ClassVar[str] = "encode_latents"
     pool: PoolName
     model: ModelSource
-    share: WorkShare
+    share: WorkerRange
     crashes: CrashHistory
 
 

@@ -18,7 +18,7 @@ from sana.runtime.pool import Pool
 _LOOK_AGAIN = 20  # what others committed is looked up at most for a twentieth of the time
 
 
-class Share:
+class WorkPartition:
     """Rows cut into parts of at most `part_size` and of one bucket each; they must be sorted by bucket.
 
     Rows that the pool has, or gets while this works, are left out.

@@ -16,7 +16,7 @@ from sana.facts import EncodeLatentsFacts
 from sana.model.model_resolver import ModelRef, resolve_model, source_of
 from sana.progress import Summed
 from sana.runtime.pool import Pool
-from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkShare
+from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkerRange
 from sana.runtime.worker import restart_on_crash, run_worker
 
 NAME = "encode_latents"
@@ -59,7 +59,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         WorkerError: a worker died, and no clip was to blame, or too many were.
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
-    num_encoded = encode_share(context, inputs)
+    num_encoded = encode_partition(context, inputs)
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     windows = _windows(context, inputs)
     pool = pool_of(context, model)
@@ -79,7 +79,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     )
 
 
-def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int = 0, count: int = 1) -> int:
+def encode_partition(context: Context, inputs: Mapping[str, Artifact], *, index: int = 0, count: int = 1) -> int:
     """Encode what the pool lacks, as machine `index` of `count`: its own parts first, then those of the others.
 
     Returns how many samples were to be encoded when it began. A worker that a clip kills is started again; what was
@@ -98,7 +98,7 @@ def encode_share(context: Context, inputs: Mapping[str, Artifact], *, index: int
     todo = _missing(windows, pool)
     if todo.num_rows:
         _check_space(context, todo)
-        share = WorkShare(
+        share = WorkerRange(
             num_ranks=resources.num_workers,
             first_worker=index * resources.num_workers,
             num_workers=count * resources.num_workers,

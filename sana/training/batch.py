@@ -78,7 +78,7 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankPartition:
     """Which positions of each global batch a rank takes, and in micro batches of which size.
 
     Raises:

@@ -16,7 +16,7 @@ from sana.data.loading.loader import Prefetcher, Reader
 from sana.errors import SanaError
 from sana.progress import Progress, Report
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, Share, Slot, prepare
+from sana.training.batch import MicroBatch, RankPartition, Slot, prepare
 from sana.training.checkpoint_manager import Found, Trajectory
 from sana.training.distributed import StopFlag
 from sana.training.evaluation import EvalTable, evaluate_model
@@ -73,7 +73,7 @@ class Trainer:
             seed=self.config.seed,
             batch_size=self.config.global_batch_size,
         )
-        self.share = Share(
+        self.partition = RankPartition(
             self.config.global_batch_size,
             self.resources.micro_batch_size,
             rank=parallel.rank,
@@ -103,7 +103,7 @@ class Trainer:
             SanaError: a loss or gradient was not finite, or a stored sample is damaged.
         """
         self._restore()
-        slots = self.share.slots(self.cursor, self.state.step, self.config.max_steps)
+        slots = self.partition.slots(self.cursor, self.state.step, self.config.max_steps)
         with Prefetcher(self.prepare, slots, depth=self.resources.prefetch_batches) as batches:
             while True:
                 stopping = self.stop.agreed()
@@ -133,7 +133,7 @@ class Trainer:
             self.window_started = time.perf_counter()
         step, data_wait_s = self.state.step, 0.0
         scalars: dict[str, m.Scalar] = {}
-        for micro in reversed(range(self.share.num_micro_batches)):
+        for micro in reversed(range(self.partition.num_micro_batches)):
             asked = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - asked

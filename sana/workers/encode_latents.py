@@ -37,7 +37,7 @@ from sana.runtime.crash_journal import MAX_DEATHS, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
 from sana.runtime.specs import EncodeLatentsSpec
-from sana.runtime.work_partition import Share
+from sana.runtime.work_partition import WorkPartition
 from sana.store import Store
 
 _NOTHING = Location("", 0, 0, "", "", ())
@@ -65,9 +65,9 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     if config.batch_size > 1:
         vae.disable_slicing()
     todo = job.todo()
-    share = Share(pool, todo, part_size=config.resources.samples_per_part)
+    partition = WorkPartition(pool, todo, part_size=config.resources.samples_per_part)
     # by bucket; what a worker before us did is counted once, by the first
-    done = Counter(share.done() if rank == 0 else {})
+    done = Counter(partition.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_rejected = 0
     for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
@@ -92,15 +92,15 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
         pool.commit_part(index)
 
 
-def _windows(job: Job[EncodeLatentsSpec], share: Share, rank: int) -> Iterator[Item]:
+def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
     """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
     spec, quarantined = job.spec, Quarantine(job.spec.crashes.deaths)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(quarantined.guilty))
-    apart = share.apart(quarantined.alone)
+    apart = partition.apart(quarantined.alone)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
-    parts = share.parts(spec.share.first_worker + rank, spec.share.num_workers)
+    parts = partition.parts(spec.share.first_worker + rank, spec.share.num_workers)
     yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 

@@ -90,13 +90,13 @@ def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Art
     heard: list[Progress] = []
     context, inputs = at_root(bucketed, tmp_path, "resources.samples_per_part=3")
     with forked_workers() as launches:
-        assert stage.encode_share(context, inputs, index=1, count=3) == 13
-        assert stage.encode_share(context, inputs, index=0, count=3) == 0
+        assert stage.encode_partition(context, inputs, index=1, count=3) == 13
+        assert stage.encode_partition(context, inputs, index=0, count=3) == 0
         made = stage.run(replace(context, report=heard.append), inputs)
     assert launches == [1]
     assert made.content == reference.content and made.counts.extra["encoded"] == 0 and not heard
     with pytest.raises(ValueError, match="worker 3 of 3"):
-        stage.encode_share(context, inputs, index=3, count=3)
+        stage.encode_partition(context, inputs, index=3, count=3)
 
 
 def kill_at(digest: str, tried: Path) -> None:

@@ -114,10 +114,10 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path, tiny
 
 
 def test_a_batch_that_does_not_divide_is_rejected() -> None:
-    from sana.training.batch import Share
+    from sana.training.batch import WorkPartition
 
     with pytest.raises(ConfigError, match="4 is not a multiple of 3 ranks x micro_batch_size 1; use 6"):
-        Share(4, 1, rank=0, num_ranks=3)
+        WorkPartition(4, 1, rank=0, num_ranks=3)
 
 
 def test_tiny_training_repeats_the_recorded_losses(lab: Lab) -> None:

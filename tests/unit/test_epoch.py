@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.data.loading.epoch import Cursor, epoch_plan
-from sana.training.batch import Share
+from sana.training.batch import RankPartition
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -139,9 +139,9 @@ def test_ranks_share_each_batch_without_overlap_and_resume_exactly(
     cursor = Cursor(codes, weight, seed=1, batch_size=size)
     taken: dict[int, list[tuple[int, int]]] = {step: [] for step in range(resume, end)}
     for rank in range(num_ranks):
-        share = Share(size, micro, rank=rank, num_ranks=num_ranks)
+        partition = RankPartition(size, micro, rank=rank, num_ranks=num_ranks)
         fresh = Cursor(codes, weight, seed=1, batch_size=size)  # each rank and each restart has one of its own
-        batches = list(share.slots(fresh, resume, end))
+        batches = list(partition.slots(fresh, resume, end))
         assert len(batches) == (end - resume) * rounds and all(len(batch) == micro for batch in batches)
         for slot in (slot for batch in batches for slot in batch):
             taken[slot.step].append((slot.position, slot.row))

@@ -13,7 +13,7 @@ from sana.data.tables import sample_key, sample_keys
 from sana.errors import SanaError
 from sana.runtime import pool as module
 from sana.runtime.pool import Pool
-from sana.runtime.work_partition import Share
+from sana.runtime.work_partition import WorkPartition
 from sana.store import LocalStore
 
 pytestmark = pytest.mark.timeout(60)
@@ -118,9 +118,9 @@ def test_workers_share_what_the_pool_lacks(
         pool.commit_part(there)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sana.runtime.work_partition._LOOK_AGAIN", 0)
-        shares = [Share(pool, table, part_size=part_size) for _ in range(num_workers)]
+        shares = [WorkPartition(pool, table, part_size=part_size) for _ in range(num_workers)]
         assert sum(shares[0].done().values()) == there.num_rows
-        turns = [share.parts(worker, num_workers) for worker, share in enumerate(shares)]
+        turns = [partition.parts(worker, num_workers) for worker, share in enumerate(shares)]
         done: list[str] = there.column("key").to_pylist()
         while turns:
             for turn in list(turns):
@@ -137,9 +137,9 @@ def test_workers_share_what_the_pool_lacks(
 def test_rows_taken_apart_are_in_no_part(tmp_path: Path) -> None:
     pool = new_pool(tmp_path)
     pool.commit_part(rows(2))
-    share = Share(pool, rows(*range(6)), part_size=2)
-    assert [row["key"] for row in share.apart(["d1", "d2", "d4", "other"])] == ["0001", "0004"]
-    assert [[row["key"] for row in part] for part in share.parts(0, 1)] == [["0000"], ["0003"], ["0005"]]
+    partition = WorkPartition(pool, rows(*range(6)), part_size=2)
+    assert [row["key"] for row in partition.apart(["d1", "d2", "d4", "other"])] == ["0001", "0004"]
+    assert [[row["key"] for row in part] for part in partition.parts(0, 1)] == [["0000"], ["0003"], ["0005"]]
 
 
 def test_a_flipped_bit_is_an_error_or_changes_nothing(tmp_path: Path) -> None:
