@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MAX_DEATHS = 2  # what was open in so many processes when they died is not opened again
+MAX_CRASHES = 2  # what was open in so many processes when they died is not opened again
 _SLOT_BYTES = 256
 
 
@@ -66,20 +66,20 @@ def open_at_crash(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """How many processes died while a name was open: `deaths` by name, none that was never open in one."""
+    """How many processes died while a name was open: `num_crashes` by name, none that was never open in one."""
 
-    deaths: Mapping[str, int] = field(default_factory=dict)
+    num_crashes: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, names: Iterable[str]) -> "Quarantine":
         """Return what is known after another death, in which these names were open."""
-        return Quarantine({**self.deaths, **{name: self.deaths.get(name, 0) + 1 for name in names}})
+        return Quarantine({**self.num_crashes, **{name: self.num_crashes.get(name, 0) + 1 for name in names}})
 
     @property
-    def alone(self) -> list[str]:
+    def to_isolate(self) -> list[str]:
         """Names to open first, one at a time, nothing else being open; sorted."""
-        return sorted(name for name, deaths in self.deaths.items() if deaths < MAX_DEATHS)
+        return sorted(name for name, num_crashes in self.num_crashes.items() if num_crashes < MAX_CRASHES)
 
     @property
-    def guilty(self) -> list[str]:
+    def to_reject(self) -> list[str]:
         """Names to reject as killed_worker, unopened; sorted."""
-        return sorted(name for name, deaths in self.deaths.items() if deaths >= MAX_DEATHS)
+        return sorted(name for name, num_crashes in self.num_crashes.items() if num_crashes >= MAX_CRASHES)

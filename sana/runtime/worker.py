@@ -63,7 +63,7 @@ def restart_on_crash(
     """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
     `run` is given what the worker must find in its spec: where it must keep a `CrashJournal` (of several processes, each at
-    `rank_journal`), and the deaths, for `Quarantine`: names to open first and alone, and names to reject as
+    `rank_journal`), and the num_crashes, for `Quarantine`: names to open first and alone, and names to reject as
     killed_worker.
 
     Raises:
@@ -75,7 +75,7 @@ def restart_on_crash(
         # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
         journal = context.work_dir / "crash_journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
         try:
-            run(CrashHistory(dict(quarantined.deaths), str(journal)))
+            run(CrashHistory(dict(quarantined.num_crashes), str(journal)))
             return
         except WorkerKilledError as error:
             names = sorted({name for rank in error.ranks for name in open_at_crash(rank_journal(journal, rank))})

@@ -33,7 +33,7 @@ from sana.errors import SanaError
 from sana.model.device import provenance, resolve_device
 from sana.model.vae import encode_latents, load_vae
 from sana.progress import REJECTED, Progress
-from sana.runtime.crash_journal import MAX_DEATHS, CrashJournal, Quarantine
+from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
 from sana.runtime.specs import EncodeLatentsSpec
@@ -94,10 +94,10 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
     """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
-    spec, quarantined = job.spec, Quarantine(job.spec.crashes.deaths)
+    spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
-    decode = _decoder(job, journal, frozenset(quarantined.guilty))
-    apart = partition.apart(quarantined.alone)
+    decode = _decoder(job, journal, frozenset(quarantined.to_reject))
+    apart = partition.apart(quarantined.to_isolate)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
     parts = partition.parts(spec.share.first_worker + rank, spec.share.num_workers)
@@ -105,13 +105,13 @@ def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -
     journal.close()
 
 
-def _decoder(job: Job[EncodeLatentsSpec], journal: CrashJournal, guilty: frozenset[str]) -> Callable[[Row], Decoded]:
+def _decoder(job: Job[EncodeLatentsSpec], journal: CrashJournal, to_reject: frozenset[str]) -> Callable[[Row], Decoded]:
     """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a rejection."""
     sources = open_sources(job.config, work_dir=job.work_dir)
 
     def decode(row: Row) -> Decoded:
-        if row["digest"] in guilty:
-            return ClipRejected(Reason.KILLED_WORKER, f"{MAX_DEATHS} processes died while they decoded it")
+        if row["digest"] in to_reject:
+            return ClipRejected(Reason.KILLED_WORKER, f"{MAX_CRASHES} processes died while they decoded it")
         with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:
             try:
                 with journal.open(row["digest"]):

@@ -43,16 +43,16 @@ def probe(job: Job[ProbeSpec]) -> None:
     clips = read_table(job.open_store(), spec.download, "clips.parquet")
     todo = anti_join(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
-    quarantined, journal = Quarantine(spec.crashes.deaths), CrashJournal(Path(spec.crashes.journal))
+    quarantined, journal = Quarantine(spec.crashes.num_crashes), CrashJournal(Path(spec.crashes.journal))
     report = _Reporter(job, todo.num_rows, sources)
 
     def opened(row: Row) -> Row:
         return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
 
-    guilty, todo = _split(todo, quarantined.guilty)
-    alone, todo = _split(todo, quarantined.alone)
-    if guilty.num_rows:
-        pool.commit_part(table_of(report(map(_killer, guilty.to_pylist())), PROBES))
+    to_reject, todo = _split(todo, quarantined.to_reject)
+    alone, todo = _split(todo, quarantined.to_isolate)
+    if to_reject.num_rows:
+        pool.commit_part(table_of(report(map(_killer, to_reject.to_pylist())), PROBES))
     for row in alone.to_pylist():
         pool.commit_part(table_of(report([opened(row)]), PROBES))
     with ThreadPoolExecutor(resources.num_workers) as threads:

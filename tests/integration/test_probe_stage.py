@@ -1,4 +1,4 @@
-"""The probe stage: any number of threads, parts and deaths, the same rows; a clip that kills its worker is rejected."""
+"""The probe stage: any number of threads, parts and num_crashes, the same rows; a clip that kills its worker is rejected."""
 
 import shutil
 import signal

@@ -70,10 +70,10 @@ def test_many_threads_share_a_journal_that_does_not_grow(tmp_path: Path) -> None
 
 def test_who_was_open_in_two_deaths_is_guilty() -> None:
     quarantined = Quarantine().after(["b", "a", "c"])
-    assert (quarantined.alone, quarantined.guilty) == (["a", "b", "c"], [])
+    assert (quarantined.to_isolate, quarantined.to_reject) == (["a", "b", "c"], [])
     quarantined = quarantined.after(["b"])
-    assert (quarantined.alone, quarantined.guilty) == (["a", "c"], ["b"])
-    assert Quarantine(dict(quarantined.deaths)) == quarantined
+    assert (quarantined.to_isolate, quarantined.to_reject) == (["a", "c"], ["b"])
+    assert Quarantine(dict(quarantined.num_crashes)) == quarantined
 
 
 def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_another_left(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_worker_that_dies_before_it_opens_anything_is_not_blamed_on_what_anoth
     left = ExitStack()
 
     def die(crashes: CrashHistory) -> None:
-        told.append(crashes.deaths)
+        told.append(crashes.num_crashes)
         if len(told) == 1:
             left.enter_context(CrashJournal(rank_journal(Path(crashes.journal), 0)).open("film"))
         error = WorkerKilledError("killed")
