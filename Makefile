@@ -12,7 +12,7 @@ setup: .venv/ready
 	touch $@
 
 .sana/tiny/model_index.json: | .venv/ready
-	$(BIN)/sana tiny .sana/tiny
+	$(BIN)/sana make-tiny-model .sana/tiny
 
 demo: .venv/ready .sana/tiny/model_index.json
 	$(BIN)/sana run configs/demo.yaml

@@ -1,4 +1,4 @@
-"""`sana tiny`: a small model with random weights, to try everything on a laptop."""
+"""`sana make-tiny-model`: a small model with random weights, to try everything on a laptop."""
 
 from pathlib import Path
 

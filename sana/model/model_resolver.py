@@ -52,7 +52,7 @@ def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = Fals
     if folder.exists() or not REPO_ID.fullmatch(config.path):
         raise ConfigError(
             f"model.path {config.path} is neither a folder nor a Hugging Face id (owner/name). "
-            "Name one; `sana tiny OUT` makes a tiny model in the folder OUT"
+            "Name one; `sana make-tiny-model OUT` makes a tiny model in the folder OUT"
         )
     repo = HubRepo("model", config.path, work_dir / "cache" / "hub", read_only)
     try:
@@ -80,7 +80,7 @@ def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict
     if missing:
         raise ConfigError(
             f"model {where} is not a whole checkpoint in diffusers layout: it lacks {', '.join(missing)}. "
-            "Name a complete one; `sana tiny OUT` makes a tiny one in the folder OUT"
+            "Name a complete one; `sana make-tiny-model OUT` makes a tiny one in the folder OUT"
         )
     return {component: _digest_of([(name, digest(name)) for name in files[component]]) for component in COMPONENTS}
 

@@ -72,7 +72,7 @@ def test_what_is_missing_is_named(model: Path, tmp_path: Path) -> None:
     (model / "model_index.json").unlink()
     for name in FILES:
         (model / "vae" / name).unlink()
-    with pytest.raises(ConfigError, match=r"model_index\.json, vae/.*sana tiny OUT"):
+    with pytest.raises(ConfigError, match=r"model_index\.json, vae/.*sana make-tiny-model OUT"):
         resolve(model, tmp_path)
 
 
