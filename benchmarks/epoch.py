@@ -2,7 +2,7 @@
 
     python -m benchmarks.epoch
 
-24 buckets. CPU seconds; memory is what numpy held at most beside the bucket codes (and draws_per_epoch) themselves. The last
+24 buckets. CPU seconds; memory is what numpy held at most beside the bucket codes and draws themselves. The last
 column is the ratio to one permutation of as many numbers, which no shuffle can do without.
 """
 

@@ -60,8 +60,8 @@ def build(root: str, case: Case) -> tuple[Store, Samples]:
     names = [f"{number:08d}" for number in range(case.num_samples)]
     of_latents = _index(store, "encode_latents", names, latent, case.samples_per_shard)
     latents = [
-        {"sample_id": name, "clip_id": name, "dataset": "d", "split": "train", "draws_per_epoch": 1, "bucket": case.bucket}
-        | {"sample_key": name} | where
+        {"sample_id": name, "clip_id": name, "dataset": "d", "split": "train", "bucket": case.bucket}
+        | {"draws_per_epoch": 1, "sample_key": name} | where
         for name, where in zip(names, of_latents, strict=True)
     ]  # fmt: skip
     of_captions = _index(store, "encode_captions", ["", *names], caption, case.samples_per_shard)

@@ -45,14 +45,14 @@ class DatasetConfig(Section):
         0,
         ge=0,
         le=10_000,
-        description="extra draws_per_epoch over this data set in an epoch: 0 is once, N is N + 1 times",
+        description="extra draws of each of its samples in an epoch: 0 is once, N is N + 1 times",
     )
     sampling_weight: float = Field(
         1.0,
         gt=0.0,
         le=1000.0,
-        description="draws_per_epoch over this data set in an epoch are (repeats + 1) x sampling_weight; of a fraction, as many "
-        "samples are drawn anew each epoch",
+        description="each sample is drawn (repeats + 1) x sampling_weight times an epoch; of a fraction, as many "
+        "samples are drawn, others in each epoch",
     )
     bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
 

@@ -5,6 +5,11 @@ from typing import Any
 
 # Old dotted key: new one. `*` stands for any position in a list. A section comes after the keys in it.
 RENAMED_KEYS = {
+    "download.datasets.*.max_refused_fraction": "download.datasets.*.max_rejected_fraction",
+    "download.datasets.*.weight": "download.datasets.*.sampling_weight",
+    "bucket.eval_sources": "bucket.holdout_sources",
+    "encode_latents.resources.worker_runs": "encode_latents.resources.remote_workers",
+    "train.resources.keep_last": "train.resources.max_checkpoints",
     "train.schedule": "train.lr_schedule.name",
     "train.warmup_steps": "train.lr_schedule.warmup_steps",
     "train.decay_steps": "train.lr_schedule.decay_steps",
@@ -21,6 +26,11 @@ RENAMED_KEYS = {
 }
 # Dotted key, as it is called now: {old value: new one}. YAML reads `no` without quotes as false.
 RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
+    "download.datasets.*.captions.missing": {"refuse": "reject"},
+    "download.datasets.*.bucket.too_long": {"refuse": "reject"},
+    "probe.duplicates": {"refuse": "reject"},
+    "bucket.too_long": {"refuse": "reject"},
+    "bucket.small_buckets": {"pad": "oversample"},
     "train.mixed_precision": {"no": "fp32", False: "fp32"},
 }
 

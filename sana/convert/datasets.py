@@ -194,7 +194,8 @@ def _share(draft: Draft, keys: Keys, at: str, kind: str) -> str:
     named = keys.present("repeats")
     draft.set(f"{at}.repeats", max(0, repeats), "extra passes, as in SimpleTuner: 0 is once, N is N + 1 times", *named)
     if keys.has("probability") and probability > 0:
-        draft.set(f"{at}.sampling_weight", probability, "factor on the passes in an epoch; there: on the chance of a draw",
+        draft.set(f"{at}.sampling_weight", probability,
+                  "factor on the passes in an epoch; there: on the chance of a draw",
                   keys.name("probability"))  # fmt: skip
     draft.set(f"{at}.max_rejected_fraction", 0.05, "more bad files than this is a reason to look")
     return "eval" if kind == "eval" and not off and probability > 0 else "split"

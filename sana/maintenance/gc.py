@@ -149,7 +149,9 @@ def find_orphaned_objects(
 def remove(
     store: Store, found: ObjectGraph, orphaned: Sequence[OrphanedObject], *, report: Report = noop
 ) -> list[OrphanedObject]:
-    """Delete orphaned, in its order, but for what a record refers to that came since the read_object_graph; returns what went.
+    """Delete orphaned objects in their order, less those that a record refers to which came since the graph was read.
+
+    Returns what was deleted.
 
     Raises:
         SanaError: records were to go, and a run has committed others meanwhile, which may build on them.

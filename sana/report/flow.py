@@ -1,4 +1,4 @@
-"""What became of the clips: how many came in, went on or were rejected, stage by stage; which were rejected, and why."""
+"""What became of the clips: how many came in, went on or were rejected, stage by stage; which, and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ class Rejections:
 
 
 def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Rejections:
-    """Count all rejections and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
+    """Count all rejects and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
 
     Rows of very long texts are cut off at MAX_ROWS_BYTES.
 

@@ -1,8 +1,8 @@
-"""Journals: what a process has open at this moment, on disk, so that its death tells what it died of.
+"""Crash journals: what a process has open at this moment, on disk, so that its crash tells which file caused it.
 
-A file can kill the process that decodes it. The worker keeps a `CrashJournal`. When a signal kills the worker, the stage
-that started it reads what was `open_at_crash` and starts another one, which opens those `Quarantine` first and one at a time:
-the next death has one culprit, which is rejected as killed_worker; the others are cleared by being finished.
+A file can kill the process that decodes it. The worker keeps a `CrashJournal`. When a signal kills the worker, the
+stage that started it reads what was `open_at_crash` and starts another one, which opens those in `Quarantine` first and
+one at a time: the next crash has one cause, which is rejected as killed_worker; the others are cleared when finished.
 """
 
 import os

@@ -38,8 +38,8 @@ class PoolName(Record):
 class CrashHistory(Record):
     """What the workers before this one died of, and where this one says what it has open.
 
-    `num_crashes`: how many processes died while a name was open. `journal`: path of its journal; of several ranks each has
-    its own, see `rank_journal`.
+    `num_crashes`: how many processes died while a name was open. `journal`: path of its journal; of several ranks each
+    has its own, see `rank_journal`.
     """
 
     num_crashes: Mapping[str, int]

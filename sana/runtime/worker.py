@@ -62,9 +62,9 @@ def restart_on_crash(
 ) -> None:
     """Call `run`, which runs a worker to its end, and again each time that what the worker had open killed it.
 
-    `run` is given what the worker must find in its spec: where it must keep a `CrashJournal` (of several processes, each at
-    `rank_journal`), and the num_crashes, for `Quarantine`: names to open first and alone, and names to reject as
-    killed_worker.
+    `run` is given what the worker must find in its spec: where it must keep a `CrashJournal` (of several processes,
+    each at `rank_journal`), and the crashes so far, for `Quarantine`: names to open first and one at a time,
+    and names to reject as killed_worker.
 
     Raises:
         SanaError: the worker's own message.

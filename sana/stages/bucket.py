@@ -20,7 +20,7 @@ from sana.data.tables import content_digest, read_table
 from sana.errors import ConfigError, RejectedError
 
 NAME = "bucket"
-VERSION = 2
+VERSION = 3
 INPUTS = ("probe",)
 # What encode_latents reads of a window: source_id and the like may change without a video being opened.
 WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *SAMPLE_KEY_COLUMNS)

@@ -19,7 +19,7 @@ from sana.runtime.specs import EncodeCaptionsSpec, PoolName
 from sana.runtime.worker import run_worker
 
 NAME = "encode_captions"
-VERSION = 1
+VERSION = 2
 INPUTS = ("download", "bucket")
 _WANTED = pa.schema(
     [CAPTION_INDEX.field(name) for name in ("role", "name", "position", "text", "template", "text_key")]

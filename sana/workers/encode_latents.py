@@ -70,7 +70,7 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     done = Counter(partition.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_rejected = 0
-    for _, items in groupby(_windows(job, share, rank), key=itemgetter(0)):
+    for _, items in groupby(_windows(job, partition, rank), key=itemgetter(0)):
         shards = _Shards(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
         part: list[Row] = []
         rejections: dict[str, ClipRejected] = {}

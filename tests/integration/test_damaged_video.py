@@ -1,4 +1,4 @@
-"""What is rejected: files that are no video, cut or damaged ones; never silently shortened, never padded with copies."""
+"""What is rejected: files that are no video, cut or damaged ones; never shortened in silence or filled up by copies."""
 
 import contextlib
 from pathlib import Path

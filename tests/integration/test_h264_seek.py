@@ -1,4 +1,4 @@
-"""A late window is bit for bit that of a decode from the file's start, whichever file it is, or is rejected as there."""
+"""A window deep in a long video is bit for bit that of a decode from the file's start, or is rejected as there."""
 
 import subprocess
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The probe stage: any number of threads, parts and num_crashes, the same rows; a clip that kills its worker is rejected."""
+"""The probe stage: the same rows for any number of threads, parts and crashes; a killer is rejected."""
 
 import shutil
 import signal

@@ -22,7 +22,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_two_processes_build_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
-    code = "import sys, pathlib; from sana.model.tiny_model import build_tiny_model; build_tiny_model(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from sana.model import tiny_model as m; m.build_tiny_model(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True)
     assert digests(tmp_path / "again") == digests(tiny_model)
 

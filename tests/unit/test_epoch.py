@@ -1,4 +1,4 @@
-"""Laws of an epoch's order: every row as often as its draws_per_epoch say, the same for any number of ranks and any restart."""
+"""Laws of an epoch's order: every row as often as its draws say, the same for any number of ranks and any restart."""
 
 import hashlib
 

@@ -118,9 +118,9 @@ def test_workers_share_what_the_pool_lacks(
         pool.commit_part(there)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sana.runtime.work_partition._LOOK_AGAIN", 0)
-        shares = [WorkPartition(pool, table, part_size=part_size) for _ in range(num_workers)]
-        assert sum(shares[0].done().values()) == there.num_rows
-        turns = [partition.parts(worker, num_workers) for worker, share in enumerate(shares)]
+        partitions = [WorkPartition(pool, table, part_size=part_size) for _ in range(num_workers)]
+        assert sum(partitions[0].done().values()) == there.num_rows
+        turns = [partition.parts(worker, num_workers) for worker, partition in enumerate(partitions)]
         done: list[str] = there.column("key").to_pylist()
         while turns:
             for turn in list(turns):

@@ -169,7 +169,7 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
          r"train split is empty: 1 clips, 1 sources are left; all 1 clips meant for it were rejected \(1 too_short\)"),
         ([{"source_id": "bunny"}], config(holdout_sources=("buny",)), ConfigError, "did you mean bunny"),
         ([{"source_id": "a", "num_frames": 1}, {}], config(holdout_sources=("a",)), ConfigError, "clips were rejected"),
-        ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, holdout_sources=("a",)), ConfigError, "role: tr"),
+        ([{"source_id": "a"}], config({"id": "demo", "role": "train"}, holdout_sources=("a",)), ConfigError, "role: t"),
         (
             [{"source_id": "a", "dataset": "x"}, {"source_id": "a", "dataset": "y"}],
             config({"id": "x", "role": "train"}, {"id": "y", "role": "eval"}),

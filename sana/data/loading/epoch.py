@@ -1,4 +1,4 @@
-"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, draws_per_epoch, seed, epoch).
+"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, draws, seed, epoch).
 
 Ten million rows are numpy columns. What stands here is counted in rows and batches; ranks take their share of a batch
 elsewhere, so their number does not enter.
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 
 class _Group(NamedTuple):
-    """Rows of a bucket that have the same draws_per_epoch: each stands `whole` times in an epoch, `drawn` of them once more."""
+    """Rows of a bucket with equal draws: each stands `whole` times in an epoch, `drawn` of them once more."""
 
     places: np.ndarray | slice  # of its rows among the bucket's
     num_rows: int
@@ -35,8 +35,8 @@ def epoch_plan(
 ) -> np.ndarray:
     """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
 
-    The rows of a batch share one bucket. A row stands in the plan as often as its `draws_per_epoch` (float [rows], or one
-    number for all) says: the whole part of it always; of the fraction, that part of the bucket's rows with equal
+    The rows of a batch share one bucket. A row stands in the plan as often as its `draws_per_epoch` (float [rows], or
+    one number for all) says: the whole part of it always; of the fraction, that part of the bucket's rows with equal
     draws_per_epoch is drawn anew in each epoch (at least one row, where the whole part is 0: no bucket is left out).
     A row is used again only after all others of its bucket that have a pass left. A bucket's last batch is filled up
     from the bucket's next shuffles, with at most `batch_size - 1` rows, so a small bucket is no error.

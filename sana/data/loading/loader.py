@@ -103,9 +103,9 @@ def load_samples(
     counts = np.bincount(names.indices.to_numpy(), minlength=len(names.dictionary))
     code = pc.index_in(rows["clip_id"], value_set=names.dictionary)
     if code.null_count:
-        anti_join = rows.filter(pc.is_null(code))
+        missing = rows.filter(pc.is_null(code))
         raise SanaError(
-            f"{anti_join.num_rows} of {rows.num_rows} {split} samples have no caption, first {anti_join['sample_id'][0]}; "
+            f"{missing.num_rows} of {rows.num_rows} {split} samples have no caption, first {missing['sample_id'][0]}; "
             "the two encode artifacts are of different data: run encode_captions again"
         )
     code = code.to_numpy()

@@ -41,7 +41,7 @@ _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file befo
 
 
 def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
-    """Decode a sample as its row says (the columns SAMPLE_KEY_COLUMNS): uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
+    """Decode a sample as its SAMPLE_KEY_COLUMNS say: uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
     bucket = Bucket.parse(window["bucket"])
     crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
     frames = range(window["start_frame"], window["start_frame"] + bucket.num_frames)
@@ -58,8 +58,8 @@ def read_frames(
 
     Each is turned upright; the piece `crop` of it, in display pixels (square, upright), is scaled to height x width
     in one antialiased (bicubic) resample. Without `crop`: the largest centred piece of the target's shape. The file
-    is decoded from its start to the last index, or where `sana.data.video.h264_seek` vouches for the same frames, from the last
-    entry before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
+    is decoded from its start to the last index, or, where `h264_seek` vouches for the same frames, from the last entry
+    before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
 
     Raises:
         ClipRejected: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).

@@ -1,7 +1,7 @@
 """A late window of a long h264 film, decoded from the last IDR picture before it: the entry.
 
 The rule: the frames are bit for bit those of a decode from the file's start. The packets before the entry are read, not
-decoded, and each must be known to give one frame (`sana.data.video.h264_bitstream`), in an order that the decoder keeps; where anything
+decoded, and each must be known to give one frame (`h264_bitstream`), in an order that the decoder keeps; where anything
 is flagged, cut, or not understood, the film is decoded from its start, as those in other codecs or containers are. Each
 frame behind the entry must bear the timestamp that the packets foretell; where one does not, where anything is said to
 be damaged within the window or shortly behind it, the decode from the start has the last word.

@@ -1,7 +1,7 @@
 """Probe: what a video holds, by its header and its packets' times. A frame is decoded only where both are silent.
 
-A file that cannot be used is a `ClipRejected`; a disk that cannot be read is an `OSError`, which is not the clip's fault
-and worth another try.
+A file that cannot be used is a `ClipRejected`; a disk that cannot be read is an `OSError`, which is not the clip's
+fault and worth another try.
 """
 
 import os
