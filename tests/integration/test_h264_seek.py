@@ -1,8 +1,7 @@
 """A window deep in a long video is bit for bit that of a decode from the file's start, or is rejected as there."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,80 +18,12 @@ from sana.data.video.decode_by_time import read_times
 from sana.data.video.frames import read_frames
 from sana.data.video.h264_bitstream import is_entry, read_header
 from sana.data.video.video import ClipRejected
+from tests.long_videos import BY_DEFAULT, FILMS, FPS, GOP, NUM_FRAMES, REMUXED, X264, some
 from tests.torture_files import FFMPEG
 
 pytestmark = pytest.mark.timeout(60)
 
-NUM_FRAMES, GOP, FPS = 190, 30, 16
 SIZE: dict[str, Any] = {"height": 48, "width": 64}
-X264 = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3"]
-VARYING = [
-    "-vf",
-    "setpts=(N+3*gte(N\\,50)+0.4*mod(N\\,2))/16/TB",
-    "-fps_mode",
-    "passthrough",
-    "-enc_time_base",
-    "1/1000",
-]
-
-# name of the file: what ffmpeg is told, and whether a late window is sought in it
-FILMS: dict[str, tuple[list[str], bool]] = {
-    "h264.mp4": (X264, True),
-    "h264.mov": ([*X264, "-pix_fmt", "yuv422p10le"], True),
-    "h264.mkv": ([*X264, "-pix_fmt", "yuv444p"], True),
-    "h264_fragments.mp4": ([*X264, "-movflags", "frag_keyframe+empty_moov"], True),
-    "h264_no_edit_list.mp4": ([*X264, "-use_editlist", "0"], True),
-    "h264_pyramid.mp4": ([*X264, "-preset", "medium", "-bf", "7"], True),
-    "h264_varying.mp4": ([*X264, *VARYING], True),
-    "h264_wide_pixels.mp4": ([*X264, "-aspect", "2"], True),
-    "h264_open_gop.mkv": ([*X264, "-x264-params", "open-gop=1"], False),
-    "h264_varying.mkv": ([*X264, *VARYING], False),
-    "h264_interlaced.mp4": ([*X264, "-flags", "+ilme+ildct"], False),
-    "h264.ts": (X264, False),
-    "h264.avi": ([*X264, "-bf", "0"], False),
-    "hevc.mp4": (["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:pools=1"], False),
-    "vp9.webm": (["-c:v", "libvpx-vp9", "-b:v", "80k", "-deadline", "realtime", "-cpu-used", "8"], False),
-    "av1.mp4": (["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8"], False),
-    "mpeg4.mp4": (["-c:v", "mpeg4", "-bf", "2"], False),
-}
-TONE = ["-f", "lavfi", "-i", "sine=duration=12", "-c:a", "aac"]
-# the same of h264.mp4, not encoded again: options before and behind the input
-REMUXED: dict[str, tuple[tuple[list[str], list[str]], bool]] = {
-    "h264_turned.mp4": ((["-display_rotation", "90"], []), True),
-    "h264_turned.mkv": ((["-display_rotation", "90"], []), True),
-    "h264_trimmed.mp4": ((["-ss", "0.4"], []), False),
-    "h264_with_sound.mkv": (([], TONE), True),
-}
-
-# of each kind one is read by default, the others with `-m slow`
-_BY_DEFAULT = {"h264.mp4", "h264.mkv", "h264_varying.mp4", "h264_open_gop.mkv", "hevc.mp4"}
-_BY_DEFAULT |= {"h264_turned.mp4", "h264_trimmed.mp4"}
-
-
-def some(names: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=() if name in _BY_DEFAULT else pytest.mark.slow) for name in names]
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what makes one of FILMS or REMUXED, once."""
-    folder = tmp_path_factory.mktemp("films")
-    source = ["-f", "lavfi", "-i", f"testsrc2=size=64x48:rate={FPS},noise=alls=12:allf=t"]
-    ends = ["-frames:v", str(NUM_FRAMES), "-g", str(GOP), "-keyint_min", str(GOP), "-threads", "1"]
-
-    @cache
-    def make(name: str) -> Path:
-        path = folder / name
-        if name in FILMS:
-            how = FILMS[name][0]
-            command = [*source, *ends, *how, *([] if "-pix_fmt" in how else ["-pix_fmt", "yuv420p"])]
-        else:
-            before, behind = REMUXED[name][0]
-            command = [*before, "-i", str(make("h264.mp4")), *behind, "-c:v", "copy"]
-        subprocess.run([*FFMPEG, *command, str(path)], check=True)
-        return path
-
-    return make
 
 
 class Counts:
@@ -166,7 +97,7 @@ SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
 @settings(max_examples=12, deadline=None)
 def test_any_window(film: Callable[[str], Path], data: st.DataObject) -> None:
     """Also such as begin early, end late, or lie behind the end: the same frames, or the same rejection."""
-    path = film(data.draw(st.sampled_from(sorted(_BY_DEFAULT & set(SOUGHT)))))
+    path = film(data.draw(st.sampled_from(sorted(BY_DEFAULT & set(SOUGHT)))))
     if data.draw(st.booleans()):
         frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))
         assert outcome(read_frames, path, frames) == from_the_start(read_frames, path, frames)

@@ -11,7 +11,7 @@ film would give, though a decode from the start might have rejected it there. Wh
 file and on where its window begins, nothing else.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heappop, heappush, heappushpop
@@ -19,6 +19,7 @@ from itertools import islice
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -26,7 +27,7 @@ from sana.data.video.h264_bitstream import is_entry, read_header
 from sana.data.video.video import MP4
 
 MIN_SKIPPED = 120  # frames: with less to skip, films are decoded from their start
-_NUM_BEHIND = 17  # frames behind the window that must decode: a decoder from the start, which may run ahead, meets them
+NUM_BEHIND = 17  # frames behind the window that must decode: a decoder from the start, which may run ahead, meets them
 _CONTAINERS = (MP4, "matroska,webm")
 _MAX_UNSTEADY = 1.5  # longest over shortest time between frames of one rate: times are rounded to milliseconds
 
@@ -60,19 +61,25 @@ def _seconds(pts: int, time_base: Fraction) -> float:
 
 
 def find_entry(container: InputContainer, stream: VideoStream, in_time: Callable[[Entry], bool]) -> Entry | None:
-    """Return the last entry that is `in_time` for the window, None if the film is to be decoded from its start.
+    """Return the last entry that is `in_time` for the window, None if the film is to be decoded from its start."""
+    found = find_entries(container, stream, in_time)
+    return found[-1] if found else None
+
+
+def find_entries(container: InputContainer, stream: VideoStream, in_time: Callable[[Entry], bool]) -> list[Entry]:
+    """Return the entries that are `in_time` and not among the first frames, in order; none if any is in doubt.
 
     Packets are read up to the first entry that is too late, one at a time, and nothing is kept of them.
     """
-    found = None
+    found = []
     try:
         for entry in _entries(container, stream):
             if not in_time(entry):
                 break
-            found = entry
+            found.append(entry)
     except (av.FFmpegError, ValueError, IndexError, NotExact):  # IndexError: also a stream that grows on the way
-        return None
-    return found if found and found.frame >= MIN_SKIPPED else None
+        return []
+    return [entry for entry in found if entry.frame >= MIN_SKIPPED]
 
 
 def _entries(container: InputContainer, stream: VideoStream) -> Iterator[Entry]:
@@ -127,28 +134,32 @@ class _Order:
         self._shown = shown
 
 
-def frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
-    """Yield the film's frames from `entry.frame` on, of a container just opened.
+def frames_from(
+    packets: Iterable[tuple[int, Packet]], decoder: VideoStream, entry: Entry | None
+) -> Iterator[VideoFrame]:
+    """Yield an h264 film's frames from `entry.frame` on, or without an entry from the first on, none lost or damaged.
 
-    The first packet is decoded too: its messages are remembered (which version of x264 made the film, whose faults are
-    then followed), and its frame is forgotten at the entry.
+    `packets` are numbered, the decoder was not used yet. The first packet is decoded too: its messages are remembered
+    (which version of x264 made the film, whose faults are then followed), and its frame is forgotten at the entry.
 
     Raises:
         NotExact: a frame is not the one that the packets foretell.
         ClipRejected, av.FFmpegError: what is damaged.
     """
     # what is left in a damaged picture depends on what was decoded before: to be rejected here, not concealed
-    stream.codec_context.options = {"err_detect": "explode"}
+    decoder.codec_context.options = {"err_detect": "explode"}
     waiting: list[int] = []  # timestamps of packets whose frame has not come yet
-    for number, packet in enumerate(container.demux(stream)):
-        if 0 < number < entry.frame:
+    for number, packet in packets:
+        if entry and 0 < number < entry.frame:
             continue
-        if packet.size and packet.pts is not None:
+        if packet.size and packet.pts is not None and (entry or not packet.is_discard):  # an edit list may hide frames
             heappush(waiting, packet.pts)
-        for frame in packet.decode():  # the last packet is empty: the decoder gives the rest
-            if not waiting or frame.pts != heappop(waiting) or frame.time_base != entry.time_base or frame.is_corrupt:
+        for frame in decoder.decode(packet):  # the last packet is empty: the decoder gives the rest
+            if not waiting or frame.pts != heappop(waiting) or frame.is_corrupt:
                 raise NotExact
-            if frame.pts >= entry.pts:
+            if entry and frame.time_base != entry.time_base:
+                raise NotExact
+            if not entry or frame.pts >= entry.pts:
                 yield frame
     if waiting:
         raise NotExact
@@ -156,5 +167,5 @@ def frames_from(container: InputContainer, stream: VideoStream, entry: Entry) ->
 
 def decode_behind(decoded: Iterator[object]) -> None:
     """Decode a little behind a late window, for what a decoder from the start would meet. Raises what it meets."""
-    for _ in islice(decoded, _NUM_BEHIND):
+    for _ in islice(decoded, NUM_BEHIND):
         pass
