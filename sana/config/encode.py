@@ -74,7 +74,7 @@ class EncodeLatentsConfig(Section):
     @field_validator("batch_size")
     @classmethod
     def _place_changes_no_bit(cls, batch_size: int) -> int:
-        # measured with AVX-512: of 3, 5 or 7 windows the last one's latents are 1.2e-7 off those it has in another place
+        # measured with AVX-512: the last of 3, 5 or 7 windows has latents 1.2e-7 off those it has in another place
         if batch_size > 1 and batch_size % 2:
             raise ValueError(
                 f"{batch_size} is odd: on some CPUs a window's last bits would depend on its place in the "

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sana.data import one_pass
-from sana.data.video import frames, h264_seek
+from sana.data.video import decode_by_time, frames, h264_seek, one_pass
 from sana.data.video.frames import read_window
 from sana.data.video.one_pass import read_windows
 from sana.data.video.video import ClipRejected
@@ -26,7 +25,7 @@ def rows(starts: Iterable[int], *, num_frames: int = 9, rate: float = 0.0) -> li
     return [{"start_frame": start, **same} for start in starts]
 
 
-def to_isolate(path: Path, windows: Sequence[dict[str, Any]]) -> list[bytes | str]:
+def alone(path: Path, windows: Sequence[dict[str, Any]]) -> list[bytes | str]:
     outcomes: list[bytes | str] = []
     for window in windows:
         try:
@@ -63,7 +62,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
         return original(*args)
 
     original = one_pass._read_alone
-    for module in (frames, one_pass, seek, times):
+    for module in (frames, one_pass, h264_seek, decode_by_time):
         monkeypatch.setattr(module, "MIN_SKIPPED", 40)
     monkeypatch.setattr(one_pass._Packets, "_read", counting("packets", one_pass._Packets._read))
     monkeypatch.setattr(one_pass, "_vouched", counting("frames", one_pass._vouched))

@@ -31,7 +31,7 @@ DOORS = {
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/video/frames.py",),
-    "av": tuple(f"sana/data/{name}.py" for name in ("video", "frames", "times", "seek", "one_pass", "probe")),
+    "av": ("sana/data/video/",),
     "huggingface_hub": ("sana/data/sources/hub.py",),
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),

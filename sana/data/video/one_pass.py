@@ -1,8 +1,8 @@
 """Several windows of one video in one pass over it, each bit for bit what `read_window` gives of it alone.
 
 Packets are read once, and once before where windows leave long gaps: behind such a gap a fresh decoder begins at the
-last entry before the next window (`sana.data.video.h264_seek`). A window's outcome must not depend on which others are read with
-it, so the pass ends at whatever is in doubt, and the windows that are left are read one by one.
+last entry before the next window (`h264_seek`). A window's outcome must not depend on which others are read with it, so
+the pass ends at whatever is in doubt, and the windows that are left are read one by one.
 
 Shapes in this module: F frames, H height, W width (pixels).
 """
@@ -35,7 +35,7 @@ OF_ONE_PASS = ("digest", "bucket", "window_fps", "crop_left", "crop_top", "crop_
 
 
 def read_windows(path: Path, windows: Sequence[Window]) -> Iterator[Frames | ClipRejected]:
-    """Decode samples that differ in `start_frame` only, by which they ascend: uint8 [F, H, W, 3] each, or its rejection.
+    """Decode samples that differ in `start_frame` only, in that order: uint8 [F, H, W, 3] each, or its rejection.
 
     Held are one window, the frames that it shares with the next, and a few decoded frames.
 
