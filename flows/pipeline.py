@@ -1,33 +1,14 @@
 """The whole pipeline as one flow: download to sample. Running it again does only what is missing."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefect import flow
 
-from sana.artifact import Artifact
 from sana.errors import ConfigError
 from sana.pipeline import graph
-from tasks.bucket import bucket
-from tasks.download import download
-from tasks.encode_captions import encode_captions
-from tasks.encode_latents import encode_latents
-from tasks.evaluate import evaluate
-from tasks.probe import probe
-from tasks.sample import sample
-from tasks.stage import PipelineRun, open_run
-from tasks.train import train
-
-TASKS = {
-    task.name: task for task in (download, probe, bucket, encode_captions, encode_latents, train, evaluate, sample)
-}
-
-
-class Result(NamedTuple):
-    """How one stage ended: `state` is Cached or Completed."""
-
-    stage: str
-    state: str
-    artifact: Artifact
+from sana.pipeline.run import Done, Run, inputs_among
+from tasks.flow_run import open_run
+from tasks.stages import TASKS
 
 
 @flow(name="sana-video", persist_result=False)
@@ -37,7 +18,7 @@ def sana_pipeline(
     root: str | None = None,
     until: str | None = None,
     force: list[str] | None = None,
-) -> list[Result]:
+) -> list[Done]:
     """Turn a video data set into a trained and evaluated model.
 
     Args:
@@ -52,7 +33,7 @@ def sana_pipeline(
 
 def run_stages(
     config: str, overrides: list[str] | None, root: str | None, until: str | None, force: list[str] | None
-) -> list[Result]:
+) -> list[Done]:
     """Call the task of each stage in order, each with the artifacts of the stages it reads.
 
     Raises:
@@ -68,12 +49,11 @@ def run_stages(
         return _compose(run, names)
 
 
-def _compose(run: PipelineRun, names: tuple[str, ...]) -> list[Result]:
-    done: dict[str, Result] = {}
+def _compose(run: Run, names: tuple[str, ...]) -> list[Done]:
+    done: dict[str, Done] = {}
     for name in names:
-        inputs = {upstream: done[upstream].artifact for upstream in graph.stage(name).INPUTS}
         # directly, not submitted: the kernel ties a worker's life to the thread that starts it
-        state = TASKS[name](run, inputs, return_state=True)
+        state = TASKS[name](run, inputs_among(graph.stage(name), done), return_state=True)
         artifact: Any = state.result()
-        done[name] = Result(name, state.name or "", artifact)
+        done[name] = Done(name, (state.name or "").lower(), artifact)
     return list(done.values())

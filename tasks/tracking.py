@@ -21,7 +21,6 @@ from mlflow.tracking import MlflowClient
 
 from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
-from sana.progress import Progress
 from sana.store import Store, StoreError
 from tasks import tracking_values as values
 from tasks.metrics_shipper import MetricShipper, Point
@@ -192,13 +191,13 @@ class StageRun:
             self._tracker.try_to(lambda client: client.log_batch(run_id, tags=_tags(tags)))
             self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
 
-    def report(self, progress: Progress) -> None:
-        """Take the metrics of a progress report; never waits. What MLflow has already is not sent again.
+    def log_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take rows of metrics; never waits. What MLflow has already is not sent again.
 
         With no tracker nothing is kept here: the artifact holds every step and `finished` sends them.
         """
-        if progress.metrics and self._id:
-            self._ship(self._id, progress.metrics)
+        if self._id:
+            self._ship(self._id, rows)
 
     def finished(self, artifact: Artifact, state: str) -> None:
         """Record a committed artifact, just made or found; one that is recorded already is only linked."""

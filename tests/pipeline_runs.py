@@ -10,11 +10,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from sana.artifact import Artifact, find
+from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.pipeline.graph import stage, until
+from sana.pipeline.graph import until
+from sana.pipeline.observers import CACHED
+from sana.pipeline.run import Run
+from sana.pipeline.run import run_stages as run_all
 from sana.runtime.job import read_job
 from sana.runtime.specs import Spec
 from sana.store import open_store
@@ -76,20 +79,11 @@ class Outcome:
         return self.artifacts[name]
 
 
-def run_stages(context: Context, *, last: str | None = None, dry: bool = False) -> Outcome:
-    """Run every stage up to `last`; `dry` stops at the first that storage does not have."""
-    artifacts: dict[str, Artifact] = {}
-    ran = []
-    for name in until(last):
-        module = stage(name)
-        found = find(context.store, module.recipe(context, artifacts))
-        if found is None:
-            ran.append(name)
-            if dry:
-                break
-            found = module.run(context, artifacts)
-        artifacts[name] = found
-    return Outcome(artifacts, ran)
+def run_stages(context: Context, *, last: str | None = None) -> Outcome:
+    """Run every stage up to `last`."""
+    with Run(context) as run:
+        done = run_all(run, until(last))
+    return Outcome({one.stage: one.artifact for one in done}, [one.stage for one in done if one.state != CACHED])
 
 
 def spec_of(work: Callable[..., None]) -> type[Spec]:

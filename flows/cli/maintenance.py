@@ -11,7 +11,6 @@ import click
 from flows.cli.options import context_of, resolve
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, stage, until
-from sana.progress import Progress, publish
 from sana.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -47,8 +46,8 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
     from sana.maintenance.verify import verify as check
 
     store = _open(config, root)
-    with RunDisplay():
-        health = check(store, deep=deep, report=_shown("verify"))
+    with RunDisplay() as display:
+        health = check(store, deep=deep, report=display.reporter("verify", with_unit=True))
     if not health.stages:  # a mistyped root must not be called sound
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
@@ -95,12 +94,12 @@ def gc(
 
     store, grace_s = _open(config, root), grace_hours * HOUR_S
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
-    with RunDisplay():
-        found = read_object_graph(store, report=_shown("gc"))
+    with RunDisplay() as display:
+        found = read_object_graph(store, report=display.reporter("gc", with_unit=True))
         in_use = _in_use(config, root) if config and age_s is not None else ()
         orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
-            orphaned = remove(store, found, orphaned, report=_shown("delete"))
+            orphaned = remove(store, found, orphaned, report=display.reporter("delete", with_unit=True))
         left = [
             OrphanedObject(*entry, "left by a killed put")
             for entry in store.orphaned_uploads(older_than_s=grace_s, delete=delete)
@@ -153,8 +152,9 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
     if config:
         staging = Path(resolve(config, (), None).work_dir).absolute()
         staging.mkdir(parents=True, exist_ok=True)
-    with RunDisplay():
-        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=_shown(name))
+    with RunDisplay() as display:
+        report = display.reporter(name, with_unit=True)
+        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=report)
     click.echo(
         f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
         f"{done.num_there} were there"
@@ -180,10 +180,6 @@ def _open(config: str | None, root: str | None) -> Store:
         return open_store(root if root is not None else resolve(str(config), (), None).root)
     except ValueError as error:
         raise ConfigError(f"root: {error}") from error
-
-
-def _shown(name: str) -> Callable[[Progress], None]:
-    return lambda progress: publish(f"{name} {progress.unit}", "running", progress)
 
 
 def _heal(problem: "Problem", same: str, invalidated: bool) -> str:

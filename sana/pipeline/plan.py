@@ -1,10 +1,10 @@
 """Plan: what a run would do, and why. Reads storage and the source listing; executes and writes nothing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 
-from sana.artifact import Artifact, config_diff, find, latest
+from sana.artifact import Artifact, Recipe, config_diff, find, latest
 from sana.context import Context
 from sana.errors import SanaError, all_of
 from sana.pipeline.graph import STAGES, stage, until
@@ -20,8 +20,14 @@ class StagePlan:
     name: str
     state: str
     detail: str
-    fingerprint: str = ""
+    recipe: Recipe | None = None  # None while its inputs are not known
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
     artifact: Artifact | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's, or "" while there is none."""
+        return self.recipe.fingerprint if self.recipe else ""
 
 
 def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()) -> list[StagePlan]:
@@ -40,7 +46,8 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
                 StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run")
             )
             continue
-        decided = _decide(context, name, artifacts, forced=name in force)
+        inputs = {upstream: artifacts[upstream] for upstream in module.INPUTS}
+        decided = _decide(context, name, inputs, forced=name in force)
         if decided.state == CACHED and decided.artifact is not None:
             artifacts[name] = decided.artifact
         plans.append(decided)
@@ -59,23 +66,23 @@ def found(context: Context, name: str) -> Artifact | None:
     return artifacts.get(name)
 
 
-def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forced: bool) -> StagePlan:
+def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forced: bool) -> StagePlan:
     module = stage(name)
-    recipe = module.recipe(context, artifacts)
+    recipe = module.recipe(context, inputs)
     artifact = find(context.store, recipe)
     if artifact is not None and not forced:
-        return StagePlan(name, CACHED, "", recipe.fingerprint, artifact)
-    done, total, unit = module.remaining(context, artifacts)
+        return StagePlan(name, CACHED, "", recipe, inputs, artifact)
+    done, total, unit = module.remaining(context, inputs)
     if forced:
-        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe.fingerprint)
+        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs)
     before = latest(context.store, name)
     why = config_diff(recipe, before)
     work = f"{total - done} of {total} {unit} to do" if done else f"{total} {unit} to do"
     if why:
-        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe.fingerprint)
+        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe, inputs)
     if done:
-        return StagePlan(name, PARTIAL, work, recipe.fingerprint)
-    return StagePlan(name, MISSING, f"never run -> {work}", recipe.fingerprint)
+        return StagePlan(name, PARTIAL, work, recipe, inputs)
+    return StagePlan(name, MISSING, f"never run -> {work}", recipe, inputs)
 
 
 def committed(context: Context) -> list[StageState]:
@@ -150,11 +157,16 @@ def preflight(context: Context) -> list[str]:
     Raises:
         SanaError: all that was found wrong, together.
     """
+    from sana.data.sources.source import sources_of
     from sana.data.sources.source_check import check_sources
     from sana.model.model_resolver import resolve_model
 
     check_work_dir(context)
-    problems, notes = check_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    # those that planning listed, when it kept them; else each is opened by itself, so that all errors are found
+    opened = context.once(sources_of) if context.opened else None
+    problems, notes = check_sources(
+        context.config, work_dir=context.work_dir, read_only=context.read_only, opened=opened
+    )
     try:
         resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     except SanaError as error:

@@ -6,11 +6,11 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from flows.pipeline import TASKS
 from sana.errors import ConfigError, RejectedError
 from sana.pipeline import graph
 from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store_errors import StoreError
+from tasks.stages import TASKS
 
 pytestmark = pytest.mark.timeout(60)
 
