@@ -7,7 +7,6 @@ nothing else. `compacted/` holds tables of many parts each, so that planning is 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 
 from sana.arrow import read_parquet, to_parquet
 from sana.errors import SanaError
+from sana.runtime.threads import in_threads
 from sana.store import Store
 
 _Row = TypeVar("_Row")
@@ -134,11 +134,8 @@ class Pool:
     def _read_all(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read parts in order, several at once."""
         if len(keys) < 2:
-            yield from (self._read(key, columns) for key in keys)
-            return
-        with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
-            for group in slices(keys, 64 * _READ_AT_ONCE):  # not all ten thousand results before the first is used
-                yield from threads.map(lambda key: self._read(key, columns), group)
+            return (self._read(key, columns) for key in keys)
+        return in_threads(lambda key: self._read(key, columns), keys, num_threads=_READ_AT_ONCE)
 
     def _read(self, key: str, columns: Sequence[str]) -> pa.Table:
         try:

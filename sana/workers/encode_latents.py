@@ -9,9 +9,8 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -37,13 +36,14 @@ from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
 from sana.runtime.specs import EncodeLatentsSpec
+from sana.runtime.threads import in_threads
 from sana.runtime.work_partition import WorkPartition
 from sana.store import Store
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
 Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
-Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
+Item = tuple[int, Row, Decoded]  # number of the part, row, its window
 
 
 def encode(job: Job[EncodeLatentsSpec]) -> None:
@@ -129,15 +129,12 @@ def _ahead(
 
     A part is asked for when its first row is to be decoded.
     """
-    with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
-        waiting: deque[Item] = deque()
-        for number, part in enumerate(parts, first):
-            for row in part:
-                waiting.append((number, row, threads.submit(decode, row)))
-                if len(waiting) > num_ahead:
-                    yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
+    rows = ((number, row) for number, part in enumerate(parts, first) for row in part)
+
+    def decoded(numbered: tuple[int, Row]) -> Item:
+        return (*numbered, decode(numbered[1]))
+
+    return in_threads(decoded, rows, num_threads=max(num_ahead, 1), num_ahead=num_ahead)
 
 
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:
@@ -147,14 +144,13 @@ def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row]
     """
     rows: list[Row] = []
     pixels: list[np.ndarray] = []
-    for _, row, future in items:
-        decoded = future.result()
+    for _, row, decoded in items:
         if isinstance(decoded, ClipRejected):
             yield [row], decoded
             continue
         rows.append(row)
         pixels.append(decoded)
-        del decoded, future  # 400 MB at 81x480x832, which would stay while the next window is waited for
+        del decoded  # 400 MB at 81x480x832, which would stay while the next window is waited for
         if len(rows) == batch_size:
             yield rows, np.stack(pixels) if batch_size > 1 else pixels.pop()[None]
             rows, pixels = [], []
