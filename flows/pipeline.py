@@ -14,12 +14,11 @@ from tasks.encode_latents import encode_latents
 from tasks.evaluate import evaluate
 from tasks.probe import probe
 from tasks.sample import sample
-from tasks.stage import PipelineRun, open_run
+from tasks.stage import PipelineRun, open_run, stage_task
 from tasks.train import train
 
-TASKS = {
-    task.name: task for task in (download, probe, bucket, encode_captions, encode_latents, train, evaluate, sample)
-}
+_OWN = (download, probe, bucket, encode_captions, encode_latents, train, evaluate, sample)
+TASKS = {name: stage_task(name) for name in graph.STAGES} | {task.name: task for task in _OWN}
 
 
 class Result(NamedTuple):
@@ -53,27 +52,28 @@ def sana_pipeline(
 def run_stages(
     config: str, overrides: list[str] | None, root: str | None, until: str | None, force: list[str] | None
 ) -> list[Result]:
-    """Call the task of each stage in order, each with the artifacts of the stages it reads.
+    """Call the task of each stage of the config in order, each with the artifacts that provide the tables it reads.
 
     Raises:
-        ConfigError: the config is wrong, or there is no such stage.
+        ConfigError: the config is wrong, or it has no such stage.
     """
+    run = open_run(config, overrides or (), root, force or ())
     try:
-        names = graph.until(until)
+        names = graph.until(run.context.config, until)
         for name in force or ():
-            graph.until(name)
+            graph.until(run.context.config, name)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    with open_run(config, overrides or (), root, force or ()) as run:
+    with run:
         return _compose(run, names)
 
 
 def _compose(run: PipelineRun, names: tuple[str, ...]) -> list[Result]:
     done: dict[str, Result] = {}
     for name in names:
-        inputs = {upstream: done[upstream].artifact for upstream in graph.stage(name).INPUTS}
+        inputs = graph.inputs_of(run.context.config, name, {above: done[above].artifact for above in done})
         # directly, not submitted: the kernel ties a worker's life to the thread that starts it
-        state = TASKS[name](run, inputs, return_state=True)
+        state = (TASKS.get(name) or stage_task(name))(run, inputs, return_state=True)
         artifact: Any = state.result()
         done[name] = Result(name, state.name or "", artifact)
     return list(done.values())

@@ -28,6 +28,7 @@ from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.tables import check_rejects
 from sana.errors import SanaError
+from sana.pipeline import graph
 from sana.progress import Progress, publish
 from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store import StoreError, open_store
@@ -155,6 +156,15 @@ POLICY: dict[str, Any] = {
     "retry_delay_seconds": RETRY_DELAYS_S,
     "retry_condition_fn": worth_a_retry,
 }
+
+
+def stage_task(name: str) -> Task[Any, Any]:
+    """Return a task of the common policy for a stage that has no module in tasks/."""
+
+    def body(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:
+        return run_stage(graph.stage(name), run, inputs)
+
+    return Task(fn=body, name=name, description=graph.about(name), timeout_seconds=graph.timeout_s(name), **POLICY)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sana.artifact import Artifact, find
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.pipeline.graph import stage, until
+from sana.pipeline.graph import inputs_of, stage, until
 from sana.runtime.job import read_job
 from sana.runtime.specs import Spec
 from sana.store import open_store
@@ -75,19 +75,24 @@ class Outcome:
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
 
+    @property
+    def tables(self) -> dict[str, Artifact]:
+        """The artifacts by the tables they give, as stages are given them."""
+        return {table: made for name, made in self.artifacts.items() for table in stage(name).GIVES}
+
 
 def run_stages(context: Context, *, last: str | None = None, dry: bool = False) -> Outcome:
     """Run every stage up to `last`; `dry` stops at the first that storage does not have."""
     artifacts: dict[str, Artifact] = {}
     ran = []
-    for name in until(last):
-        module = stage(name)
-        found = find(context.store, module.recipe(context, artifacts))
+    for name in until(context.config, last):
+        module, inputs = stage(name), inputs_of(context.config, name, artifacts)
+        found = find(context.store, module.recipe(context, inputs))
         if found is None:
             ran.append(name)
             if dry:
                 break
-            found = module.run(context, artifacts)
+            found = module.run(context, inputs)
         artifacts[name] = found
     return Outcome(artifacts, ran)
 
