@@ -29,6 +29,7 @@ from sana.context import Context
 STAGES: tuple[str, ...] = (
     "download",
     "probe",
+    "filter_captions",
     "bucket",
     "encode_captions",
     "encode_latents",

@@ -53,4 +53,4 @@ def test_every_stage_has_the_policy_and_its_own_name() -> None:
     for task in TASKS.values():
         assert (task.retries, list(task.retry_delay_seconds), task.persist_result) == (2, [10.0, 120.0], False)
         assert task.cache_policy is not None and task.retry_condition_fn is not None
-    assert {name for name, task in TASKS.items() if task.timeout_seconds} == {"bucket"}
+    assert {name for name, task in TASKS.items() if task.timeout_seconds} == {"bucket", "filter_captions"}
