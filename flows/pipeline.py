@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 from prefect import flow
 
 from sana.artifact import Artifact
-from sana.errors import ConfigError
 from sana.pipeline import graph
 from tasks.bucket import bucket
 from tasks.download import download
@@ -58,12 +57,9 @@ def run_stages(
         ConfigError: the config is wrong, or it has no such stage.
     """
     run = open_run(config, overrides or (), root, force or ())
-    try:
-        names = graph.until(run.context.config, until)
-        for name in force or ():
-            graph.until(run.context.config, name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    names = graph.until(run.context.config, until)
+    for name in force or ():
+        graph.until(run.context.config, name)
     with run:
         return _compose(run, names)
 

@@ -24,6 +24,7 @@ from typing import Protocol
 from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
 from sana.context import Context
+from sana.errors import ConfigError
 
 # Modules of sana.stages, in the order in which they run. A new stage is a module and a name here.
 STAGES: tuple[str, ...] = (
@@ -93,15 +94,15 @@ def until(config: Config, last: str | None) -> tuple[str, ...]:
     """Return the stages of a config up to and including `last`, in order; all of them for None.
 
     Raises:
-        ValueError: there is no such stage, or the config does not use it.
+        ConfigError: there is no such stage, or the config does not use it.
     """
     if last is not None and last not in STAGES:
-        raise ValueError(f"there is no stage {last!r}; stages are {', '.join(STAGES)}")
+        raise ConfigError(f"there is no stage {last!r}; stages are {', '.join(STAGES)}")
     names = stages_of(config)
     if last is None:
         return names
     if last not in names:
-        raise ValueError(f"this config does not use stage {last}; add its section, or choose of {', '.join(names)}")
+        raise ConfigError(f"this config does not use stage {last}: set its section, or name one of {', '.join(names)}")
     return names[: names.index(last) + 1]
 
 

@@ -30,9 +30,14 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
 
     Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
     is above it turns out to yield the same content as before.
+
+    Raises:
+        ConfigError: `last`, or a stage in `force`, is not one that the config uses.
     """
     plans: list[StagePlan] = []
     artifacts: dict[str, Artifact] = {}
+    for name in force:
+        graph.until(context.config, name)
     for name in graph.until(context.config, last):
         if waiting := _waits_for(context, name, artifacts):
             plans.append(StagePlan(name, PENDING, f"on {waiting}: cached if the same content comes out, else run"))
