@@ -4,11 +4,10 @@ from typing import Any
 
 from prefect import flow
 
-from sana.errors import ConfigError
 from sana.pipeline import graph
-from sana.pipeline.run import Done, Run, inputs_among
+from sana.pipeline.run import Done, Run, inputs_of
 from tasks.flow_run import open_run
-from tasks.stages import TASKS
+from tasks.stages import task_of
 
 
 @flow(name="sana-video", persist_result=False)
@@ -34,18 +33,16 @@ def sana_pipeline(
 def run_stages(
     config: str, overrides: list[str] | None, root: str | None, until: str | None, force: list[str] | None
 ) -> list[Done]:
-    """Call the task of each stage in order, each with the artifacts of the stages it reads.
+    """Call the task of each stage of the config in order, each with the artifacts that provide the tables it reads.
 
     Raises:
-        ConfigError: the config is wrong, or there is no such stage.
+        ConfigError: the config is wrong, or it has no such stage.
     """
-    try:
-        names = graph.until(until)
-        for name in force or ():
-            graph.until(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    with open_run(config, overrides or (), root, force or ()) as run:
+    run = open_run(config, overrides or (), root, force or ())
+    names = graph.until(run.context.config, until)
+    for name in force or ():
+        graph.until(run.context.config, name)
+    with run:
         return _compose(run, names)
 
 
@@ -53,7 +50,7 @@ def _compose(run: Run, names: tuple[str, ...]) -> list[Done]:
     done: dict[str, Done] = {}
     for name in names:
         # directly, not submitted: the kernel ties a worker's life to the thread that starts it
-        state = TASKS[name](run, inputs_among(graph.stage(name), done), return_state=True)
+        state = task_of(name)(run, inputs_of(run, name, done), return_state=True)
         artifact: Any = state.result()
         done[name] = Done(name, (state.name or "").lower(), artifact)
     return list(done.values())

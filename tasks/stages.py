@@ -1,19 +1,18 @@
 """The tasks: one for each stage, made from the graph. How often each is tried, how long it may take, how it ends."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from prefect import State, Task, task
+from prefect import State, Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed
 
 from sana.artifact import Artifact
-from sana.context import Context
 from sana.pipeline import graph
-from sana.pipeline.run import Run, run_stage
+from sana.pipeline.run import Before, Run, run_stage
 from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store import StoreError
 from tasks.remote_workers import run_remote_workers
@@ -52,30 +51,20 @@ POLICY: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class _Own:
-    """What one stage's task does otherwise; a stage that starts a worker has a watchdog and needs no timeout."""
-
-    timeout_s: float | None = None
-    before: Callable[[Context, Mapping[str, Artifact]], None] | None = None  # called when there is work to do
+# Called when there is work to do, before the stage itself is.
+_BEFORE: Mapping[str, Before] = {"encode_latents": run_remote_workers}
 
 
-_OWN = {"bucket": _Own(timeout_s=600.0), "encode_latents": _Own(before=run_remote_workers)}
-
-StageTask = Task[[Run, Mapping[str, Artifact]], State[Artifact]]
-
-
-def _task_of(name: str) -> StageTask:
-    module, own = graph.stage(name), _OWN.get(name, _Own())
+@cache
+def task_of(name: str) -> Task[[Run, Mapping[str, Artifact]], State[Artifact]]:
+    """Return the task of a stage; every stage of the graph has one."""
 
     def stage_task(run: Run, inputs: Mapping[str, Artifact]) -> State[Artifact]:
-        done = run_stage(run, module, inputs, before=own.before)
+        done = run_stage(run, graph.stage(name), inputs, before=_BEFORE.get(name))
         uri = run.context.store.uri(done.artifact.key)
         return Completed(name=done.state.capitalize(), message=uri, data=done.artifact)
 
     stage_task.__name__ = stage_task.__qualname__ = name  # Prefect makes the task's key of it
-    stage_task.__doc__ = module.__doc__
-    return task(name=name, timeout_seconds=own.timeout_s, **POLICY)(stage_task)
-
-
-TASKS: Mapping[str, StageTask] = {name: _task_of(name) for name in graph.STAGES}
+    return Task(
+        fn=stage_task, name=name, description=graph.about(name), timeout_seconds=graph.timeout_s(name), **POLICY
+    )

@@ -229,8 +229,10 @@ class StageRun:
         client.log_batch(run_id, tags=_tags({**self._tracker.facts, **tags, "sana.pipeline": self._tracker.key}))
         context = [InputTag("mlflow.data.context", self._recipe.stage)]
         inputs = [
-            Dataset(name, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)}))
-            for name, artifact in self._inputs.items()
+            Dataset(
+                artifact.stage, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)})
+            )
+            for artifact in self._inputs.values()
         ]
         client.log_inputs(run_id, [DatasetInput(dataset, tags=context) for dataset in inputs])
 

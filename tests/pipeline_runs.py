@@ -4,7 +4,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -14,7 +14,7 @@ from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.pipeline.graph import until
+from sana.pipeline.graph import stage, until
 from sana.pipeline.observers import CACHED
 from sana.pipeline.run import Run
 from sana.pipeline.run import run_stages as run_all
@@ -78,11 +78,19 @@ class Outcome:
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
 
+    @property
+    def tables(self) -> dict[str, Artifact]:
+        """The artifacts by the tables they give, as stages are given them."""
+        return {table: made for name, made in self.artifacts.items() for table in stage(name).GIVES}
+
 
 def run_stages(context: Context, *, last: str | None = None) -> Outcome:
-    """Run every stage up to `last`."""
-    with Run(context) as run:
-        done = run_all(run, until(last))
+    """Run every stage up to `last`; any number of clips may be rejected."""
+    download = context.config.download
+    unlimited = [dataset.model_copy(update={"max_rejected_fraction": 1.0}) for dataset in download.datasets]
+    download = download.model_copy(update={"datasets": tuple(unlimited)})
+    with Run(replace(context, config=context.config.model_copy(update={"download": download}))) as run:
+        done = run_all(run, until(context.config, last))
     return Outcome({one.stage: one.artifact for one in done}, [one.stage for one in done if one.state != CACHED])
 
 

@@ -10,7 +10,7 @@ import click
 
 from flows.cli.options import context_of, resolve
 from sana.errors import ConfigError, SanaError
-from sana.pipeline.graph import STAGES, stage, until
+from sana.pipeline.graph import STAGES, stage
 from sana.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -166,10 +166,10 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
 
 def _with_inputs(stages: Sequence[str]) -> set[str]:
     """Return the stages and all they read, or every stage for none."""
-    wanted = set(stages or until(None))
+    wanted = set(stages or STAGES)
     for name in reversed(STAGES):
         if name in wanted:
-            wanted |= set(stage(name).INPUTS)
+            wanted |= {above for above in STAGES[: STAGES.index(name)] if {*stage(above).GIVES} & {*stage(name).READS}}
     return wanted
 
 

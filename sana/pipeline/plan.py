@@ -7,7 +7,8 @@ from tempfile import TemporaryFile
 from sana.artifact import Artifact, Recipe, config_diff, find, latest
 from sana.context import Context
 from sana.errors import SanaError, all_of
-from sana.pipeline.graph import STAGES, stage, until
+from sana.pipeline import graph
+from sana.pipeline.graph import stage
 from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
@@ -35,18 +36,19 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
 
     Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
     is above it turns out to yield the same content as before.
+
+    Raises:
+        ConfigError: `last`, or a stage in `force`, is not one that the config uses.
     """
     plans: list[StagePlan] = []
     artifacts: dict[str, Artifact] = {}
-    for name in until(last):
-        module = stage(name)
-        waiting = [upstream for upstream in module.INPUTS if upstream not in artifacts]
-        if waiting:
-            plans.append(
-                StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run")
-            )
+    for name in force:
+        graph.until(context.config, name)
+    for name in graph.until(context.config, last):
+        if waiting := _waits_for(context, name, artifacts):
+            plans.append(StagePlan(name, PENDING, f"on {waiting}: cached if the same content comes out, else run"))
             continue
-        inputs = {upstream: artifacts[upstream] for upstream in module.INPUTS}
+        inputs = graph.inputs_of(context.config, name, artifacts)
         decided = _decide(context, name, inputs, forced=name in force)
         if decided.state == CACHED and decided.artifact is not None:
             artifacts[name] = decided.artifact
@@ -54,15 +56,21 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
     return plans
 
 
+def _waits_for(context: Context, name: str, artifacts: Mapping[str, Artifact]) -> str:
+    """Name the stages that provide what this one reads and have no artifact yet; empty when it can be decided."""
+    above = dict.fromkeys(graph.providers(context.config, name).values())
+    return ", ".join(one for one in above if one not in artifacts)
+
+
 def found(context: Context, name: str) -> Artifact | None:
     """Return a stage's artifact if it and all that is above it are there as they would be made now, else None."""
     artifacts: dict[str, Artifact] = {}
-    for upstream in until(name):
-        module = stage(upstream)
-        if not all(above in artifacts for above in module.INPUTS):
-            return None
-        if (artifact := find(context.store, module.recipe(context, artifacts))) is not None:
-            artifacts[upstream] = artifact
+    for above in graph.until(context.config, name):
+        if _waits_for(context, above, artifacts):
+            continue
+        recipe = stage(above).recipe(context, graph.inputs_of(context.config, above, artifacts))
+        if (artifact := find(context.store, recipe)) is not None:
+            artifacts[above] = artifact
     return artifacts.get(name)
 
 
@@ -92,15 +100,15 @@ def committed(context: Context) -> list[StageState]:
     """
     states: list[StageState] = []
     artifacts: dict[str, Artifact] = {}
-    for name in until(None):
-        module = stage(name)
-        if waiting := [upstream for upstream in module.INPUTS if upstream not in artifacts]:
-            states.append(StageState(name, "not run", why=f"waits for {', '.join(waiting)}"))
+    for name in graph.stages_of(context.config):
+        if waiting := _waits_for(context, name, artifacts):
+            states.append(StageState(name, "not run", why=f"waits for {waiting}"))
             continue
         try:
-            found, why = find(context.store, module.recipe(context, artifacts)), ""
+            recipe = stage(name).recipe(context, graph.inputs_of(context.config, name, artifacts))
+            found, why = find(context.store, recipe), ""
         except SanaError as error:
-            before = latest(context.store, name) if not module.INPUTS else None
+            before = latest(context.store, name) if not stage(name).READS else None
             found = before if before and before.config == context.config.download.hashed() else None
             why = f"{error}" if found is None else f"as it was when last listed: {error}"
         if found is None:
@@ -116,21 +124,21 @@ def all_cached(plans: Sequence[StagePlan]) -> bool:
 
 
 def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
-    """Return the committed artifacts that a stage reads.
+    """Return the committed artifacts that provide the tables a stage reads, by table.
 
     Raises:
         SanaError: one of them, or one that it is made of, is not there.
     """
-    wanted = stage(name).INPUTS
-    last = max(wanted, key=STAGES.index)
+    above = graph.providers(context.config, name).values()
+    last = max(above, key=graph.STAGES.index)
     found = {done.name: done.artifact for done in plan(context, last=last) if done.artifact is not None}
-    missing = [upstream for upstream in wanted if upstream not in found]
+    missing = [one for one in dict.fromkeys(above) if one not in found]
     if missing:
         raise SanaError(
             f"{name} reads what {', '.join(missing)} makes of these sources with this config, and that is not at "
             f"{context.store.root}; first: sana run CONFIG --until {last}"
         )
-    return {upstream: found[upstream] for upstream in wanted}
+    return graph.inputs_of(context.config, name, found)
 
 
 def check_work_dir(context: Context) -> None:

@@ -1,7 +1,7 @@
 """Run: each stage is looked up in storage, and made if it is not there. No Prefect here: flows and tests use it.
 
 with Run(context, title="demo", observers=[...]) as run:
-    done = run_stages(run, until("train"))
+    done = run_stages(run, graph.until(context.config, "train"))
 """
 
 import logging
@@ -14,7 +14,8 @@ from uuid import uuid4
 from sana.artifact import Artifact, Recipe, find
 from sana.context import Context
 from sana.data.tables import check_rejects
-from sana.pipeline.graph import Stage, stage
+from sana.pipeline import graph
+from sana.pipeline.graph import Stage
 from sana.pipeline.observers import (
     CACHED,
     COMPLETED,
@@ -117,17 +118,16 @@ def run_stage(run: Run, module: Stage, inputs: Mapping[str, Artifact], *, before
 
 
 def run_stages(run: Run, names: Collection[str]) -> list[Done]:
-    """Run these stages in order, each with the artifacts of the stages it reads."""
+    """Run these stages of the config in order, each with the artifacts that provide the tables it reads."""
     done: dict[str, Done] = {}
     for name in names:
-        module = stage(name)
-        done[name] = run_stage(run, module, inputs_among(module, done))
+        done[name] = run_stage(run, graph.stage(name), inputs_of(run, name, done))
     return list(done.values())
 
 
-def inputs_among(module: Stage, done: Mapping[str, Done]) -> dict[str, Artifact]:
-    """Return the artifacts that a stage reads, among those of the stages before it."""
-    return {upstream: done[upstream].artifact for upstream in module.INPUTS}
+def inputs_of(run: Run, name: str, done: Mapping[str, Done]) -> dict[str, Artifact]:
+    """Return the artifacts that provide the tables a stage reads, by table, from what the stages above it made."""
+    return graph.inputs_of(run.context.config, name, {above: one.artifact for above, one in done.items()})
 
 
 def _find_or_make(run: Run, module: Stage, inputs: Mapping[str, Artifact], before: Before | None) -> Done:

@@ -14,7 +14,8 @@ from sana.progress import Progress
 
 NAME = STAGE
 VERSION = 2
-INPUTS: tuple[str, ...] = ()
+READS: tuple[str, ...] = ()
+GIVES = ("clips", "captions")
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
