@@ -102,7 +102,7 @@ def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
             if not any_ran and time.monotonic() - started > START_S:
                 log.warning("no worker run started within %g s: is a worker polling its work pool?", START_S)
                 return
-            # what was asked of storage may take long: nineteen twentieths of the time nothing is asked
+            # looking into storage may take long: it is done in a twentieth of the time at most
             time.sleep(max(POLL_S, 19 * (time.monotonic() - asked)))
 
 

@@ -77,7 +77,7 @@ class Tracker:
         return StageRun(self, recipe, inputs)
 
     def try_to(self, call: Callable[[MlflowClient], T]) -> T | None:
-        """Make a call; None when the tracker does not take it, with one warning, and not asked again for a minute."""
+        """Make a call; None when the tracker does not take it, with one warning, and no other call for a minute."""
         if time.monotonic() < self._silent_until:
             return None
         try:
@@ -87,7 +87,7 @@ class Tracker:
             if not self._warned:
                 where = values.without_password(self.uri)
                 what = str(error).partition("\n")[0].replace(self.uri, where)[:300]
-                log.warning("MLflow at %s does not work: %s. The run goes on; a later one records it", where, what)
+                log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, what)
             self._warned = True
             return None
 

@@ -1,4 +1,4 @@
-"""`sana verify`, `gc`, `export` and `import`: the care of a store. They work on a root, with or without a config."""
+"""`sana verify`, `gc`, `export` and `import`: maintenance of a store. They work on a root, with or without a config."""
 
 import shlex
 import sys
@@ -36,7 +36,7 @@ deep_option = click.option("--deep", is_flag=True, help="Also compare every byte
 @click.option("--invalidate", is_flag=True, help="Take back the records that need what is damaged or missing.")
 @click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
 def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, every: bool) -> None:
-    """Check that all that is committed is there and sound. Exit code 1 if not; then each problem says how to heal it.
+    """Check that all that is committed is there and valid. Exit code 1 if not; then each problem says how to repair it.
 
     With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
@@ -48,17 +48,17 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
     store = _open(config, root)
     with RunDisplay() as display:
         health = check(store, deep=deep, report=display.reporter("verify", with_unit=True))
-    if not health.stages:  # a mistyped root must not be called sound
+    if not health.stages:  # a mistyped root must not be called valid
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
     same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
-    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, invalidate)}" for p in health.problems]
+    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_repair(p, same, invalidate)}" for p in health.problems]
     _list(lines, every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
-        click.echo("sound" if deep else "sound, by sizes, tables and headers; --deep reads every byte")
+        click.echo("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
         return
     if invalidate:
         gone = take_back(store, health.problems)
@@ -118,7 +118,7 @@ def gc(
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
 def export(config: str | None, root: str | None, target: str, stages: Sequence[str], deep: bool) -> None:
-    """Copy what is committed to another root. A copy that was stopped goes on when run again."""
+    """Copy what is committed to another root. A copy that was stopped resumes when run again."""
     _copy(_open(config, root), _open(None, target), stages, config, "export", deep=deep)
 
 
@@ -128,7 +128,7 @@ def export(config: str | None, root: str | None, target: str, stages: Sequence[s
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
 def import_(config: str | None, root: str | None, source: str, stages: Sequence[str], deep: bool) -> None:
-    """Copy what is committed from another root into this one. A copy that was stopped goes on when run again."""
+    """Copy what is committed from another root into this one. A copy that was stopped resumes when run again."""
     _copy(_open(None, source), _open(config, root), stages, config, "import", deep=deep)
 
 
@@ -182,11 +182,13 @@ def _open(config: str | None, root: str | None) -> Store:
         raise ConfigError(f"root: {error}") from error
 
 
-def _heal(problem: "Problem", same: str, invalidated: bool) -> str:
+def _repair(problem: "Problem", same: str, invalidated: bool) -> str:
     """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be invalidated."""
     if problem.state == "unreadable":
         return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
-    return "now: sana run CONFIG" if invalidated else f"to heal: sana verify {same} --invalidate, then: sana run CONFIG"
+    return (
+        "now: sana run CONFIG" if invalidated else f"to repair: sana verify {same} --invalidate, then: sana run CONFIG"
+    )
 
 
 def _list(lines: Sequence[str], every: bool) -> None:

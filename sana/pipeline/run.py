@@ -87,7 +87,7 @@ class Run:
         return module.recipe(self.context, inputs)
 
     def forget_plan(self) -> None:
-        """Drop what was planned and opened: whatever is asked from now on is asked anew."""
+        """Drop what was planned and opened: what is needed from now on is planned and opened again."""
         self._plans = {}
         self.context.forget_opened()
 
