@@ -3,7 +3,7 @@
 A bounded pipeline: threads decode ahead, so that the VAE does not wait, over the borders of parts. In memory are at
 most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are. Windows
 of one video are neighbours, and decoded in one pass over it as far as a part and the threads' share of it go.
-Several workers share a todo without talking: each takes its own parts first, then helps with those of the others.
+Several workers divide a todo without a coordinator: each takes its own parts first, then helps the others.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
@@ -49,9 +49,9 @@ Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 
 
 def encode(job: Job[EncodeLatentsSpec]) -> None:
-    """Encode the job's windows, all of them unless others do a share; a part is committed when it is whole."""
+    """Encode the job's windows, all of them unless other workers do some; a part is committed when it is whole."""
     config, spec = job.config.encode_latents, job.spec
-    rank = int(os.environ.get("RANK", "0")) if spec.share.num_ranks > 1 else 0
+    rank = int(os.environ.get("RANK", "0")) if spec.workers.num_ranks > 1 else 0
     store = job.open_store()
     pool = Pool(store, spec.pool.stage, spec.pool.key, schema=LATENTS, id_column="sample_key")
     device = resolve_device(config.resources.device, rank=rank)
@@ -95,14 +95,14 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
 
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
-    """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
+    """Decode this worker's partition: the quarantined first, by the first worker, while it has no other clip open."""
     spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(quarantined.to_reject))
     apart = partition.apart(quarantined.to_isolate)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
-    parts = partition.parts(spec.share.first_worker + rank, spec.share.num_workers)
+    parts = partition.parts(spec.workers.first_worker + rank, spec.workers.num_workers)
     yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 
