@@ -91,7 +91,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         lock=f"train-{trajectory}",
         stall_timeout_s=resources.stall_timeout_s,
     )
-    result = TrainResult.load(result_path(job_path), remedy="run again")
+    result = TrainResult.load(result_path(job_path), repair_hint="run again")
     for name, info in result.files.items():
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
     return draft.commit(

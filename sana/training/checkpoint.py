@@ -97,7 +97,7 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
     """
     key = index_key(trajectory, step)
     try:
-        return Checkpoint.from_json(store.read(key), where=store.uri(key), remedy="run train again")
+        return Checkpoint.from_json(store.read(key), where=store.uri(key), repair_hint="run train again")
     except FileNotFoundError as error:
         found = steps_of(store, trajectory)
         raise SanaError(

@@ -114,9 +114,10 @@ def _newest(store: Store, folder: str) -> tuple[int, Claim | None]:
     """Return the highest number and its claim; a claim may go between listing and reading."""
     for key, _ in reversed(store.list(folder)):
         try:
-            claim = Claim.from_json(store.read(key), where=store.uri(key), remedy="remove it if nobody trains on it")
+            data = store.read(key)
         except FileNotFoundError:
             continue
+        claim = Claim.from_json(data, where=store.uri(key), repair_hint="remove it if nobody trains on it")
         return int(key.rpartition("/")[2].removesuffix(".json")), claim
     return 0, None
 
