@@ -44,7 +44,7 @@ class S3Store:
     is_local = False
 
     def __init__(self, root: str) -> None:
-        import s3fs  # type: ignore[import-untyped]  # a second to import: only for those who use S3
+        import s3fs  # a second to import: only for those who use S3
         from aiobotocore.response import AioReadTimeoutError
         from aiohttp import ClientError as HttpError
         from aiohttp import ClientPayloadError

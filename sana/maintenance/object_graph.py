@@ -20,8 +20,9 @@ from sana.facts import TrainFacts
 from sana.progress import Progress, Report, noop
 from sana.runtime.pool import compacted_names
 from sana.runtime.threads import in_threads
-from sana.store import Entry, Store, StoreError
-from sana.training.checkpoint import Checkpoint, at_step
+from sana.store import Entry, Store
+from sana.store_errors import StoreError
+from sana.training.checkpoint import Checkpoint, read_checkpoint
 
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
 
@@ -161,7 +162,7 @@ def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
     try:
         if kind == "checkpoint":
             _, trajectory, _, step, _ = key.split("/")
-            return key, at_step(store, trajectory, int(step.removeprefix("step_")))
+            return key, read_checkpoint(store, trajectory, int(step.removeprefix("step_")))
         data = store.read(key)
         if kind == "artifact":
             artifact = Artifact.from_json(data, where=store.uri(key))

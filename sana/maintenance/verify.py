@@ -22,7 +22,8 @@ from sana.maintenance.object_graph import (
 )
 from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
-from sana.store import Store, StoreError
+from sana.store import Store
+from sana.store_errors import StoreError
 
 BLOCK_BYTES = 8 * 2**20
 _ABSENT = "there is no such object"

@@ -98,5 +98,5 @@ def test_timesteps_are_not_rounded() -> None:
 @pytest.mark.parametrize("bad", [{"policy": "cosine"}, {"shift": 0.0}, {"std": 0.0}])
 def test_a_policy_that_makes_no_sense_is_rejected(bad: dict) -> None:
     options = {"policy": "logit_normal", "shift": 3.0} | bad
-    with pytest.raises(ValueError, match="sigma policy"):
+    with pytest.raises(ValueError, match="timestep sampling"):
         sigmas(options.pop("policy"), GRID[:3], **options)
