@@ -9,7 +9,7 @@ class SanaError(Exception):
 
 
 class ConfigError(SanaError):
-    """The config, or what it asks for, is wrong: trying again will not help."""
+    """The config, or what it names, is wrong: trying again will not help."""
 
 
 class RejectedError(SanaError):

@@ -51,7 +51,7 @@ class Record:
 
     @classmethod
     def from_json(cls, data: bytes | str, *, where: str, repair_hint: str = DEFAULT_REPAIR_HINT) -> Self:
-        """Read what `to_json` wrote. `where` names it in errors, `repair_hint` says there how it is made again.
+        """Read what `to_json` wrote. `where` names it in errors; `repair_hint` ends them.
 
         Raises:
             DamagedRecordError: it is not JSON, or a field is missing, unknown or of another type.

@@ -27,7 +27,7 @@ CONFLICT_WAITS_S = (0.2, 0.4, 0.8, 1.6)  # S3's 409: another conditional write o
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What S3 says of an object; the ETag is without its quotes, and another one for another content."""
+    """What S3 lists of an object; the ETag, without its quotes, changes with the content."""
 
     key: str
     num_bytes: int

@@ -76,11 +76,11 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> str:
     section = _section(annotation, _value(raw, loc[:-1]))
     others = [member for member, kind in union.items() if name in kind.model_fields]
     if others:
-        place = ".".join(str(part) for part in loc[:-1])
+        path = ".".join(str(part) for part in loc[:-1])
         chosen = next(member for member, kind in union.items() if kind is section)
         return (
             f"no setting of {chosen}, but of {' and '.join(others)}; remove it, or replace all of the section: "
-            f"-s '{place}={{name: {chosen}}}'"
+            f"-s '{path}={{name: {chosen}}}'"
         )
     near = difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
@@ -90,27 +90,27 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> str:
 def _path_in_file(loc: tuple[int | str, ...]) -> KeyPath:
     """Return the path of a value in the file: pydantic's path has the names of union members in it."""
     model: type[BaseModel] | None = Config
-    place: list[int | str] = []
+    path: list[int | str] = []
     union: dict[str, type[Section]] = {}
     for part in loc:
         if part in union:
             model, union = union[str(part)], {}
             continue
-        place.append(part)
+        path.append(part)
         if isinstance(part, int):
             continue
         field = model.model_fields.get(part) if model else None
         union = union_members(field.annotation) if field else {}
         model = _model(field.annotation) if field else None
-    return tuple(place)
+    return tuple(path)
 
 
-def _annotation(place: KeyPath, raw: Mapping[str, Any]) -> Any:
+def _annotation(path: KeyPath, raw: Mapping[str, Any]) -> Any:
     """Return the annotation at a path in the config: a section, or a union of them."""
     annotation: Any = Config
-    for depth, part in enumerate(place):
+    for depth, part in enumerate(path):
         if not isinstance(part, int):
-            annotation = _section(annotation, _value(raw, place[:depth])).model_fields[part].annotation
+            annotation = _section(annotation, _value(raw, path[:depth])).model_fields[part].annotation
     return annotation
 
 
@@ -128,7 +128,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
-def _value(raw: Any, place: KeyPath) -> Any:
-    for part in place:
+def _value(raw: Any, path: KeyPath) -> Any:
+    for part in path:
         raw = raw[part]
     return raw

@@ -52,7 +52,7 @@ def orphaned_objects(graph: ObjectGraph) -> list[OrphanedObject]:
                 for other in tables
                 if graph.compacted_parts[key] < graph.compacted_parts[other]
             ]
-            if larger and graph.compacted_parts[key]:  # empty where it does not say which parts it holds
+            if larger and graph.compacted_parts[key]:  # empty where its metadata does not list its parts
                 entry = graph.entries[key]
                 # a reader may have chosen it until the first larger one came
                 since = max(entry.modified_at, min(larger))

@@ -125,7 +125,7 @@ def file_digest(read: Read, num_bytes: int, algorithm: str) -> str:
 
 
 def _check_shards(store: Store, graph: ObjectGraph, deep: bool, report: Report) -> list[Problem]:
-    """Check each shard against the rows of each table, but only once where two tables say the same of it."""
+    """Check each shard against the rows of each table, but only once where two tables have equal rows for it."""
     problems: list[Problem] = []
     verdicts: dict[tuple[str, int], str] = {}
     checked_bytes: set[str] = set()

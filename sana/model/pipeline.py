@@ -25,7 +25,7 @@ MODEL_INDEX = "model_index.json"
 class SanaPipeline(SanaVideoPipeline):  # type: ignore[misc]  # diffusers is untyped
     """SanaVideoPipeline for sizes that are multiples of 16.
 
-    The stock one asks for multiples of 32, which 7 of its own 11 480p sizes are not. Do not save it under this
+    The stock one needs multiples of 32, which 7 of its own 11 480p sizes are not. Do not save it under this
     name, which diffusers gives to the image model: `export_pipeline` writes the stock one's.
     """
 

@@ -78,7 +78,7 @@ class TextEncoder:
         captions one by one where the same bytes matter; so does a shorter `length` to pad to.
 
         Raises:
-            ValueError: the template is unknown, max_tokens is below 2, or a caption comes out without any token or
+            ValueError: the template is unknown, max_tokens is below 2, or a caption has no token at all or
                 does not fit into `length`.
         """
         full = self.padded_length(template, max_tokens)

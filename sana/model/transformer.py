@@ -26,7 +26,7 @@ def load_transformer(
 ) -> SanaVideoTransformer3DModel:
     """Load the transformer of a diffusers-layout checkpoint, on the CPU and in eval mode.
 
-    float32 gives master weights for full fine-tuning. Another dtype must be asked for here, not with `.to(dtype)`
+    float32 gives master weights for full fine-tuning. Another dtype must be set here, not with `.to(dtype)`
     afterwards: that rounds the rotary tables too.
 
     Raises:

@@ -93,7 +93,7 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
 
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
-    """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
+    """Decode this worker's parts; before, in the first worker, the quarantined clips, with no other clip open."""
     spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(quarantined.to_reject))
@@ -127,7 +127,7 @@ def _decode_ahead(
 ) -> Iterator[Item]:
     """Yield (number of the part, row, its window) in order, `num_ahead` of them decoded ahead, each by a thread.
 
-    A part is asked for when its first row is to be decoded.
+    The next part is taken when its first row is to be decoded.
     """
     with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
         waiting: deque[Item] = deque()

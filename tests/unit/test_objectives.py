@@ -1,4 +1,4 @@
-"""Laws of the objectives, and of what steps measure."""
+"""Laws of the objectives, and of the scalars of a step."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def batch() -> MicroBatch:
 
 
 def measured(**objective: Any) -> tuple[Losses, torch.Tensor]:
-    """The losses of a batch under an objective, and the errors they are made of."""
+    """Return the losses of a batch under an objective, and the errors they are computed from."""
     made = build_objective(TrainConfig(max_steps=1, global_batch_size=1, objective=objective), flow_shift=3.0)
     one, model = batch(), Half()
     return made.loss(model, one), (made.velocity(model, one) - (one.noise - one.latents)).detach()
@@ -62,7 +62,7 @@ def test_the_losses_are_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_draws_by_place_alone(name: str) -> None:
+def test_an_objective_draws_by_position_alone(name: str) -> None:
     config = TrainConfig(max_steps=1, global_batch_size=4, objective={"name": name}, seed=3)
     objective = build_objective(config, flow_shift=3.0)
     slots = [BatchSlot(7, position, row=position) for position in range(4)]
@@ -76,7 +76,7 @@ def test_an_objective_draws_by_place_alone(name: str) -> None:
     assert not torch.equal(other["sigma"], together["sigma"])
 
 
-def test_scalars_come_together_as_they_say() -> None:
+def test_scalars_are_reduced_by_their_kind() -> None:
     """Two ranks of two micro batches each, of one and three samples, in a global batch of eight."""
 
     def of_rank(rank: int) -> dict[str, m.Scalar]:
