@@ -29,9 +29,9 @@ def digest_of(value: object) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that determines a stage's content: nothing else may.
+    """All that determines the content of a stage's artifact: nothing else may.
 
-    `config` holds the knobs that change bytes; `inputs` maps what is read to its content digest.
+    `config` holds the settings that change bytes; `inputs` maps the name of each input to its content digest.
     """
 
     stage: str
@@ -59,8 +59,8 @@ class Artifact(Record):
     """The committed output of one stage.
 
     `content` maps a view of the rows (what a later stage reads) to its digest: it is what fingerprints downstream
-    are made of, so two artifacts with equal content are interchangeable. `facts` is for the stage's own class to read,
-    see `Facts`.
+    are made of, so two artifacts with equal content are interchangeable. `facts` is read by the stage's own class, see
+    `Facts`.
     """
 
     FORMAT: ClassVar[int] = 2
@@ -89,8 +89,8 @@ class Artifact(Record):
 
 @dataclass(frozen=True)
 class Facts(Record):
-    """The base of what one stage says of its artifact: a closed record for each stage, in `sana/facts.py` or its own
-    module. `artifact.json` holds it as a plain object.
+    """The base of the facts that a stage records about its artifact: one closed record per stage, in `sana/facts.py` or
+    in a module of its own. `artifact.json` holds it as a plain object.
     """
 
     STAGE: ClassVar[str]
@@ -104,8 +104,8 @@ class Facts(Record):
         """
         if artifact.stage != cls.STAGE:
             raise ValueError(f"{cls.__name__} are of stage {cls.STAGE}; {artifact.key} is another")
-        remedy = f"make it again: sana run CONFIG --force {cls.STAGE}"
-        return cls.from_value(dict(artifact.facts), where=f"`facts` of {artifact.key}", remedy=remedy)
+        hint = f"make it again: sana run CONFIG --force {cls.STAGE}"
+        return cls.from_value(dict(artifact.facts), where=f"`facts` of {artifact.key}", repair_hint=hint)
 
     @classmethod
     def find(cls, artifact: Artifact) -> Self | None:
@@ -133,11 +133,11 @@ class Draft:
         return key
 
     def refer(self, name: str, key: str, *, num_bytes: int, digest: str) -> None:
-        """Name a file that is in the store already as part of this artifact."""
+        """Make a file that is in the store already part of this artifact."""
         self._files[name] = FileInfo(key, num_bytes, digest)
 
     def commit(self, *, content: Mapping[str, str], counts: Counts, facts: Facts | None = None) -> Artifact:
-        """Publish the artifact, last of all. If somebody was first, or the stage was forced, the newest content holds.
+        """Publish the artifact, last of all. If another run was first, or the stage was forced, the newest holds.
 
         Returns:
             The artifact that is in effect from now on.
@@ -159,20 +159,21 @@ class Draft:
             code_version=importlib.metadata.version("sana-video-pipeline"),
         )
         for _ in range(100):
-            names, same = _commits(self.store, artifact.key), False
-            if names:
-                current = _read(self.store, names[-1])
+            commits, same = _commit_keys(self.store, artifact.key), False
+            if commits:
+                current = _read(self.store, commits[-1])
                 same = current.content == artifact.content
                 if same and not self.forced:
                     return replace(current, reproduced=True)
-            if self.store.put_if_absent(f"{artifact.key}/{_commit_name(len(names))}", artifact.to_json(sort_keys=True)):
-                if names and same:  # new files beside the old: whatever was damaged is out of use
+            key = f"{artifact.key}/{_commit_name(len(commits))}"
+            if self.store.put_if_absent(key, artifact.to_json(sort_keys=True)):
+                if commits and same:  # new files beside the old ones, which may be damaged and are no longer read
                     artifact = replace(artifact, reproduced=True)
-                elif names:
+                elif commits:
                     _log.warning(
                         "%s: the same recipe gave other content than before; the new one is in effect beside %s. "
                         "If the code was changed on purpose, raise VERSION in sana/stages/%s.py",
-                        artifact.key, names[-1], artifact.stage,
+                        artifact.key, commits[-1], artifact.stage,
                     )  # fmt: skip
                 stamp = f"{int(artifact.created_at * 1000):014d}"
                 self.store.put_if_absent(f"{artifact.stage}/history/{stamp}-{artifact.fingerprint}", b"")
@@ -184,12 +185,12 @@ def _commit_name(number: int) -> str:
     return "artifact.json" if number == 0 else f"artifact.{number:04d}.json"
 
 
-def _commits(store: Store, key: str) -> list[str]:
-    """Keys of the commit files of an artifact, oldest first."""
-    names: list[str] = []
-    while store.exists(f"{key}/{_commit_name(len(names))}"):
-        names.append(f"{key}/{_commit_name(len(names))}")
-    return names
+def _commit_keys(store: Store, key: str) -> list[str]:
+    """Return the keys of an artifact's commit files, oldest first."""
+    keys: list[str] = []
+    while store.exists(f"{key}/{_commit_name(len(keys))}"):
+        keys.append(f"{key}/{_commit_name(len(keys))}")
+    return keys
 
 
 def _read(store: Store, key: str) -> Artifact:
@@ -198,16 +199,16 @@ def _read(store: Store, key: str) -> Artifact:
 
 def find(store: Store, recipe: Recipe) -> Artifact | None:
     """Return the committed artifact of this recipe, or None."""
-    names = _commits(store, f"{recipe.stage}/{recipe.fingerprint}")
-    return _read(store, names[-1]) if names else None
+    commits = _commit_keys(store, f"{recipe.stage}/{recipe.fingerprint}")
+    return _read(store, commits[-1]) if commits else None
 
 
 def latest(store: Store, stage: str) -> Artifact | None:
     """Return the artifact of this stage that was committed last, whatever its recipe, or None."""
     for key, _ in reversed(store.list(f"{stage}/history")):
-        names = _commits(store, f"{stage}/{key.rpartition('-')[2]}")
-        if names:
-            return _read(store, names[-1])
+        commits = _commit_keys(store, f"{stage}/{key.rpartition('-')[2]}")
+        if commits:
+            return _read(store, commits[-1])
     return None
 
 
@@ -218,34 +219,34 @@ def config_diff(recipe: Recipe, before: Artifact | None) -> list[str]:
     changed: list[str] = []
     if before.version != recipe.version:
         changed.append(f"stage version {before.version} -> {recipe.version}")
-    old, new = _flat(before.config), _flat(recipe.config)
+    old, new = _flatten(before.config), _flatten(recipe.config)
     names = sorted(key for key in old | new if old.get(key) != new.get(key))
-    # of a list's item that came or went, the list says enough
-    gone = tuple(f"{item}." for item in _items(before.config) ^ _items(recipe.config))
-    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in names if not key.startswith(gone)]
+    # an item that was added to a list or removed from it is one change, not one for each of its keys
+    added_or_removed = tuple(f"{item}." for item in _list_items(before.config) ^ _list_items(recipe.config))
+    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in names if not key.startswith(added_or_removed)]
     names = sorted({**before.inputs, **recipe.inputs})
     changed += [f"input {name} changed" for name in names if before.inputs.get(name) != recipe.inputs.get(name)]
     return changed
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return {dotted key: value}; of a list of data sets its ids in order, and each one's keys below its id."""
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return {dotted key: value}; of a list of items with ids, those in order, and each item's keys below its id."""
     if isinstance(value, Mapping):
-        return {k: v for name, child in value.items() for k, v in _flat(child, f"{prefix}{name}.").items()}
+        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
     if isinstance(value, list | tuple):
-        if not (ids := _ids(value)):
+        if not (ids := _item_ids(value)):
             return {prefix[:-1]: json.dumps(value, default=str, sort_keys=True)}  # stored JSON has its keys sorted
-        below = _flat(dict(zip(ids, value, strict=True)), prefix)
+        below = _flatten(dict(zip(ids, value, strict=True)), prefix)
         return {prefix[:-1]: json.dumps(ids)} | {key: v for key, v in below.items() if not key.endswith(".id")}
     return {prefix[:-1]: value}
 
 
-def _ids(value: Sequence[Any]) -> list[str]:
+def _item_ids(value: Sequence[Any]) -> list[str]:
     ids = [item["id"] for item in value if isinstance(item, Mapping) and "id" in item]
     return ids if len(ids) == len(value) else []
 
 
-def _items(config: Mapping[str, Any]) -> set[str]:
-    """Return `<key>.<id>` of all items of lists that have ids, at the top of a config."""
+def _list_items(config: Mapping[str, Any]) -> set[str]:
+    """Return `<key>.<id>` of each item with an id, in lists at the top of a config."""
     lists = {key: value for key, value in config.items() if isinstance(value, list | tuple)}
-    return {f"{key}.{name}" for key, value in lists.items() for name in _ids(value)}
+    return {f"{key}.{name}" for key, value in lists.items() for name in _item_ids(value)}

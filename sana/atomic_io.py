@@ -1,11 +1,11 @@
-"""Files on a local disk: folders that survive a power cut, files replaced whole, reads by position."""
+"""Files on a local disk: folders that survive a power cut, files that are replaced atomically, reads by position."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-TEMP_PREFIX = ".tmp-"  # names being written; never listed, rejected in keys
+TEMP_PREFIX = ".tmp-"  # of files being written: never listed, and no key may have it
 
 
 def make_folders(folder: Path) -> None:
@@ -17,7 +17,7 @@ def make_folders(folder: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the folder's names durable: without it a power cut may take back a finished link."""
+    """Make the names in a folder durable: without it a power cut may undo a finished link."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -26,8 +26,8 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, moved over it if the body succeeds and removed if not."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`: it replaces `path` if the body succeeds, and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f"{TEMP_PREFIX}{os.urandom(16).hex()}")
     try:
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_at(descriptor: int, start: int, buffer: memoryview) -> int:
-    """Fill a buffer of bytes from byte `start` of an open file; returns how many there were, fewer at its end only."""
+    """Fill a buffer from byte `start` of an open file; returns the number of bytes read, fewer only at its end."""
     done = 0
     while done < len(buffer):  # one call may return less: Linux stops at 2 GiB
         count = os.preadv(descriptor, [buffer[done:]], start + done)

@@ -1,4 +1,4 @@
-"""What every stage is given beside its inputs."""
+"""What every stage gets beside its inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,10 +14,10 @@ _Made = TypeVar("_Made")
 
 @dataclass(frozen=True)
 class Context:
-    """One run's config, its places, and where progress is reported to.
+    """One run's config, storage and listener.
 
-    `read_only` forbids every write, caches included: it is what `plan` sets. `salt` is set for a forced stage: pools
-    and trajectories of another name are used, so that the work is really done again and not found.
+    `read_only` forbids every write, caches included: it is what `plan` sets. `salt` is set for a forced stage: its
+    pools and trajectories get another name, so that the work is done again and not looked up.
     `opened` is what `once` keeps; None keeps nothing.
     """
 

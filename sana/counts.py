@@ -1,4 +1,4 @@
-"""What became of what came into a stage: nothing disappears."""
+"""Counts of a stage: what came in is what went out plus what was rejected. Nothing disappears."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,32 +16,32 @@ class DatasetCounts(Record):
 
 @dataclass(frozen=True)
 class Counts(Record):
-    """What came into a stage, went on and was rejected: clips, after bucket samples, or texts, or videos.
+    """How many came into a stage, went out and were rejected: clips, videos or texts; after bucket, samples.
 
     Raises:
-        AssertionError: in is not out + rejected, or the reasons or data sets do not add up to them: some disappeared.
+        AssertionError: in is not out + rejected, or the counts by reason or by data set do not add up to it.
     """
 
     num_in: int
     num_out: int
     num_rejected: int
     reasons: Mapping[str, int]  # how many were rejected, by reason
-    datasets: Mapping[str, DatasetCounts]  # of a stage that may reject clips; empty of the others
-    num_samples: int | None  # what goes on where a clip gives several samples; None: what went out does
-    extra: Mapping[str, int]  # other numbers of a stage by name, which are shown as they are
+    datasets: Mapping[str, DatasetCounts]  # of a stage that may reject clips; else empty
+    num_samples: int | None  # where a clip gives several samples, their number; None: as many as went out
+    extra: Mapping[str, int]  # other numbers of a stage by name, shown as they are
 
     def __post_init__(self) -> None:
-        told = f"{self.num_in} in, {self.num_out} out, {self.num_rejected} rejected"
+        totals = f"{self.num_in} in, {self.num_out} out, {self.num_rejected} rejected"
         if self.num_in != self.num_out + self.num_rejected:
-            raise AssertionError(f"{told}: some disappeared")
+            raise AssertionError(f"{totals}: some disappeared")
         if sum(self.reasons.values()) != self.num_rejected:
-            raise AssertionError(f"{told}, but by reason {dict(self.reasons)}: some disappeared")
+            raise AssertionError(f"{totals}, but by reason {dict(self.reasons)}: some disappeared")
         of_datasets = self.datasets.values()
         if of_datasets and (self.num_in, self.num_rejected) != (
             sum(one.num_in for one in of_datasets),
             sum(one.num_rejected for one in of_datasets),
         ):
-            raise AssertionError(f"{told}, but by data set {dict(self.datasets)}: some disappeared")
+            raise AssertionError(f"{totals}, but by data set {dict(self.datasets)}: some disappeared")
 
     @classmethod
     def all_kept(cls, num: int, **extra: int) -> "Counts":
@@ -54,7 +54,7 @@ class Counts(Record):
 
     @property
     def num_next(self) -> int:
-        """What goes into the next stage."""
+        """How many go into the next stage."""
         return self.num_out if self.num_samples is None else self.num_samples
 
     def top_reasons(self) -> list[tuple[str, int]]:

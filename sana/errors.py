@@ -1,4 +1,4 @@
-"""The one family of errors that a user is meant to read: one clear message, no traceback."""
+"""The errors that a user is meant to read: one clear message, no traceback."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ class SanaError(Exception):
 
 
 class ConfigError(SanaError):
-    """The config, or what it asks for, is wrong: trying again will not help."""
+    """The config, or what it names, is wrong: trying again will not help."""
 
 
 class RejectedError(SanaError):
@@ -17,8 +17,8 @@ class RejectedError(SanaError):
 
 
 @contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Begin the message of a SanaError with `what: `, once, however often it passes here; its type stays."""
+def error_prefix(what: str) -> Iterator[None]:
+    """Put `what: ` before the message of a SanaError, once, however often it passes here; its type stays."""
     try:
         yield
     except SanaError as error:
@@ -27,8 +27,8 @@ def naming(what: str) -> Iterator[None]:
         raise
 
 
-def all_of(problems: Sequence[SanaError]) -> SanaError:
-    """Return one error that says them all; a ConfigError if one of them is, as trying again would not help."""
+def combine_errors(problems: Sequence[SanaError]) -> SanaError:
+    """Return one error with all the messages; a ConfigError if one of them is: trying again would not help."""
     if len(problems) == 1:
         return problems[0]
     kind = ConfigError if any(isinstance(problem, ConfigError) for problem in problems) else SanaError
@@ -36,8 +36,9 @@ def all_of(problems: Sequence[SanaError]) -> SanaError:
 
 
 def repair_hint(*, deep: bool) -> str:
-    """Say how what is damaged or gone under a root is made again, and only that; `deep`: where only a digest tells it.
+    """Return the command that makes damaged or missing data of a root again, and only that.
 
-    `--force STAGE` makes everything again, and in a pool of its own: the next run without it reads the damaged one.
+    `deep`: where only a digest shows the damage. Not `--force STAGE`, which makes everything again, in a pool of its
+    own: the next run without it would read the damaged one.
     """
     return f"make it again: sana verify CONFIG{' --deep' * deep} --invalidate, then: sana run CONFIG"

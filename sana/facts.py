@@ -1,7 +1,6 @@
-"""What stages say of their artifacts beside counts: one closed record for each, read as `TrainFacts.of(artifact)`.
+"""The facts that stages record about their artifacts: one closed record each, read as `TrainFacts.of(artifact)`.
 
-A stage that is added later has its class in its own module, where `Facts.of` works alike. Numbers in them are shown by
-MLflow under their dotted names.
+A stage that is added later may have its class in its own module. MLflow shows the numbers under their dotted names.
 """
 
 from collections.abc import Mapping
@@ -11,13 +10,13 @@ from typing import ClassVar, Final, Literal
 from sana.artifact import Facts
 from sana.record import Record
 
-BASELINE: Final = "initial"  # the weights that training began with
-WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = (BASELINE, "live", "ema")  # that are evaluated
+BASELINE: Final = "initial"  # the weights before training
+WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = (BASELINE, "live", "ema")  # the sets that are evaluated
 
 
 @dataclass(frozen=True)
 class DownloadFacts(Facts):
-    """`revisions`: of each data set, the commit of a hub data set or ""."""
+    """`revisions`: of each data set by id, its commit on the hub; "" where it is not from the hub."""
 
     STAGE: ClassVar[str] = "download"
     revisions: Mapping[str, str]
@@ -25,7 +24,7 @@ class DownloadFacts(Facts):
 
 @dataclass(frozen=True)
 class BucketSummary(Record):
-    """One bucket that has samples: of how many `clips`, and the parts of frames' area cropped off and upscaled."""
+    """One bucket that has samples, from `clips` clips; the fractions of frames' area cropped off and upscaled."""
 
     train: int  # samples
     eval: int
@@ -40,30 +39,30 @@ class BucketSummary(Record):
 
 @dataclass(frozen=True)
 class SmallBucket(Record):
-    """A bucket with too few train samples, and what was done about it; None where that was not asked for."""
+    """A bucket with too few train samples, and what was done about it; None where the config does not ask for it."""
 
     train: int  # samples it had
-    draws_per_epoch: int | None  # how often they stand in an epoch
-    moved: Mapping[str, int]  # clips, by the bucket they went to
-    stayed: int | None  # clips that no other bucket takes
+    draws_per_epoch: int | None  # how often each of them is drawn in an epoch
+    moved: Mapping[str, int]  # clips, by the bucket they were moved to
+    stayed: int | None  # clips that fit no other bucket
 
 
 @dataclass(frozen=True)
 class BucketFacts(Facts):
-    """By bucket, what is in it. `frames`: of the clips that gave samples, at the rate they are read."""
+    """A summary of each bucket. `frames`: of the clips that gave samples, at the rate they are read."""
 
     STAGE: ClassVar[str] = "bucket"
     buckets: Mapping[str, BucketSummary]
-    sources: int  # distinct sources that are left
+    sources: int  # distinct sources of the clips that were not rejected
     small_buckets: Mapping[str, SmallBucket]
     frames: int
-    frames_used: int  # in a sample, once however many they are in
+    frames_used: int  # in at least one sample, each counted once
     frames_dropped: int
 
 
 @dataclass(frozen=True)
 class EncodeLatentsFacts(Facts):
-    """`num_bytes`: of the latents. `train_samples`: by data set, of those that have any."""
+    """`num_bytes` of latents; `train_samples` by data set, for those that have any."""
 
     STAGE: ClassVar[str] = "encode_latents"
     num_bytes: int
@@ -72,7 +71,7 @@ class EncodeLatentsFacts(Facts):
 
 @dataclass(frozen=True)
 class TrainFacts(Facts):
-    """What a training run refers to: its trajectory, and the checkpoint of its last step."""
+    """The trajectory of a training run, and the checkpoint of its last step."""
 
     STAGE: ClassVar[str] = "train"
     trajectory: str
@@ -84,7 +83,7 @@ class TrainFacts(Facts):
 
 @dataclass(frozen=True)
 class SigmaLoss(Record):
-    """The eval loss at one noise level; `stderr` is None of a single sample, which has none."""
+    """The eval loss at one noise level; `stderr` is None for a single sample."""
 
     sigma: float
     mean: float
@@ -112,7 +111,7 @@ class PairedDifference(Record):
 
 @dataclass(frozen=True)
 class EvaluateFacts(Facts):
-    """The eval loss of each of WEIGHTS, and of all but BASELINE the difference to it, by name."""
+    """The eval loss of each set in WEIGHTS, and the paired difference to BASELINE of the others, by name."""
 
     STAGE: ClassVar[str] = "evaluate"
     weights: Mapping[str, WeightsLoss]
@@ -122,7 +121,7 @@ class EvaluateFacts(Facts):
 
 @dataclass(frozen=True)
 class SampleFacts(Facts):
-    """Names of files: `videos` by the nickname of their prompt."""
+    """File names: `videos` by the nickname of their prompt, and the contact sheet."""
 
     STAGE: ClassVar[str] = "sample"
     videos: Mapping[str, str]

@@ -31,7 +31,7 @@ class Progress(Record):
     @classmethod
     def from_line(cls, line: str, *, where: str) -> "Progress":
         """Read one line of a progress file, named `where` in errors. Raises SanaError when it is not one."""
-        return cls.from_json(line, where=where, remedy="run again")
+        return cls.from_json(line, where=where, repair_hint="run again")
 
 
 Report = Callable[[Progress], None]

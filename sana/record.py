@@ -1,8 +1,8 @@
-"""Records: what one process or stage hands over to another, or leaves in storage. Frozen, closed, checked when read.
+"""Records: what one process or stage hands to another, or keeps in storage. Frozen, closed, checked when read.
 
 A record is a frozen dataclass below `Record`. As JSON it is an object of its fields; the outermost one also has a
-`format`, the version of its layout. A field without a default must be there, a field that is not known must not: so
-a field that is added later needs a default, which is what records before it mean, or a new `FORMAT`.
+`format`, the version of its layout. A field without a default must be there; an unknown field is an error. So a
+field that is added later needs a default, which holds for older records, or a new `FORMAT`.
 """
 
 import json
@@ -17,16 +17,16 @@ from sana.errors import SanaError
 
 JsonObject = Mapping[str, JsonValue]
 
-REMEDY = "remove it and run again"
+DEFAULT_REPAIR_HINT = "remove it and run again"
 _MAX_FAULTS = 3  # named in an error
 
 
 class DamagedRecordError(SanaError):
-    """What was read is no JSON, or not of the fields and types that its class has."""
+    """What was read is not JSON, or does not have the fields and types of its class."""
 
 
 class Record:
-    """The base of records. Numbers are finite; floats come back bit by bit; an int is not taken for a bool or text."""
+    """The base of records. Numbers are finite; floats are read back bit by bit; an int is no bool and no text."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     FORMAT: ClassVar[int] = 1
@@ -50,8 +50,8 @@ class Record:
         return asdict(self)  # type: ignore[call-overload, no-any-return]  # every subclass is a dataclass
 
     @classmethod
-    def from_json(cls, data: bytes | str, *, where: str, remedy: str = REMEDY) -> Self:
-        """Read what `to_json` wrote. `where` names it in errors, `remedy` says how it is made again.
+    def from_json(cls, data: bytes | str, *, where: str, repair_hint: str = DEFAULT_REPAIR_HINT) -> Self:
+        """Read what `to_json` wrote. `where` names it in errors; `repair_hint` ends them.
 
         Raises:
             DamagedRecordError: it is not JSON, or a field is missing, unknown or of another type.
@@ -60,18 +60,18 @@ class Record:
         try:
             value = json.loads(data)
         except ValueError as error:  # bytes that are no UTF-8 as well
-            raise DamagedRecordError(f"{where} is damaged: {error}; {remedy}") from error
-        return cls.from_value(value, where=where, remedy=remedy)
+            raise DamagedRecordError(f"{where} is damaged: {error}; {repair_hint}") from error
+        return cls.from_value(value, where=where, repair_hint=repair_hint)
 
     @classmethod
-    def from_value(cls, value: JsonValue, *, where: str, remedy: str = REMEDY) -> Self:
+    def from_value(cls, value: JsonValue, *, where: str, repair_hint: str = DEFAULT_REPAIR_HINT) -> Self:
         """Check plain JSON values, `format` among them. Raises as `from_json` does."""
         if not isinstance(value, dict):
-            raise DamagedRecordError(f"{where} is damaged: it is no JSON object; {remedy}")
+            raise DamagedRecordError(f"{where} is damaged: it is no JSON object; {repair_hint}")
         if value.get("format") != cls.FORMAT:
             raise SanaError(
                 f"{where} was written by another version of this software (format {value.get('format')!r}, this one "
-                f"reads {cls.FORMAT}): use that version, or {remedy}"
+                f"reads {cls.FORMAT}): use that version, or {repair_hint}"
             )
         fields = {name: child for name, child in value.items() if name != "format"}
         try:
@@ -79,19 +79,19 @@ class Record:
             record: Self = cls._adapter().validate_json(json.dumps(fields))
         except ValidationError as error:
             faults = error.errors(include_url=False)
-            told = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:_MAX_FAULTS]]
+            details = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:_MAX_FAULTS]]
             more = f" and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
-            raise DamagedRecordError(f"{where} is damaged: {'; '.join(told)}{more}; {remedy}") from error
+            raise DamagedRecordError(f"{where} is damaged: {'; '.join(details)}{more}; {repair_hint}") from error
         return record
 
     @classmethod
-    def load(cls, path: Path, *, remedy: str = REMEDY) -> Self:
+    def load(cls, path: Path, *, repair_hint: str = DEFAULT_REPAIR_HINT) -> Self:
         """Read a local file. Raises as `from_json` does, and SanaError when the file is not there."""
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise SanaError(f"there is no {path}; {remedy}") from error
-        return cls.from_json(data, where=str(path), remedy=remedy)
+            raise SanaError(f"there is no {path}; {repair_hint}") from error
+        return cls.from_json(data, where=str(path), repair_hint=repair_hint)
 
     @classmethod
     def _adapter(cls) -> TypeAdapter[Any]:

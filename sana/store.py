@@ -1,4 +1,4 @@
-"""The one door to storage: a folder on a disk or a prefix in an S3 bucket, behind the same dozen verbs.
+"""The one door to storage: a folder on a disk or a prefix in an S3 bucket, behind the same dozen methods.
 
 `put_if_absent` is the primitive that everything else is built on: an object appears whole, once, or not at all.
 No object is ever opened for writing: an exception inside s3fs's `open(..., "wb")` publishes the bytes sent so far.
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 from urllib.parse import unquote
 
-from sana.atomic_io import TEMP_PREFIX, fsync_folder, make_folders, read_at, replacing
-from sana.store_errors import SHORT, StoreError, explained
+from sana.atomic_io import TEMP_PREFIX, atomic_write, fsync_folder, make_folders, read_at
+from sana.store_errors import TRUNCATED, StoreError, clear_errors
 
 COPY_BYTES = 2**20
 
@@ -37,8 +37,8 @@ Entries = list[Entry]
 class Store(Protocol):
     """Keys are relative, `/`-separated names such as `probe/3f2a/artifact.json`; sizes and offsets are bytes.
 
-    Every verb is thread-safe, and raises ValueError for a key that could leave the root, FileNotFoundError (with
-    the uri) where there is no such object, and StoreError for all else that storage rejects.
+    Every method is thread-safe, and raises ValueError for a key that could leave the root, FileNotFoundError (with
+    the uri) where there is no such object, and StoreError for all else that storage refuses.
     """
 
     @property
@@ -66,8 +66,8 @@ class Store(Protocol):
     def delete(self, key: str) -> None: ...  # fine if there is none
     def fetch(self, key: str, path: Path) -> None: ...  # to a local file, replaced whole or not at all
     def check_writable(self) -> None: ...  # puts and deletes a small object; StoreError if that fails
-    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
-        """What killed puts left that no listing shows: temporary files, or uploads in parts; deleted if asked."""
+    def incomplete_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
+        """Return what killed puts left and no listing shows: temporary files, multi-part uploads; deleted if asked."""
 
     def free_bytes(self) -> int | None: ...  # what this user may still write; None where nobody knows (S3)
 
@@ -79,7 +79,7 @@ def open_store(root: str) -> Store:
 
     Raises:
         ValueError: the root is empty or of another scheme.
-        StoreError: S3 does not answer or rejects.
+        StoreError: S3 does not answer or refuses.
     """
     if root.startswith("s3://"):
         from sana.store_s3 import S3Store  # only for those who use S3
@@ -103,18 +103,18 @@ class LocalStore:
         return str(self.local_path(key))
 
     def local_path(self, key: str) -> Path:
-        return Path(self.root, checked(key))
+        return Path(self.root, check_key(key))
 
     def exists(self, key: str) -> bool:
-        with explained(self.uri(key), OSError):
+        with clear_errors(self.uri(key), OSError):
             return self.local_path(key).is_file()
 
     def size(self, key: str) -> int:
-        with explained(self.uri(key), OSError), self.local_path(key).open("rb") as file:  # open rejects a folder
+        with clear_errors(self.uri(key), OSError), self.local_path(key).open("rb") as file:  # open refuses a folder
             return os.fstat(file.fileno()).st_size
 
     def read(self, key: str) -> bytes:
-        with explained(self.uri(key), OSError):
+        with clear_errors(self.uri(key), OSError):
             return self.local_path(key).read_bytes()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
@@ -123,11 +123,11 @@ class LocalStore:
         return bytes(buffer)
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
-        buffer = bytes_at(start, buffer)
-        with explained(self.uri(key), OSError), self.local_path(key).open("rb", buffering=0) as file:
+        buffer = byte_view(start, buffer)
+        with clear_errors(self.uri(key), OSError), self.local_path(key).open("rb", buffering=0) as file:
             done = read_at(file.fileno(), start, buffer)
         if done < len(buffer):
-            raise StoreError(f"{self.uri(key)}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
+            raise StoreError(f"{self.uri(key)}: {TRUNCATED} (got {done} of {len(buffer)} from byte {start})")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._create(key, io.BytesIO(data))
@@ -140,7 +140,7 @@ class LocalStore:
         """Copy to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""
         final = self.local_path(key)
         temp = final.with_name(f"{TEMP_PREFIX}{os.urandom(16).hex()}")
-        with explained(str(final), OSError, writing=True):
+        with clear_errors(str(final), OSError, writing=True):
             if final.is_dir():
                 raise FileExistsError(errno.EEXIST, "is a folder")
             make_folders(final.parent)
@@ -156,7 +156,8 @@ class LocalStore:
                         created = True
                 finally:
                     temp.unlink(missing_ok=True)
-            fsync_folder(final.parent)  # the loser too: it may build on an object whose winner has just died
+            # also when another writer was first: we may build on its object, and it may have crashed before its fsync
+            fsync_folder(final.parent)
         return created
 
     def list(self, prefix: str) -> Listing:
@@ -165,17 +166,17 @@ class LocalStore:
     def list_entries(self, prefix: str) -> Entries:
         return sorted(entry for entry in self._walk(prefix) if not _is_temporary(entry))
 
-    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
+    def incomplete_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
         before = time.time() - older_than_s
         old = sorted(entry for entry in self._walk("") if _is_temporary(entry) and entry.modified_at < before)
         for entry in old if delete else []:
-            with explained(entry.key, OSError):
+            with clear_errors(entry.key, OSError):
                 Path(self.root, entry.key).unlink(missing_ok=True)
         return old
 
     def _walk(self, prefix: str) -> Entries:
         found = []
-        with explained(self._folder(prefix), OSError):
+        with clear_errors(self._folder(prefix), OSError):
             for folder, _, names in os.walk(self._folder(prefix), onerror=_unless_missing, followlinks=True):
                 for name in names:
                     path = os.path.join(folder, name)
@@ -185,33 +186,33 @@ class LocalStore:
         return found
 
     def list_dirs(self, prefix: str) -> Names:
-        with explained(self._folder(prefix), OSError):
+        with clear_errors(self._folder(prefix), OSError):
             return sorted(next(os.walk(self._folder(prefix), onerror=_unless_missing), ("", [], []))[1])
 
     def _folder(self, prefix: str) -> str:
         return self.uri(prefix.removesuffix("/")) if prefix else self.root
 
     def delete(self, key: str) -> None:
-        with explained(self.uri(key), OSError):
+        with clear_errors(self.uri(key), OSError):
             self.local_path(key).unlink(missing_ok=True)
 
     def fetch(self, key: str, path: Path) -> None:
-        with explained(self.uri(key), OSError, note=f" -> {path}"), replacing(path) as temp:
+        with clear_errors(self.uri(key), OSError, note=f" -> {path}"), atomic_write(path) as temp:
             shutil.copyfile(self.local_path(key), temp)
 
     def check_writable(self) -> None:
-        put_and_delete(self)
+        put_and_delete_test_object(self)
 
     def free_bytes(self) -> int | None:
-        with explained(self.root, OSError):
+        with clear_errors(self.root, OSError):
             folder = Path(self.root)
             while not folder.exists():
                 folder = folder.parent
             return shutil.disk_usage(folder).free
 
 
-def checked(key: str) -> str:
-    """Return a key that names something inside the root."""
+def check_key(key: str) -> str:
+    """Return the key if it is a name inside the root. Raises ValueError if not."""
     bad = [part for part in key.split("/") if part in ("", ".", "..") or part.startswith(TEMP_PREFIX)]
     if bad or "\\" in key or "\0" in key:
         raise ValueError(f"key {key!r} is not a relative name such as a/b.json: no '..', empty part, backslash or NUL")
@@ -222,7 +223,8 @@ def _is_temporary(entry: Entry) -> bool:
     return entry.key.rpartition("/")[2].startswith(TEMP_PREFIX)
 
 
-def bytes_at(start: int, buffer: memoryview) -> memoryview:
+def byte_view(start: int, buffer: memoryview) -> memoryview:
+    """Return a writable buffer as bytes. Raises ValueError: it is read-only, or `start` is negative."""
     if start < 0 or buffer.readonly:
         raise ValueError(f"needed a start of 0 or more and a writable buffer, got {start} and {buffer!r}")
     return buffer.cast("B")  # a view of float32, say, counts and slices in items
@@ -233,7 +235,8 @@ def _unless_missing(error: OSError) -> None:
         raise error
 
 
-def put_and_delete(store: Store) -> None:
+def put_and_delete_test_object(store: Store) -> None:
+    """Put and delete a small object. Raises StoreError if that fails."""
     key = f"probe-{os.urandom(16).hex()}"
     store.put_if_absent(key, b"may this user write here?")
     store.delete(key)

@@ -1,4 +1,4 @@
-"""What storage rejects, in one line: the object, the cause and the way out."""
+"""Errors of storage in one line: the object, the cause and the fix."""
 
 import errno
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ from sana.errors import SanaError
 _MISSING = {"ENOENT", "EISDIR", "ENOTDIR", "NoSuchKey", "404"}
 _NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the server is up, no firewall is between"
 _EXPIRED = "the credentials have expired: get new ones, then run again"
-_BUSY = "the store is overloaded or failing, and stayed so while it was asked again and again: run again later"
-_BROKEN = "the connection broke off again and again: check the network, then run again"
+_BUSY = "the store is overloaded or failing, and stayed so through all retries: run again later"
+_BROKEN = "the connection broke off in all retries: check the network, then run again"
 _NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
-SHORT = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
+TRUNCATED = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
 CAUSES = {  # errno name, S3 error code or exception name -> what happened and what to do
     "ENOSPC": "the disk is full: free some space or choose another root, then run again",
     "EDQUOT": "the disk quota is used up: free some space or choose another root, then run again",
@@ -21,15 +21,15 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
     "EACCES": _NO_PERMISSION,
     "EPERM": "not permitted: an immutable file, or a file system without hard links; choose another root",
     "EROFS": "the file system is read-only: remount it or choose another root",
-    "EEXIST": "a file stands where a folder is needed, or a folder where the file goes: move it away",
-    "InvalidRange": SHORT,
+    "EEXIST": "there is a file where a folder is needed, or a folder where the file goes: move it away",
+    "InvalidRange": TRUNCATED,
     "NoCredentialsError": "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "InvalidAccessKeyId": "the endpoint does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
-    "InvalidToken": "AWS_SESSION_TOKEN does not belong to this access key: set all three anew, then run again",
-    "400": f"rejected without a reason, as a HEAD has no body; mostly {_EXPIRED}",
+    "InvalidToken": "AWS_SESSION_TOKEN does not belong to this access key: set all three again, then run again",
+    "400": f"refused without a reason, as a HEAD has no body; mostly {_EXPIRED}",
     "RequestTimeTooSkewed": "this machine's clock is wrong: set it, then run again",
     "AccessDenied": _NO_PERMISSION,
     "403": _NO_PERMISSION,  # a HEAD has no body, so no better code
@@ -42,16 +42,16 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
         ("ClientPayloadError", "AioReadTimeoutError", "IncompleteReadError", "ConnectionClosedError", "ECONNRESET"),
         _BROKEN,
     ),
-    "ReadTimeoutError": "no answer in time, again and again: the server hangs, or a firewall swallows what it says",
+    "ReadTimeoutError": "no answer in time in any retry: the server hangs, or a firewall drops its answers",
 }
 
 
 class StoreError(SanaError):
-    """Storage cannot do what was asked: one line with the object, the cause and the way out."""
+    """Storage refused a request: one line with the object, the cause and the fix."""
 
 
 @contextmanager
-def explained(uri: str, *errors: type[Exception], note: str = "", writing: bool = False) -> Iterator[None]:
+def clear_errors(uri: str, *errors: type[Exception], note: str = "", writing: bool = False) -> Iterator[None]:
     """Turn what the system or botocore raises into FileNotFoundError or one clear StoreError."""
     try:
         yield
@@ -74,8 +74,9 @@ def error_code(error: Exception) -> str:
 
 
 def http_status(error: Exception) -> int | None:
+    """Return the HTTP status of S3's answer; None where there was none."""
     response = _response(error)
-    return response["ResponseMetadata"]["HTTPStatusCode"] if response else None
+    return int(response["ResponseMetadata"]["HTTPStatusCode"]) if response else None
 
 
 def _response(error: Exception) -> Any:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sana.atomic_io import TEMP_PREFIX, replacing
-from sana.store import Entries, Entry, Listing, Names, bytes_at, checked, put_and_delete
-from sana.store_errors import SHORT, StoreError, error_code, explained, http_status
+from sana.atomic_io import TEMP_PREFIX, atomic_write
+from sana.store import Entries, Entry, Listing, Names, byte_view, check_key, put_and_delete_test_object
+from sana.store_errors import TRUNCATED, StoreError, clear_errors, error_code, http_status
 
 _T = TypeVar("_T")
 # A stall of 10 s is waited out; a server that never answers is given up after S3_TRIES times READ_TIMEOUT_S.
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S, FIRST_ANSWER_S, S3_TRIES = 5, 20, 10, 7
-BODY_TRIES = 5  # a body that breaks off is botocore's caller's to ask for again
+BODY_TRIES = 5  # botocore does not retry a body that breaks off
 S3_CONCURRENCY = 4  # parts in flight per large object; each holds 50 MB of memory
 BLOCK_BYTES = 32 * 2**20  # of a large object that is fetched: what a broken connection costs
 CONFLICT_WAITS_S = (0.2, 0.4, 0.8, 1.6)  # S3's 409: another conditional write of this key is under way
@@ -27,7 +27,7 @@ CONFLICT_WAITS_S = (0.2, 0.4, 0.8, 1.6)  # S3's 409: another conditional write o
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What S3 says of an object; the ETag is without its quotes, and another one for another content."""
+    """What S3 lists of an object; the ETag, without its quotes, changes with the content."""
 
     key: str
     num_bytes: int
@@ -44,7 +44,7 @@ class S3Store:
     is_local = False
 
     def __init__(self, root: str) -> None:
-        import s3fs  # type: ignore[import-untyped]  # a second to import: only for those who use S3
+        import s3fs  # a second to import: only for those who use S3
         from aiobotocore.response import AioReadTimeoutError
         from aiohttp import ClientError as HttpError
         from aiohttp import ClientPayloadError
@@ -53,7 +53,7 @@ class S3Store:
         self._bucket, _, prefix = root.removeprefix("s3://").rstrip("/").partition("/")
         if not self._bucket:
             raise ValueError(f"root {root!r} names no bucket: s3://bucket/prefix is needed")
-        self._prefix = f"{checked(prefix)}/" if prefix else ""
+        self._prefix = f"{check_key(prefix)}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._errors = (OSError, BotoCoreError, ClientError, HttpError)
         self._broken_body = (ClientPayloadError, AioReadTimeoutError, IncompleteReadError)
@@ -69,7 +69,7 @@ class S3Store:
         )
         self._fs.retries = 1  # botocore tries again, with jitter; a second loop around it would multiply the waits
         try:
-            with self._explained(self.root):  # botocore alone would try a dead endpoint for half a minute
+            with self._clear_errors(self.root):  # botocore alone would try a dead endpoint for half a minute
                 self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1, timeout=FIRST_ANSWER_S)
         except FileNotFoundError as error:
             raise StoreError(f"{root}: the endpoint is no S3 server (404): check AWS_ENDPOINT_URL") from error
@@ -77,12 +77,12 @@ class S3Store:
     def _call(self, method: str, **kwargs: Any) -> Any:
         return self._fs.call_s3(method, Bucket=self._bucket, **kwargs)
 
-    def _explained(self, uri: str, note: str = "") -> AbstractContextManager[None]:
+    def _clear_errors(self, uri: str, note: str = "") -> AbstractContextManager[None]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        return explained(uri, *self._errors, note=f"{note} at {endpoint}")
+        return clear_errors(uri, *self._errors, note=f"{note} at {endpoint}")
 
-    def _whole(self, read: Callable[[], _T]) -> _T:
-        """Read again, after 0.1 to 1.6 s with jitter, when a body breaks off: reset, short, or silent for too long."""
+    def _retry_broken_body(self, read: Callable[[], _T]) -> _T:
+        """Read again, after 0.1 to 1.6 s with jitter, when a body breaks off: reset, too short, or timed out."""
         for number in range(BODY_TRIES - 1):
             try:
                 return read()
@@ -91,10 +91,10 @@ class S3Store:
         return read()
 
     def uri(self, key: str) -> str:
-        return f"{self.root}/{checked(key)}"
+        return f"{self.root}/{check_key(key)}"
 
     def local_path(self, key: str) -> None:
-        checked(key)
+        check_key(key)
 
     def exists(self, key: str) -> bool:
         try:
@@ -107,14 +107,14 @@ class S3Store:
         return self.info(key).num_bytes
 
     def info(self, key: str) -> ObjectInfo:
-        with self._explained(self.uri(key)):
+        with self._clear_errors(self.uri(key)):
             head = self._call("head_object", Key=self._prefix + key)
         return ObjectInfo(key, int(head["ContentLength"]), head["ETag"].strip('"'), head["LastModified"].timestamp())
 
     def read(self, key: str) -> bytes:
-        with self._explained(self.uri(key)):
+        with self._clear_errors(self.uri(key)):
             # more than one at once would ask for the size first
-            return bytes(self._whole(lambda: self._fs.cat_file(self.uri(key), max_concurrency=1)))
+            return bytes(self._retry_broken_body(lambda: self._fs.cat_file(self.uri(key), max_concurrency=1)))
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         if start < 0 or length < 0:  # HTTP would read from the end
@@ -122,14 +122,15 @@ class S3Store:
         if length == 0:  # not a range in HTTP
             self.size(key)
             return b""
-        with self._explained(self.uri(key)):
-            data = bytes(self._whole(lambda: self._fs.cat_file(self.uri(key), start=start, end=start + length)))
+        with self._clear_errors(self.uri(key)):
+            end = start + length
+            data = bytes(self._retry_broken_body(lambda: self._fs.cat_file(self.uri(key), start=start, end=end)))
         if len(data) != length:
-            raise StoreError(f"{self.uri(key)}: {SHORT} (got {len(data)} of {length} from byte {start})")
+            raise StoreError(f"{self.uri(key)}: {TRUNCATED} (got {len(data)} of {length} from byte {start})")
         return data
 
     def read_into(self, key: str, start: int, buffer: memoryview) -> None:
-        buffer = bytes_at(start, buffer)
+        buffer = byte_view(start, buffer)
         buffer[:] = self.read_range(key, start, len(buffer))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -143,11 +144,11 @@ class S3Store:
         """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB).
 
         A request whose answer was lost is sent again (by botocore, or unseen by aiohttp) and finds what it did the
-        first time. So each put carries a mark, and a rejected one looks whose mark the object has.
+        first time. So each put carries a mark, and one that was refused looks whose mark the object has.
         """
         waits_s = iter(CONFLICT_WAITS_S)
         mark = {"put": uuid.uuid4().hex}
-        with self._explained(self.uri(key)):
+        with self._clear_errors(self.uri(key)):
             while True:
                 try:
                     send(mark)
@@ -174,9 +175,9 @@ class S3Store:
     def list_entries(self, prefix: str) -> Entries:
         return sorted(Entry(found.key, found.num_bytes, found.modified_at) for found in self.iter_objects(prefix))
 
-    def orphaned_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
+    def incomplete_uploads(self, *, older_than_s: float, delete: bool) -> Entries:
         before = time.time() - older_than_s
-        with self._explained(self.root):
+        with self._clear_errors(self.root):
             uploads = self._call("list_multipart_uploads", Prefix=self._prefix).get("Uploads", [])
             old = [upload for upload in uploads if upload["Initiated"].timestamp() < before]
             for upload in old if delete else []:
@@ -188,20 +189,20 @@ class S3Store:
         return sorted(d["Prefix"].split("/")[-2] for page in pages for d in page.get("CommonPrefixes", []))
 
     def _pages(self, prefix: str, **kwargs: str) -> Iterator[dict[str, Any]]:
-        folder = self._prefix + (checked(prefix.removesuffix("/")) + "/" if prefix else "")
+        folder = self._prefix + (check_key(prefix.removesuffix("/")) + "/" if prefix else "")
         token: dict[str, str] | None = {}
         while token is not None:
-            with self._explained(f"s3://{self._bucket}/{folder}"):
+            with self._clear_errors(f"s3://{self._bucket}/{folder}"):
                 page = self._call("list_objects_v2", Prefix=folder, **kwargs, **token)
             yield page
             token = {"ContinuationToken": page["NextContinuationToken"]} if page.get("IsTruncated") else None
 
     def delete(self, key: str) -> None:
-        with self._explained(self.uri(key)):
+        with self._clear_errors(self.uri(key)):
             self._call("delete_object", Key=self._prefix + key)
 
     def fetch(self, key: str, path: Path) -> None:
-        with self._explained(self.uri(key), note=f" -> {path}"), replacing(path) as temp, temp.open("wb") as file:
+        with self._clear_errors(self.uri(key), note=f" -> {path}"), atomic_write(path) as temp, temp.open("wb") as file:
             before = self.info(key)
             starts = range(0, before.num_bytes, BLOCK_BYTES)
 
@@ -217,7 +218,7 @@ class S3Store:
                 raise StoreError(f"{self.uri(key)} was replaced while it was read; run again")
 
     def check_writable(self) -> None:
-        put_and_delete(self)
+        put_and_delete_test_object(self)
 
     def free_bytes(self) -> int | None:
         return None

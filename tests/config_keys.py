@@ -3,7 +3,7 @@
 from typing import get_args
 
 from sana.config.pipeline import Config
-from sana.config.section import Section, members
+from sana.config.section import Section, union_members
 
 
 def dotted(section: type[Section] = Config, prefix: str = "") -> set[str]:
@@ -11,7 +11,7 @@ def dotted(section: type[Section] = Config, prefix: str = "") -> set[str]:
     names = set()
     for name, field in section.model_fields.items():
         names.add(f"{prefix}{name}")
-        kinds = list(members(field.annotation).values())
+        kinds = list(union_members(field.annotation).values())
         kinds += [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type)]
         for kind in kinds:
             if issubclass(kind, Section):

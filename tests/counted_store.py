@@ -1,4 +1,4 @@
-"""A store that counts what is asked of it. Light, for processes of their own."""
+"""A store that counts the reads it serves. Light to import, for tests that start processes."""
 
 import fcntl
 import os
@@ -9,7 +9,7 @@ from sana.store import open_store
 
 
 class Counted:
-    """The store at a root; all that is not counted is its own."""
+    """The store at a root; methods that are not counted are its own."""
 
     def __init__(self, root: str) -> None:
         self.store = open_store(root)
@@ -28,7 +28,7 @@ class Counted:
 
 
 def used(folder: Path) -> int:
-    """Bytes in a cache without its ledger, fetches under way included; nothing comes or goes meanwhile."""
+    """Return the bytes in a cache without its ledger, unfinished fetches included; the cache is locked meanwhile."""
     lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Stages and workers in processes that start at once: forked from a server that has torch imported and never used it.
+"""Stages and workers in processes that start at once: forked from a server that has imported torch and never used it.
 
 A fresh interpreter spends ten seconds on its imports, which a test of twenty kills cannot afford.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import sana.stages.bucket  # what the children use, so that the server has it
+import sana.stages.bucket  # used by the children, so imported in the server
 import sana.stages.encode_latents
 import sana.stages.probe
 import sana.workers.encode_latents  # noqa: F401
@@ -40,12 +40,12 @@ def start(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def _run(environ: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
-    os.environ.update(environ)  # the server's is that of its start
+    os.environ.update(environ)  # the server has that of its start
     target(*arguments)
 
 
 def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
-    """Run one stage whose inputs are committed, its worker included, in this process; `marker` says that it began."""
+    """Run one stage whose inputs are committed, and its worker, in this process; `marker` is created when it begins."""
     context = place.context(*overrides)
     inputs = inputs_of(context, name)
     marker.touch()
@@ -55,16 +55,16 @@ def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
 
 def train_and_die(place: Place, step: int, *overrides: str) -> None:
     """Run the train stage in this process, which kills itself once a checkpoint of that step is committed."""
-    from sana.training.checkpoint_manager import Trajectory
+    from sana.training.checkpoint_manager import CheckpointManager
 
-    save = Trajectory.save
+    save = CheckpointManager.save
 
-    def save_and_die(self: Trajectory, snapshot: Any, cursor: Any) -> None:
+    def save_and_die(self: CheckpointManager, snapshot: Any, cursor: Any) -> None:
         save(self, snapshot, cursor)
         if snapshot.step == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Trajectory.save = save_and_die  # type: ignore[method-assign]
+    CheckpointManager.save = save_and_die  # type: ignore[method-assign]
     one_stage(place, "train", place.folder / "began", *overrides)
 
 
@@ -72,7 +72,7 @@ def train_and_die(place: Place, step: int, *overrides: str) -> None:
 def forked_workers(before: Callable[[], None] | None = None) -> Iterator[list[int]]:
     """Run workers as forked processes, as many as the stage asks for; `before` is called in each of them first.
 
-    Gives a list that grows by the number of processes of each launch.
+    Yields a list that grows by the number of processes of each launch.
     """
     launches: list[int] = []
 

@@ -1,4 +1,4 @@
-"""A store to take care of: the demo up to train, its keys by kind, and damage to one of them."""
+"""A store for tests of maintenance: the demo up to train, its keys by kind, and damage to one of them."""
 
 from pathlib import Path
 

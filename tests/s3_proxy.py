@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real S3 server that spoils chosen requests: what networks and busy stores do."""
+"""A TCP proxy in front of a real S3 server that injects faults of networks and busy stores into chosen requests."""
 
 import socket
 import struct
@@ -32,7 +32,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """What a policy is asked about: `number` counts the requests of the proxy from 0."""
+    """What a policy decides on: `number` counts the requests of the proxy from 0."""
 
     number: int
     method: str
@@ -42,17 +42,17 @@ class Request:
 Policy = Callable[[Request], Fault | None]
 
 
-def sound(request: Request) -> None:
-    """A policy that spoils nothing."""
+def no_fault(request: Request) -> None:
+    """A policy that injects nothing."""
 
 
 class FaultyProxy:
-    """Listens on the loopback, from `with` to its end; `policy` may be replaced at any time; `seen` is a record."""
+    """Listens on the loopback, from `with` to its end; `policy` may be replaced at any time; `seen` is the log."""
 
     def __init__(self, upstream: str) -> None:
         host, _, port = upstream.removeprefix("http://").partition(":")
         self._upstream = (host, int(port))
-        self.policy: Policy = sound
+        self.policy: Policy = no_fault
         self.seen: list[tuple[Request, Fault | None]] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -62,11 +62,11 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def faults(self) -> list[Fault]:
-        """The faults that were injected so far, in order."""
+        """Return the faults that were injected so far, in order."""
         return [fault for _, fault in self.seen if fault]
 
-    def spoil(self, fault: Fault, *, method: str, times: int = 1, path: str = "") -> None:
-        """Spoil the next `times` requests of this method whose path holds `path`, and no other; forgets `seen`."""
+    def inject(self, fault: Fault, *, method: str, times: int = 1, path: str = "") -> None:
+        """Inject a fault into the next `times` requests of this method whose path contains `path`; clears `seen`."""
         left = [times]
 
         def policy(request: Request) -> Fault | None:
@@ -133,7 +133,7 @@ class FaultyProxy:
         if fault is Fault.RESET:
             return _reset(client)
         if fault in (Fault.INTERNAL, Fault.SLOW_DOWN, Fault.EXPIRED, Fault.FORBIDDEN):
-            client.sendall(_rejection(fault, method))
+            client.sendall(_error_answer(fault, method))
             return True
         if fault is Fault.STALL:
             time.sleep(STALL_S)
@@ -196,7 +196,7 @@ def _forward_chunks(client: socket.socket, answers) -> None:
             return
 
 
-def _rejection(fault: Fault, method: str) -> bytes:
+def _error_answer(fault: Fault, method: str) -> bytes:
     status, code = fault.split(" ")
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
     head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -17,7 +17,7 @@ GRPC_OFFSET = 10_000  # weed serves gRPC at every http port + 10000, so ports st
 
 
 class WeedServer:
-    """A server with one bucket, from `with` to its end. Nothing outlives it: no process, socket or file."""
+    """A server with one bucket, from `with` to its end. It leaves no process, socket or file."""
 
     access_key = "labkey"
     secret_key = "labsecret"
@@ -27,7 +27,7 @@ class WeedServer:
         self.endpoint = ""
 
     def env(self) -> dict[str, str]:
-        """Return the environment with which any AWS client finds this server and nothing else."""
+        """Return the environment with which any AWS client uses this server and no other."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -70,7 +70,7 @@ class WeedServer:
         self._stop()
 
     def _wait_for_signed_put(self) -> None:
-        """A signed PUT proves more than a health page: storage is ready, and the credentials are."""
+        """Wait until a signed PUT works: unlike a health page it shows that storage and credentials are ready."""
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError

@@ -1,4 +1,4 @@
-"""A bench for the training loop: trajectories on a synthetic store, in this process or in processes of their own."""
+"""A test bench for the training loop: trajectories on a synthetic store, in this process or in others."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from typing import Any
 from sana.config.pipeline import Config
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
-from sana.training.checkpoint import Checkpoint, at_step, read_metrics
+from sana.training.checkpoint import Checkpoint, read_checkpoint, read_metrics
 from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests.training_store import Encoded, train_config, train_job
@@ -22,22 +22,22 @@ class Lab:
         self.encoded, self.folder, self.model, self.store = encoded, folder, model, encoded.store
         self.runs = 0
 
-    def job(self, trajectory: str, **knobs: Any) -> Job[TrainSpec]:
+    def job(self, trajectory: str, **settings: Any) -> Job[TrainSpec]:
         self.runs += 1
-        spec = {name: knobs.pop(name) for name in ("keep_steps", "draws_per_epoch") if name in knobs}
-        config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **knobs)
+        spec = {name: settings.pop(name) for name in ("keep_steps", "draws_per_epoch") if name in settings}
+        config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **settings)
         return train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
 
     def key(self, trajectory: str) -> str:
         return f"{self.folder.name}-{trajectory}"
 
-    def train(self, trajectory: str, **knobs: Any) -> Checkpoint:
-        job = self.job(trajectory, **knobs)
+    def train(self, trajectory: str, **settings: Any) -> Checkpoint:
+        job = self.job(trajectory, **settings)
         train(job)
         return self.at(trajectory, job.config.train.max_steps)
 
     def at(self, trajectory: str, step: int) -> Checkpoint:
-        return at_step(self.store, self.key(trajectory), step)
+        return read_checkpoint(self.store, self.key(trajectory), step)
 
     def rows(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
         """All metrics but times, which differ between any two runs."""

@@ -119,8 +119,8 @@ def _columns(location: Location) -> dict[str, Any]:
 
 
 def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:
-    """A config of a short run; `train` overrides its knobs, those of resources included."""
-    knobs: dict[str, Any] = {
+    """A config of a short run; `train` overrides its settings, those of resources included."""
+    settings: dict[str, Any] = {
         "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "lr_schedule": {"warmup_steps": 2},
         "optimizer": {"epsilon": 1e-8}, "max_grad_norm": 1.0, "ema_decay": 0.9, "mixed_precision": "fp32",
         "caption_dropout": 0.2,
@@ -130,14 +130,14 @@ def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: An
         "checkpoint_every": 4, "eval_every": 0, "log_every": 3,
     }  # fmt: skip
     for name, value in train.items():
-        (resources if name in TrainResources.model_fields else knobs)[name] = value
+        (resources if name in TrainResources.model_fields else settings)[name] = value
     return check(
         {
             "root": encoded.store.root,
             "work_dir": str(work_dir),
             "model": {"path": str(tiny_model)},
             "download": {"datasets": [{"id": "test", "source": "unused"}]},
-            "train": {**knobs, "resources": resources},
+            "train": {**settings, "resources": resources},
             "evaluate": {"num_sigmas": 4},
             "sample": {"prompts": {"a": "a"}},
         },
@@ -149,14 +149,14 @@ def train_job(
     encoded: Encoded, config: Config, tiny_model: Path, *, trajectory: str = "t", **spec: Any
 ) -> Job[TrainSpec]:
     """Write a job as the train stage would, and read it back as its worker does."""
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "fingerprint": f"f{config.train.max_steps}",
         "keep_steps": (),
         "draws_per_epoch": {},
         **spec,
     }
     model = ModelSource(str(tiny_model), None)
-    made = TrainSpec(model, encoded.latents, encoded.captions, trajectory, **told)
+    made = TrainSpec(model, encoded.latents, encoded.captions, trajectory, **fields)
     return read_job(write_job(config, made), TrainSpec)
 
 
@@ -170,11 +170,11 @@ def evaluate_job(
 
 
 def reports_to(job: Job, listener: Callable[[Progress], None]) -> Job:
-    """The same job, whose reports go to a function of the test as well."""
+    """Return the same job, which also reports to a function of the test."""
 
-    class Overheard(Job):
+    class ListenedJob(Job):
         def report(self, progress: Progress) -> None:
             super().report(progress)
             listener(progress)
 
-    return Overheard(**replace(job).__dict__)
+    return ListenedJob(**replace(job).__dict__)

@@ -54,7 +54,7 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
     same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
     lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_repair(p, same, invalidate)}" for p in health.problems]
     _list(lines, every)
-    _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
+    _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphaned_objects], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
@@ -89,7 +89,7 @@ def gc(
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
     from flows.cli.show import RunDisplay
     from flows.cli.tables import orphaned_table
-    from sana.maintenance.gc import OrphanedObject, find_orphaned_objects, remove
+    from sana.maintenance.gc import OrphanedObject, delete_objects, find_orphaned_objects
     from sana.maintenance.object_graph import read_object_graph
 
     store, grace_s = _open(config, root), grace_hours * HOUR_S
@@ -99,10 +99,10 @@ def gc(
         in_use = _in_use(config, root) if config and age_s is not None else ()
         orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
-            orphaned = remove(store, found, orphaned, report=display.reporter("delete", with_unit=True))
+            orphaned = delete_objects(store, found, orphaned, report=display.reporter("delete", with_unit=True))
         left = [
             OrphanedObject(*entry, "left by a killed put")
-            for entry in store.orphaned_uploads(older_than_s=grace_s, delete=delete)
+            for entry in store.incomplete_uploads(older_than_s=grace_s, delete=delete)
         ]
     if not orphaned and not left:
         click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
@@ -157,8 +157,8 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
         done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=report)
     click.echo(
         f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
-        f"{done.num_there} were there"
-        + ("" if deep or not done.num_there else ", compared in part (all of it: --deep)")
+        f"{done.num_present} were there"
+        + ("" if deep or not done.num_present else ", compared in part (all of it: --deep)")
     )
     if done.kept:
         click.echo(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sana.maintenance.gc import OrphanedObject
-from sana.maintenance.verify import Health
+from sana.maintenance.verify import VerifyResult
 from sana.progress import in_units
 from sana.store import Store
 
@@ -32,15 +32,15 @@ def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return render(table)
 
 
-def health_table(health: Health, store: Store) -> str:
+def health_table(health: VerifyResult, store: Store) -> str:
     """Render what a verification found, per stage."""
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "objects", "size", "ok", "damaged", "missing", "orphans", "of size"):
         table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for name, found in sorted(health.stages.items()):
         bad = [Text(str(number), style="bold red" if number else "") for number in (found.damaged, found.missing)]
-        size, orphaned = in_units(found.num_bytes), in_units(found.orphan_bytes)
-        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.orphans), orphaned)
+        size, orphaned = in_units(found.num_bytes), in_units(found.orphaned_bytes)
+        table.add_row(name, str(found.num_objects), size, str(found.ok), *bad, str(found.num_orphaned), orphaned)
     return f"{render(table)}\nof {store.root}; orphans are what nothing committed refers to: `sana gc` deletes them"
 
 

@@ -13,8 +13,8 @@ class BucketRules(Section):
 
     buckets: tuple[str, ...] = Field(
         (),
-        description="shapes a clip may take, frames x height x width; unset: `table` and `num_frames` say them. "
-        "A clip goes to the nearest in log aspect ratio, then to the longest it has the frames for",
+        description="shapes of samples, frames x height x width; unset: by `table` and `num_frames`. "
+        "A clip goes to the nearest in log aspect ratio, then to the longest that it has enough frames for",
     )
     table: Literal["official_480p", "official_720p", "resolution"] = Field(
         "official_480p", description="heights and widths: the model's own tables, or made from `resolution`"
@@ -47,26 +47,28 @@ class BucketRules(Section):
     )
     crop: bool = Field(
         False,
-        description="false: a frame is scaled to cover the bucket and only what is over is trimmed; true: a piece of "
-        "the bucket's size is cut out of the frame as it is",
+        description="false: a frame is scaled to cover the bucket, and only the excess is cropped; true: a region of "
+        "the bucket's size is cropped from the unscaled frame",
     )
     crop_position: Literal["center", "random", "corner"] = Field(
-        "center", description="what part is kept: the centre, one drawn by clip_id, or the top left"
+        "center", description="which part is kept: the centre, one drawn by clip_id, or the top left"
     )
     allow_upscale: bool = Field(False, description="take clips smaller than their bucket instead of rejecting them")
     max_aspect_ratio: float = Field(
-        4.0, ge=1.0, description="longer over shorter side; beyond it a clip is rejected, most of it would be cut away"
+        4.0,
+        ge=1.0,
+        description="longer over shorter side; above it a clip is rejected: most of it would be cropped",
     )
     window: Literal["head", "middle", "random", "uniform", "stride"] = Field(
         "head",
-        description="which frames of a clip are used: the first; the middle; starts drawn by clip_id, the same for "
-        "ever; starts spread evenly from the clip's begin to its end; starts every window_stride frames",
+        description="which frames of a clip are used: the first; the middle; starts drawn by clip_id, the same in "
+        "every run; starts spread evenly over the clip; starts every window_stride frames",
     )
     windows_per_clip: int = Field(
         1,
         ge=1,
         le=1000,
-        description="at most so many samples of a clip, each with another start; fewer where it has no room for more. "
+        description="samples of a clip, at most, each with another start; fewer where the clip is too short for more. "
         "head and middle give one",
     )
     window_stride: int | None = Field(
@@ -83,37 +85,37 @@ class BucketRules(Section):
     max_frames: int | None = Field(
         None,
         ge=1,
-        description="of clips with more frames only the first so many are used, or they are rejected, by "
-        "too_long; unset: no limit",
+        description="of a longer clip only the first so many frames are used, or it is rejected, by too_long; unset: "
+        "no limit",
     )
-    too_long: Literal["reject", "trim"] = Field("trim", description="what becomes of a clip with over max_frames")
+    too_long: Literal["reject", "trim"] = Field("trim", description="what is done with a clip of more than max_frames")
 
     @field_validator("buckets")
     @classmethod
-    def _parse(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        # sorted: the order of the list changes nothing, so it must not change the fingerprint
+    def _parse_buckets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # sorted: the order of the list has no effect, so it must not change the fingerprint
         return tuple(str(bucket) for bucket in sorted({Bucket.parse(name) for name in names}))
 
     @field_validator("num_frames")
     @classmethod
-    def _latent_frames(cls, num_frames: int) -> int:
+    def _num_frames_is_4k_plus_1(cls, num_frames: int) -> int:
         if (num_frames - 1) % 4:
             raise ValueError(f"{num_frames} is not 4k + 1; use {num_frames - (num_frames - 1) % 4}")
         return num_frames
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        def unused(name: str, when: str) -> None:
+        def check_unused(name: str, when: str) -> None:
             if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} has no effect {when}; remove it")
 
         if self.buckets:
             for name in ("table", "strategy", "num_frames", "frame_interval", "resolution"):
-                unused(name, "with a list of buckets, which names all shapes")
+                check_unused(name, "with a list of buckets, which names all shapes")
         elif (self.table == "resolution") != (self.resolution is not None):
             raise ValueError("table: resolution and the key resolution go together; set both or neither")
         if self.strategy == "aspect_ratio":
-            unused("frame_interval", "with strategy: aspect_ratio")
+            check_unused("frame_interval", "with strategy: aspect_ratio")
         if (self.maximum_image_size is None) != (self.target_downsample_size is None):
             raise ValueError("maximum_image_size and target_downsample_size go together; set both or neither")
         if self.maximum_image_size is not None and not self.crop:
@@ -127,13 +129,15 @@ class BucketRules(Section):
                 f"{self.maximum_image_size:g}: clips would be scaled up; lower it"
             )
         if self.window in ("head", "middle"):
-            unused("windows_per_clip", f"with window: {self.window}, which gives one; use random, uniform or stride")
+            check_unused(
+                "windows_per_clip", f"with window: {self.window}, which gives one; use random, uniform or stride"
+            )
         if self.window == "stride" and self.windows_per_clip == 1:
             raise ValueError("window: stride with windows_per_clip: 1 is window: head; say how many it may give")
         if self.window != "stride":
-            unused("window_stride", f"with window: {self.window}")
+            check_unused("window_stride", f"with window: {self.window}")
         if self.max_frames is None:
-            unused("too_long", "without max_frames")
+            check_unused("too_long", "without max_frames")
         shortest = min(shape.num_frames for shape in self.shapes)
         if self.max_frames is not None and self.max_frames < max(shortest, self.min_frames):
             raise ValueError(
@@ -158,7 +162,7 @@ class BucketRules(Section):
 
 
 class BucketConfig(BucketRules):
-    """The rules of every data set that has none of its own, the split, and what becomes of small buckets."""
+    """The rules of data sets without rules of their own, the split, and what is done about small buckets."""
 
     small_buckets: Literal["keep", "merge", "oversample"] = Field(
         "keep",
@@ -174,7 +178,7 @@ class BucketConfig(BucketRules):
     split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
 
     @model_validator(mode="after")
-    def _small_means_something(self) -> Self:
+    def _small_buckets_consistent(self) -> Self:
         if self.small_buckets != "keep" and not self.min_bucket_samples:
             raise ValueError(f"small_buckets: {self.small_buckets} needs min_bucket_samples, below which it applies")
         if self.small_buckets == "keep" and self.min_bucket_samples:

@@ -11,15 +11,17 @@ from sana.config.section import Section
 
 
 class DatasetConfig(Section):
-    # where the files are is not what they are: a laptop and a bucket with the same files agree.
-    # What bucket and train read of a data set stands in their recipes.
+    """One data set: where it is, and how its clips are used."""
+
+    # not where the files are: a laptop and a bucket with the same files have the same hash.
+    # The settings that bucket and train read are in their recipes.
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
         {"source", "revision", "max_rejected_fraction", "disabled", "role", "repeats", "sampling_weight", "bucket"}
     )
 
     id: str = Field(
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
-        description="short name; part of every clip_id, so renaming it makes new clips",
+        description="short name; part of every clip_id, so a new name makes new clips",
     )
     source: str = Field(
         min_length=1,
@@ -29,8 +31,8 @@ class DatasetConfig(Section):
     revision: str = Field("main", description="branch, tag or commit of a Hugging Face data set; else unused")
     source_pattern: str | None = Field(
         None,
-        description="regular expression on the file's stem whose first group is the source_id (the film or shot a clip "
-        "was cut from), so that one source is never in both splits; unset: every clip is its own source",
+        description="regular expression on the file's stem whose first group is the source_id (the video or shot a "
+        "clip was cut from), so that no source is in both splits; unset: every clip is its own source",
     )
     max_rejected_fraction: float = Field(
         0.05, ge=0.0, le=1.0, description="a stage that rejects a larger part of its clips fails, with the top reasons"
@@ -51,30 +53,30 @@ class DatasetConfig(Section):
         1.0,
         gt=0.0,
         le=1000.0,
-        description="each sample is drawn (repeats + 1) x sampling_weight times an epoch; of a fraction, as many "
-        "samples are drawn, others in each epoch",
+        description="each sample is drawn (repeats + 1) x sampling_weight times an epoch; for a fraction, that part "
+        "of the samples is drawn, others in each epoch",
     )
     bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
 
     @property
     def where(self) -> str:
-        """What messages call this data set; an override of one of its values is `download.datasets.<id>.<key>=`."""
+        """The name of this data set in messages; an override of a setting is `download.datasets.<id>.<key>=`."""
         return f"download.datasets[{self.id}]"
 
     @property
     def draws_per_epoch(self) -> float:
-        """How often each of its samples stands in an epoch, on average."""
+        """How often each of its samples is drawn in an epoch, on average."""
         return (self.repeats + 1) * self.sampling_weight
 
     @model_validator(mode="after")
-    def _one_way_to_the_source_id(self) -> Self:
+    def _one_source_id_rule(self) -> Self:
         if self.source_pattern and self.captions.source_column:
             raise ValueError("source_pattern and captions.source_column both say what the source_id is; remove one")
         return self
 
     @field_validator("source_pattern")
     @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
+    def _pattern_has_a_group(cls, pattern: str | None) -> str | None:
         if pattern is None:
             return None
         try:
@@ -96,11 +98,11 @@ class DownloadConfig(Section):
     resources: DownloadResources = DownloadResources()
 
     @model_validator(mode="after")
-    def _no_twins(self) -> Self:
+    def _no_duplicate_ids(self) -> Self:
         ids = [dataset.id for dataset in self.datasets]
-        twins = sorted({name for name in ids if ids.count(name) > 1})
-        if twins:
-            raise ValueError(f"two data sets share the id {', '.join(twins)}; ids must differ")
+        duplicates = sorted({name for name in ids if ids.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"two data sets share the id {', '.join(duplicates)}; ids must differ")
         if not self.enabled:
             raise ValueError("every data set is disabled; enable one")
         return self
@@ -116,13 +118,13 @@ class DownloadConfig(Section):
 
 class ProbeResources(Section):
     num_workers: int = Field(8, ge=1, le=256, description="threads that open videos")
-    clips_per_part: int = Field(1024, ge=1, le=1_000_000, description="clips that are committed at once")
+    clips_per_part: int = Field(1024, ge=1, le=1_000_000, description="clips per committed part")
 
 
 class ProbeConfig(Section):
     duplicates: Literal["reject", "keep"] = Field(
         "reject",
-        description="of videos with equal content only the first by clip_id is taken, or all: two of them may end up "
-        "on both sides of the split",
+        description="of videos with equal content only the first by clip_id is kept, or all: then duplicates may be "
+        "in both splits",
     )
     resources: ProbeResources = ProbeResources()

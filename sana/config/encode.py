@@ -17,13 +17,13 @@ class ModelConfig(Section):
 
 class EncodeCaptionsResources(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the text encoder runs")
-    texts_per_part: int = Field(1024, ge=1, le=1_000_000, description="texts that are committed at once")
+    texts_per_part: int = Field(1024, ge=1, le=1_000_000, description="texts per committed part")
 
 
 class EncodeCaptionsConfig(Section):
     template: Literal["video", "image", "none"] = Field(
         "video",
-        description="instruction put before a caption: diffusers' video one, the official training's image one, none",
+        description="prompt template before a caption: diffusers' for video, the official training's for images, none",
     )
     max_tokens: int = Field(300, ge=8, le=1024, description="tokens kept of a caption, as the pipeline does")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="dtype of the text encoder and of what is stored")
@@ -31,14 +31,14 @@ class EncodeCaptionsConfig(Section):
     padding: Literal["pipeline", "short"] = Field(
         "pipeline",
         description="tokens a caption is padded to while it is encoded: as many as the pipeline does, or the next "
-        "multiple of 64: about twice as fast, and other last bits. What is stored has no padding",
+        "multiple of 64: about twice as fast, with other last bits. Stored embeddings have no padding",
     )
     resources: EncodeCaptionsResources = EncodeCaptionsResources()
 
 
 class EncodeLatentsResources(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the VAE runs")
-    samples_per_part: int = Field(64, ge=1, le=100_000, description="samples that are committed at once")
+    samples_per_part: int = Field(64, ge=1, le=100_000, description="samples per committed part")
     shard_mib: int = Field(128, ge=1, le=4096, description="size in MiB at which a shard is closed")
     num_workers: int = Field(1, ge=1, le=64, description="processes on this machine, each with a VAE of its own")
     decode_threads: int = Field(
@@ -52,14 +52,17 @@ class EncodeLatentsResources(Section):
         0,
         ge=0,
         le=1024,
-        description="runs of `worker_deployment` that share the work, on machines of their own; 0: only this machine",
+        description="runs of `worker_deployment`, each on its own machine, that encode a part of the samples; 0: only "
+        "this machine",
     )
     worker_deployment: str = Field(
         "encode-worker/encode-worker",
         pattern="^[^/]+/[^/]+$",
         description="flow and deployment that remote_workers starts",
     )
-    stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the processes when none reports for this long")
+    stall_timeout_s: float = Field(
+        1800.0, gt=0.0, description="end the processes when none reports progress for this long"
+    )
 
 
 class EncodeLatentsConfig(Section):

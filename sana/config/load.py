@@ -16,16 +16,16 @@ from sana.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: 5e-5 is a number (YAML 1.1 reads text), and a key may stand once."""
+    """YAML as users expect it: 5e-5 is a number (YAML 1.1 reads text), and a duplicate key is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                continue  # the base class says that such a key cannot be
+                continue  # an error in the base class
             if key_node.value in seen and key_node.value != "<<":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} stands twice; remove one", key_node.start_mark
+                    None, None, f"key {key_node.value!r} is given twice; remove one", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
@@ -50,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
     for override in overrides:
-        _apply(raw, override)
+        _apply_override(raw, override)
     _add_prompt_library(raw)
     return check(raw, where=str(path))
 
@@ -80,25 +80,25 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
     sample: Any = raw.get("sample")
     path = sample.get("prompt_library") if isinstance(sample, dict) else None
     if not isinstance(path, str) or not path:
-        return  # none, or what `check` rejects
+        return  # none, or an error of `check`
     try:
         library = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.prompt_library: cannot read {path}: {error}") from error
-    form = '{"nickname": "prompt"} or {"nickname": {"prompt": "..."}}'
+    layout = '{"nickname": "prompt"} or {"nickname": {"prompt": "..."}}'
     if not isinstance(library, dict):
-        raise ConfigError(f"sample.prompt_library: {path} is not {form}")
+        raise ConfigError(f"sample.prompt_library: {path} is not {layout}")
     prompts = {}
     for name, value in library.items():
         prompts[name] = value.get("prompt") if isinstance(value, dict) else value
         if not isinstance(prompts[name], str):
-            raise ConfigError(f"sample.prompt_library: {path}: {name!r} has no prompt; {form} is needed")
+            raise ConfigError(f"sample.prompt_library: {path}: {name!r} has no prompt; {layout} is needed")
     inline = sample.get("prompts") or {}
     if isinstance(inline, dict):
-        twice = sorted(set(inline) & set(prompts))
-        if twice:
+        duplicates = sorted(set(inline) & set(prompts))
+        if duplicates:
             raise ConfigError(
-                f"sample.prompt_library: {path} and sample.prompts both have {', '.join(twice)}; keep one"
+                f"sample.prompt_library: {path} and sample.prompts both have {', '.join(duplicates)}; keep one"
             )
         sample["prompts"] = {**inline, **prompts}
 
@@ -112,13 +112,13 @@ def _parse(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: brackets are nested too deep; is one left open?") from error
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"override {override!r} is not key=value, for example train.learning_rate=1e-4")
     node, rest = raw, key.strip()
     while True:
-        name, rest = _step(node, rest)
+        name, rest = _split_first(node, rest)
         if not rest:
             break
         node = _child(node, name, override)
@@ -128,17 +128,17 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         node[name] = _parse(value, where=f"override {override!r}")
 
 
-def _step(node: Any, path: str) -> tuple[str, str]:
-    """Split the first name off a dotted path; in a list of data sets it may be an id, which may have dots itself."""
-    for name in sorted(_ids(node), key=len, reverse=True):
+def _split_first(node: Any, path: str) -> tuple[str, str]:
+    """Split the first name off a dotted path; in a list of data sets it may be an id, which may contain dots."""
+    for name in sorted(_item_ids(node), key=len, reverse=True):
         if path == name or path.startswith(f"{name}."):
             return name, path[len(name) + 1 :]
     name, _, rest = path.partition(".")
     return name, rest
 
 
-def _ids(node: Any) -> list[str]:
-    """The ids in a list, in its order."""
+def _item_ids(node: Any) -> list[str]:
+    """Return the ids in a list, in its order."""
     items = node if isinstance(node, list) else []
     return [str(item["id"]) for item in items if isinstance(item, dict) and "id" in item]
 
@@ -154,11 +154,11 @@ def _child(node: Any, name: str, override: str) -> Any:
 
 
 def _index(node: list[Any], name: str, override: str) -> int:
-    """Return the position of an item that is named by its id or, as every item may be, by its position."""
-    ids = _ids(node)
+    """Return the position of an item that is named by its id or by its position."""
+    ids = _item_ids(node)
     if name in ids and len(ids) == len(node):
         return ids.index(name)
     if not name.isdigit() or int(name) >= len(node):
-        also = f", nor one of its ids: {', '.join(ids[:8])}" if ids else ""
-        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}{also}")
+        known_ids = f", nor one of its ids: {', '.join(ids[:8])}" if ids else ""
+        raise ConfigError(f"override {override!r}: {name!r} is not a position in a list of {len(node)}{known_ids}")
     return int(name)

@@ -1,4 +1,4 @@
-"""Config of what is learned: the objective, and at which noise levels. Each a union of sections by `name`."""
+"""Config of the objective and of the noise levels. Each is a union of sections by `name`."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Config of the optimizer and of its learning rate: each a union of sections by `name`."""
+"""Config of the optimizer and of the learning rate. Each is a union of sections by `name`."""
 
 from typing import Annotated, Literal
 
@@ -11,16 +11,16 @@ class AdamWConfig(Section):
     name: Literal["adamw"] = Field("adamw", description="AdamW with decoupled weight decay")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="decay of the mean of gradients")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="decay of the mean of their squares")
-    epsilon: float = Field(1e-10, gt=0.0, description="added to the root; the official run uses 1e-10")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay, of matrices and kernels")
+    epsilon: float = Field(1e-10, gt=0.0, description="added to the root of the squares; the official run uses 1e-10")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay of matrices and kernels")
 
 
 class AdafactorConfig(Section):
-    name: Literal["adafactor"] = Field("adafactor", description="Adafactor: of a matrix a row and a column are kept")
-    beta2_decay: float = Field(-0.8, ge=-5.0, lt=0.0, description="squares of step t weigh t to this power")
-    epsilon: float = Field(1e-3, gt=0.0, description="least size a parameter is taken to have; steps are parts of it")
-    clip_threshold: float = Field(1.0, ge=1.0, description="root mean square that a step, of size 1, is cut to")
-    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay, of matrices and kernels")
+    name: Literal["adafactor"] = Field("adafactor", description="Adafactor: row and column statistics of each matrix")
+    beta2_decay: float = Field(-0.8, ge=-5.0, lt=0.0, description="the squares of step t weigh t to this power")
+    epsilon: float = Field(1e-3, gt=0.0, description="smallest size of a parameter; steps are relative to its size")
+    clip_threshold: float = Field(1.0, ge=1.0, description="root mean square to which a step is clipped")
+    weight_decay: float = Field(0.0, ge=0.0, le=1.0, description="decoupled weight decay of matrices and kernels")
 
 
 OptimizerConfig = Annotated[AdamWConfig | AdafactorConfig, Field(discriminator="name"), default_member("adamw")]
@@ -45,8 +45,8 @@ class CosineSchedule(Section):
 LrSchedule = Annotated[ConstantSchedule | CosineSchedule, Field(discriminator="name"), default_member("constant")]
 
 
-def within(schedule: LrSchedule, max_steps: int) -> LrSchedule:
-    """Return the schedule of a run of so many steps: one without `decay_steps` ends with the run."""
+def resolve_schedule(schedule: LrSchedule, max_steps: int) -> LrSchedule:
+    """Return the schedule of a run of `max_steps`: one without `decay_steps` ends with the run."""
     if isinstance(schedule, ConstantSchedule) or schedule.decay_steps is not None:
         return schedule
     return schedule.model_copy(update={"decay_steps": max_steps - schedule.warmup_steps})

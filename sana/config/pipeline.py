@@ -18,7 +18,11 @@ class TrackingConfig(Section):
 
 
 class Config(Section):
-    root: str = Field(".sana/store", min_length=1, description="where artifacts live: a folder or s3://bucket/prefix")
+    """The whole config of a run."""
+
+    root: str = Field(
+        ".sana/store", min_length=1, description="where artifacts are stored: a folder or s3://bucket/prefix"
+    )
     work_dir: str = Field(".sana", min_length=1, description="local folder for logs, locks, caches and databases")
     model: ModelConfig
     download: DownloadConfig
@@ -42,7 +46,7 @@ class Config(Section):
         return work_dir
 
     @model_validator(mode="after")
-    def _both_splits_can_have_clips(self) -> Self:
+    def _no_split_is_empty(self) -> Self:
         roles = {dataset.role for dataset in self.download.enabled}
         held_out = self.bucket.eval_fraction or self.bucket.holdout_sources
         if "eval" not in roles and not held_out:
@@ -55,5 +59,5 @@ class Config(Section):
         return self
 
     def rules_of(self, dataset: DatasetConfig) -> BucketRules:
-        """The bucket rules of a data set: its own, or those of all."""
+        """Return the bucket rules of a data set: its own, or `bucket`."""
         return dataset.bucket or self.bucket

@@ -1,4 +1,4 @@
-"""Settings that had another name: an old one is an error that says the new one. Data, and the one way to apply it."""
+"""Renamed settings: an old key or value is an error that names the new one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,28 +35,28 @@ RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
 }
 
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return a config's plain values under today's names, and one message for each old name or value in it."""
+    """Return a config's plain values under today's names, and one message for each old key or value in it."""
     values: dict[str, Any] = _copy(raw)
     problems: list[str] = []
     for old, new in RENAMED_KEYS.items():
-        for place in _places(values, old.split(".")):
-            value = _at(values, place[:-1]).pop(place[-1])
-            if value == {} and any(problem.startswith(f"{_dotted(place)}.") for problem in problems):
-                continue  # a section whose keys were all named already
-            target = _filled(new.split("."), place)
-            problems.append(f"{_dotted(place)}: is now {_dotted(target)}")
+        for path in _matching_paths(values, old.split(".")):
+            value = _at(values, path[:-1]).pop(path[-1])
+            if value == {} and any(problem.startswith(f"{_dotted(path)}.") for problem in problems):
+                continue  # all keys of the section have their own message
+            target = _filled(new.split("."), path)
+            problems.append(f"{_dotted(path)}: is now {_dotted(target)}")
             _put(values, target, value)
     for key, new_values in RENAMED_VALUES.items():
-        for place in _places(values, key.split(".")):
-            node = _at(values, place[:-1])
-            value = node[place[-1]]
+        for path in _matching_paths(values, key.split(".")):
+            node = _at(values, path[:-1])
+            value = node[path[-1]]
             if isinstance(value, str | bool) and value in new_values:
-                node[place[-1]] = new_values[value]
-                problems.append(f"{_dotted(place)}: {value!r} is now {new_values[value]}")
+                node[path[-1]] = new_values[value]
+                problems.append(f"{_dotted(path)}: {value!r} is now {new_values[value]}")
     return values, problems
 
 
@@ -66,41 +66,41 @@ def _copy(value: Any) -> Any:
     return [_copy(child) for child in value] if isinstance(value, list) else value
 
 
-def _places(node: Any, pattern: list[str], above: Place = ()) -> list[Place]:
-    """Return where a dotted pattern stands in plain values."""
+def _matching_paths(node: Any, pattern: list[str], above: KeyPath = ()) -> list[KeyPath]:
+    """Return the paths that match a dotted pattern in plain values."""
     if not pattern:
         return [above]
     name, *rest = pattern
     if name == "*" and isinstance(node, list):
-        return [place for at, child in enumerate(node) for place in _places(child, rest, (*above, at))]
-    return _places(node[name], rest, (*above, name)) if isinstance(node, dict) and name in node else []
+        return [path for at, child in enumerate(node) for path in _matching_paths(child, rest, (*above, at))]
+    return _matching_paths(node[name], rest, (*above, name)) if isinstance(node, dict) and name in node else []
 
 
-def _filled(pattern: list[str], place: Place) -> Place:
-    positions = iter([part for part in place if isinstance(part, int)])
+def _filled(pattern: list[str], path: KeyPath) -> KeyPath:
+    positions = iter([part for part in path if isinstance(part, int)])
     return tuple(next(positions) if part == "*" else part for part in pattern)
 
 
-def _at(node: Any, place: Place) -> Any:
-    for part in place:
+def _at(node: Any, path: KeyPath) -> Any:
+    for part in path:
         node = node[part]
     return node
 
 
-def _put(values: dict[str, Any], target: Place, value: Any) -> None:
-    """Put a value where it belongs now, unless one is there; sections are joined."""
+def _put(values: dict[str, Any], target: KeyPath, value: Any) -> None:
+    """Put a value at its new path, unless there is one; sections are merged."""
     node: Any = values
     for part in target[:-1]:
         if isinstance(node, dict) and node.get(part) is None:
             node[part] = {}
         if not isinstance(node, dict | list):
-            return  # what stands there is a mistake of its own
+            return  # the value there is a mistake of its own
         node = _at(node, (part,))
     if isinstance(node, dict):
-        there = node.setdefault(target[-1], value)
-        if there is not value and isinstance(there, dict) and isinstance(value, dict):
-            node[target[-1]] = {**value, **there}
+        present = node.setdefault(target[-1], value)
+        if present is not value and isinstance(present, dict) and isinstance(value, dict):
+            node[target[-1]] = {**value, **present}
 
 
-def _dotted(place: Place) -> str:
-    return ".".join(str(part) for part in place)
+def _dotted(path: KeyPath) -> str:
+    return ".".join(str(part) for part in path)

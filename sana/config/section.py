@@ -1,4 +1,4 @@
-"""The closed base of every config section, and what of it enters a hash."""
+"""The closed base of every config section, and which settings enter a hash."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 class Neutral:
     """The value of a setting with which a stage does what it did before that setting existed.
 
-    It stays out of every hash, so a setting that is added moves no address. It need not be the default. Written as
+    It stays out of every hash, so a new setting changes no address. It need not be the default. Written as
     `name: Annotated[kind, Neutral(value)] = Field(default, ...)`.
     """
 
@@ -21,8 +21,8 @@ class Neutral:
 class Section(BaseModel):
     """A frozen group of settings: an unknown key is an error.
 
-    Settings that change bytes stand in the section and enter fingerprints, under their names: both are a frozen wire
-    format, and `tests/golden/test_addresses.py` holds it. Settings that change speed or permission only are named in
+    Settings that change bytes enter fingerprints under their names: both are a frozen wire format, which
+    `tests/golden/test_addresses.py` checks. Settings that change speed or permission only are named in
     `UNHASHED` (usually one sub-section, `resources`): changing them reruns nothing.
     """
 
@@ -30,7 +30,7 @@ class Section(BaseModel):
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources"})
 
     def hashed(self) -> dict[str, Any]:
-        """Return the settings that change bytes, as plain JSON values, less those that have their neutral value."""
+        """Return the settings that change bytes, as plain JSON values, without those that have their neutral value."""
         plain = self.model_dump(mode="json")
         hashed: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
@@ -47,7 +47,7 @@ class Section(BaseModel):
 
 
 def default_member(name: str) -> BeforeValidator:
-    """Say which section of a union is meant where `name` is left out: the first.
+    """Choose the section `name` of a union where the config does not name one.
 
     Written as `Kind = Annotated[First | Second, Field(discriminator="name"), default_member("first")]`; each member
     has a literal `name`.
@@ -55,8 +55,8 @@ def default_member(name: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, Mapping) else value)
 
 
-def members(annotation: Any) -> dict[str, type[Section]]:
-    """Return the sections of a union that are told apart by their `name`, by it; empty for any other annotation."""
+def union_members(annotation: Any) -> dict[str, type[Section]]:
+    """Return the sections of a union with the discriminator `name`, by name; empty for any other annotation."""
     sections = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
     if len(sections) < 2:
         return {}

@@ -6,19 +6,26 @@ from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import Bucket
 from sana.config.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
-from sana.config.optimizer import AdamWConfig, ConstantSchedule, CosineSchedule, LrSchedule, OptimizerConfig, within
+from sana.config.optimizer import (
+    AdamWConfig,
+    ConstantSchedule,
+    CosineSchedule,
+    LrSchedule,
+    OptimizerConfig,
+    resolve_schedule,
+)
 from sana.config.section import Neutral, Section
 
 
 class TrainResources(Section):
     num_processes: int = Field(1, ge=1, le=4096, description="ranks started on this machine")
     micro_batch_size: int = Field(
-        1, ge=1, le=1024, description="samples per forward pass and rank; the rest accumulates"
+        1, ge=1, le=1024, description="samples per forward pass and rank; the rest is accumulated"
     )
-    gradient_checkpointing: bool = Field(True, description="recompute activations: gradients stay bit-equal")
+    gradient_checkpointing: bool = Field(True, description="recompute activations: less memory, bit-equal gradients")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
     prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
-    verify_checksums: bool = Field(True, description="check each sample's digest whenever it is read")
+    verify_checksums: bool = Field(True, description="check each sample's digest on every read")
     shard_cache_gib: float = Field(
         0.0,
         ge=0.0,
@@ -43,16 +50,18 @@ class TrainConfig(Section):
     global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
     lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
-    optimizer: OptimizerConfig = Field(AdamWConfig(), description="what makes a step of the gradients")
+    optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimizer")
     max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
-    caption_dropout: float = Field(0.1, ge=0.0, le=1.0, description="chance that a caption becomes the null caption")
+    caption_dropout: float = Field(
+        0.1, ge=0.0, le=1.0, description="probability that the null caption replaces a caption"
+    )
     ema_decay: float = Field(
         0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32"
     )
     mixed_precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
-        FlowMatchingConfig(), description="what is predicted, and how an error is weighed"
+        FlowMatchingConfig(), description="the training objective"
     )
     text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(
         "batch",
@@ -69,12 +78,12 @@ class TrainConfig(Section):
                 f"lr_schedule.min_learning_rate {schedule.min_learning_rate} is above learning_rate "
                 f"{self.learning_rate}; lower it"
             )
-        per_pass = self.resources.num_processes * self.resources.micro_batch_size
-        if self.global_batch_size % per_pass:
+        at_once = self.resources.num_processes * self.resources.micro_batch_size
+        if self.global_batch_size % at_once:
             raise ValueError(
                 f"global_batch_size {self.global_batch_size} is not a multiple of num_processes x micro_batch_size = "
                 f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
-                f"use {-(-self.global_batch_size // per_pass) * per_pass}"
+                f"use {-(-self.global_batch_size // at_once) * at_once}"
             )
         if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
             raise ValueError(
@@ -86,16 +95,16 @@ class TrainConfig(Section):
     @property
     def schedule_ends_with_run(self) -> bool:
         """Whether the learning rate of a step depends on max_steps, so that raising it starts a new run."""
-        return within(self.lr_schedule, self.max_steps) != self.lr_schedule
+        return resolve_schedule(self.lr_schedule, self.max_steps) != self.lr_schedule
 
-    def trajectory(self) -> dict[str, object]:
-        """Return the knobs that determine the bytes of every step: all but the number of steps.
+    def trajectory_settings(self) -> dict[str, object]:
+        """Return the settings that determine the bytes of every step: all but the number of steps.
 
-        A cosine without `decay_steps` ends with the run, so there the number of steps belongs to it.
+        A cosine without `decay_steps` ends with the run, so it includes the number of steps.
         """
-        knobs = {**self.hashed(), "lr_schedule": within(self.lr_schedule, self.max_steps).hashed()}
-        knobs.pop("max_steps")
-        return knobs
+        settings = {**self.hashed(), "lr_schedule": resolve_schedule(self.lr_schedule, self.max_steps).hashed()}
+        settings.pop("max_steps")
+        return settings
 
 
 class EvaluateConfig(Section):
@@ -108,7 +117,7 @@ class SampleResources(Section):
 
 
 class SampleConfig(Section):
-    # what is in the file is in `prompts` once the config is loaded: its content counts, not where it was
+    # the prompts of the file are in `prompts` once the config is loaded: the content is hashed, not the path
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library"})
 
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
@@ -118,11 +127,11 @@ class SampleConfig(Section):
         description='JSON file with more prompts, {"nickname": "prompt"} or {"nickname": {"prompt": "..."}}; '
         "added to `prompts` when the config is read",
     )
-    negative_prompt: str = Field("", description="what guidance points away from; empty: the null caption of training")
+    negative_prompt: str = Field("", description="what guidance steers away from; empty: the null caption of training")
     bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
     num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")
     guidance_scale: float = Field(6.0, ge=1.0, le=100.0, description="classifier-free guidance; 1: off")
-    weights: Literal["ema", "live"] = Field("ema", description="which weights sample")
+    weights: Literal["ema", "live"] = Field("ema", description="which weights are sampled: EMA or live")
     seed: int = Field(0, ge=0, description="seed of the starting noise")
     fps: float = Field(16.0, gt=0.0, le=240.0, description="frame rate of the written mp4")
     resources: SampleResources = SampleResources()

@@ -1,4 +1,4 @@
-"""What a root holds and what refers to what: the ground that verify, gc, export and import stand on.
+"""The object graph of a root: its objects, and which record refers to which. verify, gc, export and import read it.
 
 Records (commit files, parts, compacted tables, checkpoint indexes) are read; all else is data that they refer to.
 """
@@ -20,8 +20,9 @@ from sana.facts import TrainFacts
 from sana.progress import Progress, Report, noop
 from sana.runtime.pool import compacted_names
 from sana.runtime.threads import in_threads
-from sana.store import Entry, Store, StoreError
-from sana.training.checkpoint import Checkpoint, at_step
+from sana.store import Entry, Store
+from sana.store_errors import StoreError
+from sana.training.checkpoint import Checkpoint, read_checkpoint
 
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
 
@@ -45,19 +46,19 @@ RECORDS = ("artifact", "part", "compacted", "checkpoint")
 
 
 def kind_of(key: str) -> str:
-    """Name what an object is by its key; "unknown" is none of ours, and never touched."""
+    """Return the kind of an object by its key; "unknown" is not ours, and never touched."""
     return next((kind for kind, pattern in _PATTERNS.items() if pattern.fullmatch(key)), "unknown")
 
 
 def pool_of(key: str) -> str:
-    """Return the folder of the pool that an object is in; "" for one that is in none."""
-    found = _IN_POOL.fullmatch(key)
-    return found[1] if found else ""
+    """Return the folder of the pool that an object is in; "" if it is in none."""
+    match = _IN_POOL.fullmatch(key)
+    return match[1] if match else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """That the record `by` needs an object, and what it says of it, as far as it does."""
+    """The record `by` refers to the object `key`; its size and digest, where the record has them."""
 
     key: str
     by: str
@@ -68,7 +69,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with an object, and the record that needs it (itself, where it is one)."""
+    """What is wrong with an object, and the record `by` that refers to it; a record refers to itself."""
 
     key: str
     by: str
@@ -78,27 +79,28 @@ class Problem:
 
 @dataclass
 class ObjectGraph:
-    """All objects of a root, its records read, and who refers to what. `tables` maps a table to its record."""
+    """All objects of a root, its records, and the references to each object. `tables` maps a table to its record."""
 
     entries: dict[str, Entry] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
-    folded: dict[str, frozenset[str]] = field(default_factory=dict)  # compacted table -> parts in it
+    compacted_parts: dict[str, frozenset[str]] = field(default_factory=dict)  # compacted table -> parts in it
     tables: dict[str, str] = field(default_factory=dict)
     references: dict[str, list[Reference]] = field(default_factory=lambda: defaultdict(list))
-    problems: list[Problem] = field(default_factory=list)  # of what had to be read
+    problems: list[Problem] = field(default_factory=list)  # of records and tables that could not be read
 
     def records(self) -> set[str]:
+        """Return the keys of all records."""
         return {*self.artifacts, *self.checkpoints, *self.tables.values()}
 
     def without(self, dropped: Iterable[str]) -> "ObjectGraph":
-        """Return what would be left if these records were not there."""
+        """Return the graph without these records and their references."""
         gone = set(dropped)
         left = ObjectGraph(
             {key: entry for key, entry in self.entries.items() if key not in gone},
             {key: artifact for key, artifact in self.artifacts.items() if key not in gone},
             {key: checkpoint for key, checkpoint in self.checkpoints.items() if key not in gone},
-            {key: parts for key, parts in self.folded.items() if key not in gone},
+            {key: parts for key, parts in self.compacted_parts.items() if key not in gone},
             {key: by for key, by in self.tables.items() if by not in gone},
         )
         for key, references in self.references.items():
@@ -107,7 +109,7 @@ class ObjectGraph:
         return left
 
     def superseded(self) -> set[str]:
-        """Commit files that a later one of the same artifact put out of effect."""
+        """Return the commit files that a later one of the same artifact replaced."""
         newest: dict[str, str] = {}
         for key in sorted(self.artifacts, key=commit_number):
             newest[key.rpartition("/")[0]] = key
@@ -121,53 +123,52 @@ def commit_number(key: str) -> int:
 
 
 def read_object_graph(store: Store, *, report: Report = noop) -> ObjectGraph:
-    """Read every record of a root. Objects are listed before records are, so that none of those is newer.
-
-    An object that was put before its record was thus never listed without it, unless the record is still to come.
+    """Read every record of a root. Records are listed after objects, so an object is never listed without its record,
+    unless that is not yet written.
     """
-    found = ObjectGraph({entry.key: entry for entry in store.list_entries("")})
-    add_records(store, found, [key for key, _ in store.list("")], report=report)
-    return found
+    graph = ObjectGraph({entry.key: entry for entry in store.list_entries("")})
+    add_records(store, graph, [key for key, _ in store.list("")], report=report)
+    return graph
 
 
-def add_records(store: Store, found: ObjectGraph, keys: Iterable[str], *, report: Report = noop) -> None:
-    """Read the records among `keys` into a read_object_graph; what was deleted meanwhile is left out."""
+def add_records(store: Store, graph: ObjectGraph, keys: Iterable[str], *, report: Report = noop) -> None:
+    """Read the records among `keys` and add them to a graph; those deleted meanwhile are left out."""
     records = [key for key in keys if kind_of(key) in RECORDS]
     for done, read in enumerate(in_threads(partial(_read, store), records), 1):
-        _add(found, *read)
+        _add_record(graph, *read)
         report(Progress(done, len(records), "records"))
-    indexes = [(table, by) for table, by in found.tables.items() if kind_of(table) == "file"]
+    indexes = [(table, by) for table, by in graph.tables.items() if kind_of(table) == "file"]
     for (table, by), read in zip(indexes, in_threads(partial(_read, store), [t for t, _ in indexes]), strict=True):
-        if isinstance(read[1], _Rows):
-            _refer(found, by, *(Reference(shard, by) for shard in read[1].shards))
+        if isinstance(read[1], _TableContent):
+            _add_references(graph, by, *(Reference(shard, by) for shard in read[1].shards))
         elif isinstance(read[1], Problem):
-            found.problems.append(Problem(table, by, "damaged", read[1].what))
+            graph.problems.append(Problem(table, by, "damaged", read[1].what))
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """What a table of rows points to; `parts`: of a compacted table, those in it."""
+class _TableContent:
+    """The shards that a table points to; `parts`: of a compacted table, those in it."""
 
     shards: list[str]
     parts: frozenset[str] | None
 
 
-_Said = Artifact | Checkpoint | _Rows | Problem | None
+_RecordContent = Artifact | Checkpoint | _TableContent | Problem | None
 
 
-def _read(store: Store, key: str) -> tuple[str, _Said]:
-    """Return (key, what the record says); None: it was deleted meanwhile."""
+def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
+    """Return (key, the record's content); None: it was deleted meanwhile."""
     kind = kind_of(key)
     try:
         if kind == "checkpoint":
             _, trajectory, _, step, _ = key.split("/")
-            return key, at_step(store, trajectory, int(step.removeprefix("step_")))
+            return key, read_checkpoint(store, trajectory, int(step.removeprefix("step_")))
         data = store.read(key)
         if kind == "artifact":
             artifact = Artifact.from_json(data, where=store.uri(key))
-            TrainFacts.find(artifact)  # what they refer to must be known
+            TrainFacts.find(artifact)  # its references must be readable
             return key, artifact
-        return key, _Rows(shard_keys(data), _parts_in(data, store.uri(key)) if kind == "compacted" else None)
+        return key, _TableContent(shard_keys(data), _parts_in(data, store.uri(key)) if kind == "compacted" else None)
     except StoreError:
         raise
     except FileNotFoundError:
@@ -185,28 +186,29 @@ def _parts_in(data: bytes, where: str) -> frozenset[str]:
     return parts
 
 
-def _add(found: ObjectGraph, key: str, record: _Said) -> None:
+def _add_record(graph: ObjectGraph, key: str, record: _RecordContent) -> None:
     if isinstance(record, Problem):
-        found.problems.append(record)
+        graph.problems.append(record)
     elif isinstance(record, Artifact):
-        found.artifacts[key] = record
-        _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
+        graph.artifacts[key] = record
+        _add_references(graph, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
         if INDEX in record.files:
-            found.tables[record.files[INDEX].key] = key
+            graph.tables[record.files[INDEX].key] = key
         if trained := TrainFacts.find(record):
-            _refer(found, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
+            _add_references(graph, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
     elif isinstance(record, Checkpoint):
-        found.checkpoints[key] = record
-        _refer(found, key, *(Reference(f.key, key, f.num_bytes, f.digest, "xxh3") for f in record.files.values()))
-        _refer(found, key, *(Reference(segment.key, key, segment.num_bytes) for segment in record.segments))
-    elif isinstance(record, _Rows):
+        graph.checkpoints[key] = record
+        files = [Reference(file.key, key, file.num_bytes, file.digest, "xxh3") for file in record.files.values()]
+        _add_references(graph, key, *files)
+        _add_references(graph, key, *(Reference(segment.key, key, segment.num_bytes) for segment in record.segments))
+    elif isinstance(record, _TableContent):
         if record.parts is not None:
-            found.folded[key] = record.parts
-        found.tables[key] = key
-        _refer(found, key, *(Reference(shard, key) for shard in record.shards))
+            graph.compacted_parts[key] = record.parts
+        graph.tables[key] = key
+        _add_references(graph, key, *(Reference(shard, key) for shard in record.shards))
 
 
-def _refer(found: ObjectGraph, by: str, *references: Reference) -> None:
+def _add_references(graph: ObjectGraph, by: str, *references: Reference) -> None:
     for reference in (Reference(by, by), *references):
-        if reference not in found.references[reference.key]:
-            found.references[reference.key].append(reference)
+        if reference not in graph.references[reference.key]:
+            graph.references[reference.key].append(reference)

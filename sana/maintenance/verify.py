@@ -1,4 +1,4 @@
-"""`sana verify`: whether everything that a root's records refer to is there and is what they say."""
+"""`sana verify`: check that every object that a root's records refer to exists and matches them."""
 
 import hashlib
 from collections import defaultdict
@@ -10,7 +10,7 @@ import xxhash
 
 from sana.data.shards.shard_tables import Read, Rows, fault_of, rows_by_shard
 from sana.errors import SanaError
-from sana.maintenance.gc import OrphanedObject, orphans
+from sana.maintenance.gc import OrphanedObject, orphaned_objects
 from sana.maintenance.object_graph import (
     ObjectGraph,
     Problem,
@@ -22,87 +22,88 @@ from sana.maintenance.object_graph import (
 )
 from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
-from sana.store import Store, StoreError
+from sana.store import Store
+from sana.store_errors import StoreError
 
 BLOCK_BYTES = 8 * 2**20
 _ABSENT = "there is no such object"
 
 
 @dataclass
-class StageHealth:
-    """What one stage's folder holds, in objects: `num_objects` = ok + damaged + orphans + others; missing are not."""
+class StageSummary:
+    """The objects in one stage's folder: `num_objects` = ok + damaged + orphaned + unknown, without missing ones."""
 
     num_objects: int = 0
     num_bytes: int = 0
     ok: int = 0
     damaged: int = 0
     missing: int = 0
-    orphans: int = 0
-    orphan_bytes: int = 0
+    num_orphaned: int = 0
+    orphaned_bytes: int = 0
 
 
 @dataclass
-class Health:
-    """The outcome of a verification. `problems` are of records in effect; `superseded` only of those that are not."""
+class VerifyResult:
+    """The result of a verification. `problems` are of records in effect, `superseded` only of replaced ones."""
 
-    stages: dict[str, StageHealth] = field(default_factory=lambda: defaultdict(StageHealth))
+    stages: dict[str, StageSummary] = field(default_factory=lambda: defaultdict(StageSummary))
     problems: list[Problem] = field(default_factory=list)
     superseded: list[Problem] = field(default_factory=list)
-    orphans: list[OrphanedObject] = field(default_factory=list)
+    orphaned_objects: list[OrphanedObject] = field(default_factory=list)
 
 
-def verify(store: Store, *, deep: bool = False, report: Report = noop) -> Health:
+def verify(store: Store, *, deep: bool = False, report: Report = noop) -> VerifyResult:
     """Check sizes, tables and shard headers; `deep`: also every file's and every sample's digest, which reads all.
 
-    That every file which a record names is there with its size is seen in a listing: no request a file.
+    One listing shows that the files which records name exist with their sizes: no request for each file.
 
     Raises:
-        StoreError: storage failed, so nothing can be said.
+        StoreError: storage failed, so nothing was verified.
     """
-    found = read_object_graph(store, report=report)
-    problems = list(found.problems)
-    shards = {key for key in found.entries if kind_of(key) == "shard"}
-    plain = [references for key, references in found.references.items() if key not in shards]
-    for done, wrong in enumerate(in_threads(partial(_check_object, store, found, deep), plain), 1):
+    graph = read_object_graph(store, report=report)
+    problems = list(graph.problems)
+    shards = {key for key in graph.entries if kind_of(key) == "shard"}
+    plain = [references for key, references in graph.references.items() if key not in shards]
+    for done, wrong in enumerate(in_threads(partial(_check_object, store, graph, deep), plain), 1):
         problems += wrong
         report(Progress(done, len(plain), "objects"))
-    problems += _check_shards(store, found, deep, report)
-    return _summary(found, problems)
+    problems += _check_shards(store, graph, deep, report)
+    return _summarize(graph, problems)
 
 
 def invalidate(store: Store, problems: Sequence[Problem]) -> list[str]:
-    """Take back the records that need what is damaged or missing, so that the next run makes just that again.
+    """Delete the records that refer to damaged or missing objects, so that the next run makes just those again.
 
-    Nothing else is deleted: what only these records referred to is left to `gc`. Returns the keys that went.
-    A record that cannot be read is left alone: it may be of another version of this software.
+    Nothing else is deleted: `gc` deletes what only these records referred to. Returns the deleted keys.
+    A record that cannot be read stays: it may be of another version of this software.
     """
-    gone: list[str] = []
-    found = read_object_graph(store)
-    names = list(found.entries)
-    going = {problem.by for problem in problems if problem.state != "unreadable"}
-    while more := {reference.by for key in going for reference in found.references.get(key, [])} - going:
-        going |= more  # an artifact of a checkpoint
-    for by in sorted(going, key=lambda key: (kind_of(key) != "artifact", key)):
+    deleted: list[str] = []
+    graph = read_object_graph(store)
+    keys = list(graph.entries)
+    invalid = {problem.by for problem in problems if problem.state != "unreadable"}
+    while more := {reference.by for key in invalid for reference in graph.references.get(key, [])} - invalid:
+        invalid |= more  # an artifact of a checkpoint
+    for by in sorted(invalid, key=lambda key: (kind_of(key) != "artifact", key)):
         kind, folder = kind_of(by), by.rpartition("/")[0]
         if kind == "checkpoint":
-            gone.append(by)  # its files are gc's, as another record may need them
+            deleted.append(by)  # gc deletes its files, as another record may refer to them
         elif kind == "artifact":  # all its commits, the newest first: a gap would hide those behind it
-            commits = [key for key in names if key.startswith(f"{folder}/") and kind_of(key) == kind]
-            gone += sorted(commits, key=commit_number, reverse=True)
+            commits = [key for key in keys if key.startswith(f"{folder}/") and kind_of(key) == kind]
+            deleted += sorted(commits, key=commit_number, reverse=True)
         else:  # tables that repeat a part's rows go before it
-            gone += [key for key in names if key.startswith(f"{pool_of(by)}/compacted/")]
-            gone += [by] if kind == "part" else []
-    gone = list(dict.fromkeys(gone))
-    for key in gone:
+            deleted += [key for key in keys if key.startswith(f"{pool_of(by)}/compacted/")]
+            deleted += [by] if kind == "part" else []
+    deleted = list(dict.fromkeys(deleted))
+    for key in deleted:
         store.delete(key)
-    return gone
+    return deleted
 
 
-def _check_object(store: Store, found: ObjectGraph, deep: bool, references: list[Reference]) -> list[Problem]:
-    """Check one object against all that is said of it, except shards, whose rows say it."""
+def _check_object(store: Store, graph: ObjectGraph, deep: bool, references: list[Reference]) -> list[Problem]:
+    """Check one object, not a shard, against all references to it."""
     key = references[0].key
-    entry = found.entries.get(key)
-    if entry is None and not store.exists(key):  # it may have come after the listing
+    entry = graph.entries.get(key)
+    if entry is None and not store.exists(key):  # it may have been put after the listing
         return [Problem(key, reference.by, "missing", _ABSENT) for reference in references]
     num_bytes = store.size(key) if entry is None else entry.num_bytes
     problems, read = [], partial(store.read_range, key)
@@ -123,26 +124,26 @@ def file_digest(read: Read, num_bytes: int, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _check_shards(store: Store, found: ObjectGraph, deep: bool, report: Report) -> list[Problem]:
-    """Check each shard against the rows of each table, but only once where two tables say the same of it."""
+def _check_shards(store: Store, graph: ObjectGraph, deep: bool, report: Report) -> list[Problem]:
+    """Check each shard against the rows of each table, but only once where two tables have equal rows for it."""
     problems: list[Problem] = []
     verdicts: dict[tuple[str, int], str] = {}
     checked_bytes: set[str] = set()
-    tables = sorted(found.tables.items(), key=lambda item: (kind_of(item[0]) != "part", item))  # the smallest first
+    tables = sorted(graph.tables.items(), key=lambda item: (kind_of(item[0]) != "part", item))  # the smallest first
 
     def check(group: tuple[str, Rows, int]) -> tuple[str, int, str]:
-        key, rows, told = group
-        if (key, told) in verdicts:
-            return key, told, verdicts[key, told]
+        key, rows, rows_digest = group
+        if (key, rows_digest) in verdicts:
+            return key, rows_digest, verdicts[key, rows_digest]
         try:
-            size = found.entries[key].num_bytes if key in found.entries else store.size(key)
-            return key, told, fault_of(partial(store.read_range, key), size, rows, deep=deep)
+            size = graph.entries[key].num_bytes if key in graph.entries else store.size(key)
+            return key, rows_digest, fault_of(partial(store.read_range, key), size, rows, deep=deep)
         except FileNotFoundError:
-            return key, told, "missing"
+            return key, rows_digest, "missing"
 
     for number, (table, by) in enumerate(tables, 1):
-        for key, told, verdict in in_threads(check, _groups(store, table, by, problems)):
-            verdicts[key, told] = verdict
+        for key, rows_digest, verdict in in_threads(check, _shards_with_rows(store, table, by, problems)):
+            verdicts[key, rows_digest] = verdict
             checked_bytes.add(key)
             if verdict == "missing":
                 problems.append(Problem(key, by, "missing", _ABSENT))
@@ -152,7 +153,7 @@ def _check_shards(store: Store, found: ObjectGraph, deep: bool, report: Report) 
     return problems
 
 
-def _groups(store: Store, table: str, by: str, problems: list[Problem]) -> Iterator[tuple[str, Rows, int]]:
+def _shards_with_rows(store: Store, table: str, by: str, problems: list[Problem]) -> Iterator[tuple[str, Rows, int]]:
     """Yield (shard, its rows, a digest of those) of one table."""
     known = {problem.key for problem in problems}
     try:
@@ -168,24 +169,24 @@ def _groups(store: Store, table: str, by: str, problems: list[Problem]) -> Itera
             problems.append(Problem(table, by, "damaged", str(error)))
 
 
-def _summary(found: ObjectGraph, problems: list[Problem]) -> Health:
-    health, superseded = Health(), found.superseded()
+def _summarize(graph: ObjectGraph, problems: list[Problem]) -> VerifyResult:
+    result, superseded = VerifyResult(), graph.superseded()
     for problem in dict.fromkeys(problems):
-        (health.superseded if problem.by in superseded else health.problems).append(problem)
-    bad = {problem.key: problem.state for problem in problems}
-    health.orphans = orphans(found)
-    orphaned = {thing.key for thing in health.orphans}
-    for key, entry in found.entries.items():
-        stage = health.stages[key.partition("/")[0] if "/" in key else "(root)"]
+        (result.superseded if problem.by in superseded else result.problems).append(problem)
+    state_of = {problem.key: problem.state for problem in problems}
+    result.orphaned_objects = orphaned_objects(graph)
+    orphaned = {thing.key for thing in result.orphaned_objects}
+    for key, entry in graph.entries.items():
+        stage = result.stages[key.partition("/")[0] if "/" in key else "(root)"]
         stage.num_objects += 1
         stage.num_bytes += entry.num_bytes
         if key in orphaned:
-            stage.orphans += 1
-            stage.orphan_bytes += entry.num_bytes
-        elif key not in bad:
+            stage.num_orphaned += 1
+            stage.orphaned_bytes += entry.num_bytes
+        elif key not in state_of:
             stage.ok += 1
-    for key, state in bad.items():
-        stage = health.stages[key.partition("/")[0]]
+    for key, state in state_of.items():
+        stage = result.stages[key.partition("/")[0]]
         stage.missing += state == "missing"
         stage.damaged += state != "missing"
-    return health
+    return result

@@ -1,4 +1,4 @@
-"""Which device a worker computes on, and what is written down about it."""
+"""The device that a worker computes on, and its provenance."""
 
 from importlib.metadata import version
 
@@ -10,7 +10,7 @@ from sana.errors import ConfigError
 def resolve_device(name: str, *, rank: int = 0) -> torch.device:
     """Return the device called `name`; `auto` is a GPU if there is one, else the CPU.
 
-    Of several processes of this machine each has a `rank`, by which `auto` and `cuda` share out its GPUs.
+    Each of several processes of this machine has a `rank`, by which `auto` and `cuda` distribute its GPUs.
 
     Raises:
         ConfigError: there is no such GPU here.
@@ -29,7 +29,7 @@ def resolve_device(name: str, *, rank: int = 0) -> torch.device:
 
 
 def provenance(device: torch.device) -> str:
-    """Return the device and versions that bytes were made with: recorded per sample, not part of any key."""
+    """Return the device and versions that bytes were made with: recorded per sample, in no key."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]  # importing them takes seconds
     return "; ".join([where, f"torch {torch.__version__}", *versions])

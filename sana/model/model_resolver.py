@@ -1,4 +1,4 @@
-"""Models by content: a folder or a hub id becomes a path, a commit and one digest per component."""
+"""Resolve a model: a folder or a hub id becomes a path, a commit and one digest per component."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
 CONFIGURED = ("transformer", "vae", "text_encoder")  # components that cannot be loaded without a config.json
 INDEX = "model_index.json"
 
-_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".safetensors", ".txt"}  # what a loader may read; no model card
+_SUFFIXES = {".bin", ".jinja", ".json", ".model", ".safetensors", ".txt"}  # what a loader may read, so no model card
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ModelRef:
     """A model in diffusers layout, as `from_pretrained(path, revision=revision)` wants it.
 
     `path` is an absolute folder or a hub id, `revision` the commit of a hub model. `digests` has one entry per
-    component: the same for the same files, wherever the folder is. A folder and a hub id digest differently.
+    component: equal for equal files, wherever the folder is. A folder and a hub id have different digests.
     """
 
     path: str
@@ -32,7 +32,7 @@ class ModelRef:
 
 
 def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = False) -> ModelRef:
-    """Find the model and digest its components; nothing is downloaded. A folder is read once, and then remembered.
+    """Find the model and digest its components; nothing is downloaded. A folder's digests are cached.
 
     Raises:
         ConfigError: no such model, no right to read it (names its page and HF_TOKEN), or not in diffusers layout.
@@ -71,8 +71,8 @@ def source_of(model: ModelRef) -> ModelSource:
 
 
 def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict[str, str]:
-    """Digest (name, content) of each component's files, by name."""
-    files = {component: [name for name in sorted(names) if _is_of(component, name)] for component in COMPONENTS}
+    """Return the digest of each component's files, by component."""
+    files = {component: [name for name in sorted(names) if _belongs_to(component, name)] for component in COMPONENTS}
     missing = [f"{component}/" for component in COMPONENTS if not files[component]]
     missing += [f"{part}/config.json" for part in CONFIGURED if files[part] and f"{part}/config.json" not in names]
     if INDEX not in names:
@@ -85,7 +85,7 @@ def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict
     return {component: _digest_of([(name, digest(name)) for name in files[component]]) for component in COMPONENTS}
 
 
-def _is_of(component: str, name: str) -> bool:
+def _belongs_to(component: str, name: str) -> bool:
     path = PurePosixPath(name)
     return str(path.parent) == component and path.suffix in _SUFFIXES and not path.name.startswith(".")
 

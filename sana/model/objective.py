@@ -1,4 +1,4 @@
-"""Flow matching: what the transformer is asked to predict, and at which noise levels.
+"""Flow matching: what the transformer predicts, and at which noise levels.
 
 x_t = (1 - s) x0 + s eps, target eps - x0, plain mean squared error, timestep 1000 s (Lipman et al. 2023,
 arXiv 2210.02747; the same in NVlabs/Sana, train_video_scripts/train_video_ivjoint.py).
@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-SigmaPolicy = Literal["logit_normal", "uniform", "checkpoint"]
+SamplingName = Literal["logit_normal", "uniform", "checkpoint"]
 
 TIMESTEPS = 1000  # the model's timestep is sigma on this scale
 _MARGIN = 2.0**-24  # keeps sigma inside (0, 1) after rounding to float32
@@ -49,25 +49,25 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigmas(policy: SigmaPolicy, uniform: Tensor, *, shift: float, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def sigmas(sampling: SamplingName, uniform: Tensor, *, shift: float, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Turn uniform draws into noise levels: float32 in (0, 1), of the draws' shape.
 
-    Each policy is the inverse of its cumulative distribution, so a level grows with its draw:
+    Each sampling is the inverse of its cumulative distribution, so a level grows with its draw:
     `logit_normal` shifts `sigmoid(mean + std z)`, z normal (official: 0, 1 and shift 3; NVlabs/Sana
     configs/sana_video_config/Sana_2000M_480px_AdamW_fsdp.yaml, which also floors to 1/1000: not done here);
     `uniform` shifts the draw; `checkpoint` does so by the shift that ships with the checkpoint
     (`pipeline.load_flow_shift`, 8.0 for the published one). `mean` and `std` serve `logit_normal` only.
 
     Raises:
-        ValueError: the policy is unknown, or shift or std is not positive.
+        ValueError: the sampling is unknown, or shift or std is not positive.
     """
     if shift <= 0 or std <= 0:
-        raise ValueError(f"sigma policy {policy}: shift {shift} and std {std} must be positive")
+        raise ValueError(f"timestep sampling {sampling}: shift {shift} and std {std} must be positive")
     u = uniform.double()
-    if policy == "logit_normal":
+    if sampling == "logit_normal":
         base = torch.sigmoid(mean + std * torch.special.ndtri(u))
-    elif policy in ("uniform", "checkpoint"):
+    elif sampling in ("uniform", "checkpoint"):
         base = u
     else:
-        raise ValueError(f"unknown sigma policy {policy!r}; choose logit_normal, uniform or checkpoint")
+        raise ValueError(f"unknown timestep sampling {sampling!r}; choose logit_normal, uniform or checkpoint")
     return shift_sigma(base, shift).clamp(_MARGIN, 1 - _MARGIN).float()

@@ -22,10 +22,10 @@ from sana.model.vae import decode_latents, load_vae
 MODEL_INDEX = "model_index.json"
 
 
-class SanaPipeline(SanaVideoPipeline):
+class SanaPipeline(SanaVideoPipeline):  # type: ignore[misc]  # diffusers is untyped
     """SanaVideoPipeline for sizes that are multiples of 16.
 
-    The stock one asks for multiples of 32, which 7 of its own 11 480p sizes are not. Not to be saved under this
+    The stock one needs multiples of 32, which 7 of its own 11 480p sizes are not. Do not save it under this
     name, which diffusers gives to the image model: `export_pipeline` writes the stock one's.
     """
 
@@ -47,9 +47,9 @@ def load_pipeline(
     """Load what sampling from cached captions needs: no tokenizer and no text encoder (5 GB of the published model).
 
     A given `transformer` is used as it is; one that is loaded gets `dtype`. The VAE stays in float32. The scheduler
-    is of the checkpoint's own class: another class reading its config may miss the flow shift without a word.
+    is of the checkpoint's own class: another class reading its config may silently miss the flow shift.
     """
-    pipe = SanaPipeline.from_pretrained(
+    pipe: SanaPipeline = SanaPipeline.from_pretrained(
         path,
         revision=revision,
         tokenizer=None,
@@ -58,7 +58,8 @@ def load_pipeline(
         transformer=transformer or load_transformer(path, revision=revision, dtype=dtype),
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
+    pipe.to(device)
+    return pipe
 
 
 @torch.no_grad()
@@ -75,16 +76,16 @@ def sample_video(
     seed: int,
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Sample one clip: uint8 [F, H, W, 3], the same for the same seed.
+    """Sample one video: uint8 [F, H, W, 3], the same for the same seed.
 
     `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
     The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
-    generator makes the same clip. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
+    generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
 
     Raises:
         ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
     """
-    Bucket(num_frames, height, width)  # rejects the shapes that the VAE would floor
+    Bucket(num_frames, height, width)  # raises for shapes that the VAE would floor
     embeds, mask = pad([prompt_embeds, negative_embeds])
     embeds, mask = embeds.to(pipe.device), mask.to(pipe.device)
 
@@ -96,7 +97,7 @@ def sample_video(
     latents = pipe(
         prompt_embeds=embeds[:1],
         prompt_attention_mask=mask[:1],
-        negative_prompt=None,  # the default "" is rejected beside embeddings
+        negative_prompt=None,  # the default "" is an error beside embeddings
         negative_prompt_embeds=embeds[1:],
         negative_prompt_attention_mask=mask[1:],
         frames=num_frames,

@@ -1,7 +1,7 @@
-"""The instructions that may be put before a caption, word for word: they change each of its tokens.
+"""The prompt templates that may be put before a caption, word for word: they change each token's embedding.
 
-Written out and not read from diffusers, whose next version must not change what a caption means under an equal
-fingerprint; a test holds that they are equal today.
+Written out here, not read from diffusers: its next version must not change the embeddings under an equal fingerprint.
+A test checks that they are equal today.
 """
 
 # diffusers' default for sampling

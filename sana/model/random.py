@@ -1,4 +1,4 @@
-"""Every random number of the project: counter-based draws named by what they are for.
+"""Every random number of training and evaluation: counter-based draws, keyed by their purpose.
 
 A draw is a pure function of its key, so resuming, the number of ranks, the batch size and the order of work
 cannot change it. Keys in use: ("train", seed, step, position in the global batch), ("eval", sample_id, grid

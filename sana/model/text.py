@@ -13,10 +13,16 @@ from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 from sana.model.prompt_templates import IMAGE, VIDEO
 
 # What is put before a caption. The template belongs in every cache key: it changes each token's embedding.
-TEMPLATES: dict[str, str] = {"video": VIDEO, "image": IMAGE, "none": ""}  # none: as pipelines do for the negative
+TEMPLATES: dict[str, str] = {
+    "video": VIDEO,
+    "image": IMAGE,
+    "none": "",
+}  # none: as for the negative prompt
 
 
 class EncodedCaption(NamedTuple):
+    """The embeddings of one caption."""
+
     tokens: Tensor  # [L, C] in the encoder's dtype, on the CPU: the real tokens only, 1 <= L <= max_tokens
     truncated: bool  # the caption was longer than max_tokens and lost its end
 
@@ -44,7 +50,7 @@ class TextEncoder:
         return cls(tokenizer, model.requires_grad_(False).eval().to(device))
 
     def padded_length(self, template: str, max_tokens: int) -> int:
-        """Return the tokens that the pipeline pads a caption to, template included.
+        """Return the number of tokens that the pipeline pads a caption to, template included.
 
         Raises:
             ValueError: the template is unknown, or max_tokens is below 2.
@@ -65,14 +71,14 @@ class TextEncoder:
     def encode(
         self, texts: Sequence[str], *, template: str, max_tokens: int = 300, length: int | None = None
     ) -> list[EncodedCaption]:
-        """Encode captions in one forward pass; each result is what the pipeline's mask keeps of it.
+        """Encode captions in one forward pass; each result is what the pipeline's mask keeps.
 
         As in SanaVideoPipeline.encode_prompt: lower case, stripped, after the template, padded on the right to
         `padded_length`; then token 0 and the last max_tokens - 1 are kept. The batch changes the last bits, so encode
         captions one by one where the same bytes matter; so does a shorter `length` to pad to.
 
         Raises:
-            ValueError: the template is unknown, max_tokens is below 2, or a caption comes out without any token or
+            ValueError: the template is unknown, max_tokens is below 2, or a caption has no token at all or
                 does not fit into `length`.
         """
         full = self.padded_length(template, max_tokens)

@@ -25,7 +25,7 @@ CAPTION_CHANNELS = 16
 VOCABULARY = 512
 _SPACE = "\u2581"  # how SentencePiece, and so Gemma, writes a space
 
-# What the merges are learned from. Any text tokenizes (bytes are in the vocabulary); this one gets short sequences.
+# What the merges are learned from. Any text can be tokenized (bytes are in the vocabulary); this one gets few tokens.
 _CORPUS = """
 a small red ball rolls slowly across a wooden table and stops near the edge
 the camera follows a blue square moving from left to right in front of a grey wall
@@ -38,7 +38,7 @@ given a user prompt, generate a detailed visual description of colors, shapes, t
 def build_tiny_model(out: Path, *, seed: int = 0) -> None:
     """Write a checkpoint that `SanaVideoPipeline.from_pretrained(out)` loads: the same bytes for the same seed.
 
-    The global random state is left as it was. About 70 thousand parameters, 41 thousand of them the transformer's.
+    The global random state is not changed. About 70 thousand parameters, 41 thousand of them the transformer's.
 
     Raises:
         FileExistsError: `out` exists and is not an empty directory.
@@ -57,7 +57,7 @@ def build_tiny_model(out: Path, *, seed: int = 0) -> None:
                 flow_shift=8.0, use_flow_sigmas=True, prediction_type="flow_prediction"
             ),
         )
-    transformers_logging.disable_progress_bar()  # one bar for a hundred kilobytes
+    transformers_logging.disable_progress_bar()  # no bar for a hundred kilobytes
     pipeline.save_pretrained(out, safe_serialization=True)
 
 

@@ -1,9 +1,10 @@
-"""The Sana Video transformer: loading it safely, and asking it for a velocity.
+"""The Sana Video transformer: loading it safely, and predicting a velocity.
 
 Shapes in this module: B samples, L caption tokens, C channels of the text encoder; a latent is [B, 16, f, h, w].
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import SanaVideoTransformer3DModel
@@ -13,7 +14,7 @@ from transformers.utils import cached_file
 
 from sana.bucket import PATCH
 
-_TABLE = "scale_shift_table"
+_MODULATION_TABLE = "scale_shift_table"
 
 
 def load_transformer(
@@ -25,7 +26,7 @@ def load_transformer(
 ) -> SanaVideoTransformer3DModel:
     """Load the transformer of a diffusers-layout checkpoint, on the CPU and in eval mode.
 
-    float32 gives master weights for full fine-tuning. Another dtype must be asked for here, not with `.to(dtype)`
+    float32 gives master weights for full fine-tuning. Another dtype must be set here, not with `.to(dtype)`
     afterwards: that rounds the rotary tables too.
 
     Raises:
@@ -36,7 +37,7 @@ def load_transformer(
             path, subfolder="transformer", revision=revision, torch_dtype=dtype, output_loading_info=True
         )
     except ValueError as error:
-        if _TABLE not in str(error):
+        if _MODULATION_TABLE not in str(error):
             raise
         model, info = _load_with_old_table(path, revision=revision, dtype=dtype)
     if info["missing_keys"]:
@@ -62,7 +63,7 @@ def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: 
     if noisy.shape[-2] % PATCH or noisy.shape[-1] % PATCH:
         raise ValueError(f"latent {tuple(noisy.shape)}: height and width must be multiples of {PATCH}")
     dtype = next(transformer.parameters()).dtype
-    velocity = transformer(
+    velocity: Tensor = transformer(
         noisy.to(dtype),
         encoder_hidden_states=captions.to(dtype),
         timestep=timesteps.float(),
@@ -74,10 +75,10 @@ def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: 
 
 def _load_with_old_table(
     path: str, *, revision: str | None, dtype: torch.dtype
-) -> tuple[SanaVideoTransformer3DModel, dict[str, list]]:
+) -> tuple[SanaVideoTransformer3DModel, dict[str, list[Any]]]:
     """Load a checkpoint whose final modulation table is [1, 2, D] instead of [2, D] (SimpleTuner reports such).
 
-    diffusers either rejects it or leaves the table random (and warns so), so the stored one is put in by hand.
+    diffusers either raises or leaves the table random (with a warning), so the stored one is copied by hand.
     """
     model, info = SanaVideoTransformer3DModel.from_pretrained(
         path,
@@ -88,7 +89,7 @@ def _load_with_old_table(
         low_cpu_mem_usage=False,
         ignore_mismatched_sizes=True,
     )
-    wrong = [mismatch for mismatch in info["mismatched_keys"] if mismatch[0] != _TABLE]
+    wrong = [mismatch for mismatch in info["mismatched_keys"] if mismatch[0] != _MODULATION_TABLE]
     if wrong:
         raise ValueError(f"{path}/transformer: weights of another shape (name, stored, needed): {wrong[:3]}")
     config = cached_file(path, "config.json", subfolder="transformer", revision=revision)
@@ -96,8 +97,8 @@ def _load_with_old_table(
     folder = Path(config).parent
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            if _TABLE in weights.keys():  # noqa: SIM118 - it is no mapping
-                stored = weights.get_tensor(_TABLE)
+            if _MODULATION_TABLE in weights.keys():  # noqa: SIM118 - it is no mapping
+                stored = weights.get_tensor(_MODULATION_TABLE)
                 model.scale_shift_table.data.copy_(stored.view(model.scale_shift_table.shape))
                 return model, info
-    raise ValueError(f"{folder}: no safetensors file holds {_TABLE}")
+    raise ValueError(f"{folder}: no safetensors file holds {_MODULATION_TABLE}")

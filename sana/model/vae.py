@@ -39,18 +39,19 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     posterior's mode and not a sample, as in the official Wan encoder, so that it is the same on every run.
 
     Raises:
-        ValueError: F is not 4k + 1 or H or W not a multiple of 16 (the VAE would drop the rest without a word),
+        ValueError: F is not 4k + 1 or H or W not a multiple of 16 (the VAE would silently drop the rest),
             or the pixels are not float32 RGB in [-1, 1].
     """
     if pixels.ndim != 5 or pixels.shape[1] != 3 or pixels.dtype != torch.float32:
         raise ValueError(f"pixels are {pixels.dtype} {tuple(pixels.shape)}; need float32 [B, 3, F, H, W]")
-    Bucket(*pixels.shape[2:])  # rejects a shape that the VAE or the transformer would floor
+    Bucket(*pixels.shape[2:])  # raises for a shape that the VAE or the transformer would floor
     low, high = (bound.item() for bound in torch.aminmax(pixels))
     if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
     mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae)
-    return (mode - mean) / std
+    latents: Tensor = (mode - mean) / std
+    return latents
 
 
 @torch.no_grad()
@@ -64,7 +65,8 @@ def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         raise ValueError(f"latents are {tuple(latents.shape)}; need [B, {LATENT_CHANNELS}, f, h, w]")
     mean, std = _statistics(vae)
     z = latents.to(vae.device).float() * std + mean
-    return vae.decode(z.to(vae.dtype)).sample.float()
+    pixels: Tensor = vae.decode(z.to(vae.dtype)).sample.float()
+    return pixels
 
 
 def _statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:

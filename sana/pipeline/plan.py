@@ -6,7 +6,7 @@ from tempfile import TemporaryFile
 
 from sana.artifact import Artifact, Recipe, config_diff, find, latest
 from sana.context import Context
-from sana.errors import SanaError, all_of
+from sana.errors import SanaError, combine_errors
 from sana.pipeline import graph
 from sana.pipeline.graph import stage
 from sana.report.states import StageState
@@ -184,5 +184,5 @@ def preflight(context: Context) -> list[str]:
     except SanaError as error:
         problems.append(error)
     if problems:
-        raise all_of(problems)
+        raise combine_errors(problems)
     return notes

@@ -102,11 +102,11 @@ def read_job(path: Path, kind: type[S]) -> Job[S]:
     Raises:
         SanaError: it is of another worker, another version of this software wrote it, or it is damaged.
     """
-    remedy = "run again"
-    record = _JobFile.load(path, remedy=remedy)
+    repair_hint = "run again"
+    record = _JobFile.load(path, repair_hint=repair_hint)
     if record.worker != kind.WORKER:
         raise SanaError(f"{path} is a job of {record.worker}; {kind.WORKER} cannot do it")
-    spec = kind.from_value(dict(record.spec), where=f"`spec` in {path}", remedy=remedy)
+    spec = kind.from_value(dict(record.spec), where=f"`spec` in {path}", repair_hint=repair_hint)
     return Job(path, check(record.config, where=str(path)), spec)
 
 

@@ -59,7 +59,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     files = files_of_worker(context, spec)
     for name, data in files.items():
         draft.add(name, data)
-    report = EvalReport.from_json(files[EvalReport.FILE], where=f"{NAME}: {EvalReport.FILE}", remedy="run again")
+    report = EvalReport.from_json(files[EvalReport.FILE], where=f"{NAME}: {EvalReport.FILE}", repair_hint="run again")
     return draft.commit(
         content={"losses": report.losses_digest},
         counts=Counts.all_kept(report.num_samples),

@@ -57,7 +57,8 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     files = files_of_worker(context, spec)
     for name, data in files.items():
         draft.add(name, data)
-    result = SampleResult.from_json(files[SampleResult.FILE], where=f"{NAME}: {SampleResult.FILE}", remedy="run again")
+    where = f"{NAME}: {SampleResult.FILE}"
+    result = SampleResult.from_json(files[SampleResult.FILE], where=where, repair_hint="run again")
     return draft.commit(
         content={"videos": result.videos_digest},
         counts=Counts.all_kept(len(result.videos)),

@@ -16,7 +16,7 @@ from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker import run_worker
-from sana.training.checkpoint import newest
+from sana.training.checkpoint import newest_checkpoint
 
 NAME = "train"
 VERSION = 1
@@ -34,7 +34,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     }
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
-    knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
+    knobs = {**context.config.train.trajectory_settings(), "max_steps": context.config.train.max_steps}
     draws_per_epoch = _draws_per_epoch(context.config, inputs["latents"])
     return Recipe(NAME, VERSION, {**knobs, "draws_per_epoch": draws_per_epoch} if draws_per_epoch else knobs, read)
 
@@ -61,7 +61,7 @@ def trajectory_of(recipe: Recipe) -> str:
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     max_steps = context.config.train.max_steps
-    checkpoint = newest(context.store, trajectory_of(recipe(context, inputs)), at_most=max_steps)
+    checkpoint = newest_checkpoint(context.store, trajectory_of(recipe(context, inputs)), at_most=max_steps)
     return checkpoint.step if checkpoint else 0, max_steps, "steps"
 
 
@@ -92,7 +92,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         lock=f"train-{trajectory}",
         stall_timeout_s=resources.stall_timeout_s,
     )
-    result = TrainResult.load(result_path(job_path), remedy="run again")
+    result = TrainResult.load(result_path(job_path), repair_hint="run again")
     for name, info in result.files.items():
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
     return draft.commit(

@@ -1,4 +1,4 @@
-"""One micro batch: which samples it takes, what it reads of them, and the random numbers they are keyed by.
+"""One micro batch: which samples it has, what is read of them, and the keys of their random draws.
 
 Every draw is keyed by (seed, step, position in the global batch), so neither the number of ranks nor the micro batch
 size nor a restart changes it. Shapes: B samples of one rank's micro batch; a latent is [B, 16, f, h, w].
@@ -18,22 +18,23 @@ from sana.errors import ConfigError
 from sana.model.random import philox_uniform
 from sana.model.text import pad
 
-# A caption of 300 tokens has one of five lengths then, so each bucket is compiled five times at most; a batch computes
-# 32 tokens too many on average, in cross-attention alone. It knows no longest caption: adding clips moves no bit.
+# A caption of up to 300 tokens then has one of five lengths, so each bucket is compiled at most five times; a batch
+# computes 32 tokens too many on average, only in cross-attention. It does not depend on the longest caption of the data
+# set: adding clips changes no bit.
 TEXT_MULTIPLE = 64
 
-Draw = Callable[[Sequence["Slot"], Tensor], dict[str, Tensor]]
+Draw = Callable[[Sequence["BatchSlot"], Tensor], dict[str, Tensor]]
 
 
-class Slot(NamedTuple):
-    """A place in a step's global batch, and the row that stands there."""
+class BatchSlot(NamedTuple):
+    """A position in a step's global batch, and the row that is drawn for it."""
 
-    step: int  # optimizer steps done before
+    step: int  # optimizer steps done before this one
     position: int  # in the global batch
     row: int
 
     def key(self, seed: int, purpose: str) -> tuple[str | int, ...]:
-        """Return the key of a random draw of this place."""
+        """Return the key of a random draw for this position."""
         return "train", seed, self.step, self.position, purpose
 
 
@@ -41,9 +42,9 @@ class Slot(NamedTuple):
 class MicroBatch:
     """Named tensors of B samples: what was read of them, and what an objective drew for them.
 
-    `latents` [B, 16, f, h, w], normalised, in the stored dtype until they are on the device, there float32; `noise`,
-    float32 of the same shape; `sigma`, float32 [B] in (0, 1); `captions` [B, L, C] in the stored dtype, zeros after the
-    end; `mask`, int64 [B, L], 1 for a real token. Others as whoever reads or draws them says.
+    `latents` [B, 16, f, h, w], normalised, in the stored dtype, on the device float32; `noise`, float32 of the same
+    shape; `sigma`, float32 [B] in (0, 1); `captions` [B, L, C] in the stored dtype, zeros after the end; `mask`, int64
+    [B, L], 1 for a real token. Other tensors are defined by what reads or draws them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -72,17 +73,17 @@ class MicroBatch:
         return len(self.latents)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """Move to where the model is, and widen the latents there: less to move, and the CPU is slow at it."""
+        """Move to the device, and make the latents float32 there: less to move, and the CPU is slow at it."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
         return MicroBatch({**moved, LATENTS: moved[LATENTS].float()})
 
 
 @dataclass(frozen=True)
 class RankPartition:
-    """Which positions of each global batch a rank takes, and in micro batches of which size.
+    """The positions of each global batch that a rank takes, and the size of its micro batches.
 
     Raises:
-        ConfigError: the global batch does not divide among the ranks (there may be more than the config knows of).
+        ConfigError: the global batch does not divide among the ranks, of which torchrun may have started others.
     """
 
     global_batch_size: int
@@ -91,49 +92,50 @@ class RankPartition:
     num_ranks: int
 
     def __post_init__(self) -> None:
-        per_pass = self.num_ranks * self.micro_batch_size
-        if self.global_batch_size % per_pass:
+        at_once = self.num_ranks * self.micro_batch_size
+        if self.global_batch_size % at_once:
             raise ConfigError(
                 f"train.global_batch_size {self.global_batch_size} is not a multiple of {self.num_ranks} ranks x "
-                f"micro_batch_size {self.micro_batch_size}; use {-(-self.global_batch_size // per_pass) * per_pass}"
+                f"micro_batch_size {self.micro_batch_size}; use {-(-self.global_batch_size // at_once) * at_once}"
             )
 
     @property
     def num_micro_batches(self) -> int:
+        """Micro batches of a rank per optimizer step."""
         return self.global_batch_size // (self.num_ranks * self.micro_batch_size)
 
-    def slots(self, cursor: Cursor, first_step: int, end_step: int) -> Iterator[list[Slot]]:
-        """Give this rank's micro batches of steps `first_step` to `end_step - 1`, in order."""
+    def slots(self, cursor: Cursor, first_step: int, end_step: int) -> Iterator[list[BatchSlot]]:
+        """Yield this rank's micro batches of steps `first_step` to `end_step - 1`, in order."""
         start = self.rank * self.num_micro_batches * self.micro_batch_size
         for step in range(first_step, end_step):
             rows = cursor.batch(step)
             for micro in range(self.num_micro_batches):
                 begin = start + micro * self.micro_batch_size
                 positions = range(begin, begin + self.micro_batch_size)
-                yield [Slot(step, position, int(rows[position])) for position in positions]
+                yield [BatchSlot(step, position, int(rows[position])) for position in positions]
 
 
-def prepare(slots: list[Slot], *, reader: Reader, config: TrainConfig, draw: Draw) -> MicroBatch:
-    """Read one micro batch, and draw what its objective needs, on the CPU: the work of a prefetch thread."""
-    read = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
-    drawn = draw(slots, read.tensors[LATENTS])
-    return MicroBatch({**read.tensors, **drawn, **texts(read.captions, config.text_padding)})
+def prepare(slots: list[BatchSlot], *, reader: Reader, config: TrainConfig, draw: Draw) -> MicroBatch:
+    """Read one micro batch, and draw what its objective needs, on the CPU; a prefetch thread calls it."""
+    samples = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
+    drawn = draw(slots, samples.tensors[LATENTS])
+    return MicroBatch({**samples.tensors, **drawn, **pad_captions(samples.captions, config.text_padding)})
 
 
-def texts(captions: list[Tensor], padding: Literal["batch", "fixed"]) -> dict[str, Tensor]:
-    """Return `captions` and `mask` of a batch, padded to the longest of it, or to the next of a few fixed lengths."""
+def pad_captions(captions: list[Tensor], padding: Literal["batch", "fixed"]) -> dict[str, Tensor]:
+    """Return `captions` and `mask` of a batch, padded to its longest caption, or to the next of a few fixed lengths."""
     longest = max(len(caption) for caption in captions)
     length = -(-longest // TEXT_MULTIPLE) * TEXT_MULTIPLE if padding == "fixed" else longest
     embeds, mask = pad(captions, length=length)
     return {"captions": embeds, "mask": mask}
 
 
-def _choose_caption(slot: Slot, reader: Reader, config: TrainConfig) -> int | None:
+def _choose_caption(slot: BatchSlot, reader: Reader, config: TrainConfig) -> int | None:
     """Return which of the row's captions is used, each with equal chance; None: the null caption (dropout)."""
     if _uniform(slot, config, "caption_dropout") < config.caption_dropout:
         return None
     return int(_uniform(slot, config, "caption") * reader.num_captions(slot.row))
 
 
-def _uniform(slot: Slot, config: TrainConfig, purpose: str) -> float:
+def _uniform(slot: BatchSlot, config: TrainConfig, purpose: str) -> float:
     return philox_uniform([1], key=slot.key(config.seed, purpose)).item()

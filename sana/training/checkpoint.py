@@ -1,10 +1,10 @@
-"""Checkpoints as the store shows them: which there are, what each is made of, and removing them. No torch here.
+"""Checkpoints in the store: listing, reading, committing and removing them. No torch here.
 
     train/<trajectory>/checkpoints/step_00000030/index.json            created last: it commits, and names the attempt
     train/<trajectory>/checkpoints/step_00000030/<attempt>/weights.safetensors, ema.safetensors, optimizer.safetensors
     train/<trajectory>/metrics/<from>-<to>-<attempt>.jsonl             rows of steps from..to, immutable
 
-Learning rate, EMA decay, shuffling and every random number are functions of the step, so no state of theirs is kept.
+Learning rate, EMA decay, shuffling and every random number are functions of the step, so they need no state.
 """
 
 import logging
@@ -24,7 +24,7 @@ class DamagedCheckpointError(SanaError):
 
 
 @dataclass(frozen=True)
-class Segment(Record):
+class MetricsSegment(Record):
     """Metrics rows of steps `first` to `last`, both included, as one immutable object."""
 
     key: str
@@ -35,7 +35,7 @@ class Segment(Record):
 
 @dataclass(frozen=True)
 class DataPosition(Record):
-    """Where the data stands, over all ranks: optimizer steps done, the epoch, and the batches done in it."""
+    """The position in the data, over all ranks: optimizer steps done, the epoch, and the batches done in it."""
 
     step: int
     epoch: int
@@ -46,14 +46,14 @@ class DataPosition(Record):
 class Checkpoint(Record):
     """The content of one index.json. `segments` are cumulative: all metrics of the trajectory up to this step.
 
-    `snapshot` maps the artifacts that were read to their content digests.
+    `snapshot` maps the artifacts that training reads to their content digests.
     """
 
     trajectory: str
     step: int  # optimizer steps done
     attempt: str
     files: Mapping[str, FileInfo]  # "weights.safetensors": ..., digests are xxh3-128
-    segments: tuple[Segment, ...]
+    segments: tuple[MetricsSegment, ...]
     cursor: DataPosition
     seed: int
     snapshot: Mapping[str, Mapping[str, str]]
@@ -61,7 +61,7 @@ class Checkpoint(Record):
 
     @property
     def key(self) -> str:
-        """The index, which commits it."""
+        """The key of the index, which commits it."""
         return index_key(self.trajectory, self.step)
 
 
@@ -75,20 +75,20 @@ def index_key(trajectory: str, step: int) -> str:
     return f"{folder_of(trajectory)}/step_{step:08d}/index.json"
 
 
-def steps_of(store: Store, trajectory: str) -> list[int]:
-    """Return the steps of which there is a complete checkpoint, in order."""
+def checkpoint_steps(store: Store, trajectory: str) -> list[int]:
+    """Return the steps that have a complete checkpoint, in order."""
     names = store.list_dirs(folder_of(trajectory))
     steps = [int(name.removeprefix("step_")) for name in names if name.removeprefix("step_").isdigit()]
     return [step for step in sorted(steps) if store.exists(index_key(trajectory, step))]
 
 
-def newest(store: Store, trajectory: str, *, at_most: int) -> Checkpoint | None:
-    """Return the newest complete checkpoint of at most this many steps, or None. Its files are not yet checked."""
-    steps = [step for step in steps_of(store, trajectory) if step <= at_most]
-    return at_step(store, trajectory, steps[-1]) if steps else None
+def newest_checkpoint(store: Store, trajectory: str, *, at_most: int) -> Checkpoint | None:
+    """Return the newest complete checkpoint of at most this many steps, or None. Its files are not checked."""
+    steps = [step for step in checkpoint_steps(store, trajectory) if step <= at_most]
+    return read_checkpoint(store, trajectory, steps[-1]) if steps else None
 
 
-def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
+def read_checkpoint(store: Store, trajectory: str, step: int) -> Checkpoint:
     """Return the checkpoint of exactly this step.
 
     Raises:
@@ -97,9 +97,9 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
     """
     key = index_key(trajectory, step)
     try:
-        return Checkpoint.from_json(store.read(key), where=store.uri(key), remedy="run train again")
+        return Checkpoint.from_json(store.read(key), where=store.uri(key), repair_hint="run train again")
     except FileNotFoundError as error:
-        found = steps_of(store, trajectory)
+        found = checkpoint_steps(store, trajectory)
         raise SanaError(
             f"there is no checkpoint of step {step} at {store.uri(key)} (there are {found or 'none'}): run train again"
         ) from error
@@ -108,12 +108,12 @@ def at_step(store: Store, trajectory: str, step: int) -> Checkpoint:
 
 
 def commit(store: Store, checkpoint: Checkpoint) -> Checkpoint:
-    """Create the index of a checkpoint whose files are stored; returns what is committed from now on.
+    """Create the index of a checkpoint whose files are stored; returns the committed checkpoint.
 
-    If somebody else's checkpoint of this step is there, it holds the same bytes: it stays, and these files go.
+    If another attempt has committed this step, it has the same bytes: it stays, and these files are deleted.
     """
     store.put_if_absent(checkpoint.key, checkpoint.to_json(sort_keys=True))
-    committed = at_step(store, checkpoint.trajectory, checkpoint.step)
+    committed = read_checkpoint(store, checkpoint.trajectory, checkpoint.step)
     if committed.attempt != checkpoint.attempt:
         _log.warning("step %d was saved by attempt %s before; ours is dropped", committed.step, committed.attempt)
         for info in checkpoint.files.values():
@@ -121,15 +121,15 @@ def commit(store: Store, checkpoint: Checkpoint) -> Checkpoint:
     return committed
 
 
-def save_segment(store: Store, trajectory: str, *, first: int, last: int, attempt: str, data: bytes) -> Segment:
+def save_segment(store: Store, trajectory: str, *, first: int, last: int, attempt: str, data: bytes) -> MetricsSegment:
     """Store the metrics rows of steps `first` to `last` as one immutable object."""
     key = f"train/{trajectory}/metrics/{first:08d}-{last:08d}-{attempt}.jsonl"
     store.put_if_absent(key, data)
-    return Segment(key, first, last, len(data))
+    return MetricsSegment(key, first, last, len(data))
 
 
 def read_metrics(store: Store, checkpoint: Checkpoint) -> bytes:
-    """Return the whole metrics history that a checkpoint commits: JSON lines from the first step on.
+    """Return all metrics up to a checkpoint: JSON lines from the first step on.
 
     Raises:
         DamagedCheckpointError: a segment is missing.
@@ -140,25 +140,25 @@ def read_metrics(store: Store, checkpoint: Checkpoint) -> bytes:
         raise DamagedCheckpointError(f"metrics that {store.uri(checkpoint.key)} names are gone: {error}") from error
 
 
-def invalidate(store: Store, trajectory: str, step: int) -> None:
-    """Remove a checkpoint: its index first, so that what is left at any moment is not taken for one."""
+def remove_checkpoint(store: Store, trajectory: str, step: int) -> None:
+    """Remove a checkpoint: its index first, so that a half removed one is never read."""
     store.delete(index_key(trajectory, step))
     for key, _ in store.list(f"{folder_of(trajectory)}/step_{step:08d}"):
         store.delete(key)
 
 
 def prune(store: Store, trajectory: str, *, max_checkpoints: int, keep_steps: Collection[int]) -> None:
-    """Remove all complete checkpoints but the newest `max_checkpoints` and those of `keep_steps`."""
-    for step in steps_of(store, trajectory)[:-max_checkpoints]:
+    """Remove all complete checkpoints except the newest `max_checkpoints` and those of `keep_steps`."""
+    for step in checkpoint_steps(store, trajectory)[:-max_checkpoints]:
         if step not in keep_steps:
             _log.info("removing the checkpoint of step %d: %d newer ones are kept", step, max_checkpoints)
-            invalidate(store, trajectory, step)
+            remove_checkpoint(store, trajectory, step)
 
 
-def sweep(store: Store, trajectory: str) -> None:
-    """Remove what unfinished attempts left in the store. Only for the one trainer that may write."""
-    committed = [at_step(store, trajectory, step) for step in steps_of(store, trajectory)]
-    named = {info.key for checkpoint in committed for info in checkpoint.files.values()}
+def remove_unfinished(store: Store, trajectory: str) -> None:
+    """Remove the files of unfinished checkpoints. Only for the one trainer that holds the lease."""
+    committed = [read_checkpoint(store, trajectory, step) for step in checkpoint_steps(store, trajectory)]
+    in_use = {info.key for checkpoint in committed for info in checkpoint.files.values()}
     for key, _ in store.list(folder_of(trajectory)):
-        if key not in named and not key.endswith("/index.json"):
+        if key not in in_use and not key.endswith("/index.json"):
             store.delete(key)

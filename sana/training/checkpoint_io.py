@@ -18,10 +18,10 @@ from sana.training.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
     DataPosition,
-    Segment,
-    at_step,
+    MetricsSegment,
     commit,
     folder_of,
+    read_checkpoint,
 )
 
 PARTS = ("weights", "ema", "optimizer")  # one file each
@@ -37,7 +37,7 @@ def save(
     step: int,
     attempt: str,
     parts: Mapping[str, Tensors],
-    segments: Sequence[Segment],
+    segments: Sequence[MetricsSegment],
     cursor: DataPosition,
     seed: int,
     snapshot: Mapping[str, Mapping[str, str]],
@@ -60,7 +60,7 @@ def save(
 
 
 def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> dict[str, Tensor]:
-    """Read one of PARTS to the CPU, after its digest was checked; a remote file passes through `staging`.
+    """Read one of PARTS to the CPU and check its digest; a remote file is fetched to `staging`.
 
     Raises:
         DamagedCheckpointError: the file is missing or of another digest.
@@ -76,7 +76,7 @@ def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> d
         if found != info.digest:
             raise DamagedCheckpointError(
                 f"{store.uri(info.key)} has digest {found}, its index says {info.digest}: the file is damaged; "
-                "run train again, which goes on from an older checkpoint"
+                "run train again, which resumes from an older checkpoint"
             )
         return load_file(path)
     except FileNotFoundError as error:
@@ -88,14 +88,14 @@ def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> d
 
 
 def load_weights(store: Store, trajectory: str, step: int, *, which: Literal["live", "ema"]) -> dict[str, Tensor]:
-    """Read the transformer's weights of one checkpoint, or their average: float32, for `load_state_dict`.
+    """Read the live or the EMA weights of one checkpoint: float32, for `load_state_dict`.
 
     Raises:
         SanaError: there is no such checkpoint, or it is damaged.
     """
+    part = {"live": "weights", "ema": "ema"}[which]
     with TemporaryDirectory(prefix="sana-weights-") as staging:
-        part = {"live": "weights", "ema": "ema"}[which]
-        return load(store, at_step(store, trajectory, step), part, staging=Path(staging))
+        return load(store, read_checkpoint(store, trajectory, step), part, staging=Path(staging))
 
 
 def weights_digest(tensors: Tensors) -> str:

@@ -1,4 +1,4 @@
-"""What a run leaves behind, and goes on from: checkpoints and metrics of one trajectory. Rank 0 only."""
+"""The checkpoints and metrics of one trajectory: what a run saves, and resumes from. Rank 0 only."""
 
 import logging
 import shutil
@@ -18,20 +18,21 @@ from sana.training.state import Snapshot
 _log = logging.getLogger(__name__)
 
 
-class Found(NamedTuple):
-    """Where a run goes on from."""
+class ResumePoint(NamedTuple):
+    """Where a run resumes."""
 
     step: int = 0  # optimizer steps done
     evaluated_step: int = -1  # the last step with an eval loss; -1: none
     parts: Parts | None = None  # on the CPU; None before the first step
 
 
-class Trajectory:
-    """The steps that one set of knobs and one data set determine; named by a key, shared by every `max_steps`.
+class CheckpointManager:
+    """Saves and restores the checkpoints of one trajectory, `key`, and writes its metrics.
 
-    `folder` is local: it holds metrics.jsonl, and checkpoints while they are written. `snapshot` maps each artifact
-    that is read to its content digests. `keep_steps` are checkpoints that committed artifacts refer to.
-    `check` raises when another trainer has taken over.
+    A trajectory is the steps that one set of settings and one data set determine, whatever `max_steps`. `folder` is
+    local: it holds metrics.jsonl, and checkpoints while they are written. `snapshot` maps each artifact that training
+    reads to its content digests. `keep_steps` are checkpoints that committed artifacts refer to. `check` raises when
+    another trainer has taken over the lease.
     """
 
     def __init__(
@@ -51,18 +52,20 @@ class Trajectory:
         self.check = check
         self.attempt = uuid.uuid4().hex[:12]
         self.newest: checkpoint.Checkpoint | None = None
-        self.metrics: MetricsWriter  # set by restore, which comes first
+        self.metrics: MetricsWriter  # set by restore, which is called first
 
-    def restore(self) -> Found:
-        """Read the newest sound checkpoint of at most max_steps, if there is one.
+    def restore(self) -> ResumePoint:
+        """Read the newest valid checkpoint of at most max_steps, if there is one.
 
-        A damaged one is removed, with a warning, so that its step can be saved again. Leavings of unfinished
-        attempts are removed. The local metrics file becomes what the checkpoint knows.
+        A damaged one is removed, with a warning, so that its step can be saved again. Files of unfinished checkpoints
+        are removed. The local metrics file is replaced by the checkpoint's metrics.
         """
-        history, begin = b"", Found()
-        for step in reversed([s for s in checkpoint.steps_of(self.store, self.key) if s <= self.config.max_steps]):
+        history, resume = b"", ResumePoint()
+        for step in reversed(
+            [s for s in checkpoint.checkpoint_steps(self.store, self.key) if s <= self.config.max_steps]
+        ):
             try:
-                found = checkpoint.at_step(self.store, self.key, step)
+                found = checkpoint.read_checkpoint(self.store, self.key, step)
                 # all of it is read before any of it is used
                 parts = {
                     part: checkpoint_io.load(self.store, found, part, staging=self.staging)
@@ -71,15 +74,15 @@ class Trajectory:
                 history = checkpoint.read_metrics(self.store, found)
             except checkpoint.DamagedCheckpointError as error:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
-                checkpoint.invalidate(self.store, self.key, step)
+                checkpoint.remove_checkpoint(self.store, self.key, step)
                 continue
-            self.newest, begin = found, Found(step, parts=parts)
+            self.newest, resume = found, ResumePoint(step, parts=parts)
             break
         shutil.rmtree(self.staging, ignore_errors=True)
-        checkpoint.sweep(self.store, self.key)
+        checkpoint.remove_unfinished(self.store, self.key)
         self.metrics = MetricsWriter(self.folder / "metrics.jsonl", history)
         evaluated = max((int(row[STEP]) for row in parse_rows(history) if EVAL_LOSS_LIVE in row), default=-1)
-        return begin._replace(evaluated_step=evaluated)
+        return resume._replace(evaluated_step=evaluated)
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append metrics rows; the next checkpoint commits them."""
@@ -87,7 +90,7 @@ class Trajectory:
         self.metrics.write(rows)
 
     def save(self, state: Snapshot, cursor: Cursor) -> None:
-        """Make the state a checkpoint, unless it is one, and remove those that are not kept."""
+        """Save the state as a checkpoint, unless its step has one, and remove those that are not kept."""
         before = self.newest
         if state.step == 0 or (before is not None and before.step == state.step):
             return

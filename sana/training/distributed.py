@@ -1,4 +1,4 @@
-"""The processes that train together: joining them, and agreeing to stop."""
+"""Distributed training: joining the other ranks, and agreeing to stop."""
 
 from datetime import timedelta
 
@@ -32,21 +32,21 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 
 class StopFlag:
-    """A wish to stop, raised on any rank and seen by all of them at the same step."""
+    """A request to stop, made on any rank and seen by all of them at the same step."""
 
     def __init__(self, num_ranks: int) -> None:
-        self._wanted = False
-        # its own group on the CPU: asking at every step must not wait for the GPU
+        self._requested = False
+        # a group of its own on the CPU: a check at every step must not wait for the GPU
         self._group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if num_ranks > 1 else None
 
     def request(self) -> None:
-        """Raise the wish; safe in a signal handler."""
-        self._wanted = True
+        """Request a stop; safe in a signal handler."""
+        self._requested = True
 
     def agreed(self) -> bool:
-        """Tell whether any rank wants to stop: the same answer on all ranks, which all must ask."""
+        """Return whether any rank requested a stop: the same on all ranks, which all must call it."""
         if self._group is None:
-            return self._wanted
-        flag = torch.tensor([self._wanted], dtype=torch.int32)
+            return self._requested
+        flag = torch.tensor([self._requested], dtype=torch.int32)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flag.item())

@@ -11,13 +11,13 @@ def decay_at(num_updates: int, decay: float) -> float:
     """Return `min(decay, (1 + n) / (10 + n))` for the update after `n` earlier ones: 0.1 at first.
 
     The warm-up of TensorFlow's `tf.train.ExponentialMovingAverage` (argument `num_updates`), also in diffusers'
-    `EMAModel.get_decay`: without it the random start would weigh on the average for 1 / (1 - decay) steps.
+    `EMAModel.get_decay`: without it the initial weights would dominate for 1 / (1 - decay) steps.
     """
     return min(decay, (1 + num_updates) / (10 + num_updates))
 
 
 class Ema:
-    """A float32 shadow of the parameters that learn, on their device: `shadow <- d shadow + (1 - d) weights`."""
+    """The EMA weights, float32, on the device of the parameters that learn: `shadow <- d shadow + (1 - d) weights`."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._decay = decay
@@ -28,14 +28,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self, num_updates: int) -> None:
-        """Move towards the weights of now, after `num_updates` earlier updates (that is, optimizer steps)."""
+        """Move towards the live weights, after `num_updates` earlier updates (that is, optimizer steps)."""
         weight = 1.0 - decay_at(num_updates, self._decay)
         live = [parameter.to(torch.float32) for parameter in self._live.values()]
         torch._foreach_lerp_(list(self.shadow.values()), live, weight)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within it the model has the averaged weights; afterwards its own again, bit for bit.
+        """Within it the model has the EMA weights; afterwards the live ones again, bit for bit.
 
         Needs no more memory than one tensor. Parameters must be float32, as master weights are.
         """
@@ -48,6 +48,6 @@ class Ema:
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._live.items():
-            own = parameter.clone()
+            live = parameter.clone()
             parameter.copy_(self.shadow[name])
-            self.shadow[name].copy_(own)
+            self.shadow[name].copy_(live)

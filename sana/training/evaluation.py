@@ -1,4 +1,4 @@
-"""The eval loss: fixed samples, fixed noise levels, fixed noise, so that two numbers differ by the weights alone.
+"""The eval loss: fixed samples, fixed noise levels, fixed noise, so that two losses differ by the weights alone.
 
 One forward is one sample at all its levels, always; ranks take whole samples; sums are exact. So the loss is bit-equal
 for any number of ranks and any order on one device type. Shapes: N eval samples, S noise levels.
@@ -19,7 +19,7 @@ from sana.config.train import EvaluateConfig
 from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
-from sana.training.batch import MicroBatch, texts
+from sana.training.batch import MicroBatch, pad_captions
 from sana.training.objectives.objective import Objective
 from sana.training.parallel import Parallel
 
@@ -50,7 +50,7 @@ class EvalTable:
 
 
 def paired_difference(a: EvalTable, b: EvalTable) -> tuple[float, float | None, int]:
-    """Return mean, standard error and number of `a - b` over their common samples: below 0, `a` is better.
+    """Return mean, standard error and number of `a - b` over their common samples; below 0, `a` is better.
 
     Pairing removes what makes one clip harder than another, which is most of the spread of each mean.
 
@@ -70,7 +70,7 @@ def paired_difference(a: EvalTable, b: EvalTable) -> tuple[float, float | None, 
 
 
 def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)  # fsum rounds once: no order enters
+    return math.fsum(values) / len(values)  # fsum rounds once, so the order has no effect
 
 
 def _stderr(values: list[float]) -> float | None:
@@ -81,9 +81,9 @@ def _stderr(values: list[float]) -> float | None:
 
 
 def eval_rows(samples: Samples, max_samples: int) -> list[int]:
-    """Choose the first `max_samples` rows by hash of sample_id, and return them in the order of sample_id.
+    """Return the first `max_samples` rows by hash of sample_id, in the order of sample_id.
 
-    More clips in the split replace few of the chosen ones; fewer `max_samples` are a subset.
+    More clips in the split replace few of the chosen rows; a lower `max_samples` gives a subset.
     """
     names = samples.sample_ids()
     hashed = sorted((hashlib.blake2b(name.encode(), digest_size=16).digest(), row) for row, name in enumerate(names))
@@ -91,7 +91,7 @@ def eval_rows(samples: Samples, max_samples: int) -> list[int]:
 
 
 def eval_list_digest(sample_ids: tuple[str, ...]) -> str:
-    """Return the digest of the frozen list of eval samples: two losses with another list do not compare."""
+    """Return the digest of the list of eval samples: losses on different lists cannot be compared."""
     return digest_of(list(sample_ids))
 
 
@@ -110,13 +110,13 @@ def evaluate_model(
     text_padding: Literal["batch", "fixed"],
     on_round: Callable[[int, int], bool],
 ) -> EvalTable | None:
-    """Evaluate a model on the fixed grid, in the dtype that training computes in; every rank returns the same table.
+    """Evaluate a model on the fixed grid, in the autocast dtype of training; every rank returns the same table.
 
-    The loss is that of flow matching whatever the objective trains, which says how the model is asked. `model` is the
-    bare model, not its distributed wrapper, and is left in the mode it came in.
-    `on_round(samples done, samples)` is called on every rank after each round of one sample per rank; when it says
-    False, on all ranks alike, the evaluation ends and the result is None. Every rank computes in every round: those
-    that have no sample left repeat the last one, and what comes out is dropped.
+    The loss is always that of flow matching; the objective only predicts the velocity. `model` is the bare model, not
+    its distributed wrapper, and keeps its mode (train or eval). Each round is one sample per rank: every rank computes
+    in every round, and a rank without a sample left repeats the last one, and its result is dropped.
+    `on_round(samples done, samples)` is called on every rank after each round; when it returns False, which it must on
+    all ranks alike, the evaluation ends and the result is None.
     """
     samples = reader.samples
     rows = eval_rows(samples, config.max_samples)
@@ -126,11 +126,11 @@ def evaluate_model(
     model.eval()
     try:
         for start in range(0, len(rows), parallel.num_ranks):
-            place = min(start + parallel.rank, len(rows) - 1)
-            batch = _all_levels(reader, rows[place], levels, text_padding)
-            found = _forward(parallel, model, objective, batch)
-            if place == start + parallel.rank:
-                losses[place] = found
+            index = min(start + parallel.rank, len(rows) - 1)
+            batch = _all_levels(reader, rows[index], levels, text_padding)
+            sample_losses = _forward(parallel, model, objective, batch)
+            if index == start + parallel.rank:
+                losses[index] = sample_losses
             if not on_round(min(start + parallel.num_ranks, len(rows)), len(rows)):
                 return None
     finally:
@@ -152,7 +152,7 @@ def _all_levels(reader: Reader, row: int, levels: tuple[float, ...], padding: Li
     """Return one sample at all noise levels, [S, ...]: first caption, no dropout, noise by (sample_id, S, level)."""
     sample, sample_id, num = reader.read(row, caption=0), reader.samples.sample_id(row), len(levels)
     noise = [philox_normal(sample.latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]
-    of_sample = {LATENTS: sample.latents[None], **texts([sample.caption], padding)}
+    of_sample = {LATENTS: sample.latents[None], **pad_captions([sample.caption], padding)}
     return MicroBatch(
         {
             **{name: tensor.expand(num, *tensor.shape[1:]) for name, tensor in of_sample.items()},

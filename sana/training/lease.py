@@ -2,8 +2,8 @@
 
     train/<trajectory>/lease/00000007.json      a `Claim`; the highest number holds
 
-Nothing is overwritten: a heartbeat, and a take-over, create the next number, and only one can. A holder that finds
-somebody else's number above its own has lost the lease and must stop. Clocks need to agree to within a minute.
+Nothing is overwritten: a heartbeat or a take-over creates the next number, and only one process can. A holder that
+finds another's number above its own has lost the lease and must stop. Clocks need to agree to within a minute.
 """
 
 import os
@@ -20,12 +20,12 @@ from sana.record import Record
 from sana.store import Store
 
 HEARTBEAT_S = 20.0
-EXPIRES_S = 120.0  # several heartbeats, and more than clocks are apart
+EXPIRES_S = 120.0  # several heartbeats, and more than clocks differ
 
 
 @dataclass(frozen=True)
 class Claim(Record):
-    """Who holds a lease, and when it said so last."""
+    """Who holds a lease, and the time of its last heartbeat."""
 
     owner: str
     host: str
@@ -34,7 +34,7 @@ class Claim(Record):
 
 
 class Lease:
-    """A held lease; `check` tells whether it still is."""
+    """A lease that this process holds, until `check` raises."""
 
     def __init__(self, store: Store, folder: str, number: int) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class Lease:
         self._stop = threading.Event()
 
     def _claim(self) -> bool:
-        """Create the next number; False when somebody else did."""
+        """Create the next number; False when another process did."""
         claim = Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
         key = _key(self._folder, self._number + 1)
         data = claim.to_json(indent=None)
@@ -56,7 +56,7 @@ class Lease:
         self._number += 1
         return True
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             if not self._claim():
                 self._lost = True
@@ -76,18 +76,18 @@ class Lease:
 
 
 @contextmanager
-def held(store: Store, trajectory: str) -> Iterator[Lease]:
+def hold_lease(store: Store, trajectory: str) -> Iterator[Lease]:
     """Hold the lease on a trajectory while the body runs.
 
-    A claim of this machine whose process is gone, and one that has been silent for EXPIRES_S, are taken over.
+    A claim whose process is gone, if it was on this machine, or without a heartbeat for EXPIRES_S is taken over.
 
     Raises:
         SanaError: another trainer holds it (names who and since when), or a claim cannot be read.
     """
     folder = f"train/{trajectory}/lease"
-    number, claim = _newest(store, folder)
+    number, claim = _newest_claim(store, folder)
     age_s = time.time() - claim.heartbeat_at if claim else 0.0
-    if claim and age_s < EXPIRES_S and not _is_dead(claim):
+    if claim and age_s < EXPIRES_S and not _owner_is_gone(claim):
         raise SanaError(
             f"train: {claim.owner} is training {trajectory} already (last heard of {max(age_s, 0):.0f} s ago); "
             f"wait for it, or, if it is gone, for {EXPIRES_S:.0f} s"
@@ -95,7 +95,7 @@ def held(store: Store, trajectory: str) -> Iterator[Lease]:
     lease = Lease(store, folder, number)
     if not lease._claim():
         raise SanaError(f"train: another trainer has just begun {trajectory}; wait for it")
-    thread = threading.Thread(target=lease._beat, name="lease", daemon=True)
+    thread = threading.Thread(target=lease._heartbeat, name="lease", daemon=True)
     thread.start()
     try:
         yield lease
@@ -110,19 +110,20 @@ def _key(folder: str, number: int) -> str:
     return f"{folder}/{number:08d}.json"
 
 
-def _newest(store: Store, folder: str) -> tuple[int, Claim | None]:
-    """Return the highest number and its claim; a claim may go between listing and reading."""
+def _newest_claim(store: Store, folder: str) -> tuple[int, Claim | None]:
+    """Return the highest number and its claim; a claim may be deleted between listing and reading."""
     for key, _ in reversed(store.list(folder)):
         try:
-            claim = Claim.from_json(store.read(key), where=store.uri(key), remedy="remove it if nobody trains on it")
+            data = store.read(key)
         except FileNotFoundError:
             continue
+        claim = Claim.from_json(data, where=store.uri(key), repair_hint="remove it if nobody trains on it")
         return int(key.rpartition("/")[2].removesuffix(".json")), claim
     return 0, None
 
 
-def _is_dead(claim: Claim) -> bool:
-    """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody need wait."""
+def _owner_is_gone(claim: Claim) -> bool:
+    """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody has to wait."""
     if claim.host != socket.gethostname():
         return False
     try:

@@ -1,9 +1,9 @@
-"""What training measures: names, units, and the file of rows that is the truth about a run.
+"""What training measures: names, units, and the file of rows that is the source of truth about a run.
 
 Names are safe for MLflow (no parentheses, no per cent sign). A row is {"step": steps done, name: number, ...}.
 
-What a step measures on the device stays there, as named Scalars, until a window of steps is brought to the host. Each
-says how ranks and micro batches are brought together, so a new one is one line where it is measured.
+What a step measures on the device stays there, as named Scalars, until a log window of steps is moved to the host. Each
+says how it is reduced over ranks and micro batches, so a new metric is one line where it is measured.
 """
 
 import json
@@ -27,25 +27,25 @@ SIGMA_MEAN = "train/sigma_mean"  # mean noise level of the global batch of this 
 STEP_S = "time/step_s"  # seconds per step, mean over the log window, which ends with a device sync
 DATA_WAIT_S = "time/data_wait_s"  # seconds of this step in which rank 0 waited for data
 EVAL_LOSS_LIVE = "eval/loss_live"  # mean over the fixed grid, see sana/training/evaluation.py
-EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the averaged weights
+EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the EMA weights
 EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample
 EVAL_STDERR_EMA = "eval/stderr_ema"
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
 
 
 class Scalar(NamedTuple):
-    """A number on the device: float32, no sides; and how it becomes one number of the step.
+    """A float32 scalar on the device, and how it is reduced to one number per step.
 
-    `sum`: a share of what is wanted, of this micro batch. `mean`: a mean over the samples of this micro batch.
-    `equal`: the same on all ranks, and of the whole step.
+    `sum`: this micro batch's part of a sum. `mean`: a mean over the samples of this micro batch. `equal`: a number of
+    the whole step, equal on all ranks.
     """
 
     value: Tensor
     kind: Literal["sum", "mean", "equal"]
 
 
-def gather(scalars: dict[str, Scalar], micro: Mapping[str, Scalar], *, part: float) -> None:
-    """Add what a micro batch measured to what the step did; `part` is its part of the global batch's samples."""
+def accumulate(scalars: dict[str, Scalar], micro: Mapping[str, Scalar], *, part: float) -> None:
+    """Add a micro batch's scalars to the step's; `part` is its fraction of the global batch."""
     for name, (value, kind) in micro.items():
         value = value.detach() * part if kind == "mean" else value.detach()
         before = scalars.get(name)
@@ -55,7 +55,7 @@ def gather(scalars: dict[str, Scalar], micro: Mapping[str, Scalar], *, part: flo
 def to_host(
     steps: Sequence[Mapping[str, Scalar]], sum_over_ranks: Callable[[Tensor], Tensor]
 ) -> list[dict[str, float]]:
-    """Bring the scalars of steps to the host: one collective that all ranks enter, and one wait for the device.
+    """Move the scalars of several steps to the host: one collective that all ranks enter, and one device sync.
 
     All ranks must have measured the same names at each step, in the same order.
     """
@@ -72,15 +72,15 @@ def to_host(
 
 
 class MetricsWriter:
-    """Appends rows to a local `metrics.jsonl`, and cuts what came since the last checkpoint into a segment.
+    """Appends rows to a local `metrics.jsonl`, and cuts the rows since the last checkpoint into a segment.
 
-    `history` is what the checkpoint that training goes on from knows: it replaces a file whose last rows may
-    belong to steps that are now done again.
+    `history` is the metrics of the checkpoint that training resumes from: it replaces a file whose last rows may be of
+    steps that are now done again.
     """
 
     def __init__(self, path: Path, history: bytes = b"") -> None:
         self.path = path
-        self._fresh: list[str] = []
+        self._uncommitted: list[str] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_bytes(history)
@@ -91,17 +91,17 @@ class MetricsWriter:
         lines = [json.dumps(dict(row), allow_nan=False) + "\n" for row in rows]
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(lines)
-        self._fresh += lines
+        self._uncommitted += lines
 
     def cut_segment(self) -> bytes:
         """Return the rows since the last cut."""
-        segment = "".join(self._fresh).encode()
-        self._fresh.clear()
+        segment = "".join(self._uncommitted).encode()
+        self._uncommitted.clear()
         return segment
 
 
 def parse_rows(data: bytes) -> list[dict[str, float]]:
-    """Read back rows of a metrics file or segment; a torn last line, of a process that was killed, is left out."""
+    """Read back rows of a metrics file or segment; an incomplete last line, left by a kill, is dropped."""
     return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 

@@ -1,7 +1,7 @@
 """What ranks do together: the wrapped model, gradients, clipping, sums, and the state on all of them.
 
-Data parallelism today: every rank holds the whole state. Everything here but `device`, `rank` and `autocast` is entered
-by every rank, in the same order.
+Data parallelism today: every rank holds the whole state. All methods but `autocast` are collective: every rank calls
+them, in the same order.
 """
 
 from collections.abc import Iterable, Mapping
@@ -51,12 +51,12 @@ class Parallel:
         """Around a backward pass: ranks exchange gradients once a step, with its last micro batch."""
         return nullcontext() if exchanged else self._accelerator.no_sync(wrapped)
 
-    def backward(self, share: Tensor) -> None:
-        """Add the gradients of this rank's share of the loss: over all ranks the shares are summed."""
-        self._accelerator.backward(share * self.num_ranks)  # the exchange averages over ranks
+    def backward(self, partial_loss: Tensor) -> None:
+        """Add the gradients of this rank's part of the loss; the loss is the sum of all ranks' parts."""
+        self._accelerator.backward(partial_loss * self.num_ranks)  # the exchange averages over ranks
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-        """Scale the gradients down to a norm; returns their norm before, a scalar that is equal on all ranks."""
+        """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
         norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
         return norm.detach()
 
@@ -65,8 +65,8 @@ class Parallel:
         total: Tensor = self._accelerator.reduce(tensor, reduction="sum")
         return total
 
-    def from_main(self, values: list[T]) -> list[T]:
-        """Return rank 0's values of this list, which is as long on every rank."""
+    def broadcast(self, values: list[T]) -> list[T]:
+        """Return rank 0's values; the list has the same length on every rank."""
         return broadcast_object_list(list(values)) if self.num_ranks > 1 else values
 
     def gather(self, parts: Parts) -> Parts:
@@ -86,7 +86,7 @@ class Parallel:
                 if self.num_ranks > 1:
                     torch.distributed.broadcast(tensor, src=0)
 
-    def end(self) -> None:
-        """Leave together: a rank that leaves early would look like a failed one."""
+    def finish(self) -> None:
+        """Wait for all ranks, then leave: a rank that leaves early would look like a failed one."""
         self._accelerator.wait_for_everyone()
         self._accelerator.end_training()

@@ -1,4 +1,4 @@
-"""What the next step depends on: weights, their average and the optimizer's state, as named tensors."""
+"""What the next step depends on: live weights, EMA weights and the optimizer's state, as named tensors."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ from sana.training.trainable import Trainable
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state after a step, on rank 0, for a saver to take away.
+    """The state after a step, on rank 0, for a saver to take.
 
-    Its tensors are the live ones, and change with the next step: whoever keeps them longer copies them first.
+    Its tensors are those in use, and change with the next step: copy them to keep them longer.
     """
 
     step: int  # optimizer steps done
-    parts: Parts  # weights, ema, optimizer: as in a checkpoint
+    parts: Parts  # weights, ema, optimizer, as in a checkpoint
 
 
 class TrainState:
@@ -36,16 +36,16 @@ class TrainState:
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         return {"weights": weights, "ema": self.ema.shadow, "optimizer": self.optimizer.state()}
 
-    def at(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Set the number of steps done, which the optimizer's bias correction depends on."""
         self.step = step
-        self.optimizer.at(step)
+        self.optimizer.set_step(step)
 
     def restore(self, parallel: Parallel, found: Parts | None, step: int) -> None:
-        """Become, bit for bit, the state after `step` steps that rank 0 read; every rank enters."""
+        """Restore the state after `step` steps that rank 0 read, bit for bit. Collective."""
         parallel.scatter(found, self.parts())
-        self.at(step)
+        self.set_step(step)
 
     def snapshot(self, parallel: Parallel) -> Snapshot:
-        """Return the whole state as it is now; every rank enters."""
+        """Return the whole state as it is now. Collective."""
         return Snapshot(self.step, parallel.gather(self.parts()))

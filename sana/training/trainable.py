@@ -1,6 +1,6 @@
-"""What learns: which tensors of the model, how trained ones are put into it, and what is made of them for others.
+"""What learns: which tensors of the model, how a checkpoint is loaded into it, and how it is exported.
 
-The optimizer, the average, checkpoints, export, evaluate and sample know the model through this alone.
+Optimizer, EMA, checkpoints, export, evaluate and sample know the model through this alone.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from sana.model.pipeline import export_pipeline
 class Trainable(Protocol):
     """A model, and the part of it that learns."""
 
-    model: nn.Module  # what is called to predict: bare, not the wrapper of distributed training
+    model: nn.Module  # the bare model, not its distributed wrapper
     parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put the tensors of a checkpoint, live or averaged, into the model."""
+        """Load the live or EMA weights of a checkpoint into the model."""
 
     def export(self, base: str, folder: Path) -> None:
-        """Write what was learned to an empty folder, as others load it. `base` is the checkpoint it began with."""
+        """Write what was learned to an empty folder, as users load it. `base` is the model before training."""
 
 
 class FullTransformer:
-    """All weights of the transformer learn; a whole checkpoint in diffusers layout comes out."""
+    """All weights of the transformer learn; the export is a whole checkpoint in diffusers layout."""
 
     def __init__(self, transformer: nn.Module) -> None:
         self.model = transformer
@@ -37,5 +37,5 @@ class FullTransformer:
         self.model.load_state_dict(tensors)
 
     def export(self, base: str, folder: Path) -> None:
-        """Write the pipeline `base` with the weights of now."""
+        """Write the pipeline `base` with the current weights."""
         export_pipeline(base, folder, transformer=self.model)

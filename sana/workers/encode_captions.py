@@ -1,4 +1,4 @@
-"""Worker: encode texts that the pool lacks, and commit them part by part."""
+"""Worker: encode the texts that are missing in the pool, and commit them part by part."""
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from sana.arrow import table_of
 from sana.config.encode import EncodeCaptionsConfig
@@ -21,14 +22,14 @@ from sana.runtime.job import Job, run_worker
 from sana.runtime.pool import Pool, part_name
 from sana.runtime.specs import EncodeCaptionsSpec
 
-_SHORT_STEP = 64  # tokens: padding `short` pads to multiples of it, so that a text's bytes do not depend on others
-_COUNT_AT_ONCE = 8192  # texts tokenized at a time for their lengths
+_SHORT_STEP = 64  # tokens: `padding: short` pads to multiples of it, so a text's bytes do not depend on other texts
+_TOKENIZE_AT_ONCE = 8192  # texts, to get their lengths
 
 
 def encode(job: Job[EncodeCaptionsSpec]) -> None:
     """Encode the job's texts in batches of exactly `batch_size`, sorted by template and number of tokens.
 
-    A last, shorter batch is filled up by repeats: the number of rows in a forward pass may change the last bits.
+    A shorter last batch is filled up by repeats: the number of rows in a forward pass may change the last bits.
     """
     config = job.config.encode_captions
     store = job.open_store()
@@ -36,7 +37,7 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
     pool = Pool(store, spec.pool.stage, spec.pool.key, schema=TEXTS, id_column="text_key")
     device = resolve_device(config.resources.device)
     encoder = TextEncoder.load(spec.model.path, revision=spec.model.revision, dtype=DTYPES[config.dtype], device=device)
-    todo, lengths = _sorted(job.todo(), encoder, config)
+    todo, lengths = _sort_by_length(job.todo(), encoder, config)
     total, done = todo.num_rows, 0
     job.report(Progress(0, total, "texts"))
     for start in range(0, total, config.resources.texts_per_part):
@@ -65,19 +66,21 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
             for row in part
         ]
         table = table_of(rows, TEXTS)
-        require_shards(store, table)  # `gc` may have come by
+        require_shards(store, table)  # `gc` may have deleted them
         pool.commit_part(table)
 
 
-def _sorted(todo: pa.Table, encoder: TextEncoder, config: EncodeCaptionsConfig) -> tuple[pa.Table, np.ndarray]:
-    """Sort texts by template, tokens and key; returns them and the tokens each is padded to, int64 [N]."""
+def _sort_by_length(
+    todo: pa.Table, encoder: TextEncoder, config: EncodeCaptionsConfig
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Sort texts by template, number of tokens and key; returns them and the padded length of each, int64 [N]."""
     sizes = np.zeros(todo.num_rows, np.int64)
     lengths = np.zeros(todo.num_rows, np.int64)
     templates = np.array(todo.column("template").to_pylist())
     for template in sorted(set(templates)):
         rows = np.flatnonzero(templates == template)
-        for few in np.array_split(rows, -(-len(rows) // _COUNT_AT_ONCE)):
-            sizes[few] = encoder.num_tokens(todo.column("text").take(few).to_pylist(), template=template)
+        for chunk in np.array_split(rows, -(-len(rows) // _TOKENIZE_AT_ONCE)):
+            sizes[chunk] = encoder.num_tokens(todo.column("text").take(chunk).to_pylist(), template=template)
         full = encoder.padded_length(template, config.max_tokens)
         short = -(-sizes[rows] // _SHORT_STEP) * _SHORT_STEP
         lengths[rows] = np.minimum(short, full) if config.padding == "short" else full
@@ -86,7 +89,7 @@ def _sorted(todo: pa.Table, encoder: TextEncoder, config: EncodeCaptionsConfig) 
 
 
 def _batches(
-    part: Sequence[dict[str, str]], lengths: np.ndarray, batch_size: int
+    part: Sequence[dict[str, str]], lengths: NDArray[np.int64], batch_size: int
 ) -> Iterator[tuple[Sequence[dict[str, str]], int]]:
     """Cut a part into batches of one template and padded length each; yields them with that length."""
     start = 0

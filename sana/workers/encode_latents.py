@@ -1,9 +1,9 @@
-"""Worker: decode, resize and encode clip windows that the pool lacks, and commit them part by part.
+"""Worker: decode, resize and encode the windows that are missing in the pool, and commit them part by part.
 
-A bounded pipeline: threads decode ahead, so that the VAE does not wait, over the borders of parts. In memory are at
-most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are. Windows
-of one video are neighbours, and decoded in one pass over it as far as a part and the threads' share of it go.
-Several workers divide a todo without a coordinator: each takes its own parts first, then helps the others.
+A bounded pipeline: threads decode ahead, across parts, so that the VAE does not wait. In memory are at most
+`decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are. Windows of one
+video are neighbours, and decoded in one pass over it as far as a part and the threads' lanes go.
+Several workers take parts of one todo without communicating: each its own first, then those of the others.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
@@ -42,14 +42,14 @@ from sana.runtime.specs import EncodeLatentsSpec
 from sana.runtime.work_partition import WorkPartition
 from sana.store import Store
 
-_NOTHING = Location("", 0, 0, "", "", ())
+_NO_LOCATION = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
 Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
 Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 
 
 def encode(job: Job[EncodeLatentsSpec]) -> None:
-    """Encode the job's windows, all of them unless other workers do some; a part is committed when it is whole."""
+    """Encode this worker's parts of the job's windows, and then those that others have not committed."""
     config, spec = job.config.encode_latents, job.spec
     rank = int(os.environ.get("RANK", "0")) if spec.workers.num_ranks > 1 else 0
     store = job.open_store()
@@ -68,12 +68,12 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
         vae.disable_slicing()
     todo = job.todo()
     partition = WorkPartition(pool, todo, part_size=config.resources.samples_per_part)
-    # by bucket; what a worker before us did is counted once, by the first
+    # by bucket; samples that earlier runs encoded are counted by the first worker only
     done = Counter(partition.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_rejected = 0
     for _, items in groupby(_windows(job, partition, rank), key=itemgetter(0)):
-        shards = _Shards(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
+        shards = _ShardWriter(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
         part: list[Row] = []
         rejections: dict[str, ClipRejected] = {}
         for rows, result in _batches(items, config.batch_size):
@@ -90,20 +90,20 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
             counts = {**done, REJECTED: num_rejected}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
         index = _index(part, shards.close(), rejections, provenance(device))
-        require_shards(store, index)  # `gc` may have come by
+        require_shards(store, index)  # `gc` may have deleted them
         pool.commit_part(index)
 
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
-    """Decode this worker's partition: the quarantined first, by the first worker, while it has no other clip open."""
+    """Decode this worker's parts; before, in the first worker, the quarantined clips, with no other clip open."""
     spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(quarantined.to_reject))
     apart = partition.apart(quarantined.to_isolate)
     if rank == 0:
-        yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
+        yield from _decode_ahead(slices(apart, 1), decode, 0, first=-len(apart))
     parts = partition.parts(spec.workers.first_worker + rank, spec.workers.num_workers)
-    yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
+    yield from _decode_ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 
 
@@ -138,7 +138,7 @@ def _decoder(
     return decode
 
 
-def _ahead(
+def _decode_ahead(
     parts: Iterable[Sequence[Row]],
     decode: Callable[[Sequence[Row]], Generator[Decoded]],
     num_ahead: int,
@@ -146,8 +146,8 @@ def _ahead(
 ) -> Iterator[Item]:
     """Yield (number of the part, row, its window), `num_ahead` of them decoded ahead, each by a thread.
 
-    A part is asked for when its first row is to be decoded. Its rows are cut into one lane more than are decoded ahead,
-    which take turns. So no lane is asked for its next window before the caller has waited for the one before it.
+    The next part is taken when its first row is to be decoded. Its rows are cut into one lane more than are decoded
+    ahead, which take turns. So no lane is asked for its next window before the caller has waited for the one before it.
     """
     with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
         waiting: deque[Item] = deque()
@@ -211,7 +211,7 @@ def _store_dtype(latent: Tensor, dtype: str, row: Row) -> Tensor:
     return stored
 
 
-class _Shards:
+class _ShardWriter:
     """A part's latents, written as shards of about `shard_bytes`: one shard is in memory at a time."""
 
     def __init__(self, store: Store, folder: str, shard_bytes: int) -> None:
@@ -225,7 +225,7 @@ class _Shards:
             self._flush()
 
     def close(self) -> dict[str, Location]:
-        """Write what is left and return where each latent is."""
+        """Write the rest and return where each latent is."""
         self._flush()
         return self._written
 
@@ -243,7 +243,7 @@ def _index(
     for row in part:
         rejection = rejections.get(row["sample_key"])
         why = {"reason": rejection.reason, "detail": rejection.detail} if rejection else {"reason": "", "detail": ""}
-        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NOTHING)), "provenance": provenance})
+        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NO_LOCATION)), "provenance": provenance})
     return table_of(rows, LATENTS)
 
 

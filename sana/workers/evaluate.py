@@ -1,7 +1,7 @@
-"""`python -m sana.workers.evaluate JOB`: the eval loss of a checkpoint, against the model that training began with.
+"""`python -m sana.workers.evaluate JOB`: the eval loss of a checkpoint, against the model before training.
 
 Rank 0 writes into `out_dir`: `losses.parquet` (LOSSES), `report.json` (an EvalReport) and `eval_loss.png`. The
-weights are read from the checkpoint, not from an export, and evaluated as the training loop does: the same numbers.
+weights are read from the checkpoint, not from an export, and evaluated as in the training loop: the numbers are equal.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
@@ -36,17 +36,17 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(job: Job[EvaluateSpec]) -> None:
-    """Evaluate the initial, live and averaged weights on the fixed grid, and write the report."""
-    tables = measure(job)
+    """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
+    tables = evaluate_all(job)
     out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
     if tables is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
-        (out / EvalReport.FILE).write_bytes(report_of(tables, checkpoint).to_json())
-        plot(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
+        (out / EvalReport.FILE).write_bytes(build_report(tables, checkpoint).to_json())
+        plot_losses(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
 
 
-def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
+def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
     spec, store = job.spec, job.open_store()
     parallel = Parallel.open(job.config.train)
@@ -69,7 +69,7 @@ def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
         table = evaluate_model(
             parallel,
             trainable.model,
-            build_objective(job.config.train, flow_shift=1.0),  # eval draws no noise level
+            build_objective(job.config.train, flow_shift=1.0),  # evaluation draws no noise level
             reader,
             job.config.evaluate,
             text_padding=job.config.train.text_padding,
@@ -78,7 +78,7 @@ def measure(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
         assert table is not None  # report never stops it
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
-    parallel.end()
+    parallel.finish()
     return tables if parallel.is_main else None
 
 
@@ -93,7 +93,7 @@ def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LOSSES)
 
 
-def report_of(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> EvalReport:
+def build_report(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> EvalReport:
     """Return the numbers of the report."""
     baseline = tables[BASELINE]
     return EvalReport(
@@ -119,13 +119,13 @@ def _comparison(table: EvalTable, baseline: EvalTable) -> PairedDifference:
     return PairedDifference(difference, stderr, num_samples, relative_drop=-difference / baseline.mean())
 
 
-def plot(tables: dict[str, EvalTable], *, step: int) -> Figure:
+def plot_losses(tables: dict[str, EvalTable], *, step: int) -> Figure:
     """Draw loss over noise level, one curve per set of weights, bars of one standard error."""
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
     for name, table in tables.items():
         means = [mean for mean, _ in table.per_sigma()]
-        bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # one sample: no bar
+        bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # a single sample has no bar
         label = f"{name}: {table.mean():.4f}" + (f" \u00b1 {table.stderr():.4f}" if table.stderr() is not None else "")
         axes.errorbar(
             table.sigmas, means, yerr=bars, label=label, color=_COLORS[name],

@@ -1,4 +1,4 @@
-"""`python -m sana.workers.inspect_sample JOB`: decode a stored latent, beside the frames it was made of.
+"""`python -m sana.workers.inspect_sample JOB`: decode a stored latent, beside the source frames.
 
 Its one row is of the bucket stage's clips.parquet. Writes `side_by_side.mp4` (source left, decoded right),
 `contact_sheet.png` and `sample.json`, a SampleInspection, to the spec's `out_dir`.
@@ -28,7 +28,7 @@ Frames = NDArray[np.uint8]  # [F, H, W, 3]
 
 
 def inspect_sample(job: Job[InspectSampleSpec]) -> None:
-    """Decode, compare and draw one sample."""
+    """Decode one sample, compare it with its source, and draw both."""
     spec = job.spec
     [window] = job.todo().to_pylist()
     config = job.config.encode_latents
@@ -47,7 +47,7 @@ def inspect_sample(job: Job[InspectSampleSpec]) -> None:
     stored = read_tensor(job.open_store(), Location(**vars(spec.latent)))
     pixels = decode_latents(vae, stored[None].float())[0].clamp(-1, 1)
     decoded = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
-    found = SampleInspection(
+    inspection = SampleInspection(
         path=window["path"],
         bucket=window["bucket"],
         first_frame=window["start_frame"],
@@ -60,8 +60,8 @@ def inspect_sample(job: Job[InspectSampleSpec]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     fps = window["window_fps"] or window["fps"] or 16.0
     write_mp4(out / "side_by_side.mp4", np.concatenate([source, decoded], axis=2), fps=fps)
-    contact_sheet(source, decoded, found).save(out / "contact_sheet.png")
-    (out / SampleInspection.FILE).write_bytes(found.to_json(ascii_only=False))
+    contact_sheet(source, decoded, inspection).save(out / "contact_sheet.png")
+    (out / SampleInspection.FILE).write_bytes(inspection.to_json(ascii_only=False))
     job.report(Progress(2, 2, "steps"))
 
 
@@ -71,15 +71,16 @@ def psnr_db(first: Frames, second: Frames) -> float:
     return 99.0 if mse == 0 else float(10 * np.log10(255.0**2 / mse))
 
 
-def contact_sheet(source: Frames, decoded: Frames, found: SampleInspection) -> Image.Image:
+def contact_sheet(source: Frames, decoded: Frames, inspection: SampleInspection) -> Image.Image:
     """Draw evenly spaced frames of the source above those of the decoded latent, under a few lines of text."""
     height, width = source.shape[1:3]
     scale = 200 / width
     width, height = round(width * scale), round(height * scale)
-    text = found.captions[0] if found.captions else "(no caption)"
+    text = inspection.captions[0] if inspection.captions else "(no caption)"
     lines = [
-        found.path,
-        f"bucket {found.bucket}, frames {found.first_frame} to {found.last_frame}, PSNR {found.psnr_db} dB",
+        inspection.path,
+        f"bucket {inspection.bucket}, frames {inspection.first_frame} to {inspection.last_frame}, "
+        f"PSNR {inspection.psnr_db} dB",
         text,
     ]
     top = len(lines) * _LINE + 2 * _GAP

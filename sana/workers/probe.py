@@ -1,6 +1,6 @@
-"""Worker: open the videos that the pool does not know, in threads, and commit what they are part by part.
+"""Worker: probe the videos that are missing in the pool, in threads, and commit their facts part by part.
 
-A process of its own, because a damaged file can kill the process that opens it: the stage starts another then.
+A process of its own, because a damaged file can crash the process that opens it: the stage then starts another.
 """
 
 import time
@@ -27,15 +27,15 @@ from sana.store_errors import StoreError
 
 REPORT_S = 0.5
 _BLANK: Mapping[str, Any] = {"string": "", "bool": False}
-_NOTHING = {field.name: _BLANK.get(str(field.type), 0) for field in VIDEO_FACTS}
+_NO_FACTS = {field.name: _BLANK.get(str(field.type), 0) for field in VIDEO_FACTS}
 Row = Mapping[str, Any]
 
 
 def probe(job: Job[ProbeSpec]) -> None:
-    """Open each content once, in the order of the digests; first, one by one, what was open when a worker died.
+    """Probe each distinct file once, in the order of digests; first, one by one, those open when a worker crashed.
 
     Raises:
-        StoreError: a file cannot be read, which is the disk's fault or the network's.
+        StoreError: a file cannot be read, because of the disk or the network.
     """
     resources = job.config.probe.resources
     spec = job.spec
@@ -46,30 +46,30 @@ def probe(job: Job[ProbeSpec]) -> None:
     quarantined, journal = Quarantine(spec.crashes.num_crashes), CrashJournal(Path(spec.crashes.journal))
     report = _Reporter(job, todo.num_rows, sources)
 
-    def opened(row: Row) -> Row:
-        return {"digest": row["digest"], **_open(row, sources[row["dataset"]], journal)}
+    def probe_row(row: Row) -> Row:
+        return {"digest": row["digest"], **_probe_or_reject(row, sources[row["dataset"]], journal)}
 
-    to_reject, todo = _split(todo, quarantined.to_reject)
-    alone, todo = _split(todo, quarantined.to_isolate)
+    to_reject, todo = _split_by_digest(todo, quarantined.to_reject)
+    to_isolate, todo = _split_by_digest(todo, quarantined.to_isolate)
     if to_reject.num_rows:
-        pool.commit_part(table_of(report(map(_killer, to_reject.to_pylist())), PROBES))
-    for row in alone.to_pylist():
-        pool.commit_part(table_of(report([opened(row)]), PROBES))
+        pool.commit_part(table_of(report(map(_crash_rejection, to_reject.to_pylist())), PROBES))
+    for row in to_isolate.to_pylist():
+        pool.commit_part(table_of(report([probe_row(row)]), PROBES))
     for start in range(0, todo.num_rows, resources.clips_per_part):
         part = todo.slice(start, resources.clips_per_part).to_pylist()
-        found = in_threads(
-            opened, part, num_threads=resources.num_workers, num_ahead=len(part), while_waiting=report.say_fetched
+        rows = in_threads(
+            probe_row, part, num_threads=resources.num_workers, num_ahead=len(part), while_waiting=report.say_fetched
         )
-        pool.commit_part(table_of(report(found), PROBES))
+        pool.commit_part(table_of(report(rows), PROBES))
 
 
-def _open(row: Row, source: Source, journal: CrashJournal) -> Row:
-    """Return what the video is, or why it was rejected."""
+def _probe_or_reject(row: Row, source: Source, journal: CrashJournal) -> Row:
+    """Return the facts of a video, or the reason for its rejection."""
     try:
         with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):
             return {"reason": "", "detail": "", **vars(probe_video(path))}
     except ClipRejected as rejection:
-        return {**_NOTHING, "reason": rejection.reason, "detail": rejection.detail}
+        return {**_NO_FACTS, "reason": rejection.reason, "detail": rejection.detail}
     except OSError as error:
         raise StoreError(
             f"probe: {row['path']} of download.datasets[{row['dataset']}] cannot be read ({error}); "
@@ -77,19 +77,20 @@ def _open(row: Row, source: Source, journal: CrashJournal) -> Row:
         ) from error
 
 
-def _killer(row: Row) -> Row:
+def _crash_rejection(row: Row) -> Row:
+    """Return the rejection of a file that crashes the process which opens it."""
     detail = "the process that opened it was killed by a signal, twice; the second time nothing else was open"
-    return {**_NOTHING, "digest": row["digest"], "reason": Reason.KILLED_WORKER.value, "detail": detail}
+    return {**_NO_FACTS, "digest": row["digest"], "reason": Reason.KILLED_WORKER.value, "detail": detail}
 
 
-def _split(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+def _split_by_digest(todo: pa.Table, digests: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     """Return the rows with these digests, and the others."""
-    named = pc.is_in(todo.column("digest"), value_set=pa.array(digests, pa.string()))
-    return todo.filter(named), todo.filter(pc.invert(named))
+    matches = pc.is_in(todo.column("digest"), value_set=pa.array(digests, pa.string()))
+    return todo.filter(matches), todo.filter(pc.invert(matches))
 
 
 class _Reporter:
-    """Passes rows on and reports, now and then, how many came and what was fetched."""
+    """Collects rows and reports, every REPORT_S, how many are done and what is being fetched."""
 
     def __init__(self, job: Job[ProbeSpec], total: int, sources: Mapping[str, Source]) -> None:
         self._job, self._total, self._sources = job, total, sources
@@ -97,20 +98,20 @@ class _Reporter:
         self._reported_s, self._fetched = 0.0, ""
 
     def __call__(self, rows: Iterable[Row]) -> list[Row]:
-        passed = []
+        collected = []
         for row in rows:
-            passed.append(row)
+            collected.append(row)
             self._done, self._rejected = self._done + 1, self._rejected + bool(row["reason"])
             if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
-                self._say(fetched(self._sources))
-        return passed
+                self._publish(fetched(self._sources))
+        return collected
 
     def say_fetched(self) -> None:
-        """Report if more is fetched now: a long video is a long time without news."""
+        """Report if more is fetched now: a long video may take minutes."""
         if (now := fetched(self._sources)) != self._fetched:
-            self._say(now)
+            self._publish(now)
 
-    def _say(self, fetched_now: str) -> None:
+    def _publish(self, fetched_now: str) -> None:
         detail = ", ".join(part for part in (f"{self._rejected} rejected", fetched_now) if part)
         self._job.report(Progress(self._done, self._total, "videos", detail))
         self._reported_s, self._fetched = time.monotonic(), fetched_now

@@ -29,7 +29,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def sample(job: Job[SampleSpec]) -> None:
-    """Sample every prompt of the library in turn."""
+    """Sample every prompt of the library."""
     config, spec = job.config.sample, job.spec
     store = job.open_store()
     index = read_table(store, spec.captions, "index.parquet").to_pylist()
@@ -41,7 +41,7 @@ def sample(job: Job[SampleSpec]) -> None:
     path, revision = spec.model.path, spec.model.revision
     transformer = load_transformer(path, revision=revision, dtype=_DTYPES[job.config.train.mixed_precision])
     weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=config.weights)
-    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are no weights and stay float32
+    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are not weights and stay float32
     pipe = load_pipeline(path, transformer=transformer, revision=revision, device=device)
 
     out = Path(spec.out_dir)

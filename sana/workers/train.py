@@ -1,6 +1,6 @@
-"""`python -m sana.workers.train JOB`: train along a trajectory, then export what was learned. Runs under torchrun too.
+"""`python -m sana.workers.train JOB`: train on a trajectory, then export the EMA weights. Runs under torchrun too.
 
-Rank 0 leaves a TrainResult beside the job at the end; the stage that started us commits it as an artifact.
+Rank 0 writes a TrainResult beside the job at the end; the stage that started it commits the artifact.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
@@ -29,9 +29,9 @@ from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
 from sana.store import Store
 from sana.training.checkpoint_io import weights_digest
-from sana.training.checkpoint_manager import Trajectory
-from sana.training.lease import held
-from sana.training.loop import SIGN_OF_LIFE_S, Trainer
+from sana.training.checkpoint_manager import CheckpointManager
+from sana.training.lease import hold_lease
+from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel import Parallel
 from sana.training.trainable import FullTransformer
@@ -42,9 +42,9 @@ _log = logging.getLogger(__name__)
 def train(job: Job[TrainSpec]) -> None:
     """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
     parallel = Parallel.open(job.config.train)
-    # rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
-    with held(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
-        trainer = build_trainer(job, parallel, check=lease.check if lease else _not_asked)
+    # only rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
+    with hold_lease(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
+        trainer = build_trainer(job, parallel, check=lease.check if lease else _no_check)
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
         finished = trainer.run()
     if not finished:
@@ -52,22 +52,22 @@ def train(job: Job[TrainSpec]) -> None:
         raise SystemExit(EXIT_TERMINATED)
     if parallel.is_main:
         result_path(job.path).write_bytes(export(job, trainer).to_json())
-    parallel.end()
+    parallel.finish()
 
 
-def _not_asked() -> None:
-    """Ranks that write nothing hold no lease."""
+def _no_check() -> None:
+    """Check nothing: ranks that write nothing hold no lease."""
 
 
-def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[], None] = _not_asked) -> Trainer:
-    """Put a trainer together from a job; `check` raises when the lease on the trajectory was lost.
+def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[], None] = _no_check) -> Trainer:
+    """Build the trainer of a job; `check` raises when the lease on the trajectory is lost.
 
     Raises:
         DamagedSampleError: a stored sample of either split is missing, truncated or not what the index says.
     """
     config, spec, store = job.config, job.spec, job.open_store()
     latents, captions = spec.latents, spec.captions
-    if parallel.is_main:  # the export needs all of it: better to miss a file now than in a week
+    if parallel.is_main:  # the export needs every file: better to find one missing now than in a week
         local_checkpoint(spec.model.path, revision=spec.model.revision)
     transformer = load_transformer(
         spec.model.path,
@@ -78,7 +78,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
         width = int(transformer.config.caption_channels)
-        check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_sign_of_life(job))
+        check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_check_progress(job))
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     return Trainer(
@@ -88,7 +88,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        trajectory=Trajectory(
+        checkpoints=CheckpointManager(
             store,
             spec.trajectory,
             folder=job.work_dir / "train" / spec.trajectory,
@@ -101,13 +101,13 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     )
 
 
-def _sign_of_life(job: Job[TrainSpec]) -> Callable[[int, int], None]:
-    """Report how far the check of the samples is, now and then: it must not look like a trainer that hangs."""
+def _check_progress(job: Job[TrainSpec]) -> Callable[[int, int], None]:
+    """Return a callback that reports the check of the shards, so that it does not look like a trainer that hangs."""
     last = time.perf_counter()
 
     def on_shard(done: int, total: int) -> None:
         nonlocal last
-        if time.perf_counter() - last > SIGN_OF_LIFE_S:
+        if time.perf_counter() - last > REPORT_EVERY_S:
             last = time.perf_counter()
             job.report(Progress(0, job.config.train.max_steps, "steps", f"checked {done} of {total} shards"))
 
@@ -121,23 +121,23 @@ def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
 
 
 def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
-    """Write the averaged weights as a diffusers checkpoint to the store, and return the job's result."""
-    trajectory, state = trainer.trajectory, trainer.state
-    saved = trajectory.newest
+    """Write the EMA weights as a diffusers checkpoint to the store, and return the job's result."""
+    checkpoints, state = trainer.checkpoints, trainer.state
+    saved = checkpoints.newest
     assert saved is not None and saved.step == state.step  # run() saved the last step
-    folder = trajectory.folder / "export"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed here
+    folder = checkpoints.folder / "export"
+    shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
     with state.ema.swapped_in():
         base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
         trainer.trainable.export(base, folder)
-    model = f"train/{job.spec.fingerprint}/{trajectory.attempt}/model"
-    files = _upload(trajectory.store, folder, model)
+    model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
+    files = _upload(checkpoints.store, folder, model)
     shutil.rmtree(folder)
     parts = state.parts()
     live, ema = weights_digest(parts["weights"]), weights_digest(parts["ema"])
     return TrainResult(
         step=state.step,
-        trajectory=trajectory.key,
+        trajectory=checkpoints.key,
         checkpoint=saved.key,
         num_samples=len(trainer.samples),
         model=model,
@@ -145,7 +145,7 @@ def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
         weights=WeightsDigests(live, ema),
         weights_digest=digest_of({"live": live, "ema": ema}),
         metrics=tuple(segment.key for segment in saved.segments),
-        metrics_path=str(trajectory.metrics.path),
+        metrics_path=str(checkpoints.metrics.path),
     )
 
 

@@ -23,7 +23,7 @@ from sana.facts import TrainFacts
 from sana.pipeline import graph
 from sana.pipeline.plan import inputs_of
 from sana.store import Store, open_store
-from sana.training.checkpoint import at_step, read_metrics
+from sana.training.checkpoint import read_checkpoint, read_metrics
 from tests import forked
 from tests.pipeline_runs import ROOT, Outcome, Place, inline_workers, new_place, run_stages
 
@@ -252,5 +252,5 @@ def metrics(place: Place, outcome: Outcome) -> list[dict]:
     """The metrics rows of the finished run, without those that say how long things took."""
     facts = TrainFacts.of(outcome["train"])
     store = place.context().store
-    lines = read_metrics(store, at_step(store, facts.trajectory, facts.step)).decode().splitlines()
+    lines = read_metrics(store, read_checkpoint(store, facts.trajectory, facts.step)).decode().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]

@@ -44,25 +44,25 @@ def store(s3: WeedServer, proxy: FaultyProxy) -> Iterator[S3Store]:
 @pytest.mark.parametrize("fault", PASSING)
 def test_every_verb_outlives_what_passes(store: S3Store, proxy: FaultyProxy, fault: Fault, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(DATA[::-1])
-    proxy.spoil(fault, method="PUT")
+    proxy.inject(fault, method="PUT")
     assert store.put_if_absent("new", DATA[1:]) is True  # the first try may have made it, with its answer lost
-    proxy.spoil(fault, method="PUT")
+    proxy.inject(fault, method="PUT")
     assert store.put_if_absent("new", DATA[1:]) is False
-    proxy.spoil(fault, method="PUT")
+    proxy.inject(fault, method="PUT")
     assert store.put_file_if_absent("file", tmp_path / "source") is True
-    proxy.spoil(fault, method="GET", times=2)
+    proxy.inject(fault, method="GET", times=2)
     assert store.read("new") == DATA[1:]
     assert proxy.faults() == [fault] * 2
-    proxy.spoil(fault, method="GET")
+    proxy.inject(fault, method="GET")
     assert store.read_range("base", 1000, 500_000) == DATA[1000:501_000]
-    proxy.spoil(fault, method="GET")
+    proxy.inject(fault, method="GET")
     store.fetch("file", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == DATA[::-1]
-    proxy.spoil(fault, method="GET")
+    proxy.inject(fault, method="GET")
     assert store.list("") == [("base", len(DATA)), ("file", len(DATA)), ("new", len(DATA) - 1)]
-    proxy.spoil(fault, method="HEAD")
+    proxy.inject(fault, method="HEAD")
     assert store.size("base") == len(DATA)
-    proxy.spoil(fault, method="DELETE")
+    proxy.inject(fault, method="DELETE")
     store.delete("file")
     assert not store.exists("file")
 
@@ -180,10 +180,10 @@ def test_a_large_upload_whose_last_answer_is_lost_is_ours(store: S3Store, proxy:
         file.truncate(101 * 2**20)  # just over where s3fs begins to cut
     for fault, path in ((Fault.LOST_REPLY, "uploadId="), (Fault.RESET_UPLOAD, "partNumber=")):
         key = f"large-{fault.name}"
-        proxy.spoil(fault, method="POST" if fault is Fault.LOST_REPLY else "PUT", path=path)
+        proxy.inject(fault, method="POST" if fault is Fault.LOST_REPLY else "PUT", path=path)
         assert store.put_file_if_absent(key, source) is True
         assert proxy.faults() == [fault]
         assert store.put_file_if_absent(key, source) is False
-        proxy.spoil(Fault.RESET_BODY, method="GET", times=3)
+        proxy.inject(Fault.RESET_BODY, method="GET", times=3)
         store.fetch(key, tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == source.read_bytes()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import Artifact
-from sana.maintenance.gc import find_orphaned_objects, remove
+from sana.maintenance.gc import delete_objects, find_orphaned_objects
 from sana.maintenance.object_graph import kind_of, read_object_graph
 from sana.maintenance.verify import verify
 from sana.store import LocalStore
@@ -100,7 +100,7 @@ def test_gc_in_a_loop_beside_a_killed_encode_takes_nothing_needed(tmp_path: Path
 
     def collect(grace_s: float) -> None:
         found = read_object_graph(store)
-        remove(store, found, find_orphaned_objects(found, grace_s=grace_s))
+        delete_objects(store, found, find_orphaned_objects(found, grace_s=grace_s))
 
     for number in (1, 3):
         process = start(place, "encode_latents", *overrides)
@@ -121,4 +121,4 @@ def test_gc_in_a_loop_beside_a_killed_encode_takes_nothing_needed(tmp_path: Path
     found = run_stages(place.context(*overrides), last="encode_latents")
     assert found.ran == [] and found["encode_latents"].content == expected["encode_latents"].content
     health = verify(store, deep=True)
-    assert health.problems == [] and sum(stage.orphans for stage in health.stages.values()) == 0
+    assert health.problems == [] and sum(stage.num_orphaned for stage in health.stages.values()) == 0

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, an older one for a damaged one, few kept, and what is exported from them."""
+"""Checkpoints: complete or absent, an older one for a damaged one, few kept, and the export."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from diffusers import SanaVideoTransformer3DModel
 
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
-from sana.training.checkpoint import index_key, steps_of
+from sana.training.checkpoint import checkpoint_steps, index_key
 from sana.training.checkpoint_io import load_weights, weights_digest
 from sana.workers.train import train
 from tests.s3_server import WeedServer
@@ -20,9 +20,7 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "index"])
-def test_an_older_checkpoint_stands_in_for_a_damaged_one(
-    lab: Lab, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_older_checkpoint_replaces_a_damaged_one(lab: Lab, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     straight = lab.train("straight", max_steps=6, checkpoint_every=2)
     lab.train("damaged", max_steps=4, checkpoint_every=2)
     file = lab.path(lab.at("damaged", 4).files["optimizer.safetensors"].key)
@@ -42,16 +40,16 @@ def test_an_older_checkpoint_stands_in_for_a_damaged_one(
     lab.assert_same(lab.at("straight", 4), lab.at("damaged", 4))
 
 
-def test_a_checkpoint_without_index_is_not_one(lab: Lab) -> None:
+def test_a_checkpoint_without_index_is_removed(lab: Lab) -> None:
     straight = lab.train("straight", max_steps=6, checkpoint_every=2)
     half = lab.train("half", max_steps=4, checkpoint_every=2)
     lab.store.delete(half.key)
-    left = list(half.files.values())
+    unfinished = list(half.files.values())
     lab.assert_same(straight, lab.train("half", max_steps=6, checkpoint_every=2))
-    assert not any(lab.store.exists(info.key) for info in left)  # swept
+    assert not any(lab.store.exists(info.key) for info in unfinished)  # removed
 
 
-def test_a_bucket_is_as_good_as_a_disk(lab: Lab, s3: WeedServer) -> None:
+def test_checkpoints_on_s3_are_those_on_a_disk(lab: Lab, s3: WeedServer) -> None:
     remote = Lab(build_encoded(f"s3://{s3.bucket}/train-{uuid4().hex}"), lab.folder, lab.model)
     remote.train("remote", max_steps=2)
     remote.train("remote", max_steps=4)
@@ -61,17 +59,17 @@ def test_a_bucket_is_as_good_as_a_disk(lab: Lab, s3: WeedServer) -> None:
         name: info.digest for name, info in straight.files.items()
     }
     assert remote.rows(resumed) == lab.rows(straight)
-    assert not list(lab.folder.rglob("*.safetensors"))  # nothing of what passed through is left
+    assert not list(lab.folder.rglob("*.safetensors"))  # no fetched file is left
 
 
 def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
     lab.train("kept", max_steps=8, checkpoint_every=1, max_checkpoints=2, keep_steps=(3,))
-    assert steps_of(lab.store, lab.key("kept")) == [3, 7, 8]
+    assert checkpoint_steps(lab.store, lab.key("kept")) == [3, 7, 8]
     keys = [key for key, _ in lab.store.list(f"train/{lab.key('kept')}/checkpoints")]
     assert len(keys) == 3 * 4  # nothing is left of the others
 
 
-def test_what_comes_out_is_the_average_and_stock_diffusers_loads_it(lab: Lab) -> None:
+def test_the_export_is_the_ema_weights_and_stock_diffusers_loads_it(lab: Lab) -> None:
     job = lab.job("out", max_steps=5)
     train(job)
     result = TrainResult.load(result_path(job.path))

@@ -1,4 +1,4 @@
-"""Encode: the same samples for any number of workers, part size and batch; clips that kill a worker; the command."""
+"""Encode: the same samples for any number of workers, part size and batch; clips that crash a worker; the command."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_any_number_of_workers_and_part_size_gives_the_same(
     assert_readable(context, made)
 
 
-def test_a_batch_is_filled_up_so_that_parts_do_not_show(bucketed: Place, tmp_path: Path, batch: int = 3) -> None:
+def test_a_batch_is_filled_up_so_that_parts_have_no_effect(bucketed: Place, tmp_path: Path, batch: int = 3) -> None:
     with inline_workers():
         whole = encode(bucketed, tmp_path / "whole", f"batch_size={batch}")[0]
         single = encode(bucketed, tmp_path / "single", f"batch_size={batch}", "resources.samples_per_part=1")[0]
@@ -125,7 +125,7 @@ def test_lanes_take_turns_and_no_row_is_left_out(sizes: list[int], num_ahead: in
             yield row
 
     seen: list[dict] = []
-    for number, row, future in work._ahead(parts, decode, num_ahead):
+    for number, row, future in work._decode_ahead(parts, decode, num_ahead):
         assert future.result() is row and row["part"] == number
         seen.append(row)
         assert asked <= len(seen) + num_ahead
@@ -159,13 +159,13 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
         decode = work._decoder(
             Job(tmp_path, "", context.config, {}, {}), CrashJournal(tmp_path / "journal"), frozenset()
         )
-        items = work._ahead(slices(rows, part_size), decode, threads)
+        items = work._decode_ahead(slices(rows, part_size), decode, threads)
         found.append({row["sample_key"]: xxh3_64_hexdigest(future.result()) for _, row, future in items})
         assert sum(passes) == len(rows) and len(passes) <= len(videos) + len(rows) // part_size + threads + 1
     assert found[0] == found[1] == found[2] and len(found[0]) == len(rows)
 
 
-def kill_at(digest: str, tried: Path) -> None:
+def crash_at(digest: str, tried: Path) -> None:
     """Let the decoder crash, as a damaged file can make C code do, whenever it is given this video."""
     read_windows = work.read_windows
 
@@ -180,21 +180,21 @@ def kill_at(digest: str, tried: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_clip_that_kills_its_worker_twice_is_rejected(
+def test_a_clip_that_crashes_its_worker_twice_is_rejected(
     bucketed: Place, reference: Artifact, tmp_path: Path, workers: int
 ) -> None:
     context, inputs = at_root(bucketed, tmp_path, f"resources.num_workers={workers}", "resources.samples_per_part=2")
-    victim = read_table(context.store, inputs["windows"], "clips.parquet").to_pylist()[4]
-    with forked_workers(partial(kill_at, victim["digest"], tmp_path / "tried")) as launches:
+    crashing = read_table(context.store, inputs["windows"], "clips.parquet").to_pylist()[4]
+    with forked_workers(partial(crash_at, crashing["digest"], tmp_path / "tried")) as launches:
         made = stage.run(context, inputs)
     assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3
     rejected = read_table(context.store, made, "rejects.parquet").to_pylist()
-    assert [(row["path"], row["reason"]) for row in rejected] == [(victim["path"], "killed_worker")]
+    assert [(row["path"], row["reason"]) for row in rejected] == [(crashing["path"], "killed_worker")]
     assert made.counts.num_in == made.counts.num_out + 1 == reference.counts.num_in
     assert not list((context.work_dir / "crash_journals").iterdir())
 
 
-def test_the_command_knows_its_place() -> None:
+def test_the_command_reads_its_worker_number() -> None:
     assert worker_place({}, None, None) == (0, 1)
     assert worker_place({"RANK": "1", "WORLD_SIZE": "2"}, None, None) == (1, 2)
     slurm = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "RANK": "1", "WORLD_SIZE": "2"}
@@ -231,7 +231,7 @@ def test_the_command_encodes_and_leaves_the_index_to_the_run(
     assert made.counts.extra["encoded"] == 0 and made.content == reference.content
 
 
-def test_a_prompt_library_is_its_content(bucketed: Place, tmp_path: Path) -> None:
+def test_a_prompt_library_is_hashed_by_content(bucketed: Place, tmp_path: Path) -> None:
     library = tmp_path / "library.json"
     library.write_text(json.dumps({"just_<token>": "a portrait of <token>", "woman": {"prompt": "a woman"}}))
     config = bucketed.config(f"sample.prompt_library={library}")

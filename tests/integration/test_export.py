@@ -39,7 +39,7 @@ def test_disk_to_s3_to_disk_is_the_same_store(place: Place, s3: WeedServer, tmp_
     assert verify(remote, deep=True).problems == []
 
 
-def test_a_copy_overwrites_nothing_and_takes_no_damage(place: Place, tmp_path: Path) -> None:
+def test_a_copy_overwrites_nothing_and_copies_no_damaged_object(place: Place, tmp_path: Path) -> None:
     source, target = store_of(place), LocalStore(str(tmp_path / "target"))
     own = only(source, "artifact", "bucket")
     target.put_if_absent(own, b"the target's own")
@@ -54,7 +54,7 @@ def test_a_copy_overwrites_nothing_and_takes_no_damage(place: Place, tmp_path: P
     assert not [key for key, _ in target.list("encode_latents") if kind_of(key) in ("artifact", "part")]
 
 
-def test_what_the_target_has_already_is_compared_in_part_and_with_deep_whole(place: Place, tmp_path: Path) -> None:
+def test_what_the_target_has_already_is_compared_and_with_deep_every_byte(place: Place, tmp_path: Path) -> None:
     source, target = store_of(place), LocalStore(str(tmp_path / "target"))
     copy_root(source, target, stages=STAGES)
     index = find_index(source)

@@ -1,4 +1,4 @@
-"""A sample is found by what people know of it, and shown beside its source."""
+"""A sample is found by its path or id, and shown beside its source."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from tests.pipeline_runs import Outcome, Place, inline_workers
 pytestmark = pytest.mark.timeout(200)
 
 
-def test_a_sample_is_found_by_what_people_know_of_it(trained: tuple[Place, Outcome]) -> None:
+def test_a_sample_is_found_by_its_path_or_id(trained: tuple[Place, Outcome]) -> None:
     place, outcome = trained
     store = store_of(place)
     index = read_table(store, outcome["encode_latents"], "index.parquet")
@@ -44,6 +44,6 @@ def test_inspect_shows_the_source_beside_the_latent(trained: tuple[Place, Outcom
     frames = np.zeros((5, 64, 96, 3), np.uint8)
     assert psnr_db(frames, frames) == 99.0
     assert psnr_db(frames, frames + 255) == pytest.approx(0.0)
-    found = SampleInspection("a.mp4", "5x64x96", 0, 4, 0.0, StoredLatent("fp16", (1,), 1.0), ())
-    sheet = np.asarray(contact_sheet(frames + 200, frames + 10, found))
+    inspection = SampleInspection("a.mp4", "5x64x96", 0, 4, 0.0, StoredLatent("fp16", (1,), 1.0), ())
+    sheet = np.asarray(contact_sheet(frames + 200, frames + 10, inspection))
     assert (sheet == 200).all(axis=2).sum() > 50_000 and (sheet == 10).all(axis=2).sum() > 50_000

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from sana.training.checkpoint import at_step, read_metrics
+from sana.training.checkpoint import read_checkpoint, read_metrics
 from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests import forked
@@ -33,7 +33,7 @@ def test_factored_state_and_a_metric_of_its_own_survive_a_kill(place: Place, tmp
     assert whole["train"].content == resumed["train"].content
 
     store, facts = place.context().store, whole["train"].facts
-    checkpoints = [at_step(one.context().store, facts["trajectory"], 4) for one in (place, killed)]
+    checkpoints = [read_checkpoint(one.context().store, facts["trajectory"], 4) for one in (place, killed)]
     digests = [{name: file.digest for name, file in checkpoint.files.items()} for checkpoint in checkpoints]
     assert digests[0] == digests[1]
     path = store.local_path(checkpoints[0].files["optimizer.safetensors"].key)

@@ -178,7 +178,7 @@ def test_more_steps_go_on_from_where_it_stands(place: Place, caplog: pytest.LogC
     assert "2 of 8 steps to do" in train_plan.detail
     outcome = run_stages(context, last="train")
     assert outcome.ran == ["train"]
-    assert "going on from step 6" in caplog.text
+    assert "resuming from step 6" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["probe", "encode_captions", "encode_latents", "train", "evaluate", "sample"])

@@ -49,12 +49,12 @@ def test_the_checkpoints_own_scheduler_is_kept(tiny_model: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(("height", "width"), OFFICIAL_480P)
 def test_every_official_size_may_be_sampled(pipe: SanaPipeline, height: int, width: int) -> None:
-    """Diffusers' own check, which rejects what 32 does not divide, is the one that is overridden."""
-    asked = ("a prompt", height, width, ["latents"], None, None, None, None, None)
-    rejects = height % 32 or width % 32
-    with pytest.raises(ValueError, match="divisible by 32") if rejects else nullcontext():
-        SanaVideoPipeline.check_inputs(pipe, *asked)
-    assert pipe.check_inputs(*asked) is None
+    """Diffusers' own check, which refuses sizes that 32 does not divide, is overridden."""
+    arguments = ("a prompt", height, width, ["latents"], None, None, None, None, None)
+    refused = height % 32 or width % 32
+    with pytest.raises(ValueError, match="divisible by 32") if refused else nullcontext():
+        SanaVideoPipeline.check_inputs(pipe, *arguments)
+    assert pipe.check_inputs(*arguments) is None
 
 
 def test_the_other_checks_are_still_made(pipe: SanaPipeline) -> None:
@@ -64,7 +64,7 @@ def test_the_other_checks_are_still_made(pipe: SanaPipeline) -> None:
         pipe.check_inputs(None, 480, 832)
 
 
-def test_a_sample_is_a_clip_and_a_function_of_its_seed(pipe: SanaPipeline, embeds: dict) -> None:
+def test_a_sample_is_a_video_and_a_function_of_its_seed(pipe: SanaPipeline, embeds: dict) -> None:
     steps: list[tuple[int, int]] = []
     frames = sample_video(pipe, **embeds, **CLIP, **SETTINGS, on_step=lambda done, of: steps.append((done, of)))
     assert frames.shape == (5, 64, 96, 3) and frames.dtype == np.uint8
@@ -74,12 +74,12 @@ def test_a_sample_is_a_clip_and_a_function_of_its_seed(pipe: SanaPipeline, embed
     assert not np.array_equal(sample_video(pipe, **embeds, **CLIP, **SETTINGS | {"seed": 8}), frames)
 
 
-def test_a_size_that_stock_diffusers_rejects_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
+def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
     frames = sample_video(pipe, **embeds, num_frames=1, height=48, width=80, **SETTINGS)
     assert frames.shape == (1, 48, 80, 3)
 
 
-def test_a_shape_that_would_be_floored_is_rejected(pipe: SanaPipeline, embeds: dict) -> None:
+def test_a_shape_that_would_be_floored_is_an_error(pipe: SanaPipeline, embeds: dict) -> None:
     with pytest.raises(ValueError, match="6 frames is not 4k"):
         sample_video(pipe, **embeds, **CLIP | {"num_frames": 6}, **SETTINGS)
 
@@ -87,7 +87,7 @@ def test_a_shape_that_would_be_floored_is_rejected(pipe: SanaPipeline, embeds: d
 def test_bf16_samples_with_rounded_weights_and_exact_rotary_tables(
     trained: tuple[Place, Outcome], place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Casting the module would round the tables too: positions that differ by little would then be one."""
+    """Casting the module would also round the tables: close positions would then be equal."""
     used: list[SanaPipeline] = []
 
     def no_video(pipe: SanaPipeline, **_: object) -> np.ndarray:

@@ -39,7 +39,7 @@ def read_all(encoded: Encoded, reader: Reader) -> None:
         assert torch.equal(sample.latents, read_tensor(encoded.store, reader.samples.tensors["latents"][row]).float())
 
 
-def test_shards_are_fetched_once_and_then_nothing_is_asked(encoded: Encoded, tmp_path: Path) -> None:
+def test_shards_are_fetched_once_and_then_read_locally(encoded: Encoded, tmp_path: Path) -> None:
     reader, store = reader_of(encoded, tmp_path / "c", 10**9)
     read_all(encoded, reader)
     assert (store.fetched, store.ranges) == (3, 1)  # the null caption is read once, at the start
@@ -55,8 +55,8 @@ def test_without_a_cache_each_tensor_is_one_request(encoded: Encoded, tmp_path: 
     assert not (tmp_path / "c").exists()
 
 
-def test_what_is_in_use_is_not_evicted_for_more_of_it(encoded: Encoded, tmp_path: Path) -> None:
-    """Least recently used first would fetch every shard again and again when they do not all fit."""
+def test_shards_in_use_are_not_evicted_for_others(encoded: Encoded, tmp_path: Path) -> None:
+    """Least recently used first would fetch every shard in every epoch when they do not all fit."""
     sizes = sorted(size for key, size in encoded.store.list("encode_latents/pool") if key.endswith(".safetensors"))
     budget = sizes[-1] + 10
     reader, store = reader_of(encoded, tmp_path / "c", budget)
@@ -66,7 +66,7 @@ def test_what_is_in_use_is_not_evicted_for_more_of_it(encoded: Encoded, tmp_path
     assert store.fetched <= 2 < store.ranges < 3 * 2 * 24
 
 
-def test_what_was_used_long_ago_makes_room(encoded: Encoded, tmp_path: Path) -> None:
+def test_shards_used_long_ago_are_evicted(encoded: Encoded, tmp_path: Path) -> None:
     reader, store = reader_of(encoded, tmp_path / "c", 10**9)
     read_all(encoded, reader)
     for path in (tmp_path / "c").glob("*.safetensors"):
@@ -80,7 +80,7 @@ def test_what_was_used_long_ago_makes_room(encoded: Encoded, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])
-def test_a_damaged_copy_is_dropped_and_a_damaged_shard_rejected(encoded: Encoded, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_copy_is_dropped_a_damaged_shard_is_an_error(encoded: Encoded, tmp_path: Path, damage: str) -> None:
     reader, store = reader_of(encoded, tmp_path / "c", 10**9)
     read_all(encoded, reader)
     for path in (tmp_path / "c").glob("*.safetensors"):
@@ -89,7 +89,7 @@ def test_a_damaged_copy_is_dropped_and_a_damaged_shard_rejected(encoded: Encoded
         path.write_bytes(data if damage == "flip" else data[:200])
     read_all(encoded, reader)
     where = reader.samples.tensors["latents"]
-    where.digests[5] ^= 1  # as if the shard itself were another
+    where.digests[5] ^= 1  # as if the shard itself were damaged
     with pytest.raises(DamagedSampleError, match=r"sample clip0005-0: s3://.*the shard is damaged"):
         reader.read(5, caption=None)
 

@@ -123,7 +123,7 @@ def test_no_object_is_file_not_found_with_its_uri(store: Store, tmp_path: Path) 
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_names_never_escape_the_root(store: Store, key: str, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"x")
-    verbs: list[Callable[[], object]] = [
+    methods: list[Callable[[], object]] = [
         lambda: store.uri(key),
         lambda: store.local_path(key),
         lambda: store.exists(key),
@@ -134,9 +134,9 @@ def test_names_never_escape_the_root(store: Store, key: str, tmp_path: Path) -> 
         lambda: store.delete(key),
         lambda: store.fetch(key, tmp_path / "copy"),
     ]
-    for verb in verbs:
+    for method in methods:
         with pytest.raises(ValueError, match="key"):
-            verb()
+            method()
     if key not in ("", "a/"):  # the root, and a folder written with its slash
         with pytest.raises(ValueError, match="key"):
             store.list(key)
@@ -174,7 +174,7 @@ def test_delete_twice_is_fine(store: Store) -> None:
     assert store.put_if_absent("a/k", b"again") and store.read("a/k") == b"again"
 
 
-def test_a_writable_root_keeps_no_probe(store: Store) -> None:
+def test_a_check_of_a_writable_root_leaves_nothing_behind(store: Store) -> None:
     store.check_writable()
     assert store.list("") == []
     free = store.free_bytes()

@@ -1,4 +1,4 @@
-"""What the store leaves and says when storage fails: full disks, cut lines, kills, wrong settings, dead servers."""
+"""What the store leaves and reports when storage fails: full disks, broken connections, kills, wrong settings."""
 
 import hashlib
 import json
@@ -127,15 +127,15 @@ if sys.argv[2] == "uid":
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 else:
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
-verbs = {"put": lambda: store.put_if_absent("a/k", b"x" * 10**6), "file": lambda: store.put_file_if_absent(
+methods = {"put": lambda: store.put_if_absent("a/k", b"x" * 10**6), "file": lambda: store.put_file_if_absent(
     "a/k", __import__("pathlib").Path(sys.argv[3])), "check": store.check_writable}
-told = {}
-for name, verb in verbs.items():
+errors = {}
+for name, method in methods.items():
     try:
-        verb()
+        method()
     except StoreError as error:
-        told[name] = str(error)
-print(json.dumps(told))
+        errors[name] = str(error)
+print(json.dumps(errors))
 """
 
 
@@ -145,18 +145,18 @@ def test_a_folder_of_another_user_is_one_clear_line() -> None:
     with TemporaryDirectory() as folder:  # pytest's own are closed to others, at every level
         Path(folder).chmod(0o755)
         child = run_child(FAILING, folder, "uid", str(sparse_file(Path(folder, "source"), 10)))
-        told = json.loads(child.stdout or "{}")
-        assert set(told) == {"put", "file", "check"}, child.stderr
-        assert all(line.startswith(folder) and "no permission" in line and "\n" not in line for line in told.values())
+        errors = json.loads(child.stdout or "{}")
+        assert set(errors) == {"put", "file", "check"}, child.stderr
+        assert all(line.startswith(folder) and "no permission" in line and "\n" not in line for line in errors.values())
         assert os.listdir(folder) == ["source"]
 
 
 def test_a_file_size_limit_is_one_clear_line_and_leaves_nothing(tmp_path: Path) -> None:
     root = tmp_path / "root"
     child = run_child(FAILING, str(root), "limit", str(sparse_file(tmp_path / "source", 10**6)))
-    told = json.loads(child.stdout or "{}")
-    assert set(told) == {"put", "file"}, child.stderr
-    assert all("a/k" in line and "ulimit -f" in line and "\n" not in line for line in told.values())
+    errors = json.loads(child.stdout or "{}")
+    assert set(errors) == {"put", "file"}, child.stderr
+    assert all("a/k" in line and "ulimit -f" in line and "\n" not in line for line in errors.values())
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 

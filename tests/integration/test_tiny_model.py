@@ -1,4 +1,4 @@
-"""The tiny checkpoint: the same bytes each time, loaded by the ordinary means, and shaped as the published one."""
+"""The tiny checkpoint: the same bytes each time, loaded by stock diffusers, and shaped as the published one."""
 
 import hashlib
 import inspect
@@ -36,14 +36,14 @@ def test_the_seed_changes_every_model_and_the_global_state_is_left_alone(tiny_mo
     assert {name for name in one if one[name] != other[name]} == {name for name in one if name.endswith("safetensors")}
 
 
-def test_a_folder_with_anything_in_it_is_rejected(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(FileExistsError, match="not an empty directory"):
         build_tiny_model(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_it_loads_by_the_ordinary_means_and_keeps_what_the_published_one_has(tiny_model: Path) -> None:
+def test_stock_diffusers_loads_it_and_its_constants_are_the_published_ones(tiny_model: Path) -> None:
     pipe = SanaVideoPipeline.from_pretrained(tiny_model)
     assert (pipe.vae_scale_factor_temporal, pipe.vae_scale_factor_spatial) == (4, 8)
     assert pipe.vae.config.z_dim == pipe.transformer.config.in_channels == 16
@@ -56,7 +56,7 @@ def test_it_loads_by_the_ordinary_means_and_keeps_what_the_published_one_has(tin
     assert pipe.vae.encode(torch.zeros(1, 3, 5, 32, 48)).latent_dist.mode().shape == (1, 16, 2, 4, 6)
 
 
-def test_its_tokenizer_takes_any_text_and_gives_it_back(tiny_model: Path) -> None:
+def test_its_tokenizer_round_trips_any_text(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model, subfolder="tokenizer")
     text = "a red ball, \u732b \U0001f408 z\u017c\u0142"
     ids = tokenizer.encode(text)
@@ -84,10 +84,10 @@ def test_a_table_with_an_extra_axis_is_loaded_and_not_left_random(tiny_model: Pa
     assert all(torch.equal(weights[name], value) for name, value in exact.state_dict().items())
 
 
-def test_missing_and_misshapen_weights_are_rejected(tiny_model: Path, tmp_path: Path) -> None:
-    anti_join = edit_weights(tiny_model, tmp_path / "anti_join", **{"proj_out.bias": None})
+def test_missing_and_misshapen_weights_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    incomplete = edit_weights(tiny_model, tmp_path / "incomplete", **{"proj_out.bias": None})
     with pytest.raises(ValueError, match=r"lacks 1 weights .* first proj_out.bias"):
-        load_transformer(str(anti_join))
+        load_transformer(str(incomplete))
     both = {"scale_shift_table": torch.zeros(1, 2, 24), "proj_out.bias": torch.zeros(3)}
     wrong = edit_weights(tiny_model, tmp_path / "wrong", **both)
     with pytest.raises(ValueError, match=r"proj_out.bias"):

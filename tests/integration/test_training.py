@@ -1,4 +1,4 @@
-"""The training loop on a tiny model and a synthetic store: the same steps whatever happens on the way."""
+"""The training loop on a tiny model and a synthetic store: the same steps, whatever interrupts it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from sana.errors import ConfigError, SanaError
 from sana.progress import Progress
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
-from sana.training.checkpoint import DataPosition, newest, steps_of
+from sana.training.checkpoint import DataPosition, checkpoint_steps, newest_checkpoint
 from sana.workers.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded, reports_to
@@ -35,7 +35,7 @@ def test_a_run_that_was_killed_and_continued_is_the_run_that_was_not(lab: Lab) -
 
     with pytest.raises(Killed):
         train(reports_to(lab.job("killed", max_steps=8, eval_every=4, log_every=1), die))
-    assert steps_of(lab.store, lab.key("killed")) == [4]
+    assert checkpoint_steps(lab.store, lab.key("killed")) == [4]
     resumed = lab.train("killed", max_steps=8, eval_every=4)
     lab.assert_same(straight, resumed)
     rows = lab.rows(resumed)
@@ -44,7 +44,7 @@ def test_a_run_that_was_killed_and_continued_is_the_run_that_was_not(lab: Lab) -
     assert resumed.cursor == DataPosition(8, 2, 2)
 
 
-def test_raising_max_steps_goes_on_and_a_finished_run_only_exports(lab: Lab) -> None:
+def test_raising_max_steps_resumes_and_a_finished_run_only_exports(lab: Lab) -> None:
     straight = lab.train("straight", max_steps=7, checkpoint_every=100)
     lab.train("raised", max_steps=3, checkpoint_every=100)
     raised = lab.train("raised", max_steps=7, checkpoint_every=100)
@@ -54,10 +54,10 @@ def test_raising_max_steps_goes_on_and_a_finished_run_only_exports(lab: Lab) -> 
     assert TrainResult.load(result_path(job.path)).checkpoint == raised.key
     assert lab.at("raised", 7).attempt == raised.attempt
     lines = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
-    assert [line["detail"] for line in lines] == ["going on from step 7"]
+    assert [line["detail"] for line in lines] == ["resuming from step 7"]
 
 
-def test_sigterm_saves_the_last_step_and_the_next_run_goes_on(lab: Lab) -> None:
+def test_sigterm_saves_the_last_step_and_the_next_run_resumes(lab: Lab) -> None:
     job = lab.job("stopped", max_steps=100_000, checkpoint_every=100_000, log_every=1)
     process = lab.spawn(job)
     deadline = time.monotonic() + 120
@@ -66,24 +66,24 @@ def test_sigterm_saves_the_last_step_and_the_next_run_goes_on(lab: Lab) -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    stopped = newest(lab.store, lab.key("stopped"), at_most=100_000)
+    stopped = newest_checkpoint(lab.store, lab.key("stopped"), at_most=100_000)
     assert stopped is not None and stopped.step >= 3
     assert not result_path(job.path).exists()
     end = stopped.step + 2
     lab.assert_same(lab.train("stopped", max_steps=end), lab.train("straight", max_steps=end, max_checkpoints=100))
 
 
-def test_a_stop_while_evaluating_saves_too_and_the_eval_is_made_up(lab: Lab) -> None:
+def test_a_stop_while_evaluating_saves_and_the_next_run_evaluates(lab: Lab) -> None:
     def stop(progress: Progress) -> None:
         if progress.done == 3 and progress.metrics:
             os.kill(os.getpid(), signal.SIGTERM)  # seen after the first round of the eval at step 3
 
-    knobs = {"max_steps": 6, "eval_every": 3, "checkpoint_every": 100, "log_every": 100}
+    settings = {"max_steps": 6, "eval_every": 3, "checkpoint_every": 100, "log_every": 100}
     with pytest.raises(SystemExit) as left:
-        train(reports_to(lab.job("stopped", **knobs), stop))
+        train(reports_to(lab.job("stopped", **settings), stop))
     assert left.value.code == 143
-    assert steps_of(lab.store, lab.key("stopped")) == [3]
-    lab.assert_same(lab.train("stopped", **knobs), lab.train("straight", **knobs))
+    assert checkpoint_steps(lab.store, lab.key("stopped")) == [3]
+    lab.assert_same(lab.train("stopped", **settings), lab.train("straight", **settings))
 
 
 def test_micro_batches_and_checkpointing_change_nothing(lab: Lab) -> None:
@@ -110,14 +110,14 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path, tiny
     lab = Lab(build_encoded(tmp_path / "store", scale=1e6), tmp_path, tiny_model)
     with pytest.raises(SanaError, match=r"step 1: loss (nan|inf), .*clip00\d\d-0.*learning_rate"):
         train(lab.job("bad", checkpoint_every=2, log_every=100))
-    assert steps_of(lab.store, lab.key("bad")) == []
+    assert checkpoint_steps(lab.store, lab.key("bad")) == []
 
 
-def test_a_batch_that_does_not_divide_is_rejected() -> None:
-    from sana.training.batch import WorkPartition
+def test_a_batch_that_does_not_divide_is_an_error() -> None:
+    from sana.training.batch import RankPartition
 
     with pytest.raises(ConfigError, match="4 is not a multiple of 3 ranks x micro_batch_size 1; use 6"):
-        WorkPartition(4, 1, rank=0, num_ranks=3)
+        RankPartition(4, 1, rank=0, num_ranks=3)
 
 
 def test_tiny_training_repeats_the_recorded_losses(lab: Lab) -> None:

@@ -1,4 +1,4 @@
-"""Two ranks take the steps of one, and the evaluate stage gives the loop's number."""
+"""Two ranks take the steps of one, and the evaluate stage computes the loop's eval loss."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ pytestmark = pytest.mark.timeout(240)
 
 
 def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
-    knobs = {"max_steps": 8, "micro_batch_size": 1, "eval_every": 4}
-    one = lab.train("one", **knobs)
-    job = lab.job("two", **knobs, num_processes=2)
+    settings = {"max_steps": 8, "micro_batch_size": 1, "eval_every": 4}
+    one = lab.train("one", **settings)
+    job = lab.job("two", **settings, num_processes=2)
     assert lab.spawn(job, ranks=2).wait(180) == 0
     two = lab.at("two", 8)
     worst = {name: _worst(lab.rows(one), lab.rows(two), name) for name in ("train/loss", "train/grad_norm")}
@@ -26,12 +26,12 @@ def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
     assert max(worst.values()) < 1e-5
     first_of_one, first_of_two = lab.rows(one)[0], lab.rows(two)[0]
     assert first_of_one == first_of_two and first_of_one["step"] == 0  # eval loss: bit-equal
-    # each goes on on the other's number of ranks
-    assert lab.spawn(lab.job("one", **{**knobs, "max_steps": 10}, num_processes=2), ranks=2).wait(180) == 0
-    swapped = lab.rows(lab.train("two", **{**knobs, "max_steps": 10}))
+    # each resumes on the other's number of ranks
+    assert lab.spawn(lab.job("one", **{**settings, "max_steps": 10}, num_processes=2), ranks=2).wait(180) == 0
+    swapped = lab.rows(lab.train("two", **{**settings, "max_steps": 10}))
     assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/loss") < 1e-5
     assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/grad_norm") < 1e-5
-    # the evaluate stage gives the loop's number, on one rank and on two
+    # the evaluate stage computes the loop's eval loss, on one rank and on two
     loop_row = [row for row in lab.rows(two) if "eval/loss_ema" in row][-1]
     reports = [_evaluate(lab, "two", 8, ranks=ranks) for ranks in (1, 2)]
     assert reports[0] == reports[1]
@@ -45,8 +45,8 @@ def _worst(a: list[dict[str, float]], b: list[dict[str, float]], name: str) -> f
     return max(abs(left / right - 1) for left, right in pairs)
 
 
-def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: Any) -> EvalReport:
-    config = train_config(lab.encoded, lab.folder / f"evaluate{ranks}", lab.model, **knobs)
+def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **settings: Any) -> EvalReport:
+    config = train_config(lab.encoded, lab.folder / f"evaluate{ranks}", lab.model, **settings)
     out = lab.folder / f"report{ranks}"
     job = evaluate_job(lab.encoded, config, lab.model, CheckpointName(lab.key(trajectory), step), out)
     if ranks == 1:
@@ -61,7 +61,7 @@ def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **knobs: 
 def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()  # it rejects another precision in one process
+    AcceleratorState._reset_state()  # it refuses another precision in one process
     try:
         saved = lab.train("bf16", max_steps=2, eval_every=2, mixed_precision="bf16")
         report = _evaluate(lab, "bf16", 2, mixed_precision="bf16")

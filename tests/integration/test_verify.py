@@ -1,4 +1,4 @@
-"""Damage of a store is found, named, invalidated and healed."""
+"""Damage of a store is found, named, invalidated and repaired."""
 
 import os
 import shlex
@@ -18,14 +18,14 @@ from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 pytestmark = pytest.mark.timeout(200)
 
 
-def test_a_sound_store_is_sound_and_known(place: Place) -> None:
+def test_an_undamaged_store_is_valid_and_has_no_unknown_object(place: Place) -> None:
     store = store_of(place)
-    health = verify(store, deep=True)
-    assert health.problems == health.superseded == []
+    result = verify(store, deep=True)
+    assert result.problems == result.superseded == []
     assert {kind_of(key) for key, _ in store.list("")} >= {"artifact", "part", "shard", "checkpoint", "metrics", "file"}
     assert "unknown" not in {kind_of(key) for key, _ in store.list("")}
-    for stage in health.stages.values():
-        assert stage.ok == stage.num_objects and stage.orphans == 0
+    for stage in result.stages.values():
+        assert stage.ok == stage.num_objects and stage.num_orphaned == 0
     assert find_orphaned_objects(read_object_graph(store), grace_s=0) == []
 
 
@@ -52,55 +52,53 @@ DAMAGE = [
 @pytest.mark.parametrize(
     ("kind", "stage", "damage", "shows"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE]
 )
-def test_damage_is_found_and_withdrawn(place: Place, kind: str, stage: str, damage, shows: bool) -> None:
+def test_damage_is_found_and_invalidated(place: Place, kind: str, stage: str, damage, shows: bool) -> None:
     store = store_of(place)
     key = only(store, kind, stage)
     damage(Path(store.root, key))
     assert {problem.key for problem in verify(store).problems} == ({key} if shows else set())
-    health = verify(store, deep=True)
-    assert {problem.key for problem in health.problems} == {key}
-    assert sum(found.damaged + found.missing for found in health.stages.values()) == 1
+    result = verify(store, deep=True)
+    assert {problem.key for problem in result.problems} == {key}
+    assert sum(found.damaged + found.missing for found in result.stages.values()) == 1
     before = set(dict(store.list("")))
-    gone = invalidate(store, health.problems)
+    gone = invalidate(store, result.problems)
     assert set(gone) == before - set(dict(store.list(""))) and {kind_of(k) for k in gone} <= {
         "artifact", "part", "compacted", "checkpoint",
     }  # fmt: skip
-    assert verify(store, deep=True).problems == []  # what is left is sound
+    assert verify(store, deep=True).problems == []  # what is left is valid
 
 
-def test_healing_makes_again_only_what_was_damaged(place: Place, trained: tuple[Place, Outcome]) -> None:
+def test_a_repair_makes_again_only_what_was_damaged(place: Place, trained: tuple[Place, Outcome]) -> None:
     store = store_of(place)
     flip(Path(store.root, only(store, "shard", "encode_latents")), -100)
     invalidate(store, verify(store, deep=True).problems)
     with inline_workers():
-        healed = run_stages(context_of(place), last="train")
-    assert healed.ran == ["encode_latents"]  # train reads equal content, so it stays
-    assert healed["encode_latents"].content == trained[1]["encode_latents"].content
-    assert healed["encode_latents"].counts.extra["encoded"] < 13
+        repaired = run_stages(context_of(place), last="train")
+    assert repaired.ran == ["encode_latents"]  # train reads equal content, so it stays
+    assert repaired["encode_latents"].content == trained[1]["encode_latents"].content
+    assert repaired["encode_latents"].counts.extra["encoded"] < 13
     assert verify(store, deep=True).problems == []
 
 
-def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_names_the_damage_and_its_repair(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     main(["verify", "--root", place.root, "--deep"])
-    assert "valid" in capsys.readouterr().out
+    assert "damaged: " not in capsys.readouterr().out
     shard = only(store_of(place), "shard", "encode_latents")
     flip(Path(place.root, shard), -100)
     with pytest.raises(SystemExit) as ended:
         main(["verify", "--root", place.root, "--deep"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert ended.value.code == 1
-    [line, *_] = [line for line in told.splitlines() if line.startswith(f"damaged: {shard}")]
-    cure = line.partition("to repair: ")[2].partition(", then: ")[0]
+    [line, *_] = [line for line in output.splitlines() if line.startswith(f"damaged: {shard}")]
+    repair = line[line.index("sana verify ") :].partition(", then: ")[0]
     with pytest.raises(SystemExit):
-        main(shlex.split(cure)[1:])
-    assert "2 records were invalidated" in capsys.readouterr().out  # the cure, as it is printed, is one
+        main(shlex.split(repair)[1:])
+    assert "2 records were invalidated" in capsys.readouterr().out  # the command, as it is printed, works
     main(["verify", "--root", place.root, "--deep"])
 
 
 @pytest.mark.parametrize("command", [["verify"], ["export", "--to", "elsewhere"]])
-def test_a_root_with_nothing_in_it_is_not_said_to_be_well(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_empty_root_is_an_error(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*command, "--root", str(tmp_path / "mistyped")])
     captured = capsys.readouterr()
@@ -111,28 +109,26 @@ def test_a_root_with_nothing_in_it_is_not_said_to_be_well(
     assert list(tmp_path.iterdir()) == []
 
 
-class Listed(LocalStore):
-    """A store that counts what is asked of single objects."""
+class RequestCountingStore(LocalStore):
+    """A store that counts requests for single objects."""
 
-    asked: Counter[str]
+    requests: Counter[str]
 
     def exists(self, key: str) -> bool:
-        self.asked["exists"] += 1
+        self.requests["exists"] += 1
         return super().exists(key)
 
     def size(self, key: str) -> int:
-        self.asked["size"] += 1
+        self.requests["size"] += 1
         return super().size(key)
 
 
-def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    store = Listed(place.root)
-    store.asked = Counter()
-    found = read_object_graph(store)
-    named = sorted({file.key for artifact in found.artifacts.values() for file in artifact.files.values()})
-    named += sorted({file.key for checkpoint in found.checkpoints.values() for file in checkpoint.files.values()})
+def test_one_listing_finds_missing_files_and_wrong_sizes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RequestCountingStore(place.root)
+    store.requests = Counter()
+    graph = read_object_graph(store)
+    named = sorted({file.key for artifact in graph.artifacts.values() for file in artifact.files.values()})
+    named += sorted({file.key for checkpoint in graph.checkpoints.values() for file in checkpoint.files.values()})
     assert {key.partition("/")[0] for key in named} == {
         "download",
         "probe",
@@ -141,7 +137,7 @@ def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
         "encode_latents",
         "train",
     }
-    assert verify(store).problems == [] and not store.asked, "no request a file"
+    assert verify(store).problems == [] and not store.requests, "no request for each file"
     orphan = "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet"
     store.put_if_absent(orphan, b"orphaned")
     for number, key in enumerate(named):
@@ -150,11 +146,11 @@ def test_every_file_that_a_record_names_is_missed_and_measured_by_a_listing(
             path.unlink()
         else:
             path.write_bytes(path.read_bytes() + b"x")
-    health = verify(store)
-    wrong = {problem.key: problem.state for problem in health.problems if kind_of(problem.key) not in RECORDS}
+    result = verify(store)
+    wrong = {problem.key: problem.state for problem in result.problems if kind_of(problem.key) not in RECORDS}
     assert wrong == {key: "missing" if number % 2 else "damaged" for number, key in enumerate(named)}
-    assert [thing.key for thing in health.orphans] == [orphan]
+    assert [thing.key for thing in result.orphaned_objects] == [orphan]
     with pytest.raises(SystemExit):
         main(["verify", "--root", place.root, "--list"])
-    said = capsys.readouterr().out
-    assert all(f"{state}: {key}: " in said for key, state in wrong.items()) and f"orphan: {orphan}: " in said
+    output = capsys.readouterr().out
+    assert all(f"{state}: {key}: " in output for key, state in wrong.items()) and f"orphan: {orphan}: " in output

@@ -26,7 +26,7 @@ def our_loss(transformer: SanaVideoTransformer3DModel) -> torch.Tensor:
 
 
 def plain_loss(transformer: SanaVideoTransformer3DModel) -> torch.Tensor:
-    """One sample after another, without padding, in the words of the paper."""
+    """One sample after another, without padding, as in the paper."""
     total = torch.zeros(())
     for x0, eps, draw, caption in zip(X0, NOISE, DRAWS, CAPTIONS, strict=True):
         normal = 2**0.5 * torch.erfinv(2 * draw - 1)
@@ -46,11 +46,11 @@ def test_loss_and_gradient_equal_the_plain_rendering(tiny_model: Path, gradient_
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     expected.backward()
-    gradient, wanted = (
+    gradient, reference = (
         torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]) for model in (ours, plain)
     )
-    assert gradient.shape == wanted.shape and wanted.norm() > 0
-    assert (gradient - wanted).norm() / wanted.norm() < 1e-5
+    assert gradient.shape == reference.shape and reference.norm() > 0
+    assert (gradient - reference).norm() / reference.norm() < 1e-5
 
 
 def test_what_the_mask_hides_has_no_effect(tiny_model: Path) -> None:
@@ -77,6 +77,6 @@ def test_a_bf16_transformer_keeps_its_rotary_tables_and_the_timestep_in_fp32(tin
     assert low.dtype == torch.float32 and not torch.equal(low, high)
 
 
-def test_an_odd_latent_side_is_rejected(tiny_model: Path) -> None:
+def test_an_odd_latent_side_is_an_error(tiny_model: Path) -> None:
     with pytest.raises(ValueError, match="multiples of 2"):
         predict(load_transformer(str(tiny_model)), X0[..., :5], torch.ones(2), *pad(CAPTIONS))

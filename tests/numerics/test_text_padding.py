@@ -9,7 +9,7 @@ from sana.config.train import TrainConfig
 from sana.model.random import philox_normal
 from sana.model.tiny_model import CAPTION_CHANNELS
 from sana.model.transformer import load_transformer
-from sana.training.batch import MicroBatch, texts
+from sana.training.batch import MicroBatch, pad_captions
 from sana.training.objectives.registry import build_objective
 
 pytestmark = pytest.mark.timeout(60)
@@ -23,7 +23,7 @@ def test_fixed_lengths_give_the_same_loss_and_gradient(tiny_model: Path) -> None
     losses, gradients = {}, {}
     for padding in ("batch", "fixed"):
         drawn = {"noise": philox_normal(SHAPE, key=("noise",)), "sigma": torch.tensor([0.2, 0.5, 0.9])}
-        batch = MicroBatch({"latents": philox_normal(SHAPE, key=("x0",)), **drawn, **texts(captions, padding)})
+        batch = MicroBatch({"latents": philox_normal(SHAPE, key=("x0",)), **drawn, **pad_captions(captions, padding)})
         assert batch.captions.shape[1] == {"batch": 70, "fixed": 128}[padding]
         model.zero_grad()
         losses[padding] = objective.loss(model, batch).per_sample

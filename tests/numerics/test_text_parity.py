@@ -58,7 +58,7 @@ def test_a_batch_equals_the_pipelines_batch(both: tuple[TextEncoder, SanaVideoPi
 
 
 def test_the_templates_are_those_of_diffusers() -> None:
-    """They are written out here: an upgrade that changes them shows here, not in the caption of somebody's run."""
+    """They are written out here: an upgrade that changes them fails here, instead of changing the captions of a run."""
     image = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
     assert TEMPLATES["video"] == "\n".join(CHI)
     assert TEMPLATES["image"] == "\n".join(image).replace("'", '"')
@@ -92,14 +92,14 @@ def test_padding_is_zero_beyond_the_mask_and_masks_count_tokens() -> None:
     assert torch.equal(embeds, mask[..., None].expand(-1, -1, 4).float())
 
 
-def test_captions_that_cannot_be_padded_are_rejected() -> None:
+def test_captions_that_cannot_be_padded_are_an_error() -> None:
     with pytest.raises(ValueError, match="one token"):
         pad([torch.ones(0, 4), torch.ones(5, 4)])
     with pytest.raises(ValueError, match="more than the 4"):
         pad([torch.ones(5, 4)], length=4)
 
 
-def test_unknown_templates_and_lengths_are_rejected(tiny_model: Path) -> None:
+def test_unknown_templates_and_lengths_are_an_error(tiny_model: Path) -> None:
     encoder = TextEncoder.load(str(tiny_model))
     with pytest.raises(ValueError, match="unknown template 'vidoe'"):
         encoder.encode(["a"], template="vidoe")

@@ -25,7 +25,7 @@ STEPS = 3
 
 
 def drawn(reader: Reader, row: int, *, key: tuple) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
-    """What a place in a batch draws: latent, caption, noise, sigma [1], and whether its caption was dropped."""
+    """Return what a position in a batch draws: latent, caption, noise, sigma [1], whether the caption is dropped."""
     drop = philox_uniform([1], key=(*key, "caption_dropout")).item() < DROPOUT
     pick = int(philox_uniform([1], key=(*key, "caption")).item() * reader.num_captions(row))
     x0, caption = reader.read(row, caption=None if drop else pick)
@@ -94,8 +94,8 @@ def test_steps_equal_a_plain_rendering(tmp_path: Path, tiny_model: Path) -> None
     assert [row["train/grad_norm"] for row in rows] == pytest.approx(norms, rel=1e-5)
     assert 0 < dropped < STEPS * BATCH and min(norms) > MAX_NORM  # the test exercises dropout and clipping
     live = load_weights(encoded.store, "t", STEPS, which="live")
-    averaged = load_weights(encoded.store, "t", STEPS, which="ema")
-    for found, expected in ((live, weights), (averaged, average)):
+    saved_ema = load_weights(encoded.store, "t", STEPS, which="ema")
+    for found, expected in ((live, weights), (saved_ema, average)):
         worst = max((found[name] - weight).abs().max().item() for name, weight in expected.items())
         print(f"largest difference of a weight {worst:.1e}")
         assert worst < 1e-6

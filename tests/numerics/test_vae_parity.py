@@ -1,4 +1,4 @@
-"""Latents are diffusers' own posterior mode, normalised; nothing is dropped on the way in or out."""
+"""Latents are diffusers' own posterior mode, normalised; encoding and decoding drop nothing."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_the_first_latent_frame_is_the_first_frame_encoded_alone(vae: Autoencode
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_in_a_batch_of_one_size_neighbours_and_place_change_no_bit(tiny_model: Path, size: int) -> None:
+def test_in_a_batch_of_one_size_neighbours_and_position_change_no_bit(tiny_model: Path, size: int) -> None:
     batched = load_vae(str(tiny_model))
     batched.disable_slicing()  # as the worker does for encode_latents.batch_size above 1
     pixels = clips(4, 9, 96, 160)
@@ -59,7 +59,7 @@ def test_in_a_batch_of_one_size_neighbours_and_place_change_no_bit(tiny_model: P
     last = encode_latents(batched, torch.cat([pixels[1:size], pixels[:1]]))[-1]
     assert torch.equal(alone, first) and torch.equal(alone, last)
     single = encode_latents(batched, pixels[:1])[0]
-    assert (alone - single).norm() <= 1e-6 * single.norm()  # another size does: 1.4e-7 was measured
+    assert (alone - single).norm() <= 1e-6 * single.norm()  # another batch size does: 1.4e-7 was measured
 
 
 @pytest.mark.parametrize("num_frames", [1, 9])
@@ -73,7 +73,7 @@ def test_decoding_equals_diffusers_and_gives_the_clips_shape(vae: AutoencoderKLW
     torch.testing.assert_close(decoded, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_tiling_is_off_unless_asked_for_and_changes_the_latents(tiny_model: Path, vae: AutoencoderKLWan) -> None:
+def test_tiling_is_off_by_default_and_changes_the_latents(tiny_model: Path, vae: AutoencoderKLWan) -> None:
     pixels = clips(1, 1, 288, 32)  # taller than a tile of 256
     tiled = encode_latents(load_vae(str(tiny_model), tiling=True), pixels)
     assert tiled.shape == encode_latents(vae, pixels).shape
@@ -92,11 +92,11 @@ def test_tiling_is_off_unless_asked_for_and_changes_the_latents(tiny_model: Path
         (clips(1, 1)[:, :2], "need float32"),
     ],
 )
-def test_pixels_that_would_be_misread_are_rejected(vae: AutoencoderKLWan, pixels: torch.Tensor, message: str) -> None:
+def test_pixels_that_would_be_misread_are_an_error(vae: AutoencoderKLWan, pixels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_latents(vae, pixels)
 
 
-def test_latents_of_another_layout_are_rejected(vae: AutoencoderKLWan) -> None:
+def test_latents_of_another_layout_are_an_error(vae: AutoencoderKLWan) -> None:
     with pytest.raises(ValueError, match="need .B, 16, f, h, w."):
         decode_latents(vae, torch.zeros(1, 2, 16, 4, 4))

@@ -77,7 +77,7 @@ def test_racing_commits_of_one_content_leave_one_artifact(tmp_path: Path) -> Non
     assert not store.exists("probe/" + recipe().fingerprint + "/artifact.0001.json")
 
 
-def test_causes_name_what_differs(tmp_path: Path) -> None:
+def test_config_diff_names_what_differs(tmp_path: Path) -> None:
     before = commit(open_store(str(tmp_path)))
     assert config_diff(recipe(), before) == []
     assert config_diff(recipe(), None) == []
@@ -85,7 +85,7 @@ def test_causes_name_what_differs(tmp_path: Path) -> None:
     assert config_diff(after, before) == ["stage version 1 -> 2", "a 1 -> 2", "b.c None -> 3", "input videos changed"]
 
 
-def test_causes_name_the_key_of_the_data_set_that_differs(tmp_path: Path) -> None:
+def test_config_diff_names_the_key_of_the_data_set_that_differs(tmp_path: Path) -> None:
     def of(*datasets: tuple[str, str]) -> Recipe:
         listed = [{"id": name, "captions": {"trigger": word, "columns": []}} for name, word in datasets]
         return Recipe("download", 1, {"datasets": listed}, {})

@@ -9,7 +9,7 @@ import yaml
 from sana.bucket import OFFICIAL_480P
 from sana.config.load import check, load_config
 from sana.config.pipeline import Config
-from sana.config.section import Section, members
+from sana.config.section import Section, union_members
 from sana.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -25,23 +25,23 @@ def test_shipped_configs_are_valid(path: Path) -> None:
     assert isinstance(load_config(path), Config)
 
 
-def test_the_480p_config_says_every_value() -> None:
+def test_the_480p_config_sets_every_value() -> None:
     """The real run is complete: nothing that changes bytes is left to a default."""
-    said = yaml.safe_load((ROOT / "configs/sana_video_480p.yaml").read_text())
+    given = yaml.safe_load((ROOT / "configs/sana_video_480p.yaml").read_text())
 
-    def unsaid(section: type[Section], values: dict, prefix: str = "") -> list[str]:
+    def missing_settings(section: type[Section], values: dict, prefix: str = "") -> list[str]:
         missing = []
         for name, field in section.model_fields.items():
-            union = members(field.annotation)
+            union = union_members(field.annotation)
             kind = union[values[name]["name"]] if union else field.annotation
             if isinstance(kind, type) and issubclass(kind, Section):
                 if name != "resources":
-                    missing += unsaid(kind, values.get(name) or {}, f"{prefix}{name}.")
+                    missing += missing_settings(kind, values.get(name) or {}, f"{prefix}{name}.")
             elif name not in values:
                 missing.append(f"{prefix}{name}")
         return missing
 
-    assert set(unsaid(Config, said)) <= {"tracking.uri"}
+    assert set(missing_settings(Config, given)) <= {"tracking.uri"}
     config = load_config(ROOT / "configs/sana_video_480p.yaml")
     assert {(b.height, b.width) for b in config.bucket.shapes} == set(OFFICIAL_480P)
 
@@ -130,24 +130,24 @@ def test_overrides_apply_in_order_and_know_numbers() -> None:
     assert config.sample.prompts["cat"] == "a cat"
 
 
-def test_a_data_set_is_named_by_its_id_or_its_place() -> None:
+def test_a_data_set_is_named_by_its_id_or_its_position() -> None:
     ids = ["a", "a.b", "a.b.c", "1"]
     sets = [{"id": name, "source": "."} for name in ids]
     for place, name in enumerate(ids):
         for path in {name, *([str(place)] if place != 1 else [])}:
             overrides = [f"download.datasets={json.dumps(sets)}", f"download.datasets.{path}.repeats=7"]
-            overrides += [f"download.datasets.{path}.captions.prefix=old film"]
+            overrides += [f"download.datasets.{path}.captions.prefix=old video"]
             found = load_config(DEMO, overrides).download.datasets
             assert [one.repeats for one in found] == [7 * (one.id == name) for one in found]
-            assert found[place].captions.prefix == "old film"
+            assert found[place].captions.prefix == "old video"
     whole = load_config(DEMO, ["download.datasets.demo={id: x, source: y}"]).download.datasets
     assert [one.id for one in whole] == ["x"]
 
 
-def test_a_key_may_stand_once(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("root: a\nroot: b\n")
-    with pytest.raises(ConfigError, match="stands twice"):
+    with pytest.raises(ConfigError, match="is given twice"):
         load_config(path)
 
 
@@ -159,11 +159,11 @@ def test_a_file_without_a_config_is_one_error(tmp_path: Path, text: str) -> None
         load_config(path)
 
 
-def test_every_knob_is_described() -> None:
+def test_every_setting_is_described() -> None:
     def undescribed(section: type[Section], prefix: str = "") -> list[str]:
         missing = []
         for name, field in section.model_fields.items():
-            for member, kind in members(field.annotation).items():
+            for member, kind in union_members(field.annotation).items():
                 missing += undescribed(kind, f"{prefix}{name}={member}.")
             if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
                 missing += undescribed(field.annotation, f"{prefix}{name}.")
@@ -174,7 +174,7 @@ def test_every_knob_is_described() -> None:
     assert not undescribed(Config)
 
 
-def test_speed_knobs_and_places_are_not_hashed() -> None:
+def test_speed_settings_and_paths_are_not_hashed() -> None:
     plain = load_config(DEMO)
     fast = load_config(
         DEMO,
@@ -190,12 +190,13 @@ def test_speed_knobs_and_places_are_not_hashed() -> None:
 
 
 def test_the_trajectory_leaves_out_max_steps_unless_the_schedule_needs_it() -> None:
-    assert load_config(DEMO).train.trajectory() == load_config(DEMO, ["train.max_steps=999"]).train.trajectory()
+    longer = load_config(DEMO, ["train.max_steps=999"]).train.trajectory_settings()
+    assert load_config(DEMO).train.trajectory_settings() == longer
     cosine = ["train.lr_schedule.name=cosine"]
-    longer = load_config(DEMO, [*cosine, "train.max_steps=999"]).train.trajectory()
-    assert load_config(DEMO, cosine).train.trajectory() != longer
+    longer = load_config(DEMO, [*cosine, "train.max_steps=999"]).train.trajectory_settings()
+    assert load_config(DEMO, cosine).train.trajectory_settings() != longer
     fixed = [*cosine, "train.lr_schedule.decay_steps=50"]
     assert (
-        load_config(DEMO, fixed).train.trajectory()
-        == load_config(DEMO, [*fixed, "train.max_steps=999"]).train.trajectory()
+        load_config(DEMO, fixed).train.trajectory_settings()
+        == load_config(DEMO, [*fixed, "train.max_steps=999"]).train.trajectory_settings()
     )

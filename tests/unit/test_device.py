@@ -1,4 +1,4 @@
-"""A device is what was asked for, or an error that says what is there."""
+"""A device is the configured one, or an error that says which there are."""
 
 import pytest
 import torch

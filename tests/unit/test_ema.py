@@ -1,4 +1,4 @@
-"""Laws of the averaged weights."""
+"""Laws of the EMA weights."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of the eval loss: what it is made of and what it does not depend on."""
+"""Laws of the eval loss: its formula, and what it does not depend on."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 class OneRank:
-    """As much of Parallel as evaluation uses, for rank `rank` of `num_ranks`: sums are what this rank has."""
+    """The part of Parallel that evaluation uses, for rank `rank` of `num_ranks`; a sum is this rank's own tensor."""
 
     device = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def read(encoded: Encoded) -> tuple[Reader, Samples]:
     return Reader(ShardFiles(encoded.store), samples), samples
 
 
-def measure(
+def evaluate(
     encoded: Encoded,
     model: nn.Module,
     *,
@@ -87,8 +87,8 @@ def measure(
     return evaluate_model(parallel, model, objective, reader, config, text_padding="batch", on_round=on_round)
 
 
-def run(encoded: Encoded, **knobs: Any) -> EvalTable:
-    table = measure(encoded, Scale().train(), **knobs)
+def run(encoded: Encoded, **settings: Any) -> EvalTable:
+    table = evaluate(encoded, Scale().train(), **settings)
     assert table is not None
     return table
 
@@ -104,25 +104,25 @@ def test_each_loss_is_the_formula(encoded: Encoded) -> None:
             assert table.losses[row, level] == pytest.approx(error.square().mean().item(), rel=1e-5)
 
 
-def test_one_forward_is_one_sample_at_all_levels_and_the_mode_comes_back(encoded: Encoded) -> None:
+def test_one_forward_is_one_sample_at_all_levels_and_the_mode_is_restored(encoded: Encoded) -> None:
     model = Scale().train()
-    measure(encoded, model)
+    evaluate(encoded, model)
     assert model.batches == [3] * 5
     assert model.training
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
-def test_ranks_share_samples_and_add_up_to_the_same_bits(encoded: Encoded, num_ranks: int) -> None:
+def test_ranks_divide_the_samples_and_sum_to_the_same_bits(encoded: Encoded, num_ranks: int) -> None:
     parts = [run(encoded, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
     assert sum((part.losses != 0).all(axis=1).sum() for part in parts) == 5
     assert np.array_equal(sum(part.losses for part in parts), run(encoded).losses)
 
 
 def test_every_rank_computes_in_every_round(encoded: Encoded) -> None:
-    """Sharded weights need all ranks for a forward: one that has no sample left repeats one, and drops the loss."""
+    """Sharded weights need all ranks for a forward: one without a sample left repeats one, and drops the loss."""
     models = [Scale() for _ in range(3)]
     for rank, model in enumerate(models):
-        measure(encoded, model, rank=rank, num_ranks=3)
+        evaluate(encoded, model, rank=rank, num_ranks=3)
     assert [model.batches for model in models] == [[3, 3]] * 3  # five samples
 
 
@@ -143,14 +143,14 @@ def test_more_clips_keep_most_of_the_list(tmp_path: Path) -> None:
     assert (chosen_of_many & both) <= chosen
 
 
-def test_a_stop_ends_it_without_a_number(encoded: Encoded) -> None:
+def test_a_stop_ends_the_evaluation_without_a_result(encoded: Encoded) -> None:
     rounds: list[tuple[int, int]] = []
 
     def after(done: int, total: int) -> bool:
         rounds.append((done, total))
         return done < 2
 
-    assert measure(encoded, Scale(), on_round=after) is None
+    assert evaluate(encoded, Scale(), on_round=after) is None
     assert rounds == [(1, 5), (2, 5)]
 
 
@@ -173,8 +173,8 @@ def test_the_standard_error_is_over_samples() -> None:
 def test_means_do_not_depend_on_the_order_of_samples() -> None:
     losses = np.random.default_rng(0).lognormal(size=(200, 8)) * 1e3
     table = EvalTable(tuple(map(str, range(200))), eval_sigmas(8), losses)
-    turned = dataclasses.replace(table, losses=losses[::-1])
-    assert (table.mean(), table.stderr()) == (turned.mean(), turned.stderr())
+    reversed_table = dataclasses.replace(table, losses=losses[::-1])
+    assert (table.mean(), table.stderr()) == (reversed_table.mean(), reversed_table.stderr())
 
 
 def test_pairs_are_the_common_samples() -> None:

@@ -1,4 +1,4 @@
-"""Every example loads, shows what its name promises, says no more than it must, and quotes commands that exist."""
+"""Every example loads, shows what its name promises, is short, and quotes commands that exist."""
 
 import itertools
 import re
@@ -34,12 +34,12 @@ def _ranks_of_two_machines() -> int:
 
 PROMISES: dict[str, dict[str, Callable[[Config], bool]]] = {
     "local_folder": {
-        "no place is remote": lambda c: not any("://" in place for place in (c.root, *_sources(c))),
+        "no path is remote": lambda c: not any("://" in place for place in (c.root, *_sources(c))),
         "captions are .txt": lambda c: c.download.datasets[0].captions.layout == "textfile",
     },
     "s3_bucket": {
         "root and source are in S3": lambda c: all(place.startswith("s3://") for place in (c.root, *_sources(c))),
-        "neither is inside of the other": lambda c: (
+        "neither is inside the other": lambda c: (
             not any(f"{a}/".startswith(f"{b}/") for a, b in itertools.permutations((c.root, *_sources(c)), 2))
         ),
     },
@@ -71,7 +71,7 @@ def test_each_example_has_promises_and_a_line_in_the_list() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_holds_what_its_name_promises(path: Path) -> None:
+def test_an_example_keeps_the_promises_of_its_name(path: Path) -> None:
     config = load_config(path)
     assert not [promise for promise, holds in PROMISES[path.stem].items() if not holds(config)]
 
@@ -122,12 +122,12 @@ def test_quoted_commands_exist_and_name_the_example(path: Path) -> None:
     for words in commands:
         parsed = check_command(words).params
         assert parsed["config"] == f"examples/{path.stem}.yaml"
-        load_config(path.with_suffix(".yaml"), parsed.get("overrides", ()))  # -s of what is not there fails
+        load_config(path.with_suffix(".yaml"), parsed.get("overrides", ()))  # -s of an unknown setting fails
     for module in re.findall(r"-m (\S+)", path.read_text()):
         assert find_spec(module), f"{path.name}: there is no module {module}"
 
 
 @pytest.mark.parametrize("wrong", ["rn x.yaml", "run x.yaml --untill bucket", "run x.yaml --until latents", "run"])
-def test_a_command_that_is_not_there_is_found(wrong: str) -> None:
+def test_a_command_that_does_not_exist_is_found(wrong: str) -> None:
     with pytest.raises(click.UsageError):
         check_command(shlex.split(wrong))

@@ -21,7 +21,7 @@ def test_hooks_run_what_make_lint_runs() -> None:
     repos = read_yaml(".pre-commit-config.yaml")["repos"]
     assert [repo["repo"] for repo in repos] == ["local"]  # nothing to fetch
     hooks = [hook for repo in repos for hook in repo["hooks"]]
-    # the files that a hook is given may be some that ruff is told to leave out
+    # a hook may get files that ruff is configured to exclude
     assert [hook["entry"].removesuffix(" --force-exclude") for hook in hooks] == checks
     assert {hook["language"] for hook in hooks} == {"system"}
 
@@ -34,7 +34,7 @@ def test_the_workflow_only_calls_ci_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["bug_report", "feature_request"])
-def test_issue_forms_are_of_the_shape_that_is_shown(name: str) -> None:
+def test_issue_forms_have_the_required_shape(name: str) -> None:
     form = read_yaml(f".github/ISSUE_TEMPLATE/{name}.yml")
     assert {"name", "description", "body"} <= set(form)
     ids = [field["id"] for field in form["body"]]

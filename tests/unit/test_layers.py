@@ -123,7 +123,7 @@ def test_package_files_are_empty() -> None:
         "sana.stages.encode_latents",
     ],
 )
-def test_deciding_imports_no_heavy_library(module: str) -> None:
+def test_planning_imports_no_heavy_library(module: str) -> None:
     """What `sana --help`, `plan` and a cached run import never includes torch, prefect or mlflow."""
     stages = "from sana.pipeline.graph import STAGES, stage; [stage(name) for name in STAGES]"
     script = f"import sys, {module}; {stages}; print(*sys.modules)"

@@ -26,11 +26,11 @@ def claim(store: Store, number: int, **changes) -> None:
 
 
 def test_only_one_holds_it_and_it_can_be_held_again(store: Store) -> None:
-    with lease.held(store, "t") as first, pytest.raises(SanaError, match=f"{os.getpid()}.*already"):
+    with lease.hold_lease(store, "t") as first, pytest.raises(SanaError, match=f"{os.getpid()}.*already"):
         first.check()
-        with lease.held(store, "t"):
+        with lease.hold_lease(store, "t"):
             pass
-    with lease.held(store, "t"), lease.held(store, "other"):
+    with lease.hold_lease(store, "t"), lease.hold_lease(store, "other"):
         pass
     assert store.list("train/t/lease") == []
 
@@ -39,35 +39,35 @@ def test_a_claim_that_cannot_be_read_is_not_taken_for_none(store: Store) -> None
     store.put_if_absent("train/t/lease/00000003.json", b'{"format": 1, "owner": "x"}')
     with (
         pytest.raises(SanaError, match=r"00000003.json is damaged: host: .*remove it if nobody"),
-        lease.held(store, "t"),
+        lease.hold_lease(store, "t"),
     ):
         pass
 
 
-def test_a_fresh_claim_of_another_machine_stands_and_a_silent_one_is_taken_over(store: Store) -> None:
+def test_a_recent_claim_of_another_machine_holds_and_an_expired_one_is_taken_over(store: Store) -> None:
     claim(store, 7)
-    with pytest.raises(SanaError, match="x is training t already"), lease.held(store, "t"):
+    with pytest.raises(SanaError, match="x is training t already"), lease.hold_lease(store, "t"):
         pass
     store.delete("train/t/lease/00000007.json")
     claim(store, 8, heartbeat_at=time.time() - lease.EXPIRES_S - 1)
-    with lease.held(store, "t"):
+    with lease.hold_lease(store, "t"):
         assert [key for key, _ in store.list("train/t/lease")] == ["train/t/lease/00000009.json"]
 
 
-def test_a_dead_process_of_this_machine_need_not_be_waited_for(store: Store) -> None:
-    gone = subprocess.run(
+def test_a_claim_of_a_dead_process_of_this_machine_is_taken_over_at_once(store: Store) -> None:
+    dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    claim(store, 1, host=socket.gethostname(), pid=int(gone.stdout))
-    with lease.held(store, "t"):
+    claim(store, 1, host=socket.gethostname(), pid=int(dead.stdout))
+    with lease.hold_lease(store, "t"):
         assert store.list("train/t/lease")[-1][0] == "train/t/lease/00000002.json"
 
 
-def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(
+def test_a_holder_that_was_taken_over_gets_an_error_and_keeps_the_others_claim(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
-    with lease.held(store, "t") as mine:
+    with lease.hold_lease(store, "t") as mine:
         number = int(store.list("train/t/lease")[-1][0][-13:-5])
         for ahead in range(1, 400):  # beat it to one of its next numbers
             claim(store, number + ahead)
@@ -79,13 +79,13 @@ def test_who_was_taken_over_is_told_so_and_leaves_the_others_claim(
     assert len(store.list("train/t/lease")) >= 390
 
 
-def test_of_many_at_once_one_gets_it(store: Store) -> None:
+def test_only_one_of_many_concurrent_trainers_gets_the_lease(store: Store) -> None:
     won, gate = [], threading.Barrier(8)
 
     def contend() -> None:
         gate.wait()
         try:
-            with lease.held(store, "t"):
+            with lease.hold_lease(store, "t"):
                 won.append(1)
                 time.sleep(1.0)
         except SanaError:

@@ -52,29 +52,29 @@ def test_the_loss_is_computed_in_fp32_for_bf16_inputs() -> None:
     assert torch.equal(flow_matching_loss(pred, target), flow_matching_loss(pred.float(), target.float()))
 
 
-def test_shapes_that_would_broadcast_are_rejected() -> None:
+def test_shapes_that_would_broadcast_are_an_error() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         flow_matching_loss(X0, NOISE[:1])
 
 
-def test_the_official_policy_has_the_official_quantiles() -> None:
+def test_the_official_sampling_has_the_official_quantiles() -> None:
     s = sigmas("logit_normal", GRID, shift=3.0)
     measured = torch.quantile(s, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])).tolist()
     assert measured == pytest.approx([0.367, 0.605, 0.750, 0.854, 0.939], abs=1e-3)  # NVlabs' own sampler, measured
     assert s.mean().item() == pytest.approx(0.713, abs=2e-3)  # theirs floors to 1/1000, which costs 0.001
 
 
-@pytest.mark.parametrize(("policy", "shift"), [("logit_normal", 3.0), ("uniform", 1.0), ("checkpoint", 8.0)])
-def test_levels_stay_inside_and_grow_with_their_draw(policy: str, shift: float) -> None:
+@pytest.mark.parametrize(("sampling", "shift"), [("logit_normal", 3.0), ("uniform", 1.0), ("checkpoint", 8.0)])
+def test_levels_stay_in_the_open_interval_and_grow_with_their_draw(sampling: str, shift: float) -> None:
     ends = torch.tensor([2.0**-24, 1 - 2.0**-24])  # the outermost draws there are
     draws = torch.cat([ends[:1], GRID, ends[1:]]).clamp(*ends.tolist())
-    s = sigmas(policy, draws, shift=shift)  # type: ignore[arg-type]
+    s = sigmas(sampling, draws, shift=shift)  # type: ignore[arg-type]
     assert s.dtype == torch.float32 and s.shape == draws.shape
     assert s.min() > 0 and s.max() < 1
     assert (s.diff() >= 0).all()
 
 
-def test_the_checkpoint_policy_is_the_schedulers_own_training_levels() -> None:
+def test_checkpoint_sampling_is_the_schedulers_own_training_levels() -> None:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     table = FlowMatchEulerDiscreteScheduler(shift=8.0).sigmas[:1000]  # from 1.0 down
@@ -95,8 +95,8 @@ def test_timesteps_are_not_rounded() -> None:
     assert torch.equal(timesteps_of(s), 1000 * s) and (timesteps_of(s) % 1 != 0).any()
 
 
-@pytest.mark.parametrize("bad", [{"policy": "cosine"}, {"shift": 0.0}, {"std": 0.0}])
-def test_a_policy_that_makes_no_sense_is_rejected(bad: dict) -> None:
-    options = {"policy": "logit_normal", "shift": 3.0} | bad
-    with pytest.raises(ValueError, match="sigma policy"):
-        sigmas(options.pop("policy"), GRID[:3], **options)
+@pytest.mark.parametrize("bad", [{"sampling": "cosine"}, {"shift": 0.0}, {"std": 0.0}])
+def test_an_invalid_sampling_is_an_error(bad: dict) -> None:
+    options = {"sampling": "logit_normal", "shift": 3.0} | bad
+    with pytest.raises(ValueError, match="timestep sampling"):
+        sigmas(options.pop("sampling"), GRID[:3], **options)

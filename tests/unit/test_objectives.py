@@ -1,4 +1,4 @@
-"""Laws of the objectives, and of what steps measure."""
+"""Laws of the objectives, and of the scalars of a step."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sana.config.objective import LogitNormalSampling
 from sana.config.train import TrainConfig
 from sana.model.random import philox_normal
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, Slot, texts
+from sana.training.batch import BatchSlot, MicroBatch, pad_captions
 from sana.training.objectives.huber import LINEAR_FRACTION
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Losses
@@ -36,13 +36,13 @@ def batch() -> MicroBatch:
             "latents": philox_normal(SHAPE, key=("x0",)),
             "noise": philox_normal(SHAPE, key=("noise",)),
             "sigma": torch.tensor([0.1, 0.5, 0.8]),
-            **texts([torch.ones(2, 4), torch.ones(5, 4), torch.ones(3, 4)], "batch"),
+            **pad_captions([torch.ones(2, 4), torch.ones(5, 4), torch.ones(3, 4)], "batch"),
         }
     )
 
 
 def measured(**objective: Any) -> tuple[Losses, torch.Tensor]:
-    """The losses of a batch under an objective, and the errors they are made of."""
+    """Return the losses of a batch under an objective, and the errors they are computed from."""
     made = build_objective(TrainConfig(max_steps=1, global_batch_size=1, objective=objective), flow_shift=3.0)
     one, model = batch(), Half()
     return made.loss(model, one), (made.velocity(model, one) - (one.noise - one.latents)).detach()
@@ -62,10 +62,10 @@ def test_the_losses_are_their_formulas() -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_an_objective_draws_by_place_alone(name: str) -> None:
+def test_an_objective_draws_by_position_alone(name: str) -> None:
     config = TrainConfig(max_steps=1, global_batch_size=4, objective={"name": name}, seed=3)
     objective = build_objective(config, flow_shift=3.0)
-    slots = [Slot(7, position, row=position) for position in range(4)]
+    slots = [BatchSlot(7, position, row=position) for position in range(4)]
     latents = torch.empty(4, *SHAPE[1:])
     together = objective.draw(slots, latents)
     alone = [objective.draw([slot._replace(row=0)], latents[:1]) for slot in slots]
@@ -76,14 +76,14 @@ def test_an_objective_draws_by_place_alone(name: str) -> None:
     assert not torch.equal(other["sigma"], together["sigma"])
 
 
-def test_scalars_come_together_as_they_say() -> None:
+def test_scalars_are_reduced_by_their_kind() -> None:
     """Two ranks of two micro batches each, of one and three samples, in a global batch of eight."""
 
     def of_rank(rank: int) -> dict[str, m.Scalar]:
         step: dict[str, m.Scalar] = {}
         for size, value in ((1, 1.0 + rank), (3, 3.0 + rank)):
             micro = {"share": m.Scalar(torch.tensor(value), "sum"), "mean": m.Scalar(torch.tensor(value), "mean")}
-            m.gather(step, {**micro, "norm": m.Scalar(torch.tensor(9.0), "equal")}, part=size / 8)
+            m.accumulate(step, {**micro, "norm": m.Scalar(torch.tensor(9.0), "equal")}, part=size / 8)
         return step
 
     ranks = [[of_rank(rank), {"share": m.Scalar(torch.tensor(float(rank)), "sum")}] for rank in range(2)]
@@ -95,6 +95,6 @@ def test_scalars_come_together_as_they_say() -> None:
 
 def test_captions_are_padded_to_few_lengths() -> None:
     for longest, length in ((1, 64), (64, 64), (65, 128), (300, 320)):
-        made = texts([torch.ones(longest, 4), torch.ones(1, 4)], "fixed")
+        made = pad_captions([torch.ones(longest, 4), torch.ones(1, 4)], "fixed")
         assert made["captions"].shape == (2, length, 4) and made["mask"].sum(1).tolist() == [longest, 1]
-        assert texts([torch.ones(longest, 4)], "batch")["captions"].shape == (1, longest, 4)
+        assert pad_captions([torch.ones(longest, 4)], "batch")["captions"].shape == (1, longest, 4)

@@ -18,7 +18,7 @@ GOLDEN_UNIFORM = [
 ]  # fmt: skip
 
 
-def test_golden_vectors_have_not_moved() -> None:
+def test_golden_vectors_have_not_changed() -> None:
     assert philox_normal([6], key=GOLDEN_KEY).tolist() == GOLDEN_NORMAL
     assert philox_uniform([6], key=GOLDEN_KEY).tolist() == GOLDEN_UNIFORM
 
@@ -55,6 +55,6 @@ def test_draws_follow_their_distributions() -> None:
     assert torch.histc(uniform, 10, 0, 1).sub(20_000).abs().max() < 700  # 5 standard deviations
 
 
-def test_a_key_of_other_types_is_rejected() -> None:
+def test_a_key_of_other_types_is_an_error() -> None:
     with pytest.raises(TypeError):
         philox_normal([1], key=("train", np.int64(3)))  # type: ignore[arg-type]

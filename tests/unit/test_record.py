@@ -52,7 +52,7 @@ def test_what_is_read_is_what_was_written(whole: Whole) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"numbers": [0.1, "2"]}, "numbers.1: Input should be a valid number"),
         ({"numbers": None}, "numbers: Input should be a valid"),
@@ -63,16 +63,16 @@ def test_what_is_read_is_what_was_written(whole: Whole) -> None:
         ({"parts": {"b": {"size": True, "share": 1}}}, "parts.b.size: Input should be a valid integer"),
     ],
 )
-def test_other_fields_and_types_are_told_by_name(change: dict, told: str) -> None:
+def test_other_fields_and_types_are_named_in_the_error(change: dict, message: str) -> None:
     value = {name: child for name, child in {**WHOLE.to_value(), **change}.items() if child is not ...}
-    with pytest.raises(DamagedRecordError, match=f"^the file is damaged: {told}.*; make it again$"):
-        Whole.from_json(json.dumps(value), where="the file", remedy="make it again")
+    with pytest.raises(DamagedRecordError, match=f"^the file is damaged: {message}.*; make it again$"):
+        Whole.from_json(json.dumps(value), where="the file", repair_hint="make it again")
 
 
 @pytest.mark.parametrize("data", [b'{"format": 3, ', b"[]", b"\xff", b'{"format": 3, "name": "a"} b'])
 def test_what_is_no_record_is_damaged(data: bytes) -> None:
     with pytest.raises(DamagedRecordError, match="^the file is damaged: .*; make it again$"):
-        Whole.from_json(data, where="the file", remedy="make it again")
+        Whole.from_json(data, where="the file", repair_hint="make it again")
 
 
 @pytest.mark.parametrize("number", [2, "3", None])
@@ -87,7 +87,7 @@ def test_no_number_is_written_that_json_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         Whole("a", (float("nan"),), {}).to_json()
     with pytest.raises(SanaError, match="there is no .*; run again"):
-        Whole.load(tmp_path / "no.json", remedy="run again")
+        Whole.load(tmp_path / "no.json", repair_hint="run again")
 
 
 def test_progress_is_one_line_and_checked() -> None:
@@ -165,7 +165,7 @@ def test_a_job_is_read_only_by_the_worker_it_is_for(tmp_path: Path) -> None:
         read_job(path, EncodeCaptionsSpec)
 
 
-def test_every_record_is_frozen_and_says_what_it_is() -> None:
+def test_every_record_is_frozen_and_documented() -> None:
     for module in pkgutil.walk_packages(sana.__path__, "sana."):
         if module.name.startswith(
             ("sana.runtime.specs", "sana.runtime.results", "sana.facts", "sana.training.checkpoint")

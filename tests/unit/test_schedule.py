@@ -18,12 +18,12 @@ from sana.training.schedules import learning_rate_at
 pytestmark = pytest.mark.timeout(60)
 
 
-def of(name: str = "constant", max_steps: int = 100, **knobs: Any) -> TrainConfig:
-    return config(max_steps=max_steps, lr_schedule={"name": name, "warmup_steps": 10, **knobs})
+def of(name: str = "constant", max_steps: int = 100, **settings: Any) -> TrainConfig:
+    return config(max_steps=max_steps, lr_schedule={"name": name, "warmup_steps": 10, **settings})
 
 
-def config(**knobs: Any) -> TrainConfig:
-    return TrainConfig(**{"max_steps": 100, "global_batch_size": 1, "learning_rate": 1.0, **knobs})
+def config(**settings: Any) -> TrainConfig:
+    return TrainConfig(**{"max_steps": 100, "global_batch_size": 1, "learning_rate": 1.0, **settings})
 
 
 def test_warm_up_starts_above_zero_and_ends_at_the_peak() -> None:
@@ -71,7 +71,7 @@ ADAFACTOR = {"name": "adafactor", "epsilon": 1e-2, "clip_threshold": 1.5, "beta2
 
 
 @pytest.mark.parametrize(
-    ("knobs", "optimizer", "moments"),
+    ("settings", "optimizer", "moments"),
     [
         (ADAMW, partial(torch.optim.AdamW, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.0), MOMENTS),
         (ADAFACTOR, partial(torch.optim.Adafactor, beta2_decay=-0.7, eps=(None, 1e-2), d=1.5), ("row_var", "col_var")),
@@ -79,11 +79,11 @@ ADAFACTOR = {"name": "adafactor", "epsilon": 1e-2, "clip_threshold": 1.5, "beta2
     ids=["adamw", "adafactor"],
 )
 def test_state_made_beforehand_is_the_state_torch_would_make(
-    knobs: dict, optimizer: Callable[..., torch.optim.Optimizer], moments: tuple[str, ...]
+    settings: dict, optimizer: Callable[..., torch.optim.Optimizer], moments: tuple[str, ...]
 ) -> None:
     ours, theirs = (nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    mine = build_optimizer(config(optimizer=knobs), dict(ours.named_parameters()))
+    mine = build_optimizer(config(optimizer=settings), dict(ours.named_parameters()))
     plain = optimizer(theirs.parameters(), lr=0.25)
     for _ in range(3):
         plain.zero_grad()

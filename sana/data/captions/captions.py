@@ -15,7 +15,7 @@ from sana.data.captions.metadata_readers import lines_of, read_lines, read_rows,
 from sana.data.schemas import Reason
 from sana.data.sources.listing import FILES_AT_ONCE, SourceFile, files_of
 from sana.data.sources.source import Source
-from sana.errors import ConfigError, SanaError, naming
+from sana.errors import ConfigError, SanaError, error_prefix
 
 MAX_NAME = 1000  # characters of what a cell holds instead of a name: a rejected row is for people
 
@@ -122,7 +122,7 @@ def open_captions(dataset: DatasetConfig, source: Source) -> Captions:
     Raises:
         ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.
     """
-    with naming(dataset.where):
+    with error_prefix(dataset.where):
         if source.layout == "textfile":
             return TextFiles(source, dataset.captions)
         return _join(dataset.captions, source)
@@ -134,7 +134,7 @@ def check_captions(dataset: DatasetConfig, source: Source) -> None:
     Raises:
         ConfigError: a table cannot be used; names the data set, the table, and the column or the line counts.
     """
-    with naming(dataset.where):
+    with error_prefix(dataset.where):
         tables = _read_tables(dataset.captions, source, head=True) if source.layout in ("metadata", "lines") else []
         if source.is_table and not any(table.num_rows for _, _, table in tables):
             raise _no_row(source)

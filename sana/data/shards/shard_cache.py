@@ -14,7 +14,7 @@ from sana.atomic_io import read_at
 from sana.config.train import TrainResources
 from sana.data.sources.file_cache import FileCache
 from sana.store import Store
-from sana.store_errors import SHORT, StoreError, explained
+from sana.store_errors import TRUNCATED, StoreError, clear_errors
 
 MAX_OPEN = 256  # files; the usual limit of a process is 1,024
 # Shards are read at random: evicting one that is in use for another that is too would fetch both again and again.
@@ -58,10 +58,10 @@ class ShardFiles:
             try:  # a `with` at each read would take as long as the rest of this method
                 done = read_at(file.descriptor, start, buffer)
             except OSError:
-                with explained(file.path, OSError):
+                with clear_errors(file.path, OSError):
                     raise
             if done < len(buffer):
-                raise StoreError(f"{file.path}: {SHORT} (got {done} of {len(buffer)} from byte {start})")
+                raise StoreError(f"{file.path}: {TRUNCATED} (got {done} of {len(buffer)} from byte {start})")
         elif self._cache is None or not self._from_cache(self._cache, shard, start, buffer):
             self.store.read_into(shard, start, buffer)
 
@@ -101,7 +101,7 @@ class ShardFiles:
     def _fetch(self, shard: str, path: Path) -> None:
         self.store.fetch(shard, path)
         if path.stat().st_size != self._size(shard):
-            raise StoreError(f"{self.store.uri(shard)}: {SHORT} (got {path.stat().st_size} of {self._size(shard)})")
+            raise StoreError(f"{self.store.uri(shard)}: {TRUNCATED} (got {path.stat().st_size} of {self._size(shard)})")
 
 
 class _OpenFile:
@@ -109,7 +109,7 @@ class _OpenFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        with explained(path, OSError):
+        with clear_errors(path, OSError):
             self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:

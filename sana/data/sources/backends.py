@@ -15,7 +15,7 @@ from sana.data.sources.hub import HubRepo
 from sana.data.sources.hub_cache import HubFile
 from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
 from sana.errors import ConfigError, SanaError
-from sana.store import checked
+from sana.store import check_key
 
 if TYPE_CHECKING:
     from sana.store_s3 import ObjectInfo  # a second to import: only for those who use S3
@@ -205,7 +205,7 @@ class S3Backend:
 def _key_trouble(key: str) -> str:
     """Say why S3's key, which may be any text, is no path that can be opened here; "" if it is."""
     try:
-        checked(key)
+        check_key(key)
     except ValueError as error:
         return f"{error}; rename it"
     return ""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sana.atomic_io import replacing
+from sana.atomic_io import atomic_write
 from sana.errors import SanaError
 
 
@@ -72,5 +72,5 @@ class HubCache:
     def _keep(self, key: str, text: str) -> None:
         if self.read_only:
             return
-        with replacing(self.folder / key) as temp:
+        with atomic_write(self.folder / key) as temp:
             temp.write_text(text, encoding="utf-8")

@@ -21,7 +21,7 @@ from sana.data.sources.hub import REPO_ID, HubRepo
 from sana.data.sources.listing import LISTED, TABLE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, table_of_files, videos_of
 from sana.data.sources.table_backend import TableBackend
 from sana.data.tables import content_digest
-from sana.errors import ConfigError, naming
+from sana.errors import ConfigError, error_prefix
 
 HUB_PREFIX = "hf://datasets/"
 
@@ -57,7 +57,7 @@ class Source:
     @property
     def revision(self) -> str:
         """The commit of a Hugging Face data set; empty for a folder and for S3."""
-        with self._lock, naming(self._dataset.where):
+        with self._lock, error_prefix(self._dataset.where):
             return self._backend.revision
 
     @property
@@ -100,7 +100,7 @@ class Source:
         Raises:
             OSError: the file is gone, not readable, or being written.
         """
-        with naming(self._dataset.where):
+        with error_prefix(self._dataset.where):
             return self._backend.digest(file)
 
     def read(self, file: SourceFile) -> bytes:
@@ -109,7 +109,7 @@ class Source:
         Raises:
             OSError: it is gone or not readable.
         """
-        with naming(self._dataset.where):
+        with error_prefix(self._dataset.where):
             return self._backend.read(file)
 
     def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
@@ -131,12 +131,12 @@ class Source:
     @contextmanager
     def _opened(self, path: str, digest: str) -> Iterator[Path]:
         with ExitStack() as stack:
-            with naming(self._dataset.where):  # not what is raised while the file is in use
+            with error_prefix(self._dataset.where):  # not what is raised while the file is in use
                 local = stack.enter_context(self._backend.open(path, digest=digest))
             yield local
 
     def _listing(self) -> _Listing:
-        with self._lock, naming(self._dataset.where):
+        with self._lock, error_prefix(self._dataset.where):
             if self._found is None:
                 self._found = self._list()
             return self._found
@@ -188,7 +188,7 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: FileCache, rea
         ConfigError: another kind of source, or a folder that is not there.
         StoreError: S3 does not answer or rejects.
     """
-    with naming(dataset.where):
+    with error_prefix(dataset.where):
         return _open(dataset, work_dir, cache, read_only)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from sana.config.objective import FlowMatchingConfig
 from sana.model.objective import flow_matching_loss, noise_latents, timesteps_of, velocity_target
 from sana.model.transformer import predict
-from sana.training.batch import MicroBatch, Slot
+from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.metrics import SIGMA_MEAN, Scalar
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Losses
@@ -16,9 +16,11 @@ from sana.training.objectives.objective import Losses
 
 @dataclass(frozen=True)
 class FlowMatching:
+    """The objective `flow_matching`."""
+
     noise: NoisePolicy
 
-    def draw(self, slots: Sequence[Slot], latents: Tensor) -> dict[str, Tensor]:
+    def draw(self, slots: Sequence[BatchSlot], latents: Tensor) -> dict[str, Tensor]:
         return self.noise.draw(slots, latents)
 
     def velocity(self, model: nn.Module, batch: MicroBatch) -> Tensor:
@@ -36,5 +38,5 @@ def predict_velocity(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def build(_: FlowMatchingConfig, noise: NoisePolicy) -> FlowMatching:
-    """Make the objective of its section of the config."""
+    """Return the objective of its section of the config."""
     return FlowMatching(noise)

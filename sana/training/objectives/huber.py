@@ -1,4 +1,4 @@
-"""Flow matching with the Huber loss: squared errors up to delta, linear beyond, so that few outliers weigh less."""
+"""Flow matching with the Huber loss: squared errors up to delta, linear beyond, so that outliers weigh less."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sana.config.objective import HuberConfig
 from sana.model.objective import velocity_target
-from sana.training.batch import MicroBatch, Slot
+from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.metrics import SIGMA_MEAN, Scalar
 from sana.training.objectives.flow_matching import predict_velocity
 from sana.training.objectives.noise import NoisePolicy
@@ -19,10 +19,12 @@ LINEAR_FRACTION = "train/huber_linear_fraction"  # of all elements of the global
 
 @dataclass(frozen=True)
 class Huber:
+    """The objective `huber`."""
+
     noise: NoisePolicy
     delta: float
 
-    def draw(self, slots: Sequence[Slot], latents: Tensor) -> dict[str, Tensor]:
+    def draw(self, slots: Sequence[BatchSlot], latents: Tensor) -> dict[str, Tensor]:
         return self.noise.draw(slots, latents)
 
     def velocity(self, model: nn.Module, batch: MicroBatch) -> Tensor:
@@ -40,5 +42,5 @@ class Huber:
 
 
 def build(config: HuberConfig, noise: NoisePolicy) -> Huber:
-    """Make the objective of its section of the config."""
+    """Return the objective of its section of the config."""
     return Huber(noise, config.delta)

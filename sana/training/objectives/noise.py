@@ -1,4 +1,4 @@
-"""Which noise, and which noise level, a sample of a training step gets."""
+"""The noise and the noise level of each sample of a training step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from sana.config.objective import LogitNormalSampling, TimestepSampling
 from sana.model.objective import sigmas
 from sana.model.random import philox_normal, philox_uniform
-from sana.training.batch import Slot
+from sana.training.batch import BatchSlot
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class NoisePolicy:
     seed: int
     flow_shift: float  # that of the config, or of the checkpoint where the sampling is `checkpoint`
 
-    def draw(self, slots: Sequence[Slot], latents: Tensor) -> dict[str, Tensor]:
+    def draw(self, slots: Sequence[BatchSlot], latents: Tensor) -> dict[str, Tensor]:
         """Return `noise`, float32 of the latents' shape [B, 16, f, h, w], and `sigma`, float32 [B] in (0, 1)."""
         shape = latents.shape[1:]
         uniform = torch.cat([philox_uniform([1], key=slot.key(self.seed, "sigma")) for slot in slots])

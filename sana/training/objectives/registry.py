@@ -1,4 +1,4 @@
-"""The objectives there are, by the name that the config calls them."""
+"""The objectives by their name in the config."""
 
 from collections.abc import Callable
 from typing import Any

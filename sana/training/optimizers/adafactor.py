@@ -1,6 +1,6 @@
 """Adafactor (Shazeer and Stern, arXiv 1804.04235), torch's own: of a matrix it keeps a row and a column of squares.
 
-A step is at most the learning rate times the parameter's own size, and at most 1 / sqrt(steps) times it.
+A step is relative to the parameter's own size: at most the learning rate times it, and 1 / sqrt(steps) times it.
 """
 
 import torch
@@ -10,7 +10,7 @@ from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, deca
 
 
 def build(config: AdafactorConfig, parameters: Parameters) -> Optimizer:
-    """Return Adafactor over all parameters, its state already there: zeros, as before the first step."""
+    """Return Adafactor over all parameters, with its state: zeros, as before the first step."""
     optimizer = torch.optim.Adafactor(
         decay_groups(parameters, config.weight_decay),
         beta2_decay=config.beta2_decay,

@@ -9,7 +9,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the running means of th
 
 
 def build(config: AdamWConfig, parameters: Parameters) -> Optimizer:
-    """Return AdamW over all parameters, its state already there: zeros, as before the first step."""
+    """Return AdamW over all parameters, with its state: zeros, as before the first step."""
     on_gpu = next(iter(parameters.values())).is_cuda
     optimizer = torch.optim.AdamW(
         decay_groups(parameters, config.weight_decay),

@@ -12,16 +12,16 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 class Optimizer:
-    """A torch optimizer over named parameters, whose state is there before the first step.
+    """A torch optimizer over named parameters, whose state exists before the first step.
 
-    A state tensor is named as in the optimizer, behind its parameter's name: `<parameter>.exp_avg`.
+    A state tensor is named `<parameter>.<name in the optimizer>`, such as `<parameter>.exp_avg`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
         self._optimizer, self._parameters = optimizer, parameters
 
     def step(self, learning_rate: float) -> None:
-        """Take a step along the gradients, and let go of them."""
+        """Take a step along the gradients, and free them."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
@@ -36,20 +36,20 @@ class Optimizer:
             if key != STEP
         }
 
-    def at(self, step: int) -> None:
-        """Say how many steps were taken: decays and bias corrections depend on it."""
+    def set_step(self, step: int) -> None:
+        """Set the number of steps taken: decays and bias corrections depend on it."""
         for state in self._optimizer.state.values():
             state[STEP].fill_(step)
 
 
 def decay_groups(parameters: Parameters, weight_decay: float) -> list[dict[str, Any]]:
-    """Return torch's parameter groups: weight decay holds for matrices and kernels.
+    """Return torch's parameter groups: weight decay applies to matrices and kernels.
 
-    Biases, norms and modulation tables have none, as is usual (Loshchilov and Hutter, arXiv 1711.05101; the grouping of
+    Not to biases, norms and modulation tables, as is usual (Loshchilov and Hutter, arXiv 1711.05101; the grouping of
     nanoGPT's `configure_optimizers`).
     """
     decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    not_decayed: list[nn.Parameter] = []
     for name, parameter in parameters.items():
-        (free if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+        (not_decayed if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""The optimizers there are, by the name that the config calls them."""
+"""The optimizers by their name in the config."""
 
 from collections.abc import Callable
 from typing import Any
