@@ -158,7 +158,7 @@ POLICY: dict[str, Any] = {
 }
 
 
-def stage_task(name: str) -> Task[Any, Any]:
+def stage_task(name: str) -> Task[[PipelineRun, Mapping[str, Artifact]], State[Artifact]]:
     """Return a task of the common policy for a stage that has no module in tasks/."""
 
     def body(run: PipelineRun, inputs: Mapping[str, Artifact]) -> State[Artifact]:

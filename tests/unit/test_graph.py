@@ -24,7 +24,7 @@ def test_every_module_of_the_folder_is_a_stage_of_its_name() -> None:
     assert files == set(graph.STAGES) and len(files) == len(graph.STAGES)
     for name in graph.STAGES:
         module = graph.stage(name)
-        assert module.NAME == name and module.GIVES and module.VERSION >= 1
+        assert name == module.NAME and module.GIVES and module.VERSION >= 1
         assert graph.about(name).endswith(".") and len(graph.about(name)) < 120
 
 
