@@ -15,16 +15,28 @@ from tests.pipeline_runs import CLIPS, ROOT, inline_workers, new_place, run_stag
 pytestmark = pytest.mark.timeout(240)
 
 SANA = [sys.executable, "-m", "flows.cli.main"]
+# the same command, which counts how often a source is listed
+SANA_COUNTED = [sys.executable, "-c", """
+import sys
+from flows.cli.main import main
+from sana.data.sources.source import Source
+listed, real = [], Source._list
+Source._list = lambda self: (listed.append(self.uri), real(self))[1]
+try:
+    main(sys.argv[1:])
+finally:
+    print(len(listed), "listings")
+"""]  # fmt: skip
 
 
-def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "configs/demo.yaml", **kwargs):
+def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "configs/demo.yaml", command=SANA, **kwargs):
     """Run `sana run` on the demo's config, with places of its own."""
     places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"model.path={model}"]
     sets = [part for pair in [*places, *arguments] for part in ("-s", pair)]
     home = str(tmp_path.parent / "prefect")  # making its database takes twenty seconds: one for all tests here
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PREFECT_HOME": home, **kwargs.pop("env", {})}
     return subprocess.run(
-        [*SANA, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=200, **kwargs
+        [*command, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=200, **kwargs
     )
 
 
@@ -76,10 +88,11 @@ def test_a_missing_model(tmp_path: Path, model: str) -> None:
 def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
     """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
     for _ in range(2):
-        done = sana(tmp_path, tiny_model, "download.datasets.0.max_rejected_fraction=0.01")
+        done = sana(tmp_path, tiny_model, "download.datasets.0.max_rejected_fraction=0.01", command=SANA_COUNTED)
         rejected = "download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption)"
         assert_one_clear_error(done, rejected, "rejects.parquet")
         assert committed(tmp_path) == ["download"]
+        assert done.stdout.endswith("1 listings\n"), "from planning to the end of download a source is listed once"
     page = next((tmp_path / "work/mlflow-artifacts").rglob("data_report.html")).read_text()
     assert "nocaption-00.mp4" in page and '<span class="bad">failed</span>' in page, "the run says what to look at"
 
