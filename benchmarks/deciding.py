@@ -1,8 +1,8 @@
-"""How long does it take to decide that nothing is to be done, against starting Python with pyarrow alone?
+"""How long does it take to find that every stage is cached, against starting Python with pyarrow alone?
 
     python -m benchmarks.deciding
 
-Needs a finished `make demo`. Best of five each; the last column is the ratio that matters.
+Needs a finished `make demo`. Best of five each; the last column is the ratio to the first row.
 """
 
 import subprocess

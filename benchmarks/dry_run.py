@@ -2,8 +2,8 @@
 
     python -m benchmarks.dry_run [num_clips]
 
-Each phase is a process of its own, so that its peak memory is its own. The manifest is what probe would have
-written of so many clips of 40 sizes and 20 to 600 frames; the store is a local folder.
+Each phase is a process of its own, so that its peak memory is its own. The manifest is the table that probe would
+write of that many clips, of 40 sizes and 20 to 600 frames; the store is a local folder.
 """
 
 import json
@@ -66,7 +66,7 @@ def constant(kind: pa.DataType, num: int) -> pa.Array:
 
 
 def manifest(at: Context, num_clips: int) -> dict[str, Any]:
-    """Write what probe would have written; a longer manifest begins with a shorter one's clips."""
+    """Write the table that probe would write; a longer manifest begins with a shorter one's clips."""
     made = {field.name: constant(field.type, num_clips) for field in PROBED}
     ids = np.random.Generator(np.random.Philox(0)).bytes(10 * num_clips).hex()
     made["clip_id"] = made["source_id"] = made["digest"] = pa.array([ids[i : i + 20] for i in range(0, len(ids), 20)])
@@ -101,8 +101,8 @@ def run_bucket(at: Context, num_clips: int) -> dict[str, Any]:
     return {"note": f"{counts.num_out} clips used, {counts.num_rejected} rejected"}
 
 
-def decide(at: Context, num_clips: int) -> dict[str, Any]:
-    """What `sana plan` asks of these two stages: bucket is found, and what is left of encode_latents is counted."""
+def count_remaining(at: Context, num_clips: int) -> dict[str, Any]:
+    """What `sana plan` does for these two stages: bucket is found, and what encode_latents has left is counted."""
     given = inputs(at, num_clips, bucketed=True)
     assert find(at.store, encode_latents.recipe(at, given)) is None
     done, total, unit = encode_latents.remaining(at, given)
@@ -123,7 +123,7 @@ def plan_epoch(at: Context, num_clips: int) -> dict[str, Any]:
 
 
 def fill_pool(at: Context, num_clips: int) -> dict[str, Any]:
-    """Parts of 64 latents for every window, folded into one table: what a finished encode leaves."""
+    """Parts of 64 latents for every window, compacted into one table: the pool after a finished encode."""
     from sana.model.model_resolver import resolve_model
 
     windows = read_table(at.store, inputs(at, num_clips, bucketed=True)["windows"], "clips.parquet")
@@ -138,12 +138,12 @@ def fill_pool(at: Context, num_clips: int) -> dict[str, Any]:
 
 
 PHASES: dict[str, Callable[[Context, int], dict[str, Any]]] = {
-    phase.__name__: phase for phase in (manifest, run_bucket, decide, plan_epoch, fill_pool)
+    phase.__name__: phase for phase in (manifest, run_bucket, count_remaining, plan_epoch, fill_pool)
 }
 
 
 def measured(folder: Path, phase: str, num_clips: int) -> tuple[float, float, float, str]:
-    """Run a phase in a process of its own: seconds, CPU seconds, peak MiB and what it says."""
+    """Run a phase in a process of its own; return seconds, CPU seconds, peak MiB and its note."""
     command = [sys.executable, "-m", "benchmarks.dry_run", phase, str(folder), str(num_clips)]
     said = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return said["seconds"], said["cpu"], said["peak_mib"], said.get("note", "")
@@ -165,7 +165,7 @@ def main(num_clips: int) -> None:
         measured(folder, "manifest", num_clips)
         rows = [
             ("bucket stage", num_clips, measured(folder, "run_bucket", num_clips)),
-            ("plan: what encode_latents has left", num_clips, measured(folder, "decide", num_clips)),
+            ("plan: what encode_latents has left", num_clips, measured(folder, "count_remaining", num_clips)),
             ("epoch plan", num_clips, measured(folder, "plan_epoch", num_clips)),
         ]
         for num, phases in ((GROWING, ("manifest", "run_bucket", "fill_pool")), (GROWING + 1, ("manifest",))):
@@ -173,7 +173,7 @@ def main(num_clips: int) -> None:
                 measured(folder, phase, num)
         more = GROWING + 1
         rows.append(("one clip more: bucket stage", more, measured(folder, "run_bucket", more)))
-        rows.append(("one clip more: what encode_latents has left", more, measured(folder, "decide", more)))
+        rows.append(("one clip more: what encode_latents has left", more, measured(folder, "count_remaining", more)))
     print("| phase | clips | seconds | CPU seconds | peak MiB | |\n|---|---|---|---|---|---|")
     for what, num, (seconds, cpu, peak, note) in rows:
         print(f"| {what} | {num:,} | {seconds:.1f} | {cpu:.1f} | {peak:.0f} | {note} |")

@@ -1,11 +1,12 @@
-"""Is encoding as fast as its VAE, does it share out, and does its memory stay flat?
+"""Is encoding as fast as its VAE, does it scale to two workers, and does its memory stay flat?
 
-    python -m benchmarks.encode [ratio] [share] [memory] [planning]
+    python -m benchmarks.encode [ratio] [decoding] [memory] [planning]
 
 ratio: the stage's worker against a bare serial script (PyAV, resize, the same VAE, nothing stored) on the same clips,
-in turns, on one core and with two workers on two. share: decoding against the VAE at 81x480x832. memory: peak of the
-worker with 10 and with 1,000 clips. All with the tiny VAE; `share` measures the published one's size as well.
-Processes are forked with their imports done, so no figure holds the ten seconds that torch takes to import.
+in turns, on one core and with two workers on two. decoding: against the VAE, at 81x480x832. memory: peak of the
+worker with 10 and with 1,000 clips. planning: the pool in single parts and compacted. All with the tiny VAE;
+`decoding` measures one of the published size as well. Processes are forked with their imports done, so no figure
+holds the ten seconds that torch takes to import.
 """
 
 import importlib
@@ -70,8 +71,8 @@ def clips(folder: Path, count: int, *, bucket: str) -> Place:
     return place
 
 
-def share_of(place: Place, bucket: str, *overrides: str) -> tuple[Context, dict[str, Artifact]]:
-    """What the stage is given: a pool of its own, and the windows, which are there before it begins."""
+def context_and_inputs(place: Place, bucket: str, *overrides: str) -> tuple[Context, dict[str, Artifact]]:
+    """Context and inputs of the stage: a pool of its own, and the windows, made before."""
     resources = [f"encode_latents.resources.{text}" for text in overrides]
     context = place.context(f"bucket.buckets=[{bucket}]", *resources)
     return replace(context, salt=os.urandom(4).hex()), inputs_of(context, stage.NAME)
@@ -84,7 +85,7 @@ def ours(context: Context, inputs: dict[str, Artifact]) -> None:
 
 
 def bare(place: Place, bucket: str) -> None:
-    """What one would write in twenty lines: one clip after the other, nothing checked, nothing stored."""
+    """The bare script, twenty lines: one clip after the other, nothing checked, nothing stored."""
     torch.set_num_threads(1)
     shape = Bucket.parse(bucket)
     vae = load_vae(str(place.model))
@@ -129,11 +130,11 @@ def ratio(folder: Path) -> None:
     place = clips(folder, count, bucket=bucket)
     one = []
     for _ in range(REPEATS):
-        given = share_of(place, bucket, "decode_threads=1")
+        given = context_and_inputs(place, bucket, "decode_threads=1")
         one.append((measured(bare, place, bucket, cores=1), measured(ours, *given, cores=1)))
     two = []
     for _ in range(REPEATS):
-        given = share_of(place, bucket, "num_workers=2", "decode_threads=1", "samples_per_part=8")
+        given = context_and_inputs(place, bucket, "num_workers=2", "decode_threads=1", "samples_per_part=8")
         base = measured(bare, place, bucket, cores=1)
         with pytest.MonkeyPatch.context() as patch:
             used: list[float] = []
@@ -147,7 +148,7 @@ def ratio(folder: Path) -> None:
     print(f"| rate on one core, against the bare script (wall; CPU) | {wall:.2f}; {cpu:.2f} |")
     both, busier = (statistics.median(values) for values in zip(*two, strict=True))
     print(f"| rate of two workers on two cores, against the bare script (wall) | {both:.2f} |")
-    print(f"| the same by CPU seconds of the busier worker: what two idle cores would give | {busier:.2f} |")
+    print(f"| the same by CPU seconds of the busier worker: expected of two idle cores | {busier:.2f} |")
 
 
 def launch_pinned(used: list[float], module: str, job_path: Path, *, num_processes: int, **_other: object) -> None:
@@ -169,7 +170,7 @@ def launch_pinned(used: list[float], module: str, job_path: Path, *, num_process
         used.append(usage.ru_utime + usage.ru_stime)
 
 
-def share(folder: Path) -> None:
+def decoding(folder: Path) -> None:
     folder.mkdir(parents=True)
     video = make_video(folder / "clip.mp4", num_frames=81, width=832, height=480)
     window: dict[str, object] = {"bucket": "81x480x832", "start_frame": 0, "window_fps": 0.0}
@@ -203,12 +204,12 @@ def memory(folder: Path) -> None:
     bucket = "5x96x160"
     for count in (10, 100, 1000):
         place = clips(folder / str(count), count, bucket=bucket)
-        wall, _, peak = measured(ours, *share_of(place, bucket), cores=1)
+        wall, _, peak = measured(ours, *context_and_inputs(place, bucket), cores=1)
         print(f"| peak memory with {count} clips at {bucket} | {peak:.0f} MiB ({wall:.0f} s) |")
 
 
 def planning(folder: Path) -> None:
-    """What the stage does before its worker when one clip of 100,001 is new: compacted, and in 1,563 loose parts."""
+    """What the stage does before its worker when one clip of 100,001 is new: in 1,563 single parts, and compacted."""
     count = 100_000
     place = clips(folder, 4, bucket="17x96x160")
     context = place.context("bucket.buckets=[17x96x160]")
@@ -222,17 +223,17 @@ def planning(folder: Path) -> None:
     inputs = {"windows": replace(inputs["windows"], files={"clips.parquet": file})}
     pool = stage.pool_of(context, resolve_model(context.config.model, work_dir=context.work_dir))
     keys = sample_keys(many)
-    nothing = {f.name: pa.nulls(count, f.type).fill_null(0) for f in LATENTS if pa.types.is_integer(f.type)}
+    zeros = {f.name: pa.nulls(count, f.type).fill_null(0) for f in LATENTS if pa.types.is_integer(f.type)}
     columns = {
         **{f.name: pa.array(["x" * 32] * count) for f in LATENTS if pa.types.is_string(f.type)},
-        **nothing,
+        **zeros,
         "sample_key": keys.slice(0, count),
         "shape": pa.array([[16, 5, 12, 20]] * count, pa.list_(pa.int64())),
     }
-    there = pa.table([columns[name] for name in LATENTS.names], schema=LATENTS)
+    encoded = pa.table([columns[name] for name in LATENTS.names], schema=LATENTS)
     for start in range(0, count, 64):
-        pool.commit_part(there.slice(start, 64))
-    for state in ("in 1,563 loose parts", "compacted"):
+        pool.commit_part(encoded.slice(start, 64))
+    for state in ("in 1,563 single parts", "compacted"):
         started, cpu = time.perf_counter(), time.process_time()
         stage.recipe(context, inputs)
         assert stage.remaining(context, inputs) == (count, count + 1, "samples")
@@ -243,11 +244,11 @@ def planning(folder: Path) -> None:
 
 
 def main() -> None:
-    names = sys.argv[1:] or ["ratio", "share", "memory", "planning"]
+    names = sys.argv[1:] or ["ratio", "decoding", "memory", "planning"]
     print("| what | value |\n|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for part in names:
-            {"ratio": ratio, "share": share, "memory": memory, "planning": planning}[part](Path(name) / part)
+            {"ratio": ratio, "decoding": decoding, "memory": memory, "planning": planning}[part](Path(name) / part)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.epoch
 
-24 buckets. CPU seconds; memory is what numpy held at most beside the bucket codes and draws themselves. The last
-column is the ratio to one permutation of as many numbers, which no shuffle can do without.
+24 buckets. CPU seconds; memory is numpy's peak beside the bucket codes and draws themselves. The last column is the
+ratio to one permutation of as many numbers, the least that a shuffle costs.
 """
 
 import time

@@ -2,8 +2,8 @@
 
     python -m benchmarks.listing [NUM_CLIPS]
 
-The files are made up, and their texts; what is measured is this program: CPU seconds, and memory above that of the
-imports. Each row is a process of its own.
+Files and texts are synthetic: CPU seconds of this program are measured, and its memory before and at most. Each row
+is a process of its own.
 """
 
 import io
@@ -34,8 +34,8 @@ CAPTION = "A black and white animated scene of a mouse who steers a boat along a
 LAYOUTS = ("metadata", "textfile")
 
 
-class MadeUp:
-    """So many videos in folders of a thousand, with a table of their captions or a text beside each."""
+class SyntheticBackend:
+    """A backend of `num_clips` videos in folders of a thousand, with a table of captions or a text beside each."""
 
     revision, base = "", ""
 
@@ -43,7 +43,7 @@ class MadeUp:
         self.num_clips, self.layout, self.table = num_clips, layout, folder / "metadata.parquet"
         if layout == "metadata":
             schema = pa.schema([("file_name", pa.string()), ("text", pa.string())])
-            with pq.ParquetWriter(self.table, schema) as out:  # in pieces: its memory is none of ours
+            with pq.ParquetWriter(self.table, schema) as out:  # in pieces: its memory must not be counted
                 for some in np.array_split(np.random.default_rng(0).permutation(num_clips), 100):
                     names = [self._name(number) for number in some.tolist()]
                     out.write_table(pa.table([names, [f"{CAPTION}{name}" for name in names]], schema=schema))
@@ -78,7 +78,7 @@ def rss_gb() -> float:
 def measure(num_clips: int, layout: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         dataset = DatasetConfig(id="made-up", source="s3://made/up")
-        backend = MadeUp(num_clips, layout, Path(name))
+        backend = SyntheticBackend(num_clips, layout, Path(name))
         before, marks = rss_gb(), [time.process_time()]
         source = Source(dataset, backend, FileCache(Path(name), max_bytes=1))
         source.listing_digest()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.loader
 
-Raw is one `preadv` (on S3: one range GET by boto3) a tensor into buffers that are there, in the same order: no digest,
-no tensor. Warm: all bytes are in the page cache, which those of a data set larger than the memory are not; cold: none.
-S3 is a server on the loopback with 8 requests in flight. All of a table take turns in one run; rates are the best of
-all turns.
+Raw is one `preadv` (on S3: one range GET by boto3) a tensor into buffers allocated before, in the same order: no
+digest, no tensor. Warm: all bytes are in the page cache, as those of a data set larger than memory cannot be; cold:
+none is. S3 is a server on loopback with 8 requests in flight. The rows of a table take turns in one run; rates are
+the best of all turns.
 """
 
 import os
@@ -134,8 +134,8 @@ def local(folder: Path, case: Case) -> None:
     order = rows_of(samples)
     wanted = [ranges(samples, row) for row in order]
     files = {shard: os.open(folder / case.bucket / shard, os.O_RDONLY) for reads in wanted for shard, _, _ in reads}
-    # several in turn, as whoever reads ahead must: one alone would stay in the processor's cache
-    memory = Buffers()  # begins on a cache line, or a rate of luck would be measured
+    # several in turn, as in reading ahead: one alone would stay in the processor's cache
+    memory = Buffers()  # they begin on a cache line: elsewhere the rate varies with the place
     buffers = [[memory.lend(size).data for _, _, size in wanted[0]] for _ in range(HELD)]
 
     def raw(digest: bool = False) -> None:
@@ -171,12 +171,12 @@ def local(folder: Path, case: Case) -> None:
     }
     sample_bytes = sum(num_bytes for *_, num_bytes in wanted[0])
 
-    def forget() -> None:
+    def drop_page_cache() -> None:
         for file in files.values():
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    os.sync()  # what is not written yet cannot be forgotten
-    for state, before in (("warm", lambda: None), ("cold", forget)):
+    os.sync()  # unwritten pages cannot be dropped
+    for state, before in (("warm", lambda: None), ("cold", drop_page_cache)):
         best = rates(works, len(order), repeats=REPEATS[state], before=before)
         table(f"disk, {state}, {case.bucket}, batch 1", best, sample_bytes)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.probe
 
 Makes clips of 832x480x81 in a temporary folder, in each container, and adds the demo's. The three take turns on every
-clip; CPU time is compared, so that other work on the machine counts for little. Threads are measured on the wall.
+clip; CPU time is compared, so that other work on the machine counts for little. Threads are measured in wall time.
 """
 
 import statistics
@@ -33,7 +33,7 @@ CLIPS = {  # name: ffmpeg's options
 
 
 def bare_open(path: Path) -> tuple[object, ...]:
-    """Open a file and read the first facts there are: the least that any program can do."""
+    """Open a file and read what its header says: the least that any program can do."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         context = stream.codec_context
@@ -41,7 +41,7 @@ def bare_open(path: Path) -> tuple[object, ...]:
 
 
 def decord_open(path: Path) -> tuple[int, float]:
-    """Open a file with decord and ask what it knows: the number of frames and their rate."""
+    """Open a file with decord and read the number of frames and their rate."""
     reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
     return len(reader), reader.get_avg_fps()
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.ranks
 
-Needs a finished `make demo`: its data stages are copied, so only training runs, in places of its own.
+Needs a finished `make demo`: its data stages are copied, so only training and evaluation run, in folders of their own.
 """
 
 import shutil

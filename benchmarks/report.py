@@ -1,4 +1,4 @@
-"""The data report of a synthetic store: `python -m benchmarks.report [CLIPS [PAGE]]`, one million unless said.
+"""The data report of a synthetic store: `python -m benchmarks.report [CLIPS [PAGE]]`, one million by default.
 
 The tables are as wide as real ones and their videos do not exist, so that the page is made of tables alone.
 """
@@ -104,7 +104,7 @@ def add_rejects(store: Store, draft: Draft, stage: str, rejected: dict[str, int]
         {
             "clip_id": ids,
             "dataset": ["demo"] * num,
-            "path": [f"films/{i % 997:04d}/a name with spaces {i:08d}.mp4" for i in range(num)],
+            "path": [f"videos/{i % 997:04d}/a name with spaces {i:08d}.mp4" for i in range(num)],
             "stage": [stage] * num,
             "reason": reasons.tolist(),
             "detail": [f"{i % 80} frames; the shortest bucket needs 81" for i in range(num)],
@@ -156,7 +156,7 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
     ]
     columns: dict[str, object] = {
         "clip_id": ids, "name": ids, "dataset": ["demo"] * num, "source_id": [f"s{i // 40}" for i in number],
-        "path": [f"films/{i // 1000:05d}/clip {i:08d}.mp4" for i in number],
+        "path": [f"videos/{i // 1000:05d}/clip {i:08d}.mp4" for i in number],
         "num_bytes": random.integers(200_000, 9_000_000, num), "digest": [f"xxh3:{i:032x}" for i in number],
         "width": width, "height": height, "rotation_deg": np.zeros(num), "sample_aspect": np.ones(num), "fps": fps,
         "nominal_fps": fps, "variable_fps": np.zeros(num, bool), "has_audio": np.ones(num, bool),

@@ -7,7 +7,7 @@ import click
 from sana.errors import SanaError
 
 
-@click.command()
+@click.command("make-tiny-model")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 def tiny(out: Path, seed: int) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
-from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.data.sources.listing import TABLE_SUFFIXES
+from tests.command_lines import check_command
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -101,18 +101,6 @@ def quoted_commands(path: Path) -> list[list[str]]:
         behind = itertools.dropwhile(lambda word: word != "sana", lexer)
         found.append(list(itertools.takewhile(lambda word: word.strip("|&;()"), behind))[1:])
     return found
-
-
-def check_command(words: list[str]) -> click.Context:
-    """Parse a command line as `sana` does, without running it.
-
-    Raises:
-        click.UsageError: no such command or option, or a value that it does not take.
-    """
-    parent = click.Context(cli, info_name="sana")
-    name, command, rest = cli.resolve_command(parent, words)
-    assert command is not None
-    return command.make_context(name, rest, parent=parent)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
