@@ -26,7 +26,7 @@ from sana.context import Context
 from sana.counts import Counts
 from sana.facts import EncodeLatentsFacts
 from sana.model.model_resolver import COMPONENTS, ModelRef
-from sana.pipeline.graph import STAGES, stage
+from sana.pipeline.graph import STAGES, inputs_of, stage, stages_of
 from sana.stages import download, encode_captions, encode_latents, probe, train
 from sana.store import LocalStore
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
@@ -60,14 +60,14 @@ def addresses(path: Path, folder: Path) -> dict[str, Any]:
     """Return the addresses of a config's stages, each given stand-ins of what it reads."""
     config = load_config(path)
     context = Context(config, LocalStore(str(folder)), folder, read_only=True)
-    inputs = _stand_ins([dataset.id for dataset in config.download.enabled])
+    artifacts = _stand_ins([dataset.id for dataset in config.download.enabled])
     found: dict[str, Any] = {"fingerprints": {}}
     with stand_in_model():
-        for name in STAGES:
+        for name in stages_of(config):
             if name == "download":
                 recipe = download._recipe(context, {dataset.id: _Listed() for dataset in config.download.enabled})
             else:
-                recipe = stage(name).recipe(context, inputs)
+                recipe = stage(name).recipe(context, inputs_of(config, name, artifacts))
             found["fingerprints"][name] = recipe.fingerprint
             if name == "train":
                 found["trajectory"] = train.trajectory_of(recipe)

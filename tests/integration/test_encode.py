@@ -20,15 +20,16 @@ import sana.workers.encode_latents as work
 from flows.cli.encode_worker import place as worker_place
 from sana.artifact import Artifact
 from sana.context import Context
-from sana.data.schemas import LATENTS
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.errors import SanaError
+from sana.model.model_resolver import resolve_model
 from sana.pipeline.plan import inputs_of
 from sana.progress import Progress
 from sana.runtime.crash_journal import CrashJournal
 from sana.runtime.job import Job
-from sana.runtime.pool import Pool, slices
+from sana.runtime.pool import slices
+from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, ModelSource, PoolName, WorkerRange
 from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
@@ -138,10 +139,13 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
 ) -> None:
     """And are decoded in one pass as far as a lane goes."""
     context = bucketed.context("bucket.window=stride", "bucket.windows_per_clip=4", "bucket.window_stride=6")
-    windows = stage._windows(context, run_stages(context, last="bucket").artifacts)
-    rows = stage._missing(
-        windows, Pool(context.store, "none", "none", schema=LATENTS, id_column="sample_key")
-    ).to_pylist()
+    run_stages(context, last="bucket")
+    spec = EncodeLatentsSpec(
+        PoolName(stage.NAME, "none"), ModelSource(str(bucketed.model), None), WorkerRange(1, 0, 1), CrashHistory({}, "")
+    )
+    nothing_there = replace(context, salt="none")
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+    rows = stage._tensors(nothing_there, inputs_of(context, stage.NAME), model).missing().to_pylist()
     videos = sorted({row["digest"] for row in rows})[:4]
     rows = [row for row in rows if row["digest"] in videos]
     assert len(rows) > 2 * len(videos)
@@ -156,9 +160,7 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
     found = []
     for part_size, threads in ((1, 0), (100, 2), (7, 1)):
         passes.clear()
-        decode = work._decoder(
-            Job(tmp_path, "", context.config, {}, {}), CrashJournal(tmp_path / "journal"), frozenset()
-        )
+        decode = work._decoder(Job(tmp_path, context.config, spec), CrashJournal(tmp_path / "journal"), frozenset())
         items = work._decode_ahead(slices(rows, part_size), decode, threads)
         found.append({row["sample_key"]: xxh3_64_hexdigest(future.result()) for _, row, future in items})
         assert sum(passes) == len(rows) and len(passes) <= len(videos) + len(rows) // part_size + threads + 1
