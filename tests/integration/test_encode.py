@@ -254,7 +254,7 @@ def test_captions_do_not_depend_on_parts(bucketed: Place, padding: str) -> None:
     for texts_per_part in (100, 3):
         context = bucketed.context(
             f"encode_captions.padding={padding}",
-            "encode_captions.batch_size=3",
+            "encode_captions.batch_size=2",
             f"encode_captions.resources.texts_per_part={texts_per_part}",
         )
         salted = replace(context, salt=f"{texts_per_part}")  # a pool of its own
