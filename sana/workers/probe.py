@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from sana.arrow import anti_join, table_of
 from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
-from sana.data.sources.source import Source, fetched, open_sources
+from sana.data.sources.source import Source, fetch_summary, open_sources
 from sana.data.tables import read_table
 from sana.data.video.probe import probe_video
 from sana.data.video.video import ClipRejected
@@ -101,7 +101,7 @@ class _Reporter:
             passed.append(row)
             self._done, self._rejected = self._done + 1, self._rejected + bool(row["reason"])
             if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
-                self._say(fetched(self._sources))
+                self._say(fetch_summary(self._sources))
         return passed
 
     def in_order(self, futures: Sequence[Future[Row]]) -> Iterator[Row]:
@@ -109,7 +109,7 @@ class _Reporter:
         try:
             for future in futures:
                 while not future.done() and not wait([future], REPORT_S).done:
-                    if (now := fetched(self._sources)) != self._fetched:
+                    if (now := fetch_summary(self._sources)) != self._fetched:
                         self._say(now)
                 yield future.result()
         finally:
