@@ -8,7 +8,7 @@ from functools import partial
 
 import xxhash
 
-from sana.data.shards.shard_tables import Read, Rows, fault_of, rows_by_shard
+from sana.data.shards.shard_tables import Read, Rows, find_fault, rows_by_shard
 from sana.errors import SanaError
 from sana.maintenance.gc import OrphanedObject, orphans
 from sana.maintenance.object_graph import (
@@ -136,7 +136,7 @@ def _check_shards(store: Store, found: ObjectGraph, deep: bool, report: Report) 
             return key, told, verdicts[key, told]
         try:
             size = found.entries[key].num_bytes if key in found.entries else store.size(key)
-            return key, told, fault_of(partial(store.read_range, key), size, rows, deep=deep)
+            return key, told, find_fault(partial(store.read_range, key), size, rows, deep=deep)
         except FileNotFoundError:
             return key, told, "missing"
 
