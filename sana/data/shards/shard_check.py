@@ -30,7 +30,7 @@ class _References(NamedTuple):
     rows: np.ndarray  # of the shard index, by offset
 
     @property
-    def index(self) -> ShardIndex:
+    def shard_index(self) -> ShardIndex:
         return self.samples.tensors[self.name]
 
     def sample(self, row: int) -> int:
@@ -125,7 +125,7 @@ def _check_shard(store: Store, shard: str, references: list[_References]) -> _Pr
         return _Problem(first.samples, first.sample(int(first.rows[0])), shard, str(error))
     for group in references:
         for row, found in _differing(group, entries):
-            needed = group.index[row]
+            needed = group.shard_index[row]
             what = (
                 f"has {f'{found.dtype} {found.shape}' if found else 'no tensor'} at byte {needed.offset}, where the "
                 f"index row says {needed.dtype} {needed.shape}"
@@ -136,7 +136,7 @@ def _check_shard(store: Store, shard: str, references: list[_References]) -> _Pr
 
 def _differing(group: _References, entries: dict[int, HeaderEntry]) -> Iterator[tuple[int, HeaderEntry | None]]:
     """Yield (row of the shard index, the header's entry at its offset) where the two differ."""
-    index, rows = group.index, group.rows
+    index, rows = group.shard_index, group.rows
     shapes = map(tuple, index.shapes[rows].tolist())
     columns = (rows, index.offsets[rows], index.num_bytes[rows], index.dtype_codes[rows])
     for row, offset, num_bytes, dtype, shape in zip(*(column.tolist() for column in columns), shapes, strict=True):
