@@ -1,4 +1,4 @@
-"""Frames of a video chosen by presentation time, as pixels: those that a player would show, at any rate.
+"""Decode frames of a video by presentation time: the frames that a player would show, at any rate.
 
 Shapes in this module: F frames, H height, W width (pixels).
 """
@@ -13,11 +13,11 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import Box, ClipRejected, cut_upright, opened
+from sana.data.video.video import Box, ClipRejected, opened, rotate_crop_resize
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
-Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and from when on it is shown, seconds after the first frame
+Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and when it is first shown, seconds after the first frame
 
 
 def read_times(
@@ -25,12 +25,12 @@ def read_times(
 ) -> NDArray[np.uint8]:
     """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
 
-    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
-    frames and fast ones skip some. Decoding stops at the first frame behind the last time, and begins where that of
-    `read_frames` does; one frame is held. `crop` and the resample are those of `read_frames`.
+    A frame is shown from its own timestamp until that of the next, whatever the file's rate: slow files repeat frames,
+    fast ones skip some. Decoding stops at the first frame after the last time, and begins where that of `read_frames`
+    does; one frame is held in memory. `crop` and the resample are those of `read_frames`.
 
     Raises:
-        ClipRejected: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
+        ClipRejected: empty, unreadable, no_video, or truncated (no frame is shown at the last time).
         OSError: the file is missing or the disk failed.
         ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
     """
@@ -48,21 +48,21 @@ def read_times(
 def _show(
     timed: Timed, stream: VideoStream, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None
 ) -> str:
-    """Fill `frames` [F, H, W, 3] with what is shown at `times`; return why that is not possible, if it is not."""
+    """Fill `frames` [F, H, W, 3] with the frames shown at `times`; return why that is not possible, or ""."""
     num_filled, end_s, problem = 0, 0.0, "the stream ends"
     height, width = frames.shape[1:3]
     held: VideoFrame | None = None
     try:
         for frame, start_s in timed:
-            # times before this frame's belong to the one held
+            # the held frame is shown at all times before this frame's
             if held is not None and (stop := int(np.searchsorted(times, start_s))) > num_filled:
-                frames[num_filled:stop] = cut_upright(held, stream, height, width, crop)
+                frames[num_filled:stop] = rotate_crop_resize(held, stream, height, width, crop)
                 num_filled = stop
             if num_filled == len(times):
                 return ""
             held, end_s = frame, start_s + _shown_for(frame, stream)
         if held is not None and times[-1] <= end_s:
-            frames[num_filled:] = cut_upright(held, stream, height, width, crop)
+            frames[num_filled:] = rotate_crop_resize(held, stream, height, width, crop)
             return ""
     except av.error.InvalidDataError as error:
         problem = str(error.strerror)
@@ -70,7 +70,7 @@ def _show(
 
 
 def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
-    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
+    """Fill `frames` [F, H, W, 3], not decoding from the file's start; False if that is not worth it or not exact."""
     try:
         with opened(path) as (container, stream):
             if times[0] * float(stream.average_rate or 0) < MIN_SKIPPED:
@@ -90,17 +90,17 @@ def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8]
 
 
 def _timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | None = None) -> Timed:
-    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
+    """Yield each frame and when it is first shown, seconds after the first: ascending, 0 or less for the first.
 
-    `first` is the time of the file's first frame, None if that is the first to come.
+    `first` is the time of the file's first frame, None if `decoded` begins with it.
 
-    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
-    file's own rate every frame is chosen once.
+    A container rounds times to its ticks, so a frame counts as shown one tick before its timestamp: at the file's own
+    rate every frame is chosen once.
     """
     tick, shown_s = _tick_s(stream), 0.0
     for frame in decoded:
         time = frame.time
-        if time is None:  # a bare stream of frames: one after the other
+        if time is None:  # a raw stream without timestamps: one frame after the other
             time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
         first = time if first is None else first
         shown_s = max(shown_s, time - first)
@@ -112,7 +112,7 @@ def _tick_s(stream: VideoStream) -> float:
 
 
 def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
-    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
+    """Return how long a frame is shown, seconds; it matters for the last frame, which no other follows."""
     if frame.duration and stream.time_base:
         return float(frame.duration * stream.time_base)
     return float(1 / stream.average_rate) if stream.average_rate else 0.0
