@@ -7,7 +7,7 @@ from prefect import State, runtime, task
 from sana.artifact import Artifact, Recipe
 from sana.context import Context
 from sana.stages import encode_latents as stage
-from tasks.remote_workers import fan_out
+from tasks.remote_workers import SharedRun, fan_out
 from tasks.stage import POLICY, PipelineRun, run_stage
 
 
@@ -23,11 +23,11 @@ class _SharedOut:
         resources = context.config.encode_latents.resources
         if resources.remote_workers:
             given = runtime.flow_run.parameters
-            parameters = {name: given.get(name) for name in ("config", "overrides", "root")} | {"salt": context.salt}
+            shared = SharedRun(given["config"], given.get("overrides"), given.get("root"), context.salt)
             fan_out(
                 resources.worker_deployment,
                 resources.remote_workers,
-                parameters,
+                shared,
                 lambda: stage.remaining(context, inputs),
                 context.report,
             )

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,9 +24,17 @@ log = logging.getLogger(__name__)
 Remaining = Callable[[], tuple[int, int, str]]  # (done, total, unit) of the work at hand, read from storage
 
 
-def fan_out(
-    deployment: str, num_runs: int, parameters: Mapping[str, Any], remaining: Remaining, report: Report
-) -> None:
+@dataclass(frozen=True)
+class SharedRun:
+    """What a worker run must be given to find the work of this one: parameters of the flow `encode-worker`."""
+
+    config: str
+    overrides: Sequence[str] | None
+    root: str | None
+    salt: str
+
+
+def fan_out(deployment: str, num_runs: int, shared: SharedRun, remaining: Remaining, report: Report) -> None:
     """Start `num_runs` runs of `deployment`, each with its `index` of `count`, and wait until the work is done.
 
     Comes back also when all of them have ended or none can start: what is left is the caller's. Runs that go on are
@@ -37,8 +46,8 @@ def fan_out(
     runs: list[UUID] = []
     try:
         for index in range(num_runs):
-            with_place = {**parameters, "index": index, "count": num_runs}
-            run: Any = run_deployment(deployment, parameters=with_place, timeout=0, as_subflow=False)
+            parameters = {**asdict(shared), "index": index, "count": num_runs}
+            run: Any = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
             runs.append(run.id)
         log.info("started %d runs of %s", num_runs, deployment)
         _wait(runs, remaining, report)

@@ -108,9 +108,7 @@ def _optimizer(draft: Draft, keys: Keys) -> None:
             given[key.strip()] = float(value)
         except ValueError:
             raise ConfigError(f"{keys.where}: optimizer_config: {pair!r} is not name=number") from None
-    why = (
-        "AdamW with fp32 master weights" if name == "adamw_bf16" else f"AdamW, with fp32 master weights; there: {name}"
-    )
+    why = "AdamW with fp32 master weights" + ("" if name == "adamw_bf16" else f"; there: {name}")
     beta1 = keys.number("optimizer_beta1", given.pop("beta1", 0.9))
     beta2 = keys.number("optimizer_beta2", given.pop("beta2", 0.999))
     at = "train.optimizer"

@@ -126,10 +126,12 @@ def _windows(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
 
 
 def _missing(windows: pa.Table, pool: Pool) -> pa.Table:
-    """Return the windows that the pool lacks, each content once, sorted by bucket and key."""
+    """Return the windows that the pool lacks, each content once, sorted by bucket, video and start."""
     known = pc.is_in(windows.column("sample_key"), pool.ids().combine_chunks())
-    # of equal contents the first by its path, so that every worker takes the same one
-    order = [(name, "ascending") for name in ("bucket", "sample_key", "dataset", "path")]
+    # windows of one video are neighbours, to be decoded in one pass over it; of equal contents the first by its path
+    # is taken, by every worker the same
+    video = [name for name in SAMPLE_KEY_COLUMNS if name not in ("bucket", "start_frame")]
+    order = [(name, "ascending") for name in ("bucket", *video, "start_frame", "dataset", "path")]
     todo = windows.filter(pc.invert(known)).select(_TODO).sort_by(order).combine_chunks()
     keys = todo.column("sample_key")
     if todo.num_rows < 2:

@@ -1,7 +1,8 @@
 """Worker: decode, resize and encode clip windows that the pool lacks, and commit them part by part.
 
 A bounded pipeline: threads decode ahead, so that the VAE does not wait, over the borders of parts. In memory are at
-most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are.
+most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are. Windows
+of one video are neighbours, and decoded in one pass over it as far as a part and the threads' share of it go.
 Several workers share a todo without talking: each takes its own parts first, then helps with those of the others.
 """
 
@@ -10,9 +11,9 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sana.arrow import table_of
@@ -27,7 +29,7 @@ from sana.data.schemas import LATENTS, Reason
 from sana.data.shards.shard import DTYPES, Location, write_shard
 from sana.data.shards.shard_tables import require_shards
 from sana.data.sources.source import open_sources
-from sana.data.video.frames import read_window
+from sana.data.video.one_pass import OF_ONE_PASS, read_windows
 from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
 from sana.model.device import provenance, resolve_device
@@ -105,39 +107,75 @@ def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -
     journal.close()
 
 
-def _decoder(job: Job[EncodeLatentsSpec], journal: CrashJournal, to_reject: frozenset[str]) -> Callable[[Row], Decoded]:
-    """Return what turns a row into pixels float32 [3, F, H, W] in [-1, 1], or into a rejection."""
+def _decoder(
+    job: Job[EncodeLatentsSpec], journal: CrashJournal, to_reject: frozenset[str]
+) -> Callable[[Sequence[Row]], Generator[Decoded]]:
+    """Return what turns rows into pixels float32 [3, F, H, W] in [-1, 1], or rejections, one after the other.
+
+    Neighbours of one video are decoded in one pass over it.
+    """
     sources = open_sources(job.config, work_dir=job.work_dir)
 
-    def decode(row: Row) -> Decoded:
-        if row["digest"] in to_reject:
-            return ClipRejected(Reason.KILLED_WORKER, f"{MAX_CRASHES} processes died while they decoded it")
-        with sources[row["dataset"]].open_video(row["path"], digest=row["digest"]) as path:
-            try:
-                with journal.open(row["digest"]):
-                    return to_pixels(read_window(path, row))
-            except ClipRejected as rejection:
-                return rejection
+    def decode(rows: Sequence[Row]) -> Generator[Decoded]:
+        for (digest, *_), windows in groupby(rows, key=itemgetter(*OF_ONE_PASS)):
+            yield from decode_video(digest, list(windows))
+
+    def decode_video(digest: str, windows: Sequence[Row]) -> Iterator[Decoded]:
+        if digest in to_reject:
+            rejection = ClipRejected(Reason.KILLED_WORKER, f"{MAX_CRASHES} processes died while they decoded it")
+            yield from [rejection] * len(windows)
+            return
+        with sources[windows[0]["dataset"]].open_video(windows[0]["path"], digest=digest) as path:
+            reading = read_windows(path, windows)
+            for _ in windows:
+                yield decode_next(digest, reading)
+
+    def decode_next(digest: str, reading: Iterator[NDArray[np.uint8] | ClipRejected]) -> Decoded:
+        with journal.open(digest):  # not while others' turn has come: it is decoded now
+            frames = next(reading)
+            return frames if isinstance(frames, ClipRejected) else to_pixels(frames)
 
     return decode
 
 
 def _ahead(
-    parts: Iterable[Sequence[Row]], decode: Callable[[Row], Decoded], num_ahead: int, first: int = 0
+    parts: Iterable[Sequence[Row]],
+    decode: Callable[[Sequence[Row]], Generator[Decoded]],
+    num_ahead: int,
+    first: int = 0,
 ) -> Iterator[Item]:
-    """Yield (number of the part, row, its window) in order, `num_ahead` of them decoded ahead, each by a thread.
+    """Yield (number of the part, row, its window), `num_ahead` of them decoded ahead, each by a thread.
 
-    A part is asked for when its first row is to be decoded.
+    A part is asked for when its first row is to be decoded. Its rows are cut into one lane more than are decoded ahead,
+    which take turns. So no lane is asked for its next window before the caller has waited for the one before it.
     """
     with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
         waiting: deque[Item] = deque()
         for number, part in enumerate(parts, first):
-            for row in part:
-                waiting.append((number, row, threads.submit(decode, row)))
-                if len(waiting) > num_ahead:
-                    yield waiting.popleft()
+            lanes = [(rows, decode(rows)) for rows in _lanes(part, num_ahead + 1)]
+            for turn in range(len(lanes[0][0])):
+                for rows, decoded in lanes:
+                    if turn < len(rows):
+                        is_last = turn == len(rows) - 1
+                        waiting.append((number, rows[turn], threads.submit(_next_of, decoded, is_last=is_last)))
+                        if len(waiting) > num_ahead:
+                            yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
+
+
+def _next_of(lane: Generator[Decoded], *, is_last: bool) -> Decoded:
+    decoded = next(lane)
+    if is_last:
+        lane.close()  # its video
+    return decoded
+
+
+def _lanes(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
+    """Cut rows into at most `count` pieces of equal length, or one less: the longer ones first."""
+    length, longer = divmod(len(rows), count)
+    edges = [lane * length + min(lane, longer) for lane in range(count + 1)]
+    return [rows[start:end] for start, end in pairwise(edges) if end > start]
 
 
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:

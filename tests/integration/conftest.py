@@ -5,13 +5,15 @@ What takes long to import is imported where it is used: the tests of the store m
 
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hub_server import HubServer
+from tests.long_videos import make_long_video
 from tests.maintained_stores import context_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
@@ -37,6 +39,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
         huggingface_hub.close_session()
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return what makes one of the long videos, once; read only."""
+    return partial(make_long_video, tmp_path_factory.mktemp("films"))
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_an_older_checkpoint_stands_in_for_a_damaged_one(
     elif damage == "delete":
         file.unlink()
     else:
-        lab.path(index_key(lab.key("damaged"), 4)).write_text("{")
+        lab.path(index_key(lab.key("damaged"), 4)).write_text('{"format": 1}')
     resumed = lab.train("damaged", max_steps=6, checkpoint_every=2)
     assert "checkpoint of step 4 is removed, an older one is used" in caplog.text
     lab.assert_same(straight, resumed)

@@ -3,22 +3,32 @@
 import json
 import os
 import signal
+import time
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from xxhash import xxh3_64_hexdigest
 
 import sana.workers.encode_latents as work
 from flows.cli.encode_worker import place as worker_place
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.data.schemas import LATENTS
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.pipeline.plan import inputs_of
 from sana.progress import Progress
+from sana.runtime.crash_journal import CrashJournal
+from sana.runtime.job import Job
+from sana.runtime.pool import Pool, slices
 from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
@@ -99,18 +109,74 @@ def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Art
         stage.encode_partition(context, inputs, index=3, count=3)
 
 
+@settings(max_examples=15)
+@given(sizes=st.lists(st.integers(1, 9), max_size=4), num_ahead=st.integers(0, 4))
+def test_lanes_take_turns_and_no_row_is_left_out(sizes: list[int], num_ahead: int) -> None:
+    """A lane that is asked for a row while it makes another raises."""
+    parts = [[{"part": number, "row": row} for row in range(size)] for number, size in enumerate(sizes)]
+    asked = 0
+
+    def decode(rows: Sequence[dict]) -> Generator[dict]:
+        nonlocal asked
+        assert [row["row"] for row in rows] == list(range(rows[0]["row"], rows[-1]["row"] + 1))
+        for row in rows:
+            asked += 1
+            time.sleep(0.0005)
+            yield row
+
+    seen: list[dict] = []
+    for number, row, future in work._ahead(parts, decode, num_ahead):
+        assert future.result() is row and row["part"] == number
+        seen.append(row)
+        assert asked <= len(seen) + num_ahead
+    assert sorted(seen, key=itemgetter("part", "row")) == [row for part in parts for row in part]
+    assert [row["part"] for row in seen] == sorted(row["part"] for row in seen)
+
+
+def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
+    bucketed: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are decoded in one pass as far as a lane goes."""
+    context = bucketed.context("bucket.window=stride", "bucket.windows_per_clip=4", "bucket.window_stride=6")
+    windows = stage._windows(context, run_stages(context, last="bucket").artifacts)
+    rows = stage._missing(
+        windows, Pool(context.store, "none", "none", schema=LATENTS, id_column="sample_key")
+    ).to_pylist()
+    videos = sorted({row["digest"] for row in rows})[:4]
+    rows = [row for row in rows if row["digest"] in videos]
+    assert len(rows) > 2 * len(videos)
+    passes: list[int] = []
+
+    def read(path: Path, windows: Sequence[dict]) -> Iterator[object]:
+        passes.append(len(windows))
+        return read_windows(path, windows)
+
+    read_windows = work.read_windows
+    monkeypatch.setattr(work, "read_windows", read)
+    found = []
+    for part_size, threads in ((1, 0), (100, 2), (7, 1)):
+        passes.clear()
+        decode = work._decoder(
+            Job(tmp_path, "", context.config, {}, {}), CrashJournal(tmp_path / "journal"), frozenset()
+        )
+        items = work._ahead(slices(rows, part_size), decode, threads)
+        found.append({row["sample_key"]: xxh3_64_hexdigest(future.result()) for _, row, future in items})
+        assert sum(passes) == len(rows) and len(passes) <= len(videos) + len(rows) // part_size + threads + 1
+    assert found[0] == found[1] == found[2] and len(found[0]) == len(rows)
+
+
 def kill_at(digest: str, tried: Path) -> None:
     """Let the decoder crash, as a damaged file can make C code do, whenever it is given this video."""
-    read_window = work.read_window
+    read_windows = work.read_windows
 
-    def read(path: Path, row: dict) -> object:
-        if row["digest"] == digest:
+    def read(path: Path, windows: Sequence[dict]) -> Iterator[object]:
+        if windows[0]["digest"] == digest:
             with tried.open("a") as file:
                 file.write("x")
             os.kill(os.getpid(), signal.SIGSEGV)
-        return read_window(path, row)
+        yield from read_windows(path, windows)
 
-    work.read_window = read  # this process is a worker's, and ends with it
+    work.read_windows = read  # this process is a worker's, and ends with it
 
 
 @pytest.mark.parametrize("workers", [1, 2])

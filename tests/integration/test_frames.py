@@ -67,13 +67,23 @@ def decord_frames(monkeypatch: pytest.MonkeyPatch) -> list[NDArray[np.uint8]]:
     return handed_out
 
 
+def num_expected(handed_out: list[NDArray[np.uint8]], num_frames: int) -> int:
+    """How many frames decord gives where it is used: all, or one that is seen to be wrong.
+
+    On CPUs with AVX-512 it takes the padding of a row for a fourth channel where the width is no multiple of 64 pixels.
+    """
+    return 1 if handed_out and handed_out[0].shape[2] != 3 else num_frames
+
+
 def test_decord_reads_what_it_reads_exactly(clip: tuple[str, Path], decord_frames: list[NDArray[np.uint8]]) -> None:
     name, path = clip
     for indices in (range(NUM_FRAMES), [0], [17, 4, 3], [NUM_FRAMES - 1]):
         decord_frames.clear()
         frames = read_frames(path, indices, height=48, width=48)
-        assert len(decord_frames) == (max(indices) + 1 if name in DECORD_READS else 0)
-        assert all(np.array_equal(*pair) for pair in zip(decord_frames, decode_all(path), strict=False))
+        expected = num_expected(decord_frames, max(indices) + 1)
+        assert len(decord_frames) == (expected if name in DECORD_READS else 0)
+        if expected > 1:
+            assert all(np.array_equal(*pair) for pair in zip(decord_frames, decode_all(path), strict=False))
         by_av = np.empty_like(frames)
         frames_module._read_with_av(path, np.asarray(indices), by_av, None)
         assert np.array_equal(frames, by_av)
@@ -97,7 +107,10 @@ def test_decord_is_not_used_where_it_would_differ(
     path = make_video(tmp_path / "clip.mp4", num_frames=12, **options)
     num_frames = probe_video(path).num_frames
     frames = read_frames(path, range(num_frames), height=32, width=32)
-    assert (len(decord_frames) == num_frames) == expected
+    if expected:
+        assert len(decord_frames) == num_expected(decord_frames, num_frames)
+    else:
+        assert len(decord_frames) < num_frames
     by_av = np.empty_like(frames)
     frames_module._read_with_av(path, np.arange(num_frames), by_av, None)
     assert np.array_equal(frames, by_av)

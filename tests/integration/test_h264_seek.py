@@ -1,8 +1,7 @@
 """A window deep in a long video is bit for bit that of a decode from the file's start, or is rejected as there."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,80 +18,12 @@ from sana.data.video.decode_by_time import read_times
 from sana.data.video.frames import read_frames
 from sana.data.video.h264_bitstream import is_entry, read_header
 from sana.data.video.video import ClipRejected
+from tests.long_videos import BY_DEFAULT, FILMS, FPS, GOP, NUM_FRAMES, REMUXED, X264, some
 from tests.torture_files import FFMPEG
 
 pytestmark = pytest.mark.timeout(60)
 
-NUM_FRAMES, GOP, FPS = 190, 30, 16
 SIZE: dict[str, Any] = {"height": 48, "width": 64}
-X264 = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3"]
-VARYING = [
-    "-vf",
-    "setpts=(N+3*gte(N\\,50)+0.4*mod(N\\,2))/16/TB",
-    "-fps_mode",
-    "passthrough",
-    "-enc_time_base",
-    "1/1000",
-]
-
-# name of the file: ffmpeg's options, and whether a window deep in it is decoded from an entry on
-FILMS: dict[str, tuple[list[str], bool]] = {
-    "h264.mp4": (X264, True),
-    "h264.mov": ([*X264, "-pix_fmt", "yuv422p10le"], True),
-    "h264.mkv": ([*X264, "-pix_fmt", "yuv444p"], True),
-    "h264_fragments.mp4": ([*X264, "-movflags", "frag_keyframe+empty_moov"], True),
-    "h264_no_edit_list.mp4": ([*X264, "-use_editlist", "0"], True),
-    "h264_pyramid.mp4": ([*X264, "-preset", "medium", "-bf", "7"], True),
-    "h264_varying.mp4": ([*X264, *VARYING], True),
-    "h264_wide_pixels.mp4": ([*X264, "-aspect", "2"], True),
-    "h264_open_gop.mkv": ([*X264, "-x264-params", "open-gop=1"], False),
-    "h264_varying.mkv": ([*X264, *VARYING], False),
-    "h264_interlaced.mp4": ([*X264, "-flags", "+ilme+ildct"], False),
-    "h264.ts": (X264, False),
-    "h264.avi": ([*X264, "-bf", "0"], False),
-    "hevc.mp4": (["-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=error:pools=1"], False),
-    "vp9.webm": (["-c:v", "libvpx-vp9", "-b:v", "80k", "-deadline", "realtime", "-cpu-used", "8"], False),
-    "av1.mp4": (["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8"], False),
-    "mpeg4.mp4": (["-c:v", "mpeg4", "-bf", "2"], False),
-}
-TONE = ["-f", "lavfi", "-i", "sine=duration=12", "-c:a", "aac"]
-# the same of h264.mp4, not encoded again: options before and behind the input
-REMUXED: dict[str, tuple[tuple[list[str], list[str]], bool]] = {
-    "h264_rotated.mp4": ((["-display_rotation", "90"], []), True),
-    "h264_rotated.mkv": ((["-display_rotation", "90"], []), True),
-    "h264_trimmed.mp4": ((["-ss", "0.4"], []), False),
-    "h264_with_sound.mkv": (([], TONE), True),
-}
-
-# of each kind one is read by default, the others with `-m slow`
-_BY_DEFAULT = {"h264.mp4", "h264.mkv", "h264_varying.mp4", "h264_open_gop.mkv", "hevc.mp4"}
-_BY_DEFAULT |= {"h264_rotated.mp4", "h264_trimmed.mp4"}
-
-
-def some(names: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=() if name in _BY_DEFAULT else pytest.mark.slow) for name in names]
-
-
-@pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what makes one of FILMS or REMUXED, once."""
-    folder = tmp_path_factory.mktemp("films")
-    source = ["-f", "lavfi", "-i", f"testsrc2=size=64x48:rate={FPS},noise=alls=12:allf=t"]
-    ends = ["-frames:v", str(NUM_FRAMES), "-g", str(GOP), "-keyint_min", str(GOP), "-threads", "1"]
-
-    @cache
-    def make(name: str) -> Path:
-        path = folder / name
-        if name in FILMS:
-            how = FILMS[name][0]
-            command = [*source, *ends, *how, *([] if "-pix_fmt" in how else ["-pix_fmt", "yuv420p"])]
-        else:
-            before, behind = REMUXED[name][0]
-            command = [*before, "-i", str(make("h264.mp4")), *behind, "-c:v", "copy"]
-        subprocess.run([*FFMPEG, *command, str(path)], check=True)
-        return path
-
-    return make
 
 
 class Counts:
@@ -102,7 +33,7 @@ class Counts:
 
 @pytest.fixture(autouse=True)
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    """Counts the windows decoded from an entry on, and the frames decoded for them."""
+    """How many late windows were sought, and how many frames came from entries on for them, from here on."""
     counted = Counts()
 
     def counting_frames(frames_from: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -143,9 +74,7 @@ def from_the_start(read: Callable[..., NDArray[np.uint8]], path: Path, which: An
 
 
 @pytest.mark.parametrize("name", some([*FILMS, *REMUXED]))
-def test_a_window_deep_in_a_video_is_that_of_the_full_decode(
-    film: Callable[[str], Path], counts: Counts, name: str
-) -> None:
+def test_a_late_window_is_that_of_the_full_decode(film: Callable[[str], Path], counts: Counts, name: str) -> None:
     """By frames and by times; from an entry on in h264 that allows it, from the start in every other codec."""
     path, is_sought = film(name), (FILMS[name] if name in FILMS else REMUXED[name])[1]
     whole = np.empty((180, 48, 64, 3), np.uint8)
@@ -167,8 +96,8 @@ SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_any_window(film: Callable[[str], Path], data: st.DataObject) -> None:
-    """Also windows that begin early, end late, or lie beyond the end: the same frames, or the same rejection."""
-    path = film(data.draw(st.sampled_from(sorted(_BY_DEFAULT & set(SOUGHT)))))
+    """Also such as begin early, end late, or lie behind the end: the same frames, or the same rejection."""
+    path = film(data.draw(st.sampled_from(sorted(BY_DEFAULT & set(SOUGHT)))))
     if data.draw(st.booleans()):
         frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))
         assert outcome(read_frames, path, frames) == from_the_start(read_frames, path, frames)
@@ -186,7 +115,7 @@ DAMAGED = ["h264.mp4", "h264.mkv", "h264_fragments.mp4", "h264_pyramid.mp4"]
 
 
 def packets(path: Path) -> list[tuple[int, int]]:
-    """Return the position and size of each packet of the video, bytes."""
+    """Position and size of each packet of the film, bytes."""
     with av.open(str(path)) as container:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
@@ -219,7 +148,7 @@ def test_damage_inside_pictures_of_the_window(film: Callable[[str], Path], tmp_p
 def test_damage_inside_a_picture_long_before_the_window_leaves_the_window(
     film: Callable[[str], Path], tmp_path: Path, counts: Counts
 ) -> None:
-    """The limit of the rule: the damage is not seen, though a decode from the start ends there."""
+    """The rule's edge: it is not met, though a decode from the start ends there."""
     data = bytearray(film("h264.mp4").read_bytes())
     picture = packets(film("h264.mp4"))[GOP + 5][0] + 5  # behind its length and type
     data[picture : picture + 4] = b"\x80\0\0\0"  # it begins at the first block, and is of no kind that there is
@@ -243,7 +172,7 @@ def test_a_file_that_ends_early(film: Callable[[str], Path], tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", some(SOUGHT))
 def test_no_cut_packet_passes_as_whole(film: Callable[[str], Path], name: str) -> None:
-    """Every packet of such a video is understood; parts of packets, and other parameters, are not."""
+    """Every packet of a film sought in is understood; parts of it, and others' parameters, are not."""
     with av.open(str(film(name))) as container:
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata or b""

@@ -35,6 +35,15 @@ def test_only_one_holds_it_and_it_can_be_held_again(store: Store) -> None:
     assert store.list("train/t/lease") == []
 
 
+def test_a_claim_that_cannot_be_read_is_not_taken_for_none(store: Store) -> None:
+    store.put_if_absent("train/t/lease/00000003.json", b'{"format": 1, "owner": "x"}')
+    with (
+        pytest.raises(SanaError, match=r"00000003.json is damaged: host: .*remove it if nobody"),
+        lease.held(store, "t"),
+    ):
+        pass
+
+
 def test_a_fresh_claim_of_another_machine_stands_and_a_silent_one_is_taken_over(store: Store) -> None:
     claim(store, 7)
     with pytest.raises(SanaError, match="x is training t already"), lease.held(store, "t"):

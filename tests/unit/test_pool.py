@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sana.arrow import table_of
+from sana.arrow import table_of, to_parquet
 from sana.data.schemas import SAMPLE_KEY_COLUMNS, WINDOWS
 from sana.data.tables import sample_key, sample_keys
 from sana.errors import SanaError
@@ -78,6 +78,14 @@ def test_of_two_rows_of_an_id_one_holds(tmp_path: Path) -> None:
     pool.commit_part(rows(3, 4, value=8))
     found = pool.rows()
     assert found.num_rows == 4 and set(found.column("value").to_pylist()) == {7, 8}
+
+
+def test_a_compacted_table_that_does_not_name_its_parts_is_one_error(tmp_path: Path) -> None:
+    pool = new_pool(tmp_path)
+    key = f"{pool.folder}/compacted/000000001-a.parquet"
+    pool.store.put_if_absent(key, to_parquet(rows(1), metadata={"parts": '["a"]', "replaces": "[1]"}))
+    with pytest.raises(SanaError, match=f"{key}: its metadata has no list `replaces`; remove that file"):
+        pool.rows()
 
 
 def test_a_row_is_written_again_a_few_times_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decode frames of a video by presentation time: the frames that a player would show, at any rate.
+"""Frames of a video chosen by presentation time, as pixels: those that a player would show, at any rate.
 
 Shapes in this module: F frames, H height, W width (pixels).
 """
@@ -17,7 +17,7 @@ from sana.data.video.video import Box, ClipRejected, opened, rotate_crop_resize
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
-Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and when it is first shown, seconds after the first frame
+Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and from when on it is shown, seconds after the first frame
 
 
 def read_times(
@@ -25,12 +25,12 @@ def read_times(
 ) -> NDArray[np.uint8]:
     """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
 
-    A frame is shown from its own timestamp until that of the next, whatever the file's rate: slow files repeat frames,
-    fast ones skip some. Decoding stops at the first frame after the last time, and begins where that of `read_frames`
-    does; one frame is held in memory. `crop` and the resample are those of `read_frames`.
+    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
+    frames and fast ones skip some. Decoding stops at the first frame behind the last time, and begins where that of
+    `read_frames` does; one frame is held. `crop` and the resample are those of `read_frames`.
 
     Raises:
-        ClipRejected: empty, unreadable, no_video, or truncated (no frame is shown at the last time).
+        ClipRejected: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
         OSError: the file is missing or the disk failed.
         ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
     """
@@ -40,79 +40,89 @@ def read_times(
     frames = np.empty((len(times), height, width, 3), np.uint8)
     if not _show_late(path, times, frames, crop):
         with opened(path) as (container, stream):
-            if problem := _show(_timed(container.decode(stream), stream), stream, times, frames, crop):
-                raise ClipRejected("truncated", problem)
+            _fill(shown_at(timed(container.decode(stream), stream), stream, times), stream, frames, crop)
     return frames
 
 
-def _show(
-    timed: Timed, stream: VideoStream, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None
-) -> str:
-    """Fill `frames` [F, H, W, 3] with the frames shown at `times`; return why that is not possible, or ""."""
-    num_filled, end_s, problem = 0, 0.0, "the stream ends"
-    height, width = frames.shape[1:3]
+def _fill(shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.uint8], crop: Box | None) -> None:
+    """Cut what is shown into `frames` [F, H, W, 3]; a frame that is repeated is cut once."""
+    last = None
+    for number, frame in enumerate(shown):
+        if frame is last:
+            frames[number] = frames[number - 1]
+        else:
+            frames[number] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
+        last = frame
+
+
+def shown_at(decoded: Timed, stream: VideoStream, times: Sequence[float] | NDArray[np.float64]) -> Iterator[VideoFrame]:
+    """Yield the frame that is shown at each of `times`, ascending; nothing is decoded behind the one after the last.
+
+    Raises:
+        ClipRejected: truncated (nothing is shown any more at the last time). Frames before may have been yielded.
+    """
+    num_shown, end_s, problem = 0, 0.0, "the stream ends"
     held: VideoFrame | None = None
     try:
-        for frame, start_s in timed:
-            # the held frame is shown at all times before this frame's
-            if held is not None and (stop := int(np.searchsorted(times, start_s))) > num_filled:
-                frames[num_filled:stop] = rotate_crop_resize(held, stream, height, width, crop)
-                num_filled = stop
-            if num_filled == len(times):
-                return ""
+        for frame, start_s in decoded:
+            while held is not None and num_shown < len(times) and times[num_shown] < start_s:
+                yield held
+                num_shown += 1
+            if num_shown == len(times):
+                return
             held, end_s = frame, start_s + _shown_for(frame, stream)
         if held is not None and times[-1] <= end_s:
-            frames[num_filled:] = rotate_crop_resize(held, stream, height, width, crop)
-            return ""
+            yield from [held] * (len(times) - num_shown)
+            return
     except av.error.InvalidDataError as error:
         problem = str(error.strerror)
-    return f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}"
+    raise ClipRejected("truncated", f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}")
 
 
 def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
-    """Fill `frames` [F, H, W, 3], not decoding from the file's start; False if that is not worth it or not exact."""
+    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
     try:
         with opened(path) as (container, stream):
             if times[0] * float(stream.average_rate or 0) < MIN_SKIPPED:
                 return False
-            tick = _tick_s(stream)
+            tick = tick_s(stream)
             entry = find_entry(container, stream, lambda entry: entry.shown_s - tick <= times[0])
         if entry is None:
             return False
         with opened(path) as (container, stream):
-            timed = _timed(frames_from(container, stream, entry), stream, entry.first_s)
-            if _show(timed, stream, times, frames, crop):
-                return False
-            decode_behind(timed)
+            decoded = timed(frames_from(enumerate(container.demux(stream)), stream, entry), stream, entry.first_s)
+            _fill(shown_at(decoded, stream, times), stream, frames, crop)
+            decode_behind(decoded)
     except (ClipRejected, NotExact):
         return False
     return True
 
 
-def _timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | None = None) -> Timed:
-    """Yield each frame and when it is first shown, seconds after the first: ascending, 0 or less for the first.
+def timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | None = None) -> Timed:
+    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
 
-    `first` is the time of the file's first frame, None if `decoded` begins with it.
+    `first` is the time of the file's first frame, None if that is the first to come.
 
-    A container rounds times to its ticks, so a frame counts as shown one tick before its timestamp: at the file's own
-    rate every frame is chosen once.
+    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
+    file's own rate every frame is chosen once.
     """
-    tick, shown_s = _tick_s(stream), 0.0
+    tick, shown_s = tick_s(stream), 0.0
     for frame in decoded:
         time = frame.time
-        if time is None:  # a raw stream without timestamps: one frame after the other
+        if time is None:  # a bare stream of frames: one after the other
             time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
         first = time if first is None else first
         shown_s = max(shown_s, time - first)
         yield frame, shown_s - tick
 
 
-def _tick_s(stream: VideoStream) -> float:
+def tick_s(stream: VideoStream) -> float:
+    """By how much a stated time may be rounded, seconds."""
     return min(float(stream.time_base or 0), _MAX_TICK_S) + 1e-9
 
 
 def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
-    """Return how long a frame is shown, seconds; it matters for the last frame, which no other follows."""
+    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
     if frame.duration and stream.time_base:
         return float(frame.duration * stream.time_base)
     return float(1 / stream.average_rate) if stream.average_rate else 0.0

@@ -97,7 +97,7 @@ def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], 
         if entry is None:
             return False
         with opened(path) as (container, stream):
-            decoded = frames_from(container, stream, entry)
+            decoded = frames_from(enumerate(container.demux(stream)), stream, entry)
             for number, frame in enumerate(decoded, entry.frame):
                 if (rows := asked == number).any():
                     frames[rows] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
