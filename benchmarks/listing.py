@@ -25,7 +25,7 @@ from sana.arrow import to_parquet
 from sana.config.data import DatasetConfig
 from sana.data.schemas import CAPTIONS, CLIPS
 from sana.data.sources.file_cache import FileCache
-from sana.data.sources.ingest import collect
+from sana.data.sources.ingest import ingest
 from sana.data.sources.listing import SourceFile
 from sana.data.sources.source import Source
 from sana.data.tables import content_digest
@@ -83,7 +83,7 @@ def measure(num_clips: int, layout: str) -> None:
         source = Source(dataset, backend, FileCache(Path(name), max_bytes=1))
         source.listing_digest()
         marks.append(time.process_time())
-        tables = collect([dataset], [source], num_workers=8, report=lambda *_: None)
+        tables = ingest([dataset], [source], num_workers=8, report=lambda *_: None)
         marks.append(time.process_time())
         files = [to_parquet(table) for table in (tables.clips, tables.captions)]
         content_digest(tables.clips, CLIPS.names), content_digest(tables.captions, CAPTIONS.names)

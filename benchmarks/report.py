@@ -21,7 +21,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.counts import Counts, DatasetCounts
 from sana.data import schemas
-from sana.data.bucketing.assignment import Shapes, crop_boxes, nearest
+from sana.data.bucketing.assignment import ClipShapes, crop_boxes, nearest_buckets
 from sana.facts import BucketFacts
 from sana.report.page import data_report
 from sana.report.states import StageState
@@ -130,8 +130,8 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
     size = random.choice(len(SIZES), num, p=[0.45, 0.2, 0.12, 0.05, 0.05, 0.05, 0.05, 0.03])
     widths, heights = np.array(SIZES).T
     width, height = widths[size], heights[size]
-    clips = Shapes(widths, heights, np.full(len(SIZES), 81))
-    code = nearest(clips, BUCKETS, allow_upscale=True)
+    clips = ClipShapes(widths, heights, np.full(len(SIZES), 81))
+    code = nearest_buckets(clips, BUCKETS, allow_upscale=True)
     shapes = [BUCKETS[i] for i in code]
     boxes = np.stack(crop_boxes(BucketRules(), clips, code, BUCKETS, np.zeros(len(SIZES), np.uint64)), axis=1)[size]
     duration = np.round(random.lognormal(1.9, 0.6, num), 3)

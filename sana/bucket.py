@@ -1,4 +1,4 @@
-"""Buckets: the shapes a clip may take. Which of them a clip gets is decided in `sana.data.bucketing.assignment`.
+"""Buckets: the shapes a clip may take. `sana.data.bucketing.assignment` decides which of them a clip gets.
 
 Shapes in this module: F frames, H height, W width (pixels); f h w the same after the VAE.
 """
@@ -19,7 +19,7 @@ _NAME = re.compile(r"^(\d+)x(\d+)x(\d+)$")
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """A (frames, height, width) that every clip in it is cut to; written `81x480x832`."""
+    """A shape (frames, height, width) that every window in it is cut to; written `81x480x832`."""
 
     num_frames: int
     height: int
@@ -56,13 +56,13 @@ class Bucket:
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        """`(16, 1 + (F - 1) / 4, H / 8, W / 8)`: the Wan VAE's output for one clip of this bucket."""
+        """`(16, 1 + (F - 1) / 4, H / 8, W / 8)`: the Wan VAE's output for one window of this bucket."""
         frames = 1 + (self.num_frames - 1) // TEMPORAL_STRIDE
         return LATENT_CHANNELS, frames, self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that the transformer sees for one clip of this bucket."""
+        """Tokens of one sample of this bucket in the transformer."""
         _, frames, height, width = self.latent_shape
         return frames * (height // PATCH) * (width // PATCH)
 
@@ -79,7 +79,7 @@ class Bucket:
 def sizes_for(resolution: float, resolution_type: str) -> tuple[tuple[int, int], ...]:
     """Return a (height, width) for each aspect ratio of the official table, as near to `resolution` as 16s allow.
 
-    pixel_area: the area is resolution squared; area: resolution megapixels; pixel: the shorter side is resolution.
+    `resolution_type` pixel_area: the area is resolution squared; area: resolution megapixels; pixel: the shorter side.
     """
     multiple = SPATIAL_STRIDE * PATCH
     sizes: set[tuple[int, int]] = set()

@@ -1,4 +1,4 @@
-"""Rules of buckets and clips for them, in all sorts: what the tests of the assignment draw from."""
+"""Hypothesis strategies of bucket rules and clips, for the tests of the window table."""
 
 from typing import Any
 

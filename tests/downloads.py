@@ -1,4 +1,4 @@
-"""Data sets for the download stage, in the forms that people publish, and its outcome as rows."""
+"""Data sets for the download stage, in the layouts that people publish, and its tables as rows."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ CLIPS = {
 
 
 def videos(paths: Iterable[str] = CLIPS) -> dict[str, bytes | str]:
-    """Files that stand for videos: path to bytes, which the download stage only digests."""
+    """Return stand-ins for videos, {path: bytes}: the download stage only digests them."""
     return {path: f"bytes of {path}" for path in paths}
 
 
@@ -41,8 +41,8 @@ def context(tmp_path: Path, *datasets: dict[str, Any], workers: int = 4, report:
     return Context(config, open_store(config.root), Path(config.work_dir), **more)
 
 
-class Done:
-    """A finished download, its tables as rows."""
+class FinishedDownload:
+    """The artifact of a finished download stage, and its tables as rows."""
 
     def __init__(self, context: Context) -> None:
         self.artifact: Artifact = download.run(context, {})

@@ -22,15 +22,15 @@ class HubServer:
     def __init__(self) -> None:
         self.endpoint = ""
         self.requests: list[str] = []  # "GET /path", and " Range" after it when a part was asked for
-        self.token: str | None = None  # who does not send it sees no repository
+        self.token: str | None = None  # requests without it see no repository
         self.gated = False  # files may be listed and not read
         self.page_size = 1000  # entries of a tree per answer
         self.cut: set[str] = set()  # paths whose next body ends in the middle
         self.stalled: set[str] = set()  # paths whose next body stops in the middle, and stays open
         self.ranges: dict[str, list[int]] = {}  # first byte of each answer, by path
         self.damaged: set[str] = set()  # paths served with one bit flipped
-        self.failures: list[int] = []  # statuses of the next answers, whatever is asked
-        self.extra_paths: list[str] = []  # listed, and not there
+        self.failures: list[int] = []  # statuses of the next answers, to any request
+        self.extra_paths: list[str] = []  # listed, but missing
         self._refs: dict[tuple[str, str], str] = {}  # ("datasets/owner/name", "main") -> commit
         self._commits: dict[tuple[str, str], dict[str, bytes]] = {}
 
@@ -42,7 +42,7 @@ class HubServer:
         return commit
 
     def count(self, start: str) -> int:
-        """Return how many requests began so."""
+        """Return how many requests began with `start`."""
         return sum(request.startswith(start) for request in self.requests)
 
     def find(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
             with suppress(OSError):
-                self.connection.recv(1)  # until the reader is gone
+                self.connection.recv(1)  # until the client disconnects
             self.close_connection = True
             return
         self._answer(status, headers, data, cut=path in hub.cut and self.command == "GET")

@@ -47,7 +47,7 @@ def cats(tmp_path: Path, *, revision: str = "main", read_only: bool = False, cac
 
 
 def cached_files(tmp_path: Path) -> list[Path]:
-    """The files in the cache of fetched videos, whole ones and pieces."""
+    """The files in the cache of fetched videos, whole ones and parts."""
     folder = tmp_path / "work" / "cache" / "videos"
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
 

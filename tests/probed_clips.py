@@ -1,4 +1,4 @@
-"""Tables as probe writes them, without any video: for what reads only the table."""
+"""Tables as the probe stage writes them, without any video."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from sana.data.schemas import PROBED
 
 
 def probed(clips: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Return a row per clip: what it does not say is plausible, and its own (clip_id, source_id, digest)."""
+    """Return a table PROBED with a row per clip: columns not given are plausible; ids and digest are its own."""
     rows = []
     for number, clip in enumerate(clips):
         row = {field.name: _plain(field.type) for field in PROBED}

@@ -1,4 +1,4 @@
-"""Folders and buckets of small files that stand for data sets, and what a source says of them."""
+"""Small folders of stand-in files as data sets, and what a source lists of them."""
 
 import os
 import random

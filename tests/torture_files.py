@@ -1,6 +1,6 @@
-"""The torture set: small files of every kind that people have, made with ffmpeg, and ffmpeg's own decode of them.
+"""The torture set: small files of every kind in use, made with ffmpeg, and ffmpeg's own decode of them.
 
-Every film shows `picture(k)` with a colour gradient over it, so that frames tell their number and colours are tried.
+Every video shows `picture(k)` with a colour gradient over it, so that frames show their number and colours are tested.
 """
 
 import subprocess
@@ -21,8 +21,8 @@ AV1 = ["-c:v", "libaom-av1", "-usage", "realtime", "-cpu-used", "8", "-crf", "20
 MPEG4 = ["-c:v", "mpeg4", "-q:v", "2"]
 _TWICE = "setpts=(N+3*gte(N\\,6)+5*gte(N\\,12))/16/TB"  # two pauses, as in a recording of a screen
 
-# name of the file: what ffmpeg is told to make it of frames that come at FPS
-FILMS: dict[str, list[str]] = {
+# name of the file: ffmpeg's output options; the input is frames at FPS
+VIDEOS: dict[str, list[str]] = {
     **{f"h264.{ending}": [*H264, "-pix_fmt", "yuv420p"] for ending in ("mp4", "mov", "mkv")},
     "h264.avi": ["-c:v", "libx264", "-preset", "veryfast", "-bf", "0", "-pix_fmt", "yuv420p"],  # AVI has no B-frames
     "h264_faststart.mp4": [*H264, "-pix_fmt", "yuv420p", "-movflags", "+faststart"],
@@ -68,14 +68,14 @@ FILMS: dict[str, list[str]] = {
 
 
 def make_torture_set(folder: Path) -> None:
-    """Write all files; those of FILMS first, the others from them."""
+    """Write all files: those of VIDEOS first, then the others from them."""
     pictures = b"".join(colourful(k).tobytes() for k in range(NUM_FRAMES))
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"]
-    outputs = [part for name, how in FILMS.items() for part in ("-threads", "1", *how, str(folder / name))]
+    outputs = [part for name, how in VIDEOS.items() for part in ("-threads", "1", *how, str(folder / name))]
     subprocess.run([option for option in FFMPEG if option != "-nostdin"] + source + outputs, input=pictures, check=True)
     _remux(folder)
     _cut(folder)
-    _spoil(folder)
+    _damage(folder)
     _rename(folder)
 
 
@@ -93,22 +93,22 @@ def _ffmpeg(*options: object) -> None:
 
 
 def _remux(folder: Path) -> None:
-    """Turn, trim and add sound without encoding again."""
-    film, copy = folder / "h264.mp4", ("-c", "copy")
+    """Rotate, trim and add audio without encoding again."""
+    video, copy = folder / "h264.mp4", ("-c", "copy")
     for degrees in (90, 180, 270):
-        _ffmpeg("-display_rotation", degrees, "-i", film, *copy, folder / f"turned_{degrees}.mp4")
-    _ffmpeg("-display_rotation", 90, "-i", film, *copy, folder / "turned_90.mkv")
-    _ffmpeg("-display_hflip", "-i", film, *copy, folder / "mirrored.mp4")
-    _ffmpeg("-display_vflip", "-i", film, *copy, folder / "mirrored.mkv")
-    _ffmpeg("-display_rotation", 90, "-i", folder / "wide_pixels.mp4", *copy, folder / "turned_wide_pixels.mov")
-    _ffmpeg("-ss", 5 / FPS, "-i", film, *copy, folder / "trimmed_start.mp4")  # an edit list hides frames 0 to 4
+        _ffmpeg("-display_rotation", degrees, "-i", video, *copy, folder / f"rotated_{degrees}.mp4")
+    _ffmpeg("-display_rotation", 90, "-i", video, *copy, folder / "rotated_90.mkv")
+    _ffmpeg("-display_hflip", "-i", video, *copy, folder / "mirrored.mp4")
+    _ffmpeg("-display_vflip", "-i", video, *copy, folder / "mirrored.mkv")
+    _ffmpeg("-display_rotation", 90, "-i", folder / "wide_pixels.mp4", *copy, folder / "rotated_wide_pixels.mov")
+    _ffmpeg("-ss", 5 / FPS, "-i", video, *copy, folder / "trimmed_start.mp4")  # an edit list hides frames 0 to 4
     tone = ("-f", "lavfi", "-i", "sine=duration=1")
-    _ffmpeg("-i", film, *tone, *("-c:v", "copy", "-c:a", "aac"), folder / "with_sound.mp4")
-    _ffmpeg(*tone, "-c:a", "aac", folder / "only_sound.mp4")
+    _ffmpeg("-i", video, *tone, *("-c:v", "copy", "-c:a", "aac"), folder / "with_audio.mp4")
+    _ffmpeg(*tone, "-c:a", "aac", folder / "only_audio.mp4")
     cover = folder / "cover.png"
-    _ffmpeg("-i", film, "-frames:v", 1, cover)
+    _ffmpeg("-i", video, "-frames:v", 1, cover)
     art = ("-map", 0, "-map", 1, "-c:a", "aac", "-c:v", "copy", "-disposition:v", "attached_pic")
-    _ffmpeg(*tone, "-i", cover, *art, folder / "sound_with_cover.mp4")
+    _ffmpeg(*tone, "-i", cover, *art, folder / "audio_with_cover.mp4")
     cover.rename(folder / "a_picture.mp4")
 
 
@@ -120,18 +120,18 @@ def _cut(folder: Path) -> None:
             path.write_bytes(data[: max(1, len(data) * tenth // 10 + (len(data) // 20 if tenth == 9 else 0))])
 
 
-def _spoil(folder: Path) -> None:
+def _damage(folder: Path) -> None:
     (folder / "zero_bytes.mp4").write_bytes(b"")
     (folder / "random_bytes.mkv").write_bytes(np.random.default_rng(0).bytes(20_000))
     (folder / "text.mov").write_bytes(b"<html>404 not found</html>\n" * 40)
     data = bytearray((folder / "h264_faststart.mp4").read_bytes())
     start = data.find(b"mdat") + 4
     data[start:] = bytes(len(data) - start)
-    (folder / "reserved_never_filled.mp4").write_bytes(data)
+    (folder / "reserved_never_written.mp4").write_bytes(data)
 
 
 def _rename(folder: Path) -> None:
-    """Write films under names that programs trip over; a byte behind the film makes each another content."""
+    """Write videos under difficult names; padding after the video gives each another content."""
     data = (folder / "h264.mkv").read_bytes()
     names = [
         "two words.mkv",
@@ -143,20 +143,20 @@ def _rename(folder: Path) -> None:
         "a:b.mkv",
         "[x]*?.mkv",
     ]
-    names += ["UPPER.MKV", "twin.mkv", "deep/er/film.mkv", "wrong_extension.mp4", "wrong_extension.avi"]
+    names += ["UPPER.MKV", "same_stem.mkv", "deep/er/video.mkv", "wrong_extension.mp4", "wrong_extension.avi"]
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         void = b"\xec" + bytes([0x80 + number]) + bytes(number)  # Matroska's own padding
         (folder / name).write_bytes(data + void)
-    (folder / "twin.mp4").write_bytes((folder / "h264.mp4").read_bytes() + b"\0\0\0\x09free\1")
+    (folder / "same_stem.mp4").write_bytes((folder / "h264.mp4").read_bytes() + b"\0\0\0\x09free\1")
     for hidden in (".hidden.mkv", "..hidden.mkv"):
         (folder / hidden).write_bytes(data + b"\xec\x9e" + bytes(30))
     (folder / "deep/loop").symlink_to(folder, target_is_directory=True)
-    (folder / "leads_to_itself.mp4").symlink_to(folder / "leads_to_itself.mp4")
+    (folder / "link_to_itself.mp4").symlink_to(folder / "link_to_itself.mp4")
 
 
 def decode_by_ffmpeg(paths: list[Path], folder: Path) -> dict[str, np.ndarray]:
-    """Decode films with ffmpeg, turned upright: {name: uint8 [F, H, W, 3]}, pixels as they are stored (not squared)."""
+    """Decode videos with ffmpeg, rotated upright: {name: uint8 [F * H * W * 3]}, pixels as stored (not made square)."""
     inputs = [part for path in paths for part in ("-threads", "1", "-i", f"file:{path}")]
     outputs: list[str] = []
     for index in range(len(paths)):

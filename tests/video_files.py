@@ -1,4 +1,4 @@
-"""Small real videos for the tests: every frame carries its own number, so that a test can tell which one it got."""
+"""Small real videos for the tests: every frame shows its own number, so that a test knows which one it got."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ DARK, LIGHT = 48, 208
 
 
 def picture(index: int, *, width: int, height: int) -> np.ndarray:
-    """Draw frame `index`: uint8 [H, W, 3]. Blocks hold its bits, a red bar at the top tells which way is up."""
+    """Draw frame `index`: uint8 [H, W, 3]. Blocks show its bits, a red bar is at the top."""
     bits = [(index >> bit) & 1 for bit in range(BITS)]
     rows, columns = np.arange(height) * 2 // height, np.arange(width) * 4 // width
     blocks = np.array(bits).reshape(2, 4)[rows][:, columns]
@@ -46,19 +46,19 @@ def numbers(frames: Iterable[NDArray[np.uint8]]) -> list[int]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Return the likeness of two images in dB; infinite where they are equal."""
+    """Return the peak signal-to-noise ratio of two images, dB; infinite if they are equal."""
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def decode_all(path: Path) -> list[NDArray[np.uint8]]:
-    """Every frame, in order, by PyAV: the reference."""
+    """Decode every frame, in order, with PyAV: the reference. uint8 [H, W, 3] each."""
     with av.open(str(path)) as container:
         return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in container.decode(video=0)]
 
 
 def rejection(call: Callable[..., Any], *args: Any, **options: Any) -> str:
-    """Call what must reject the clip, with a detail; returns the reason."""
+    """Call a function that must reject the clip with a detail; returns the reason."""
     with pytest.raises(ClipRejected) as caught:
         call(*args, **options)
     assert caught.value.detail and str(caught.value).startswith(caught.value.reason)
@@ -113,7 +113,7 @@ def make_video(
             stream.codec_context.colorspace = 1
         if rotation:
             stream.set_display_rotation(rotation)
-        sound: Any = out.add_stream("aac", rate=16000, layout="mono") if audio else None
+        audio_stream: Any = out.add_stream("aac", rate=16000, layout="mono") if audio else None
         for index in range(num_frames):
             frame = av.VideoFrame.from_ndarray(picture(index, width=width, height=height), format="rgb24")
             if tagged == "bt709":
@@ -121,13 +121,13 @@ def make_video(
             frame.pts, frame.time_base = first_pts + index, 1 / Fraction(fps)
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-        if sound is not None:
-            _write_silence(out, sound, seconds=num_frames / float(fps))
+        if audio_stream is not None:
+            _write_silence(out, audio_stream, seconds=num_frames / float(fps))
     return path
 
 
 def blank_packet(path: Path, index: int) -> None:
-    """Damage a video: 600 zeros from where packet `index` begins."""
+    """Damage a video: write 600 zeros over packet `index` and what follows it."""
     with av.open(str(path)) as container:
         at = [packet.pos or 0 for packet in container.demux(video=0)][index]
     data = bytearray(path.read_bytes())
@@ -136,7 +136,7 @@ def blank_packet(path: Path, index: int) -> None:
 
 
 def memory_grown_mib(path: Path, read: str, *, before: str = "") -> int:
-    """Run `before`, then `read`, both code on `path`, in a process of its own: by how much its peak memory grew."""
+    """Run `before`, then `read`, both code on `path`, in a new process; returns the growth of its peak memory, MiB."""
     code = (
         "import resource, sys; from pathlib import Path; from sana.data.video.frames import read_frames, read_times\n"
         f"path = Path(sys.argv[1])\n{before}\n"
@@ -148,7 +148,7 @@ def memory_grown_mib(path: Path, read: str, *, before: str = "") -> int:
 
 
 def make_audio(path: Path, *, seconds: float = 1.0) -> Path:
-    """Write a file with sound and no picture."""
+    """Write a file with audio and no video."""
     with av.open(str(path), "w") as out:
         _write_silence(out, out.add_stream("aac", rate=16000, layout="mono"), seconds=seconds)
     return path

@@ -1,4 +1,4 @@
-"""Containers and codecs that people have: how to make a small video of each, and what probe must say of it."""
+"""Containers and codecs in use: how to make a small video of each, and what probe must read from it."""
 
 from fractions import Fraction
 from typing import Any

@@ -16,7 +16,7 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Preview buckets, windows, crops and the split. Opens no video and writes nothing."""
     from flows.cli.tables import render_table
     from sana.bucket import Bucket
-    from sana.data.bucketing.window_table import assign
+    from sana.data.bucketing.window_table import make_window_table
     from sana.data.tables import read_table
     from sana.errors import SanaError
     from sana.pipeline.graph import providers
@@ -32,7 +32,7 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
             f"make it: sana run {same_options(config, overrides, root)} --until {last}"
         )
     clips = read_table(context.store, probed, "clips.parquet")
-    assigned = assign(clips, context.config)
+    assigned = make_window_table(clips, context.config)
     dtype = context.config.encode_latents.dtype
     rows = [
         (name, str(of.train), str(of.eval), str(of.clips), f"{of.crop_loss:.1%}", f"{of.upscaled:.1%}",

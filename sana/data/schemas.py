@@ -1,6 +1,6 @@
-"""Schemas: one declared Arrow schema for every table the pipeline writes, and the closed list of rejection reasons.
+"""Schemas: the Arrow schema of every table that the pipeline writes, and the closed list of rejection reasons.
 
-A stage adds columns or rows of its own table; none edits a row of another's.
+A stage writes tables of its own; none edits a row of another stage's table.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ import pyarrow as pa
 class Reason(StrEnum):
     """Why a clip was rejected: a closed list."""
 
-    NO_CAPTION = "no_caption"  # no text beside the video, or an empty one
-    MISSING = "missing"  # a table or a list names a video that is not there
-    OUTSIDE = "outside"  # a table names a place that may not be read: beyond the source, or of another scheme
+    NO_CAPTION = "no_caption"  # no caption, or an empty one
+    MISSING = "missing"  # a table or a list names a video that does not exist
+    OUTSIDE = "outside"  # a table names a path that may not be read: not in the source, or another scheme
     EMPTY = "empty"  # zero bytes
-    UNREADABLE = "unreadable"  # no file that can be read, or the container or the codec cannot be opened
+    UNREADABLE = "unreadable"  # not a readable file, or the container or codec cannot be opened
     NO_VIDEO = "no_video"  # no video stream
-    TRUNCATED = "truncated"  # the header promises more frames than there are
+    TRUNCATED = "truncated"  # the header states more frames than there are
     TOO_SHORT = "too_short"  # fewer frames than min_frames, or than the shortest bucket needs
     TOO_LONG = "too_long"  # more frames than max_frames, where such clips are not trimmed
     TOO_SMALL = "too_small"  # would have to be upscaled, or is below minimum_image_size
     ASPECT = "aspect"  # longer over shorter side is beyond max_aspect_ratio
     DUPLICATE = "duplicate"  # another clip has the same content
-    KILLED_WORKER = "killed_worker"  # ended the process that decoded it, twice
+    KILLED_WORKER = "killed_worker"  # crashed the process that decoded it, twice
 
 
 def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
-    """Declare a column without nulls; its meaning, with the unit, goes into every file."""
+    """Declare a column without nulls; its meaning, with the unit, is stored in every file."""
     return pa.field(name, kind, nullable=False, metadata={"about": about})
 
 
-# Columns that came after the addresses were frozen: name -> the value with which a row is what it was before the column
-# existed. A column that has it in every row stays out of content digests, and a row that has it keeps its sample key.
+# Columns added after the addresses were frozen: name -> neutral value, which changes nothing about a row. A column
+# that is neutral in every row stays out of content digests, and a row that is neutral keeps its sample key.
 ADDED_COLUMNS: Mapping[str, str | int | float | bool] = {}
 
 CLIPS = pa.schema(
@@ -73,7 +73,7 @@ VIDEO_FACTS = [
     column("has_audio", pa.bool_(), "whether there is sound"),
 ]
 PROBED = pa.schema([*CLIPS, *VIDEO_FACTS])
-# Pool rows: one per video content that was ever opened, rejected ones included.
+# Pool rows: one per video content ever opened, rejected ones included.
 PROBES = pa.schema(
     [
         column("digest", pa.string(), "digest of the video file's content"),
@@ -97,7 +97,7 @@ WINDOWS = pa.schema(
         column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
     ]
 )
-# What determines the pixels of a sample, and so names its latent: the content of a file and how it is cut.
+# The columns that determine the pixels of a sample, hence its key: the content of the video and how it is cut.
 SAMPLE_KEY_COLUMNS = (
     "digest",
     "bucket",
@@ -119,7 +119,7 @@ REJECTS = pa.schema(
     ]
 )
 
-# Where one encoded tensor is: columns of every index row.
+# The location of one encoded tensor: columns of every index row.
 LOCATION = [
     column("shard", pa.string(), "safetensors file, key relative to the root"),
     column("offset", pa.int64(), "first byte of the tensor in the shard"),
@@ -170,7 +170,7 @@ CAPTION_INDEX = pa.schema(
         *TEXTS,
     ]
 )
-# What the evaluate stage measured: a row per weights, eval sample and noise level.
+# Losses that the evaluate stage measured: a row per weights, eval sample and noise level.
 LOSSES = pa.schema(
     [
         column("weights", pa.string(), "initial, live or ema"),

@@ -1,4 +1,4 @@
-"""Manifests: the tables of clips that flow between stages: made, read, counted and digested.
+"""Tables of clips that stages hand to each other: keys, reading, digests and counts.
 
 Clips in = clips out + clips rejected.
 """
@@ -19,7 +19,7 @@ from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
 from sana.errors import RejectedError, SanaError, repair_hint
 from sana.store import Store
 
-_KEY_ROWS = 65_536  # rows whose keys are made at once
+_KEY_ROWS = 65_536  # rows whose keys are computed at once
 
 
 def clip_id_of(dataset: str, path: str) -> str:
@@ -28,7 +28,7 @@ def clip_id_of(dataset: str, path: str) -> str:
 
 
 def sample_key(window: Mapping[str, Any]) -> str:
-    """Name a sample by the content of its video and the way it is cut: a replaced file gets another key."""
+    """Return the key of a sample: a digest of its video's content and of how it is cut. Another file, another key."""
     text = "\0".join(str(window[name]) for name in SAMPLE_KEY_COLUMNS if name not in ADDED_COLUMNS)
     for name in SAMPLE_KEY_COLUMNS:
         if name in ADDED_COLUMNS and window[name] != ADDED_COLUMNS[name]:
@@ -37,15 +37,15 @@ def sample_key(window: Mapping[str, Any]) -> str:
 
 
 def sample_keys(windows: pa.Table) -> pa.Array:
-    """Return `sample_key` of every row, as strings: bounded memory beside the result, whatever the number of rows."""
+    """Return `sample_key` of every row, as strings. Memory beside the result is bounded."""
     keys: list[pa.Array] = []
     for batch in windows.select(list(SAMPLE_KEY_COLUMNS)).to_batches(max_chunksize=_KEY_ROWS):
         frozen = [_as_text(batch.column(name)) for name in SAMPLE_KEY_COLUMNS if name not in ADDED_COLUMNS]
         texts = pc.binary_join_element_wise(*frozen, "\0")
         for name in SAMPLE_KEY_COLUMNS:
             if name in ADDED_COLUMNS:
-                told = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
-                texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", told), "")
+                added = pc.binary_join_element_wise(f"\0{name}=", _as_text(batch.column(name)), "")
+                texts = pc.binary_join_element_wise(texts, pc.if_else(_is_neutral(batch, name), "", added), "")
         names = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts.to_pylist()]
         keys.append(pa.array(names, pa.string()))
     return pa.chunked_array(keys, pa.string()).combine_chunks()
@@ -57,7 +57,7 @@ def _is_neutral(table: pa.Table | pa.RecordBatch, name: str) -> Any:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    """Return each value as Python's `str` writes it: Arrow writes floats otherwise."""
+    """Return each value as Python's `str` writes it: Arrow formats floats differently."""
     if not pa.types.is_floating(column.type):
         return column.cast(pa.string())
     encoded = column.dictionary_encode()
@@ -68,7 +68,7 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
     """Read a table of an artifact.
 
     Raises:
-        SanaError: it is gone or damaged; names it and what makes it again.
+        SanaError: it is missing or damaged; names it and the command that makes it again.
     """
     key = artifact.files[name].key
     try:
@@ -78,7 +78,7 @@ def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:
 
 
 def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
-    """Digest the logical rows over `columns`, sorted by them in turn: no order, chunking or file layout enters.
+    """Digest the logical rows over `columns`, sorted by them: independent of row order, chunks and file layout.
 
     Returns 32 hex digits. Columns are of text, numbers or booleans, or lists of those; rows sort by the others. A
     column of ADDED_COLUMNS that has its neutral value in every row is left out.
@@ -103,7 +103,7 @@ def content_digest(table: pa.Table, columns: Sequence[str]) -> str:
 
 
 def _ascends(column: pa.ChunkedArray) -> bool:
-    """Whether every value is above the one before: such rows are sorted, and sorting lists of text ends at 2 GiB."""
+    """Whether values strictly ascend: such rows are sorted, and Arrow cannot sort lists of text beyond 2 GiB."""
     if pa.types.is_list(column.type):
         return False
     return column.num_chunks > 0 and bool(pc.all(pc.less(column[:-1], column[1:]), min_count=0).as_py())
@@ -129,17 +129,17 @@ def _digest_column(digest: Any, column: pa.ChunkedArray) -> None:
 
 
 def _digest_numbers(digest: Any, column: pa.ChunkedArray, kind: pa.DataType) -> None:
-    """Digest numbers as 8 bytes each, from Arrow's own buffers: `to_numpy` would import pandas in every plan."""
+    """Digest numbers as 8 bytes each, from Arrow's buffers: `to_numpy` would import pandas, which slows every plan."""
     for chunk in pc.cast(column, kind).chunks:
         if len(chunk):
             digest.update(memoryview(chunk.buffers()[1])[8 * chunk.offset : 8 * (chunk.offset + len(chunk))])
 
 
 def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) -> Counts:
-    """Return the counts of a stage from the clips of each data set that came in, the clips that went on, and REJECTS.
+    """Return the counts of a stage, from the clips of each data set that came in, the clips kept, and a table REJECTS.
 
     Raises:
-        AssertionError: in is not out + rejected.
+        AssertionError: clips in are not clips out + clips rejected.
     """
     by_dataset = value_counts(rejects.column("dataset"))
     return Counts(
@@ -154,7 +154,7 @@ def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) ->
 
 
 def check_rejects(config: Config, artifact: Artifact) -> None:
-    """Fail when a committed stage rejected more than its data sets allow, or left no clip.
+    """Fail if a committed stage rejected more clips than its data sets allow, or left no clip.
 
     Raises:
         RejectedError: names the data set, the numbers, the top reasons and the table to open.
@@ -175,5 +175,5 @@ def check_rejects(config: Config, artifact: Artifact) -> None:
             raise RejectedError(
                 f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were rejected "
                 f"({top}), more than max_rejected_fraction {limit:g} allows; every rejection is listed in {where}. "
-                f"Mend the files, or raise the limit: -s download.datasets.{name}.max_rejected_fraction=..."
+                f"Fix the files, or raise the limit: -s download.datasets.{name}.max_rejected_fraction=..."
             )

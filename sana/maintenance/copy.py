@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sana.data.shards.shard_tables import Rows, fault_of, rows_by_shard
+from sana.data.shards.shard_tables import Rows, find_fault, rows_by_shard
 from sana.errors import SanaError
 from sana.maintenance.object_graph import ObjectGraph, Reference, commit_number, kind_of, read_object_graph
 from sana.maintenance.verify import BLOCK_BYTES, file_digest
@@ -124,8 +124,8 @@ def _check_present(
         key, rows = group
         size, read = chosen.entries[key].num_bytes, partial(target.read_range, key)
         if rows:
-            wrong = fault_of(read, size, rows, deep=deep)
-            return key, wrong or ("" if deep else fault_of(read, size, [rows[0], rows[-1]], deep=True))
+            wrong = find_fault(read, size, rows, deep=deep)
+            return key, wrong or ("" if deep else find_fault(read, size, [rows[0], rows[-1]], deep=True))
         for start in range(0, size, _MIB) if deep or size <= BLOCK_BYTES else (0, size - _MIB):
             length = min(_MIB, size - start)
             if read(start, length) != source.read_range(key, start, length):
@@ -194,4 +194,4 @@ def _fault(path: Path, rows: Rows, references: list[Reference]) -> str:
                 return f"it has {num_bytes} bytes, {reference.by} says {reference.num_bytes}"
             if reference.digest and file_digest(read, num_bytes, reference.algorithm) != reference.digest:
                 return f"its digest is not what {reference.by} says"
-        return fault_of(read, num_bytes, rows, deep=True) if rows else ""
+        return find_fault(read, num_bytes, rows, deep=True) if rows else ""

@@ -8,7 +8,7 @@ from functools import partial
 
 import xxhash
 
-from sana.data.shards.shard_tables import Read, Rows, fault_of, rows_by_shard
+from sana.data.shards.shard_tables import Read, Rows, find_fault, rows_by_shard
 from sana.errors import SanaError
 from sana.maintenance.gc import OrphanedObject, orphaned_objects
 from sana.maintenance.object_graph import (
@@ -137,7 +137,7 @@ def _check_shards(store: Store, graph: ObjectGraph, deep: bool, report: Report) 
             return key, rows_digest, verdicts[key, rows_digest]
         try:
             size = graph.entries[key].num_bytes if key in graph.entries else store.size(key)
-            return key, rows_digest, fault_of(partial(store.read_range, key), size, rows, deep=deep)
+            return key, rows_digest, find_fault(partial(store.read_range, key), size, rows, deep=deep)
         except FileNotFoundError:
             return key, rows_digest, "missing"
 

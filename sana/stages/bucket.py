@@ -13,8 +13,8 @@ from sana.artifact import Artifact, Draft, Recipe
 from sana.config.bucket import BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.bucketing.split import held_out
-from sana.data.bucketing.window_table import Assignment, assign
+from sana.data.bucketing.split import assign_splits
+from sana.data.bucketing.window_table import WindowTable, make_window_table
 from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, read_table
 from sana.errors import ConfigError, RejectedError
@@ -64,7 +64,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     clips = read_table(context.store, inputs["probed_clips"], "clips.parquet")
-    assigned = assign(clips, context.config)
+    assigned = make_window_table(clips, context.config)
     windows = assigned.windows
     draft.add("clips.parquet", to_parquet(windows))
     draft.add("rejects.parquet", to_parquet(assigned.rejects))
@@ -80,7 +80,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     )
 
 
-def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
+def check_splits(config: Config, clips: pa.Table, assigned: WindowTable) -> None:
     """Fail when no training can come of an assignment.
 
     Raises:
@@ -101,9 +101,9 @@ def check_splits(config: Config, clips: pa.Table, assigned: Assignment) -> None:
             )
 
 
-def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str) -> str:
+def _why_empty(config: Config, clips: pa.Table, assigned: WindowTable, split: str) -> str:
     """Say whether the clips of a split were rejected, or none was meant for it, and what to do."""
-    is_eval, _ = held_out(clips, config)
+    is_eval, _ = assign_splits(clips, config)
     meant = clips.filter(pa.array(is_eval == (split == "eval")))
     if meant.num_rows:
         mine = pc.is_in(assigned.rejects["clip_id"], value_set=meant["clip_id"].combine_chunks())

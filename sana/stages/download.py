@@ -6,8 +6,8 @@ from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.schemas import CAPTIONS, CLIPS
-from sana.data.sources.ingest import STAGE, collect
-from sana.data.sources.source import Source, fetched, sources_of
+from sana.data.sources.ingest import STAGE, ingest
+from sana.data.sources.source import Source, fetch_summary, sources_of
 from sana.data.tables import content_digest, count_rejects
 from sana.facts import DownloadFacts
 from sana.progress import Progress
@@ -42,11 +42,11 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """
     sources = context.once(sources_of)
     draft = Draft(context.store, _recipe(context, sources), forced=bool(context.salt))
-    tables = collect(
+    tables = ingest(
         context.config.download.enabled,
         list(sources.values()),
         num_workers=context.config.download.resources.num_workers,
-        report=lambda done, total: context.report(Progress(done, total, "videos", fetched(sources))),
+        report=lambda done, total: context.report(Progress(done, total, "videos", fetch_summary(sources))),
     )
     draft.add("clips.parquet", to_parquet(tables.clips))
     draft.add("captions.parquet", to_parquet(tables.captions))

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from sana.arrow import anti_join, table_of
 from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
-from sana.data.sources.source import Source, fetched, open_sources
+from sana.data.sources.source import Source, fetch_summary, open_sources
 from sana.data.tables import read_table
 from sana.data.video.probe import probe_video
 from sana.data.video.video import ClipRejected
@@ -103,12 +103,12 @@ class _Reporter:
             collected.append(row)
             self._done, self._rejected = self._done + 1, self._rejected + bool(row["reason"])
             if self._done == self._total or time.monotonic() - self._reported_s > REPORT_S:
-                self._publish(fetched(self._sources))
+                self._publish(fetch_summary(self._sources))
         return collected
 
     def say_fetched(self) -> None:
         """Report if more is fetched now: a long video may take minutes."""
-        if (now := fetched(self._sources)) != self._fetched:
+        if (now := fetch_summary(self._sources)) != self._fetched:
             self._publish(now)
 
     def _publish(self, fetched_now: str) -> None:

@@ -1,4 +1,4 @@
-"""One data set in every layout that people publish, or as a table beside it, is one content."""
+"""One data set has the same content in every caption layout, and as a table beside its videos."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from sana.data.sources.source_check import check_sources
 from sana.stages import download
-from tests.downloads import CLIPS, ROWS, Done, context, csv_of, jsonl_of, parquet_of, videos
+from tests.downloads import CLIPS, ROWS, FinishedDownload, context, csv_of, jsonl_of, parquet_of, videos
 from tests.source_files import make_files
 
 pytestmark = pytest.mark.timeout(60)
@@ -22,7 +22,7 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         f"{path.rpartition('.')[0]}.TXT": "\ufeff" + "\n\n".join(texts) + "\n" for path, texts in CLIPS.items()
     },
     "csv": {"metadata.csv": csv_of(ROWS)},
-    "csv with a mark": {"metadata.csv": "\ufeff" + csv_of(ROWS)},
+    "csv with a byte order mark": {"metadata.csv": "\ufeff" + csv_of(ROWS)},
     "jsonl": {"metadata.jsonl": jsonl_of(ROWS)},
     "jsonl of lists and texts": {"metadata.jsonl": jsonl_of(MIXED)},
     "parquet": {"metadata.parquet": parquet_of(ROWS)},
@@ -36,32 +36,36 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
 
 
 @pytest.fixture(scope="module")
-def wanted(tmp_path_factory: pytest.TempPathFactory) -> Done:
+def wanted(tmp_path_factory: pytest.TempPathFactory) -> FinishedDownload:
     folder = tmp_path_factory.mktemp("wanted")
-    return Done(context(folder, {"source": str(make_files(folder / "s", {**videos(), **LAYOUTS["textfile"]}))}))
+    return FinishedDownload(
+        context(folder, {"source": str(make_files(folder / "s", {**videos(), **LAYOUTS["textfile"]}))})
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_same_clips_in_any_layout_are_the_same_content(tmp_path: Path, layout: str, wanted: Done) -> None:
+def test_the_same_clips_have_the_same_content_in_any_layout(
+    tmp_path: Path, layout: str, wanted: FinishedDownload
+) -> None:
     source = make_files(tmp_path / "s", {**videos(), **LAYOUTS[layout]})
-    done = Done(context(tmp_path, {"source": str(source)}))
+    done = FinishedDownload(context(tmp_path, {"source": str(source)}))
     assert done.captions == CLIPS
     assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
     assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl", "clips.parquet"])
-def test_a_table_beside_the_videos_is_the_same_content(tmp_path: Path, name: str, wanted: Done) -> None:
+def test_the_same_clips_have_the_same_content_as_a_table(tmp_path: Path, name: str, wanted: FinishedDownload) -> None:
     make_table = {"csv": csv_of, "jsonl": jsonl_of, "parquet": parquet_of}[name.rpartition(".")[2]]
     rows = [dict(row) for row in ROWS]
     rows[0]["file_name"] = f"{tmp_path}/s/{rows[0]['file_name']}"
     make_files(tmp_path / "s", {**videos(), name: make_table(rows), "not named.mp4": "x"})
-    done = Done(context(tmp_path, {"source": f"{tmp_path}/s/{name}"}))
+    done = FinishedDownload(context(tmp_path, {"source": f"{tmp_path}/s/{name}"}))
     assert check_sources(done.context.config, work_dir=done.context.work_dir) == ([], [])
     assert (done.artifact.content, done.clips) == (wanted.artifact.content, wanted.clips)
 
 
-def test_a_change_of_a_caption_file_reruns_and_of_another_text_does_not(tmp_path: Path) -> None:
+def test_only_a_changed_caption_file_changes_the_fingerprint(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {**videos(), **LAYOUTS["csv"]})
     at = context(tmp_path, {"source": str(folder)})
     before = download.recipe(at, {}).fingerprint

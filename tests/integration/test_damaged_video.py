@@ -1,4 +1,4 @@
-"""What is rejected: files that are no video, cut or damaged ones; never shortened in silence or filled up by copies."""
+"""Files that are no video, cut or damaged are rejected, never silently shortened or padded with copied frames."""
 
 import contextlib
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.video_formats import NUM_FRAMES
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_what_is_not_a_video_is_rejected_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_video_is_rejected_without_output(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     contents = {
         "empty": b"",
         "random": np.random.default_rng(0).bytes(50_000),
@@ -30,8 +30,8 @@ def test_what_is_not_a_video_is_rejected_quietly(tmp_path: Path, capfd: pytest.C
         expected = "empty" if name == "empty" else "unreadable"
         assert rejection(probe_video, path) == expected, name
         assert rejection(read_frames, path, [0], height=64, width=96) == expected, name
-    sound = make_audio(tmp_path / "sound.mp4")
-    assert rejection(probe_video, sound) == rejection(read_frames, sound, [0], height=64, width=96) == "no_video"
+    audio = make_audio(tmp_path / "audio.mp4")
+    assert rejection(probe_video, audio) == rejection(read_frames, audio, [0], height=64, width=96) == "no_video"
     assert capfd.readouterr() == ("", "")
 
 
@@ -73,7 +73,7 @@ def test_a_cut_file_is_rejected_or_counted_exactly(tmp_path: Path, name: str) ->
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_damage_rejects_the_frames_behind_it_and_no_others(tmp_path: Path, name: str) -> None:
+def test_damage_rejects_windows_after_it_and_no_others(tmp_path: Path, name: str) -> None:
     ending, options = CONTAINERS[name]
     path = make_video(tmp_path / f"damaged.{ending}", num_frames=NUM_FRAMES, gop=8, **options)
     blank_packet(path, 24)
@@ -82,7 +82,7 @@ def test_damage_rejects_the_frames_behind_it_and_no_others(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", [*CONTAINERS, "ts"])
-def test_any_damage_ends_in_frames_or_in_a_rejection(tmp_path: Path, name: str) -> None:
+def test_any_damage_gives_the_same_frames_or_rejection_each_time(tmp_path: Path, name: str) -> None:
     ending, options = CONTAINERS.get(name, ("ts", {}))
     data = make_video(tmp_path / f"whole.{ending}", num_frames=NUM_FRAMES, **options).read_bytes()
     path = tmp_path / f"damaged.{ending}"
@@ -98,7 +98,7 @@ def test_any_damage_ends_in_frames_or_in_a_rejection(tmp_path: Path, name: str) 
 
 
 def _outcome(path: Path) -> tuple[str, ...]:
-    """For each prefix of the clip: the bytes that are read, or the reason and detail of the rejection."""
+    """Return, for each prefix of the clip, the bytes read or the reason and detail of the rejection."""
     outcome = []
     for stop in (1, 8, 16, 24, 40):
         try:
@@ -109,7 +109,7 @@ def _outcome(path: Path) -> tuple[str, ...]:
 
 
 def test_undecodable_frames_are_never_replaced_by_copies(tmp_path: Path) -> None:
-    """A stream cut out of a longer one, not at a key frame (decord repeats the last frame at its end)."""
+    """A stream cut out of a longer one, not from a key frame on (decord repeats the last frame at its end)."""
     whole = make_video(tmp_path / "whole.mkv", num_frames=60, bframes=3)
     path = tmp_path / "cut_out.mkv"
     with av.open(str(whole)) as source, av.open(str(path), "w") as out:

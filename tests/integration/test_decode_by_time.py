@@ -1,4 +1,4 @@
-"""Frames chosen by presentation time: those a player would show, in files of any rate, steady or not."""
+"""Frames by presentation time: those a player would show, in files of any rate, constant or not."""
 
 import subprocess
 from bisect import bisect_right
@@ -137,7 +137,7 @@ def promised_frames(path: Path, target: float) -> tuple[int, float]:
 
 
 def test_rotation_and_pixel_aspect_are_undone(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "turned.mp4", num_frames=9, rotation=90, sar=Fraction(4, 3))
+    path = make_video(tmp_path / "rotated.mp4", num_frames=9, rotation=90, sar=Fraction(4, 3))
     size: dict[str, Any] = {"height": 128, "width": 64}
     assert np.array_equal(read_times(path, [k / 16 for k in range(9)], **size), read_frames(path, range(9), **size))
 

@@ -1,4 +1,4 @@
-"""Laws of the download stage: clips in = clips out + rejected, by whatever workers, with every caption knob."""
+"""Laws of the download stage: clips in = clips out + rejected, for any number of workers and every caption setting."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
 from sana.stages import download
-from tests.downloads import Done, context, csv_of, parquet_of, videos
+from tests.downloads import FinishedDownload, context, csv_of, parquet_of, videos
 from tests.source_files import make_files
 
 pytestmark = pytest.mark.timeout(60)
@@ -23,11 +23,11 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     make_files(tmp_path / "one", {**videos(paths), "metadata.csv": csv_of(rows)})
     make_files(tmp_path / "two", {**videos(paths), **{f"{path[:-4]}.txt": "x" for path in paths[5:]}})
     sets = ({"source": f"{tmp_path}/one"}, {"source": f"{tmp_path}/two"})
-    whole = Done(context(tmp_path, *sets))
-    monkeypatch.setattr("sana.data.sources.ingest.CHUNK", 50)
+    whole = FinishedDownload(context(tmp_path, *sets))
+    monkeypatch.setattr("sana.data.sources.ingest.CHUNK_CLIPS", 50)
     monkeypatch.setattr("sana.data.sources.listing.FILES_AT_ONCE", 11)
     seen: list[Progress] = []
-    pieces = Done(context(tmp_path / "again", *sets, workers=workers, report=seen.append))
+    pieces = FinishedDownload(context(tmp_path / "again", *sets, workers=workers, report=seen.append))
     assert (pieces.clips, pieces.rejects) == (whole.clips, whole.rejects)
     assert pieces.artifact.content == whole.artifact.content
     assert whole.artifact.counts.datasets == {"d0": DatasetCounts(300, 10), "d1": DatasetCounts(300, 5)}
@@ -49,7 +49,7 @@ def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_pa
     ]
     files = {**videos(["a.mp4", "blank.mp4", "unnamed.mp4"]), "metadata.csv": csv_of(rows), "a.gif": ""}
     make_files(tmp_path, {"secret.mp4": "s"})
-    done = Done(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
+    done = FinishedDownload(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["a"]}
     assert {path: reason for path, (reason, _) in done.rejected.items()} == {
         "gone.mp4": "missing",
@@ -67,12 +67,12 @@ def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_pa
     assert done.rejected["unnamed.mp4"][1] == "no row of metadata.csv names it"
 
 
-def test_what_is_no_video_file_is_rejected_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_unreadable_videos_are_rejected_and_the_others_are_kept(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"ok.mp4": "1", "ok.txt": "fine", "latin.mp4": "2", "latin.txt": b"caf\xe9"})
     make_files(folder, {os.fsdecode(b"caf\xe9.mp4"): "3", "folder.mp4/in.mp4": "4", "folder.mp4/in.txt": "inside"})
     os.mkfifo(folder / "pipe.mp4")
     (folder / "gone.mp4").symlink_to("nowhere")
-    done = Done(context(tmp_path, {"source": str(folder)}))
+    done = FinishedDownload(context(tmp_path, {"source": str(folder)}))
     assert done.captions == {"ok.mp4": ["fine"], "folder.mp4/in.mp4": ["inside"]}
     reasons = {path: reason for path, (reason, _) in done.rejected.items()}
     unreadable = dict.fromkeys(["caf\\xe9.mp4", "folder.mp4", "pipe.mp4", "gone.mp4"], "unreadable")
@@ -81,22 +81,24 @@ def test_what_is_no_video_file_is_rejected_and_the_rest_goes_on(tmp_path: Path) 
 
 def test_two_videos_of_one_stem_share_their_text(tmp_path: Path) -> None:
     files = {"a.mp4": "1", "a.mov": "2", "a.txt": "both", "a.TXT": "not this one"}
-    done = Done(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
+    done = FinishedDownload(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["both"], "a.mov": ["both"]}
 
 
 def test_the_fallback_serves_clips_without_a_caption(tmp_path: Path) -> None:
     files = {"a.mp4": "1", "a.txt": "own", "b.mp4": "2", "c.mp4": "3", "c.txt": "\n \n", "d.mp4": "4", "d.txt": b"\xff"}
     folder = str(make_files(tmp_path / "s", files))
-    captions = {"missing": "fallback", "fallback": "a film", "prefix": "<", "suffix": ">", "trigger": "sks"}
-    done = Done(context(tmp_path, {"source": folder, "captions": captions}))
-    assert done.captions == {"a.mp4": ["sks, <own>"], "b.mp4": ["sks, <a film>"], "c.mp4": ["sks, <a film>"]}
+    captions = {"missing": "fallback", "fallback": "a movie", "prefix": "<", "suffix": ">", "trigger": "sks"}
+    done = FinishedDownload(context(tmp_path, {"source": folder, "captions": captions}))
+    assert done.captions == {"a.mp4": ["sks, <own>"], "b.mp4": ["sks, <a movie>"], "c.mp4": ["sks, <a movie>"]}
     assert list(done.rejected) == ["d.mp4"], "a damaged text is not a missing one"
-    nothing = Done(context(tmp_path / "2", {"source": folder, "captions": {"layout": "none", "fallback": "f"}}))
+    nothing = FinishedDownload(
+        context(tmp_path / "2", {"source": folder, "captions": {"layout": "none", "fallback": "f"}})
+    )
     assert set(map(tuple, nothing.captions.values())) == {("f",)} and len(nothing.captions) == 4
 
 
-def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
+def test_every_column_setting_has_its_effect(tmp_path: Path) -> None:
     rows = [
         {"clip": "a.mp4", "long": "a long one", "short": ["s1", "", "s2"], "film": 7, "flow": 12.7},
         {"clip": "a.mp4", "long": None, "short": ["s3"], "film": None, "flow": None},
@@ -110,7 +112,7 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
         "motion_score_column": "flow",
     }
     folder = make_files(tmp_path / "s", {**videos(["a.mp4", "b.mp4", "c.mp4"]), "metadata.parquet": parquet_of(rows)})
-    done = Done(context(tmp_path, {"source": str(folder), "captions": captions}))
+    done = FinishedDownload(context(tmp_path, {"source": str(folder), "captions": captions}))
     scored = [f"{text} motion score: 12." for text in ("a long one", "s1", "s2")]
     assert done.captions == {"a.mp4": [*scored, "s3"], "b.mp4": ["b"], "c.mp4": ["c motion score: 30."]}
     sources = {clip["path"]: clip["source_id"] for clip in done.clips}
@@ -144,21 +146,21 @@ def test_every_column_knob_has_its_effect(tmp_path: Path) -> None:
         ({}, {"prompts.txt": b"\xff", "videos.txt": "a.mp4"}, "not UTF-8"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_used_is_one_config_error(tmp_path: Path, captions: dict, files: dict, says: str) -> None:
+def test_unusable_captions_are_one_config_error(tmp_path: Path, captions: dict, files: dict, says: str) -> None:
     source = str(make_files(tmp_path / "s", {"a.mp4": "1", **files}))
-    at = context(tmp_path, {"source": source, "captions": captions})
-    with pytest.raises(ConfigError, match=f"(?s)download.datasets\\[d0\\]: .*{says}") as told:
-        download.run(at, {})
+    stage_context = context(tmp_path, {"source": source, "captions": captions})
+    with pytest.raises(ConfigError, match=f"(?s)download.datasets\\[d0\\]: .*{says}") as caught:
+        download.run(stage_context, {})
     assert not (tmp_path / "root/download").exists()
-    (problem,), notes = check_sources(at.config, work_dir=at.work_dir)
+    (problem,), notes = check_sources(stage_context.config, work_dir=stage_context.work_dir)
     head = str(problem).replace("Row #2: ", "")  # Arrow counts rows only where one thread reads
-    assert head == str(told.value) and not notes, "the check before a run says the same"
+    assert head == str(caught.value) and not notes, "the check before a run gives the same message"
 
 
-def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_rejected(tmp_path: Path) -> None:
+def test_a_source_pattern_gives_the_source_and_one_without_a_match_is_an_error(tmp_path: Path) -> None:
     names = ["film1_s1.mp4", "film1_s2.mp4", "other.mp4"]
     folder = make_files(tmp_path / "s", {**videos(names), **{f"{name[:-4]}.txt": "x" for name in names}})
-    done = Done(context(tmp_path, {"source": str(folder), "source_pattern": "^(film[0-9]+)_"}))
+    done = FinishedDownload(context(tmp_path, {"source": str(folder), "source_pattern": "^(film[0-9]+)_"}))
     sources = {clip["path"]: clip["source_id"] for clip in done.clips}
     assert sources["film1_s1.mp4"] == sources["film1_s2.mp4"] == "film1"
     assert sources["other.mp4"] == next(clip["clip_id"] for clip in done.clips if clip["path"] == "other.mp4")
@@ -169,9 +171,9 @@ def test_a_pattern_names_the_source_and_one_that_finds_nothing_is_rejected(tmp_p
 def test_a_disabled_data_set_is_left_out_and_captions_are_part_of_the_recipe(tmp_path: Path) -> None:
     folder = str(make_files(tmp_path / "s", {"a.mp4": "1", "a.txt": "x", "b.csv": "y"}))
     both = ({"source": folder}, {"source": "/nowhere", "disabled": True})
-    one = Done(context(tmp_path, *both))
+    one = FinishedDownload(context(tmp_path, *both))
     assert len(one.clips) == 1 and list(one.artifact.counts.datasets) == ["d0"]
-    other = Done(context(tmp_path, {"source": folder, "captions": {"prefix": "old film: "}}))
+    other = FinishedDownload(context(tmp_path, {"source": folder, "captions": {"prefix": "old movie: "}}))
     assert other.artifact.fingerprint != one.artifact.fingerprint
     assert other.artifact.content["videos"] == one.artifact.content["videos"]
-    assert other.captions == {"a.mp4": ["old film: x"]}
+    assert other.captions == {"a.mp4": ["old movie: x"]}

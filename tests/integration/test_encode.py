@@ -89,7 +89,7 @@ def test_any_number_of_workers_and_part_size_gives_the_same(
     assert_readable(context, made)
 
 
-def test_a_batch_is_filled_up_so_that_parts_have_no_effect(bucketed: Place, tmp_path: Path, batch: int = 3) -> None:
+def test_a_batch_is_filled_up_so_that_parts_have_no_effect(bucketed: Place, tmp_path: Path, batch: int = 2) -> None:
     with inline_workers():
         whole = encode(bucketed, tmp_path / "whole", f"batch_size={batch}")[0]
         single = encode(bucketed, tmp_path / "single", f"batch_size={batch}", "resources.samples_per_part=1")[0]

@@ -1,4 +1,4 @@
-"""Which frame is which: frame k is frame k in every format, by decord where it is exact and else by PyAV."""
+"""Frames by number: frame k is frame k in every format, with decord where it is exact and else with PyAV."""
 
 import struct
 import subprocess
@@ -94,7 +94,7 @@ def test_decord_reads_what_it_reads_exactly(clip: tuple[str, Path], decord_frame
     [
         ({"rotation": 90, "bframes": 2}, True),
         ({"rotation": 180, "bframes": 2}, True),
-        ({"rotation": 90, "pixel_format": "yuv422p"}, False),  # decord turns it before it doubles the chroma
+        ({"rotation": 90, "pixel_format": "yuv422p"}, False),  # decord rotates it before it upsamples the chroma
         ({"pixel_format": "yuv420p10le"}, False),
         ({"sar": Fraction(4, 3)}, False),
         ({"first_pts": -3, "bframes": 3}, False),  # an edit list
@@ -139,7 +139,7 @@ def test_a_size_that_changes_on_the_way_is_not_for_decord(
 
 
 def test_a_header_that_promises_too_much_does_not_abort_the_process(tmp_path: Path) -> None:
-    """Decord reserves an index for as many frames as the header says, and dies of it."""
+    """Decord allocates an index for as many frames as the header states, and aborts."""
     path = make_video(tmp_path / "huge.mp4", num_frames=5)
     data = bytearray(path.read_bytes())
     at = data.find(b"stts") + 8

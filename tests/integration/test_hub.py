@@ -1,4 +1,4 @@
-"""What a Hugging Face hub says of data sets and models: listings, commits, rights, and its troubles."""
+"""Data sets and models on a Hugging Face hub: listings, commits, permissions and failures."""
 
 import hashlib
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_moved_branch_is_seen_and_a_readme_changes_nothing(hub: HubServer, tmp
     assert cats(tmp_path, revision="refs/pr/1").listing_digest() == digest
 
 
-def test_what_changed_since_it_was_listed_is_not_taken_for_it(hub: HubServer, tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_listed_is_not_opened(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     old = {file.path: file.identity for file in listing(cats(tmp_path))}
     hub.publish(DATASET, {**FILES, "a/one.mp4": b"changed"})
@@ -68,7 +68,7 @@ def test_what_changed_since_it_was_listed_is_not_taken_for_it(hub: HubServer, tm
 
 
 @pytest.mark.parametrize("secret", [None, "hf_thisIsASecret"])
-def test_no_right_to_read_is_one_error_with_the_page_and_no_token(
+def test_missing_permission_is_one_error_with_the_page_and_no_token(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str | None
 ) -> None:
     hub.publish(DATASET, FILES)
@@ -91,14 +91,16 @@ def test_no_right_to_read_is_one_error_with_the_page_and_no_token(
     assert cached_files(tmp_path) == []
 
 
-def test_the_token_opens_what_is_private(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_gives_access_to_a_private_data_set(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.publish(DATASET, FILES)
     hub.token = "hf_right"
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert len(read_all(cats(tmp_path))) == 4
 
 
-def test_what_is_not_there_is_a_config_error(hub: HubServer, tmp_path: Path) -> None:
+def test_a_missing_repository_or_revision_is_a_config_error(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="films/cats does not exist"):
         listing(cats(tmp_path))
     hub.publish(DATASET, FILES)
@@ -121,13 +123,13 @@ def test_an_unreachable_hub_is_no_config_error_and_shows_no_password(
     assert "password" not in str(caught.value)
 
 
-def test_a_hub_that_stumbles_is_asked_again(hub: HubServer, tmp_path: Path) -> None:
+def test_a_transient_failure_of_the_hub_is_retried(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     hub.failures = [503]
     assert len(listing(cats(tmp_path))) == 4
 
 
-def test_read_only_leaves_no_trace(hub: HubServer, tmp_path: Path) -> None:
+def test_read_only_writes_nothing(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     hub.publish(MODEL, MODEL_FILES)
     cats(tmp_path, read_only=True).listing_digest()
@@ -136,14 +138,14 @@ def test_read_only_leaves_no_trace(hub: HubServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["../out.mp4", "/etc/out.mp4", "a/../../out.mp4"])
-def test_a_name_that_leaves_its_folder_is_rejected(hub: HubServer, tmp_path: Path, path: str) -> None:
+def test_a_path_that_leaves_its_folder_is_an_error(hub: HubServer, tmp_path: Path, path: str) -> None:
     hub.publish(DATASET, FILES)
     hub.extra_paths = [path]
     with pytest.raises(SanaError, match="leave its folder"):
         listing(cats(tmp_path))
 
 
-def test_a_model_is_a_commit_and_a_digest_per_component(hub: HubServer, tmp_path: Path) -> None:
+def test_a_model_is_identified_by_commit_and_a_digest_per_component(hub: HubServer, tmp_path: Path) -> None:
     commit = hub.publish(MODEL, MODEL_FILES)
     model = resolve_model(ModelConfig(path="labs/video"), work_dir=tmp_path)
     assert (model.path, model.revision, tuple(model.digests)) == ("labs/video", commit, COMPONENTS)
@@ -160,5 +162,5 @@ def test_a_model_is_a_commit_and_a_digest_per_component(hub: HubServer, tmp_path
         resolve_model(ModelConfig(path="labs/nothing"), work_dir=tmp_path)
 
 
-def test_waits_are_short_enough_for_a_user() -> None:
+def test_retries_take_less_than_five_seconds() -> None:
     assert sum(hub_module.RETRY_WAITS_S) < 5

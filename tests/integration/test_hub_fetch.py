@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(60)
 def wait_until(done: Callable[[], bool]) -> None:
     end = time.monotonic() + 40
     while not done():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
@@ -74,7 +74,7 @@ for file in files_of(source.videos):
 """
 
 
-def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
+def test_a_fetch_that_was_killed_resumes_from_its_bytes(hub: HubServer, tmp_path: Path) -> None:
     big = os.urandom(2**20)
     hub.publish(DATASET, {"big.mp4": big})
     hub.stalled = {"big.mp4"}
@@ -87,13 +87,13 @@ def test_a_fetch_that_was_killed_goes_on_from_its_bytes(hub: HubServer, tmp_path
     finally:
         killed.kill()
         killed.wait()
-    assert used(tmp_path) <= 2**20 + 2**19, "its room in the budget, and its bytes in it"
+    assert used(tmp_path) <= 2**20 + 2**19, "its reservation in the budget, and the bytes it fetched"
     assert read_all(cats(tmp_path)) == {"big.mp4": big}
     assert hub.ranges["big.mp4"] == [0, 2**19]
     assert len(cached_files(tmp_path)) == 1, "nothing is left beside the file"
 
 
-def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
+def test_the_bytes_of_a_failed_fetch_count_in_the_budget_and_are_evicted(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**10)
@@ -103,23 +103,23 @@ def test_a_fetch_that_failed_counts_in_the_budget_and_gives_way(
     files = {file.path: file for file in listing(source)}
     hub.stalled = {"big.mp4"}
     with monkeypatch.context() as patch:
-        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # gone after the first answer
+        patch.setattr(HubServer, "has", lambda *_: "big.mp4" not in hub.ranges)  # missing after the first answer
         with pytest.raises(SanaError), source.open_video("big.mp4", digest=files["big.mp4"].identity):
             pass
     got = 4000 // 1024 * 1024  # whole chunks of the half that came
-    assert used(tmp_path) == got + got, "a room of so many bytes, and the bytes"
+    assert used(tmp_path) == got + got, "a reservation of so many bytes, and the bytes"
     with source.open_video("small.mp4", digest=files["small.mp4"].identity) as path:
         assert path.stat().st_size == 5000
     assert used(tmp_path) == 5000 + got + got, "there is room for both"
     with source.open_video("big.mp4", digest=files["big.mp4"].identity) as path:
         assert path.stat().st_size == 8000
     assert hub.ranges["big.mp4"] == [0, got]
-    assert used(tmp_path) == 8000, "and now there was none for the other"
+    assert used(tmp_path) == 8000, "and now there is no room for the other"
 
 
-def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
+def test_a_damaged_part_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
     commit = hub.publish(DATASET, {"one.mp4": b"video one" * 1000})
-    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    repo = HubRepo("dataset", "films/cats", tmp_path / "hub_cache")
     [file] = repo.list_files(commit)
     (tmp_path / "one.mp4.part").write_bytes(b"rotten" * 100)
     repo.fetch(commit, file, tmp_path / "one.mp4")
@@ -127,9 +127,9 @@ def test_a_piece_that_was_damaged_is_fetched_anew(hub: HubServer, tmp_path: Path
     assert hub.ranges["one.mp4"] == [600, 0]
 
 
-def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
+def test_damaged_bytes_are_detected_and_not_kept(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
-    hub.damaged = {"a/one.mp4", "two.MP4"}  # in LFS, and not
+    hub.damaged = {"a/one.mp4", "two.MP4"}  # one in LFS, one not
     source = cats(tmp_path)
     for file in listing(source):
         if file.path in hub.damaged:
@@ -142,7 +142,7 @@ def test_damaged_bytes_are_noticed_and_not_kept(hub: HubServer, tmp_path: Path) 
 
 def test_fetch_leaves_nothing_beside_the_file(hub: HubServer, tmp_path: Path) -> None:
     commit = hub.publish(DATASET, FILES)
-    repo = HubRepo("dataset", "films/cats", tmp_path / "memory")
+    repo = HubRepo("dataset", "films/cats", tmp_path / "hub_cache")
     file = next(file for file in repo.list_files(commit) if file.path == "a/one.mp4")
     out = tmp_path / "out"
     out.mkdir()
@@ -152,7 +152,7 @@ def test_fetch_leaves_nothing_beside_the_file(hub: HubServer, tmp_path: Path) ->
     assert [path.name for path in out.iterdir()] == ["video.mp4"]
 
 
-def test_a_long_fetch_is_news_before_its_video_is_there(
+def test_a_long_fetch_reports_progress_before_its_video_is_complete(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 2**16)

@@ -19,7 +19,7 @@ from tests.source_files import listing
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_offline_works_with_what_an_online_run_left(
+def test_offline_works_with_the_caches_of_an_online_run(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.publish(DATASET, FILES)
@@ -47,7 +47,7 @@ def test_offline_works_from_the_hugging_face_cache(
     assert read_all(source)["a/one.mp4"] == FILES["a/one.mp4"]
 
 
-def test_offline_without_memory_says_what_to_do(
+def test_offline_without_a_cache_says_what_to_do(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.publish(DATASET, FILES)
@@ -64,7 +64,7 @@ def test_offline_without_memory_says_what_to_do(
     assert hub.count("GET /datasets") == 0
 
 
-def test_a_fresh_process_obeys_its_environment_and_loads_nothing_heavy(hub: HubServer, tmp_path: Path) -> None:
+def test_a_new_process_honours_its_environment_and_imports_nothing_heavy(hub: HubServer, tmp_path: Path) -> None:
     hub.publish(DATASET, FILES)
     script = (
         "import sys; from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Laws of models in a folder: a digest per component, of content alone, and clear words about what is missing."""
+"""Laws of models in a folder: a digest per component, of content alone, and clear errors about missing files."""
 
 import os
 from pathlib import Path
@@ -29,7 +29,7 @@ def resolve(folder: Path | str, tmp_path: Path, *, read_only: bool = False) -> M
     return resolve_model(ModelConfig(path=str(folder)), work_dir=tmp_path / "work", read_only=read_only)
 
 
-def test_the_place_does_not_matter_and_the_content_does(model: Path, tmp_path: Path) -> None:
+def test_digests_depend_on_content_not_on_the_path(model: Path, tmp_path: Path) -> None:
     first = resolve(model, tmp_path)
     assert (first.path, first.revision, tuple(first.digests)) == (str(model), None, COMPONENTS)
     assert len(set(first.digests.values())) == len(COMPONENTS)
@@ -43,14 +43,14 @@ def test_the_place_does_not_matter_and_the_content_does(model: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_a_change_shows_in_its_component_only(model: Path, tmp_path: Path, component: str) -> None:
+def test_a_change_changes_the_digest_of_its_component_only(model: Path, tmp_path: Path, component: str) -> None:
     before = resolve(model, tmp_path).digests
     (model / component / FILES[1]).rename(model / component / "model-00003-of-00003.safetensors")
     after = resolve(model, tmp_path).digests
     assert [name for name in COMPONENTS if before[name] != after[name]] == [component]
 
 
-def test_a_folder_of_symlinks_is_its_content(model: Path, tmp_path: Path) -> None:
+def test_a_folder_of_symlinks_has_the_digests_of_its_content(model: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     for path in model.rglob("*.*"):
         link = linked / path.relative_to(model)
@@ -68,7 +68,7 @@ def test_relative_and_home_paths_are_folders_first(
     assert resolve("~/models/small", tmp_path).path == str(model)
 
 
-def test_what_is_missing_is_named(model: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named(model: Path, tmp_path: Path) -> None:
     (model / "model_index.json").unlink()
     for name in FILES:
         (model / "vae" / name).unlink()
@@ -77,7 +77,9 @@ def test_what_is_missing_is_named(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["./nothing", "nothing", "/no/such/folder", "a/b/c", "../x", "http://host/x", "a/.."])
-def test_neither_folder_nor_hub_id(tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_is_neither_a_folder_nor_a_hub_id_is_an_error(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="neither a folder nor a Hugging Face id"):
         resolve(path, tmp_path)

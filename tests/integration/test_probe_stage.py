@@ -1,4 +1,4 @@
-"""The probe stage: the same rows for any number of threads, parts and crashes; a killer is rejected."""
+"""The probe stage: the same rows for any number of threads, parts and crashes; what crashes a worker is rejected."""
 
 import shutil
 import signal
@@ -23,7 +23,7 @@ KILLER = "killer.mkv"
 
 
 def long_video(path: Path, *, num_packets: int) -> Path:
-    """Write a film of one packet over and over: reading it takes long enough to be caught at it."""
+    """Write a video that repeats one packet: reading it takes long enough to kill its reader meanwhile."""
     short = make_video(path.with_name("short.mkv"), num_frames=1)
     with av.open(str(short)) as source, av.open(str(path), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])
@@ -41,12 +41,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     for number in range(6):
         make_video(folder / f"clip-{number}.mp4", num_frames=5 + number)
-    (folder / "broken.mp4").write_bytes(b"no film at all\n" * 50)
+    (folder / "broken.mp4").write_bytes(b"not a video\n" * 50)
     shutil.copy(folder / "clip-3.mp4", folder / "again.mp4")
     shutil.copy(folder / "broken.mp4", folder / "broken-again.mp4")
     long_video(folder / KILLER, num_packets=100_000)
     for path in list(folder.iterdir()):
-        path.with_suffix(".txt").write_text(f"the film {path.stem}\n")
+        path.with_suffix(".txt").write_text(f"the video {path.stem}\n")
     return folder
 
 
@@ -88,8 +88,8 @@ def test_threads_and_parts_change_nothing(place: Place, undisturbed: Run) -> Non
         many = run(place, "probe.resources.num_workers=8", "probe.resources.clips_per_part=3")
     assert many[0].content == first.content and many[2] == rejected
     assert first.counts.num_in == 10 == len(rows) + len(rejected) and first.counts.extra["opened"] == 8
-    twins = {"again.mp4", "clip-3.mp4"}
-    (kept,), (dropped,) = twins & set(rows), twins & set(rejected)
+    duplicates = {"again.mp4", "clip-3.mp4"}
+    (kept,), (dropped,) = duplicates & set(rows), duplicates & set(rejected)
     assert rows[kept]["clip_id"] < listed(place)[dropped]["clip_id"]
     assert rejected.pop(dropped) == ("duplicate", f"the same content as demo: {kept}")
     assert {path: reason for path, (reason, _) in rejected.items()} == dict.fromkeys(
@@ -119,43 +119,43 @@ def is_probe(process: psutil.Process) -> bool:
 
 @contextmanager
 def killing(place: Place, *, times: int, signum: signal.Signals) -> Iterator[list[int]]:
-    """Kill the worker that has the clip KILLER open, so many times; gives the list of those that died."""
+    """Kill the worker that has the clip KILLER open, `times` times; gives the process ids of those killed."""
     digest = listed(place)[KILLER]["digest"]
-    died: list[int] = []
+    killed: list[int] = []
     ended = threading.Event()
 
     def watch() -> None:
-        struck: set[Path] = set()  # each worker has a journal of its own
-        while len(died) < times and not ended.wait(0.001):
-            for journal in {*(place.folder / "work/crash_journals").glob("*")} - struck:
-                with suppress(FileNotFoundError):  # it may end its work at this moment
+        handled: set[Path] = set()  # each worker has a crash journal of its own
+        while len(killed) < times and not ended.wait(0.001):
+            for journal in {*(place.folder / "work/crash_journals").glob("*")} - handled:
+                with suppress(FileNotFoundError):  # the worker may end at this moment
                     if digest in open_at_crash(journal):
-                        # this process may have other children: a server for other tests, say
+                        # this process may have other children, such as a server of other tests
                         (worker,) = filter(is_probe, psutil.Process().children())
                         worker.send_signal(signum)
-                        died.append(worker.pid)
-                        struck.add(journal)
+                        killed.append(worker.pid)
+                        handled.add(journal)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield died
+        yield killed
     finally:
         ended.set()
         thread.join()
 
 
 def test_a_clip_that_kills_its_worker_twice_is_rejected_alone(place: Place, undisturbed: Run) -> None:
-    with killing(place, times=2, signum=signal.SIGSEGV) as died:
+    with killing(place, times=2, signum=signal.SIGSEGV) as killed:
         artifact, rows, rejected = run(place, "probe.resources.num_workers=4")
-    assert len(set(died)) == 2
+    assert len(set(killed)) == 2
     assert rejected[KILLER][0] == "killed_worker"
     assert {path: row for path, row in undisturbed[1].items() if path != KILLER} == rows
     assert artifact.counts.reasons["killed_worker"] == 1 and not list((place.folder / "work/crash_journals").iterdir())
 
 
-def test_one_death_rejects_nobody(place: Place, undisturbed: Run) -> None:
-    with killing(place, times=1, signum=signal.SIGKILL) as died:
+def test_one_crash_rejects_no_clip(place: Place, undisturbed: Run) -> None:
+    with killing(place, times=1, signum=signal.SIGKILL) as killed:
         artifact, rows, _ = run(place, "probe.resources.num_workers=4")
-    assert len(died) == 1 and KILLER in rows
+    assert len(killed) == 1 and KILLER in rows
     assert artifact.content == undisturbed[0].content

@@ -1,4 +1,4 @@
-"""What probe says is in a file: sizes, rotation, pixel shape, rate and number of frames."""
+"""The facts that probe reads: sizes, rotation, pixel aspect, rate and number of frames."""
 
 import struct
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_probe_tells_the_facts_of_every_format(tmp_path: Path, name: str) -> None:
+def test_probe_reads_the_facts_of_every_format(tmp_path: Path, name: str) -> None:
     ending, options, _ = FORMATS[name]
     info = probe_video(make_video(tmp_path / f"{name}.{ending}", num_frames=NUM_FRAMES, **options))
     fps = float(options.get("fps", 16))
@@ -35,7 +35,7 @@ def test_probe_tells_the_facts_of_every_format(tmp_path: Path, name: str) -> Non
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_is_known_and_undone(tmp_path: Path, rotation: int, ending: str) -> None:
-    path = make_video(tmp_path / f"turned.{ending}", num_frames=9, rotation=rotation, bframes=2)
+    path = make_video(tmp_path / f"rotated.{ending}", num_frames=9, rotation=rotation, bframes=2)
     info = probe_video(path)
     assert info.rotation_deg == rotation and (info.coded_width, info.coded_height) == (96, 64)
     assert (info.width, info.height) == ((96, 64) if rotation == 180 else (64, 96))
@@ -46,9 +46,9 @@ def test_rotation_is_known_and_undone(tmp_path: Path, rotation: int, ending: str
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, rotation: int) -> None:
-    """The header's matrices of film and track multiply; that is left to libav."""
-    path = make_video(tmp_path / "turned.mp4", num_frames=5, rotation=rotation)
+def test_the_rotation_of_a_movie_as_a_whole_is_read_from_a_frame(tmp_path: Path, rotation: int) -> None:
+    """The matrices of movie and track multiply; that is left to libav."""
+    path = make_video(tmp_path / "rotated.mp4", num_frames=5, rotation=rotation)
     data = bytearray(path.read_bytes())
     at = data.find(b"mvhd") + 40
     data[at : at + 36] = struct.pack(">9i", -0x10000, 0, 0, 0, -0x10000, 0, 0, 0, 0x40000000)
@@ -59,7 +59,7 @@ def test_a_film_that_is_turned_as_a_whole_is_asked_of_a_frame(tmp_path: Path, ro
 
 @pytest.mark.parametrize("box", ["mvhd", "tkhd"])
 @pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
-def test_a_mirrored_film_is_rejected_and_not_taken_for_a_turned_one(tmp_path: Path, box: str, matrix: tuple) -> None:
+def test_a_mirrored_video_is_rejected_and_not_taken_for_a_rotated_one(tmp_path: Path, box: str, matrix: tuple) -> None:
     path = make_video(tmp_path / "mirrored.mp4", num_frames=5)
     data, (a, b, c, d) = bytearray(path.read_bytes()), (0x10000 * one for one in matrix)
     at = data.find(box.encode()) + (40 if box == "mvhd" else 44)
@@ -83,8 +83,8 @@ def test_pixels_that_are_not_square_are_made_square(tmp_path: Path, rotation: in
 
 @pytest.mark.parametrize(("ending", "rotation"), [("mp4", "0"), ("mkv", "90")])
 def test_pixels_that_are_almost_square_are_square(tmp_path: Path, ending: str, rotation: str) -> None:
-    """As ffmpeg leaves them, which keeps the display's aspect while it rounds a size: 1280:1281 here."""
-    scaled, path = tmp_path / f"scaled.{ending}", tmp_path / f"turned.{ending}"
+    """ffmpeg leaves such pixels when it keeps the display aspect and rounds a size: 1280:1281 here."""
+    scaled, path = tmp_path / f"scaled.{ending}", tmp_path / f"rotated.{ending}"
     source = ["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=16", "-frames:v", "5", "-pix_fmt", "yuv420p"]
     subprocess.run([*FFMPEG, *source, "-vf", "scale=854:480,crop=832:480", "-c:v", "libx264", scaled], check=True)
     subprocess.run([*FFMPEG, "-display_rotation", rotation, "-i", scaled, "-c", "copy", path], check=True)
@@ -101,11 +101,11 @@ def test_pixels_that_are_almost_square_are_square(tmp_path: Path, ending: str, r
     ("sar", "width"),
     [(Fraction(100, 101), 96), (Fraction(101, 100), 96), (Fraction(16, 15), 102), (Fraction(12, 11), 105)],
 )
-def test_sizes_on_display_are_rounded(tmp_path: Path, sar: Fraction, width: int) -> None:
-    assert probe_video(make_video(tmp_path / "film.mp4", num_frames=1, sar=sar)).width == width
+def test_display_sizes_are_rounded(tmp_path: Path, sar: Fraction, width: int) -> None:
+    assert probe_video(make_video(tmp_path / "video.mp4", num_frames=1, sar=sar)).width == width
 
 
-def test_a_varying_rate_is_measured_not_believed(tmp_path: Path) -> None:
+def test_a_varying_rate_is_measured_by_timestamps(tmp_path: Path) -> None:
     """A screen recording whose header says 1000 fps and whose timestamps say 10."""
     path = tmp_path / "recording.mkv"
     with av.open(str(path), "w") as out:

@@ -1,4 +1,4 @@
-"""Laws of the cache of shards before S3: the right bytes, within the budget, fewer requests, for many processes."""
+"""Laws of the shard cache: the right bytes, within the budget, with fewer requests to S3, for many processes."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def read_all(encoded: Encoded, reader: Reader) -> None:
         assert torch.equal(sample.latents, read_tensor(encoded.store, reader.samples.tensors["latents"][row]).float())
 
 
-def test_shards_are_fetched_once_and_then_read_locally(encoded: Encoded, tmp_path: Path) -> None:
+def test_shards_are_fetched_once_and_then_nothing_is_requested(encoded: Encoded, tmp_path: Path) -> None:
     reader, store = reader_of(encoded, tmp_path / "c", 10**9)
     read_all(encoded, reader)
     assert (store.fetched, store.ranges) == (3, 1)  # the null caption is read once, at the start
@@ -55,8 +55,8 @@ def test_without_a_cache_each_tensor_is_one_request(encoded: Encoded, tmp_path: 
     assert not (tmp_path / "c").exists()
 
 
-def test_shards_in_use_are_not_evicted_for_others(encoded: Encoded, tmp_path: Path) -> None:
-    """Least recently used first would fetch every shard in every epoch when they do not all fit."""
+def test_a_shard_in_use_is_not_evicted_for_another(encoded: Encoded, tmp_path: Path) -> None:
+    """Evicting the least recently used would fetch every shard again and again when they do not all fit."""
     sizes = sorted(size for key, size in encoded.store.list("encode_latents/pool") if key.endswith(".safetensors"))
     budget = sizes[-1] + 10
     reader, store = reader_of(encoded, tmp_path / "c", budget)
@@ -118,7 +118,7 @@ for _ in range(2):
 
 
 def test_two_processes_and_a_budget_smaller_than_the_data(encoded: Encoded, tmp_path: Path) -> None:
-    """Nothing is kept from eviction here, so that both evict what the other reads."""
+    """No shard is protected from eviction here, so that each process evicts what the other reads."""
     reader, _ = reader_of(encoded, tmp_path / "none", 0)
     expected = hashlib.blake2b(digest_size=8)
     for row in range(len(reader.samples)):

@@ -1,4 +1,4 @@
-"""Laws of local sources: what is listed, what changes the listing, and what a file's digest follows."""
+"""Laws of local sources: which files are listed, and what changes the listing and a file's digest."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_touch_changes_the_listing_and_no_digest(tmp_path: Path) -> None:
     assert digests(after) == contents
 
 
-def test_other_content_changes_both(tmp_path: Path) -> None:
+def test_other_content_changes_listing_and_digest(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", FILES)
     before = opened(folder, tmp_path / "work")
     listing, contents = before.listing_digest(), digests(before)
@@ -62,7 +62,7 @@ def test_other_content_changes_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["other.txt", "README.md", ".hidden.mp4"])
-def test_what_is_no_clip_changes_nothing(tmp_path: Path, change: str) -> None:
+def test_files_that_are_no_clips_change_nothing(tmp_path: Path, change: str) -> None:
     folder = make_files(tmp_path / "s", FILES)
     before = opened(folder, tmp_path / "work").listing_digest()
     (folder / change).write_bytes(b"new")
@@ -105,7 +105,7 @@ def test_a_symlink_to_nothing_is_listed_so_that_it_is_rejected(tmp_path: Path) -
         source.digest(gone)
 
 
-def test_what_is_no_file_is_listed_with_its_trouble_so_that_it_is_rejected(tmp_path: Path) -> None:
+def test_unreadable_videos_are_listed_with_their_trouble_so_that_they_are_rejected(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"a.mp4": b"a", "folder.mp4/in.mp4": b"b"})
     os.mkfifo(folder / "pipe.MKV")
     os.mkfifo(folder / "pipe.txt")
@@ -125,7 +125,7 @@ def test_what_is_no_file_is_listed_with_its_trouble_so_that_it_is_rejected(tmp_p
     }
 
 
-def test_what_is_no_source_is_a_config_error(tmp_path: Path) -> None:
+def test_an_invalid_source_is_a_config_error(tmp_path: Path) -> None:
     work = tmp_path / "work"
     with pytest.raises(ConfigError, match="not there"):
         opened(tmp_path / "nothing", work)

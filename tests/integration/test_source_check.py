@@ -1,4 +1,4 @@
-"""What is wrong with data sets is found before a run: all of it at once, in the words of the run."""
+"""The check before a run finds the problems of all data sets at once, with the messages of the run."""
 
 import json
 import time
@@ -19,8 +19,8 @@ from tests.source_files import make_files
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_the_check_before_a_run_names_every_data_set_that_is_wrong(tmp_path: Path) -> None:
-    videos = {"a.mp4": "no video: it is not opened"}
+def test_the_check_before_a_run_names_every_data_set_with_a_problem(tmp_path: Path) -> None:
+    videos = {"a.mp4": "not a video: it is not opened"}
     wrong: dict[str, dict[str, Any]] = {
         "no column 'txt'": {"files": {"metadata.csv": "video,text\na.mp4,x\n"}, "captions": {"text_columns": ["txt"]}},
         "videos.txt has 1 lines and prompts.txt has 3": {"files": {"videos.txt": "a.mp4", "prompts.txt": "x\ny\nz"}},
@@ -41,7 +41,7 @@ def test_the_check_before_a_run_names_every_data_set_that_is_wrong(tmp_path: Pat
         assert says in str(problem) and str(problem).startswith(f"download.datasets[d{number}]: ")
 
 
-def test_validate_names_all_that_is_wrong_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_names_all_problems_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_files(tmp_path / "s", {"a.mp4": "1", "metadata.csv": "video,words\na.mp4,x\n"})
     sets = [{"id": "one", "source": str(folder)}, {"id": "two", "source": f"{tmp_path}/nowhere"}]
     (tmp_path / "file").write_text("")
@@ -55,7 +55,7 @@ def test_validate_names_all_that_is_wrong_at_once(tmp_path: Path, capsys: pytest
         assert says in line
 
 
-def test_a_check_reads_no_table_to_its_end(tmp_path: Path) -> None:
+def test_the_check_reads_only_the_head_of_a_table(tmp_path: Path) -> None:
     rows = [{"video": f"{i}.mp4", "text": "x"} for i in range(2000)]
     torn = jsonl_of(rows) + "{torn"
     folder = make_files(tmp_path / "s", {"0.mp4": "1", "metadata.jsonl": torn})
@@ -65,7 +65,7 @@ def test_a_check_reads_no_table_to_its_end(tmp_path: Path) -> None:
         download.run(at, {})
 
 
-def test_a_remote_table_is_left_to_the_run_and_named(s3: WeedServer, tmp_path: Path) -> None:
+def test_the_check_names_remote_tables_that_it_does_not_read(s3: WeedServer, tmp_path: Path) -> None:
     root = f"s3://{s3.bucket}/unread-{time.time_ns()}"
     store = open_store(root)
     store.put_if_absent("a.mp4", b"1")

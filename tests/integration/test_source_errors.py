@@ -1,4 +1,4 @@
-"""What is wrong with a source is said once, with the id of its data set."""
+"""Errors of a source name its data set, once."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.source_files import FILES, digests, listing, make_files, opened
 
 pytestmark = pytest.mark.timeout(60)
 
-WRONG = {  # what is in the folder, what the config says of it beside its id, what the message goes on with
+WRONG = {  # files of the folder, settings of the data set beside its id, and what the message must contain
     "gone": ({}, {"source": "gone"}, "source .*gone is not there"),
     "a file": ({"a.gif": b""}, {"source": "a.gif"}, "is a file"),
     "of no kind": ({}, {"source": "gs://bucket/x"}, "is not one of"),
@@ -29,21 +29,21 @@ WRONG = {  # what is in the folder, what the config says of it beside its id, wh
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_with_a_source_names_its_data_set_once(
+def test_an_error_of_a_source_names_its_data_set_once(
     tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files, knobs, says = WRONG[case]
+    files, settings, says = WRONG[case]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = make_files(tmp_path / "s", files)
     folder.mkdir(exist_ok=True)
-    source = knobs.get("source", "")
-    knobs = {**knobs, "source": source if "://" in source else str(folder / source)}
+    source = settings.get("source", "")
+    settings = {**settings, "source": source if "://" in source else str(folder / source)}
     with pytest.raises(ConfigError, match=rf"^download\.datasets\[films\.1\]: (?!download)(?s:.*){says}"):
         cache = FileCache(tmp_path / "videos", max_bytes=1)
-        listing(open_source(DatasetConfig(id="films.1", **knobs), work_dir=tmp_path / "work", cache=cache))
+        listing(open_source(DatasetConfig(id="films.1", **settings), work_dir=tmp_path / "work", cache=cache))
 
 
-def test_what_is_wrong_while_a_source_is_read_names_its_data_set(tmp_path: Path, s3: WeedServer) -> None:
+def test_an_error_while_reading_names_the_data_set(tmp_path: Path, s3: WeedServer) -> None:
     folder = make_files(tmp_path / "s", FILES)
     source = opened(folder, tmp_path / "work")
     digest = digests(source)["b.mp4"]
@@ -57,7 +57,7 @@ def test_what_is_wrong_while_a_source_is_read_names_its_data_set(tmp_path: Path,
         listing(opened(f"s3://no-such-{s3.bucket}/x", tmp_path / "work"))
 
 
-def test_what_is_wrong_with_the_use_of_a_file_is_not_blamed_on_its_data_set(tmp_path: Path) -> None:
+def test_an_error_of_the_user_of_a_file_does_not_name_the_data_set(tmp_path: Path) -> None:
     source = opened(make_files(tmp_path / "s", FILES), tmp_path / "work")
     with (
         pytest.raises(SanaError, match="^the store is full"),

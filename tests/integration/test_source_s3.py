@@ -1,4 +1,4 @@
-"""Laws of sources in S3: what is listed, what changes the listing, and what stays on the disk."""
+"""Laws of sources in S3: which objects are listed, what changes the listing, and what the cache keeps."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def upload(root: str, files: dict[str, bytes]) -> None:
 S3_FILES = {key: data for key, data in FILES.items() if "\n" not in key}
 
 
-def test_s3_lists_and_fetches_what_is_there(s3_root: str, tmp_path: Path) -> None:
+def test_s3_objects_are_listed_and_fetched(s3_root: str, tmp_path: Path) -> None:
     upload(s3_root, {**S3_FILES, ".hidden.mp4": b"h", "other.txt": b"no video"})
     source = opened(f"{s3_root}/", tmp_path / "work")
     assert [file.path for file in listing(source)] == sorted(S3_FILES)
@@ -39,7 +39,7 @@ def test_s3_lists_and_fetches_what_is_there(s3_root: str, tmp_path: Path) -> Non
                 assert path.suffix == Path(file.path).suffix.lower()
 
 
-def test_s3_sees_other_content_and_only_that(s3_root: str, tmp_path: Path) -> None:
+def test_only_other_content_changes_an_s3_listing(s3_root: str, tmp_path: Path) -> None:
     upload(s3_root, S3_FILES)
     before = opened(s3_root, tmp_path / "work")
     contents = digests(before)
@@ -58,12 +58,12 @@ def test_s3_sees_other_content_and_only_that(s3_root: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("key", ["a//b.mp4", "../b.mp4", "/b.mp4", "a/./b.mp4", "a\\b.mp4", "a\0.mp4"], ids=range(6))
-def test_an_s3_key_that_is_no_path_is_listed_with_its_trouble(s3_root: str, tmp_path: Path, key: str) -> None:
-    """S3 takes any text as a key (the server at hand mends them): such a video is rejected, the data set goes on."""
+def test_an_s3_key_that_is_no_valid_path_is_listed_with_its_trouble(s3_root: str, tmp_path: Path, key: str) -> None:
+    """S3 takes any text as a key (the test server normalises them): such a video is rejected, the others are kept."""
     backend = S3Backend(s3_root, FileCache(tmp_path, max_bytes=1))
     file = backend._file(ObjectInfo(key, 7, "etag"))
     assert "rename" in file.trouble and file.num_bytes == 0 and "\0" not in file.path
-    assert list(backend.find([key])) == [], "and it is never asked for"
+    assert list(backend.find([key])) == [], "and it is never looked up"
 
 
 def test_s3_without_videos_is_a_config_error(s3_root: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A table of uris and captions as a source: videos beside it and elsewhere, and what is wrong with it."""
+"""A table of URIs and captions as a source: videos beside it and elsewhere, and its errors."""
 
 import os
 import time
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sana.data.sources.source import fetched, open_sources
+from sana.data.sources.source import fetch_summary, open_sources
 from sana.errors import ConfigError
 from sana.stages import download
 from sana.store import open_store
-from tests.downloads import Done, context, csv_of, parquet_of
+from tests.downloads import FinishedDownload, context, csv_of, parquet_of
 from tests.s3_server import WeedServer
 from tests.source_files import make_files
 
@@ -27,7 +27,7 @@ def test_a_table_in_s3_names_videos_beside_it_and_elsewhere(s3: WeedServer, tmp_
     for key, value in {**data, "set/clips.parquet": parquet_of(rows)}.items():
         assert store.put_if_absent(key, value)
     at = context(tmp_path, {"source": f"{root}/set/clips.parquet"})
-    done = Done(at)
+    done = FinishedDownload(at)
     paths = {"a.mp4": "set/a.mp4", "b/b": "set/b/b", f"{root}/elsewhere/c.mp4": "elsewhere/c.mp4"}
     assert sorted(done.captions) == sorted(paths)
     reasons = {path: reason for path, (reason, _) in done.rejected.items()}
@@ -36,7 +36,7 @@ def test_a_table_in_s3_names_videos_beside_it_and_elsewhere(s3: WeedServer, tmp_
     for clip in done.clips:
         with later["d0"].open_video(clip["path"], digest=clip["digest"]) as path:
             assert path.read_bytes() == data[paths[clip["path"]]]
-    assert fetched(later).startswith("2.9 KiB fetched, ")
+    assert fetch_summary(later).startswith("2.9 KiB fetched, ")
     for path in ("s3://b/../x.mp4", "../x.mp4", "/x.mp4"):
         with pytest.raises(ValueError, match="inside"):
             later["d0"].open_video(path, digest="x")
@@ -49,11 +49,11 @@ def test_many_named_objects_are_found_by_a_listing(s3: WeedServer, tmp_path: Pat
         store.put_if_absent(f"v/{i % 3}/{i}.mp4", b"%d" % i)
     rows = [{"uri": f"{root}/v/{i % 3}/{i}.mp4", "text": str(i)} for i in range(1, 71)]
     table = make_files(tmp_path / "t", {"clips.csv": csv_of(rows)}) / "clips.csv"
-    done = Done(context(tmp_path, {"source": str(table)}))
+    done = FinishedDownload(context(tmp_path, {"source": str(table)}))
     assert len(done.clips) == 69 and list(done.rejected) == [rows[-1]["uri"]]
 
 
-def test_a_table_of_nothing_or_in_another_layout_is_a_config_error(tmp_path: Path) -> None:
+def test_an_empty_table_or_one_of_another_layout_is_a_config_error(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"empty.csv": "video,text\n", "a.mp4": "1"})
     with pytest.raises(ConfigError, match="has no row"):
         download.run(context(tmp_path, {"source": f"{folder}/empty.csv"}), {})

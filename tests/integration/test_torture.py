@@ -1,4 +1,4 @@
-"""The torture set through download and probe, and every film of it decoded: each file's expected row or reason."""
+"""The torture set through download, probe and decoding: each file's expected row or reason of rejection."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +34,8 @@ VARYING = {
     "duration_s": 18 * 25 / 17 / FPS,
 }  # 17 last as long as 25
 NAMES = ["two words.mkv", "na\u00efve \u732b.mkv", "new\nline.mkv", "a..b.mkv", "-i.mkv", "%03d.mkv", "a:b.mkv",
-         "[x]*?.mkv", "UPPER.MKV", "twin.mkv", "twin.mp4", "deep/er/film.mkv"]  # fmt: skip
-# path: what differs from PLAIN. The film is in the file's name.
+         "[x]*?.mkv", "UPPER.MKV", "same_stem.mkv", "same_stem.mp4", "deep/er/video.mkv"]  # fmt: skip
+# path: how its row differs from PLAIN
 ROWS: dict[str, dict[str, Any]] = {
     **{f"h264.{ending}": {} for ending in ("mp4", "mov", "mkv", "avi")},
     **{f"h264_{kind}.mp4": {} for kind in ("faststart", "fragments", "no_edit_list", "negative_offsets")},
@@ -63,12 +63,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "bt709.mp4": {"color_space": "bt709", "color_primaries": "bt709", "color_transfer": "bt709", "color_range": "tv"},
     "bt2020.mp4": HEVC | DEEP | {"color_space": "bt2020nc", "color_primaries": "bt2020", "color_transfer": "smpte2084"},
     "4k.mp4": {"width": 3840, "height": 2160, "num_frames": 3, "duration_s": 3 / 16},
-    "turned_90.mp4": {"rotation_deg": 90, "width": HEIGHT, "height": WIDTH}, "turned_180.mp4": {"rotation_deg": 180},
-    "turned_90.mkv": {"rotation_deg": 90, "width": HEIGHT, "height": WIDTH},
-    "turned_270.mp4": {"rotation_deg": 270, "width": HEIGHT, "height": WIDTH},
-    "turned_wide_pixels.mov": {"rotation_deg": 90, "sample_aspect": 4 / 3, "width": HEIGHT, "height": 128},
+    "rotated_90.mp4": {"rotation_deg": 90, "width": HEIGHT, "height": WIDTH}, "rotated_180.mp4": {"rotation_deg": 180},
+    "rotated_90.mkv": {"rotation_deg": 90, "width": HEIGHT, "height": WIDTH},
+    "rotated_270.mp4": {"rotation_deg": 270, "width": HEIGHT, "height": WIDTH},
+    "rotated_wide_pixels.mov": {"rotation_deg": 90, "sample_aspect": 4 / 3, "width": HEIGHT, "height": 128},
     "trimmed_start.mp4": {"num_frames": NUM_FRAMES - 5, "duration_s": (NUM_FRAMES - 5) / FPS},
-    "with_sound.mp4": {"has_audio": True},
+    "with_audio.mp4": {"has_audio": True},
     "wrong_extension.mp4": {}, "wrong_extension.avi": {},
     **dict.fromkeys(NAMES, {}),
 }  # fmt: skip
@@ -76,10 +76,10 @@ REASONS: dict[str, Reason] = {
     "zero_bytes.mp4": Reason.EMPTY,
     "random_bytes.mkv": Reason.UNREADABLE,
     "text.mov": Reason.UNREADABLE,
-    "only_sound.mp4": Reason.NO_VIDEO,
-    "sound_with_cover.mp4": Reason.NO_VIDEO,
-    "reserved_never_filled.mp4": Reason.TRUNCATED,
-    "leads_to_itself.mp4": Reason.UNREADABLE,
+    "only_audio.mp4": Reason.NO_VIDEO,
+    "audio_with_cover.mp4": Reason.NO_VIDEO,
+    "reserved_never_written.mp4": Reason.TRUNCATED,
+    "link_to_itself.mp4": Reason.UNREADABLE,
     "mirrored.mp4": Reason.UNREADABLE,
     "mirrored.mkv": Reason.UNREADABLE,
     **{f"cut_{n}_{name}.mp4": Reason.TRUNCATED for n in range(1, 10) for name in ("h264", "h264_faststart")},
@@ -89,7 +89,7 @@ REASONS: dict[str, Reason] = {
 
 @pytest.fixture(scope="module")
 def torture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of films, each with a caption."""
+    """The folder of videos, each with a caption."""
     folder = tmp_path_factory.mktemp("torture") / "clips"
     folder.mkdir()
     make_torture_set(folder)
@@ -100,7 +100,7 @@ def torture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def found(torture: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str, str]]]:
-    """What download and probe make of it: rows by path, and (reason, detail) by path."""
+    """Run download and probe on it: rows by path, and (reason, detail) of the rejects by path."""
     (torture.parent / "work").mkdir()
     place = Place(torture.parent, Path("no-model"), str(torture.parent / "root"))
     context = place.context(
@@ -117,26 +117,26 @@ def found(torture: Path) -> tuple[dict[str, dict[str, Any]], dict[str, tuple[str
     return {row["path"]: row for row in rows}, {row["path"]: (row["reason"], row["detail"]) for row in rejected}
 
 
-def test_every_file_is_known_and_none_twice(found: Any) -> None:
+def test_every_file_is_a_row_or_a_reject(found: Any) -> None:
     rows, rejected = found
     assert set(rows) == set(ROWS) and set(rejected) == set(REASONS)  # hidden files and the loop add nothing
 
 
 @pytest.mark.parametrize("path", ROWS)
-def test_the_row_of(found: Any, path: str) -> None:
+def test_row_of(found: Any, path: str) -> None:
     row = found[0][path]
     for name, value in (PLAIN | ROWS[path]).items():
         assert row[name] == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), name
 
 
-def test_the_rates_of_a_file_that_keeps_one_are_exact(found: Any) -> None:
+def test_constant_rates_are_exact(found: Any) -> None:
     for path, row in found[0].items():
         assert row["variable_fps"] == path.startswith("varying")
         assert row["variable_fps"] or row["fps"] == row["nominal_fps"] == (25 if path == "a_picture.mp4" else FPS)
 
 
-def test_a_table_of_samples_says_what_the_packets_say(torture: Path) -> None:
-    """The header first: counts and times come from it alone, wherever a constant rate is cut nowhere."""
+def test_the_sample_table_agrees_with_the_packets(torture: Path) -> None:
+    """Counts and times come from the header alone, wherever the rate is constant and nothing is trimmed."""
     by_table = set()
     for name in ROWS:
         with opened(torture / name) as (container, stream), (torture / name).open("rb") as file:
@@ -151,34 +151,34 @@ def test_a_table_of_samples_says_what_the_packets_say(torture: Path) -> None:
 
 
 @pytest.mark.parametrize("path", REASONS)
-def test_the_reason_of(found: Any, path: str) -> None:
+def test_reason_of(found: Any, path: str) -> None:
     reason, detail = found[1][path]
     assert reason == REASONS[path] and detail
 
 
-def test_every_film_decodes_as_ffmpeg_decodes_it(torture: Path, found: Any, tmp_path: Path) -> None:
-    """Most are equal to the bit; the rest differ in rounding and in where chroma is taken from.
+def test_every_video_decodes_as_by_ffmpeg(torture: Path, found: Any, tmp_path: Path) -> None:
+    """Most are equal to the bit; the rest differ in rounding and in where chroma is sampled.
 
     Those are 10 bits in 4:2:0, interlaced frames, and odd sizes: 42 to 52 dB.
     """
-    films = [torture / path for path in ROWS if path not in NAMES or path in ("new\nline.mkv", "a:b.mkv", "%03d.mkv")]
-    by_ffmpeg = decode_by_ffmpeg(films, tmp_path)
+    videos = [torture / path for path in ROWS if path not in NAMES or path in ("new\nline.mkv", "a:b.mkv", "%03d.mkv")]
+    by_ffmpeg = decode_by_ffmpeg(videos, tmp_path)
     worst = {}
-    for film in films:
-        row = found[0][str(film.relative_to(torture))]
+    for video in videos:
+        row = found[0][str(video.relative_to(torture))]
         turns = row["rotation_deg"] // 90
-        expected = np.stack(list(squared(by_ffmpeg[film.name], row)))
-        frames = read_frames(film, range(row["num_frames"]), height=row["height"], width=row["width"])
-        assert frames.shape == expected.shape, film.name
-        worst[film.name] = min(psnr(*pair) for pair in zip(frames, expected, strict=True))
-        first = 5 if film.name == "trimmed_start.mp4" else 0
+        expected = np.stack(list(made_square(by_ffmpeg[video.name], row)))
+        frames = read_frames(video, range(row["num_frames"]), height=row["height"], width=row["width"])
+        assert frames.shape == expected.shape, video.name
+        worst[video.name] = min(psnr(*pair) for pair in zip(frames, expected, strict=True))
+        first = 5 if video.name == "trimmed_start.mp4" else 0
         seen = [number(np.rot90(frame, -turns)) for frame in frames]
-        assert seen == list(range(first, first + row["num_frames"])), film.name
+        assert seen == list(range(first, first + row["num_frames"])), video.name
     assert min(worst.values()) >= 40, {name: value for name, value in worst.items() if value < 40}
-    assert sum(value == np.inf for value in worst.values()) > len(films) - 12
+    assert sum(value == np.inf for value in worst.values()) > len(videos) - 12
 
 
-def squared(pixels: NDArray[np.uint8], row: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
+def made_square(pixels: NDArray[np.uint8], row: dict[str, Any]) -> Iterator[NDArray[np.uint8]]:
     """Cut ffmpeg's bytes into frames and make their pixels square, as players do."""
     size = [row["width"], row["height"]]
     size[row["rotation_deg"] // 90 % 2] = round(size[row["rotation_deg"] // 90 % 2] / row["sample_aspect"])

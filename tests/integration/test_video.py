@@ -1,4 +1,4 @@
-"""Any file name is read, frames that are written come back, and pixels are in [-1, 1]."""
+"""Any file name can be read, written frames read back the same, and pixels are in [-1, 1]."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(60)
         b"\xff.mp4",
     ],
 )
-def test_any_file_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes) -> None:
+def test_any_file_name_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | bytes) -> None:
     plain = make_video(tmp_path / "plain.mp4", num_frames=5)
     path = plain.rename(tmp_path / os.fsdecode(name))
     monkeypatch.chdir(tmp_path)
@@ -36,13 +36,13 @@ def test_any_file_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         assert numbers(read_frames(given, [4, 2], height=64, width=96)) == [4, 2]
 
 
-def test_a_bad_letter_in_the_metadata_is_no_obstacle(tmp_path: Path) -> None:
+def test_metadata_that_is_not_utf_8_is_ignored(tmp_path: Path) -> None:
     path = make_video(tmp_path / "latin1.mp4", num_frames=5)
     path.write_bytes(path.read_bytes().replace(b"Lavf", b"\xff\xfe\xe9\xe8"))
     assert probe_video(path).num_frames == 5
 
 
-def test_written_frames_come_back(tmp_path: Path) -> None:
+def test_written_frames_read_back_the_same(tmp_path: Path) -> None:
     frames = np.stack([picture(k, width=96, height=64) for k in range(17)])
     path = tmp_path / "out.mp4"
     write_mp4(path, frames, fps=30000 / 1001)
@@ -57,7 +57,7 @@ def test_written_frames_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("colour", [(200, 40, 40), (30, 180, 60), (20, 60, 220), (128, 128, 128)])
-def test_colours_come_back(tmp_path: Path, colour: tuple[int, int, int]) -> None:
+def test_colours_read_back_the_same(tmp_path: Path, colour: tuple[int, int, int]) -> None:
     path = tmp_path / "flat.mp4"
     write_mp4(path, np.full((5, 64, 96, 3), colour, np.uint8), fps=16)
     back = read_frames(path, range(5), height=64, width=96).reshape(-1, 3)
@@ -69,7 +69,9 @@ def test_colours_come_back(tmp_path: Path, colour: tuple[int, int, int]) -> None
     [((0, 64, 96, 3), "uint8", 16), ((5, 63, 96, 3), "uint8", 16), ((5, 64, 96, 3), "float32", 16),
      ((3, 5, 64, 96), "uint8", 16), ((5, 64, 96, 3), "uint8", 0)],
 )  # fmt: skip
-def test_what_cannot_be_written_is_said(tmp_path: Path, shape: tuple[int, ...], dtype: str, fps: float) -> None:
+def test_frames_that_cannot_be_written_are_an_error(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, fps: float
+) -> None:
     with pytest.raises(ValueError, match="write_mp4 needs"):
         write_mp4(tmp_path / "out.mp4", np.zeros(shape, dtype), fps=fps)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Buckets: the shapes the model takes, chosen by aspect ratio whatever the order, and what is cut out for them."""
+"""Buckets: the shapes the model takes, chosen by aspect ratio whatever the order, and the crops for them."""
 
 import math
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sana.bucket import OFFICIAL_480P, Bucket, sizes_for
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.load import load_config
-from sana.data.bucketing.assignment import Shapes, crop_boxes, nearest
-from sana.data.bucketing.window_table import assign
+from sana.data.bucketing.assignment import ClipShapes, crop_boxes, nearest_buckets
+from sana.data.bucketing.window_table import make_window_table
 from sana.data.schemas import Reason
 from tests.probed_clips import probed
 
@@ -46,12 +46,12 @@ def test_a_name_reads_back(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("fp16", 2), ("bf16", 2)])
-def test_latent_bytes_are_those_of_its_values(dtype: str, size: int) -> None:
+def test_latent_bytes_are_those_of_all_its_values(dtype: str, size: int) -> None:
     assert Bucket.parse("81x480x832").latent_bytes(dtype) == 16 * 21 * 60 * 104 * size
 
 
 @pytest.mark.parametrize(("resolution", "unit"), [(480, "pixel"), (632, "pixel_area"), (0.4, "area")])
-def test_sizes_made_from_a_resolution_have_it(resolution: float, unit: str) -> None:
+def test_sizes_of_a_resolution_have_that_resolution(resolution: float, unit: str) -> None:
     sizes = sizes_for(resolution, unit)
     assert len(sizes) == len(OFFICIAL_480P)  # one for each aspect ratio of the official table
     for height, width in sizes:
@@ -63,9 +63,9 @@ def test_sizes_made_from_a_resolution_have_it(resolution: float, unit: str) -> N
 # ---- which bucket a clip gets
 
 
-def choose(width: int, height: int, frames: int, table: list[Bucket], *, allow: bool = True) -> Bucket | None:
-    clip = Shapes(*(np.array([value], np.int64) for value in (width, height, frames)))
-    index = int(nearest(clip, table, allow_upscale=allow)[0])
+def choose_bucket(width: int, height: int, frames: int, table: list[Bucket], *, allow: bool = True) -> Bucket | None:
+    clip = ClipShapes(*(np.array([value], np.int64) for value in (width, height, frames)))
+    index = int(nearest_buckets(clip, table, allow_upscale=allow)[0])
     return None if index < 0 else table[index]
 
 
@@ -77,11 +77,11 @@ def choose(width: int, height: int, frames: int, table: list[Bucket], *, allow: 
     allow=st.booleans(),
     seed=st.randoms(),
 )
-def test_the_choice_does_not_depend_on_order_and_is_the_nearest(width, height, frames, table, allow, seed) -> None:
-    chosen = choose(width, height, frames, table, allow=allow)
+def test_the_choice_is_the_nearest_bucket_whatever_the_order(width, height, frames, table, allow, seed) -> None:
+    chosen = choose_bucket(width, height, frames, table, allow=allow)
     shuffled = table[:]
     seed.shuffle(shuffled)
-    assert choose(width, height, frames, shuffled, allow=allow) == chosen
+    assert choose_bucket(width, height, frames, shuffled, allow=allow) == chosen
     fitting = [b for b in table if b.num_frames <= frames]
     assert (chosen is None) == (not fitting)
     if chosen is not None:
@@ -99,18 +99,20 @@ def test_the_choice_does_not_depend_on_order_and_is_the_nearest(width, height, f
     sizes=st.lists(st.tuples(st.integers(16, 90), st.integers(16, 90), st.integers(1, 40)), min_size=1, max_size=30),
     table=st.lists(buckets, min_size=1, max_size=5),
 )
-def test_many_clips_are_chosen_for_as_one(sizes, table) -> None:
-    columns = Shapes(*np.array(sizes, np.int64).T)
-    together = nearest(columns, table, allow_upscale=False)
-    assert [None if i < 0 else table[i] for i in together] == [choose(*size, table, allow=False) for size in sizes]
+def test_many_clips_get_the_buckets_that_each_gets_alone(sizes, table) -> None:
+    columns = ClipShapes(*np.array(sizes, np.int64).T)
+    together = nearest_buckets(columns, table, allow_upscale=False)
+    assert [None if i < 0 else table[i] for i in together] == [
+        choose_bucket(*size, table, allow=False) for size in sizes
+    ]
 
 
 @pytest.mark.parametrize("bucket", OFFICIAL, ids=str)
 def test_every_official_bucket_gets_its_own_shape(bucket: Bucket) -> None:
-    assert choose(bucket.width, bucket.height, 81, OFFICIAL) == bucket
+    assert choose_bucket(bucket.width, bucket.height, 81, OFFICIAL) == bucket
 
 
-# ---- which clips are rejected, and which piece of the others is used
+# ---- which clips are rejected, and the crop of the others
 
 
 @pytest.mark.parametrize(
@@ -135,9 +137,9 @@ def test_every_official_bucket_gets_its_own_shape(bucket: Bucket) -> None:
         ({"allow_upscale": True}, 832, 479, 81, None),
     ],
 )
-def test_a_refusal_has_its_reason(rules: dict, width: int, height: int, frames: int, rejected: str | None) -> None:
+def test_a_rejection_has_its_reason(rules: dict, width: int, height: int, frames: int, rejected: str | None) -> None:
     clip = probed([{"width": width, "height": height, "num_frames": frames}])
-    rejects = assign(clip, CONFIG.model_copy(update={"bucket": BucketConfig(**rules)})).rejects.to_pylist()
+    rejects = make_window_table(clip, CONFIG.model_copy(update={"bucket": BucketConfig(**rules)})).rejects.to_pylist()
     if rejected is None:
         assert not rejects
     else:
@@ -159,8 +161,8 @@ def test_a_box_lies_in_the_frame_and_has_the_buckets_aspect(width, height, posit
     if limits:
         more |= {"maximum_image_size": limits[0], "target_downsample_size": limits[1]}
     rules = BucketRules(crop_position=position, allow_upscale=True, **more)
-    clip = Shapes(*(np.array([value], np.int64) for value in (width, height, 81)))
-    code = nearest(clip, rules.shapes, allow_upscale=True)
+    clip = ClipShapes(*(np.array([value], np.int64) for value in (width, height, 81)))
+    code = nearest_buckets(clip, rules.shapes, allow_upscale=True)
     box = crop_boxes(rules, clip, code, rules.shapes, np.array([seed], np.uint64))
     left, top, box_width, box_height = (float(edge[0]) for edge in box)
     bucket = rules.shapes[code[0]]
@@ -169,9 +171,9 @@ def test_a_box_lies_in_the_frame_and_has_the_buckets_aspect(width, height, posit
     assert box_width / box_height == pytest.approx(bucket.width / bucket.height, rel=1e-12)
     touches = box_width == pytest.approx(width) or box_height == pytest.approx(height)
     if not rules.crop:
-        assert touches  # nothing is trimmed that need not be
+        assert touches  # nothing is cropped that need not be
     elif not limits and not touches:
-        assert (box_width, box_height) == (bucket.width, bucket.height)  # a piece of the frame as it is
+        assert (box_width, box_height) == (bucket.width, bucket.height)  # a crop of the frame as it is
     if position == "center":
         assert left == pytest.approx((width - box_width) / 2) and top == pytest.approx((height - box_height) / 2)
     if position == "corner":
@@ -180,17 +182,17 @@ def test_a_box_lies_in_the_frame_and_has_the_buckets_aspect(width, height, posit
 
 def test_a_larger_frame_is_scaled_down_before_the_crop() -> None:
     rules = BucketRules(crop=True, maximum_image_size=1080, target_downsample_size=540, resolution_type="pixel")
-    clip = Shapes(np.array([1920, 3840]), np.array([1080, 2160]), np.array([81, 81]))
-    code = nearest(clip, rules.shapes, allow_upscale=False)
+    clip = ClipShapes(np.array([1920, 3840]), np.array([1080, 2160]), np.array([81, 81]))
+    code = nearest_buckets(clip, rules.shapes, allow_upscale=False)
     _, _, width, height = crop_boxes(rules, clip, code, rules.shapes, np.zeros(2, np.uint64))
     assert (width[0], height[0]) == (832, 480)  # 1080 is not above the maximum
     assert (width[1], height[1]) == (4 * 832, 4 * 480)  # 2160 is scaled to 540 first
 
 
 def test_random_crops_are_spread_and_each_clip_has_its_own() -> None:
-    clips = Shapes(*(np.full(500, value) for value in (3000, 2000, 81)))
+    clips = ClipShapes(*(np.full(500, value) for value in (3000, 2000, 81)))
     rules = BucketRules(crop=True, crop_position="random")
-    code = nearest(clips, rules.shapes, allow_upscale=False)
+    code = nearest_buckets(clips, rules.shapes, allow_upscale=False)
     seeds = np.arange(500, dtype=np.uint64)
     left, top, width, height = crop_boxes(rules, clips, code, rules.shapes, seeds)
     for at, room in ((left, 3000 - width), (top, 2000 - height)):

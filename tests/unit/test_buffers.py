@@ -1,4 +1,4 @@
-"""Laws of lent memory: never to two at once, and again when nobody holds it."""
+"""Laws of lent memory: never lent twice at once, and reused when its last view is gone."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,14 +12,14 @@ from sana.data.shards.shard import ALIGN_BYTES
 pytestmark = pytest.mark.timeout(60)
 
 
-def test_memory_is_lent_again_when_the_last_view_is_gone() -> None:
+def test_memory_is_reused_when_the_last_view_is_gone() -> None:
     buffers = Buffers()
     first = torch.from_numpy(buffers.lend(60)).view(torch.float16).view(2, 3, 5)
-    place, view = first.data_ptr(), first[1]
+    address, view = first.data_ptr(), first[1]
     del first
-    assert buffers.lend(60).ctypes.data != place, "a view holds it"
+    assert buffers.lend(60).ctypes.data != address, "a view holds it"
     del view
-    assert buffers.lend(59).ctypes.data == place
+    assert buffers.lend(59).ctypes.data == address
 
 
 def test_memory_begins_on_a_cache_line() -> None:
@@ -39,4 +39,4 @@ def test_no_two_threads_get_the_same_memory() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(use, range(2000)))
-    assert sum(map(len, buffers._free.values())) <= 9, "what was used before was used again"
+    assert sum(map(len, buffers._free.values())) <= 9, "memory was reused"

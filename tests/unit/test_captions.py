@@ -1,4 +1,4 @@
-"""Laws of what is put around a caption, and of the name a cell of a table gives a video."""
+"""Laws of composing a caption, and of resolving the video that a cell of a table names."""
 
 import pytest
 from hypothesis import given
@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
-from sana.data.captions.caption_layouts import place_of
+from sana.data.captions.caption_layouts import resolve_video_path
 from sana.data.captions.captions import compose
 from sana.data.captions.metadata_readers import lines_of
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 @pytest.mark.parametrize(
-    ("knobs", "score", "text"),
+    ("settings", "score", "text"),
     [
         ({}, None, "A cat."),
         ({}, 30.0, "A cat. motion score: 30."),
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.timeout(60)
         ({"trigger": "a+b", "prefix": "A+B "}, None, "A+B A cat."),
     ],
 )
-def test_a_caption_is_composed(knobs: dict[str, str], score: float | None, text: str) -> None:
-    assert compose("A cat.", CaptionsConfig(**knobs), score) == text
+def test_a_caption_is_composed(settings: dict[str, str], score: float | None, text: str) -> None:
+    assert compose("A cat.", CaptionsConfig(**settings), score) == text
 
 
 @given(st.text(), st.text(alphabet="ab, ", max_size=6), st.text(alphabet="abc", min_size=1, max_size=3))
-def test_a_trigger_is_put_once(caption: str, prefix: str, trigger: str) -> None:
+def test_a_trigger_is_added_once(caption: str, prefix: str, trigger: str) -> None:
     config = CaptionsConfig(prefix=prefix, trigger=trigger)
     once = compose(caption, config, None)
     assert trigger in once.lower() and f"{prefix}{caption}" in once
@@ -41,8 +41,8 @@ def test_a_trigger_is_put_once(caption: str, prefix: str, trigger: str) -> None:
 
 
 @given(st.text(alphabet="ab./:s3\\\0 \n", max_size=12), st.sampled_from(["", "in", "in/deep"]), st.booleans())
-def test_a_cell_never_means_a_place_outside(video: str, folder: str, is_source: bool) -> None:
-    path, why = place_of(video, folder=folder, base="/data/set", is_source=is_source)
+def test_a_cell_never_names_a_path_outside_the_source(video: str, folder: str, is_source: bool) -> None:
+    path, why = resolve_video_path(video, folder=folder, base="/data/set", is_source=is_source)
     assert bool(path) != bool(why)
     inner = path.removeprefix("s3://") if is_source else path
     assert not path or not any(part in ("", ".", "..") for part in inner.split("/"))
@@ -61,8 +61,8 @@ def test_a_cell_never_means_a_place_outside(video: str, folder: str, is_source: 
         (None, ""),
     ],
 )
-def test_cells_mean_paths_beside_their_table(video: str | None, path: str) -> None:
-    assert place_of(video, folder="in", base="/data/set", is_source=False)[0] == path
+def test_cells_name_paths_beside_their_table(video: str | None, path: str) -> None:
+    assert resolve_video_path(video, folder="in", base="/data/set", is_source=False)[0] == path
 
 
 @given(
@@ -76,7 +76,7 @@ def test_lines_end_at_line_feeds_and_nowhere_else(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("knobs", "says"),
+    ("settings", "says"),
     [
         ({"layout": "lines", "text_columns": ["a"]}, "text_columns: layout lines has no columns"),
         ({"layout": "textfile", "motion_score_column": "m"}, "motion_score_column: layout textfile"),
@@ -85,11 +85,11 @@ def test_lines_end_at_line_feeds_and_nowhere_else(lines: list[str]) -> None:
         ({"layout": "none"}, "needs it"),
     ],
 )
-def test_a_knob_without_effect_is_an_error(knobs: dict, says: str) -> None:
+def test_a_setting_without_effect_is_an_error(settings: dict, says: str) -> None:
     with pytest.raises(ValidationError, match=says):
-        CaptionsConfig(**knobs)
+        CaptionsConfig(**settings)
 
 
-def test_there_is_one_way_to_the_source_id() -> None:
+def test_source_pattern_and_source_column_exclude_each_other() -> None:
     with pytest.raises(ValidationError, match="remove one"):
         DatasetConfig(id="d", source="s", source_pattern="(a)", captions=CaptionsConfig(source_column="film"))

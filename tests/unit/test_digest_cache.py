@@ -1,4 +1,4 @@
-"""Laws of the digest cache: the digest is the content's, whatever was remembered, by whomever."""
+"""Laws of the digest cache: the digest is that of the content, whatever is cached and whoever cached it."""
 
 import os
 import sqlite3
@@ -43,7 +43,7 @@ def database(tmp_path: Path) -> Path:
     return tmp_path / "cache" / "digests.sqlite"
 
 
-def test_content_alone_decides(tmp_path: Path, database: Path) -> None:
+def test_a_digest_depends_on_content_alone(tmp_path: Path, database: Path) -> None:
     cache = DigestCache(database)
     data = os.urandom(3 * 2**20 + 7)
     one, other = write(tmp_path / "a", data), write(tmp_path / "b c\n\u00e9", data, age_s=50)
@@ -55,7 +55,7 @@ def test_a_known_file_is_not_read_again(tmp_path: Path, database: Path) -> None:
     path = write(tmp_path / "a", b"content")
     first = DigestCache(database).digest(path)
     stat = path.stat()
-    path.write_bytes(b"CONTENT")  # same size, and below the same time: only reading it would tell
+    path.write_bytes(b"CONTENT")  # same size and, below, the same time: only reading would show it
     os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
     assert DigestCache(database).digest(path) == first
     assert DigestCache(None).digest(path) == digest_of(b"CONTENT")
@@ -73,7 +73,7 @@ def test_touch_keeps_the_digest_and_new_content_changes_it(tmp_path: Path, datab
 
 
 @pytest.mark.parametrize("age_s", [0.0, -3600.0])
-def test_a_file_that_may_still_change_is_not_remembered(tmp_path: Path, database: Path, age_s: float) -> None:
+def test_a_file_that_may_still_change_is_not_cached(tmp_path: Path, database: Path, age_s: float) -> None:
     cache = DigestCache(database)
     path = write(tmp_path / "a", b"content", age_s=age_s)
     stat = path.stat()
@@ -89,7 +89,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_digest(
 ) -> None:
     path = write(tmp_path / "a", b"x" * 100)
 
-    class BesideAWriter:
+    class HasherBesideAWriter:
         def __init__(self) -> None:
             with path.open("ab") as file:
                 file.write(b"y")
@@ -99,7 +99,7 @@ def test_a_file_that_changes_while_it_is_read_has_no_digest(
         def hexdigest(self) -> str:
             return "0" * 32
 
-    monkeypatch.setattr(digest_cache.xxhash, "xxh3_128", BesideAWriter)
+    monkeypatch.setattr(digest_cache.xxhash, "xxh3_128", HasherBesideAWriter)
     with pytest.raises(OSError, match="changed while it was read"):
         DigestCache(database).digest(path)
     assert rows(database) == 0
@@ -116,7 +116,7 @@ def test_read_only_writes_nothing_and_still_looks_up(tmp_path: Path, database: P
     path.write_bytes(b"CONTENT")
     os.utime(path, ns=(stat.st_mtime_ns, stat.st_mtime_ns))
     fresh = DigestCache(database, read_only=True)
-    assert fresh.digest(path) == digest_of(b"content")  # it was looked up
+    assert fresh.digest(path) == digest_of(b"content")  # it comes from the cache
     assert fresh.digest(write(tmp_path / "b", b"new")) == digest_of(b"new")
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in database.parent.iterdir()} == before
 

@@ -1,4 +1,4 @@
-"""Laws of an epoch's order: every row as often as its draws say, the same for any number of ranks and any restart."""
+"""Laws of an epoch's order: every row as often as its draws, for any number of ranks and after any restart."""
 
 import hashlib
 
@@ -25,9 +25,9 @@ def test_an_epoch_holds_every_row_and_few_repeats(codes: np.ndarray, batch_size:
     seen = np.bincount(plan.ravel(), minlength=len(codes))
     assert seen.min() >= 1
     for code in set(codes.tolist()):
-        times = seen[codes == code]
-        assert times.sum() - len(times) <= batch_size - 1
-        assert times.max() - times.min() <= 1  # a row is repeated again only after all others of its bucket
+        draws = seen[codes == code]
+        assert draws.sum() - len(draws) <= batch_size - 1
+        assert draws.max() - draws.min() <= 1  # a row is repeated again only after all others of its bucket
     assert len(plan) == Cursor(codes, seed=seed, batch_size=batch_size).num_batches
     assert np.array_equal(plan, epoch_plan(codes, seed=seed, epoch=epoch, batch_size=batch_size))
     ones = np.ones(len(codes))
@@ -35,7 +35,7 @@ def test_an_epoch_holds_every_row_and_few_repeats(codes: np.ndarray, batch_size:
 
 
 @given(codes=codes, data=st.data(), seed=st.integers(0, 2**40), epoch=st.integers(0, 5))
-def test_rows_stand_in_an_epoch_as_often_as_their_passes_say(
+def test_rows_are_drawn_as_often_as_their_draws_per_epoch(
     codes: np.ndarray, data: st.DataObject, seed: int, epoch: int
 ) -> None:
     draws_per_epoch = np.array(data.draw(st.lists(weights, min_size=len(codes), max_size=len(codes))))
@@ -76,7 +76,7 @@ def test_draws_fill_whole_batches_of_one_bucket(
     assert np.array_equal(plan[0], cursor.batch(epoch * cursor.num_batches))
 
 
-def test_what_a_fraction_draws_changes_with_the_epoch_and_reaches_all() -> None:
+def test_a_fraction_draws_other_rows_each_epoch_and_reaches_all() -> None:
     codes = np.zeros(40, dtype=np.uint16)
     drawn = [set(epoch_plan(codes, 0.25, seed=3, epoch=epoch, batch_size=1).ravel().tolist()) for epoch in range(40)]
     assert all(len(rows) == 10 for rows in drawn)
@@ -84,8 +84,8 @@ def test_what_a_fraction_draws_changes_with_the_epoch_and_reaches_all() -> None:
     assert set.union(*drawn) == set(range(40))
 
 
-def test_a_second_pass_comes_after_the_first() -> None:
-    """So that a small data set with many repeats does not crowd one batch with one clip."""
+def test_a_second_draw_comes_after_the_first_of_all_rows() -> None:
+    """So a small data set with many repeats does not fill a batch with one clip."""
     codes, draws_per_epoch = np.zeros(64, dtype=np.uint16), np.full(64, 3.0)
     plan = epoch_plan(codes, draws_per_epoch, seed=0, epoch=0, batch_size=16)
     assert all(len(set(batch.tolist())) == 16 for batch in plan)
@@ -102,7 +102,7 @@ def test_epochs_seeds_and_buckets_are_shuffled_differently() -> None:
     assert order != sorted(order)  # buckets are mixed
 
 
-def test_the_plan_has_not_moved() -> None:
+def test_the_plan_never_changes() -> None:
     """Recorded once (numpy 2.4). Another order is another run: raise train's VERSION."""
     plan = epoch_plan(np.array([0, 1, 0, 1, 1, 0, 0], dtype=np.uint16), seed=7, epoch=2, batch_size=2)
     assert plan.tolist() == PLAN
@@ -113,7 +113,7 @@ def test_the_plan_has_not_moved() -> None:
     assert hashlib.blake2b(weighted.tobytes(), digest_size=8).hexdigest() == "3a0934e2c4ea6075"
 
 
-def test_a_step_alone_says_which_batch_it_gets() -> None:
+def test_a_step_alone_determines_its_batch() -> None:
     codes = np.array([0] * 7 + [1] * 5, dtype=np.uint16)
     straight = Cursor(codes, seed=3, batch_size=4)
     batches = [straight.batch(step).tolist() for step in range(3 * straight.num_batches)]
@@ -145,5 +145,5 @@ def test_ranks_share_each_batch_without_overlap_and_resume_exactly(
         assert len(batches) == (end - resume) * rounds and all(len(batch) == micro for batch in batches)
         for slot in (slot for batch in batches for slot in batch):
             taken[slot.step].append((slot.position, slot.row))
-    for step, places in taken.items():
-        assert sorted(places) == list(enumerate(cursor.batch(step).tolist()))
+    for step, slots in taken.items():
+        assert sorted(slots) == list(enumerate(cursor.batch(step).tolist()))

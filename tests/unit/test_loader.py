@@ -1,4 +1,4 @@
-"""Laws of what training reads: the join, samples and batches, reading ahead."""
+"""Laws of the loader: the join of indexes, samples and batches, prefetching."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +37,7 @@ def test_the_join_is_sorted_and_complete(encoded: Encoded) -> None:
     assert len(load_samples(encoded.store, encoded.latents, encoded.captions, "eval")) == NUM_EVAL
 
 
-def test_a_sample_is_what_was_stored(encoded: Encoded) -> None:
+def test_a_sample_is_the_stored_tensors(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     reader = Reader(ShardFiles(encoded.store), samples)
     texts = read_table(encoded.store, encoded.captions, INDEX).to_pylist()
@@ -73,8 +73,8 @@ def test_a_batch_is_its_samples(encoded: Encoded) -> None:
 def test_a_batch_has_every_tensor_that_its_samples_name(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     where = samples.tensors["latents"]
-    turned = replace(where, shapes=where.shapes[:, [0, 1, 3, 2]])  # another kind of tensor, in the same bytes
-    read = Reader(ShardFiles(encoded.store), replace(samples, tensors={**samples.tensors, "masks": turned}))
+    transposed = replace(where, shapes=where.shapes[:, [0, 1, 3, 2]])  # another kind of tensor, in the same bytes
+    read = Reader(ShardFiles(encoded.store), replace(samples, tensors={**samples.tensors, "masks": transposed}))
     tensors = read.read_batch([(0, None), (3, 0)]).tensors
     assert list(tensors) == ["latents", "masks"]
     assert torch.equal(tensors["masks"].flatten(), tensors["latents"].flatten())
@@ -91,7 +91,7 @@ def damage(encoded: Encoded, location: Location) -> None:
 
 
 @pytest.mark.parametrize("kind", ["latents", "captions"])
-def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: str) -> None:
+def test_a_flipped_bit_is_detected_and_the_sample_named(encoded: Encoded, kind: str) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     where = samples.tensors["latents"] if kind == "latents" else samples.tensors["captions"]
     row = 3 if kind == "latents" else int(samples.first_caption[3])
@@ -99,32 +99,30 @@ def test_a_flipped_bit_is_noticed_and_the_sample_named(encoded: Encoded, kind: s
     reader = Reader(ShardFiles(encoded.store), samples)
     for other in (2, 4):
         reader.read(other, caption=0)
-    told = rf"sample clip0003-0: .*encode_{kind}/.*damaged; .*verify CONFIG --deep --invalidate"
-    with pytest.raises(DamagedSampleError, match=told):
+    message = rf"sample clip0003-0: .*encode_{kind}/.*damaged; .*verify CONFIG --deep --invalidate"
+    with pytest.raises(DamagedSampleError, match=message):
         reader.read(3, caption=0)
     assert Reader(ShardFiles(encoded.store), samples, verify=False).read(3, caption=0).latents.shape
 
 
-def test_a_shard_that_went_is_noticed_and_the_sample_named(encoded: Encoded) -> None:
+def test_a_missing_shard_is_detected_and_the_sample_named(encoded: Encoded) -> None:
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     encoded.store.delete(samples.tensors["latents"].shard(0))
     with pytest.raises(DamagedSampleError, match="sample clip0000-0: .*is gone; .*verify CONFIG --invalidate"):
         Reader(ShardFiles(encoded.store), samples).read(0, caption=None)
 
 
-def test_files_are_read_by_many_threads_whatever_is_closed_meanwhile(
-    encoded: Encoded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_threads_read_files_while_others_are_closed(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard_cache, "MAX_OPEN", 1)  # three shards: every read closes another's file
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train")
     reader = Reader(ShardFiles(encoded.store), samples)
     before = len(os.listdir("/proc/self/fd"))
-    with ThreadPoolExecutor(8) as threads:  # digests are checked: another file's bytes would be noticed
+    with ThreadPoolExecutor(8) as threads:  # digests are checked: another file's bytes would be an error
         list(threads.map(lambda turn: reader.read(turn % len(samples), caption=0), range(600)))
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
-def test_draws_are_those_of_the_row_times_those_of_its_data_set(tmp_path: Path) -> None:
+def test_draws_per_epoch_are_the_rows_times_the_data_sets(tmp_path: Path) -> None:
     encoded = build_encoded(tmp_path / "store", datasets=("demo", "other"), row_draws=lambda i: 1 + i % 2)
     samples = load_samples(encoded.store, encoded.latents, encoded.captions, "train", draws_per_epoch={"other": 2.5})
     assert samples.draws_per_epoch.tolist() == [(1 + i % 2) * (2.5 if i % 2 else 1.0) for i in range(NUM_TRAIN)]

@@ -1,4 +1,4 @@
-"""What is added to a config section or a table moves no address while it has its neutral value."""
+"""A setting or column added later changes no address while it has its neutral value."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +40,7 @@ def with_setting(section: Section, value: int) -> Section:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_setting_more_in_any_section_moves_nothing_until_it_is_used(path: Path) -> None:
+def test_an_added_setting_in_any_section_changes_no_hash_until_it_is_used(path: Path) -> None:
     found = list(sections_of(load_config(path)))
     assert len(found) > 15
     for section in found:
@@ -62,7 +62,7 @@ def table(*treatments: str) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def test_a_column_more_moves_only_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_added_column_changes_only_the_keys_of_rows_that_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, mixed = table("none", "none"), table("none", "hable")
     columns = (*SAMPLE_KEY_COLUMNS, "tone_map")
     frozen = content_digest(plain, SAMPLE_KEY_COLUMNS), sample_keys(plain).to_pylist()

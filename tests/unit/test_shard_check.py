@@ -1,4 +1,4 @@
-"""The check before training: whatever is wrong with a shard is one clear error, and nothing else is."""
+"""The check before training: any damage of a shard is one clear error, and a valid store passes."""
 
 import json
 import os
@@ -34,12 +34,12 @@ def splits(encoded: Encoded) -> list[Samples]:
 
 
 def check(encoded: Encoded, *, caption_channels: int = CAPTION_CHANNELS) -> list[tuple[int, int]]:
-    """Check both splits; returns what was told of the progress."""
-    told: list[tuple[int, int]] = []
+    """Check both splits; returns the reported progress."""
+    progress: list[tuple[int, int]] = []
     check_samples(
-        encoded.store, splits(encoded), caption_channels=caption_channels, on_shard=lambda *at: told.append(at)
+        encoded.store, splits(encoded), caption_channels=caption_channels, on_shard=lambda *at: progress.append(at)
     )
-    return told
+    return progress
 
 
 def first_shard(encoded: Encoded) -> Path:
@@ -48,11 +48,11 @@ def first_shard(encoded: Encoded) -> Path:
     return path
 
 
-def test_a_sound_store_passes_and_says_how_far_it_is(encoded: Encoded) -> None:
+def test_a_valid_store_passes_and_progress_is_reported(encoded: Encoded) -> None:
     assert check(encoded) == [(1, 3), (2, 3), (3, 3)]  # two buckets, one shard of captions
 
 
-def test_a_shard_says_what_it_holds(encoded: Encoded) -> None:
+def test_a_header_lists_the_tensors_of_its_shard(encoded: Encoded) -> None:
     samples = splits(encoded)[0]
     for guess in (8, 100, 4096):  # of the header's length: only the number of requests depends on it
         entries = read_header(encoded.store, samples.tensors["latents"].shard(0), guess=guess)
@@ -79,7 +79,7 @@ def _rewrite_header(path: Path, edit: Callable[[dict], None]) -> None:
     path.write_bytes(data[:8] + text + data[8 + length :])
 
 
-def _turn(entry: dict) -> None:
+def _transpose(entry: dict) -> None:
     entry["shape"] = [16, 2, 12, 8]
 
 
@@ -95,16 +95,19 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "longer": (_grow, r"has \d+ bytes where its header needs \d+"),
     "noise": (lambda path: path.write_bytes(b"\x10" + bytes(7) + b"\xff" * 4000), "has a damaged header"),
     "no header": (lambda path: path.write_bytes(b"\x02" + bytes(7) + b"[]"), "has a damaged header"),
-    "shape": (lambda path: _rewrite_header(path, _turn), r"has fp16 \(16, 2, 12, 8\) at byte \d+, where .* 8, 12\)"),
+    "shape": (
+        lambda path: _rewrite_header(path, _transpose),
+        r"has fp16 \(16, 2, 12, 8\) at byte \d+, where .* 8, 12\)",
+    ),
     "dtype": (lambda path: _rewrite_header(path, _retype), r"has I16 .*where the index row says fp16"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Encoded, damage: str) -> None:
-    do, what = DAMAGE[damage]
+def test_a_damaged_shard_is_named_with_its_sample_and_the_repair(encoded: Encoded, damage: str) -> None:
+    do_damage, what = DAMAGE[damage]
     path = first_shard(encoded)
-    do(path)
+    do_damage(path)
     with pytest.raises(DamagedSampleError, match=what) as rejected:
         check(encoded)
     message = str(rejected.value)
@@ -115,12 +118,12 @@ def test_a_shard_that_is_not_sound_is_named_with_sample_and_remedy(encoded: Enco
     )
 
 
-def test_all_that_is_damaged_is_counted_in_one_error(encoded: Encoded) -> None:
+def test_all_damaged_shards_are_counted_in_one_error(encoded: Encoded) -> None:
     samples = splits(encoded)[0]
     for key in (*samples.tensors["latents"].shards, *samples.tensors["captions"].shards):
         encoded.store.delete(key)
     first = sorted(samples.tensors["captions"].shards)[0]  # encode_captions comes first
-    with pytest.raises(DamagedSampleError, match=rf"{first} is gone. 2 more shards are not sound"):
+    with pytest.raises(DamagedSampleError, match=rf"{first} is gone. 2 more shards are not valid"):
         check(encoded)
 
 
@@ -135,29 +138,29 @@ def test_the_clip_is_named_where_it_is_known(encoded: Encoded) -> None:
         check(encoded)
 
 
-def test_an_index_that_training_cannot_use_is_rejected_before_any_shard_is_read(encoded: Encoded) -> None:
+def test_an_index_that_training_cannot_use_is_an_error_before_any_shard_is_read(encoded: Encoded) -> None:
     with pytest.raises(DamagedSampleError, match=r"caption of \(\d+, 16\), the transformer needs \(tokens, 2304\)"):
         check(encoded, caption_channels=2304)
     train_split, eval_split = splits(encoded)
     eval_split.tensors["latents"].shapes[2] = 16, 2, 8, 8
-    told: list[int] = []
+    checked: list[int] = []
     with pytest.raises(DamagedSampleError, match=r"sample clip0013-0 of the eval split: .* its bucket 5x96x64 needs"):
         check_samples(
             encoded.store,
             [train_split, eval_split],
             caption_channels=CAPTION_CHANNELS,
-            on_shard=lambda done, _: told.append(done),
+            on_shard=lambda done, _: checked.append(done),
         )
-    assert not told
+    assert not checked
 
 
-def test_a_row_that_points_elsewhere_is_rejected(encoded: Encoded) -> None:
+def test_a_row_with_a_wrong_offset_is_an_error(encoded: Encoded) -> None:
     train_split, eval_split = splits(encoded)
     captions = train_split.tensors["captions"]
     moved = replace(captions, offsets=captions.offsets + 32 * (np.arange(16) == 4))
     train_split = replace(train_split, tensors={**train_split.tensors, "captions": moved})
-    place = np.searchsorted(train_split.first_caption, 4, side="right") - 1
-    with pytest.raises(DamagedSampleError, match=f"sample clip{place:04d}-0 .* has no tensor at byte"):
+    sample = np.searchsorted(train_split.first_caption, 4, side="right") - 1
+    with pytest.raises(DamagedSampleError, match=f"sample clip{sample:04d}-0 .* has no tensor at byte"):
         check_samples(
             encoded.store,
             [train_split, eval_split],
@@ -166,7 +169,7 @@ def test_a_row_that_points_elsewhere_is_rejected(encoded: Encoded) -> None:
         )
 
 
-def test_a_bucket_is_checked_as_a_disk_is(s3: WeedServer) -> None:
+def test_a_store_in_s3_is_checked_as_a_local_one(s3: WeedServer) -> None:
     encoded = build_encoded(f"s3://{s3.bucket}/check")
     assert len(check(encoded)) == 3
     samples = splits(encoded)[0]

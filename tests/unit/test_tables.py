@@ -1,4 +1,4 @@
-"""Manifests: digests of rows, counts that add up, rejections within limits."""
+"""Tables of clips: digests of rows, counts that add up, rejections within limits."""
 
 import pyarrow as pa
 import pytest
@@ -39,7 +39,7 @@ def digest(values: list) -> str:
 
 
 @given(values=rows, random=st.randoms())
-def test_a_digest_is_of_rows_not_of_their_order_or_layout(values: list, random) -> None:
+def test_a_digest_does_not_depend_on_row_order_or_file_layout(values: list, random) -> None:
     shuffled = values[:]
     random.shuffle(shuffled)
     assert digest(values) == digest(shuffled)
@@ -56,7 +56,7 @@ def test_different_rows_have_different_digests(left: list, right: list) -> None:
     assert (digest(left) == digest(right)) == (canonical(left) == canonical(right))
 
 
-def test_columns_that_are_not_content_do_not_enter() -> None:
+def test_only_the_named_columns_enter_a_digest() -> None:
     one = table_of([{"key": "a", "size": 1, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
     two = table_of([{"key": "a", "size": 2, "ratio": 0.5, "good": True, "texts": []}], SCHEMA)
     assert content_digest(one, ["key"]) == content_digest(two, ["key"])
@@ -73,7 +73,7 @@ def rejects(*pairs: tuple[str, str]) -> pa.Table:
     )
 
 
-def test_counts_add_up_or_it_is_a_bug() -> None:
+def test_counts_that_do_not_add_up_are_a_bug() -> None:
     table = rejects(("a", "empty"), ("a", "empty"), ("b", "truncated"))
     counts = count_rejects({"b": 1, "a": 4}, 2, table)
     assert (counts.num_in, counts.num_out, counts.num_rejected) == (5, 2, 3)
@@ -96,7 +96,7 @@ def artifact(num_in: int, num_rejected: int) -> Artifact:
 @pytest.mark.parametrize(
     ("num_in", "rejected", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
 )
-def test_too_many_refusals_stop_the_run_and_say_why(num_in: int, rejected: int, fails: bool) -> None:
+def test_too_many_rejections_stop_the_run_and_say_why(num_in: int, rejected: int, fails: bool) -> None:
     config = load_config("configs/demo.yaml")  # allows a fifth
     if not fails:
         check_rejects(config, artifact(num_in, rejected))
@@ -111,9 +111,9 @@ def test_clip_ids_are_of_data_set_and_path() -> None:
     assert clip_id_of("a", "b") == clip_id_of("a", "b")
 
 
-def test_a_table_with_a_damaged_page_is_one_line_that_says_so() -> None:
+def test_a_damaged_page_of_a_table_is_a_one_line_error() -> None:
     rows = {"key": "a", "size": 1, "ratio": 1.0, "good": True, "texts": ["b"]}
     data = b"xxxxxxxx" + to_parquet(table_of([rows] * 9, SCHEMA))[8:]  # the footer is whole
-    with pytest.raises(SanaError, match=f"a table of {len(data)} bytes is damaged: .+") as told:
+    with pytest.raises(SanaError, match=f"a table of {len(data)} bytes is damaged: .+") as caught:
         read_parquet(data)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)

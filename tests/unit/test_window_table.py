@@ -1,4 +1,4 @@
-"""The assignment of clips to buckets, windows and splits: nothing disappears, and no order enters."""
+"""The window table: every clip gets a bucket, windows and a split or a rejection, whatever the order of clips."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
-from sana.data.bucketing.window_table import assign
+from sana.data.bucketing.window_table import make_window_table
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.errors import ConfigError, RejectedError
 from sana.stages import bucket as stage
@@ -29,9 +29,9 @@ def as_set(table: pa.Table) -> set[str]:
 
 
 @given(config=configs(), clips=st.lists(clip, max_size=25), random=st.randoms())
-def test_every_clip_is_in_or_rejected_and_no_order_enters(config: Config, clips: list, random) -> None:
+def test_every_clip_is_kept_or_rejected_whatever_the_order(config: Config, clips: list, random) -> None:
     table = probed(clips)
-    assigned = assign(table, config)
+    assigned = make_window_table(table, config)
     assert assigned.windows.schema == WINDOWS and assigned.rejects.schema == REJECTS
     kept, rejected = assigned.windows["clip_id"].to_pylist(), assigned.rejects["clip_id"].to_pylist()
     assert sorted({*kept, *rejected}) == sorted(table["clip_id"].to_pylist())
@@ -45,71 +45,75 @@ def test_every_clip_is_in_or_rejected_and_no_order_enters(config: Config, clips:
 
     order = list(range(len(clips)))
     random.shuffle(order)
-    shuffled = assign(table.take(pa.array(order, pa.int64())), config)
+    shuffled = make_window_table(table.take(pa.array(order, pa.int64())), config)
     assert as_set(shuffled.windows) == as_set(assigned.windows)
     assert as_set(shuffled.rejects) == as_set(assigned.rejects)
     assert (shuffled.counts, shuffled.facts) == (assigned.counts, assigned.facts)
 
 
 @given(config=configs(), clips=st.lists(clip, max_size=25))
-def test_slices_are_of_no_consequence(config: Config, clips: list) -> None:
+def test_slices_change_nothing(config: Config, clips: list) -> None:
     table = probed(clips)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sana.data.bucketing.window_table._SLICE_WINDOWS", 3)
         patch.setattr("sana.data.bucketing.split._SLICE", 2)
-        sliced = assign(table, config)
-    whole = assign(table, config)
+        sliced = make_window_table(table, config)
+    whole = make_window_table(table, config)
     assert sliced.windows.to_pylist() == whole.windows.to_pylist()
     assert sliced.rejects.to_pylist() == whole.rejects.to_pylist()
 
 
 def test_a_row_keeps_what_probe_found() -> None:
     table = probed([{"width": 1920, "height": 1080, "num_frames": 200, "codec": "hevc"}, {"height": 480}])
-    windows = assign(table, config(window="uniform", windows_per_clip=3, eval_fraction=0.5)).windows
+    windows = make_window_table(table, config(window="uniform", windows_per_clip=3, eval_fraction=0.5)).windows
     assert windows.num_rows == 4
     assert windows.select(PROBED.names).take([0, 1, 2, 3]).to_pylist() == table.take([0, 0, 0, 1]).to_pylist()
     assert windows["sample_id"][1].as_py() == f"{table['clip_id'][0]}-000060"
 
 
-def test_what_4k_plus_1_drops_is_counted() -> None:
+def test_frames_that_4k_plus_1_drops_are_counted() -> None:
     table = probed([{"num_frames": 100}, {"num_frames": 81}, {"num_frames": 20}])
-    made = assign(table, config(eval_fraction=0.5))
-    assert made.counts.reasons == {"too_short": 1}  # whose frames are not of a sample anyway
+    made = make_window_table(table, config(eval_fraction=0.5))
+    assert made.counts.reasons == {"too_short": 1}  # its frames are not counted as dropped
     assert (made.facts.frames, made.facts.frames_used, made.facts.frames_dropped) == (181, 162, 19)
-    made = assign(table, config(strategy="resolution_frames", num_frames=81, eval_fraction=0.5))
+    made = make_window_table(table, config(strategy="resolution_frames", num_frames=81, eval_fraction=0.5))
     assert made.facts.frames_dropped == (100 - 81) + 0 + (20 - 17)
 
 
 @pytest.mark.parametrize(("frames", "length"), [(16, 1), (17, 17), (48, 33), (80, 65), (81, 81), (500, 81)])
 def test_resolution_frames_takes_the_longest_that_fits(frames: int, length: int) -> None:
-    windows = assign(probed([{"num_frames": frames}]), config(strategy="resolution_frames", frame_interval=16)).windows
+    windows = make_window_table(
+        probed([{"num_frames": frames}]), config(strategy="resolution_frames", frame_interval=16)
+    ).windows
     assert windows["bucket"].to_pylist() == [f"{length}x480x832"]
 
 
 def test_frames_are_counted_at_the_target_rate() -> None:
     table = probed([{"num_frames": 240, "fps": 30.0}, {"num_frames": 120, "fps": 30.0}])
-    assigned = assign(table, config(target_fps=16, window="stride", windows_per_clip=9, window_stride=20))
-    assert assigned.windows["start_frame"].to_pylist() == [0, 20, 40]  # 128 moments in 8 s
+    assigned = make_window_table(table, config(target_fps=16, window="stride", windows_per_clip=9, window_stride=20))
+    assert assigned.windows["start_frame"].to_pylist() == [0, 20, 40]  # 128 frames in 8 s
     assert assigned.windows["window_fps"].to_pylist() == [16.0] * 3
     assert assigned.rejects["detail"].to_pylist() == ["64 frames at 16 fps; the shortest bucket needs 81"]
 
 
-def test_trimmed_clips_are_used_to_their_limit() -> None:
+def test_trimmed_clips_are_used_up_to_max_frames() -> None:
     table = probed([{"num_frames": 500}])
     rules = {"max_frames": 101, "window": "uniform", "windows_per_clip": 2}
-    assert assign(table, config(**rules)).windows["start_frame"].to_pylist() == [0, 20]
-    assert assign(table, config(max_frames=61, num_frames=49)).windows["bucket"].to_pylist() == ["49x480x832"]
-    assert assign(table, config(**rules, too_long="reject")).rejects["reason"].to_pylist() == ["too_long"]
+    assert make_window_table(table, config(**rules)).windows["start_frame"].to_pylist() == [0, 20]
+    assert make_window_table(table, config(max_frames=61, num_frames=49)).windows["bucket"].to_pylist() == [
+        "49x480x832"
+    ]
+    assert make_window_table(table, config(**rules, too_long="reject")).rejects["reason"].to_pylist() == ["too_long"]
 
 
 # ---- data sets with rules and roles of their own
 
 
-def test_a_data_set_goes_by_its_own_rules_and_role() -> None:
+def test_a_data_set_follows_its_own_rules_and_role() -> None:
     clips = [{"dataset": name, "num_frames": 40} for name in ("a", "b", "c") for _ in range(10)]
     own = BucketRules(num_frames=17, window="middle")
     both = config({"id": "a"}, {"id": "b", "bucket": own, "role": "train"}, {"id": "c", "role": "eval"}, num_frames=33)
-    rows = assign(probed(clips), both).windows.to_pylist()
+    rows = make_window_table(probed(clips), both).windows.to_pylist()
     seen = {(r["dataset"], r["bucket"], r["start_frame"], r["split"]) for r in rows}
     assert {s for s in seen if s[0] != "a"} == {("b", "17x480x832", 11, "train"), ("c", "33x480x832", 0, "eval")}
     assert {s[1:3] for s in seen if s[0] == "a"} == {("33x480x832", 0)}
@@ -120,7 +124,7 @@ def recipe(config: Config) -> Any:
     return stage.recipe(Context(config, open_store("/nonexistent"), Path()), {"probed_clips": probe})
 
 
-def test_only_what_deviates_enters_the_recipe() -> None:
+def test_only_deviating_rules_and_roles_enter_the_recipe() -> None:
     plain = recipe(config({"id": "a"}))
     assert plain.config == BucketConfig().hashed()
     assert recipe(config({"id": "a"}, {"id": "b", "bucket": {}, "repeats": 3, "sampling_weight": 2.0})) == plain
@@ -135,15 +139,15 @@ def test_only_what_deviates_enters_the_recipe() -> None:
 # ---- the split
 
 
-def test_the_split_is_a_matter_of_the_source_alone() -> None:
+def test_the_split_depends_on_the_source_alone() -> None:
     clips = [{"source_id": f"s{i % 400}"} for i in range(800)]
-    rows = assign(probed(clips), config(eval_fraction=0.25, holdout_sources=("s7",))).windows.to_pylist()
+    rows = make_window_table(probed(clips), config(eval_fraction=0.25, holdout_sources=("s7",))).windows.to_pylist()
     sides = {r["source_id"]: r["split"] for r in rows}
     assert all(sides[r["source_id"]] == r["split"] for r in rows) and sides["s7"] == "eval"
     assert 70 < sum(side == "eval" for side in sides.values()) < 130
-    # golden: growing the data, or this code, moves nobody
+    # golden: neither more data nor a change of the code moves a source
     assert [sides[f"s{i}"] for i in range(7)] == SPLIT
-    few = assign(probed(clips[:50]), config(eval_fraction=0.25)).windows.to_pylist()
+    few = make_window_table(probed(clips[:50]), config(eval_fraction=0.25)).windows.to_pylist()
     assert all(sides[r["source_id"]] == r["split"] for r in few if r["source_id"] != "s7")
 
 
@@ -178,14 +182,14 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
         ),
     ],
 )  # fmt: skip
-def test_a_split_that_cannot_be_is_an_error(clips: list, config: Config, error: type, message: str) -> None:
+def test_an_impossible_split_is_an_error(clips: list, config: Config, error: type, message: str) -> None:
     table = probed(clips)
     with pytest.raises(error, match=message):
-        stage.check_splits(config, table, assign(table, config))
+        stage.check_splits(config, table, make_window_table(table, config))
 
 
-def test_no_clip_left_is_told_by_the_rejections() -> None:
+def test_no_clip_left_is_not_reported_as_an_empty_split() -> None:
     table = probed([{"num_frames": 3}])
-    made = assign(table, config())
-    stage.check_splits(config(), table, made)  # an empty split is not the trouble
+    made = make_window_table(table, config())
+    stage.check_splits(config(), table, made)  # raises nothing: check_rejects reports it
     assert made.counts.num_rejected == 1 and made.windows.num_rows == 0

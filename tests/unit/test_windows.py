@@ -1,4 +1,4 @@
-"""Windows: which frames of a clip become samples; they lie inside it, and are the same for ever."""
+"""Windows: which frames of a clip become samples; they lie inside it, and never change."""
 
 import math
 
@@ -61,7 +61,7 @@ def test_windows_lie_in_their_clip_and_have_distinct_starts(clips, mode, count, 
 
 
 @given(clips=clips, mode=st.sampled_from(MODES), count=st.integers(1, 5), seed=seeds)
-def test_a_clip_has_the_windows_it_would_have_alone(clips, mode, count, seed) -> None:
+def test_a_clip_gets_the_windows_that_it_gets_alone(clips, mode, count, seed) -> None:
     length = np.array([4 * k + 1 for _, k in clips])
     available = length + [room for room, _ in clips]
     seeds = np.arange(len(clips), dtype=np.uint64) + np.uint64(seed)
@@ -88,7 +88,7 @@ def test_the_starts_in_a_clip_of_100_frames(mode: str, options: dict, expected: 
 
 
 @given(room=st.integers(0, 40), few=st.integers(1, 6), more=st.integers(0, 6), seed=seeds)
-def test_more_random_windows_keep_those_there_were(room, few, more, seed) -> None:
+def test_more_random_windows_keep_the_earlier_ones(room, few, more, seed) -> None:
     drawn = starts("random", 17 + room, 17, count=few, seed=seed)
     assert set(drawn) <= set(starts("random", 17 + room, 17, count=few + more, seed=seed))
 
@@ -101,7 +101,7 @@ def test_random_starts_are_spread_evenly() -> None:
         assert len(seen) == 10 and np.abs(seen / (900 * count) - 1).max() < 0.15
 
 
-def test_draws_are_these_for_ever() -> None:
+def test_random_draws_never_change() -> None:
     """Golden: another number here would be another window for every clip of every user."""
     seeds = seeds_of(pa.array(["00000000000000000000", "0123456789abcdef0123"]))
     assert seeds.tolist() == SEEDS
@@ -127,9 +127,9 @@ def test_at_its_own_rate_a_clip_has_its_own_frames(num, rate, off) -> None:
 
 
 @given(num=st.integers(1, 400), own=st.floats(5, 120), target=st.floats(1, 120))
-def test_a_moment_counts_while_the_clip_lasts(num, own, target) -> None:
+def test_a_time_counts_while_the_clip_lasts(num, own, target) -> None:
     count = int(available_frames(np.array([num]), np.array([num / own]), target)[0])
-    assert count == 1 or (count - 1) / target < num / own  # the last moment is in the clip
+    assert count == 1 or (count - 1) / target < num / own  # the last time is in the clip
     assert math.isclose(count / target, num / own, abs_tol=1 / target + 0.003)  # and there is hardly room for another
 
 

@@ -1,6 +1,6 @@
-"""Placing: which bucket a clip's shape gets, or why none, and which piece of its frames is used.
+"""Assignment: which bucket a clip gets by its shape, or why none, and which crop of its frames is used.
 
-Numpy columns over many clips; a million clips have a few hundred distinct shapes, each decided once.
+All columns are numpy arrays over many clips. A million clips have a few hundred distinct shapes; each is decided once.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from sana.data.schemas import Reason
 
 Floats = NDArray[np.float64]
 
-_CROP_LEFT, _CROP_TOP = 2**32, 2**32 + 1  # numbers of draws, beyond those of windows
-_TABLE_CELLS = 2**20  # distances held at once
-_SAME = 1e-9  # log aspects nearer than this are of one ratio: ties must not be a matter of the last bit
+_CROP_LEFT, _CROP_TOP = 2**32, 2**32 + 1  # random streams, beyond those of windows
+_MAX_DISTANCES = 2**20  # between shapes and buckets, in memory at once
+_SAME_ASPECT = 1e-9  # log aspects this close count as equal: rounding must not decide a tie
 
-# Why a clip is rejected: the reason, and its detail. Number 0 is a clip that is not.
+# Why a clip is rejected: the reason, and a template of its detail. Code 0: the clip is not rejected.
 REJECTIONS = (
     None,
     (Reason.ASPECT, "{size}; the longer side may be {rules.max_aspect_ratio:g} times the shorter"),
@@ -35,58 +35,60 @@ ASPECT, BELOW_MINIMUM, FEW_FRAMES, MANY_FRAMES, NO_BUCKET, UPSCALED = range(1, l
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """What is known of clips before they are placed: int64 columns [clips]."""
+class ClipShapes:
+    """Size and length of clips: int64 columns [clips]."""
 
     width: Ints  # display pixels
     height: Ints
-    frames: Ints  # at the target rate, where there is one
+    frames: Ints  # at the target rate, if there is one
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Shapes":
-        return Shapes(self.width[rows], self.height[rows], self.frames[rows])
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "ClipShapes":
+        return ClipShapes(self.width[rows], self.height[rows], self.frames[rows])
 
     def __len__(self) -> int:
         return len(self.width)
 
 
 @dataclass(frozen=True)
-class Placed:
-    """Columns over all clips: int64 [clips] unless said."""
+class AssignedClips:
+    """The bucket, rejection and split of each clip: int64 columns [clips] unless said."""
 
     rules: tuple[BucketRules, ...]
-    rule: Ints  # index into rules
+    rules_codes: Ints  # index into rules
     buckets: tuple[Bucket, ...]  # of all rules, sorted
-    shapes: Shapes  # frames: those that windows may use
-    available: Ints  # frames before max_frames trimmed them
-    code: Ints  # index into buckets, -1 for none
-    rejection: Ints  # index into REJECTIONS, 0 for none
+    shapes: ClipShapes  # its frames are those that windows may use
+    available: Ints  # frames before max_frames trims them
+    bucket_codes: Ints  # index into buckets, -1 for none
+    rejection_codes: Ints  # index into REJECTIONS, 0 for none
     is_eval: NDArray[np.bool_]
 
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which clips give samples: bool [clips]."""
-        return self.rejection == 0
+        return self.rejection_codes == 0
 
     @property
     def lengths(self) -> Ints:
         """Frames of a sample of each bucket: int64 [buckets]."""
         return np.array([bucket.num_frames for bucket in self.buckets], np.int64)
 
-    def rows_of(self, number: int, start: int = 0, stop: int | None = None) -> Ints:
-        """Those of the clips start ... stop that are kept and go by the rules of this number: int64 [rows]."""
-        return start + np.flatnonzero((self.rule[start:stop] == number) & (self.rejection[start:stop] == 0))
+    def kept_rows(self, rules_code: int, start: int = 0, stop: int | None = None) -> Ints:
+        """Rows, among clips start ... stop, that are kept and follow `rules[rules_code]`: int64 [rows]."""
+        kept = self.rejection_codes[start:stop] == 0
+        return start + np.flatnonzero((self.rules_codes[start:stop] == rules_code) & kept)
 
 
-def place(rules: BucketRules, clips: Shapes, buckets: Sequence[Bucket]) -> tuple[Ints, Ints]:
-    """Return (index into `buckets`, number of the rejection) for each clip: int64 [clips] each.
+def assign_buckets(rules: BucketRules, clips: ClipShapes, buckets: Sequence[Bucket]) -> tuple[Ints, Ints]:
+    """Return (index into `buckets`, index into REJECTIONS) for each clip: int64 [clips] each.
 
-    `buckets` are those of the rules. The index is -1 where no bucket is short enough.
+    `buckets` are those of the rules. The first index is -1 where no bucket is short enough, the second 0 where the clip
+    is kept.
     """
-    code = nearest(clips, buckets, allow_upscale=rules.allow_upscale)
-    rejection = np.zeros(len(clips), np.int64)
+    bucket_codes = nearest_buckets(clips, buckets, allow_upscale=rules.allow_upscale)
+    rejection_codes = np.zeros(len(clips), np.int64)
 
-    def reject(number: int, where: NDArray[np.bool_]) -> None:
-        rejection[where & (rejection == 0)] = number  # the first reason stands
+    def reject(code: int, where: NDArray[np.bool_]) -> None:
+        rejection_codes[where & (rejection_codes == 0)] = code  # the first reason counts
 
     longer, shorter = np.maximum(clips.width, clips.height), np.minimum(clips.width, clips.height)
     reject(ASPECT, longer > rules.max_aspect_ratio * shorter)
@@ -96,17 +98,17 @@ def place(rules: BucketRules, clips: Shapes, buckets: Sequence[Bucket]) -> tuple
     reject(FEW_FRAMES, clips.frames < rules.min_frames)
     if rules.max_frames is not None and rules.too_long == "reject":
         reject(MANY_FRAMES, clips.frames > rules.max_frames)
-    reject(NO_BUCKET, code < 0)
+    reject(NO_BUCKET, bucket_codes < 0)
     if not rules.allow_upscale:
-        reject(UPSCALED, upscales(clips, code, buckets))
-    return code, rejection
+        reject(UPSCALED, needs_upscaling(clips, bucket_codes, buckets))
+    return bucket_codes, rejection_codes
 
 
-def nearest(clips: Shapes, buckets: Sequence[Bucket], *, allow_upscale: bool) -> Ints:
+def nearest_buckets(clips: ClipShapes, buckets: Sequence[Bucket], *, allow_upscale: bool) -> Ints:
     """Return the index of each clip's bucket, whatever the order of `buckets`; -1 where all are too long.
 
-    Among the buckets that the clip has frames for: the nearest in log aspect ratio, then the longest, then the
-    largest. Among those of one aspect ratio, one that would need no upscaling goes first unless `allow_upscale`.
+    Among the buckets that the clip has enough frames for: the nearest in log aspect ratio, then the longest, then the
+    largest. Unless `allow_upscale`, among those of one aspect ratio a bucket that needs no upscaling comes first.
     """
     if not buckets:
         return np.full(len(clips), -1)
@@ -116,22 +118,23 @@ def nearest(clips: Shapes, buckets: Sequence[Bucket], *, allow_upscale: bool) ->
     lengths = np.unique(length)
     distinct, inverse = _distinct(clips, np.searchsorted(lengths, clips.frames, side="right"), len(lengths) + 1)
     chosen = np.empty(len(distinct), np.int64)
-    step = max(1, _TABLE_CELLS // len(order))
+    step = max(1, _MAX_DISTANCES // len(order))
     for start in range(0, len(distinct), step):
         some = distinct.take(np.arange(start, min(start + step, len(distinct))))
         fits = np.searchsorted(lengths, length)[None, :] < some.frames[:, None]
         distance = np.where(fits, np.abs(aspect - np.log(some.width / some.height)[:, None]), np.inf)
-        best = fits & (distance <= distance.min(axis=1, keepdims=True) + _SAME)
+        best = fits & (distance <= distance.min(axis=1, keepdims=True) + _SAME_ASPECT)
         enough = (some.width[:, None] >= width) & (some.height[:, None] >= height) | allow_upscale
         rank = np.where(best, np.where(enough, 0, len(order)) + np.arange(len(order)), 2 * len(order))
         chosen[start : start + step] = np.where(fits.any(axis=1), np.array(order)[rank.argmin(axis=1)], -1)
     return chosen[inverse]
 
 
-def upscales(clips: Shapes, code: Ints, buckets: Sequence[Bucket]) -> NDArray[np.bool_]:
-    """Return which clips would have to grow to cover their bucket; none where the code is -1."""
+def needs_upscaling(clips: ClipShapes, bucket_codes: Ints, buckets: Sequence[Bucket]) -> NDArray[np.bool_]:
+    """Return which clips would have to be upscaled to cover their bucket: bool [clips], False for code -1."""
     _, height, width = _sides([*buckets, Bucket(1, 16, 16)])
-    return (code >= 0) & ((clips.width < width[code]) | (clips.height < height[code]))
+    too_small = (clips.width < width[bucket_codes]) | (clips.height < height[bucket_codes])
+    return (bucket_codes >= 0) & too_small
 
 
 def picture_size(width: Ints, height: Ints, unit: str) -> Floats:
@@ -143,30 +146,30 @@ def picture_size(width: Ints, height: Ints, unit: str) -> Floats:
 
 
 def crop_boxes(
-    rules: BucketRules, clips: Shapes, code: Ints, buckets: Sequence[Bucket], seeds: Seeds
+    rules: BucketRules, clips: ClipShapes, bucket_codes: Ints, buckets: Sequence[Bucket], seeds: Seeds
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return (left, top, width, height) of the piece of each clip's frames, display pixels: float64 [clips] each.
+    """Return (left, top, width, height) of the crop box of each clip, display pixels: float64 [clips] each.
 
-    It has the bucket's aspect and lies inside the frame. With `crop: true` it has the bucket's size as well, in
-    the frame as it is, or as scaled down when it is larger than the maximum; but never more than the frame.
+    The box has the bucket's aspect ratio and lies inside the frame. With `crop: true` it also has the bucket's size,
+    measured in the frame as it is, or as scaled down where it exceeds the maximum; it is never larger than the frame.
     """
     _, height, width = _sides(buckets)
     # display pixels per bucket pixel when the frame just covers the bucket
-    scale: Floats = np.minimum(clips.height / height[code], clips.width / width[code])
+    scale: Floats = np.minimum(clips.height / height[bucket_codes], clips.width / width[bucket_codes])
     if rules.crop:
-        scale = np.minimum(scale, _shrink(rules, clips))
-    used_width: Floats = width[code] * scale
-    used_height: Floats = height[code] * scale
-    over: tuple[Floats, Floats] = (clips.width - used_width, clips.height - used_height)
+        scale = np.minimum(scale, _downscale(rules, clips))
+    crop_width: Floats = width[bucket_codes] * scale
+    crop_height: Floats = height[bucket_codes] * scale
+    spare: tuple[Floats, Floats] = (clips.width - crop_width, clips.height - crop_height)
     if rules.crop_position == "random":
-        left, top = (draw_bits(seeds, number) / 2.0**64 for number in (_CROP_LEFT, _CROP_TOP))
+        left, top = (draw_bits(seeds, stream) / 2.0**64 for stream in (_CROP_LEFT, _CROP_TOP))
     else:
         left = top = np.full(len(clips), 0.5 if rules.crop_position == "center" else 0.0)
-    return np.maximum(0.0, over[0] * left), np.maximum(0.0, over[1] * top), used_width, used_height
+    return np.maximum(0.0, spare[0] * left), np.maximum(0.0, spare[1] * top), crop_width, crop_height
 
 
-def _shrink(rules: BucketRules, clips: Shapes) -> Floats:
-    """Display pixels per pixel of the frame after it was scaled down; 1 where it is not larger than the maximum."""
+def _downscale(rules: BucketRules, clips: ClipShapes) -> Floats:
+    """Return display pixels per pixel of the scaled-down frame: float64 [clips], 1 where it is not scaled."""
     if rules.maximum_image_size is None or rules.target_downsample_size is None:
         return np.ones(len(clips))
     size = picture_size(clips.width, clips.height, rules.resolution_type)
@@ -183,10 +186,10 @@ def _sides(buckets: Sequence[Bucket]) -> tuple[Ints, Ints, Ints]:
     return columns[:, 0], columns[:, 1], columns[:, 2]
 
 
-def _distinct(clips: Shapes, fits: Ints, num_fits: int) -> tuple[Shapes, NDArray[np.integer]]:
-    """Return the distinct (width, height, fits) as Shapes whose `frames` are `fits`, and each clip's place in them."""
+def _distinct(clips: ClipShapes, fits: Ints, num_fits: int) -> tuple[ClipShapes, NDArray[np.integer]]:
+    """Return the distinct (width, height, fits) as shapes whose `frames` are `fits`, and each clip's index in them."""
     sizes = pa.array(clips.width << 32 | clips.height).dictionary_encode()
     keys = pa.array(sizes.indices.to_numpy().astype(np.int64) * num_fits + fits).dictionary_encode()
     size, fit = np.divmod(keys.dictionary.to_numpy(), num_fits)
     packed = sizes.dictionary.to_numpy()[size]
-    return Shapes(packed >> 32, packed & (2**32 - 1), fit), keys.indices.to_numpy()
+    return ClipShapes(packed >> 32, packed & (2**32 - 1), fit), keys.indices.to_numpy()

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from sana.config.bucket import BucketConfig
 from sana.config.pipeline import Config
 
-_SLICE = 2**18  # names that are Python objects at once
+_SLICE = 2**18  # source names that are Python objects at once
 
 
-def held_out(clips: pa.Table, config: Config) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
-    """Return, for each clip, whether it is held out, and a number that is the same for equal sources.
+def assign_splits(clips: pa.Table, config: Config) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
+    """Return, for each clip, whether it is held out for evaluation, and a number that is the same for equal sources.
 
-    By the role of its data set or, where that is `split`, by its source.
+    The role of its data set decides or, where that is `split`, its source.
     """
     datasets = config.download.enabled
     by_source, sources = _by_source(clips["source_id"], config.bucket)
@@ -28,7 +28,7 @@ def held_out(clips: pa.Table, config: Config) -> tuple[NDArray[np.bool_], NDArra
 def _by_source(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[np.bool_], NDArray[np.integer]]:
     """Return, for each row's source, whether it is held out, and its number.
 
-    By name, else by a hash of the source, so that growing the data moves nobody.
+    A source is held out by name or by a hash of it, so that new data never moves a source to the other split.
     """
     coded = sources.combine_chunks().dictionary_encode()
     num = len(coded.dictionary)
@@ -38,7 +38,7 @@ def _by_source(sources: pa.ChunkedArray, config: BucketConfig) -> tuple[NDArray[
     for start in range(0, num, _SLICE):
         names = coded.dictionary.slice(start, _SLICE).to_pylist()
         hashes = np.fromiter((_hash(salt, name) for name in names), np.uint64, len(names))
-        # exact: a 64-bit integer over 2**64 is compared, as it always was, after rounding to float64
+        # frozen: a 64-bit integer over 2**64 is rounded to float64 before it is compared
         held[start : start + _SLICE] = hashes.astype(np.float64) / 2.0**64 < config.eval_fraction
         if named:
             held[start : start + _SLICE] |= np.fromiter((name in named for name in names), np.bool_, len(names))

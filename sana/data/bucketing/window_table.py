@@ -1,7 +1,7 @@
-"""Assignment: every clip's bucket, windows, crop and split, from what probe found. Opens no video.
+"""The window table: every clip's bucket, windows, crop and split, from what probe found. Opens no video.
 
-A pure function of the rows and the config, whatever the order of clips or buckets. Columns over all clips are numpy;
-tables are made slice by slice, so that what is held beside them does not grow with their number.
+A pure function of the rows and the config: the order of clips or buckets does not matter. Columns over all clips are
+numpy arrays; tables are made slice by slice, so that memory beside them does not grow with the number of clips.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,19 +18,19 @@ from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.counts import Counts
-from sana.data.bucketing.assignment import REJECTIONS, Placed, Shapes, crop_boxes, place
-from sana.data.bucketing.small_buckets import settle
-from sana.data.bucketing.split import held_out
+from sana.data.bucketing.assignment import REJECTIONS, AssignedClips, ClipShapes, assign_buckets, crop_boxes
+from sana.data.bucketing.small_buckets import handle_small_buckets
+from sana.data.bucketing.split import assign_splits
 from sana.data.bucketing.windows import Ints, available_frames, choose_windows, covered_frames, seeds_of
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.data.tables import count_rejects
 from sana.facts import BucketFacts, BucketSummary
 
-_SLICE_WINDOWS = 2**18  # windows made at once
+_SLICE_WINDOWS = 2**18  # rows made at once
 
 
 @dataclass(frozen=True)
-class Assignment:
+class WindowTable:
     """What the bucket stage writes; `counts` and `facts` are those of its artifact."""
 
     windows: pa.Table  # WINDOWS, one row per sample
@@ -39,71 +39,79 @@ class Assignment:
     facts: BucketFacts
 
 
-def assign(clips: pa.Table, config: Config) -> Assignment:
-    """Return the samples of all clips and the clips that give none. `clips` has the columns PROBED."""
-    placed, sources = _place(clips, config)
-    settled = settle(config.bucket, placed)
-    placed = settled.placed
-    seen = _Tally(len(placed.buckets))
+def make_window_table(clips: pa.Table, config: Config) -> WindowTable:
+    """Return the windows of all clips, and the rejected clips. `clips` has the columns PROBED."""
+    assigned, sources = _assign(clips, config)
+    handled = handle_small_buckets(config.bucket, assigned)
+    assigned = handled.assigned
+    counters = _BucketCounters(len(assigned.buckets))
     windows, rejects = [WINDOWS.empty_table()], [REJECTS.empty_table()]
-    step = max(1, _SLICE_WINDOWS // max(rules.windows_per_clip for rules in placed.rules))
+    step = max(1, _SLICE_WINDOWS // max(rules.windows_per_clip for rules in assigned.rules))
     for start in range(0, clips.num_rows, step):
         part = clips.slice(start, step).select(PROBED.names).combine_chunks()
-        windows.append(_windows(part, start, placed, settled.draws_per_epoch, seen))
-        rejects.append(_rejects(part, start, placed))
-    kept = placed.kept
-    rejected = pa.concat_tables(rejects)
-    table = pa.concat_tables(windows)
-    counts = count_rejects(value_counts(clips["dataset"]), int(kept.sum()), rejected)
-    frames = int(placed.available[kept].sum())
+        windows.append(_windows(part, start, assigned, handled.draws_per_epoch, counters))
+        rejects.append(_rejects(part, start, assigned))
+    kept = assigned.kept
+    all_windows, all_rejects = pa.concat_tables(windows), pa.concat_tables(rejects)
+    counts = count_rejects(value_counts(clips["dataset"]), int(kept.sum()), all_rejects)
+    frames = int(assigned.available[kept].sum())
     facts = BucketFacts(
-        buckets=seen.buckets(placed.buckets, np.bincount(placed.code[kept], minlength=len(placed.buckets))),
+        buckets=counters.summaries(
+            assigned.buckets, np.bincount(assigned.bucket_codes[kept], minlength=len(assigned.buckets))
+        ),
         sources=int(np.count_nonzero(np.bincount(sources[kept]))),
-        small_buckets=settled.small,
+        small_buckets=handled.small_buckets,
         frames=frames,
-        frames_used=seen.frames_used,
-        frames_dropped=frames - seen.frames_used,
+        frames_used=counters.frames_used,
+        frames_dropped=frames - counters.frames_used,
     )
-    return Assignment(table, rejected, replace(counts, num_samples=table.num_rows), facts)
+    return WindowTable(all_windows, all_rejects, replace(counts, num_samples=all_windows.num_rows), facts)
 
 
-def _place(clips: pa.Table, config: Config) -> tuple[Placed, NDArray[np.integer]]:
-    """Give every clip its rules, bucket and split; returns them and a number for each clip's source."""
+def _assign(clips: pa.Table, config: Config) -> tuple[AssignedClips, NDArray[np.integer]]:
+    """Give every clip its rules, bucket and split; returns them and the code of each clip's source."""
     datasets = {dataset.id: dataset for dataset in config.download.enabled}
-    names = pc.index_in(clips["dataset"], value_set=pa.array(list(datasets))).to_numpy()  # of an unknown one: an error
-    own = [config.rules_of(dataset) for dataset in datasets.values()]
-    rules = tuple(one for number, one in enumerate(own) if one not in own[:number])
-    rule = np.array([rules.index(one) for one in own], np.int64)[names]
-    buckets = tuple(sorted({bucket for one in rules for bucket in one.shapes}))
+    # an unknown data set would be null, hence an error below
+    names = pc.index_in(clips["dataset"], value_set=pa.array(list(datasets))).to_numpy()
+    of_datasets = [config.rules_of(dataset) for dataset in datasets.values()]
+    distinct = tuple(rules for number, rules in enumerate(of_datasets) if rules not in of_datasets[:number])
+    rules_codes = np.array([distinct.index(rules) for rules in of_datasets], np.int64)[names]
+    buckets = tuple(sorted({bucket for rules in distinct for bucket in rules.shapes}))
     width, height, num_frames = (clips[name].to_numpy().astype(np.int64) for name in ("width", "height", "num_frames"))
-    available, code, rejection = (np.zeros(len(rule), np.int64) for _ in range(3))
+    available, bucket_codes, rejection_codes = (np.zeros(len(rules_codes), np.int64) for _ in range(3))
     frames = available.copy()
-    for number, one in enumerate(rules):
-        rows = np.flatnonzero(rule == number)
-        available[rows] = available_frames(num_frames[rows], clips["duration_s"].to_numpy()[rows], one.target_fps)
+    for rules_code, rules in enumerate(distinct):
+        rows = np.flatnonzero(rules_codes == rules_code)
+        available[rows] = available_frames(num_frames[rows], clips["duration_s"].to_numpy()[rows], rules.target_fps)
         frames[rows] = available[rows]
-        if one.max_frames is not None and one.too_long == "trim":
-            frames[rows] = np.minimum(available[rows], one.max_frames)
-        index, rejection[rows] = place(one, Shapes(width[rows], height[rows], frames[rows]), one.shapes)
-        code[rows] = np.array([buckets.index(bucket) for bucket in one.shapes] + [-1])[index]
-    is_eval, sources = held_out(clips, config)
-    return Placed(rules, rule, buckets, Shapes(width, height, frames), available, code, rejection, is_eval), sources
+        if rules.max_frames is not None and rules.too_long == "trim":
+            frames[rows] = np.minimum(available[rows], rules.max_frames)
+        shapes = ClipShapes(width[rows], height[rows], frames[rows])
+        index, rejection_codes[rows] = assign_buckets(rules, shapes, rules.shapes)
+        bucket_codes[rows] = np.array([buckets.index(bucket) for bucket in rules.shapes] + [-1])[index]
+    is_eval, sources = assign_splits(clips, config)
+    shapes = ClipShapes(width, height, frames)
+    return AssignedClips(
+        distinct, rules_codes, buckets, shapes, available, bucket_codes, rejection_codes, is_eval
+    ), sources
 
 
-def _windows(part: pa.Table, first: int, placed: Placed, draws_per_epoch: Ints, seen: "_Tally") -> pa.Table:
-    """Return the samples of some clips: `part` has their rows, the first of which is number `first` of all."""
+def _windows(
+    part: pa.Table, first: int, assigned: AssignedClips, draws_per_epoch: Ints, counters: "_BucketCounters"
+) -> pa.Table:
+    """Return the windows of some clips: `part` has their rows, from row `first` of all clips on."""
     seeds = seeds_of(part["clip_id"])
     columns: list[dict[str, NDArray[Any]]] = []
-    for number, rules in enumerate(placed.rules):
-        mine = placed.rows_of(number, first, first + part.num_rows)
-        shapes, code, some = placed.shapes.take(mine), placed.code[mine], seeds[mine - first]
-        length = placed.lengths[code]
-        clip, start = choose_windows(rules, shapes.frames, length, some)
-        box = crop_boxes(rules, shapes, code, placed.buckets, some)
-        seen.frames_used += int(covered_frames(clip, start, length[clip], len(mine)).sum())
+    for rules_code, rules in enumerate(assigned.rules):
+        rows = assigned.kept_rows(rules_code, first, first + part.num_rows)
+        shapes, bucket_codes = assigned.shapes.take(rows), assigned.bucket_codes[rows]
+        length, clip_seeds = assigned.lengths[bucket_codes], seeds[rows - first]
+        clip, start = choose_windows(rules, shapes.frames, length, clip_seeds)
+        box = crop_boxes(rules, shapes, bucket_codes, assigned.buckets, clip_seeds)
+        counters.frames_used += int(covered_frames(clip, start, length[clip], len(rows)).sum())
         columns.append(
             {
-                "row": mine[clip],
+                "row": rows[clip],
                 "start_frame": start,
                 "window_fps": np.full(len(clip), rules.target_fps or 0.0),
                 **{
@@ -113,73 +121,78 @@ def _windows(part: pa.Table, first: int, placed: Placed, draws_per_epoch: Ints, 
             }
         )
     joined = {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    order = np.argsort(joined["row"], kind="stable")  # as the clips came, starts ascending
+    order = np.argsort(joined["row"], kind="stable")  # in the order of the clips, starts ascending
     row = joined["row"][order]
-    made = {name: values[order] for name, values in joined.items() if name != "row"}
-    code, is_eval = placed.code[row], placed.is_eval[row]
-    seen.add(placed, row, made)
+    windows = {name: values[order] for name, values in joined.items() if name != "row"}
+    bucket_codes, is_eval = assigned.bucket_codes[row], assigned.is_eval[row]
+    counters.add(assigned, row, windows)
     facts = part.take(pa.array(row - first))
-    start = pc.utf8_lpad(pc.cast(pa.array(made["start_frame"]), pa.string()), 6, "0")
+    start = pc.utf8_lpad(pc.cast(pa.array(windows["start_frame"]), pa.string()), 6, "0")
     table = {
         **{name: facts[name] for name in PROBED.names},
-        **{name: pa.array(values) for name, values in made.items()},
+        **{name: pa.array(values) for name, values in windows.items()},
         "sample_id": pc.binary_join_element_wise(facts["clip_id"], start, "-"),
-        "bucket": pa.array([str(bucket) for bucket in placed.buckets]).take(pa.array(code)),
+        "bucket": pa.array([str(bucket) for bucket in assigned.buckets]).take(pa.array(bucket_codes)),
         "split": pa.array(["train", "eval"]).take(pa.array(is_eval.astype(np.int8))),
-        "draws_per_epoch": pa.array(np.where(is_eval, 1, draws_per_epoch[code])),
+        "draws_per_epoch": pa.array(np.where(is_eval, 1, draws_per_epoch[bucket_codes])),
     }
     return pa.table([pc.cast(table[field.name], field.type) for field in WINDOWS], schema=WINDOWS)
 
 
-def _rejects(part: pa.Table, first: int, placed: Placed) -> pa.Table:
-    """Return the rejections among some clips."""
+def _rejects(part: pa.Table, first: int, assigned: AssignedClips) -> pa.Table:
+    """Return the rejected of some clips: `part` has their rows, from row `first` of all clips on."""
 
-    shortest = [min(bucket.num_frames for bucket in rules.shapes) for rules in placed.rules]
+    shortest = [min(bucket.num_frames for bucket in rules.shapes) for rules in assigned.rules]
 
-    @cache  # few distinct ones among many
-    def explain(number: int, rule: int, width: int, height: int, frames: int, code: int) -> tuple[str, str]:
-        rules, rejection = placed.rules[rule], REJECTIONS[number]
+    @cache  # many clips share few distinct rejections
+    def explain(code: int, rules_code: int, width: int, height: int, frames: int, bucket_code: int) -> tuple[str, str]:
+        rules, rejection = assigned.rules[rules_code], REJECTIONS[code]
         assert rejection is not None
         rate = "" if rules.target_fps is None else f" at {rules.target_fps:g} fps"
         return rejection[0], rejection[1].format(
             rules=rules, size=f"{width}x{height} pixels (width x height)", frames=f"{frames} frames{rate}",
-            bucket=placed.buckets[code], shortest=shortest[rule],
+            bucket=assigned.buckets[bucket_code], shortest=shortest[rules_code],
         )  # fmt: skip
 
-    bad = first + np.flatnonzero(placed.rejection[first : first + part.num_rows])
-    numbers = (placed.rejection, placed.rule, placed.shapes.width, placed.shapes.height, placed.available, placed.code)
-    said = [explain(*row) for row in zip(*(column[bad].tolist() for column in numbers), strict=True)]
-    facts = part.select(["clip_id", "dataset", "path"]).take(pa.array(bad - first))
+    rows = first + np.flatnonzero(assigned.rejection_codes[first : first + part.num_rows])
+    shapes = assigned.shapes
+    columns = (
+        assigned.rejection_codes, assigned.rules_codes, shapes.width, shapes.height, assigned.available,
+        assigned.bucket_codes,
+    )  # fmt: skip
+    explained = [explain(*row) for row in zip(*(column[rows].tolist() for column in columns), strict=True)]
+    facts = part.select(["clip_id", "dataset", "path"]).take(pa.array(rows - first))
     table = {
         **{name: facts[name] for name in facts.column_names},
-        "stage": pa.array(["bucket"] * len(bad), pa.string()),
-        "reason": pa.array([reason for reason, _ in said], pa.string()),
-        "detail": pa.array([detail for _, detail in said], pa.string()),
+        "stage": pa.array(["bucket"] * len(rows), pa.string()),
+        "reason": pa.array([reason for reason, _ in explained], pa.string()),
+        "detail": pa.array([detail for _, detail in explained], pa.string()),
     }
     return pa.table([table[name] for name in REJECTS.names], schema=REJECTS)
 
 
-class _Tally:
-    """What is counted per bucket while windows are made, so that they are looked at once."""
+class _BucketCounters:
+    """Sums per bucket, added up while windows are made, so that each is visited once."""
 
     def __init__(self, num_buckets: int) -> None:
         self.frames_used = 0
         self._sums = {name: np.zeros(num_buckets) for name in ("train", "eval", "lost", "upscaled")}
 
-    def add(self, placed: Placed, row: Ints, made: Mapping[str, NDArray[Any]]) -> None:
-        code, is_eval = placed.code[row], placed.is_eval[row]
-        area = placed.shapes.width[row] * placed.shapes.height[row]
-        width = np.array([bucket.width for bucket in placed.buckets])[code]
+    def add(self, assigned: AssignedClips, row: Ints, windows: Mapping[str, NDArray[Any]]) -> None:
+        """Count windows: their columns, and the row of the clip that each is of."""
+        bucket_codes, is_eval = assigned.bucket_codes[row], assigned.is_eval[row]
+        area = assigned.shapes.width[row] * assigned.shapes.height[row]
+        width = np.array([bucket.width for bucket in assigned.buckets])[bucket_codes]
         for name, values in (
             ("train", ~is_eval),
             ("eval", is_eval),
-            ("lost", 1 - made["crop_width"] * made["crop_height"] / area),
-            ("upscaled", made["crop_width"] < width * (1 - 1e-9)),
+            ("lost", 1 - windows["crop_width"] * windows["crop_height"] / area),
+            ("upscaled", windows["crop_width"] < width * (1 - 1e-9)),
         ):
-            self._sums[name] += np.bincount(code, weights=values, minlength=len(self._sums[name]))
+            self._sums[name] += np.bincount(bucket_codes, weights=values, minlength=len(self._sums[name]))
 
-    def buckets(self, buckets: Iterable[Bucket], clips: Ints) -> dict[str, BucketSummary]:
-        """Sum up each bucket that has samples."""
+    def summaries(self, buckets: Iterable[Bucket], clips: Ints) -> dict[str, BucketSummary]:
+        """Return a summary of each bucket that has samples; `clips` counts the clips of every bucket."""
         found = {}
         for i, bucket in enumerate(buckets):
             train, held_out, lost, upscaled = (float(self._sums[name][i]) for name in self._sums)

@@ -1,4 +1,4 @@
-"""Layouts: which files of a data set hold its captions, and which video a cell of a table means."""
+"""Caption layouts: which files of a data set hold its captions, and which video a cell of a table names."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -19,11 +19,11 @@ _METADATA = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
 _LINES = r"(?i)(^|/)(prompts?|captions|videos)\.txt\z"
 
 
-def choose(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.Table]:
-    """Return the layout of a folder and the files that hold its captions, of a table LISTED of all its files.
+def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.Table]:
+    """Return the layout of a folder, and the files that hold its captions; `listed` is a table LISTED of all its files.
 
     Raises:
-        ConfigError: the files of the layout are not there, or there are two where one is needed.
+        ConfigError: the files of the layout are missing, or there are two where one is needed.
     """
     paths = listed.column("path")
     tables = listed.filter(pc.match_substring_regex(paths, _METADATA))
@@ -32,7 +32,7 @@ def choose(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.Table]:
     if config.layout == "metadata" or (config.layout == "auto" and tables.num_rows):
         if not tables.num_rows:
             raise ConfigError("captions.layout is metadata, but no metadata.csv, .jsonl or .parquet is there")
-        _one_a_folder(tables.column("path").to_pylist())
+        _require_one_per_folder(tables.column("path").to_pylist())
         return "metadata", tables
     if config.layout == "lines" or pairs:
         if not pairs:
@@ -72,7 +72,7 @@ def line_files(paths: Iterable[str]) -> list[tuple[str, str, str]]:
 def text_files(videos: pa.Table, texts: pa.Table) -> np.ndarray:
     """Return int64 [videos]: the row of `texts` that shares a video's stem, or -1. Videos of one stem share their text.
 
-    Of several, `.txt` goes before `.TXT`.
+    Of several texts `.txt` is taken before `.TXT`.
     """
     rows = texts.append_column("stem", stems(texts)).append_column("row", pa.array(np.arange(texts.num_rows)))
     first = rows.select(["stem", "path", "row"]).sort_by([("path", "descending")])  # lower case sorts last
@@ -81,11 +81,11 @@ def text_files(videos: pa.Table, texts: pa.Table) -> np.ndarray:
     return pc.fill_null(pc.take(_one_chunk(first.column("row_first")), found), -1).to_numpy(zero_copy_only=False)
 
 
-def place_of(video: str | None, *, folder: str, base: str, is_source: bool) -> tuple[str, str]:
-    """Return (path, "") of the video that a cell means, relative to the source; or ("", why it may not be read).
+def resolve_video_path(video: str | None, *, folder: str, base: str, is_source: bool) -> tuple[str, str]:
+    """Return (path, "") of the video that a cell names, relative to the source; or ("", why it may not be read).
 
-    `folder` is that of the table, relative to the source, whose own address is `base` ("" if it has none). A table that
-    `is_source` may also name `s3://bucket/key`, which is its own path.
+    `folder` is the table's, relative to the source, whose own address is `base` ("" if it has none). A table that
+    `is_source` may also name `s3://bucket/key`, which is a path as it stands.
     """
     if not video:
         return "", "names no video"
@@ -114,7 +114,7 @@ def why_missing(path: str, *, is_source: bool) -> str:
     return f"is not there, or does not end in {', '.join(VIDEO_SUFFIXES)}"
 
 
-def _one_a_folder(paths: Iterable[str]) -> None:
+def _require_one_per_folder(paths: Iterable[str]) -> None:
     folders: dict[str, str] = {}
     for path in paths:
         before = folders.setdefault(path.rpartition("/")[0], path)

@@ -1,4 +1,4 @@
-"""Tables of videos and captions as people publish them: CSV, JSON lines, Parquet, and two text files line by line."""
+"""Readers of published tables of videos and captions: CSV, JSON lines, Parquet, and two text files line by line."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ _TEXTS = pa.large_list(pa.large_string())
 
 
 def rows_schema(num_texts: int) -> pa.Schema:
-    """What every table becomes: a video as it was written, what it was cut from, a score, and lists of captions."""
+    """Return the schema that every table is read into; `video` is as written, `text_<i>` are lists of captions."""
     return pa.schema(
         [("video", pa.large_string()), ("source_id", pa.large_string()), ("motion_score", pa.float64())]
         + [(f"text_{i}", _TEXTS) for i in range(num_texts)]
@@ -36,10 +36,10 @@ def rows_schema(num_texts: int) -> pa.Schema:
 def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = False) -> pa.Table:
     """Read the rows of a table file: schema `rows_schema(max(1, len(config.text_columns)))`; nulls where a cell is.
 
-    `head`: only some of the first ones, thousands at most: what is wrong with the table as such shows in them.
+    `head`: only the first ones, thousands at most: enough to see what is wrong with the table as a whole.
 
     Raises:
-        ConfigError: it is damaged, or a column is missing or of a type that has no meaning; begins with `name`.
+        ConfigError: it is damaged, or a column is missing or of a type that cannot be used; begins with `name`.
         OSError: it is not readable.
     """
     suffix = PurePosixPath(name).suffix.lower()
@@ -86,7 +86,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[str | None]:
-    """Return the names of the columns for video, source_id, motion score and captions; None for what is not there."""
+    """Return the names of the columns for video, source_id, motion score and captions; None for what is missing."""
     if len(set(names)) != len(names):
         raise ConfigError(f"{table} has two columns of one name: {', '.join(names)}; rename one")
 
@@ -98,11 +98,11 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
         hint = "." if like is None else f"; did you mean {like!r}?"
         raise ConfigError(f"{table} has no column {column!r}{hint} It has: {', '.join(names) or 'none'}")
 
-    def first(columns: Sequence[str], knob: str) -> str:
+    def first(columns: Sequence[str], setting: str) -> str:
         found = next((column for column in columns if column in names), None)
         if found is None:
             raise ConfigError(
-                f"{table} has none of the columns {', '.join(columns)}; name one in captions.{knob}. "
+                f"{table} has none of the columns {', '.join(columns)}; name one in captions.{setting}. "
                 f"It has: {', '.join(names) or 'none'}"
             )
         return found
@@ -142,7 +142,7 @@ def _read_csv(path: Path, columns: list[str], head: bool) -> pa.Table:
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number, object): line by line, since pyarrow's reader takes no column that is text and list."""
+    """Yield (line number, object): line by line, because pyarrow's reader takes no column of both texts and lists."""
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
@@ -156,7 +156,7 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _json_names(path: Path) -> list[str]:
-    """The keys of the first thousand objects: an absent key is an empty cell."""
+    """Return the keys of the first thousand objects: an absent key is an empty cell."""
     names: dict[str, None] = {}
     for number, found in _json_objects(path):
         names |= dict.fromkeys(found)
@@ -166,7 +166,7 @@ def _json_names(path: Path) -> list[str]:
 
 
 def _read_json_lines(path: Path, name: str, columns: list[str], head: bool) -> pa.Table:
-    """Read the columns; one in which a list stands anywhere becomes lists of text, every other text."""
+    """Read the columns; every cell becomes a list of texts, or null."""
     schema = pa.schema([(column, _TEXTS) for column in columns])
     cells: dict[str, list[list[str] | None]] = {column: [] for column in columns}
     chunks = []
@@ -205,11 +205,11 @@ def _wrong(table: str, column: str, kind: pa.DataType, needed: str) -> ConfigErr
 
 
 def _strings(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return one text a row, with null where there is none."""
+    """Return one text per row, null where there is none."""
     if column is None:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.large_string())])
     found = _column(table, column)
-    if found.type == _TEXTS:  # of JSON lines
+    if found.type == _TEXTS:  # from JSON lines
         if pc.max(pc.list_value_length(found)).as_py() not in (None, 0, 1):
             raise _wrong(name, column, found.type, "one text a row")
         return pc.list_element(_padded(found), 0)
@@ -243,7 +243,7 @@ def _lists(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
 
 
 def _scores(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return one number a row: of a list its mean, as the official data set has it; null where there is none."""
+    """Return one number per row, null where there is none; of a list its mean, as in the official data set."""
     if column is None:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.float64())])
     found = _column(table, column)

@@ -1,7 +1,7 @@
-"""The order of an epoch: which rows stand in each global batch, as a pure function of (buckets, draws, seed, epoch).
+"""The order of an epoch: the rows of each global batch, a pure function of (buckets, draws, seed, epoch).
 
-Ten million rows are numpy columns. What stands here is counted in rows and batches; ranks take their share of a batch
-elsewhere, so their number does not enter.
+Ten million rows are numpy columns. This module knows rows and global batches only; `sana.training.batch` partitions a
+batch among the ranks, so their number does not matter.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ import pyarrow as pa
 
 
 class _Group(NamedTuple):
-    """Rows of a bucket with equal draws: each stands `whole` times in an epoch, `drawn` of them once more."""
+    """Rows of a bucket with equal draws per epoch: each is drawn `whole` times, and `extra` of them once more."""
 
-    places: np.ndarray | slice  # of its rows among the bucket's
+    indices: np.ndarray | slice  # of its rows, in the bucket's rows
     num_rows: int
     whole: int
-    drawn: int
+    extra: int
 
 
 class _Bucket(NamedTuple):
@@ -26,8 +26,8 @@ class _Bucket(NamedTuple):
 
     @property
     def num_slots(self) -> int:
-        """Places in an epoch that its rows fill; the same in every epoch."""
-        return sum(group.whole * group.num_rows + group.drawn for group in self.groups)
+        """Slots in an epoch that its rows fill; the same in every epoch."""
+        return sum(group.whole * group.num_rows + group.extra for group in self.groups)
 
 
 def epoch_plan(
@@ -35,11 +35,11 @@ def epoch_plan(
 ) -> np.ndarray:
     """Return the global batches of one epoch, int64 [num_batches, batch_size] of rows: a pure function.
 
-    The rows of a batch share one bucket. A row stands in the plan as often as its `draws_per_epoch` (float [rows], or
-    one number for all) says: the whole part of it always; of the fraction, that part of the bucket's rows with equal
-    draws_per_epoch is drawn anew in each epoch (at least one row, where the whole part is 0: no bucket is left out).
-    A row is used again only after all others of its bucket that have a pass left. A bucket's last batch is filled up
-    from the bucket's next shuffles, with at most `batch_size - 1` rows, so a small bucket is no error.
+    The rows of a batch share one bucket. `draws_per_epoch` (float [rows], or one number for all) says how often a row
+    is in the plan: as often as its whole part; its fraction is the part of the bucket's rows with equal draws_per_epoch
+    that is chosen again in each epoch for one more draw (at least one row if the whole part is 0, so that no bucket is
+    left out). A row is drawn again only after all others of its bucket that have draws left. A bucket's last batch is
+    filled up from the bucket's next shuffles, with at most `batch_size - 1` rows, so a small bucket is no error.
     The number of batches is the same in every epoch.
     """
     return _plan(_buckets(bucket_codes, draws_per_epoch), seed=seed, epoch=epoch, batch_size=batch_size)
@@ -60,47 +60,49 @@ def _num_batches(buckets: list[_Bucket], batch_size: int) -> int:
 
 
 def _buckets(bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float) -> list[_Bucket]:
-    # 32 bits halve what the shuffles move through the cache
+    # 32 bits halve the memory traffic of the shuffles
     order = np.argsort(bucket_codes, kind="stable").astype(np.uint32)
     by_bucket = np.split(order, np.cumsum(np.bincount(bucket_codes))[:-1])
     draws_per_epoch = np.broadcast_to(np.asarray(draws_per_epoch, dtype=np.float64), bucket_codes.shape)
-    alike = draws_per_epoch.min() == draws_per_epoch.max()
+    all_equal = draws_per_epoch.min() == draws_per_epoch.max()
     found = []
     for code, rows in enumerate(by_bucket):
         if len(rows):
             groups = (
-                _groups(draws_per_epoch[rows[:1]], len(rows)) if alike else _groups(draws_per_epoch[rows], len(rows))
+                _groups(draws_per_epoch[rows[:1]], len(rows))
+                if all_equal
+                else _groups(draws_per_epoch[rows], len(rows))
             )
             found.append(_Bucket(code, rows, groups))
     return found
 
 
 def _groups(draws_per_epoch: np.ndarray, num_rows: int) -> list[_Group]:
-    """Group a bucket's rows by their draws_per_epoch; a single number stands for all of them."""
-    encoded = pa.array(draws_per_epoch).dictionary_encode()  # hashes: numpy would sort all rows
+    """Group a bucket's rows by their draws_per_epoch; an array of one number is that of all rows."""
+    encoded = pa.array(draws_per_epoch).dictionary_encode()  # by hashing: numpy would sort all rows
     values, which = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     if len(values) == 1:
         return [_group(slice(None), num_rows, values[0])]
-    places = [(value, np.flatnonzero(which == number)) for number, value in enumerate(values)]
-    return [_group(here, len(here), value) for value, here in sorted(places, key=lambda place: place[0])]
+    groups = [(value, np.flatnonzero(which == number)) for number, value in enumerate(values)]
+    return [_group(indices, len(indices), value) for value, indices in sorted(groups, key=lambda group: group[0])]
 
 
-def _group(places: np.ndarray | slice, num_rows: int, draws_per_epoch: float) -> _Group:
+def _group(indices: np.ndarray | slice, num_rows: int, draws_per_epoch: float) -> _Group:
     whole = int(draws_per_epoch)
-    drawn = round((draws_per_epoch - whole) * num_rows)
-    return _Group(places, num_rows, whole, max(drawn, 1) if whole == 0 else drawn)
+    extra = round((draws_per_epoch - whole) * num_rows)
+    return _Group(indices, num_rows, whole, max(extra, 1) if whole == 0 else extra)
 
 
 def _fill(slots: np.ndarray, bucket: _Bucket, *, seed: int, epoch: int) -> None:
-    """Write a bucket's rows of one epoch into its batches, laid end to end."""
+    """Write a bucket's rows of one epoch into the slots of its batches, laid end to end."""
     generator = _generator(seed, epoch, 1 + bucket.code)
     rows = bucket.rows
     if [group[2:] for group in bucket.groups] == [(1, 0)]:
         shuffled = generator.permutation(rows)
     else:
-        times = _times(bucket, seed, epoch)
-        shuffled = _shuffle(rows, times, generator)
-        rows = rows[times > 0]
+        draws = _draws(bucket, seed, epoch)
+        shuffled = _shuffle(rows, draws, generator)
+        rows = rows[draws > 0]
     filled = len(shuffled)
     slots[:filled] = shuffled
     while filled < len(slots):
@@ -109,26 +111,26 @@ def _fill(slots: np.ndarray, bucket: _Bucket, *, seed: int, epoch: int) -> None:
         filled += len(more)
 
 
-def _times(bucket: _Bucket, seed: int, epoch: int) -> np.ndarray:
-    """Return how often each row of a bucket stands in this epoch."""
-    times = np.empty(len(bucket.rows), dtype=np.int64)
+def _draws(bucket: _Bucket, seed: int, epoch: int) -> np.ndarray:
+    """Return how often each row of a bucket is drawn in this epoch: int64 [rows]."""
+    draws = np.empty(len(bucket.rows), dtype=np.int64)
     for number, group in enumerate(bucket.groups):
         of_group = np.full(group.num_rows, group.whole)
-        # a key of its own: drawing must not move the shuffles
-        drawing = _generator(seed, epoch, 1 + bucket.code, 1 + number)
-        of_group[drawing.choice(group.num_rows, group.drawn, replace=False, shuffle=False)] += 1
-        times[group.places] = of_group
-    return times
+        # a random key of its own: these draws must not change the shuffles
+        generator = _generator(seed, epoch, 1 + bucket.code, 1 + number)
+        of_group[generator.choice(group.num_rows, group.extra, replace=False, shuffle=False)] += 1
+        draws[group.indices] = of_group
+    return draws
 
 
-def _shuffle(rows: np.ndarray, times: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Shuffle the first pass of all rows, behind it the second pass of those that have one, and so on."""
-    which_pass = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-    if times.max() <= np.iinfo(np.uint16).max:  # short numbers are sorted by radix
-        which_pass = which_pass.astype(np.uint16)
-    order = generator.permutation(np.arange(len(which_pass), dtype=np.uint32))
-    order = order[np.argsort(which_pass[order], kind="stable")]
-    return np.repeat(rows, times)[order]
+def _shuffle(rows: np.ndarray, draws: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Shuffle the first draws of all rows, then the second draws of the rows that have two, and so on."""
+    draw_number = np.arange(draws.sum()) - np.repeat(np.cumsum(draws) - draws, draws)
+    if draws.max() <= np.iinfo(np.uint16).max:  # 16-bit numbers are sorted by radix
+        draw_number = draw_number.astype(np.uint16)
+    order = generator.permutation(np.arange(len(draw_number), dtype=np.uint32))
+    order = order[np.argsort(draw_number[order], kind="stable")]
+    return np.repeat(rows, draws)[order]
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -136,7 +138,7 @@ def _generator(*key: int) -> np.random.Generator:
 
 
 class Cursor:
-    """Where a step stands in the data: `step` (optimizer steps done before it) alone determines its batch."""
+    """The batch of any step: `step`, the number of optimizer steps done before it, alone determines it."""
 
     def __init__(
         self, bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float = 1.0, *, seed: int, batch_size: int

@@ -1,4 +1,4 @@
-"""What training and evaluation read: the rows of one split, samples by batches.
+"""The loader of training and evaluation: the rows of one split, and samples read by batches.
 
 Shapes in this module: B samples of a batch; a latent is [16, f, h, w] after the VAE; a caption is [L, C], its real
 tokens only. Ten million rows are Arrow and numpy columns; Python objects exist for the rows of a batch only.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sana.artifact import Artifact
 from sana.data.loading.buffers import Buffers
-from sana.data.shards.shard import DTYPES, DamagedSampleError, Location, damaged, gone, read_tensor
+from sana.data.shards.shard import DTYPES, DamagedSampleError, Location, damaged_tensor, missing_shard, read_tensor
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_index import ShardIndex
 from sana.data.tables import read_table
@@ -29,22 +29,22 @@ from sana.store import Store
 
 INDEX = "index.parquet"  # the one table of an encode artifact
 LATENTS, CAPTIONS = "latents", "captions"  # names of tensors
-REQUESTS = 16  # range requests in flight, of one process to S3
-_ONCE: Mapping[str, float] = MappingProxyType({})  # every data set stands in an epoch once
+REQUESTS = 16  # range requests in flight from one process to S3
+_ONCE: Mapping[str, float] = MappingProxyType({})  # one draw per epoch for every data set
 
 
 @dataclass(frozen=True)
 class Samples:
     """The rows of one split, sorted by sample_id; a row is an index into all of these columns.
 
-    `tensors` says where each kind of tensor is, by its name. Of every kind row r has the one at place r; but captions,
-    of which it has those at places `first_caption[r] ... + num_captions[r]`, in order of position.
+    `tensors` has the shard index of each kind of tensor, by name. A row of samples has the tensor at the same row of
+    the index; except captions: row r has `num_captions[r]` of them from `first_caption[r]` on, in order of position.
     """
 
     split: str
     buckets: tuple[str, ...]  # sorted names, "81x480x832"
     bucket_codes: np.ndarray  # uint16 [rows], index into buckets
-    draws_per_epoch: np.ndarray  # float64 [rows], how often it stands in an epoch, on average
+    draws_per_epoch: np.ndarray  # float64 [rows], draws per epoch, on average
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
     names: pa.ChunkedArray  # sample_id
@@ -54,18 +54,19 @@ class Samples:
     def __len__(self) -> int:
         return len(self.bucket_codes)
 
-    def owner(self, name: str, place: int) -> int:
-        """Return the row that a tensor of a name belongs to; 0 for a caption that no row has."""
+    def owner(self, name: str, index_row: int) -> int:
+        """Return the row that a tensor, given by its row in the shard index, belongs to; 0 for an unused caption."""
         if name != CAPTIONS:
-            return place
-        owners = np.flatnonzero((self.first_caption <= place) & (place < self.first_caption + self.num_captions))
+            return index_row
+        first, end = self.first_caption, self.first_caption + self.num_captions
+        owners = np.flatnonzero((first <= index_row) & (index_row < end))
         return int(owners[0]) if len(owners) else 0
 
     def sample_id(self, row: int) -> str:
         return str(self.names[row].as_py())
 
     def sample_ids(self) -> list[str]:
-        """All names, in row order: Python objects, for the small eval split."""
+        """Return all sample_ids in row order, as Python objects: for the small eval split."""
         return list(self.names.to_pylist())
 
 
@@ -74,7 +75,7 @@ def load_samples(
 ) -> Samples:
     """Join the indexes of `encode_latents` and `encode_captions` into the rows of one split, "train" or "eval".
 
-    `draws_per_epoch` says how often each data set stands in an epoch; those that it does not name, once.
+    `draws_per_epoch` is a factor by data set; 1 for those that it does not name.
 
     Raises:
         SanaError: the split is empty, a sample has no caption, or there is not exactly one null caption.
@@ -93,7 +94,7 @@ def load_samples(
             f"{store.uri(captions.files[INDEX].key)} has {len(null)} null captions, need 1; run encode_captions again"
         )
     texts = texts.filter(pc.equal(texts["role"], split)).sort_by([("name", "ascending"), ("position", "ascending")])
-    # equal names are neighbours now, so codes ascend and each name's captions are one range
+    # sorted: codes ascend, and each name's captions are one range
     names = texts["name"].combine_chunks().dictionary_encode()
     counts = np.bincount(names.indices.to_numpy(), minlength=len(names.dictionary))
     code = pc.index_in(rows["clip_id"], value_set=names.dictionary)
@@ -119,7 +120,7 @@ def load_samples(
 
 
 def _draws_per_epoch(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:
-    """Return each row's own draws_per_epoch times those of its data set."""
+    """Return each row's own draws_per_epoch times the factor of its data set: float64 [rows]."""
     datasets = rows["dataset"].combine_chunks().dictionary_encode()
     factors = np.array([of_dataset.get(name, 1.0) for name in datasets.dictionary.to_pylist()])
     return factors[datasets.indices.to_numpy()] * rows["draws_per_epoch"].to_numpy()
@@ -132,7 +133,7 @@ class Sample(NamedTuple):
 
 class Batch(NamedTuple):
     tensors: dict[str, Tensor]  # by name, [B, ...] in the stored dtype; "latents": [B, 16, f, h, w]
-    captions: list[Tensor]  # one of each row, [L, C] in the stored dtype
+    captions: list[Tensor]  # one per row, [L, C] in the stored dtype
 
 
 class Reader:
@@ -143,7 +144,7 @@ class Reader:
         self._files, self._verify = files, verify
         self._buffers = Buffers()
         self._null = read_tensor(files.store, samples.null_caption)
-        # a disk answers at once; S3 after milliseconds, to many at a time
+        # a disk answers at once; S3 after milliseconds, to many requests at a time
         self._requests = None if files.store.is_local else ThreadPoolExecutor(REQUESTS, thread_name_prefix="request")
 
     def num_captions(self, row: int) -> int:
@@ -154,18 +155,18 @@ class Reader:
 
         Raises:
             DamagedSampleError: stored bytes are not those that were written.
-            IndexError: the row has no caption of that number.
+            IndexError: the row has no caption with that number.
         """
         batch = self.read_batch([(row, caption)])
         return Sample(batch.tensors[LATENTS][0].to(torch.float32), batch.captions[0])
 
     def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> Batch:
-        """Read all tensors and one caption each of rows of one bucket, given as `(row, number of the caption)`."""
+        """Read the tensors and one caption of rows of one bucket, given as `(row, number of the caption)`."""
         tensors: dict[str, Tensor] = {}
         reads: list[tuple[ShardIndex, int, int, memoryview]] = []
-        for name, where in self.samples.tensors.items():
+        for name, index in self.samples.tensors.items():
             if name != CAPTIONS:
-                tensors[name] = self._lend(where, [row for row, _ in wanted], reads)
+                tensors[name] = self._allocate(index, [row for row, _ in wanted], reads)
         captions = []
         texts = self.samples.tensors[CAPTIONS]
         for row, number in wanted:
@@ -188,31 +189,33 @@ class Reader:
                 request.result()
         return Batch(tensors, captions)
 
-    def _lend(self, where: ShardIndex, rows: list[int], reads: list[tuple[ShardIndex, int, int, memoryview]]) -> Tensor:
-        """Return memory for a tensor of each of these rows, one after the other, and add what is to be read into it."""
-        shape, dtype = where.shapes[rows[0]].tolist(), DTYPES[where.dtype(rows[0])]
+    def _allocate(
+        self, index: ShardIndex, rows: list[int], reads: list[tuple[ShardIndex, int, int, memoryview]]
+    ) -> Tensor:
+        """Return memory for a tensor [rows, ...] and append the reads that will fill it to `reads`."""
+        shape, dtype = index.shapes[rows[0]].tolist(), DTYPES[index.dtype(rows[0])]
         size = math.prod(shape) * dtype.itemsize
         memory = self._buffers.lend(len(rows) * size)
-        reads += [(where, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
+        reads += [(index, row, row, memory.data[at * size : (at + 1) * size]) for at, row in enumerate(rows)]
         return _tensor(memory, dtype, [len(rows), *shape])
 
-    def _fill(self, where: ShardIndex, place: int, row: int, buffer: memoryview) -> None:
-        """Read one tensor, which is at `where[place]` and belongs to sample `row`, straight into memory."""
-        shard, start = where.shard(place), int(where.offsets[place])
+    def _fill(self, index: ShardIndex, index_row: int, row: int, buffer: memoryview) -> None:
+        """Read the tensor at `index[index_row]`, which belongs to sample `row`, into memory."""
+        shard, start = index.shard(index_row), int(index.offsets[index_row])
         try:
             self._files.read_into(shard, start, buffer)
-            if self._verify and not self._is_sound(where, place, buffer):
+            if self._verify and not self._is_valid(index, index_row, buffer):
                 self._files.read_again_into(shard, start, buffer)
-                if not self._is_sound(where, place, buffer):
+                if not self._is_valid(index, index_row, buffer):
                     found = xxhash.xxh3_128_hexdigest(buffer)
-                    raise self._named(row, damaged(self._files.store, where[place], found))
+                    raise self._naming_sample(row, damaged_tensor(self._files.store, index[index_row], found))
         except FileNotFoundError as error:
-            raise self._named(row, gone(self._files.store, shard)) from error
+            raise self._naming_sample(row, missing_shard(self._files.store, shard)) from error
 
-    def _is_sound(self, where: ShardIndex, place: int, buffer: memoryview) -> bool:
-        return xxhash.xxh3_128_digest(buffer) == where.digests[place].tobytes()
+    def _is_valid(self, index: ShardIndex, index_row: int, buffer: memoryview) -> bool:
+        return xxhash.xxh3_128_digest(buffer) == index.digests[index_row].tobytes()
 
-    def _named(self, row: int, error: DamagedSampleError) -> DamagedSampleError:
+    def _naming_sample(self, row: int, error: DamagedSampleError) -> DamagedSampleError:
         return DamagedSampleError(f"sample {self.samples.sample_id(row)}: {error}")
 
 

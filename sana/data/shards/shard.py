@@ -18,11 +18,11 @@ from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-_LENGTH_BYTES = 8  # of the number a shard begins with: the bytes of its header
-ALIGN_BYTES = 64  # data start on a cache line
-_SHORT = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
-_FROM_HEADER = {_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items()}
+_HEADER_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_LENGTH_BYTES = 8  # a shard begins with the length of its header, a number of 8 bytes
+ALIGN_BYTES = 64  # tensor data begin on a cache line
+_DTYPE_NAMES = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
+_FROM_HEADER = {_HEADER_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items()}
 
 
 class DamagedSampleError(SanaError):
@@ -31,7 +31,7 @@ class DamagedSampleError(SanaError):
 
 @dataclass(frozen=True)
 class Location:
-    """Where one tensor is stored, and its digest."""
+    """The location of one stored tensor, and its digest."""
 
     shard: str
     offset: int
@@ -42,7 +42,7 @@ class Location:
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> "Location":
-        """Take the columns LOCATION of an index row."""
+        """Return the location in an index row, its columns LOCATION."""
         return cls(row["shard"], row["offset"], row["num_bytes"], row["digest"], row["dtype"], tuple(row["shape"]))
 
 
@@ -68,7 +68,7 @@ def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str,
     for name, tensor in tensors.items():
         blob = tensor_bytes(tensor)
         header[name] = {
-            "dtype": _NAMES[tensor.dtype],
+            "dtype": _HEADER_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [position, position + len(blob)],
         }
@@ -84,35 +84,35 @@ def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str,
             base + header[name]["data_offsets"][0],
             len(blob),
             xxhash.xxh3_128_hexdigest(blob),
-            _SHORT[tensor.dtype],
+            _DTYPE_NAMES[tensor.dtype],
             tuple(tensor.shape),
         )
     return b"".join([struct.pack("<Q", len(text)), text, *blobs]), locations
 
 
 def write_shard(store: Store, folder: str, part: str, tensors: Mapping[str, Tensor]) -> dict[str, Location]:
-    """Store tensors as one new shard under an attempt-unique name; returns where each of them is."""
+    """Store tensors as one new shard under an attempt-unique name; returns the location of each tensor."""
     key = f"{folder}/{part}-{uuid.uuid4().hex[:12]}.safetensors"
     data, locations = pack(tensors, shard=key)
     store.put_if_absent(key, data)
     return locations
 
 
-class Entry(NamedTuple):
-    """What a shard's own header says of one of its tensors."""
+class HeaderEntry(NamedTuple):
+    """One tensor of a shard, by the shard's own header."""
 
     num_bytes: int
-    dtype: str  # fp32, fp16, bf16, or the header's word for another
+    dtype: str  # fp32, fp16, bf16, or the header's name of another
     shape: tuple[int, ...]
 
 
-def read_header(store: Store, shard: str, *, guess: int = 4096) -> dict[int, Entry]:
-    """Read what a shard holds, by the offset of each tensor in the file: two small requests.
+def read_header(store: Store, shard: str, *, guess: int = 4096) -> dict[int, HeaderEntry]:
+    """Read the header of a shard: {offset of a tensor in the file: its entry}. Costs two small requests.
 
-    `guess` is what its header is thought to take, in bytes: a longer one costs another request.
+    `guess` is the expected size of the header, bytes: a longer one costs another request.
 
     Raises:
-        DamagedSampleError: the shard is gone, its header is damaged, or it has another size than its header implies.
+        DamagedSampleError: the shard is missing, its header is damaged, or its size is not what the header implies.
     """
     try:
         num_bytes = store.size(shard)
@@ -134,12 +134,12 @@ def read_header(store: Store, shard: str, *, guess: int = 4096) -> dict[int, Ent
     return entries
 
 
-def _entries(header: Mapping[str, Any], *, base: int) -> dict[int, Entry]:
+def _entries(header: Mapping[str, Any], *, base: int) -> dict[int, HeaderEntry]:
     entries = {}
     for name, entry in header.items():
         if name != "__metadata__":
             begin, end = entry["data_offsets"]
-            entries[base + int(begin)] = Entry(
+            entries[base + int(begin)] = HeaderEntry(
                 int(end) - int(begin), _FROM_HEADER.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"])
             )
     return entries
@@ -155,20 +155,20 @@ def read_tensor(store: Store, location: Location) -> Tensor:
     try:
         store.read_into(location.shard, location.offset, memoryview(buffer))
     except FileNotFoundError as error:
-        raise gone(store, location.shard) from error
+        raise missing_shard(store, location.shard) from error
     found = xxhash.xxh3_128_hexdigest(buffer)
     if found != location.digest:
-        raise damaged(store, location, found)
+        raise damaged_tensor(store, location, found)
     return torch.frombuffer(buffer, dtype=DTYPES[location.dtype]).reshape(location.shape)
 
 
-def gone(store: Store, shard: str) -> DamagedSampleError:
-    """Return the error of a shard that is not there."""
+def missing_shard(store: Store, shard: str) -> DamagedSampleError:
+    """Return the error for a shard that does not exist."""
     return DamagedSampleError(f"{store.uri(shard)} is gone; {repair_hint(deep=False)}")
 
 
-def damaged(store: Store, location: Location, found: str) -> DamagedSampleError:
-    """Return the error of a tensor whose bytes have the digest `found`, and not that of its index row."""
+def damaged_tensor(store: Store, location: Location, found: str) -> DamagedSampleError:
+    """Return the error for a tensor whose bytes have the digest `found`, not that of its index row."""
     return DamagedSampleError(
         f"{store.uri(location.shard)}: {location.num_bytes} bytes at {location.offset} have digest {found}, "
         f"their index row says {location.digest}: the shard is damaged; {repair_hint(deep=True)}"

@@ -1,7 +1,7 @@
-"""How bytes of shards are read: through open files of a local root, or from S3 by one request a tensor.
+"""Reading byte ranges of shards: from open files of a local root, or from S3 with one request per tensor.
 
-Before S3 there may be a cache of whole shards on the local disk. Its ranks and processes share it; it is never worth
-more than its budget: what has no room is read by range, as without it.
+S3 may have a cache of whole shards on the local disk, shared by the ranks and processes of a machine. It stays within
+its budget: a shard that has no room is read by range.
 """
 
 import os
@@ -16,8 +16,8 @@ from sana.data.sources.file_cache import FileCache
 from sana.store import Store
 from sana.store_errors import TRUNCATED, StoreError, clear_errors
 
-MAX_OPEN = 256  # files; the usual limit of a process is 1,024
-# Shards are read at random: evicting one that is in use for another that is too would fetch both again and again.
+MAX_OPEN = 256  # files; a process may usually open 1,024
+# Shards are read in random order: evicting one in use for another in use would fetch both again and again.
 KEEP_S = 3600.0
 SUFFIX = ".safetensors"
 
@@ -25,8 +25,8 @@ SUFFIX = ".safetensors"
 class ShardFiles:
     """Reads ranges of shards. Thread-safe.
 
-    `cache_bytes` is the budget of the cache in `cache_folder`; 0, or a local root, goes without. A cached shard that
-    was read in the last `keep_s` seconds is not evicted.
+    `cache_bytes` is the budget of the cache in `cache_folder`; with 0, or a local root, there is no cache. A cached
+    shard that was read in the last `keep_s` seconds is not evicted.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class ShardFiles:
         self.store = store
         self._open: OrderedDict[str, _OpenFile] = OrderedDict()  # least recently used first
         self._lock = threading.Lock()
-        self._sizes: dict[str, int] = {}  # of remote shards, once they were asked for
+        self._sizes: dict[str, int] = {}  # of remote shards, once looked up
         self._cache: FileCache | None = None
         if not store.is_local and cache_folder is not None and cache_bytes > 0:
             self._cache = FileCache(cache_folder, max_bytes=cache_bytes, keep_s=keep_s)
@@ -47,15 +47,15 @@ class ShardFiles:
         return cls(store, cache_folder=work_dir / "cache" / "shards", cache_bytes=budget)
 
     def read_into(self, shard: str, start: int, buffer: memoryview) -> None:
-        """Fill a buffer of bytes.
+        """Fill a buffer with the bytes of a shard from `start` on.
 
         Raises:
             FileNotFoundError: there is no such shard.
-            StoreError: storage rejects, or the shard ends before.
+            StoreError: storage refuses, or the shard ends too early.
         """
         if self.store.is_local:
-            file = self._opened(shard)  # held by this name until it was read
-            try:  # a `with` at each read would take as long as the rest of this method
+            file = self._opened(shard)  # this reference keeps it open until it is read
+            try:  # a `with` per read would double the time of this method
                 done = read_at(file.descriptor, start, buffer)
             except OSError:
                 with clear_errors(file.path, OSError):
@@ -66,7 +66,7 @@ class ShardFiles:
             self.store.read_into(shard, start, buffer)
 
     def read_again_into(self, shard: str, start: int, buffer: memoryview) -> None:
-        """The same past the cache, which loses its copy of the shard: it, or the way here, damaged what came before."""
+        """The same without the cache, which drops its copy of the shard: the bytes read before were damaged."""
         if self._cache is not None:
             self._cache.discard(self.store.uri(shard), SUFFIX)
         self.store.read_into(shard, start, buffer)
@@ -80,9 +80,9 @@ class ShardFiles:
         return file
 
     def _from_cache(self, cache: FileCache, shard: str, start: int, buffer: memoryview) -> bool:
-        """Fill the buffer from the cached shard; False when it is not there and there is no room for it.
+        """Fill the buffer from the cached shard; False when it is not cached and there is no room for it.
 
-        No file is kept open between reads: an evicted one would still take its place on the disk.
+        No file is kept open between reads: an evicted one would still take disk space.
         """
         uri = self.store.uri(shard)
         with cache.open_if_room(
@@ -105,7 +105,7 @@ class ShardFiles:
 
 
 class _OpenFile:
-    """A file that closes when nobody holds it: neither the list of open files nor a thread that reads from it."""
+    """A file that closes with its last reference, from the open files or from a thread that reads it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -113,5 +113,5 @@ class _OpenFile:
             self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):  # else it could not be opened
+        if hasattr(self, "descriptor"):  # else opening failed
             os.close(self.descriptor)

@@ -1,4 +1,4 @@
-"""Where many tensors are: the LOCATION columns of an index as numpy columns, about 60 bytes a row."""
+"""The shard index: the locations of many tensors as numpy columns, about 60 bytes per row."""
 
 import binascii
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from sana.data.shards.shard import Location
 from sana.errors import SanaError
 
 DIGEST_BYTES = 16  # xxh3-128
-_CHUNK = 2**20  # rows whose digests are decoded at once
+_CHUNK_ROWS = 2**20  # whose digests are decoded at once
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """One row per tensor; all shapes have the same number of sides."""
+    """Locations, one row per tensor; all shapes have the same number of dimensions."""
 
     shards: tuple[str, ...]
     shard_codes: np.ndarray  # int32 [rows], index into shards
@@ -27,23 +27,25 @@ class ShardIndex:
     digests: np.ndarray  # uint8 [rows, 16], xxh3-128
     dtypes: tuple[str, ...]
     dtype_codes: np.ndarray  # int8 [rows], index into dtypes
-    shapes: np.ndarray  # int32 [rows, sides]
+    shapes: np.ndarray  # int32 [rows, dimensions]
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     @classmethod
     def of(cls, table: pa.Table) -> Self:
-        """Take the columns of an index.
+        """Convert the columns LOCATION of a table.
 
         Raises:
-            SanaError: shapes differ in their number of sides, or a digest is none.
+            SanaError: shapes differ in their number of dimensions, or a digest is not one.
         """
         table = table.select([field.name for field in LOCATION]).combine_chunks()
         shard, dtype = (_one_chunk(table[name]).dictionary_encode() for name in ("shard", "dtype"))
-        sides = pc.unique(pc.list_value_length(table["shape"])).to_pylist() or [0]
-        if len(sides) > 1:
-            raise SanaError(f"an index holds tensors of {sides} sides; needed are equal numbers: encode again")
+        dimensions = pc.unique(pc.list_value_length(table["shape"])).to_pylist() or [0]
+        if len(dimensions) > 1:
+            raise SanaError(
+                f"an index holds tensors of {dimensions} dimensions; needed are equal numbers: encode again"
+            )
         return cls(
             shards=tuple(shard.dictionary.to_pylist()),
             shard_codes=shard.indices.to_numpy().astype(np.int32),
@@ -52,7 +54,7 @@ class ShardIndex:
             digests=_digests(_one_chunk(table["digest"])),
             dtypes=tuple(dtype.dictionary.to_pylist()),
             dtype_codes=dtype.indices.to_numpy().astype(np.int8),
-            shapes=pc.list_flatten(table["shape"]).to_numpy().astype(np.int32).reshape(table.num_rows, sides[0]),
+            shapes=pc.list_flatten(table["shape"]).to_numpy().astype(np.int32).reshape(table.num_rows, dimensions[0]),
         )
 
     def shard(self, row: int) -> str:
@@ -82,8 +84,8 @@ def _digests(column: pa.Array) -> np.ndarray:
     if lengths not in ([], [2 * DIGEST_BYTES]):
         raise SanaError(f"an index holds digests of {lengths} digits, needed are {2 * DIGEST_BYTES}: encode again")
     digests = np.empty((len(column), DIGEST_BYTES), dtype=np.uint8)
-    for start in range(0, len(column), _CHUNK):
-        chunk = column[start : start + _CHUNK]
+    for start in range(0, len(column), _CHUNK_ROWS):
+        chunk = column[start : start + _CHUNK_ROWS]
         raw = binascii.unhexlify("".join(chunk.to_pylist()))
         digests[start : start + len(chunk)] = np.frombuffer(raw, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
     return digests

@@ -1,4 +1,4 @@
-"""Shards as their tables describe them: which there are, and whether header, size and samples agree. No torch here.
+"""Shards by the tables that refer to them: list them, and check header, size and samples. Without torch.
 
 A table is anything with the LOCATION columns: a part of a pool, its compacted form, or the index of an artifact.
 """
@@ -20,13 +20,13 @@ from sana.errors import SanaError
 from sana.store import Store, StoreError
 
 _DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-_FIRST_BYTES = 2**16  # holds the header of a shard of a few hundred samples
+_FIRST_BYTES = 2**16  # enough for the header of a shard of a few hundred samples
 Rows = Sequence[Mapping[str, Any]]
 Read = Callable[[int, int], bytes]  # (first byte, length) -> bytes of one shard
 
 
 def shard_keys(data: bytes) -> list[str]:
-    """Return the shards that the rows of a table are in, each once, sorted. Rows of rejected clips are in none.
+    """Return the shards that the rows of a table refer to, each once, sorted. Rows of rejected clips refer to none.
 
     Raises:
         SanaError: the table is damaged.
@@ -61,6 +61,11 @@ def rows_by_shard(data: bytes) -> Iterator[tuple[str, Rows]]:
 
 
 def has_shards(data: bytes) -> bool:
+    """Whether a table has the columns LOCATION.
+
+    Raises:
+        SanaError: the table is damaged.
+    """
     try:
         return "shard" in pq.read_schema(pa.BufferReader(data)).names
     except (pa.ArrowException, OSError) as error:
@@ -74,8 +79,8 @@ def _read(data: bytes, columns: list[str] | None, **options: Any) -> pa.Table:
         raise SanaError(f"the table is damaged: {' '.join(str(error).split())}") from error
 
 
-def fault_of(read: Read, num_bytes: int, rows: Rows, *, deep: bool) -> str:
-    """Say what is wrong with a shard of `num_bytes`, or "". Checks the header; with `deep`, every sample's digest."""
+def find_fault(read: Read, num_bytes: int, rows: Rows, *, deep: bool) -> str:
+    """Return the fault of a shard of `num_bytes`, or "". Checks the header and, with `deep`, every sample's digest."""
     first = read(0, min(num_bytes, _FIRST_BYTES))
     length = struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else num_bytes
     base = 8 + length
@@ -92,10 +97,10 @@ def fault_of(read: Read, num_bytes: int, rows: Rows, *, deep: bool) -> str:
         return f"its header describes {base + end} bytes, it has {num_bytes}"
     for row in rows:
         begin = row["offset"] - base
-        told = [_DTYPES.get(row["dtype"]), list(row["shape"]), [begin, begin + row["num_bytes"]]]
+        expected = [_DTYPES.get(row["dtype"]), list(row["shape"]), [begin, begin + row["num_bytes"]]]
         entry = tensors.get(begin, {})
-        if told != [entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")]:
-            return f"at byte {row['offset']} its header says {entry or 'nothing'}, the row {told}"
+        if expected != [entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")]:
+            return f"at byte {row['offset']} its header says {entry or 'nothing'}, the row {expected}"
         if deep and xxhash.xxh3_128_hexdigest(read(row["offset"], row["num_bytes"])) != row["digest"]:
             return f"the sample of {row['num_bytes']} bytes at byte {row['offset']} has not the digest of its row"
     return ""
@@ -105,7 +110,7 @@ def require_shards(store: Store, table: pa.Table) -> None:
     """Check, just before rows are committed, that the shards they point at are there and long enough.
 
     Raises:
-        StoreError: one is not, because somebody deleted it while the part was being made: the work is to be done again.
+        StoreError: one is not, because it was deleted while the part was being made: the part must be made again.
     """
     ends: dict[str, int] = {}
     for row in table.select(["shard", "offset", "num_bytes"]).to_pylist():

@@ -1,4 +1,4 @@
-"""The places a data set may be: a local folder, an S3 prefix, a Hugging Face data set. They are only ever read."""
+"""Backends that may hold a data set: a local folder, an S3 prefix, a Hugging Face data set. All are read-only."""
 
 import errno
 import os
@@ -20,23 +20,23 @@ from sana.store import check_key
 if TYPE_CHECKING:
     from sana.store_s3 import ObjectInfo  # a second to import: only for those who use S3
 
-ASK_FOR_EACH = 64  # named S3 objects that are asked for one by one: a listing of their folder may be far longer
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+MAX_LOOKUPS = 64  # named S3 objects looked up one by one, more by a listing of their folder, which may be far longer
+_FILE_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
-MISSING = "missing"  # stands for the content of what is not there any more
+MISSING = "missing"  # identity or digest of a file that cannot be read or does not exist any more
 
 
 class Backend(Protocol):
-    """A place. Its methods are thread-safe; OSError is one file's trouble, SanaError the whole place's."""
+    """Storage of a data set. Methods are thread-safe; an OSError concerns one file, a SanaError the whole data set."""
 
     @property
-    def revision(self) -> str: ...  # the commit, where there is such a thing; else ""
+    def revision(self) -> str: ...  # the commit, of a Hugging Face data set; else ""
     @property
-    def base(self) -> str: ...  # what an absolute name of a file below begins with, without "/"; "" if there is none
-    def files(self) -> Iterator[SourceFile]: ...  # videos, texts and tables, hidden ones left out, in any order
+    def base(self) -> str: ...  # prefix of absolute paths of its files, without a final "/"; "" if there is none
+    def files(self) -> Iterator[SourceFile]: ...  # videos, texts and tables, not hidden ones, in any order
     def digest(self, file: SourceFile) -> str: ...  # of the content
     def read(self, file: SourceFile) -> bytes: ...
-    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, there until exit
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, valid until exit
 
 
 def _changed(where: str, digest: str, found: str) -> SanaError:
@@ -62,28 +62,28 @@ class LocalBackend:
         self.base = str(folder).rstrip("/")
 
     def files(self) -> Iterator[SourceFile]:
-        with self._listed():
+        with self._listing_errors():
             for path in _walk(str(self._folder), "", frozenset()):
                 yield from self._file(path)
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
-        """Yield those that are there, whatever their names end in."""
-        with self._listed():
+        """Yield the files that exist, whatever their suffix."""
+        with self._listing_errors():
             for path in paths:
                 if os.path.lexists(self._folder / path):
                     yield from self._file(path, named=True)
 
     @contextmanager
-    def _listed(self) -> Iterator[None]:
+    def _listing_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise SanaError(f"cannot list source {self._folder}: {error}. Make it readable, or move it out") from error
 
     def _file(self, path: str, *, named: bool = False) -> Iterator[SourceFile]:
-        """Yield the file, or, of a video, what is in its place; nothing for a text that is none."""
-        shown = printable(path)
-        trouble = "" if shown == path else "its name is not UTF-8; rename it"
+        """Yield the file; if it cannot be read, yield it with its trouble if it is a video, else nothing."""
+        printed = printable(path)
+        trouble = "" if printed == path else "its name is not UTF-8; rename it"
         found = None
         try:
             found = os.stat(self._folder / path)
@@ -92,10 +92,10 @@ class LocalBackend:
                 raise
             trouble = trouble or "a symbolic link that leads nowhere"
         if found and not stat.S_ISREG(found.st_mode):
-            trouble = trouble or f"not a file, but {_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}"
+            trouble = trouble or f"not a file, but {_FILE_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}"
         if trouble:
             if named or is_video(path):
-                yield SourceFile(shown, 0, MISSING, trouble)
+                yield SourceFile(printed, 0, MISSING, trouble)
         elif found:
             yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
 
@@ -112,13 +112,13 @@ class LocalBackend:
             found = self._digests.digest(local)
         except FileNotFoundError:
             found = MISSING
-        if found != digest:  # what is computed from it would be kept under the wrong name, for ever
+        if found != digest:  # results would be stored under the wrong digest for good
             raise _changed(str(local), digest, found)
         yield local
 
 
 def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the wanted names below `root`, through symlinks; one that leads back to a folder above ends there."""
+    """Yield the wanted paths below `root`. Symlinks are followed, but not back to a folder above."""
     here = os.stat(os.path.join(root, folder))
     key = (here.st_dev, here.st_ino)
     if key in above:
@@ -131,13 +131,13 @@ def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _walk(root, f"{path}/", above | {key})
                 if is_video(path):
-                    yield path  # a folder with the name of a video: rejected by name, beside the videos in it
+                    yield path  # a folder named like a video is a reject, besides the videos in it
             elif is_wanted(path):
                 yield path
 
 
 class S3Backend:
-    """A prefix in a bucket. The ETag stands for the content; a re-upload in other parts counts as another content."""
+    """A prefix in a bucket. The ETag identifies the content; a re-upload in other parts counts as other content."""
 
     revision = ""
 
@@ -158,9 +158,9 @@ class S3Backend:
                 yield self._file(found)
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
-        """Yield those that are there, whatever their names end in: few by asking for each, many by one listing."""
+        """Yield the objects that exist, whatever their suffix: few by one request each, many by one listing."""
         wanted = {path for path in paths if not _key_trouble(path)}
-        if len(wanted) <= ASK_FOR_EACH:
+        if len(wanted) <= MAX_LOOKUPS:
             for key in sorted(wanted):
                 with suppress(FileNotFoundError):
                     yield self._file(self._store.info(key))
@@ -196,14 +196,14 @@ class S3Backend:
 
         def fetch(to: Path) -> None:
             self._store.fetch(path, to)
-            if to.stat().st_size != size():  # asked after the bytes came: were they this object's?
+            if to.stat().st_size != size():  # looked up after the fetch: were the bytes this object's?
                 raise SanaError(f"{self._store.uri(path)} came with {to.stat().st_size} bytes, not {size()}; run again")
 
         return self._cache.open(digest, PurePosixPath(path).suffix, size=size, fetch=fetch)
 
 
 def _key_trouble(key: str) -> str:
-    """Say why S3's key, which may be any text, is no path that can be opened here; "" if it is."""
+    """Say why an S3 key, which may be any text, is not a valid path here; "" if it is."""
     try:
         check_key(key)
     except ValueError as error:
@@ -212,19 +212,19 @@ def _key_trouble(key: str) -> str:
 
 
 class HubBackend:
-    """A Hugging Face data set at the commit that its revision is when first asked."""
+    """A Hugging Face data set at the commit that its revision names when it is first listed."""
 
     base = ""
 
     def __init__(self, repo: HubRepo, revision: str, cache: FileCache) -> None:
         self._repo = repo
-        self._asked = revision
+        self._requested = revision
         self._cache = cache
 
     @cached_property
     def _snapshot(self) -> tuple[str, dict[str, HubFile]]:
-        """The commit and its files, together: two threads may both ask, and the branch may move in between."""
-        commit = self._repo.resolve(self._asked)
+        """The commit and its files, together: two threads may both list, and the branch may move in between."""
+        commit = self._repo.resolve(self._requested)
         return commit, {file.path: file for file in self._repo.list_files(commit) if is_wanted(file.path)}
 
     @property

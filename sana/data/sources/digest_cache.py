@@ -1,4 +1,4 @@
-"""Content digests of local files, remembered by path, size and modification time: a file is hashed once."""
+"""A cache of content digests of local files, by path, size and modification time: a file is hashed once."""
 
 import errno
 import os
@@ -11,19 +11,19 @@ import xxhash
 
 from sana.errors import SanaError
 
-SETTLED_NS = 2 * 10**9  # within the clock's grain (2 s on FAT) a file may change and keep its modification time
+MIN_AGE_NS = 2 * 10**9  # within the clock's resolution (2 s on FAT) a file may change and keep its modification time
 LOCK_TIMEOUT_S = 30.0  # another process holds the database for microseconds
 READ_BYTES = 2**20
 
 _TABLE = "CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, num_bytes INTEGER, mtime_ns INTEGER, digest TEXT)"
 _FIND = "SELECT digest FROM digests WHERE path = ? AND num_bytes = ? AND mtime_ns = ?"
-_KEEP = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
+_STORE = "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)"
 
 
 class DigestCache:
-    """A sqlite file at `path`, shared by threads and processes; None: nothing is remembered.
+    """A sqlite file at `path`, shared by threads and processes; None: nothing is cached.
 
-    `read_only` looks up and never writes, not even an empty database: a missing or unreadable one knows nothing.
+    `read_only` looks up and never writes, not even an empty database: a missing or unreadable one counts as empty.
     The file may be deleted at any time.
     """
 
@@ -42,9 +42,9 @@ class DigestCache:
         """
         name = os.fsencode(os.path.abspath(path))
         stat = os.stat(name)
-        known = self._find(name, stat)
-        if known:
-            return known
+        cached = self._find(name, stat)
+        if cached:
+            return cached
         hasher = xxhash.xxh3_128()
         with open(name, "rb") as file:
             while block := file.read(READ_BYTES):
@@ -53,8 +53,8 @@ class DigestCache:
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             raise OSError(errno.EBUSY, "the file changed while it was read; is it still being written?", str(path))
         digest = f"xxh3:{hasher.hexdigest()}"
-        if time.time_ns() - stat.st_mtime_ns > SETTLED_NS:
-            self._keep(name, stat, digest)
+        if time.time_ns() - stat.st_mtime_ns > MIN_AGE_NS:
+            self._store(name, stat, digest)
         return digest
 
     def _find(self, name: bytes, stat: os.stat_result) -> str | None:
@@ -69,12 +69,12 @@ class DigestCache:
             raise self._unusable(error) from error
         return row[0] if row else None
 
-    def _keep(self, name: bytes, stat: os.stat_result, digest: str) -> None:
+    def _store(self, name: bytes, stat: os.stat_result, digest: str) -> None:
         if self._path is None or self._read_only:
             return
         try:
             with self._lock:
-                self._open(self._path).execute(_KEEP, (name, stat.st_size, stat.st_mtime_ns, digest))
+                self._open(self._path).execute(_STORE, (name, stat.st_size, stat.st_mtime_ns, digest))
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
@@ -91,7 +91,9 @@ class DigestCache:
                 check_same_thread=False,  # the lock is ours
             )
             if not self._read_only:
-                database.execute("PRAGMA synchronous = OFF")  # a power cut may cost the cache, which costs a rehash
+                database.execute(
+                    "PRAGMA synchronous = OFF"
+                )  # a power cut may destroy the cache: files are hashed again
                 database.execute(_TABLE)
             self._database = database
         return self._database

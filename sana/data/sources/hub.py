@@ -1,7 +1,7 @@
-"""The one door to huggingface_hub: a revision becomes a commit, a commit its files, a file a local path.
+"""The one door to huggingface_hub: resolve a revision to a commit, list a commit's files, fetch a file.
 
-A commit never changes, so what the hub said of one is remembered on disk and not asked again. With HF_HUB_OFFLINE=1
-that memory and the Hugging Face cache (`hf download`) are all there is. HF_TOKEN and HF_ENDPOINT are honoured.
+A commit never changes, so its listing is cached on disk and not requested again. With HF_HUB_OFFLINE=1 only that cache
+and the Hugging Face cache (`hf download`) are used. HF_TOKEN and HF_ENDPOINT are honoured.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-RETRY_WAITS_S = (0.5, 2.0)  # for the calls that huggingface_hub does not repeat itself
+RETRY_WAITS_S = (0.5, 2.0)  # for calls that huggingface_hub does not retry itself
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
@@ -28,47 +28,47 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HubRepo:
-    """A data set or a model `owner/name`. `memory` is a local folder; `read_only` leaves it as it is.
+    """A data set or a model `owner/name`. Listings are cached in `cache_folder`; `read_only` leaves it as it is.
 
-    Every method raises ConfigError when the repository, the revision or the right to read is missing (one message:
-    the repository, its page, HF_TOKEN), and SanaError when the hub cannot be reached or sends damaged bytes.
+    Every method raises ConfigError when the repository, the revision or the permission to read is missing (the message
+    names the repository, its page and HF_TOKEN), and SanaError when the hub cannot be reached or sends damaged bytes.
     """
 
     kind: Literal["dataset", "model"]
     id: str
-    memory: Path
+    cache_folder: Path
     read_only: bool = False
 
     @property
     def page(self) -> str:
-        """Where a browser shows the repository, and where a gated one's terms are accepted."""
-        return _public(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
+        """The address of its web page, where a gated repository's terms are accepted."""
+        return _without_password(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
 
     def resolve(self, revision: str) -> str:
-        """Return the commit (40 hex digits) that a branch, tag or commit is now; offline, that it was last."""
+        """Return the commit (40 hex digits) that a branch, tag or commit is now; offline, what it was last."""
         if _COMMIT.fullmatch(revision):
             return revision
         if _offline():
-            known = self._known.commit(revision)
-            if known is None:
+            cached = self._cache.commit(revision)
+            if cached is None:
                 raise ConfigError(
                     f"HF_HUB_OFFLINE is set, and nothing here remembers which commit {revision!r} of {self._name} is. "
                     f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} "
                     f"--revision {revision}`"
                 )
-            return known
+            return cached
         commit = self._call(
             lambda: str(_api().repo_info(self.id, repo_type=self.kind, revision=revision).sha),
             what=f"revision {revision!r}",
         )
-        self._known.keep_commit(revision, commit)
+        self._cache.store_commit(revision, commit)
         return commit
 
     def list_files(self, commit: str) -> list[HubFile]:
         """Return every file of a commit."""
-        known = self._known.files(commit)
-        if known is not None:
-            return known
+        cached = self._cache.files(commit)
+        if cached is not None:
+            return cached
         if _offline():
             raise ConfigError(
                 f"HF_HUB_OFFLINE is set, and nothing here remembers the files of {self._name} at {commit}. "
@@ -83,12 +83,12 @@ class HubRepo:
             what=f"commit {commit}",
             waits_s=(),
         )
-        self._known.keep_files(commit, files)
+        self._cache.store_files(commit, files)
         return files
 
     def check_access(self, commit: str, path: str) -> None:
-        """Ask for a file's header: of a gated repository anybody may list the files, and few may read them."""
-        if _offline() or self._cached(commit, path):
+        """Request a file's header: anybody may list a gated repository, but few may read its files."""
+        if _offline() or self._cached_path(commit, path):
             return
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
@@ -97,28 +97,28 @@ class HubRepo:
         self._call(lambda: get_hf_file_metadata(url, endpoint=endpoint, token=None), what=path)
 
     def fetch(self, commit: str, file: HubFile, to: Path) -> None:
-        """Bring a file to the path `to`, whole and with its digest checked, or not at all.
+        """Fetch a file to the path `to`, whole and with its digest checked, or not at all.
 
-        It comes from the Hugging Face cache if it is there. A connection that breaks is resumed; what a fetch that
-        failed or was killed has brought stays in `to` + ".part", and the next goes on from there.
+        It is copied from the Hugging Face cache if it is there. A connection that breaks is resumed. The bytes of a
+        fetch that failed or was killed stay in `to` + ".part", from where the next one resumes.
         """
         partial = to.with_name(f"{to.name}.part")
         for resumed in (partial.exists(), False):
-            came_from = self._bring(commit, file, partial)
-            found = _digest_as(file.digest, partial)
+            came_from = self._complete(commit, file, partial)
+            found = _digest_like(file.digest, partial)
             if found == file.digest:
                 os.replace(partial, to)
                 return
             partial.unlink()
-            if not resumed:  # else the piece that was here may be to blame: once more, from the first byte
+            if not resumed:  # else the earlier part may be damaged: try again from the first byte
                 raise SanaError(
                     f"{file.path} of {self._name} came damaged from {came_from}: its content is {found}, the hub "
                     f"lists {file.digest}. Run again; if it stays, the mirror or cache is bad"
                 )
 
-    def _bring(self, commit: str, file: HubFile, partial: Path) -> str:
+    def _complete(self, commit: str, file: HubFile, partial: Path) -> str:
         """Complete `partial` from the Hugging Face cache or the hub; returns where the bytes came from."""
-        cached = self._cached(commit, file.path)
+        cached = self._cached_path(commit, file.path)
         if cached:
             shutil.copyfile(cached, partial)
         elif _offline():
@@ -132,23 +132,23 @@ class HubRepo:
             finally:
                 if partial.exists() and not partial.stat().st_size and file.num_bytes:
                     partial.unlink()
-        return cached or _public(_endpoint())
+        return cached or _without_password(_endpoint())
 
     def _download(self, commit: str, file: HubFile, partial: Path) -> None:
-        """Append what is missing. hf_hub_download would begin anew: it keeps nothing of a download that failed."""
+        """Append the missing bytes. hf_hub_download would begin again: it keeps nothing of a failed download."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars
 
-        disable_progress_bars("huggingface_hub.http_get")  # one bar per video tells nobody anything
+        disable_progress_bars("huggingface_hub.http_get")  # one bar per video is only noise
         url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
         with partial.open("ab") as out:
             if out.tell() > file.num_bytes:
                 out.truncate(0)
             http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.num_bytes)
 
-    def _cached(self, commit: str, path: str) -> str | None:
-        """The file in the Hugging Face cache, if some tool downloaded it before."""
+    def _cached_path(self, commit: str, path: str) -> str | None:
+        """Return the path of the file in the Hugging Face cache, if any tool downloaded it before."""
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.id, path, revision=commit, repo_type=self.kind)
@@ -159,19 +159,19 @@ class HubRepo:
         return f"the Hugging Face {self.kind} {self.id}"
 
     @property
-    def _known(self) -> HubCache:
+    def _cache(self) -> HubCache:
         from huggingface_hub import constants
 
         folder = f"{self.kind}s--{self.id.replace('/', '--')}"
-        return HubCache(self.memory / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
+        return HubCache(self.cache_folder / folder, Path(constants.HF_HUB_CACHE).expanduser() / folder, self.read_only)
 
-    def _call(self, ask: Callable[[], T], *, what: str, waits_s: tuple[float, ...] = RETRY_WAITS_S) -> T:
-        """Ask the hub, again after each wait if it is a passing trouble, and explain what stays."""
+    def _call(self, request: Callable[[], T], *, what: str, waits_s: tuple[float, ...] = RETRY_WAITS_S) -> T:
+        """Call the hub, retry transient failures after each wait, and explain the failure that remains."""
         from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, of whatever version
 
         for wait_s in (*waits_s, None):
             try:
-                return ask()
+                return request()
             except (HTTPError, OSError, ValueError, RuntimeError) as error:  # ValueError: no JSON; RuntimeError: xet
                 explained = self._explain(error, what)
                 if isinstance(explained, ConfigError) or wait_s is None or _status(error) not in {None, *_TRANSIENT}:
@@ -183,24 +183,24 @@ class HubRepo:
         from huggingface_hub import errors, get_token
 
         if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-            error = error.__cause__  # "not in the cache either" hides why the hub did not give it
+            error = error.__cause__  # "not in the cache either" hides why the hub did not send it
         status, token = _status(error), get_token()
         account = "the account of your HF_TOKEN" if token else "a reader without HF_TOKEN"
-        remedy = f"open {self.page}, log in, accept the licence if it asks, and set HF_TOKEN to a token of that account"
+        fix = f"open {self.page}, log in, accept the licence if it asks, and set HF_TOKEN to a token of that account"
         if isinstance(error, errors.GatedRepoError) or status == 403:
-            return ConfigError(f"{self._name} is closed to {account} (HTTP {status}): {remedy}")
+            return ConfigError(f"{self._name} is closed to {account} (HTTP {status}): {fix}")
         if isinstance(error, errors.RevisionNotFoundError):
             return ConfigError(f"{self._name} has no {what}: see its branches and commits at {self.page}")
         if isinstance(error, errors.RepositoryNotFoundError | errors.DisabledRepoError) or status == 401:
-            return ConfigError(f"{self._name} does not exist, or not for {account} (HTTP {status}): {remedy}")
+            return ConfigError(f"{self._name} does not exist, or not for {account} (HTTP {status}): {fix}")
         if isinstance(error, errors.HFValidationError):
             return ConfigError(f"{self._name} is no valid name: {error}")
-        cause = _public(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        cause = _without_password(" ".join(f"{type(error).__name__}: {error}".split())[:300])
         if token:
             cause = cause.replace(token, "***")
         return SanaError(
-            f"{_public(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and HF_ENDPOINT "
-            "and run again; HF_HUB_OFFLINE=1 works with what is already here"
+            f"{_without_password(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and "
+            "HF_ENDPOINT and run again; HF_HUB_OFFLINE=1 works with what is already here"
         )
 
 
@@ -226,8 +226,8 @@ def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
-def _public(text: str) -> str:
-    """Cut a user name and password out of any address."""
+def _without_password(text: str) -> str:
+    """Remove user name and password from any address."""
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
@@ -235,8 +235,8 @@ def _git_blob(path: Path) -> Any:
     return hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
 
 
-def _digest_as(expected: str, path: Path) -> str:
-    """Digest a local file by the method of `expected`."""
+def _digest_like(expected: str, path: Path) -> str:
+    """Digest a local file by the method of `expected`, "sha256" or "git"."""
     method = expected.partition(":")[0]
     hasher = hashlib.sha256() if method == "sha256" else _git_blob(path)
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What the hub said of its commits, kept on disk: a commit never changes, so nothing of it is asked twice."""
+"""A cache of the hub's listings on disk: a commit never changes, so it is requested once."""
 
 import json
 from contextlib import suppress
@@ -20,7 +20,7 @@ class HubFile:
 
     @classmethod
     def listed(cls, path: str, num_bytes: int, sha256: str | None, blob_id: str) -> "HubFile":
-        """Take a file as the hub lists it.
+        """Return a file as the hub lists it.
 
         Raises:
             SanaError: its name would leave the folder that it is fetched into.
@@ -32,44 +32,44 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubCache:
-    """What is known of one repository: in `folder`, which is ours, and in the Hugging Face cache of the repository.
+    """The cached commits and listings of one repository: in `folder`, and in the repository's Hugging Face cache.
 
-    `read_only` leaves both as they are; the cache is never written.
+    `read_only` does not write to `folder`; the Hugging Face cache is never written.
     """
 
     folder: Path
-    cache: Path
+    hf_cache: Path
     read_only: bool
 
-    def keep_commit(self, revision: str, commit: str) -> None:
-        self._keep(f"refs/{quote(revision, safe='')}", commit)
+    def store_commit(self, revision: str, commit: str) -> None:
+        self._store(f"refs/{quote(revision, safe='')}", commit)
 
     def commit(self, revision: str) -> str | None:
-        """Return the commit that a branch or tag was when last asked, by us or by `hf download`."""
-        refs = [self.folder / "refs" / quote(revision, safe=""), self.cache / "refs" / revision]
-        known = [ref for ref in refs if ref.is_file()]
-        if not known:
+        """Return the commit that a branch or tag was when last requested, by this class or by `hf download`."""
+        refs = [self.folder / "refs" / quote(revision, safe=""), self.hf_cache / "refs" / revision]
+        existing = [ref for ref in refs if ref.is_file()]
+        if not existing:
             return None
-        return max(known, key=lambda ref: ref.stat().st_mtime_ns).read_text(encoding="utf-8").strip()
+        return max(existing, key=lambda ref: ref.stat().st_mtime_ns).read_text(encoding="utf-8").strip()
 
-    def keep_files(self, commit: str, files: list[HubFile]) -> None:
-        self._keep(f"trees/{commit}.json", json.dumps([[file.path, file.num_bytes, file.digest] for file in files]))
+    def store_files(self, commit: str, files: list[HubFile]) -> None:
+        self._store(f"trees/{commit}.json", json.dumps([[file.path, file.num_bytes, file.digest] for file in files]))
 
     def files(self, commit: str) -> list[HubFile] | None:
-        """Return the files of a commit, as we or `hf download` were told them."""
+        """Return the files of a commit, if it was listed here or by `hf download`; else None."""
         with suppress(FileNotFoundError, ValueError):
             text = (self.folder / "trees" / f"{commit}.json").read_text(encoding="utf-8")
             return [HubFile(path, num_bytes, digest) for path, num_bytes, digest in json.loads(text)]
         with suppress(FileNotFoundError, ValueError):
-            tree = json.loads((self.cache / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
-            if tree.get("format_version") == 1:  # a snapshot's folder instead would hide what was not downloaded
+            tree = json.loads((self.hf_cache / "trees" / f"{commit}.json").read_text(encoding="utf-8"))
+            if tree.get("format_version") == 1:  # not a snapshot's folder, which lacks what was not downloaded
                 return [
                     HubFile.listed(path, entry["size"], entry.get("lfs_sha256"), entry["blob_id"])
                     for path, entry in tree["files"].items()
                 ]
         return None
 
-    def _keep(self, key: str, text: str) -> None:
+    def _store(self, key: str, text: str) -> None:
         if self.read_only:
             return
         with atomic_write(self.folder / key) as temp:

@@ -1,7 +1,7 @@
-"""Clips: every video of every data set with its captions and its digest, or with the reason why not.
+"""Ingest: every video of every data set becomes a clip with captions and a digest, or a reject with a reason.
 
-Videos are taken in the order of their clip_ids, so that the tables grow sorted, chunk by chunk: Arrow cannot sort lists
-of text beyond 2 GiB, and no more than a chunk's rows are Python objects.
+Videos are read in the order of their clip_ids, so that the tables are sorted as they grow: Arrow cannot sort lists of
+text beyond 2 GiB. They grow chunk by chunk, so that only a chunk's rows are Python objects.
 """
 
 import re
@@ -23,13 +23,13 @@ from sana.data.tables import clip_id_of
 from sana.errors import ConfigError
 from sana.runtime.threads import in_threads
 
-CHUNK = 8192  # clips whose rows are Python objects at a time
-CLIPS_AT_ONCE = 64  # of them a thread takes; fewer when there are few
+CHUNK_CLIPS = 8192  # rows that are Python objects at a time
+CLIPS_PER_THREAD = 64  # of a chunk, handed to a thread at once; fewer in a small data set
 STAGE = "download"
 
 
 class Clip(NamedTuple):
-    """A row of CLIPS, CAPTIONS or REJECTS; the columns of the others are empty."""
+    """One clip: a row of CLIPS and CAPTIONS, or of REJECTS; columns of the other tables are empty."""
 
     clip_id: str
     dataset: str
@@ -44,17 +44,17 @@ class Clip(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tables:
-    """What became of the clips: tables CLIPS, CAPTIONS and REJECTS, each sorted by clip_id."""
+class IngestTables:
+    """All clips: tables CLIPS, CAPTIONS and REJECTS, each sorted by clip_id."""
 
     clips: pa.Table
     captions: pa.Table
     rejects: pa.Table
-    num_in: dict[str, int]  # per data set
+    num_in: dict[str, int]  # clips found, by data set
 
 
 class _Dataset:
-    """A data set that is being read."""
+    """A data set with its opened source and captions."""
 
     def __init__(self, config: DatasetConfig, source: Source) -> None:
         self.config, self.source = config, source
@@ -63,10 +63,10 @@ class _Dataset:
         self.captions: Captions = open_captions(config, source)
 
     def clip_ids(self) -> np.ndarray:
-        """Return the clip_ids of the videos: 20 bytes each."""
+        """Return the clip_ids of the videos: bytes of length 20 [videos]."""
         ids = (
             clip_id_of(self.config.id, path)
-            for batch in self.source.videos.select(["path"]).to_batches(CHUNK)
+            for batch in self.source.videos.select(["path"]).to_batches(CHUNK_CLIPS)
             for path in batch.column(0).to_pylist()
         )
         return np.fromiter(ids, dtype="S20", count=self.source.videos.num_rows)
@@ -74,31 +74,31 @@ class _Dataset:
     def read(self, rows: np.ndarray) -> Iterator[Clip]:
         """Yield the clips of these rows of the videos."""
         files = files_of(self.source.videos.take(pa.array(rows, pa.int64())))
-        for file, told in zip(files, self.captions.of(rows), strict=True):
+        for file, captions in zip(files, self.captions.read(rows), strict=True):
             path = file.path
             clip = Clip(clip_id_of(self.config.id, path), self.config.id, path, file.num_bytes)
             if file.trouble:
                 yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {file.trouble}")
-            elif told.reason:
-                yield clip._replace(reason=Reason.NO_CAPTION, detail=told.reason)
+            elif captions.reason:
+                yield clip._replace(reason=Reason.NO_CAPTION, detail=captions.reason)
             else:
                 try:
                     digest = self.source.digest(file)
                 except OSError as error:
                     yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {error.strerror or error}")
                     continue
-                source_id = _match(self.pattern, path) if self.pattern else told.source_id
-                yield clip._replace(source_id=source_id or clip.clip_id, captions=told.captions, digest=digest)
+                source_id = _match(self.pattern, path) if self.pattern else captions.source_id
+                yield clip._replace(source_id=source_id or clip.clip_id, captions=captions.captions, digest=digest)
 
     def unmatched(self) -> Iterator[Clip]:
-        """Yield what a table names and is not there."""
+        """Yield the videos that a table names and the source does not have, as rejects."""
         for row in self.captions.unmatched():
             clip_id = clip_id_of(self.config.id, row.name)
             yield Clip(clip_id, self.config.id, row.name, reason=row.reason, detail=row.detail)
 
 
 def check_pattern(config: DatasetConfig, source: Source) -> None:
-    """Reject a pattern that matches nothing: it would put one source on both sides of the split, unnoticed.
+    """Reject a source_pattern that matches nothing: it would silently put one source into both splits.
 
     Raises:
         ConfigError: names the data set, the pattern and one file.
@@ -119,10 +119,10 @@ def _match(pattern: re.Pattern[str], path: str) -> str:
     return (match.group(1) or "") if match else ""
 
 
-def collect(
+def ingest(
     configs: Sequence[DatasetConfig], sources: Sequence[Source], *, num_workers: int, report: Callable[[int, int], None]
-) -> Tables:
-    """Read all data sets; `report` is told (done, total) videos. The tables do not depend on the number of workers.
+) -> IngestTables:
+    """Read all data sets; calls `report(done, total)` with numbers of videos. `num_workers` does not change the tables.
 
     Raises:
         ConfigError: a table or a source_pattern cannot be used.
@@ -137,16 +137,16 @@ def collect(
     def read(part: slice) -> list[Clip]:
         clips: list[Clip | None] = [None] * (part.stop - part.start)
         for number, dataset in enumerate(datasets):
-            places = np.flatnonzero(which[part] == number)
-            for place, clip in zip(places.tolist(), dataset.read(rows[part][places]), strict=True):
-                clips[place] = clip
+            indices = np.flatnonzero(which[part] == number)
+            for index, clip in zip(indices.tolist(), dataset.read(rows[part][indices]), strict=True):
+                clips[index] = clip
         return [clip for clip in clips if clip is not None]
 
     tables: list[list[pa.Table]] = [[], [], []]
-    at_once = max(1, min(CLIPS_AT_ONCE, len(rows) // (4 * num_workers)))
+    at_once = max(1, min(CLIPS_PER_THREAD, len(rows) // (4 * num_workers)))
     num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
-    for start in range(0, len(rows), CHUNK):
-        stop = min(start + CHUNK, len(rows))
+    for start in range(0, len(rows), CHUNK_CLIPS):
+        stop = min(start + CHUNK_CLIPS, len(rows))
         parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
         clips: list[Clip] = []
         for some in in_threads(read, parts, num_threads=num_workers):
@@ -154,22 +154,22 @@ def collect(
             report(start + len(clips), len(rows))
         _append(tables, clips)
     for dataset in datasets:
-        lost = dataset.unmatched()
-        while some := list(islice(lost, CHUNK)):
+        unmatched = dataset.unmatched()
+        while some := list(islice(unmatched, CHUNK_CLIPS)):
             num_in[dataset.config.id] += len(some)
             _append(tables, some)
     clips_table, captions, rejects = (
         pa.concat_tables([schema.empty_table(), *found]) for schema, found in zip(_SCHEMAS, tables, strict=True)
     )
-    return Tables(clips_table, captions, rejects.sort_by("clip_id"), num_in)
+    return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), num_in)
 
 
 _SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
 
 
 def _append(tables: list[list[pa.Table]], clips: Sequence[Clip]) -> None:
-    taken = [clip for clip in clips if not clip.reason]
+    kept = [clip for clip in clips if not clip.reason]
     rejected = [clip for clip in clips if clip.reason]
-    for found, schema, some in zip(tables, _SCHEMAS, (taken, taken, rejected), strict=True):
+    for found, schema, some in zip(tables, _SCHEMAS, (kept, kept, rejected), strict=True):
         if some:
             found.append(pa.table({name: [getattr(clip, name) for clip in some] for name in schema.names}, schema))

@@ -1,4 +1,4 @@
-"""Listings: the files of a data set as one Arrow table, sorted by path: ten million are 1.5 GB, and no objects."""
+"""Listings: the files of a data set as one Arrow table, sorted by path. Ten million take 1.5 GB."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 CAPTION_SUFFIX = ".txt"
-FILES_AT_ONCE = 65536  # Python objects that a listing of any length has at a time
+FILES_AT_ONCE = 65536  # rows of a listing that are Python objects at a time
 
-# large strings: ten million long paths are more than the 2 GiB that ordinary ones may have
+# large strings: ten million long paths exceed the 2 GiB limit of ordinary ones
 LISTED = pa.schema(
     [(name, pa.large_string()) for name in ("path", "identity", "trouble")] + [("num_bytes", pa.int64())]
 )
@@ -23,10 +23,10 @@ _VIDEO = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in VIDEO_SUFF
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a data set: `path` is relative, with "/"; `identity` is what a listing shows of its content.
+    """A file of a data set: `path` is relative, with "/"; `identity` is what the listing says about its content.
 
-    Identities: "mtime_ns:<ns>", "etag:<etag>", "sha256:<hex>" or "git:<hex>". A video with `trouble` is no file that
-    can be read, and this is why: it is listed, as "missing", so that it is rejected, and not forgotten.
+    Identities: "mtime_ns:<ns>", "etag:<etag>", "sha256:<hex>" or "git:<hex>". `trouble` says why a video cannot be
+    read: it is listed all the same, with the identity "missing", so that it is rejected and not forgotten.
     """
 
     path: str
@@ -36,12 +36,12 @@ class SourceFile:
 
 
 def is_video(path: str) -> bool:
-    """Whether the name ends as a video's does, in any case."""
+    """Whether the path has a video suffix, in upper or lower case."""
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def is_wanted(path: str) -> bool:
-    """Whether it may be a video, its text, or a table of captions; hidden files are not."""
+    """Whether the path may be of a video, its text, or a table of captions, and is not hidden."""
     if path.startswith(".") or "/." in path:
         return False
     name = path.rpartition("/")[2].lower()
@@ -49,7 +49,7 @@ def is_wanted(path: str) -> bool:
 
 
 def printable(path: str) -> str:
-    """Return a name that any table can hold: what is not UTF-8 in it, and NUL, as `\\xNN`."""
+    """Return a path as valid UTF-8: other bytes in it, and NUL, as `\\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\0", "\\x00")
 
 
@@ -66,7 +66,7 @@ def table_of_files(files: Iterable[SourceFile]) -> pa.Table:
 
 
 def _strings(values: Sequence[str]) -> pa.Array:
-    """Return large strings, by their buffers: `pa.array` imports pandas, a quarter of a second of every plan."""
+    """Return large strings, built from buffers: `pa.array` imports pandas, a quarter of a second in every plan."""
     encoded = [value.encode() for value in values]
     ends = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum([len(text) for text in encoded], out=ends[1:])
@@ -81,10 +81,10 @@ def files_of(listed: pa.Table) -> Iterator[SourceFile]:
 
 
 def videos_of(listed: pa.Table) -> pa.Table:
-    """Return the rows whose names end as a video's does."""
+    """Return the rows of videos, by suffix."""
     return listed.filter(pc.match_substring_regex(listed.column("path"), _VIDEO)).combine_chunks()
 
 
 def stems(listed: pa.Table) -> pa.ChunkedArray:
-    """Return the paths without their last suffix."""
+    """Return the paths without their suffix."""
     return pc.replace_substring_regex(listed.column("path"), r"\.[^./]*\z", "")

@@ -1,4 +1,4 @@
-"""Sources: the videos of a data set and the files that hold their captions, wherever they are."""
+"""Sources: the videos of a data set and the files that hold their captions, on whatever backend."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.captions.caption_layouts import Layout, choose
+from sana.data.captions.caption_layouts import Layout, choose_layout
 from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
@@ -38,12 +38,12 @@ class _Listing:
 
 
 class Source:
-    """One data set. It is listed once, when first asked; open another Source to see what changed since.
+    """One data set. It is listed once, on first use; open another Source to see later changes.
 
-    Thread-safe. A SanaError concerns the whole source and begins with `download.datasets[<id>]: `; what concerns one
-    file is an OSError or UnicodeDecodeError.
-    Whatever lists it raises ConfigError when there is no video, or no file of the layout that the config asks for,
-    and SanaError when it cannot be listed.
+    Thread-safe. A SanaError concerns the whole source and begins with `download.datasets[<id>]: `; an OSError or a
+    UnicodeDecodeError concerns one file.
+    Whatever needs the listing raises ConfigError when there is no video, or no file of the configured layout, and
+    SanaError when it cannot be listed.
     """
 
     def __init__(self, dataset: DatasetConfig, backend: Backend, cache: FileCache) -> None:
@@ -52,7 +52,7 @@ class Source:
         self._dataset = dataset
         self._backend = backend
         self._lock = threading.Lock()
-        self._found: _Listing | None = None
+        self._cached_listing: _Listing | None = None
 
     @property
     def revision(self) -> str:
@@ -62,12 +62,12 @@ class Source:
 
     @property
     def base(self) -> str:
-        """What absolute names of its files begin with; empty for a Hugging Face data set."""
+        """The prefix of absolute paths of its files; empty for a Hugging Face data set."""
         return self._backend.base
 
     @property
     def is_table(self) -> bool:
-        """Whether the source is itself a table, and not a folder."""
+        """Whether the source is a table, not a folder."""
         return isinstance(self._backend, TableBackend)
 
     @property
@@ -82,32 +82,32 @@ class Source:
 
     @property
     def caption_files(self) -> pa.Table:
-        """Table LISTED of the files that hold captions: the texts that share a video's stem, or tables, or lists."""
+        """Table LISTED of the files that hold captions: texts that share a video's stem, or tables, or lists."""
         return self._listing().caption_files
 
     @property
     def layout(self) -> Layout:
-        """Where the captions are: what the config says, or, of `auto`, what was found."""
+        """The caption layout: the configured one or, for `auto`, the one found."""
         return self._listing().layout
 
     def listing_digest(self) -> str:
-        """Return 32 hex digits: another when a video or a file of captions comes, goes, or changes its identity."""
+        """Return 32 hex digits that change when a video or caption file comes, goes or changes identity."""
         return self._listing().digest
 
     def digest(self, file: SourceFile) -> str:
-        """Return a digest of a listed file's content, the cheapest that can be trusted: only a local file is read.
+        """Return a digest of a listed file's content. Only a local file is read for it; others have it in the listing.
 
         Raises:
-            OSError: the file is gone, not readable, or being written.
+            OSError: the file is missing, not readable, or being written.
         """
         with error_prefix(self._dataset.where):
             return self._backend.digest(file)
 
     def read(self, file: SourceFile) -> bytes:
-        """Return a listed file.
+        """Return the bytes of a listed file.
 
         Raises:
-            OSError: it is gone or not readable.
+            OSError: it is missing or not readable.
         """
         with error_prefix(self._dataset.where):
             return self._backend.read(file)
@@ -120,7 +120,7 @@ class Source:
         """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
 
         Raises (on entry):
-            SanaError: the video is not what was listed any more, or cannot be fetched.
+            SanaError: the video has changed since it was listed, or cannot be fetched.
             OSError: a local file is not readable.
         """
         inside = path.removeprefix("s3://") if self.is_table else path
@@ -131,15 +131,15 @@ class Source:
     @contextmanager
     def _opened(self, path: str, digest: str) -> Iterator[Path]:
         with ExitStack() as stack:
-            with error_prefix(self._dataset.where):  # not what is raised while the file is in use
+            with error_prefix(self._dataset.where):  # but not errors raised while the file is in use
                 local = stack.enter_context(self._backend.open(path, digest=digest))
             yield local
 
     def _listing(self) -> _Listing:
         with self._lock, error_prefix(self._dataset.where):
-            if self._found is None:
-                self._found = self._list()
-            return self._found
+            if self._cached_listing is None:
+                self._cached_listing = self._list()
+            return self._cached_listing
 
     def _list(self) -> _Listing:
         listed = table_of_files(self._backend.files())
@@ -153,7 +153,7 @@ class Source:
                 f"source {self.uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
             )
         try:
-            layout, caption_files = choose(listed, self._dataset.captions)
+            layout, caption_files = choose_layout(listed, self._dataset.captions)
         except ConfigError as error:
             raise ConfigError(f"{error} in {self.uri}") from error
         return _Listing(layout, videos, caption_files)
@@ -174,9 +174,9 @@ def sources_of(context: Context) -> Mapping[str, Source]:
     return open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
 
 
-def fetched(sources: Mapping[str, Source]) -> str:
-    """Say what this process fetched from remote sources, for a progress line: `1.2 GiB fetched, 40.0 MiB/s`, or ""."""
-    return str(next(iter(sources.values())).cache.traffic)
+def fetch_summary(sources: Mapping[str, Source]) -> str:
+    """Return what this process fetched, for a progress line: `1.2 GiB fetched, 40.0 MiB/s`, or "" if nothing."""
+    return str(next(iter(sources.values())).cache.fetch_stats)
 
 
 def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: FileCache, read_only: bool = False) -> Source:
@@ -185,8 +185,8 @@ def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: FileCache, rea
     Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read.
 
     Raises:
-        ConfigError: another kind of source, or a folder that is not there.
-        StoreError: S3 does not answer or rejects.
+        ConfigError: another kind of source, or a folder that does not exist.
+        StoreError: S3 does not answer or refuses.
     """
     with error_prefix(dataset.where):
         return _open(dataset, work_dir, cache, read_only)

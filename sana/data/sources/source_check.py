@@ -1,4 +1,4 @@
-"""What can be found wrong with the data sets of a config before anything runs: no video is opened."""
+"""The check of a config's data sets before a run. No video is opened."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +14,17 @@ from sana.errors import SanaError
 def check_sources(
     config: Config, *, work_dir: Path, read_only: bool = False, opened: Mapping[str, Source] | None = None
 ) -> tuple[list[SanaError], list[str]]:
-    """List every source, read the heads of local tables of captions, and count the lines of local lists.
+    """List every source, read the heads of local caption tables, and count the lines of local paired text files.
 
     Sources that are `opened` already, by id, are not listed again.
 
-    Returns (what is wrong, at most one error of each data set; what was not read, a line each).
+    Returns (at most one error per data set; a note for each remote table that was not read).
     """
     problems: list[SanaError] = []
     notes = []
-    cache = FileCache(work_dir / "cache" / "videos", max_bytes=1)  # tables in S3 pass through: they are listings
+    cache = FileCache(
+        work_dir / "cache" / "videos", max_bytes=1
+    )  # a table in S3 that is the source is its listing: it is fetched, not kept
     for dataset in config.download.enabled:
         try:
             source = (opened or {}).get(dataset.id) or open_source(
@@ -31,7 +33,9 @@ def check_sources(
             check_pattern(dataset, source)
             if source.is_local:
                 check_captions(dataset, source)
-            elif source.layout in ("metadata", "lines") and not source.is_table:  # the listing has read such a table
+            elif (
+                source.layout in ("metadata", "lines") and not source.is_table
+            ):  # listing such a source reads the table
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
         except SanaError as error:

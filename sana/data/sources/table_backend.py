@@ -1,4 +1,4 @@
-"""A data set that is a table: its videos are beside it, or wherever in S3 it says."""
+"""The backend of a data set that is a table: its videos are beside it, or anywhere in S3."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sana.config.captions import CaptionsConfig
-from sana.data.captions.caption_layouts import place_of
+from sana.data.captions.caption_layouts import resolve_video_path
 from sana.data.captions.metadata_readers import read_rows
 from sana.data.sources.backends import LocalBackend, S3Backend
 from sana.data.sources.listing import SourceFile
@@ -15,9 +15,9 @@ from sana.errors import ConfigError, SanaError
 
 
 class TableBackend:
-    """A table of videos and captions. Paths are relative to its folder, or `s3://bucket/key`; nothing else is opened.
+    """A table of videos and captions. Paths are relative to its folder, or `s3://bucket/key`; no other file is opened.
 
-    `beside` is the folder of the table `name`, `bucket` opens one by its name.
+    `beside` is the folder of the table `name`; `bucket` opens an S3 bucket by its name.
     """
 
     revision = ""
@@ -34,21 +34,21 @@ class TableBackend:
         self._buckets: dict[str, S3Backend] = {}
 
     def files(self) -> Iterator[SourceFile]:
-        """Yield the table, and the videos that it names and that are there."""
+        """Yield the table, and the videos that it names and that exist."""
         table = next(self._beside.find([self.name]), None)
         if table is None or table.trouble:
             raise ConfigError(f"source {self.base}/{self.name} is {table.trouble if table else 'not there'}")
         yield table
-        places: dict[str, set[str]] = {"": set()}
-        for path in self._named(table):
+        keys_by_bucket: dict[str, set[str]] = {"": set()}  # "": beside the table
+        for path in self._named_paths(table):
             bucket, _, key = path.removeprefix("s3://").partition("/") if path.startswith("s3://") else ("", "", path)
-            places.setdefault(bucket, set()).add(key)
-        yield from self._beside.find(sorted(places.pop("") - {self.name}))
-        for bucket, keys in sorted(places.items()):
-            for file in self._at(bucket).find(keys):
+            keys_by_bucket.setdefault(bucket, set()).add(key)
+        yield from self._beside.find(sorted(keys_by_bucket.pop("") - {self.name}))
+        for bucket, keys in sorted(keys_by_bucket.items()):
+            for file in self._open_bucket(bucket).find(keys):
                 yield SourceFile(f"s3://{bucket}/{file.path}", file.num_bytes, file.identity, file.trouble)
 
-    def _named(self, table: SourceFile) -> Iterator[str]:
+    def _named_paths(self, table: SourceFile) -> Iterator[str]:
         try:
             with self._beside.open(table.path, digest=self._beside.digest(table)) as local:
                 rows = read_rows(local, self.name, self._config)
@@ -56,29 +56,29 @@ class TableBackend:
             raise SanaError(f"source {self.base}/{self.name} cannot be read: {error}") from error
         for batch in rows.select(["video"]).to_batches(65536):
             for video in batch.column(0).to_pylist():
-                path, _ = place_of(video, folder="", base=self.base, is_source=True)
+                path, _ = resolve_video_path(video, folder="", base=self.base, is_source=True)
                 if path:
                     yield path
 
     def digest(self, file: SourceFile) -> str:
-        backend, path = self._where(file.path)
+        backend, path = self._backend_of(file.path)
         return backend.digest(replace(file, path=path))
 
     def read(self, file: SourceFile) -> bytes:
-        backend, path = self._where(file.path)
+        backend, path = self._backend_of(file.path)
         return backend.read(replace(file, path=path))
 
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
-        backend, path = self._where(path)
+        backend, path = self._backend_of(path)
         return backend.open(path, digest=digest)
 
-    def _where(self, path: str) -> tuple[LocalBackend | S3Backend, str]:
+    def _backend_of(self, path: str) -> tuple[LocalBackend | S3Backend, str]:
         if not path.startswith("s3://"):
             return self._beside, path
         bucket, _, key = path.removeprefix("s3://").partition("/")
-        return self._at(bucket), key
+        return self._open_bucket(bucket), key
 
-    def _at(self, bucket: str) -> S3Backend:
+    def _open_bucket(self, bucket: str) -> S3Backend:
         with self._lock:
             if bucket not in self._buckets:
                 self._buckets[bucket] = self._bucket(bucket)

@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import Box, ClipRejected, cut_upright, opened
+from sana.data.video.video import Box, ClipRejected, opened, rotate_crop_resize
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
@@ -51,7 +51,7 @@ def _fill(shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.u
         if frame is last:
             frames[number] = frames[number - 1]
         else:
-            frames[number] = cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
+            frames[number] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
         last = frame
 
 

@@ -1,9 +1,9 @@
-"""Frames of a video as pixels: by decord wherever its frames are those of PyAV, by PyAV for every other file.
+"""Decode frames of a video by number: with decord where its frames equal PyAV's, with PyAV for every other file.
 
-Frames by their numbers are read here, frames by presentation time in `sana.data.video.decode_by_time`.
+`sana.data.video.decode_by_time` decodes frames by presentation time.
 
 Shapes in this module: F frames, H height, W width (pixels). Frame k is the k-th frame that a player would show,
-whichever other frames are read with it and whichever decoder reads it.
+whichever other frames are read with it, and by whichever decoder.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av  # before decord, whose libav would otherwise take the place of PyAV's: its symbols are global
+import av  # before decord: the symbols of decord's libav are global and would replace PyAV's
 import decord
 import numpy as np
 from av.container import InputContainer
@@ -21,12 +21,22 @@ from numpy.typing import NDArray
 from sana.bucket import Bucket
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import MP4, Box, ClipRejected, cut, cut_upright, opened, quarter_turns, rgb, sample_aspect
+from sana.data.video.video import (
+    MP4,
+    Box,
+    ClipRejected,
+    crop_and_resize,
+    opened,
+    rgb,
+    rotate_crop_resize,
+    rotation_deg,
+    sample_aspect,
+)
 
 # a bad file is reported once, as a ClipRejected, by PyAV
 decord.logging.set_level(decord.logging.QUIET)
 
-# what decord raises of files that it cannot read to the end, in C++ and in Python
+# errors that decord raises, in C++ and in Python, for files that it cannot read to the end
 _DECORD_ERRORS = (
     decord.DECORDError,
     decord.DECORDLimitReachedError,
@@ -35,8 +45,8 @@ _DECORD_ERRORS = (
     StopIteration,
     UnicodeEncodeError,  # a file name that is not UTF-8
 )
-_DECORD_CONTAINERS = (MP4, "matroska,webm")  # of MPEG-TS and AVI it loses frames while it opens them
-_MAX_PROMISED = 1_000_000  # frames by a header that states a rate and a duration: 40 MiB of decord's index
+_DECORD_CONTAINERS = (MP4, "matroska,webm")  # it loses frames of MPEG-TS and AVI while it opens them
+_MAX_PROMISED = 1_000_000  # frames stated by a header, by rate and duration: 40 MiB of decord's index
 _MAX_AHEAD_BYTES = 256 * 2**20  # decord's thread may decode the whole file before its first frame is taken
 
 
@@ -56,10 +66,10 @@ def read_frames(
 ) -> NDArray[np.uint8]:
     """Decode the frames asked for, in the order asked: uint8 [F, H, W, 3], RGB.
 
-    Each is turned upright; the piece `crop` of it, in display pixels (square, upright), is scaled to height x width
-    in one antialiased (bicubic) resample. Without `crop`: the largest centred piece of the target's shape. The file
-    is decoded from its start to the last index, or, where `h264_seek` vouches for the same frames, from the last entry
-    before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are held.
+    Each is rotated upright; its part `crop`, in display pixels (square, upright), is scaled to height x width
+    in one antialiased (bicubic) resample. Without `crop`: the largest centred part of the target's shape. The file
+    is decoded from its start to the last index, or, where `h264_seek` guarantees the same frames, from the last entry
+    before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are in memory.
 
     Raises:
         ClipRejected: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
@@ -70,14 +80,14 @@ def read_frames(
         raise ValueError(f"read_frames needs indices >= 0 and a size >= 1, got {frame_indices!r}, {height} x {width}")
     asked = np.asarray(frame_indices)
     frames = np.empty((len(asked), height, width, 3), np.uint8)
-    # decord decodes ahead in a thread, so damage shows early or late by chance: PyAV has the last word on it
+    # decord decodes ahead in a thread, so it meets damage early or late by chance: PyAV decides on damage
     if not _read_late(path, asked, frames, crop) and not _read_with_decord(path, asked, frames, crop):
         _read_with_av(path, asked, frames, crop)
     return frames
 
 
 def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
-    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
+    """Fill `frames` [F, H, W, 3], not decoding from the file's start; False if that is not worth it or not exact."""
     first, last = int(asked.min()), int(asked.max())
     if first < MIN_SKIPPED:
         return False
@@ -90,7 +100,7 @@ def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], 
             decoded = frames_from(enumerate(container.demux(stream)), stream, entry)
             for number, frame in enumerate(decoded, entry.frame):
                 if (rows := asked == number).any():
-                    frames[rows] = cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
                 if number == last:
                     decode_behind(decoded)
                     return True
@@ -100,7 +110,7 @@ def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], 
 
 
 def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
-    """Fill `frames` [F, H, W, 3] if decord reads the file exactly; False if it does not, or might not."""
+    """Fill `frames` [F, H, W, 3] with decord; False if it might not read the file exactly."""
     with opened(path) as (container, stream):
         if not _may_use_decord(container, stream):
             return False
@@ -115,10 +125,10 @@ def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.u
             return False
         for index in range(last + 1):  # never seek or skip_frames: both land frames away after an open GOP
             picture = np.asarray(reader.next().asnumpy(), np.uint8)
-            if index == 0 and not np.array_equal(picture, first):  # it starts elsewhere, or has other colours
+            if index == 0 and not np.array_equal(picture, first):  # it starts at another frame, or has other colours
                 return False
             if (rows := asked == index).any():
-                frames[rows] = cut(picture, 1.0, frames.shape[1], frames.shape[2], crop)
+                frames[rows] = crop_and_resize(picture, 1.0, frames.shape[1], frames.shape[2], crop)
     except _DECORD_ERRORS:
         return False
     return True
@@ -127,8 +137,8 @@ def _read_with_decord(path: Path, asked: NDArray[np.int64], frames: NDArray[np.u
 def _may_use_decord(container: InputContainer, stream: VideoStream) -> bool:
     """Whether the header allows decord: h264 of 8 bits, in square pixels, with one sequence parameter set.
 
-    Other codecs: it may read damaged HEVC otherwise than PyAV, and it scales every frame to the first one's size,
-    which VP9 and AV1 may change at any frame. More bits: it rounds otherwise. Pixels that are not square: it turns
+    Other codecs: it may read damaged HEVC differently from PyAV, and it scales every frame to the first one's size,
+    which VP9 and AV1 may change at any frame. More bits: it rounds differently. Pixels that are not square: it rotates
     the picture upright and does not say so. Several parameter sets: the size may change.
     """
     pixels, extradata = stream.codec_context.format, stream.codec_context.extradata or b""
@@ -139,16 +149,16 @@ def _may_use_decord(container: InputContainer, stream: VideoStream) -> bool:
         and all(component.bits == 8 for component in pixels.components)
         and sample_aspect(stream) == 1
         and len(extradata) > 5
-        and extradata[0] == 1  # an avcC box: the packets are NAL units behind their lengths
+        and extradata[0] == 1  # an avcC box: packets are NAL units, each after its length
         and extradata[5] & 31 == 1
     )
 
 
 def _scan_for_decord(container: InputContainer, stream: VideoStream) -> tuple[NDArray[np.uint8] | None, int]:
-    """The first frame, upright, and the number of packets, which takes no decoding; None if decord must not go on.
+    """Return (the first frame, upright, or None if decord must not be used; the number of packets, counted undecoded).
 
-    It must not: if an edit list trims (it shows what is trimmed), if the picture's size may change on the way, if
-    anything is damaged, if the header promises other frames than there are, or if they might fill the memory.
+    It must not if an edit list trims (decord shows trimmed frames), if the size may change in the middle, if anything
+    is damaged, if the header states another number of frames, or if the frames might fill the memory.
     """
     num_packets, first, context = 0, None, stream.codec_context
     extradata, frame_bytes = context.extradata or b"", 3 * context.width * context.height
@@ -165,17 +175,17 @@ def _scan_for_decord(container: InputContainer, stream: VideoStream) -> tuple[ND
                 first = next(iter(stream.decode(packet)), None)
         if first is None:
             first = next(iter(stream.decode(None)), None)
-    except (av.FFmpegError, IndexError):  # maybe far behind the last frame asked for: PyAV decides
+    except (av.FFmpegError, IndexError):  # maybe long after the last frame asked for: PyAV decides
         return None, num_packets
-    # decord reserves memory for all frames promised, and aborts the process if there is not that much
+    # decord allocates memory for all frames stated, and aborts the process if that fails
     promised = (stream.average_rate or 0) * Fraction(container.duration or 0, 1_000_000)
     if first is None or (stream.frames != num_packets if stream.frames else promised > _MAX_PROMISED):
         return None, num_packets
-    return np.rot90(rgb(first), quarter_turns(first)), num_packets
+    return np.rot90(rgb(first), rotation_deg(first) // 90), num_packets
 
 
 def _parameter_sets(packet: bytes, length_bytes: int) -> Iterator[bytes]:
-    """Yield the h264 sequence parameter sets in a packet: each may change the size of the frames behind it."""
+    """Yield the h264 sequence parameter sets in a packet: each may change the size of the frames after it."""
     start = length_bytes
     while start < len(packet):
         end = start + int.from_bytes(packet[start - length_bytes : start])
@@ -195,7 +205,7 @@ def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8
         try:
             for frame in container.decode(stream):
                 if (rows := asked == num_decoded).any():
-                    frames[rows] = cut_upright(frame, stream, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
                 num_decoded += 1
                 if num_decoded > last:
                     return

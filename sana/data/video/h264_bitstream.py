@@ -1,7 +1,7 @@
-"""What a packet of an h264 film in MP4 or Matroska holds, from its bytes: one picture, and may decoding begin with it?
+"""Parse the packets of an h264 video in MP4 or Matroska: does one hold one whole picture, and may decoding begin there?
 
-Nothing is decoded. A packet that is understood gives exactly one frame, with the decoder's settings (parameter sets,
-film grain, orientation) of the film's header, and its outline is whole; all others raise. Damage inside a picture's
+Nothing is decoded. A packet that is understood has a whole structure and gives exactly one frame, with the decoder
+settings (parameter sets, film grain, orientation) of the video's header; all others raise. Damage inside a picture's
 data is not seen.
 """
 
@@ -16,7 +16,7 @@ _SHORT_PROFILES = (66, 77, 88)  # without the fields on chroma in their sequence
 
 @dataclass(frozen=True)
 class Header:
-    """The film's avcC box: how many bytes tell a NAL unit's length, and the parameter sets."""
+    """The video's avcC box: the number of bytes of a NAL unit's length, and the parameter sets."""
 
     length_bytes: int
     parameter_sets: frozenset[bytes]
@@ -39,7 +39,7 @@ def read_header(extradata: bytes) -> Header:
 
 
 def is_entry(packet: bytes, header: Header, *, is_first: bool) -> bool:
-    """Whether no packet from this one on needs any before it: an IDR picture. `is_first`: of the film.
+    """Whether no packet from this one on needs any before it: an IDR picture. `is_first`: of the video.
 
     Raises:
         ValueError: the packet is not understood.
@@ -60,7 +60,7 @@ def is_entry(packet: bytes, header: Header, *, is_first: bool) -> bool:
 
 
 def _units(packet: bytes, length_bytes: int) -> Iterator[bytes]:
-    """Yield NAL units behind their lengths. Raises ValueError if the lengths do not add up to the packet."""
+    """Yield NAL units; each follows its length. Raises ValueError if the lengths do not add up to the packet."""
     at = 0
     while at < len(packet):
         start = at + length_bytes
@@ -115,7 +115,7 @@ def _in_whole_frames(parameters: bytes) -> bool:
 
 
 class _Bits:
-    """The bits of a NAL unit. Raises ValueError behind the end."""
+    """The bits of a NAL unit. Raises ValueError beyond the end."""
 
     def __init__(self, unit: bytes) -> None:
         self._bits = "".join(f"{byte:08b}" for byte in _unescaped(unit))

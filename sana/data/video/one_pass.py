@@ -25,7 +25,7 @@ from sana.bucket import Bucket
 from sana.data.video.decode_by_time import shown_at, tick_s, timed
 from sana.data.video.frames import read_window
 from sana.data.video.h264_seek import MIN_SKIPPED, NUM_BEHIND, Entry, NotExact, find_entries, frames_from
-from sana.data.video.video import ClipRejected, cut_upright, opened
+from sana.data.video.video import ClipRejected, opened, rotate_crop_resize
 
 Window = Mapping[str, Any]  # the columns SAMPLE_KEY_COLUMNS of a sample
 Frames = NDArray[np.uint8]  # [F, H, W, 3], RGB
@@ -96,7 +96,7 @@ def _pictures(
     last, picture = None, np.empty((0, 0, 3), np.uint8)
     for frame in decoded:
         if frame is not last:
-            last, picture = frame, cut_upright(frame, stream, bucket.height, bucket.width, crop)
+            last, picture = frame, rotate_crop_resize(frame, stream, bucket.height, bucket.width, crop)
         yield picture
 
 

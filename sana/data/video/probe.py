@@ -1,7 +1,7 @@
-"""Probe: what a video holds, by its header and its packets' times. A frame is decoded only where both are silent.
+"""Probe: the facts of a video, from its header and its packets' times. A frame is decoded only where both lack one.
 
-A file that cannot be used is a `ClipRejected`; a disk that cannot be read is an `OSError`, which is not the clip's
-fault and worth another try.
+A file that cannot be used raises `ClipRejected`; a disk that cannot be read raises `OSError`, which is not the clip's
+fault and may be retried.
 """
 
 import os
@@ -17,18 +17,18 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sana.data.video.container_metadata import matroska_may_turn, mp4_is_cut, mp4_turns
-from sana.data.video.video import MP4, ClipRejected, opened, quarter_turns, sample_aspect
+from sana.data.video.container_metadata import matroska_may_rotate, mp4_is_cut, mp4_rotation
+from sana.data.video.video import MP4, ClipRejected, opened, rotation_deg, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
-_MAX_JITTER = 0.1  # of the mean interval: what a constant rate may deviate by
-_MAX_DRIFT = 0.5  # the same, of a frame's time from where a constant rate would put it
-_AVI_CHUNK_BYTES = 8  # its index names the chunk, whose header comes before the packet
-# no packet of these begins with so many zeros: the disk space was reserved and the bytes never came
+_MAX_JITTER = 0.1  # of the mean interval: the largest deviation of an interval at a constant rate
+_MAX_DRIFT = 0.5  # of the mean interval: the largest deviation of a frame's time from a constant rate's
+_AVI_CHUNK_BYTES = 8  # its index has the offset of the chunk, whose header precedes the packet
+# no packet of _COMPRESSED codecs begins with so many zeros: the disk space was reserved and never written
 _EMPTY_PACKET = bytes(16)
 _COMPRESSED = ("h264", "hevc", "vp9", "av1", "mpeg4")
 
-# libavutil's and libavcodec's numbers; what is not here is "unknown" or has no name in practice
+# numbers of libavutil and libavcodec; those not listed are "unknown" or not in use
 _SPACES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
            9: "bt2020nc", 10: "bt2020c", 14: "ictcp"}  # fmt: skip
 _PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020",
@@ -42,12 +42,12 @@ _FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video before its frames are decoded: the columns VIDEO_FACTS of a probe row, and more.
+    """Facts of a video, known without decoding its frames: the columns VIDEO_FACTS of a probe row, and more.
 
     `width` and `height` are the size on display: the stored size, its width times `sample_aspect` (width over height
-    of one pixel, 1 if almost square), then turned by `rotation_deg` (0, 90, 180 or 270, counter-clockwise).
+    of one pixel, 1 if almost square), then rotated by `rotation_deg` (0, 90, 180 or 270, counter-clockwise).
     `read_frames` sees this size.
-    Times are presentation times; the last frame is taken to last as long as the frames do on average.
+    Times are presentation times; the last frame is assumed to last as long as the others on average.
     """
 
     width: int
@@ -57,7 +57,7 @@ class VideoInfo:
     rotation_deg: int
     sample_aspect: float
     fps: float  # average over the clip, frames per second
-    nominal_fps: float  # the rate the stream is made for, 0 if it is not stated
+    nominal_fps: float  # the rate the stream was made for, 0 if not stated
     variable_fps: bool
     num_frames: int  # counted; frames that an edit list hides are not
     duration_s: float  # num_frames / fps
@@ -74,17 +74,17 @@ class VideoInfo:
 
 @dataclass(frozen=True)
 class _Times:
-    """What a file's packets say of its frames."""
+    """Number and times of a file's frames, from its packets."""
 
     num_frames: int
-    num_intervals: int  # between frames whose time is stated
-    interval: float  # the mean, ticks; 0: not known
+    num_intervals: int  # between frames with a timestamp
+    interval: float  # the mean, ticks; 0: unknown
     variable: bool
     tick_s: float
 
 
 def _times(num_frames: int, ticks: Sequence[int], time_base: Fraction | None) -> _Times:
-    """Judge the times that are stated of frames, in ticks, sorted."""
+    """Derive the rate and its variation from the sorted timestamps of frames, ticks."""
     num_intervals, tick_s = max(0, len(ticks) - 1), float(time_base or 0)
     if num_intervals == 0 or not tick_s or ticks[-1] == ticks[0]:
         return _Times(num_frames, 0, 0.0, False, tick_s)
@@ -101,11 +101,11 @@ def _times(num_frames: int, ticks: Sequence[int], time_base: Fraction | None) ->
 def probe_video(path: Path) -> VideoInfo:
     """Read a video's facts.
 
-    MP4, MOV and AVI tell everything in their tables, where those are plain; of any other file all packets are read and
-    counted. No frame is decoded unless only a frame can tell how it is turned.
+    The tables of MP4, MOV and AVI suffice in plain cases; of any other file all packets are read and counted. No frame
+    is decoded unless only a frame can show its rotation.
 
     Raises:
-        ClipRejected: empty, unreadable (mirrored films, too), no_video or truncated.
+        ClipRejected: empty, unreadable (mirrored videos, too), no_video or truncated.
         OSError: the file is missing or the disk failed.
     """
     with _descriptor(path) as file:
@@ -114,7 +114,7 @@ def probe_video(path: Path) -> VideoInfo:
         except ClipRejected as rejection:
             if rejection.reason in ("empty", "truncated") or not mp4_is_cut(file):
                 raise
-            # without its tables nobody can tell what it was
+            # without its tables its facts are unknown
             detail = f"the file ends early, at byte {os.fstat(file).st_size} ({rejection.detail})"
             raise ClipRejected("truncated", detail) from None
 
@@ -130,25 +130,25 @@ def _descriptor(path: Path) -> Iterator[int]:
 
 def _probe(path: Path, file: int) -> VideoInfo:
     with opened(path) as (container, stream):
-        turns, times, kind = None, None, container.format.name
+        rotation, times, kind = None, None, container.format.name
         if kind == MP4:
-            turns, in_fragments = mp4_turns(file, stream.id)
-            times = None if in_fragments else _times_of_index(file, stream, 0)
-        elif kind != "matroska,webm" or not matroska_may_turn(file):
-            turns = 0
+            rotation, is_fragmented = mp4_rotation(file, stream.id)
+            times = None if is_fragmented else _times_of_index(file, stream, 0)
+        elif kind != "matroska,webm" or not matroska_may_rotate(file):
+            rotation = 0
             times = _times_of_index(file, stream, _AVI_CHUNK_BYTES) if kind == "avi" else None
         if times is None:
-            times, turns = _times_of_packets(container, stream, turns)
-        if turns is None:
-            turns = _decoded_turns(container, stream)
-        return _describe(container, stream, times, turns)
+            times, rotation = _times_of_packets(container, stream, rotation)
+        if rotation is None:
+            rotation = _decoded_rotation(container, stream)
+        return _describe(container, stream, times, rotation)
 
 
 def _times_of_index(file: int, stream: VideoStream, chunk_header_bytes: int) -> _Times | None:
-    """Read the frames' times off a file's sample table; None if packets must be read, as in a file that was cut.
+    """Read the frames' times from a file's sample table; None if packets must be read, as in a file that was cut.
 
-    The table holds decoding times. Presentation times are the same in another order, and later by a constant, wherever
-    the rate is constant; packets must be read where it is not, or where an edit list trims.
+    The table holds decoding times. At a constant rate presentation times are the same in another order, and later by a
+    constant; at a varying rate, or where an edit list trims, packets must be read.
 
     Raises:
         ClipRejected: truncated: the first or the last frame was never written.
@@ -169,24 +169,28 @@ def _times_of_index(file: int, stream: VideoStream, chunk_header_bytes: int) -> 
 
 
 def _check_written(file: int, *packets: tuple[int, int]) -> None:
-    """Reject a file whose space was reserved and never filled; `packets` are positions and sizes, bytes."""
+    """Reject a file whose space was reserved and never written; `packets` are positions and sizes, bytes."""
     for position, size in packets:
         if os.pread(file, min(size, len(_EMPTY_PACKET)), position) == _EMPTY_PACKET[:size]:
             raise ClipRejected("truncated", f"zeros from byte {position} on, where a frame of {size} bytes should be")
 
 
-def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int | None) -> tuple[_Times, int | None]:
-    """Read all packets; decode from the first on until a frame says how it is turned, if that is not known.
+def _times_of_packets(
+    container: InputContainer, stream: VideoStream, rotation: int | None
+) -> tuple[_Times, int | None]:
+    """Read all packets; if the rotation is unknown, decode from the first on until a frame shows it.
+
+    Returns the times and the rotation, degrees.
 
     Raises:
         ClipRejected: truncated: fewer packets than the header says, or the last one is not whole.
     """
     num_packets, num_frames, last = 0, 0, None
     ticks: list[int] = []
-    promised = _promised_packets(container, stream)
+    num_stated = _stated_packets(container, stream)
     for packet in container.demux(stream):
-        if turns is None and not packet.is_corrupt:
-            turns = next(map(_turns, stream.decode(packet)), None)
+        if rotation is None and not packet.is_corrupt:
+            rotation = next(map(_rotation, stream.decode(packet)), None)
         if (size := packet.size) == 0 and packet.dts is None:  # PyAV's mark for the end of the stream
             break
         num_packets, last = num_packets + 1, packet
@@ -194,52 +198,52 @@ def _times_of_packets(container: InputContainer, stream: VideoStream, turns: int
             num_frames += 1
             if (time := packet.pts) is not None:
                 ticks.append(time)
-    if not num_frames or num_packets < promised:
-        raise ClipRejected("truncated", f"{num_packets} of {promised or 'at least 1'} frames are in the file")
+    if not num_frames or num_packets < num_stated:
+        raise ClipRejected("truncated", f"{num_packets} of {num_stated or 'at least 1'} frames are in the file")
     if last is not None and last.is_corrupt:
         raise ClipRejected("truncated", f"the file ends inside frame {num_packets}")
-    if turns is None and (turns := next(map(_turns, stream.decode(None)), None)) is None:
+    if rotation is None and (rotation := next(map(_rotation, stream.decode(None)), None)) is None:
         raise ClipRejected("unreadable", f"none of {num_packets} packets decodes to a frame")
-    return _times(num_frames, sorted(ticks), stream.time_base), turns
+    return _times(num_frames, sorted(ticks), stream.time_base), rotation
 
 
-def _promised_packets(container: InputContainer, stream: VideoStream) -> int:
-    """How many packets the header says there are, 0 if it does not say (Matroska, fragmented MP4)."""
-    if container.format.name == MP4:  # an edit list takes samples out of the index, not out of the header's count
+def _stated_packets(container: InputContainer, stream: VideoStream) -> int:
+    """Return the number of packets by the header, 0 if not stated (Matroska, fragmented MP4)."""
+    if container.format.name == MP4:  # an edit list removes samples from the index, not from the header's count
         return min(stream.frames, len(stream.index_entries))
     return stream.frames
 
 
-def _turns(frame: VideoFrame) -> int:
-    """Quarter turns that bring a frame upright; a picture that is shown in a mirror is not turned, it is rejected."""
+def _rotation(frame: VideoFrame) -> int:
+    """Return the degrees that bring a frame upright; a mirrored picture is rejected."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is not None:
         a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))  # type: ignore[call-overload]  # it is a buffer
         if a * d < b * c:
             raise ClipRejected("unreadable", "its display matrix mirrors the picture, which is not undone here")
-    return quarter_turns(frame)
+    return rotation_deg(frame)
 
 
-def _decoded_turns(container: InputContainer, stream: VideoStream) -> int:
+def _decoded_rotation(container: InputContainer, stream: VideoStream) -> int:
     for frame in container.decode(stream):
-        return _turns(frame)
+        return _rotation(frame)
     raise ClipRejected("unreadable", "no packet decodes to a frame")
 
 
-def _describe(container: InputContainer, stream: VideoStream, times: _Times, turns: int) -> VideoInfo:
+def _describe(container: InputContainer, stream: VideoStream, times: _Times, rotation: int) -> VideoInfo:
     context, aspect = stream.codec_context, sample_aspect(stream)
     pixels = context.format
     if pixels is None or not context.width or not context.height:
         raise ClipRejected("unreadable", f"{context.width} x {context.height} pixels of unknown format")
     size = max(1, round(context.width * aspect)), context.height
-    width, height = size[::-1] if turns % 2 else size
+    width, height = size[::-1] if rotation in (90, 270) else size
     fps = _frame_rate(stream, times)
     return VideoInfo(
         width=width,
         height=height,
         coded_width=context.width,
         coded_height=context.height,
-        rotation_deg=turns * 90,
+        rotation_deg=rotation,
         sample_aspect=aspect,
         fps=fps,
         nominal_fps=float(stream.base_rate or 0),
@@ -259,7 +263,7 @@ def _describe(container: InputContainer, stream: VideoStream, times: _Times, tur
 
 
 def _frame_rate(stream: VideoStream, times: _Times) -> float:
-    """The header's average rate if it gives the span of the timestamps, to their rounding; else what they measure."""
+    """Return the header's average rate if it agrees with the timestamps, else the rate that they measure: fps."""
     stated = float(stream.average_rate or stream.guessed_rate or 0)
     if stated > 0:
         error = abs(1 / (stated * times.tick_s) - times.interval) if times.interval else 0.0

@@ -1,9 +1,9 @@
-"""Videos: a file opened, a frame cut, and a file from frames.
+"""Videos: open a file, crop and resize a frame, write frames to a file.
 
-`sana.data.video.probe` tells what a file holds, `sana.data.video.frames` and `sana.data.video.decode_by_time` read it.
+`sana.data.video.probe` reads a file's facts, `sana.data.video.frames` and `sana.data.video.decode_by_time` its frames.
 
-Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used is a `ClipRejected`; a disk
-that cannot be read is an `OSError`, which is not the clip's fault and worth another try.
+Shapes in this module: F frames, H height, W width (pixels). A file that cannot be used raises `ClipRejected`; a
+disk that cannot be read raises `OSError`, which is not the clip's fault and may be retried.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from PIL import Image
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
-_ALMOST_SQUARE = Fraction(1, 100)  # no real pixel shape is so near: 16:15 is the nearest in use
+_ALMOST_SQUARE = Fraction(1, 100)  # no pixel shape in use is this near to square: the nearest is 16:15
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -33,8 +33,8 @@ Box = tuple[float, float, float, float]  # left, top, width, height
 class ClipRejected(Exception):  # noqa: N818  an outcome, not an error
     """A clip cannot be used: `reason` is one word of a closed list, `detail` the numbers, without any path.
 
-    Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no moving picture),
-    truncated (fewer frames than the header, or the caller, counts on). Workers add killed_worker.
+    Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no video stream),
+    truncated (fewer frames than the header states or the caller needs). Workers add killed_worker.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -47,7 +47,7 @@ class ClipRejected(Exception):  # noqa: N818  an outcome, not an error
 
 
 def to_pixels(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn uint8 [F, H, W, 3] into the model's float32 [3, F, H, W] in [-1, 1]: x / 127.5 - 1."""
+    """Convert uint8 [F, H, W, 3] into the model's float32 [3, F, H, W] in [-1, 1]: x / 127.5 - 1."""
     pixels = np.ascontiguousarray(frames.transpose(3, 0, 1, 2)).astype(np.float32)
     pixels /= np.float32(127.5)
     pixels -= np.float32(1)
@@ -71,7 +71,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], *, fps: float) -> None:
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
-        context.thread_count = 1  # x264 cuts its work, hence its bytes, by the number of threads
+        context.thread_count = 1  # x264 divides its work, hence its bytes, by the number of threads
         # tagged, because players guess the colours of an untagged file by its size
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = 1  # AVCOL_RANGE_MPEG
@@ -83,7 +83,7 @@ def write_mp4(path: Path, frames: NDArray[np.uint8], *, fps: float) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file at its main video stream; what libav says of a bad file becomes a `ClipRejected`."""
+    """Open a file at its main video stream; libav's errors of a bad file become `ClipRejected`."""
     if path.stat().st_size == 0:
         raise ClipRejected("empty", "0 bytes")
     try:
@@ -98,17 +98,19 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.FFmpegError as error:
-        if isinstance(error, OSError):  # the disk? libav also says "I/O error" or "not permitted" of damaged clips
+        if isinstance(
+            error, OSError
+        ):  # a disk failure? libav also reports damaged clips as "I/O error" or "not permitted"
             with path.open("rb") as file:
-                while file.read(1 << 20):  # a disk that fails does so here too
+                while file.read(1 << 20):  # a failing disk raises OSError here too
                     pass
         raise ClipRejected("unreadable", str(error.strerror)) from error
-    except IndexError as error:  # PyAV 18, when a damaged MPEG-TS grows a stream on the way
+    except IndexError as error:  # PyAV 18, when a stream appears in the middle of a damaged MPEG-TS
         raise ClipRejected("unreadable", "a stream appears in the middle of the file") from error
 
 
 def sample_aspect(stream: VideoStream) -> float:
-    """Width over height of one pixel; 1 within a percent of square, which is what tools leave that round a size.
+    """Return width over height of one pixel; 1 if within a percent of square, as tools leave it that round a size.
 
     ffmpeg's `scale=854:480,crop=832:480` states 1280:1281, by which 832 stored pixels would be 831 on display.
     """
@@ -116,9 +118,9 @@ def sample_aspect(stream: VideoStream) -> float:
     return 1.0 if abs(aspect - 1) <= _ALMOST_SQUARE else float(aspect)
 
 
-def quarter_turns(frame: VideoFrame) -> int:
-    """Quarter turns counter-clockwise, 0 to 3, that bring a stored frame upright."""
-    return int(frame.rotation / 90 + 4.5) % 4
+def rotation_deg(frame: VideoFrame) -> int:
+    """Return the degrees counter-clockwise that bring a stored frame upright: 0, 90, 180 or 270."""
+    return int(frame.rotation / 90 + 4.5) % 4 * 90
 
 
 def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -126,14 +128,23 @@ def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
 
 
-def cut_upright(frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
-    """Turn a frame upright and resample it: uint8 [H, W, 3]."""
-    turns, aspect = quarter_turns(frame), sample_aspect(stream)
-    return cut(np.rot90(rgb(frame), turns), 1 / aspect if turns % 2 else aspect, height, width, crop)
+def rotate_crop_resize(
+    frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None
+) -> NDArray[np.uint8]:
+    """Rotate a frame upright, crop it and resize the crop to height x width: uint8 [H, W, 3]."""
+    degrees, aspect = rotation_deg(frame), sample_aspect(stream)
+    picture = np.rot90(rgb(frame), degrees // 90)
+    return crop_and_resize(picture, 1 / aspect if degrees in (90, 270) else aspect, height, width, crop)
 
 
-def cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None) -> NDArray[np.uint8]:
-    """Resample a piece of a picture to height x width; `aspect` is width over height of a pixel of the picture."""
+def crop_and_resize(
+    picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop: Box | None
+) -> NDArray[np.uint8]:
+    """Resize a crop of a picture to height x width: uint8 [H, W, 3].
+
+    `crop` is in square display pixels, None for the largest centred one of the target's shape; `aspect` is width over
+    height of a stored pixel.
+    """
     source_height, source_width = picture.shape[:2]
     if crop is None:
         scale = min(source_height / height, source_width * aspect / width)  # source rows per target row
@@ -141,7 +152,7 @@ def cut(picture: NDArray[np.uint8], aspect: float, height: int, width: int, crop
         left, top = (source_width * aspect - crop_width) / 2, (source_height - crop_height) / 2
     else:
         left, top, crop_width, crop_height = crop
-    # the display size is rounded to whole pixels, so a box may stick out by a fraction of one
+    # the display size is rounded to whole pixels, so a box may exceed it by a fraction of one
     edges = (left / aspect, top, (left + crop_width) / aspect, top + crop_height)
     limits = (source_width, source_height, source_width, source_height)
     box = tuple(min(max(0.0, edge), float(limit)) for edge, limit in zip(edges, limits, strict=True))
