@@ -49,10 +49,10 @@ def inputs(at: Context, num_clips: int, *, bucketed: bool) -> dict[str, Artifact
     probe = find(at.store, probe_recipe(num_clips))
     assert probe is not None
     if not bucketed:
-        return {"probe": probe}
-    made = find(at.store, bucket.recipe(at, {"probe": probe}))
+        return {"probed_clips": probe}
+    made = find(at.store, bucket.recipe(at, {"probed_clips": probe}))
     assert made is not None
-    return {"probe": probe, "bucket": made}
+    return {"probed_clips": probe, "windows": made}
 
 
 def constant(kind: pa.DataType, num: int) -> pa.Array:
@@ -113,7 +113,7 @@ def plan_epoch(at: Context, num_clips: int) -> dict[str, Any]:
     """The batches of one epoch over the train samples; reading the table is not counted."""
     from sana.data.loading.epoch import epoch_plan  # here: the other phases must not pay for torch's memory
 
-    table = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
+    table = read_table(at.store, inputs(at, num_clips, bucketed=True)["windows"], "clips.parquet")
     codes = table["bucket"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.uint16)
     del table
     started, before = time.perf_counter(), time.process_time()
@@ -126,7 +126,7 @@ def fill_pool(at: Context, num_clips: int) -> dict[str, Any]:
     """Parts of 64 latents for every window, compacted into one table: the pool after a finished encode."""
     from sana.model.model_resolver import resolve_model
 
-    windows = read_table(at.store, inputs(at, num_clips, bucketed=True)["bucket"], "clips.parquet")
+    windows = read_table(at.store, inputs(at, num_clips, bucketed=True)["windows"], "clips.parquet")
     keys = [sample_key(row) for row in windows.select(list(SAMPLE_KEY_COLUMNS)).to_pylist()]
     pool = encode_latents.pool_of(at, resolve_model(at.config.model, work_dir=at.work_dir))
     for start in range(0, len(keys), 64):

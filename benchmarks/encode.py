@@ -214,13 +214,13 @@ def planning(folder: Path) -> None:
     place = clips(folder, 4, bucket="17x96x160")
     context = place.context("bucket.buckets=[17x96x160]")
     inputs = inputs_of(context, stage.NAME)
-    one = read_table(context.store, inputs["bucket"], "clips.parquet").slice(0, 1)
+    one = read_table(context.store, inputs["windows"], "clips.parquet").slice(0, 1)
     many = pa.concat_tables([one] * (count + 1)).combine_chunks()
     digests = pa.array([f"{number:032x}" for number in range(count + 1)])
     many = many.set_column(many.column_names.index("digest"), "digest", digests)
     file = FileInfo("bucket/many/clips.parquet", 0, "")
     context.store.put_if_absent(file.key, to_parquet(many))
-    inputs = {"bucket": replace(inputs["bucket"], files={"clips.parquet": file})}
+    inputs = {"windows": replace(inputs["windows"], files={"clips.parquet": file})}
     pool = stage.pool_of(context, resolve_model(context.config.model, work_dir=context.work_dir))
     keys = sample_keys(many)
     zeros = {f.name: pa.nulls(count, f.type).fill_null(0) for f in LATENTS if pa.types.is_integer(f.type)}

@@ -30,11 +30,12 @@ from sana.artifact import Draft, Recipe
 from sana.bucket import Bucket
 from sana.counts import Counts
 from sana.data.loading.buffers import Buffers
-from sana.data.loading.loader import INDEX, Prefetcher, Reader, Samples, load_samples
+from sana.data.loading.loader import INDEX, Reader, Samples, load_samples
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
 from sana.data.shards.shard import pack
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
+from sana.runtime.threads import in_threads
 from sana.store import Store, open_store
 from tests.s3_server import WeedServer
 
@@ -157,9 +158,9 @@ def local(folder: Path, case: Case) -> None:
     reader = Reader(ShardFiles(store), samples)
 
     def ahead() -> None:
-        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=HELD - 1) as batches:
-            for _ in batches:
-                pass
+        depth = HELD - 1
+        for _ in in_threads(lambda row: reader.read_batch([(row, 0)]), order, num_threads=depth, num_ahead=depth):
+            pass
 
     works: dict[str, Callable[[], None]] = {
         "raw, one thread": raw,
@@ -202,9 +203,9 @@ def remote(server: WeedServer, case: Case) -> None:
     reader = Reader(ShardFiles(store), samples)
 
     def ahead() -> None:  # each batch of one sample is two requests
-        with Prefetcher(lambda row: reader.read_batch([(row, 0)]), order, depth=IN_FLIGHT // 2) as batches:
-            for _ in batches:
-                pass
+        depth = IN_FLIGHT // 2
+        for _ in in_threads(lambda row: reader.read_batch([(row, 0)]), order, num_threads=depth, num_ahead=depth):
+            pass
 
     works = {"raw (boto3)": raw, "the store's client alone (s3fs)": bare, "loader, prefetch_batches: 4": ahead}
     table(

@@ -1,4 +1,4 @@
-"""One machine's share of the encoding, as a flow: what `encode_latents.resources.remote_workers` starts elsewhere."""
+"""One machine's part of the encoding, as a flow: what `encode_latents.resources.remote_workers` starts elsewhere."""
 
 from prefect import flow
 

@@ -1,33 +1,13 @@
 """The whole pipeline as one flow: download to sample. Running it again does only what is missing."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefect import flow
 
-from sana.artifact import Artifact
-from sana.errors import ConfigError
 from sana.pipeline import graph
-from tasks.bucket import bucket
-from tasks.download import download
-from tasks.encode_captions import encode_captions
-from tasks.encode_latents import encode_latents
-from tasks.evaluate import evaluate
-from tasks.probe import probe
-from tasks.sample import sample
-from tasks.stage import PipelineRun, open_run
-from tasks.train import train
-
-TASKS = {
-    task.name: task for task in (download, probe, bucket, encode_captions, encode_latents, train, evaluate, sample)
-}
-
-
-class Result(NamedTuple):
-    """How one stage ended: `state` is Cached or Completed."""
-
-    stage: str
-    state: str
-    artifact: Artifact
+from sana.pipeline.run import Done, Run, inputs_of
+from tasks.flow_run import open_run
+from tasks.stages import task_of
 
 
 @flow(name="sana-video", persist_result=False)
@@ -37,7 +17,7 @@ def sana_pipeline(
     root: str | None = None,
     until: str | None = None,
     force: list[str] | None = None,
-) -> list[Result]:
+) -> list[Done]:
     """Turn a video data set into a trained and evaluated model.
 
     Args:
@@ -52,28 +32,25 @@ def sana_pipeline(
 
 def run_stages(
     config: str, overrides: list[str] | None, root: str | None, until: str | None, force: list[str] | None
-) -> list[Result]:
-    """Call the task of each stage in order, each with the artifacts of the stages it reads.
+) -> list[Done]:
+    """Call the task of each stage of the config in order, each with the artifacts that provide the tables it reads.
 
     Raises:
-        ConfigError: the config is wrong, or there is no such stage.
+        ConfigError: the config is wrong, or it has no such stage.
     """
-    try:
-        names = graph.until(until)
-        for name in force or ():
-            graph.until(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    with open_run(config, overrides or (), root, force or ()) as run:
+    run = open_run(config, overrides or (), root, force or ())
+    names = graph.until(run.context.config, until)
+    for name in force or ():
+        graph.until(run.context.config, name)
+    with run:
         return _compose(run, names)
 
 
-def _compose(run: PipelineRun, names: tuple[str, ...]) -> list[Result]:
-    done: dict[str, Result] = {}
+def _compose(run: Run, names: tuple[str, ...]) -> list[Done]:
+    done: dict[str, Done] = {}
     for name in names:
-        inputs = {upstream: done[upstream].artifact for upstream in graph.stage(name).INPUTS}
         # directly, not submitted: the kernel ties a worker's life to the thread that starts it
-        state = TASKS[name](run, inputs, return_state=True)
+        state = task_of(name)(run, inputs_of(run, name, done), return_state=True)
         artifact: Any = state.result()
-        done[name] = Result(name, state.name or "", artifact)
+        done[name] = Done(name, (state.name or "").lower(), artifact)
     return list(done.values())

@@ -2,7 +2,8 @@
 
 from prefect import flow
 
-from flows.pipeline import Result, run_stages
+from flows.pipeline import run_stages
+from sana.pipeline.run import Done
 
 
 @flow(name="sana-prepare", persist_result=False)
@@ -12,6 +13,6 @@ def prepare(
     root: str | None = None,
     until: str = "encode_latents",
     force: list[str] | None = None,
-) -> list[Result]:
+) -> list[Done]:
     """Turn a video data set into captions and latents. Running it again encodes only new clips."""
     return run_stages(config, overrides, root, until, force)

@@ -41,7 +41,7 @@ def start_temporary_server(log_path: Path) -> None:
         "SANA_PARENT_PID": str(os.getpid()),
     }
     with log_path.open("ab") as log:
-        # its own session: a Ctrl-C ends the flow first, which still has to tell the server
+        # its own session: a Ctrl-C ends the flow first, which still has to report that to the server
         server = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(port)],
             env=environment,

@@ -2,7 +2,8 @@
 
 from prefect import flow
 
-from flows.pipeline import Result, run_stages
+from flows.pipeline import run_stages
+from sana.pipeline.run import Done
 
 
 @flow(name="sana-train", persist_result=False)
@@ -12,6 +13,6 @@ def train(
     root: str | None = None,
     until: str = "sample",
     force: list[str] | None = None,
-) -> list[Result]:
+) -> list[Done]:
     """Train, evaluate and sample. What `prepare` has made is found in storage; what it has not is made first."""
     return run_stages(config, overrides, root, until, force)

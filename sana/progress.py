@@ -1,4 +1,4 @@
-"""Progress of long work, as data: the terminal, Prefect and MLflow each show it in their own way."""
+"""Progress of long work, as data: each observer of a run shows it in its own way."""
 
 import time
 from collections import Counter
@@ -41,16 +41,6 @@ def noop(progress: Progress) -> None:
     """A report that nobody reads, for plans and tests."""
 
 
-# Who watches a run from inside its process: called with (stage, state, progress). The command line's bars do.
-listeners: list[Callable[[str, str, Progress | None], None]] = []
-
-
-def publish(stage: str, state: str, progress: Progress | None = None) -> None:
-    """Tell every listener that a stage is `running` (with how far), or `completed`, `cached` or `failed`."""
-    for listener in listeners:
-        listener(stage, state, progress)
-
-
 REJECTED = "rejected"  # in `counts`, beside the groups
 
 
@@ -70,7 +60,7 @@ class Summed:
         now = time.monotonic()
         self._last[progress.worker] = progress
         total = sum(self._totals.values())
-        # two may have done the same part: it is there once
+        # two may have done the same part: it counts once
         done = min(sum(last.done for last in self._last.values()), total)
         started, before = self._from = self._from or (now, done)
         counts: Counter[str] = Counter()

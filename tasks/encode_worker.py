@@ -1,7 +1,8 @@
-"""The task of an encode worker: one machine's share of stage encode_latents."""
+"""The task of an encode worker: one machine's part of stage encode_latents."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -11,7 +12,8 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.stages import encode_latents as stage
 from sana.store import open_store
-from tasks.stage import POLICY, Shown
+from tasks.prefect_progress import PrefectProgress
+from tasks.stages import POLICY
 
 
 class EncodePartition:
@@ -33,8 +35,8 @@ def partition_context(config: str, overrides: Iterable[str], root: str | None, s
 
 
 @task(name="encode-partition", **POLICY)
-def encode_partition(share: EncodePartition) -> int:
-    """Encode the share; returns how many samples were missing when it began."""
-    shown = Shown(f"worker {share.index} of {share.count}")
-    context = replace(share.context, report=shown.update)
-    return stage.encode_partition(context, share.inputs, index=share.index, count=share.count)
+def encode_partition(partition: EncodePartition) -> int:
+    """Encode the partition; returns how many samples were missing when it began."""
+    report = partial(PrefectProgress().on_stage_progress, f"worker {partition.index} of {partition.count}")
+    context = replace(partition.context, report=report)
+    return stage.encode_partition(context, partition.inputs, index=partition.index, count=partition.count)

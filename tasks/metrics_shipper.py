@@ -36,7 +36,7 @@ def points_of(rows: Iterable[Mapping[str, float | None]]) -> list[Point]:
 class MetricShipper:
     """Sends points in batches from a thread of its own, each (metric, step) once.
 
-    `logged` asks the tracker for the steps it has already, or returns None when it does not answer; `send` returns
+    `logged` gets the steps that the tracker has already, or returns None when it does not answer; `send` returns
     whether the points arrived. Both are called in the thread only. What could not be sent stays for the next try.
     """
 
@@ -74,7 +74,7 @@ class MetricShipper:
                     self._news.wait(INTERVAL_S)
                 closing = self._closing
             arrived = self._ship()
-            # at the end a tracker that does not answer is not asked twice
+            # at the end a tracker that does not answer is not tried twice
             if closing and (not arrived or not self._waiting):
                 return
 

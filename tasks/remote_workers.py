@@ -1,4 +1,4 @@
-"""Fan-out over machines: runs of a deployment that share a stage's work, started, watched and ended by its task."""
+"""Fan-out over machines: the task of encode_latents starts, watches and ends runs of a deployment that do its work."""
 
 import logging
 import time
@@ -7,12 +7,16 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelling
 
+from sana.artifact import Artifact
+from sana.context import Context
 from sana.progress import Progress, Report
+from sana.stages import encode_latents
 
 START_S = 900.0  # by then one of the runs must have started: a cluster may first have to boot machines
 POLL_S = 3.0
@@ -23,13 +27,29 @@ log = logging.getLogger(__name__)
 Remaining = Callable[[], tuple[int, int, str]]  # (done, total, unit) of the work at hand, read from storage
 
 
+def run_remote_workers(context: Context, inputs: Mapping[str, Artifact]) -> None:
+    """Let runs on other machines do what they can of the encoding, if the config asks for any."""
+    resources = context.config.encode_latents.resources
+    if not resources.remote_workers:
+        return
+    given = runtime.flow_run.parameters
+    parameters = {name: given.get(name) for name in ("config", "overrides", "root")} | {"salt": context.salt}
+    fan_out(
+        resources.worker_deployment,
+        resources.remote_workers,
+        parameters,
+        lambda: encode_latents.remaining(context, inputs),
+        context.report,
+    )
+
+
 def fan_out(
     deployment: str, num_runs: int, parameters: Mapping[str, Any], remaining: Remaining, report: Report
 ) -> None:
     """Start `num_runs` runs of `deployment`, each with its `index` of `count`, and wait until the work is done.
 
-    Comes back also when all of them have ended or none can start: what is left is the caller's. Runs that go on are
-    cancelled, whatever ends the waiting.
+    Returns also when all of them have ended or none can start: what is left is the caller's. Runs that are still at
+    work are cancelled, whatever ends the waiting.
     """
     done, total, _ = remaining()
     if done == total:
@@ -64,7 +84,7 @@ def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
             except (httpx.HTTPError, PrefectException) as error:
                 log.debug("Prefect does not say how the worker runs are: %s", error)
                 if asked - heard > MAX_SILENCE_S:
-                    log.warning("Prefect does not answer for %g s; this machine goes on alone", MAX_SILENCE_S)
+                    log.warning("Prefect does not answer for %g s; this machine continues alone", MAX_SILENCE_S)
                     return
                 states = []
             any_ran = any_ran or any(state.is_running() or state.is_final() for state in states)
@@ -82,7 +102,7 @@ def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
             if not any_ran and time.monotonic() - started > START_S:
                 log.warning("no worker run started within %g s: is a worker polling its work pool?", START_S)
                 return
-            # what was asked of storage may take long: nineteen twentieths of the time nothing is asked
+            # looking into storage may take long: it is done in a twentieth of the time at most
             time.sleep(max(POLL_S, 19 * (time.monotonic() - asked)))
 
 

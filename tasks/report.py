@@ -4,9 +4,9 @@ import logging
 import time
 from collections.abc import Mapping
 
-from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
+from sana.pipeline.observers import FAILED, STOPPED, Committed, Event, Observer, RunStart, StageEnd, StageStart
 from sana.report.states import StageState
 from tasks.tracking import Tracker
 
@@ -16,30 +16,33 @@ _TAG = "sana.report"  # when the page on the run was made, seconds since 1970
 log = logging.getLogger(__name__)
 
 
-class StageBook:
-    """How the stages of a flow run stand: each is opened when its task asks storage, and closed with its artifact."""
+class DataReport(Observer):
+    """Follows the state of each stage that the run comes to, and keeps the page of them at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._start: RunStart | None = None
         self._states: dict[str, StageState] = {}
-        self._open: str | None = None
 
-    def start(self, stage: str) -> None:
-        self._states.pop(stage, None)
-        self._states[stage] = StageState(stage, "not run")
-        self._open = stage
+    def on_run_start(self, start: RunStart) -> None:
+        self._start = start
 
-    def committed(self, stage: str, state: str, artifact: Artifact) -> None:
-        self._states[stage] = StageState(stage, state.lower(), artifact)
+    def on_event(self, event: Event) -> None:
+        match event:
+            case StageStart():
+                self._states.pop(event.stage, None)  # tried again, it is the last one
+                self._states[event.stage] = StageState(event.stage, "not run")
+            case Committed():
+                self._states[event.stage] = StageState(event.stage, event.state, event.artifact)
+            case StageEnd() if event.state in (FAILED, STOPPED):
+                artifact = self._states[event.stage].artifact  # committed, it may have failed on its rejects
+                self._states[event.stage] = StageState(event.stage, "failed", artifact, str(event.error))
+            case _:
+                pass
 
-    def done(self) -> None:
-        self._open = None
-
-    def states(self, error: BaseException | None) -> list[StageState]:
-        """Return all stages that were reached; the one that `error` came out of has failed, committed or not."""
-        found = dict(self._states)
-        if error is not None and self._open is not None:
-            found[self._open] = StageState(self._open, "failed", found[self._open].artifact, str(error))
-        return list(found.values())
+    def on_run_end(self, error: BaseException | None) -> None:
+        if self._start and (error is None or isinstance(error, Exception)):  # of a cancel little time is left
+            record_report(self._tracker, self._start.context, self._start.title, list(self._states.values()))
 
 
 def record_report(tracker: Tracker, context: Context, title: str, states: list[StageState]) -> None:

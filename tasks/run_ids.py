@@ -1,6 +1,6 @@
 """Which tracker run belongs to which tags, kept beside the work so that a rerun finds its run at once.
 
-A hint, not a truth: a lost file or entry only means that the tracker is asked.
+A hint, not the source of truth: when the file or an entry is lost, the run is looked up in the tracker.
 """
 
 import json

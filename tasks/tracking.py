@@ -21,7 +21,6 @@ from mlflow.tracking import MlflowClient
 
 from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
-from sana.progress import Progress
 from sana.store import Store, StoreError
 from tasks import tracking_values as values
 from tasks.metrics_shipper import MetricShipper, Point
@@ -78,7 +77,7 @@ class Tracker:
         return StageRun(self, recipe, inputs)
 
     def try_to(self, call: Callable[[MlflowClient], T]) -> T | None:
-        """Make a call; None when the tracker does not take it, with one warning, and not asked again for a minute."""
+        """Make a call; None when the tracker does not take it, with one warning, and no other call for a minute."""
         if time.monotonic() < self._silent_until:
             return None
         try:
@@ -88,7 +87,7 @@ class Tracker:
             if not self._warned:
                 where = values.without_password(self.uri)
                 what = str(error).partition("\n")[0].replace(self.uri, where)[:300]
-                log.warning("MLflow at %s does not work: %s. The run goes on; a later one records it", where, what)
+                log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, what)
             self._warned = True
             return None
 
@@ -192,13 +191,13 @@ class StageRun:
             self._tracker.try_to(lambda client: client.log_batch(run_id, tags=_tags(tags)))
             self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
 
-    def report(self, progress: Progress) -> None:
-        """Take the metrics of a progress report; never waits. What MLflow has already is not sent again.
+    def log_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Take rows of metrics; never waits. What MLflow has already is not sent again.
 
         With no tracker nothing is kept here: the artifact holds every step and `finished` sends them.
         """
-        if progress.metrics and self._id:
-            self._ship(self._id, progress.metrics)
+        if self._id:
+            self._ship(self._id, rows)
 
     def finished(self, artifact: Artifact, state: str) -> None:
         """Record a committed artifact, just made or found; one that is recorded already is only linked."""
@@ -230,8 +229,10 @@ class StageRun:
         client.log_batch(run_id, tags=_tags({**self._tracker.facts, **tags, "sana.pipeline": self._tracker.key}))
         context = [InputTag("mlflow.data.context", self._recipe.stage)]
         inputs = [
-            Dataset(name, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)}))
-            for name, artifact in self._inputs.items()
+            Dataset(
+                artifact.stage, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)})
+            )
+            for artifact in self._inputs.values()
         ]
         client.log_inputs(run_id, [DatasetInput(dataset, tags=context) for dataset in inputs])
 

@@ -1,4 +1,4 @@
-"""What the tracker is told, as plain values: params, metrics, files, notes. No tracker here."""
+"""What the tracker records, as plain values: params, metrics, files, notes. No tracker here."""
 
 import json
 import os

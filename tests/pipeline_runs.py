@@ -4,17 +4,20 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 
-from sana.artifact import Artifact, find
+from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.pipeline.graph import stage, until
+from sana.pipeline.observers import CACHED
+from sana.pipeline.run import Run
+from sana.pipeline.run import run_stages as run_all
 from sana.runtime.job import read_job
 from sana.runtime.specs import Spec
 from sana.store import open_store
@@ -75,21 +78,20 @@ class Outcome:
     def __getitem__(self, name: str) -> Artifact:
         return self.artifacts[name]
 
+    @property
+    def tables(self) -> dict[str, Artifact]:
+        """The artifacts by the tables they give, as stages are given them."""
+        return {table: made for name, made in self.artifacts.items() for table in stage(name).GIVES}
 
-def run_stages(context: Context, *, last: str | None = None, dry: bool = False) -> Outcome:
-    """Run every stage up to `last`; `dry` stops at the first that storage does not have."""
-    artifacts: dict[str, Artifact] = {}
-    ran = []
-    for name in until(last):
-        module = stage(name)
-        found = find(context.store, module.recipe(context, artifacts))
-        if found is None:
-            ran.append(name)
-            if dry:
-                break
-            found = module.run(context, artifacts)
-        artifacts[name] = found
-    return Outcome(artifacts, ran)
+
+def run_stages(context: Context, *, last: str | None = None) -> Outcome:
+    """Run every stage up to `last`; any number of clips may be rejected."""
+    download = context.config.download
+    unlimited = [dataset.model_copy(update={"max_rejected_fraction": 1.0}) for dataset in download.datasets]
+    download = download.model_copy(update={"datasets": tuple(unlimited)})
+    with Run(replace(context, config=context.config.model_copy(update={"download": download}))) as run:
+        done = run_all(run, until(context.config, last))
+    return Outcome({one.stage: one.artifact for one in done}, [one.stage for one in done if one.state != CACHED])
 
 
 def spec_of(work: Callable[..., None]) -> type[Spec]:

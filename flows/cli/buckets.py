@@ -19,17 +19,19 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     from sana.data.bucketing.window_table import assign
     from sana.data.tables import read_table
     from sana.errors import SanaError
+    from sana.pipeline.graph import providers
     from sana.pipeline.plan import found
-    from sana.stages.bucket import check_splits
+    from sana.stages import bucket as stage
 
     context = context_of(resolve(config, overrides, root), read_only=True)
-    probe = found(context, "probe")
-    if probe is None:
+    last = providers(context.config, stage.NAME)["probed_clips"]
+    probed = found(context, last)
+    if probed is None:
         raise SanaError(
             f"{context.store.root} has no probe of these clips yet, from which buckets are chosen; "
-            f"make it: sana run {same_options(config, overrides, root)} --until probe"
+            f"make it: sana run {same_options(config, overrides, root)} --until {last}"
         )
-    clips = read_table(context.store, probe, "clips.parquet")
+    clips = read_table(context.store, probed, "clips.parquet")
     assigned = assign(clips, context.config)
     dtype = context.config.encode_latents.dtype
     rows = [
@@ -44,7 +46,7 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
         click.echo(line)
     for line in _warnings(context.config, assigned.facts):
         click.echo(f"warning: {line}")
-    check_splits(context.config, clips, assigned)
+    stage.check_splits(context.config, clips, assigned)
 
 
 def _summary(counts: Counts, facts: BucketFacts) -> list[str]:

@@ -1,4 +1,4 @@
-"""`sana encode-worker`: one machine's share of the encoding, by hand, under Slurm or torchrun."""
+"""`sana encode-worker`: one machine's part of the encoding, by hand, under Slurm or torchrun."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,26 +19,23 @@ _PLACES = (("SANA_WORKER", "SANA_WORKERS"), ("SLURM_PROCID", "SLURM_NTASKS"), ("
 def encode_worker(
     config: str, overrides: Sequence[str], root: str | None, index: int | None, count: int | None
 ) -> None:
-    """Encode a share of the clips; commits its samples, and leaves the rest to `sana run`.
+    """Encode a part of the clips; commits its samples, and leaves the rest to `sana run`.
 
     Everything up to bucket must be there. Without --index and --count: SANA_WORKER and SANA_WORKERS, else what srun
     or torchrun sets, else this is the only one.
     """
     from flows.cli.show import RunDisplay
+    from sana.pipeline.observers import COMPLETED, StageEnd
     from sana.pipeline.plan import inputs_of
-    from sana.progress import Progress, publish
     from sana.stages import encode_latents as stage
 
     index, count = place(os.environ, index, count)
     context = context_of(resolve(config, overrides, root))
     inputs = inputs_of(context, stage.NAME)
-
-    def report(progress: Progress) -> None:
-        publish(stage.NAME, "running", progress)
-
-    with RunDisplay():
-        num_samples = stage.encode_partition(replace(context, report=report), inputs, index=index, count=count)
-        publish(stage.NAME, "completed")
+    with RunDisplay() as display:
+        context = replace(context, report=display.reporter(stage.NAME))
+        num_samples = stage.encode_partition(context, inputs, index=index, count=count)
+        display.on_event(StageEnd(stage.NAME, COMPLETED))
     click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
     click.echo(f"when all have ended: sana run {same_options(config, overrides, root)}")
 

@@ -12,7 +12,6 @@ from flows.cli.options import config_options, context_of, resolve, same_options
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
-from sana.progress import publish
 from sana.runtime.results import SampleInspection
 
 
@@ -51,9 +50,8 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
         captions=tuple(_texts(context, artifacts, window["clip_id"][0].as_py())),
         out_dir=str(folder),
     )
-    with RunDisplay():
-        watched = replace(context, report=lambda progress: publish("inspect", "running", progress))
-        run_worker(watched, spec, todo=window)
+    with RunDisplay() as display:
+        run_worker(replace(context, report=display.reporter("inspect")), spec, todo=window)
     click.echo(_lines(sample_id, SampleInspection.load(folder / SampleInspection.FILE)))
     click.echo(f"{folder}/side_by_side.mp4 (source left, decoded right), {folder}/contact_sheet.png")
 

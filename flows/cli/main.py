@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("stopped; what was finished is kept, and the same command goes on from there", err=True)
+        click.echo("stopped; what was finished is kept, and the same command resumes from there", err=True)
         sys.exit(130)
 
 

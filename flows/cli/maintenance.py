@@ -1,4 +1,4 @@
-"""`sana verify`, `gc`, `export` and `import`: the care of a store. They work on a root, with or without a config."""
+"""`sana verify`, `gc`, `export` and `import`: maintenance of a store. They work on a root, with or without a config."""
 
 import shlex
 import sys
@@ -10,8 +10,7 @@ import click
 
 from flows.cli.options import context_of, resolve
 from sana.errors import ConfigError, SanaError
-from sana.pipeline.graph import STAGES, stage, until
-from sana.progress import Progress, publish
+from sana.pipeline.graph import STAGES, stage
 from sana.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ deep_option = click.option("--deep", is_flag=True, help="Also compare every byte
 @click.option("--invalidate", is_flag=True, help="Take back the records that need what is damaged or missing.")
 @click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
 def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, every: bool) -> None:
-    """Check that all that is committed is there and sound. Exit code 1 if not; then each problem says how to heal it.
+    """Check that all that is committed is there and valid. Exit code 1 if not; then each problem says how to repair it.
 
     With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
@@ -47,19 +46,19 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
     from sana.maintenance.verify import verify as check
 
     store = _open(config, root)
-    with RunDisplay():
-        health = check(store, deep=deep, report=_shown("verify"))
-    if not health.stages:  # a mistyped root must not be called sound
+    with RunDisplay() as display:
+        health = check(store, deep=deep, report=display.reporter("verify", with_unit=True))
+    if not health.stages:  # a mistyped root must not be called valid
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
     same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
-    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_heal(p, same, invalidate)}" for p in health.problems]
+    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_repair(p, same, invalidate)}" for p in health.problems]
     _list(lines, every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphans], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
-        click.echo("sound" if deep else "sound, by sizes, tables and headers; --deep reads every byte")
+        click.echo("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
         return
     if invalidate:
         gone = take_back(store, health.problems)
@@ -95,12 +94,12 @@ def gc(
 
     store, grace_s = _open(config, root), grace_hours * HOUR_S
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
-    with RunDisplay():
-        found = read_object_graph(store, report=_shown("gc"))
+    with RunDisplay() as display:
+        found = read_object_graph(store, report=display.reporter("gc", with_unit=True))
         in_use = _in_use(config, root) if config and age_s is not None else ()
         orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
-            orphaned = remove(store, found, orphaned, report=_shown("delete"))
+            orphaned = remove(store, found, orphaned, report=display.reporter("delete", with_unit=True))
         left = [
             OrphanedObject(*entry, "left by a killed put")
             for entry in store.orphaned_uploads(older_than_s=grace_s, delete=delete)
@@ -119,7 +118,7 @@ def gc(
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
 def export(config: str | None, root: str | None, target: str, stages: Sequence[str], deep: bool) -> None:
-    """Copy what is committed to another root. A copy that was stopped goes on when run again."""
+    """Copy what is committed to another root. A copy that was stopped resumes when run again."""
     _copy(_open(config, root), _open(None, target), stages, config, "export", deep=deep)
 
 
@@ -129,7 +128,7 @@ def export(config: str | None, root: str | None, target: str, stages: Sequence[s
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
 def import_(config: str | None, root: str | None, source: str, stages: Sequence[str], deep: bool) -> None:
-    """Copy what is committed from another root into this one. A copy that was stopped goes on when run again."""
+    """Copy what is committed from another root into this one. A copy that was stopped resumes when run again."""
     _copy(_open(None, source), _open(config, root), stages, config, "import", deep=deep)
 
 
@@ -153,8 +152,9 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
     if config:
         staging = Path(resolve(config, (), None).work_dir).absolute()
         staging.mkdir(parents=True, exist_ok=True)
-    with RunDisplay():
-        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=_shown(name))
+    with RunDisplay() as display:
+        report = display.reporter(name, with_unit=True)
+        done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=report)
     click.echo(
         f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
         f"{done.num_there} were there"
@@ -166,10 +166,10 @@ def _copy(source: Store, target: Store, stages: Sequence[str], config: str | Non
 
 def _with_inputs(stages: Sequence[str]) -> set[str]:
     """Return the stages and all they read, or every stage for none."""
-    wanted = set(stages or until(None))
+    wanted = set(stages or STAGES)
     for name in reversed(STAGES):
         if name in wanted:
-            wanted |= set(stage(name).INPUTS)
+            wanted |= {above for above in STAGES[: STAGES.index(name)] if {*stage(above).GIVES} & {*stage(name).READS}}
     return wanted
 
 
@@ -182,15 +182,13 @@ def _open(config: str | None, root: str | None) -> Store:
         raise ConfigError(f"root: {error}") from error
 
 
-def _shown(name: str) -> Callable[[Progress], None]:
-    return lambda progress: publish(f"{name} {progress.unit}", "running", progress)
-
-
-def _heal(problem: "Problem", same: str, invalidated: bool) -> str:
+def _repair(problem: "Problem", same: str, invalidated: bool) -> str:
     """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be invalidated."""
     if problem.state == "unreadable":
         return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
-    return "now: sana run CONFIG" if invalidated else f"to heal: sana verify {same} --invalidate, then: sana run CONFIG"
+    return (
+        "now: sana run CONFIG" if invalidated else f"to repair: sana verify {same} --invalidate, then: sana run CONFIG"
+    )
 
 
 def _list(lines: Sequence[str], every: bool) -> None:

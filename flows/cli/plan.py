@@ -38,5 +38,5 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     if settings.train.schedule_ends_with_run:
         click.echo(
             f"note: the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "
-            "training again; set train.lr_schedule.decay_steps to be able to go on"
+            "training again; set train.lr_schedule.decay_steps to be able to continue it"
         )

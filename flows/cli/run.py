@@ -1,13 +1,17 @@
 """`sana run`: ask storage first; start Prefect only if something is to be done."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from flows.cli.options import config_options, context_of, resolve, same_options
 from sana.artifact import Artifact
+from sana.context import Context
 from sana.pipeline.graph import STAGES
+
+if TYPE_CHECKING:
+    from sana.pipeline.plan import StagePlan
 
 
 @click.command()
@@ -24,7 +28,7 @@ def run(
     from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
 
     settings = resolve(config, overrides, root)
-    context = context_of(settings)
+    context = context_of(settings).keeping_opened()  # what planning lists is listed for the whole run
     check_work_dir(context)
     plans = plan(context, last=until, force=force)
     for stage_plan in plans:
@@ -34,7 +38,7 @@ def run(
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     else:
         preflight(context)
-        results = _run_flow(config, context.work_dir, overrides, root, until, force)
+        results = _run_flow(context, plans, config, overrides, root, until, force)
     click.echo(show.result_table(results, context.store))
     for name, _, artifact in results:
         if name == "evaluate":
@@ -48,18 +52,25 @@ def run(
 
 
 def _run_flow(
-    config: str, work_dir: Path, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]
+    context: Context,
+    plans: "Sequence[StagePlan]",
+    config: str,
+    overrides: Sequence[str],
+    root: str | None,
+    until: str | None,
+    force: Sequence[str],
 ) -> list[tuple[str, str, Artifact]]:
-    """Run the flow in this process, with progress bars."""
+    """Run the flow in this process, on what was planned, with progress bars."""
     from flows.cli.show import RunDisplay
     from flows.environment import prepare_environment
     from flows.server import start_temporary_server, wait_until_up
 
-    prepare_environment(work_dir, quiet=True)  # the bars and the table say what Prefect's log would
-    start_temporary_server(work_dir / "logs" / "prefect-server.log")
+    prepare_environment(context.work_dir, quiet=True)  # the bars and the table say what Prefect's log would
+    start_temporary_server(context.work_dir / "logs" / "prefect-server.log")
     from flows.pipeline import sana_pipeline
+    from tasks.flow_run import handed_over
 
     wait_until_up()
-    with RunDisplay():
+    with RunDisplay() as display, handed_over(context, plans, [display]):
         done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
     return [(result.stage, result.state, result.artifact) for result in done]

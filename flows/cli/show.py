@@ -20,9 +20,10 @@ from rich.text import Text
 from flows.cli.tables import render
 from sana.artifact import Artifact
 from sana.facts import BASELINE, WEIGHTS, EvaluateFacts
+from sana.pipeline.observers import COMPLETED, FAILED, REPRODUCED, STOPPED, Event, Observer, StageEnd, WorkStart
 from sana.pipeline.plan import StagePlan
 from sana.progress import Progress as StageProgress
-from sana.progress import listeners
+from sana.progress import Report
 from sana.store import Store
 
 _STYLES = {"cached": "green", "completed": "cyan", "partial": "yellow", "stale": "yellow", "failed": "bold red"}
@@ -88,8 +89,8 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.1f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
 
-class RunDisplay:
-    """One progress bar per stage; where there is no terminal, one line per state."""
+class RunDisplay(Observer):
+    """One progress bar per stage; where there is no terminal, one line per state. Shows while it is entered."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -109,28 +110,40 @@ class RunDisplay:
 
     def __enter__(self) -> "RunDisplay":
         self._progress.start()
-        listeners.append(self._update)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        listeners.remove(self._update)
         self._progress.stop()
 
-    def _update(self, stage: str, state: str, progress: StageProgress | None) -> None:
-        """Show that a stage came to a state, or, while it runs, how far it is."""
+    def reporter(self, name: str, *, with_unit: bool = False) -> Report:
+        """Return a report that shows the progress of work that is no stage of a run, `with_unit` a bar for each."""
+        return lambda progress: self.on_stage_progress(f"{name} {progress.unit}" if with_unit else name, progress)
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, WorkStart):
+            self._bar(event.stage)
+        elif isinstance(event, StageEnd):
+            if event.state in (FAILED, STOPPED) and event.stage not in self._bars:
+                return  # it failed before it had work to do: the error says all
+            bar = self._bar(event.stage)
+            total = self._progress.tasks[bar].total or 1
+            state = COMPLETED if event.state == REPRODUCED else event.state
+            self._progress.update(bar, total=total, completed=total if state != FAILED else None, detail=state)
+            self._line(f"{event.stage}: {state}")
+
+    def on_stage_progress(self, stage: str, progress: StageProgress) -> None:
+        bar = self._bars.get(stage)
+        if bar is None:
+            bar = self._bar(stage)
+            self._line(f"{stage}: {progress.total} {progress.unit} ...")
+        self._progress.update(
+            bar, total=progress.total, completed=progress.done, unit=progress.unit, detail=progress.detail
+        )
+
+    def _bar(self, stage: str) -> TaskID:
         if stage not in self._bars:
             self._bars[stage] = self._progress.add_task(stage, total=None, unit="", detail="")
-            if progress is not None:
-                self._line(f"{stage}: {progress.total} {progress.unit} ...")
-        bar = self._bars[stage]
-        if progress is not None:
-            self._progress.update(
-                bar, total=progress.total, completed=progress.done, unit=progress.unit, detail=progress.detail
-            )
-        elif state != "running":
-            total = self._progress.tasks[bar].total or 1
-            self._progress.update(bar, total=total, completed=total if state != "failed" else None, detail=state)
-            self._line(f"{stage}: {state}")
+        return self._bars[stage]
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:

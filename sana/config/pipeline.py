@@ -1,13 +1,14 @@
 """The whole config of a run."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
-from sana.config.section import Section
+from sana.config.filters import FilterCaptionsConfig
+from sana.config.section import Neutral, Section
 from sana.config.train import EvaluateConfig, SampleConfig, TrainConfig
 
 
@@ -22,6 +23,9 @@ class Config(Section):
     model: ModelConfig
     download: DownloadConfig
     probe: ProbeConfig = ProbeConfig()
+    filter_captions: Annotated[FilterCaptionsConfig | None, Neutral(None)] = Field(
+        None, description="reject clips by the length of their captions; unset: this stage is not part of the run"
+    )
     bucket: BucketConfig = Field(default_factory=BucketConfig)
     encode_captions: EncodeCaptionsConfig = EncodeCaptionsConfig()
     encode_latents: EncodeLatentsConfig = EncodeLatentsConfig()

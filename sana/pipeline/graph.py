@@ -1,21 +1,56 @@
-"""The DAG: which stages there are, in which order, and what each reads. No Prefect here: `sana plan` uses it."""
+"""The graph by tables: which stages there are, which of them a config uses, and who provides what each reads.
+
+A stage names the tables it reads and gives; nobody names another stage. Each table is given by one stage, or by several
+in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets it from the last stage above it in
+`STAGES` that its config uses. No Prefect here: `sana plan` uses it.
+
+    table         first given by   file, content views
+    clips         download         clips.parquet: videos
+    captions      download         captions.parquet: captions
+    probed_clips  probe            clips.parquet: clips
+    windows       bucket           clips.parquet: windows, members
+    texts         encode_captions  index.parquet: train, eval, prompts
+    latents       encode_latents   index.parquet: train, eval
+    weights       train            model/ and a checkpoint: weights
+    losses        evaluate         losses.parquet: losses
+    videos        sample           *.mp4: videos
+"""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Protocol
 
 from sana.artifact import Artifact, Recipe
+from sana.config.pipeline import Config
 from sana.context import Context
+from sana.errors import ConfigError
 
-STAGES = ("download", "probe", "bucket", "encode_captions", "encode_latents", "train", "evaluate", "sample")
+# Modules of sana.stages, in the order in which they run. A new stage is a module and a name here.
+STAGES: tuple[str, ...] = (
+    "download",
+    "probe",
+    "filter_captions",
+    "bucket",
+    "encode_captions",
+    "encode_latents",
+    "train",
+    "evaluate",
+    "sample",
+)
 
 
 class Stage(Protocol):
-    """What a module in sana/stages holds."""
+    """What a module in sana/stages holds. Its docstring's first sentence is what lists of stages say of it.
+
+    `inputs` are the artifacts that provide the tables of READS, by table. An optional stage also has
+    `is_used(config) -> bool`; one that starts no worker may have `TIMEOUT_S`, the seconds that it may take.
+    """
 
     NAME: str
     VERSION: int
-    INPUTS: tuple[str, ...]
+    READS: tuple[str, ...]
+    GIVES: tuple[str, ...]
 
     @staticmethod
     def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe: ...
@@ -33,14 +68,64 @@ def stage(name: str) -> Stage:
     return module
 
 
-def until(last: str | None) -> tuple[str, ...]:
-    """Return the stages up to and including `last`, in order; all of them for None.
+def about(name: str) -> str:
+    """Return what a stage does, in one sentence."""
+    text = " ".join((inspect.getdoc(stage(name)) or name).split())
+    return text.partition(". ")[0].removesuffix(".") + "."
+
+
+def timeout_s(name: str) -> float | None:
+    """Return the seconds that a stage without a worker may take; None of the others, whose workers are watched."""
+    return getattr(stage(name), "TIMEOUT_S", None)
+
+
+def is_used(name: str, config: Config) -> bool:
+    """Whether a run of this config has this stage: always, unless the stage says otherwise."""
+    asked = getattr(stage(name), "is_used", None)
+    return asked is None or bool(asked(config))
+
+
+def stages_of(config: Config) -> tuple[str, ...]:
+    """Return the stages that a config uses, in the order in which they run."""
+    return tuple(name for name in STAGES if is_used(name, config))
+
+
+def until(config: Config, last: str | None) -> tuple[str, ...]:
+    """Return the stages of a config up to and including `last`, in order; all of them for None.
 
     Raises:
-        ValueError: there is no such stage.
+        ConfigError: there is no such stage, or the config does not use it.
     """
+    if last is not None and last not in STAGES:
+        raise ConfigError(f"there is no stage {last!r}; stages are {', '.join(STAGES)}")
+    names = stages_of(config)
     if last is None:
-        return STAGES
-    if last not in STAGES:
-        raise ValueError(f"there is no stage {last!r}; stages are {', '.join(STAGES)}")
-    return STAGES[: STAGES.index(last) + 1]
+        return names
+    if last not in names:
+        raise ConfigError(f"this config does not use stage {last}: set its section, or name one of {', '.join(names)}")
+    return names[: names.index(last) + 1]
+
+
+def providers(config: Config, name: str) -> dict[str, str]:
+    """Return {table: the stage that provides it} of the tables that a stage of this config reads.
+
+    Raises:
+        ValueError: no stage above it that the config uses gives one of them.
+    """
+    given = {table: above for above in until(config, name)[:-1] for table in stage(above).GIVES}
+    missing = [table for table in stage(name).READS if table not in given]
+    if missing:
+        raise ValueError(
+            f"stage {name} reads {', '.join(missing)}, which no stage above it gives; move it down in "
+            "sana/pipeline/graph.py, or turn on the stage that gives it"
+        )
+    return {table: given[table] for table in stage(name).READS}
+
+
+def inputs_of(config: Config, name: str, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """Return {table: artifact} for a stage, of the artifacts of the stages above it by stage.
+
+    Raises:
+        KeyError: the artifact of a provider is not there.
+    """
+    return {table: artifacts[above] for table, above in providers(config, name).items()}

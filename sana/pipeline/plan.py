@@ -1,13 +1,14 @@
 """Plan: what a run would do, and why. Reads storage and the source listing; executes and writes nothing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from tempfile import TemporaryFile
 
-from sana.artifact import Artifact, config_diff, find, latest
+from sana.artifact import Artifact, Recipe, config_diff, find, latest
 from sana.context import Context
 from sana.errors import SanaError, all_of
-from sana.pipeline.graph import STAGES, stage, until
+from sana.pipeline import graph
+from sana.pipeline.graph import stage
 from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
@@ -20,8 +21,14 @@ class StagePlan:
     name: str
     state: str
     detail: str
-    fingerprint: str = ""
+    recipe: Recipe | None = None  # None while its inputs are not known
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
     artifact: Artifact | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's, or "" while there is none."""
+        return self.recipe.fingerprint if self.recipe else ""
 
 
 def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()) -> list[StagePlan]:
@@ -29,53 +36,61 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
 
     Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
     is above it turns out to yield the same content as before.
+
+    Raises:
+        ConfigError: `last`, or a stage in `force`, is not one that the config uses.
     """
     plans: list[StagePlan] = []
     artifacts: dict[str, Artifact] = {}
-    for name in until(last):
-        module = stage(name)
-        waiting = [upstream for upstream in module.INPUTS if upstream not in artifacts]
-        if waiting:
-            plans.append(
-                StagePlan(name, PENDING, f"on {', '.join(waiting)}: cached if the same content comes out, else run")
-            )
+    for name in force:
+        graph.until(context.config, name)
+    for name in graph.until(context.config, last):
+        if waiting := _waits_for(context, name, artifacts):
+            plans.append(StagePlan(name, PENDING, f"on {waiting}: cached if the same content comes out, else run"))
             continue
-        decided = _decide(context, name, artifacts, forced=name in force)
+        inputs = graph.inputs_of(context.config, name, artifacts)
+        decided = _decide(context, name, inputs, forced=name in force)
         if decided.state == CACHED and decided.artifact is not None:
             artifacts[name] = decided.artifact
         plans.append(decided)
     return plans
 
 
+def _waits_for(context: Context, name: str, artifacts: Mapping[str, Artifact]) -> str:
+    """Name the stages that provide what this one reads and have no artifact yet; empty when it can be decided."""
+    above = dict.fromkeys(graph.providers(context.config, name).values())
+    return ", ".join(one for one in above if one not in artifacts)
+
+
 def found(context: Context, name: str) -> Artifact | None:
     """Return a stage's artifact if it and all that is above it are there as they would be made now, else None."""
     artifacts: dict[str, Artifact] = {}
-    for upstream in until(name):
-        module = stage(upstream)
-        if not all(above in artifacts for above in module.INPUTS):
-            return None
-        if (artifact := find(context.store, module.recipe(context, artifacts))) is not None:
-            artifacts[upstream] = artifact
+    for above in graph.until(context.config, name):
+        if _waits_for(context, above, artifacts):
+            continue
+        recipe = stage(above).recipe(context, graph.inputs_of(context.config, above, artifacts))
+        if (artifact := find(context.store, recipe)) is not None:
+            artifacts[above] = artifact
     return artifacts.get(name)
 
 
-def _decide(context: Context, name: str, artifacts: dict[str, Artifact], *, forced: bool) -> StagePlan:
+def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forced: bool) -> StagePlan:
     module = stage(name)
-    recipe = module.recipe(context, artifacts)
+    recipe = module.recipe(context, inputs)
     artifact = find(context.store, recipe)
     if artifact is not None and not forced:
-        return StagePlan(name, CACHED, "", recipe.fingerprint, artifact)
-    done, total, unit = module.remaining(context, artifacts)
+        return StagePlan(name, CACHED, "", recipe, inputs, artifact)
+    done, total, unit = module.remaining(context, inputs)
     if forced:
-        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe.fingerprint)
+        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs)
     before = latest(context.store, name)
     why = config_diff(recipe, before)
     work = f"{total - done} of {total} {unit} to do" if done else f"{total} {unit} to do"
     if why:
-        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe.fingerprint)
+        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe, inputs)
     if done:
-        return StagePlan(name, PARTIAL, work, recipe.fingerprint)
-    return StagePlan(name, MISSING, f"never run -> {work}", recipe.fingerprint)
+        return StagePlan(name, PARTIAL, work, recipe, inputs)
+    return StagePlan(name, MISSING, f"never run -> {work}", recipe, inputs)
 
 
 def committed(context: Context) -> list[StageState]:
@@ -85,15 +100,15 @@ def committed(context: Context) -> list[StageState]:
     """
     states: list[StageState] = []
     artifacts: dict[str, Artifact] = {}
-    for name in until(None):
-        module = stage(name)
-        if waiting := [upstream for upstream in module.INPUTS if upstream not in artifacts]:
-            states.append(StageState(name, "not run", why=f"waits for {', '.join(waiting)}"))
+    for name in graph.stages_of(context.config):
+        if waiting := _waits_for(context, name, artifacts):
+            states.append(StageState(name, "not run", why=f"waits for {waiting}"))
             continue
         try:
-            found, why = find(context.store, module.recipe(context, artifacts)), ""
+            recipe = stage(name).recipe(context, graph.inputs_of(context.config, name, artifacts))
+            found, why = find(context.store, recipe), ""
         except SanaError as error:
-            before = latest(context.store, name) if not module.INPUTS else None
+            before = latest(context.store, name) if not stage(name).READS else None
             found = before if before and before.config == context.config.download.hashed() else None
             why = f"{error}" if found is None else f"as it was when last listed: {error}"
         if found is None:
@@ -109,21 +124,21 @@ def all_cached(plans: Sequence[StagePlan]) -> bool:
 
 
 def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
-    """Return the committed artifacts that a stage reads.
+    """Return the committed artifacts that provide the tables a stage reads, by table.
 
     Raises:
         SanaError: one of them, or one that it is made of, is not there.
     """
-    wanted = stage(name).INPUTS
-    last = max(wanted, key=STAGES.index)
+    above = graph.providers(context.config, name).values()
+    last = max(above, key=graph.STAGES.index)
     found = {done.name: done.artifact for done in plan(context, last=last) if done.artifact is not None}
-    missing = [upstream for upstream in wanted if upstream not in found]
+    missing = [one for one in dict.fromkeys(above) if one not in found]
     if missing:
         raise SanaError(
             f"{name} reads what {', '.join(missing)} makes of these sources with this config, and that is not at "
             f"{context.store.root}; first: sana run CONFIG --until {last}"
         )
-    return {upstream: found[upstream] for upstream in wanted}
+    return graph.inputs_of(context.config, name, found)
 
 
 def check_work_dir(context: Context) -> None:
@@ -150,11 +165,16 @@ def preflight(context: Context) -> list[str]:
     Raises:
         SanaError: all that was found wrong, together.
     """
+    from sana.data.sources.source import sources_of
     from sana.data.sources.source_check import check_sources
     from sana.model.model_resolver import resolve_model
 
     check_work_dir(context)
-    problems, notes = check_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    # those that planning listed, when it kept them; else each is opened by itself, so that all errors are found
+    opened = context.once(sources_of) if context.opened else None
+    problems, notes = check_sources(
+        context.config, work_dir=context.work_dir, read_only=context.read_only, opened=opened
+    )
     try:
         resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     except SanaError as error:

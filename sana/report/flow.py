@@ -17,7 +17,7 @@ from sana.report.formatting import name as spelled
 from sana.report.tables import batches, coded, columns
 from sana.store import Store
 
-STAGES = ("download", "probe", "bucket", "encode_latents")  # those that clips flow through
+REJECTS_FILE = "rejects.parquet"  # of the stages that clips flow through, and of no other
 MAX_ROWS = 1000
 MAX_ROWS_BYTES = 1_000_000  # of the rejected files on the page
 _SHOWN, _ROW_BYTES = ("path", "stage", "reason", "detail", "dataset"), 107  # without texts, a row is so long in HTML
@@ -27,7 +27,8 @@ _SHOWN, _ROW_BYTES = ("path", "stage", "reason", "detail", "dataset"), 107  # wi
 class Step:
     """One stage: clips (after bucket: samples, which are windows of clips) in, out, and rejected by reason.
 
-    `num_next`: what goes into the next stage; more than `num_out` where a clip gives several samples.
+    `num_next`: what goes into the next stage; more than `num_out` where a clip gives several samples. `of_samples`:
+    whether what goes there is samples.
     """
 
     stage: str
@@ -35,6 +36,7 @@ class Step:
     num_out: int
     rejected: Mapping[str, int]
     num_next: int
+    of_samples: bool = False
 
     @property
     def num_rejected(self) -> int:
@@ -46,13 +48,20 @@ class Step:
 
 
 def steps(artifacts: Mapping[str, Artifact]) -> list[Step]:
-    """Return the step of each committed stage that clips flow through, in their order."""
-    found = []
-    for name in STAGES:
-        if name in artifacts:
-            counts = artifacts[name].counts
-            found.append(Step(name, counts.num_in, counts.num_out, dict(counts.top_reasons()), counts.num_next))
+    """Return the step of each committed stage that clips flow through, in the order of `artifacts`."""
+    found: list[Step] = []
+    of_samples = False
+    for name in _stages(artifacts):
+        counts = artifacts[name].counts
+        of_samples = of_samples or counts.num_samples is not None
+        reasons = dict(counts.top_reasons())
+        found.append(Step(name, counts.num_in, counts.num_out, reasons, counts.num_next, of_samples))
     return found
+
+
+def _stages(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """Return the stages that clips flow through: those that may reject some, and so have a table of them."""
+    return [name for name, artifact in artifacts.items() if REJECTS_FILE in artifact.files]
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,9 @@ def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int
     """
     counts: Counter[tuple[str, str, str]] = Counter()
     groups: dict[tuple[str, str], np.ndarray] = {}  # row numbers in the table of the stage
-    stages = [name for name in STAGES if name in artifacts and artifacts[name].counts.num_rejected]
+    stages = [name for name in _stages(artifacts) if artifacts[name].counts.num_rejected]
     for stage in stages:
-        table = columns(
-            store, artifacts[stage], "rejects.parquet", ["dataset", "reason"], dictionary=["dataset", "reason"]
-        )
+        table = columns(store, artifacts[stage], REJECTS_FILE, ["dataset", "reason"], dictionary=["dataset", "reason"])
         datasets, dataset = coded(table.column("dataset"))
         reasons, reason = coded(table.column("reason"))
         value_counts = np.bincount(dataset * len(reasons) + reason, minlength=len(datasets) * len(reasons))
@@ -101,9 +108,9 @@ def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int
     for stage in stages:
         picked = [numbers[:share] for (of, _), numbers in groups.items() if of == stage]
         rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
-    rows.sort(key=lambda row: (STAGES.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
-    in_order = dict(sorted(counts.items(), key=lambda item: (STAGES.index(item[0][0]), item[0])))
-    return Rejections(in_order, _fitting(rows), [artifacts[stage].files["rejects.parquet"].key for stage in stages])
+    rows.sort(key=lambda row: (stages.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
+    in_order = dict(sorted(counts.items(), key=lambda item: (stages.index(item[0][0]), item[0])))
+    return Rejections(in_order, _fitting(rows), [artifacts[stage].files[REJECTS_FILE].key for stage in stages])
 
 
 def _fair_share(sizes: Sequence[int], total: int) -> int:
@@ -127,7 +134,7 @@ def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[st
     """Read the rows of a table of rejections with these numbers, which ascend."""
     rows: list[dict[str, Any]] = []
     start = 0
-    for batch in batches(store, artifact, "rejects.parquet", REJECTS.names):
+    for batch in batches(store, artifact, REJECTS_FILE, REJECTS.names):
         here = numbers[(numbers >= start) & (numbers < start + batch.num_rows)] - start
         rows += batch.take(pa.array(here)).to_pylist()
         start += batch.num_rows
@@ -150,7 +157,7 @@ class DatasetCount:
 
 def datasets(artifacts: Mapping[str, Artifact], rejected: Rejections) -> list[DatasetCount]:
     """Return the counts of each data set, largest first; in the unit of the last stage where clips became windows."""
-    stages = [name for name in STAGES if name in artifacts]
+    stages = _stages(artifacts)
     if not stages:
         return []
     first, last = (artifacts[name].counts.datasets for name in (stages[0], stages[-1]))

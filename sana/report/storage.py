@@ -45,7 +45,7 @@ def storage(store: Store, artifacts: Mapping[str, Artifact]) -> Storage:
     kept: list[Kept] = []
     tensors: dict[str, tuple[int, int]] = {}
     for name, artifact in artifacts.items():
-        if name in ("encode_captions", "encode_latents"):
+        if "index.parquet" in artifact.files:
             index = columns(store, artifact, "index.parquet", ["shard", "offset", "num_bytes"], dictionary=["shard"])
             number, num_bytes, shards = _distinct(index)
             tensors[name] = (number, num_bytes)

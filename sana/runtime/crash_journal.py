@@ -2,7 +2,7 @@
 
 A file can kill the process that decodes it. The worker keeps a `CrashJournal`. When a signal kills the worker, the
 stage that started it reads what was `open_at_crash` and starts another one, which opens those in `Quarantine` first and
-one at a time: the next crash has one cause, which is rejected as killed_worker; the others are cleared when finished.
+one at a time: the next crash has one cause, which is rejected as killed_worker; the others are cleared.
 """
 
 import os
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MAX_CRASHES = 2  # what was open in so many processes when they died is not opened again
+MAX_CRASHES = 2  # a file that was open in so many processes when they crashed is not opened again
 _SLOT_BYTES = 256
 
 
 class CrashJournal:
     """The names that are open now, one fixed slot of a file each; thread-safe. A new one forgets what the file held.
 
-    Nothing is synced: what a process wrote survives its death, and when the machine dies nobody is to blame.
+    Nothing is synced: what a process wrote survives its crash, and a crash of the machine is caused by no file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class CrashJournal:
         """Hold `name` (a digest or key, at most 255 bytes, no NUL) open while the context lasts."""
         record = name.encode()
         if not 0 < len(record) < _SLOT_BYTES:
-            raise ValueError(f"a journal holds names of 1 to {_SLOT_BYTES - 1} bytes, got {name!r}")
+            raise ValueError(f"a crash journal holds names of 1 to {_SLOT_BYTES - 1} bytes, got {name!r}")
         slot = self._take()
         os.pwrite(self._file, record.ljust(_SLOT_BYTES, b"\0"), slot * _SLOT_BYTES)
         try:
@@ -56,7 +56,7 @@ class CrashJournal:
 
 
 def open_at_crash(path: Path) -> list[str]:
-    """Return the names that the process which kept this journal had open when it died, sorted; none without a file."""
+    """Return the names that were open when the process of this crash journal crashed, sorted; none without a file."""
     if not path.exists():
         return []
     data = path.read_bytes()
@@ -66,12 +66,12 @@ def open_at_crash(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """How many processes died while a name was open: `num_crashes` by name, none that was never open in one."""
+    """Names that were open in a crash, and in how many: `num_crashes` by name. A name that never was is not in it."""
 
     num_crashes: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, names: Iterable[str]) -> "Quarantine":
-        """Return what is known after another death, in which these names were open."""
+        """Return what is known after another crash, in which these names were open."""
         return Quarantine({**self.num_crashes, **{name: self.num_crashes.get(name, 0) + 1 for name in names}})
 
     @property

@@ -81,7 +81,7 @@ def todo_path(job_path: Path) -> Path:
 
 
 def rank_journal(journal: Path, rank: int) -> Path:
-    """File in which one of several workers says what it has open, for whoever comes after its death."""
+    """File in which one of several workers notes what it has open, for the worker that follows when it crashes."""
     return journal.with_name(f"{journal.name}.{rank}") if rank else journal
 
 

@@ -40,7 +40,7 @@ class WorkerError(SanaError):
 
 
 class WorkerKilledError(WorkerError):
-    """A worker died of a signal that nobody sends to end it in order: what it read may have crashed it.
+    """A worker was killed by a signal that is not sent to end it in order: what it read may have crashed it.
 
     `ranks` are those that did, before we ended the others.
     """
@@ -94,14 +94,14 @@ def launch(
     Raises:
         SanaError: the worker ended with a message for the user, which this is.
         WorkerError: it crashed, was killed, reported nothing for too long, or another one holds the lock.
-        WorkerKilledError: it died of a signal such as SIGSEGV, or of SIGKILL.
+        WorkerKilledError: it was killed by a signal such as SIGSEGV, or by SIGKILL.
         WorkerStartError: it ended otherwise, before it reported anything.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(lock_path, lock_wait_s) as lock_fd, log_path.open("ab") as output:
         ranks: list[subprocess.Popen[bytes]] = []
         try:
-            # before the first rank: whatever it writes is news
+            # before the first rank: all that it writes is new
             progress, lines = _Tail(progress_path(job_path)), _Tail(log_path)
             for env in _environments(num_processes):
                 ranks.append(_start([sys.executable, "-m", module, str(job_path)], env, ranks, output, lock_fd))
@@ -188,7 +188,7 @@ def _follow(
     stall_timeout_s: float | None,
     where: str,
 ) -> bool:
-    """Pass progress and log lines on until all ranks have ended, or one has failed; tells if any progress came."""
+    """Pass progress and log lines on until all ranks have ended, or one has failed; returns if any progress came."""
     progressed = False
     heard = forwarded = time.monotonic()
     while True:

@@ -7,7 +7,6 @@ nothing else. `compacted/` holds tables of many parts each, so that planning is 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,10 +16,11 @@ import pyarrow.compute as pc
 
 from sana.arrow import read_parquet, to_parquet
 from sana.errors import SanaError
+from sana.runtime.threads import in_threads
 from sana.store import Store
 
 _Row = TypeVar("_Row")
-COMPACT_FROM = 16  # parts that stand alone before a compacted table is worth an object
+COMPACT_FROM = 16  # loose parts before a compacted table is worth an object
 COMPACT_ROWS = 2_000_000  # a larger compacted table is never written: it bounds memory, and what is written again
 _READ_AT_ONCE = 16  # parts read at the same time: on S3 each is a round trip
 
@@ -117,7 +117,7 @@ class Pool:
         """Read the compacted tables that no other one replaces."""
         live: list[_Compacted] = []
         replaced: set[str] = set()
-        # one that replaces others holds their parts and more, so by its number of parts it stands behind them
+        # one that replaces others holds their parts and more, so, sorted by number of parts, it comes after them
         for key in reversed([key for key, _ in self.store.list(f"{self.folder}/compacted")]):
             if _name(key) in replaced:
                 continue
@@ -134,11 +134,8 @@ class Pool:
     def _read_all(self, keys: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
         """Read parts in order, several at once."""
         if len(keys) < 2:
-            yield from (self._read(key, columns) for key in keys)
-            return
-        with ThreadPoolExecutor(_READ_AT_ONCE) as threads:
-            for group in slices(keys, 64 * _READ_AT_ONCE):  # not all ten thousand results before the first is used
-                yield from threads.map(lambda key: self._read(key, columns), group)
+            return (self._read(key, columns) for key in keys)
+        return in_threads(lambda key: self._read(key, columns), keys, num_threads=_READ_AT_ONCE)
 
     def _read(self, key: str, columns: Sequence[str]) -> pa.Table:
         try:
@@ -173,8 +170,8 @@ def compacted_names(metadata: Mapping[bytes, bytes] | None, *, where: str) -> tu
         except (KeyError, ValueError):
             names = None
         if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
-            told = f"its metadata has no list `{name.decode()}`"
-            raise SanaError(f"{where}: {told}; remove that file, and it is made again from the parts")
+            wrong = f"its metadata has no list `{name.decode()}`"
+            raise SanaError(f"{where}: {wrong}; remove that file, and it is made again from the parts")
         found.append(frozenset(names))
     return found[0], found[1]
 

@@ -1,4 +1,4 @@
-"""What workers say they made: one closed record for each, which the worker writes and its stage reads.
+"""Results: what each worker made. One closed record for each, which the worker writes and its stage reads.
 
 Imports base modules only.
 """

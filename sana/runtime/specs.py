@@ -1,4 +1,4 @@
-"""What each worker is told: one closed record for each, which the stage writes and the worker reads.
+"""Specs: what each worker is to do. One closed record for each, which the stage writes and the worker reads.
 
 Imports base modules only. A worker that is added later has its spec in a module that its stage imports as well.
 """
@@ -36,10 +36,10 @@ class PoolName(Record):
 
 @dataclass(frozen=True)
 class CrashHistory(Record):
-    """What the workers before this one died of, and where this one says what it has open.
+    """The crashes of the workers before this one, and where this one notes what it has open.
 
-    `num_crashes`: how many processes died while a name was open. `journal`: path of its journal; of several ranks each
-    has its own, see `rank_journal`.
+    `num_crashes`: how many processes crashed while a name was open. `journal`: path of its crash journal; of several
+    ranks each has its own, see `rank_journal`.
     """
 
     num_crashes: Mapping[str, int]
@@ -84,12 +84,12 @@ class EncodeCaptionsSpec(Spec):
 
 @dataclass(frozen=True)
 class EncodeLatentsSpec(Spec):
-    """Encode the job's windows, or a share of them."""
+    """Encode the job's windows, or a partition of them."""
 
     WORKER: ClassVar[str] = "encode_latents"
     pool: PoolName
     model: ModelSource
-    share: WorkerRange
+    workers: WorkerRange
     crashes: CrashHistory
 
 
@@ -104,9 +104,7 @@ class TrainSpec(Spec):
     trajectory: str
     fingerprint: str  # of the artifact to be made
     keep_steps: tuple[int, ...]  # of checkpoints that committed artifacts refer to: they are not pruned
-    draws_per_epoch: Mapping[
-        str, float
-    ]  # how often a data set stands in an epoch; of those that do not stand in it once
+    draws_per_epoch: Mapping[str, float]  # by data set; without those whose clips are drawn once per epoch
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,44 @@
-"""Many small requests at once, in bounded memory."""
+"""Work on many items in threads, in order and in bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import islice
 from typing import TypeVar
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 NUM_THREADS = 8
+IDLE_S = 0.5
 
 
-def in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Yield `function(item)` for each item, in order; items are taken, and results held, a few dozen ahead."""
-    with ThreadPoolExecutor(NUM_THREADS) as workers:
-        waiting: deque[Future[_Out]] = deque()
-        for item in items:
-            waiting.append(workers.submit(function, item))
-            if len(waiting) > 4 * NUM_THREADS:
-                yield waiting.popleft().result()
-        while waiting:
+def in_threads(
+    function: Callable[[_In], _Out],
+    items: Iterable[_In],
+    *,
+    num_threads: int = NUM_THREADS,
+    num_ahead: int | None = None,
+    while_waiting: Callable[[], None] | None = None,
+) -> Generator[_Out, None, None]:
+    """Yield `function(item)` for each item, in order.
+
+    Items are taken, and results held, `num_ahead` ahead of the one that is yielded (by default four for each thread).
+    What `function` raises is raised where its result would have come, and ends the rest: nothing more is started, and
+    what runs is waited for. So does closing the generator, as a caller does that may leave before its end.
+    `while_waiting` is called every IDLE_S seconds, in the caller's thread, while the next result is waited for.
+    """
+    num_ahead = 4 * num_threads if num_ahead is None else num_ahead
+    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="in_threads")
+    waiting: deque[Future[_Out]] = deque()
+    rest = iter(items)
+    try:
+        while True:
+            missing = num_ahead + 1 - len(waiting)
+            waiting.extend(threads.submit(function, item) for item in islice(rest, missing))
+            if not waiting:
+                return
+            while while_waiting and not wait([waiting[0]], IDLE_S).done:
+                while_waiting()
             yield waiting.popleft().result()
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)

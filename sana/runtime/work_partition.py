@@ -1,4 +1,4 @@
-"""How workers share rows without talking: each takes its own parts first, then helps with those of the others.
+"""How rows are divided among workers without a coordinator: each takes its own parts first, then helps the others.
 
 What is done is read from the pool. Two may do the same part at the end of a run: that costs time, and nothing else.
 """

@@ -1,4 +1,4 @@
-"""Start the child process that does a stage's heavy work: models live and die in it, never in the flow."""
+"""Start the child process that does a stage's heavy work: models are loaded in it, never in the flow."""
 
 import logging
 import uuid
@@ -33,11 +33,11 @@ def run_worker(
     """Run the worker of this spec to its end and return its job file, beside which it left its results.
 
     `todo` are the rows it works on. `lock` names work that only one process of this machine may do at a time.
-    `report` hears its progress instead of the context's.
+    `report` is given its progress instead of the context's.
 
     Raises:
         SanaError: the worker's own message.
-        WorkerError: the worker died; names its log.
+        WorkerError: the worker crashed; names its log.
     """
     job_path = write_job(context.config, spec, todo)
     (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -68,11 +68,11 @@ def restart_on_crash(
 
     Raises:
         SanaError: the worker's own message.
-        WorkerError: the worker died, and not of what it had open, or more than MAX_RESTARTS did; names its log.
+        WorkerError: the worker crashed with nothing open, or more than MAX_RESTARTS times; names its log.
     """
     quarantined = Quarantine()
     for restart in range(MAX_RESTARTS + 1):
-        # one for each: a worker that dies before it opens anything must not be blamed on what an earlier one left
+        # one for each: a worker that crashes before it opens anything must not find the names of an earlier one
         journal = context.work_dir / "crash_journals" / f"{stage}-{uuid.uuid4().hex[:12]}"
         try:
             run(CrashHistory(dict(quarantined.num_crashes), str(journal)))
@@ -82,7 +82,7 @@ def restart_on_crash(
             if not names or restart == MAX_RESTARTS:
                 raise
             quarantined = quarantined.after(names)
-            log.warning("%s: a worker died with %s open; another one goes on. %s", stage, ", ".join(names), error)
+            log.warning("%s: a worker crashed with %s open; another one continues. %s", stage, ", ".join(names), error)
         finally:
             for rank in range(num_processes):
                 rank_journal(journal, rank).unlink(missing_ok=True)

@@ -21,7 +21,9 @@ from sana.errors import ConfigError, RejectedError
 
 NAME = "bucket"
 VERSION = 3
-INPUTS = ("probe",)
+READS = ("probed_clips",)
+GIVES = ("windows",)
+TIMEOUT_S = 600.0
 # What encode_latents reads of a window: source_id and the like may change without a video being opened.
 WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *SAMPLE_KEY_COLUMNS)
 
@@ -31,7 +33,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     config = context.config.bucket.hashed()
     if own := _deviations(context.config):
         config["datasets"] = own
-    return Recipe(NAME, VERSION, config, {"clips": inputs["probe"].content["clips"]})
+    return Recipe(NAME, VERSION, config, {"clips": inputs["probed_clips"].content["clips"]})
 
 
 def _deviations(config: Config) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def _deviations(config: Config) -> dict[str, Any]:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    return 0, inputs["probe"].counts.num_out, "clips"
+    return 0, inputs["probed_clips"].counts.num_out, "clips"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -61,7 +63,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
         RejectedError: one split would be empty.
     """
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
-    clips = read_table(context.store, inputs["probe"], "clips.parquet")
+    clips = read_table(context.store, inputs["probed_clips"], "clips.parquet")
     assigned = assign(clips, context.config)
     windows = assigned.windows
     draft.add("clips.parquet", to_parquet(windows))

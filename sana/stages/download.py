@@ -7,19 +7,20 @@ from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.schemas import CAPTIONS, CLIPS
 from sana.data.sources.ingest import STAGE, collect
-from sana.data.sources.source import Source, fetched, open_sources
+from sana.data.sources.source import Source, fetched, sources_of
 from sana.data.tables import content_digest, count_rejects
 from sana.facts import DownloadFacts
 from sana.progress import Progress
 
 NAME = STAGE
 VERSION = 2
-INPUTS: tuple[str, ...] = ()
+READS: tuple[str, ...] = ()
+GIVES = ("clips", "captions")
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """The listing is the input: paths, sizes and what the source itself says of each file's content."""
-    return _recipe(context, open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only))
+    return _recipe(context, context.once(sources_of))
 
 
 def _recipe(context: Context, sources: Mapping[str, Source]) -> Recipe:
@@ -29,7 +30,7 @@ def _recipe(context: Context, sources: Mapping[str, Source]) -> Recipe:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    sources = open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    sources = context.once(sources_of)
     return 0, sum(source.videos.num_rows for source in sources.values()), "videos"
 
 
@@ -39,7 +40,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     Raises:
         ConfigError: a source does not exist, holds no video, or its captions are not where the config says.
     """
-    sources = open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    sources = context.once(sources_of)
     draft = Draft(context.store, _recipe(context, sources), forced=bool(context.salt))
     tables = collect(
         context.config.download.enabled,

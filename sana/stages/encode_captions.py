@@ -6,25 +6,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.context import Context
 from sana.counts import Counts
 from sana.data.schemas import CAPTION_INDEX, TEXTS
-from sana.data.tables import content_digest, read_table
-from sana.errors import SanaError
+from sana.data.tables import read_table
 from sana.model.model_resolver import ModelRef, resolve_model, source_of
 from sana.runtime.pool import Pool
 from sana.runtime.specs import EncodeCaptionsSpec, PoolName
 from sana.runtime.worker import run_worker
+from sana.stages.bodies.pooled_tensors import PooledTensors
 
 NAME = "encode_captions"
 VERSION = 2
-INPUTS = ("download", "bucket")
+READS = ("captions", "windows")
+GIVES = ("texts",)
 _WANTED = pa.schema(
     [CAPTION_INDEX.field(name) for name in ("role", "name", "position", "text", "template", "text_key")]
 )
 _KEYS_AT_ONCE = 65_536  # texts whose keys are made at a time
+_VIEWS = {"train": ("train", "null"), "eval": ("eval", "null"), "prompts": ("prompt", "negative")}  # by role
 _CONTENT = ("role", "name", "position", "text_key", "digest", "dtype", "shape")
 
 
@@ -41,8 +42,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
             "negative_prompt": sample.negative_prompt,
         },
         {
-            "captions": inputs["download"].content["captions"],
-            "members": inputs["bucket"].content["members"],
+            "captions": inputs["captions"].content["captions"],
+            "members": inputs["windows"].content["members"],
             "text_encoder": model.digests["text_encoder"],
             "tokenizer": model.digests["tokenizer"],
         },
@@ -66,11 +67,11 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
     return Pool(context.store, NAME, context.salted(key[:16]), schema=TEXTS, id_column="text_key")
 
 
-def wanted(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
+def _wanted(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
     """Return one row per (role, name, position): what is to be found in the index, before it is encoded."""
     config, sample = context.config.encode_captions, context.config.sample
-    clips = read_table(context.store, inputs["bucket"], "clips.parquet").select(["clip_id", "split"])
-    captions = read_table(context.store, inputs["download"], "captions.parquet")
+    clips = read_table(context.store, inputs["windows"], "clips.parquet").select(["clip_id", "split"])
+    captions = read_table(context.store, inputs["captions"], "captions.parquet")
     at = pc.index_in(captions.column("clip_id"), clips.column("clip_id").combine_chunks())
     captions, at = captions.filter(at.is_valid()), at.drop_null()
     texts = captions.column("captions").combine_chunks()
@@ -106,50 +107,37 @@ def _text_keys(texts: pa.Array, template: str) -> Iterator[pa.Array]:
         yield pa.array([digest_of([text, template]) for text in few], pa.string())
 
 
+def _tensors(context: Context, inputs: Mapping[str, Artifact], model: ModelRef) -> PooledTensors:
+    return PooledTensors(
+        stage=NAME,
+        pool=pool_of(context, model),
+        wanted=_wanted(context, inputs),
+        unit="texts",
+        todo=("text_key", "text", "template"),
+        order=("text_key",),
+        index=CAPTION_INDEX,
+    )
+
+
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
-    keys = pc.unique(wanted(context, inputs).column("text_key"))
-    done = pc.sum(pc.is_in(keys, pool_of(context, model).ids().combine_chunks())).as_py() or 0
-    return done, len(keys), "texts"
+    return _tensors(context, inputs, model).remaining()
 
 
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `index.parquet`: where the embedding of each caption, prompt and of the null caption is."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
-    pool = pool_of(context, model)
-    rows = wanted(context, inputs)
-    todo = _missing(rows, pool)
-    if todo.num_rows:
-        run_worker(context, EncodeCaptionsSpec(PoolName(NAME, pool.key), source_of(model)), todo=todo)
-    pool.compact()
-    encoded = pool.rows()
-    at = pc.index_in(rows.column("text_key"), encoded.column("text_key").combine_chunks())
-    if at.null_count:
-        raise SanaError(f"{NAME}: {at.null_count} of {len(at)} texts are not in the pool; run again")
-    found = encoded.take(at)
-    columns = [(found if name in found.column_names else rows).column(name) for name in CAPTION_INDEX.names]
-    index = pa.table(columns, CAPTION_INDEX.names).cast(CAPTION_INDEX)
-    draft.add("index.parquet", to_parquet(index))
-    texts = pc.count_distinct(index.column("text_key")).as_py()
-    truncated = pc.count_distinct(index.filter(index.column("truncated")).column("text_key")).as_py()
+    tensors = _tensors(context, inputs, model)
+
+    def encode(todo: pa.Table) -> None:
+        run_worker(context, EncodeCaptionsSpec(PoolName(NAME, tensors.pool.key), source_of(model)), todo=todo)
+
+    made = tensors.make(draft, encode, may_reject=False)
+    texts = pc.count_distinct(made.index.column("text_key")).as_py()
+    truncated = pc.count_distinct(made.index.filter(made.index.column("truncated")).column("text_key")).as_py()
     return draft.commit(
-        content={
-            "train": content_digest(_of(index, "train", "null"), _CONTENT),
-            "eval": content_digest(_of(index, "eval", "null"), _CONTENT),
-            "prompts": content_digest(_of(index, "prompt", "negative"), _CONTENT),
-        },
-        counts=Counts.all_kept(texts, encoded=todo.num_rows, truncated=truncated),
+        content={view: made.digest(_CONTENT, column="role", among=roles) for view, roles in _VIEWS.items()},
+        counts=Counts.all_kept(texts, encoded=made.num_made, truncated=truncated),
     )
-
-
-def _missing(rows: pa.Table, pool: Pool) -> pa.Table:
-    """Return the texts that the pool lacks, each once, sorted by key."""
-    known = pc.is_in(rows.column("text_key"), pool.ids().combine_chunks())
-    texts = rows.filter(pc.invert(known)).group_by(["text_key", "text", "template"]).aggregate([])
-    return texts.sort_by("text_key")
-
-
-def _of(index: pa.Table, *roles: str) -> pa.Table:
-    return index.filter(pc.is_in(index.column("role"), pa.array(roles)))

@@ -13,7 +13,8 @@ from sana.runtime.worker import files_of_worker
 
 NAME = "evaluate"
 VERSION = 1
-INPUTS = ("encode_captions", "encode_latents", "train")
+READS = ("texts", "latents", "weights")
+GIVES = ("losses",)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -27,9 +28,9 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         context.config.evaluate.hashed()
         | {name: train[name] for name in ("mixed_precision", "text_padding") if name in train},
         {
-            "latents": inputs["encode_latents"].content["eval"],
-            "captions": inputs["encode_captions"].content["eval"],
-            "weights": inputs["train"].content["weights"],
+            "latents": inputs["latents"].content["eval"],
+            "captions": inputs["texts"].content["eval"],
+            "weights": inputs["weights"].content["weights"],
             "initial_weights": model.digests["transformer"],
         },
     )
@@ -44,13 +45,13 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
-    trained = TrainFacts.of(inputs["train"])
+    trained = TrainFacts.of(inputs["weights"])
 
     def spec(out_dir: str) -> EvaluateSpec:
         return EvaluateSpec(
             model=source_of(model),
-            latents=inputs["encode_latents"],
-            captions=inputs["encode_captions"],
+            latents=inputs["latents"],
+            captions=inputs["texts"],
             checkpoint=CheckpointName(trained.trajectory, trained.step),
             out_dir=out_dir,
         )

@@ -17,12 +17,13 @@ from sana.runtime.worker import restart_on_crash, run_worker
 
 NAME = "probe"
 VERSION = 4
-INPUTS = ("download",)
+READS = ("clips",)
+GIVES = ("probed_clips",)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """Probe reads the videos; no caption, no bucket."""
-    return Recipe(NAME, VERSION, context.config.probe.hashed(), {"videos": inputs["download"].content["videos"]})
+    return Recipe(NAME, VERSION, context.config.probe.hashed(), {"videos": inputs["clips"].content["videos"]})
 
 
 def pool_of(context: Context) -> Pool:
@@ -31,7 +32,7 @@ def pool_of(context: Context) -> Pool:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    clips = read_table(context.store, inputs["download"], "clips.parquet")
+    clips = read_table(context.store, inputs["clips"], "clips.parquet")
     total = pc.count_distinct(clips.column("digest")).as_py()
     return total - anti_join(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
 
@@ -39,13 +40,13 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `clips.parquet` (with what was found) and `rejects.parquet`."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
-    clips = read_table(context.store, inputs["download"], "clips.parquet")
+    clips = read_table(context.store, inputs["clips"], "clips.parquet")
     pool = pool_of(context)
     num_missing = anti_join(clips, pool.rows(), "digest").num_rows
     if num_missing:
 
         def opened(crashes: CrashHistory) -> None:
-            run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["download"], crashes))
+            run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["clips"], crashes))
 
         restart_on_crash(context, NAME, opened)
     judged = _with_facts(clips, pool.rows())

@@ -13,7 +13,8 @@ from sana.runtime.worker import files_of_worker
 
 NAME = "sample"
 VERSION = 2
-INPUTS = ("encode_captions", "train")
+READS = ("texts", "weights")
+GIVES = ("videos",)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -26,8 +27,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         VERSION,
         {**config, "mixed_precision": context.config.train.mixed_precision},
         {
-            "prompts": inputs["encode_captions"].content["prompts"],
-            "weights": inputs["train"].content["weights"],
+            "prompts": inputs["texts"].content["prompts"],
+            "weights": inputs["weights"].content["weights"],
             "vae": model.digests["vae"],
             "scheduler": model.digests["scheduler"],
         },
@@ -43,12 +44,12 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     """Write `<nickname>.mp4` for each prompt, `videos.json` and `contact_sheet.png`."""
     draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
-    trained = TrainFacts.of(inputs["train"])
+    trained = TrainFacts.of(inputs["weights"])
 
     def spec(out_dir: str) -> SampleSpec:
         return SampleSpec(
             model=source_of(model),
-            captions=inputs["encode_captions"],
+            captions=inputs["texts"],
             checkpoint=CheckpointName(trained.trajectory, trained.step),
             out_dir=out_dir,
         )

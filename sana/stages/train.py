@@ -20,21 +20,22 @@ from sana.training.checkpoint import newest
 
 NAME = "train"
 VERSION = 1
-INPUTS = ("encode_captions", "encode_latents")
+READS = ("texts", "latents")
+GIVES = ("weights",)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """Reads the train rows, their captions and the null caption, and the transformer to start from."""
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     read = {
-        "latents": inputs["encode_latents"].content["train"],
-        "captions": inputs["encode_captions"].content["train"],
+        "latents": inputs["latents"].content["train"],
+        "captions": inputs["texts"].content["train"],
         "transformer": model.digests["transformer"],
     }
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
-    draws_per_epoch = _draws_per_epoch(context.config, inputs["encode_latents"])
+    draws_per_epoch = _draws_per_epoch(context.config, inputs["latents"])
     return Recipe(NAME, VERSION, {**knobs, "draws_per_epoch": draws_per_epoch} if draws_per_epoch else knobs, read)
 
 
@@ -77,12 +78,12 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
     resources = context.config.train.resources
     spec = TrainSpec(
         model=source_of(model),
-        latents=inputs["encode_latents"],
-        captions=inputs["encode_captions"],
+        latents=inputs["latents"],
+        captions=inputs["texts"],
         trajectory=trajectory,
         fingerprint=stage_recipe.fingerprint,
         keep_steps=tuple(_steps_in_use(context, trajectory)),
-        draws_per_epoch=_draws_per_epoch(context.config, inputs["encode_latents"]),
+        draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
     )
     job_path = run_worker(
         context,

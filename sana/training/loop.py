@@ -6,17 +6,20 @@ from a checkpoint, on another number of ranks or with another micro batch size, 
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
 from sana.config.pipeline import Config
 from sana.data.loading.epoch import Cursor
-from sana.data.loading.loader import Prefetcher, Reader
+from sana.data.loading.loader import Reader
 from sana.errors import SanaError
 from sana.progress import Progress, Report
+from sana.runtime.threads import in_threads
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, RankPartition, Slot, prepare
+from sana.training.batch import MicroBatch, RankPartition, prepare
 from sana.training.checkpoint_manager import Found, Trajectory
 from sana.training.distributed import StopFlag
 from sana.training.evaluation import EvalTable, evaluate_model
@@ -104,7 +107,8 @@ class Trainer:
         """
         self._restore()
         slots = self.partition.slots(self.cursor, self.state.step, self.config.max_steps)
-        with Prefetcher(self.prepare, slots, depth=self.resources.prefetch_batches) as batches:
+        depth = self.resources.prefetch_batches
+        with closing(in_threads(self.prepare, slots, num_threads=depth, num_ahead=depth)) as batches:
             while True:
                 stopping = self.stop.agreed()
                 if not stopping and self._is_due(self.resources.eval_every):
@@ -127,7 +131,7 @@ class Trainer:
         self.state.restore(self.parallel, found.parts, step)
         self._write([], "from the start" if step == 0 else f"going on from step {step}")
 
-    def _train_step(self, batches: Prefetcher[list[Slot], MicroBatch]) -> None:
+    def _train_step(self, batches: Iterator[MicroBatch]) -> None:
         """Take one optimizer step on the mean loss of the global batch."""
         if not self.window:
             self.window_started = time.perf_counter()

@@ -2,16 +2,15 @@
 
 A bounded pipeline: threads decode ahead, so that the VAE does not wait, over the borders of parts. In memory are at
 most `decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are.
-Several workers share a todo without talking: each takes its own parts first, then helps with those of the others.
+Several workers divide a todo without a coordinator: each takes its own parts first, then helps the others.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -37,19 +36,20 @@ from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
 from sana.runtime.pool import Pool, part_name, slices
 from sana.runtime.specs import EncodeLatentsSpec
+from sana.runtime.threads import in_threads
 from sana.runtime.work_partition import WorkPartition
 from sana.store import Store
 
 _NOTHING = Location("", 0, 0, "", "", ())
 Row = Mapping[str, Any]
 Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
-Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
+Item = tuple[int, Row, Decoded]  # number of the part, row, its window
 
 
 def encode(job: Job[EncodeLatentsSpec]) -> None:
-    """Encode the job's windows, all of them unless others do a share; a part is committed when it is whole."""
+    """Encode the job's windows, all of them unless other workers do some; a part is committed when it is whole."""
     config, spec = job.config.encode_latents, job.spec
-    rank = int(os.environ.get("RANK", "0")) if spec.share.num_ranks > 1 else 0
+    rank = int(os.environ.get("RANK", "0")) if spec.workers.num_ranks > 1 else 0
     store = job.open_store()
     pool = Pool(store, spec.pool.stage, spec.pool.key, schema=LATENTS, id_column="sample_key")
     device = resolve_device(config.resources.device, rank=rank)
@@ -93,14 +93,14 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
 
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
-    """Decode this worker's share: the quarantined first, by the first worker, with no other clip of its own open."""
+    """Decode this worker's partition: the quarantined first, by the first worker, while it has no other clip open."""
     spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
     journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
     decode = _decoder(job, journal, frozenset(quarantined.to_reject))
     apart = partition.apart(quarantined.to_isolate)
     if rank == 0:
         yield from _ahead(slices(apart, 1), decode, 0, first=-len(apart))
-    parts = partition.parts(spec.share.first_worker + rank, spec.share.num_workers)
+    parts = partition.parts(spec.workers.first_worker + rank, spec.workers.num_workers)
     yield from _ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
     journal.close()
 
@@ -129,15 +129,12 @@ def _ahead(
 
     A part is asked for when its first row is to be decoded.
     """
-    with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
-        waiting: deque[Item] = deque()
-        for number, part in enumerate(parts, first):
-            for row in part:
-                waiting.append((number, row, threads.submit(decode, row)))
-                if len(waiting) > num_ahead:
-                    yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
+    rows = ((number, row) for number, part in enumerate(parts, first) for row in part)
+
+    def decoded(numbered: tuple[int, Row]) -> Item:
+        return (*numbered, decode(numbered[1]))
+
+    return in_threads(decoded, rows, num_threads=max(num_ahead, 1), num_ahead=num_ahead)
 
 
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:
@@ -147,14 +144,13 @@ def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row]
     """
     rows: list[Row] = []
     pixels: list[np.ndarray] = []
-    for _, row, future in items:
-        decoded = future.result()
+    for _, row, decoded in items:
         if isinstance(decoded, ClipRejected):
             yield [row], decoded
             continue
         rows.append(row)
         pixels.append(decoded)
-        del decoded, future  # 400 MB at 81x480x832, which would stay while the next window is waited for
+        del decoded  # 400 MB at 81x480x832, which would stay while the next window is waited for
         if len(rows) == batch_size:
             yield rows, np.stack(pixels) if batch_size > 1 else pixels.pop()[None]
             rows, pixels = [], []

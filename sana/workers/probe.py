@@ -4,8 +4,7 @@ A process of its own, because a damaged file can kill the process that opens it:
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from sana.runtime.crash_journal import CrashJournal, Quarantine
 from sana.runtime.job import Job, run_worker
 from sana.runtime.pool import Pool
 from sana.runtime.specs import ProbeSpec
+from sana.runtime.threads import in_threads
 from sana.store_errors import StoreError
 
 REPORT_S = 0.5
@@ -55,11 +55,12 @@ def probe(job: Job[ProbeSpec]) -> None:
         pool.commit_part(table_of(report(map(_killer, to_reject.to_pylist())), PROBES))
     for row in alone.to_pylist():
         pool.commit_part(table_of(report([opened(row)]), PROBES))
-    with ThreadPoolExecutor(resources.num_workers) as threads:
-        for start in range(0, todo.num_rows, resources.clips_per_part):
-            part = todo.slice(start, resources.clips_per_part).to_pylist()
-            found = report(report.in_order([threads.submit(opened, row) for row in part]))
-            pool.commit_part(table_of(found, PROBES))
+    for start in range(0, todo.num_rows, resources.clips_per_part):
+        part = todo.slice(start, resources.clips_per_part).to_pylist()
+        found = in_threads(
+            opened, part, num_threads=resources.num_workers, num_ahead=len(part), while_waiting=report.say_fetched
+        )
+        pool.commit_part(table_of(report(found), PROBES))
 
 
 def _open(row: Row, source: Source, journal: CrashJournal) -> Row:
@@ -104,17 +105,10 @@ class _Reporter:
                 self._say(fetched(self._sources))
         return passed
 
-    def in_order(self, futures: Sequence[Future[Row]]) -> Iterator[Row]:
-        """Yield the results; while one is waited for, say what is fetched: a long video is a long time without news."""
-        try:
-            for future in futures:
-                while not future.done() and not wait([future], REPORT_S).done:
-                    if (now := fetched(self._sources)) != self._fetched:
-                        self._say(now)
-                yield future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+    def say_fetched(self) -> None:
+        """Report if more is fetched now: a long video is a long time without news."""
+        if (now := fetched(self._sources)) != self._fetched:
+            self._say(now)
 
     def _say(self, fetched_now: str) -> None:
         detail = ", ".join(part for part in (f"{self._rejected} rejected", fetched_now) if part)

@@ -161,7 +161,7 @@ def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tin
     with pytest.raises(SanaError, match=r"13 samples need .* GiB .* are free; make room"):
         from sana.pipeline.graph import stage
 
-        stage("encode_latents").run(context, run_stages(context, last="bucket").artifacts)
+        stage("encode_latents").run(context, run_stages(context, last="bucket").tables)
     assert not list((tmp_path / "work/jobs").glob("encode_latents-*"))
 
 

@@ -46,9 +46,9 @@ def at_root(place: Place, root: Path, *overrides: str) -> tuple[Context, dict[st
     """Return the context and the inputs of the stage, whose tables are in the first root and whose pool in `root`."""
     context = place.context(*(f"encode_latents.{text}" for text in overrides))
     inputs = inputs_of(context, stage.NAME)
-    data = context.store.read(inputs["bucket"].files["clips.parquet"].key)
+    data = context.store.read(inputs["windows"].files["clips.parquet"].key)
     store = open_store(str(root))
-    store.put_if_absent(inputs["bucket"].files["clips.parquet"].key, data)
+    store.put_if_absent(inputs["windows"].files["clips.parquet"].key, data)
     config = context.config.model_copy(update={"root": str(root)})
     return replace(context, config=config, store=store), inputs
 
@@ -118,7 +118,7 @@ def test_a_clip_that_kills_its_worker_twice_is_rejected(
     bucketed: Place, reference: Artifact, tmp_path: Path, workers: int
 ) -> None:
     context, inputs = at_root(bucketed, tmp_path, f"resources.num_workers={workers}", "resources.samples_per_part=2")
-    victim = read_table(context.store, inputs["bucket"], "clips.parquet").to_pylist()[4]
+    victim = read_table(context.store, inputs["windows"], "clips.parquet").to_pylist()[4]
     with forked_workers(partial(kill_at, victim["digest"], tmp_path / "tried")) as launches:
         made = stage.run(context, inputs)
     assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3

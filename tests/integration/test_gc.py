@@ -131,7 +131,7 @@ def _recipe(place: Place, overrides: tuple[str, ...]):
     from sana.stages import bucket
 
     context = context_of(place, *overrides)
-    return bucket.recipe(context, run_stages(context, last="probe").artifacts)
+    return bucket.recipe(context, run_stages(context, last="probe").tables)
 
 
 def test_gc_in_a_loop_takes_nothing_from_writers(tmp_path: Path) -> None:

@@ -135,6 +135,6 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
     assert sorted(worker["parameters"]["index"] for worker in workers) == [0, 1]
     # one that came late found nothing to do, and may have been cancelled when all was done
     assert "Completed" in {worker["state"]["name"] for worker in workers}
-    made = find(place.context().store, encode_latents.recipe(place.context(), prepared.artifacts))
+    made = find(place.context().store, encode_latents.recipe(place.context(), prepared.tables))
     assert made is not None and made.content == expected.content
     assert made.counts.extra["encoded"] == 0, "the runs of the deployment did not do the work"

@@ -7,11 +7,14 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from flows.cli.main import main
+from sana.artifact import Recipe
 from sana.context import Context
+from sana.pipeline.observers import Committed, Observers, RunStart, StageEnd, StageStart
 from sana.report.page import data_report
 from sana.store import open_store
-from tasks.report import PAGE, StageBook, record_report
+from tasks.report import PAGE, DataReport
 from tasks.tracking import Tracker
+from tasks.tracking_observer import TrackingObserver
 from tasks.tracking_values import tracking_uri
 from tests.pipeline_runs import Outcome, Place
 from tests.report_pages import run_with_hostile_names, states_of, thumbnails_of
@@ -64,14 +67,15 @@ def test_the_command_needs_storage_alone(
 
 def tracked(context: Context, title: str, outcome: Outcome, state: str, *, error: Exception | None = None) -> str:
     """Record a flow run as tasks do; returns the page on the pipeline's run."""
-    book = StageBook()
+    tracker = Tracker(context.config, context.store, "key", {})
+    watching = Observers([TrackingObserver(tracker), DataReport(tracker)])
+    watching.on_run_start(RunStart(title, context))
     for name, artifact in outcome.artifacts.items():
-        book.start(name)
-        book.committed(name, state, artifact)
-        if error is None:
-            book.done()
-    with Tracker(context.config, context.store, "key", {}) as tracker:
-        record_report(tracker, context, title, book.states(error))
+        watching.on_event(StageStart(name))
+        recipe = Recipe(name, artifact.version, artifact.config, artifact.inputs)
+        watching.on_event(Committed(name, recipe, {}, artifact, state))
+        watching.on_event(StageEnd(name, state if error is None or name != "bucket" else "failed", error))
+    watching.on_run_end(error)
     return page_of(context, tracker)
 
 
@@ -86,14 +90,14 @@ def test_mlflow_keeps_the_page_and_a_cached_run_leaves_it(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     place, outcome = done
     context = Context(place.config(f"work_dir={tmp_path}/work"), open_store(place.root), tmp_path / "work")
-    failed = tracked(context, "one", outcome, "Completed", error=ValueError("a <limit>"))
+    failed = tracked(context, "one", outcome, "completed", error=ValueError("a <limit>"))
     assert '<span class="bad">failed</span>' in failed and "a &lt;limit&gt;" in failed
     assert failed.count('<span class="ok">completed</span>') == 2
-    assert "<h1>two</h1>" in tracked(context, "two", outcome, "Completed")
-    assert "<h1>two</h1>" in tracked(context, "three", outcome, "Cached"), "all is cached: nothing is made"
+    assert "<h1>two</h1>" in tracked(context, "two", outcome, "completed")
+    assert "<h1>two</h1>" in tracked(context, "three", outcome, "cached"), "all is cached: nothing is made"
     # a damaged store costs the page, not the run
     artifact = outcome["probe"]
     gone = {name: dataclasses.replace(file, key="probe/none") for name, file in artifact.files.items()}
     damaged = dataclasses.replace(artifact, files=gone)
     broken = Outcome({**outcome.artifacts, "probe": damaged}, [])
-    assert "<h1>two</h1>" in tracked(context, "four", broken, "Completed")
+    assert "<h1>two</h1>" in tracked(context, "four", broken, "completed")

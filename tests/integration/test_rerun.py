@@ -13,7 +13,7 @@ from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
 from sana.maintenance.verify import invalidate, verify
-from sana.pipeline.graph import STAGES, stage
+from sana.pipeline.graph import stage, stages_of
 from sana.pipeline.plan import plan
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
@@ -46,12 +46,13 @@ def states(place: Place, *overrides: str) -> dict[str, str]:
 
 def test_clips_in_are_clips_out_plus_rejected(done: tuple[Place, Outcome]) -> None:
     _, outcome = done
-    assert outcome.ran == list(STAGES)
+    assert outcome.ran == list(stages_of(done[0].config()))
     files = len([p for p in done[0].clips.iterdir() if p.suffix == ".mp4"])
     assert outcome["download"].counts.num_in == files == 16
     for above, below in (("download", "probe"), ("probe", "bucket"), ("bucket", "encode_latents")):
         assert outcome[above].counts.num_out == outcome[below].counts.num_in
-    rejected = {r["path"]: r["reason"] for name in STAGES[:3] for r in rejects(done[0], outcome, name)}
+    stages = ("download", "probe", "bucket")
+    rejected = {r["path"]: r["reason"] for name in stages for r in rejects(done[0], outcome, name)}
     assert rejected == {"nocaption-00.mp4": "no_caption", "corrupt-00.mp4": "truncated", "short-00.mp4": "too_short"}
 
 
@@ -93,7 +94,7 @@ def test_one_changed_value_changes_the_stages_that_read_it(
     found = states(place, override)
     assert {name for name, state in found.items() if state == "stale"} == stale
     assert pending <= {name for name, state in found.items() if state == "pending"}
-    assert all(found[name] == "cached" for name in STAGES if name not in stale and found[name] != "pending")
+    assert all(found[name] == "cached" for name in found if name not in stale and found[name] != "pending")
 
 
 def test_a_stale_stage_names_the_key_that_changed(place: Place) -> None:
@@ -185,10 +186,10 @@ def test_force_does_the_work_again_and_gives_the_same_content(
     place: Place, done: tuple[Place, Outcome], name: str
 ) -> None:
     forced = dataclasses.replace(place.context(), salt="again")
-    again = stage(name).run(forced, done[1].artifacts)
+    again = stage(name).run(forced, done[1].tables)
     assert again.reproduced
     assert again.content == done[1][name].content
-    assert find(forced.store, stage(name).recipe(forced, done[1].artifacts)) == dataclasses.replace(
+    assert find(forced.store, stage(name).recipe(forced, done[1].tables)) == dataclasses.replace(
         again, reproduced=False
     )
     folders = [path.name for path in Path(place.root, name).rglob("*-again")]
@@ -215,7 +216,7 @@ def test_a_damaged_shard_is_noticed_and_its_remedy_heals_the_store_for_good(plac
 def test_force_heals_what_is_read_now(place: Place) -> None:
     for shard in Path(place.root, "encode_latents").rglob("*.safetensors"):
         shard.unlink()
-    inputs = run_stages(place.context(), last="bucket").artifacts
+    inputs = run_stages(place.context(), last="bucket").tables
     healed = stage("encode_latents").run(dataclasses.replace(place.context(), salt="heal"), inputs)
     assert healed.reproduced
     assert run_stages(place.context("train.seed=9"), last="train").ran == ["train"]
@@ -240,20 +241,18 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
     assert set(states(place, "download.datasets.0.sampling_weight=0.5", "download.datasets.0.repeats=1").values()) == {
         "cached"
     }
-    artifacts, name = done[1].artifacts, place.config().download.datasets[0].id
-    weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), artifacts)
+    tables, name = done[1].tables, place.config().download.datasets[0].id
+    weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), tables)
     assert weighted.config["draws_per_epoch"] == {name: 3.0}
     assert config_diff(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} None -> 3.0"]
     # a data set without train samples has no say
-    elsewhere = dataclasses.replace(artifacts["encode_latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
-    plain = stage("train").recipe(
-        place.context("download.datasets.0.repeats=2"), {**artifacts, "encode_latents": elsewhere}
-    )
+    elsewhere = dataclasses.replace(tables["latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
+    plain = stage("train").recipe(place.context("download.datasets.0.repeats=2"), {**tables, "latents": elsewhere})
     assert "draws_per_epoch" not in plain.config
-    assert EncodeLatentsFacts.of(artifacts["encode_latents"]).train_samples == {name: artifacts["train"].counts.num_in}
+    assert EncodeLatentsFacts.of(tables["latents"]).train_samples == {name: done[1]["train"].counts.num_in}
 
 
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
     context = place.context("train.timestep_sampling.shift=1", "train.seed=3")
-    recipe = stage("train").recipe(context, done[1].artifacts)
+    recipe = stage("train").recipe(context, done[1].tables)
     assert config_diff(recipe, latest(context.store, "train")) == ["seed 0 -> 3", "timestep_sampling.shift 3.0 -> 1.0"]

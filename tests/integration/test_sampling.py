@@ -97,7 +97,7 @@ def test_bf16_samples_with_rounded_weights_and_exact_rotary_tables(
     monkeypatch.setattr(work, "sample_video", no_video)
     context, facts = place.context("train.mixed_precision=bf16"), trained[1]["train"].facts
     with inline_workers():
-        stage.run(context, trained[1].artifacts)
+        stage.run(context, trained[1].tables)
     transformer, exact = used[0].transformer, load_transformer(str(place.model))
     tables = list(transformer.rope.buffers())
     assert tables and all(torch.equal(a, b) for a, b in zip(tables, exact.rope.buffers(), strict=True))

@@ -17,7 +17,6 @@ from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.counts import Counts
 from sana.facts import TrainFacts
-from sana.progress import Progress
 from sana.store import open_store
 from tasks.tracking import Tracker
 from tasks.tracking_values import pipeline_key, tracking_uri
@@ -89,7 +88,7 @@ def train_once(config: Config, rows: list[dict], *, artifact_rows: list[dict] | 
     """A stage as the task runs it: rows are reported as they come, then the artifact is committed."""
     recipe = recipe_of()
     with tracker_of(config) as tracker, tracker.stage(recipe, {}) as run:
-        run.report(Progress(len(rows), 40, "steps", metrics=tuple(rows)))
+        run.log_metrics(rows)
         artifact = commit(config, recipe, artifact_rows)
         run.finished(artifact, "Completed")
     return artifact
@@ -99,7 +98,7 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     upstream = commit(config, recipe_of("encode_latents"))
     recipe = recipe_of()
     with tracker_of(config, host="gpu-1") as tracker, tracker.stage(recipe, {"encode_latents": upstream}) as run:
-        run.report(Progress(40, 40, "steps", metrics=tuple(ROWS)))
+        run.log_metrics(ROWS)
         artifact = commit(config, recipe)
         run.finished(artifact, "Completed")
     parent, child = run_named(config, "sana.stage", "pipeline"), run_named(config, "sana.stage", "train")
@@ -148,7 +147,7 @@ class Killed(BaseException):
 
 def test_a_killed_run_goes_on_with_each_step_once(config: Config) -> None:
     with pytest.raises(Killed), tracker_of(config) as tracker, tracker.stage(recipe_of(), {}) as run:
-        run.report(Progress(23, 40, "steps", metrics=tuple(ROWS[:23])))
+        run.log_metrics(ROWS[:23])
         raise Killed
     killed = run_named(config, "sana.stage", "train")
     assert killed.info.status == "KILLED" and steps_of(config) == list(range(1, 24))
@@ -214,7 +213,7 @@ def test_a_tracker_that_breaks_while_training_loses_nothing(config: Config, monk
     recipe = recipe_of()
     with tracker_of(config) as tracker, tracker.stage(recipe, {}) as run, monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", broken)
-        run.report(Progress(20, 40, "steps", metrics=tuple(ROWS[:20])))
+        run.log_metrics(ROWS[:20])
         artifact = commit(config, recipe, ROWS)
         run.finished(artifact, "Completed")
     assert steps_of(config) == [] and artifact.key

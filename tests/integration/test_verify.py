@@ -82,7 +82,7 @@ def test_healing_makes_again_only_what_was_damaged(place: Place, trained: tuple[
 
 def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     main(["verify", "--root", place.root, "--deep"])
-    assert "sound" in capsys.readouterr().out
+    assert "valid" in capsys.readouterr().out
     shard = only(store_of(place), "shard", "encode_latents")
     flip(Path(place.root, shard), -100)
     with pytest.raises(SystemExit) as ended:
@@ -90,7 +90,7 @@ def test_the_command_line_names_the_damage_and_the_cure(place: Place, capsys: py
     told = capsys.readouterr().out
     assert ended.value.code == 1
     [line, *_] = [line for line in told.splitlines() if line.startswith(f"damaged: {shard}")]
-    cure = line.partition("to heal: ")[2].partition(", then: ")[0]
+    cure = line.partition("to repair: ")[2].partition(", then: ")[0]
     with pytest.raises(SystemExit):
         main(shlex.split(cure)[1:])
     assert "2 records were invalidated" in capsys.readouterr().out  # the cure, as it is printed, is one
@@ -107,7 +107,7 @@ def test_a_root_with_nothing_in_it_is_not_said_to_be_well(
     assert ended.value.code == 1
     assert str(tmp_path / "mistyped") in captured.err
     assert "right root" in captured.err
-    assert "sound" not in captured.out
+    assert "valid" not in captured.out
     assert list(tmp_path.iterdir()) == []
 
 

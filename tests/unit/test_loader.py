@@ -1,8 +1,6 @@
 """Laws of what training reads: the join, samples and batches, reading ahead."""
 
 import os
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 
 from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
-from sana.data.loading.loader import INDEX, Prefetcher, Reader, load_samples
+from sana.data.loading.loader import INDEX, Reader, load_samples
 from sana.data.shards import shard_cache
 from sana.data.shards.shard import DamagedSampleError, Location, read_tensor
 from sana.data.shards.shard_cache import ShardFiles
@@ -154,43 +152,3 @@ def _without(encoded: Encoded, artifact: Artifact, name: str) -> Artifact:
     draft = Draft(encoded.store, Recipe("encode_captions", 2, {}, {"without": name}))
     key = draft.add(INDEX, to_parquet(table.take(rows)))
     return replace(artifact, files={INDEX: replace(artifact.files[INDEX], key=key)})
-
-
-def test_reading_ahead_keeps_the_order_and_the_depth() -> None:
-    started: list[int] = []
-
-    def work(item: int) -> int:
-        started.append(item)
-        time.sleep(0.01 if item % 2 else 0.0)
-        return item * item
-
-    with Prefetcher(work, range(20), depth=3) as results:
-        assert next(results) == 0
-        time.sleep(0.1)
-        assert max(started) <= 3
-        assert list(results) == [item * item for item in range(1, 20)]
-    assert not _prefetch_threads()
-
-
-def test_an_error_while_reading_ahead_comes_at_its_place() -> None:
-    def work(item: int) -> int:
-        if item == 2:
-            raise DamagedSampleError("shard x is damaged")
-        return item
-
-    with Prefetcher(work, range(5), depth=2) as results:
-        assert [next(results), next(results)] == [0, 1]
-        with pytest.raises(DamagedSampleError, match="shard x"):
-            next(results)
-    assert not _prefetch_threads()
-
-
-def test_leaving_early_ends_the_threads() -> None:
-    with pytest.raises(KeyboardInterrupt), Prefetcher(time.sleep, [0.01] * 100, depth=4) as results:
-        next(results)
-        raise KeyboardInterrupt
-    assert not _prefetch_threads()
-
-
-def _prefetch_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]

@@ -6,18 +6,18 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from flows.pipeline import TASKS
 from sana.errors import ConfigError, RejectedError
 from sana.pipeline import graph
 from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store_errors import StoreError
+from tasks.stages import task_of
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def ask(error: Exception, *, run_count: int = 1, stage: str = "encode_latents") -> bool:
     """Ask the task's own condition as Prefect does, after its attempt number `run_count` failed."""
-    task = TASKS[stage]
+    task = task_of(stage)
     run = TaskRun(task_key=task.task_key, dynamic_key="0", run_count=run_count)
     return bool(task.retry_condition_fn(task, run, Failed(data=error)))
 
@@ -49,8 +49,10 @@ def test_what_will_not_pass_is_not(caplog: pytest.LogCaptureFixture, error: Exce
 
 
 def test_every_stage_has_the_policy_and_its_own_name() -> None:
-    assert tuple(TASKS) == graph.STAGES
-    for task in TASKS.values():
+    tasks = [task_of(name) for name in graph.STAGES]
+    assert tuple(task.name for task in tasks) == graph.STAGES
+    assert len({task.task_key for task in tasks}) == len(tasks)
+    for task in tasks:
         assert (task.retries, list(task.retry_delay_seconds), task.persist_result) == (2, [10.0, 120.0], False)
         assert task.cache_policy is not None and task.retry_condition_fn is not None
-    assert {name for name, task in TASKS.items() if task.timeout_seconds} == {"bucket"}
+    assert {task.name for task in tasks if task.timeout_seconds} == {"bucket", "filter_captions"}

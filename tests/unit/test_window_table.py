@@ -117,7 +117,7 @@ def test_a_data_set_goes_by_its_own_rules_and_role() -> None:
 
 def recipe(config: Config) -> Any:
     probe = Artifact("probe", "f", 1, {}, {}, {"clips": "digest"}, Counts.all_kept(0), {})
-    return stage.recipe(Context(config, open_store("/nonexistent"), Path()), {"probe": probe})
+    return stage.recipe(Context(config, open_store("/nonexistent"), Path()), {"probed_clips": probe})
 
 
 def test_only_what_deviates_enters_the_recipe() -> None:

@@ -1,17 +1,15 @@
-"""What training and evaluation read: the rows of one split, samples by batches, and reading ahead.
+"""What training and evaluation read: the rows of one split, samples by batches.
 
 Shapes in this module: B samples of a batch; a latent is [16, f, h, w] after the VAE; a caption is [L, C], its real
 tokens only. Ten million rows are Arrow and numpy columns; Python objects exist for the rows of a batch only.
 """
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from types import MappingProxyType, TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -33,9 +31,6 @@ INDEX = "index.parquet"  # the one table of an encode artifact
 LATENTS, CAPTIONS = "latents", "captions"  # names of tensors
 REQUESTS = 16  # range requests in flight, of one process to S3
 _ONCE: Mapping[str, float] = MappingProxyType({})  # every data set stands in an epoch once
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -223,35 +218,3 @@ class Reader:
 
 def _tensor(memory: np.ndarray, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(memory).view(dtype).view(*shape)
-
-
-class Prefetcher(Generic[Item, Result]):
-    """Runs `work` on items in threads, `depth` of them ahead, and gives the results in the items' order.
-
-    What `work` raises is raised where its result would have come. Use it in a `with`: leaving it ends the threads.
-    """
-
-    def __init__(self, work: Callable[[Item], Result], items: Iterable[Item], *, depth: int) -> None:
-        self._work = work
-        self._items = iter(items)
-        self._depth = depth
-        self._pool = ThreadPoolExecutor(depth, thread_name_prefix="prefetch")
-        self._ahead: deque[Future[Result]] = deque()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Iterator[Result]:
-        return self
-
-    def __next__(self) -> Result:
-        missing = self._depth + 1 - len(self._ahead)
-        self._ahead.extend(self._pool.submit(self._work, item) for item in islice(self._items, missing))
-        if not self._ahead:
-            raise StopIteration
-        return self._ahead.popleft().result()

@@ -12,11 +12,12 @@ import pyarrow.compute as pc
 
 from sana.artifact import latest
 from sana.bucket import Bucket
-from sana.data.loading.loader import CAPTIONS, LATENTS, REQUESTS, Prefetcher, Samples
+from sana.data.loading.loader import CAPTIONS, LATENTS, REQUESTS, Samples
 from sana.data.shards.shard import DTYPES, DamagedSampleError, Entry, read_header
 from sana.data.shards.shard_index import ShardIndex
 from sana.data.tables import read_table
 from sana.errors import SanaError, repair_hint
+from sana.runtime.threads import in_threads
 from sana.store import Store
 
 _ENTRY_BYTES = 160  # of a header, for one tensor
@@ -64,10 +65,12 @@ def check_samples(
     claims = _claims(splits)
     problems = []
     depth = 1 if store.is_local else REQUESTS
-    with Prefetcher(lambda shard: _check_shard(store, shard, claims[shard]), sorted(claims), depth=depth) as results:
-        for done, problem in enumerate(results, start=1):
-            problems += [problem] if problem is not None else []
-            on_shard(done, len(claims))
+    results = in_threads(
+        lambda shard: _check_shard(store, shard, claims[shard]), sorted(claims), num_threads=depth, num_ahead=depth
+    )
+    for done, problem in enumerate(results, start=1):
+        problems += [problem] if problem is not None else []
+        on_shard(done, len(claims))
     if problems:
         raise _error(store, problems[0], repair_hint(deep=False), more=len(problems) - 1)
 

@@ -6,7 +6,6 @@ of text beyond 2 GiB, and no more than a chunk's rows are Python objects.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
@@ -22,6 +21,7 @@ from sana.data.sources.listing import files_of
 from sana.data.sources.source import Source
 from sana.data.tables import clip_id_of
 from sana.errors import ConfigError
+from sana.runtime.threads import in_threads
 
 CHUNK = 8192  # clips whose rows are Python objects at a time
 CLIPS_AT_ONCE = 64  # of them a thread takes; fewer when there are few
@@ -145,15 +145,14 @@ def collect(
     tables: list[list[pa.Table]] = [[], [], []]
     at_once = max(1, min(CLIPS_AT_ONCE, len(rows) // (4 * num_workers)))
     num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
-    with ThreadPoolExecutor(num_workers) as workers:
-        for start in range(0, len(rows), CHUNK):
-            stop = min(start + CHUNK, len(rows))
-            parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
-            clips: list[Clip] = []
-            for some in workers.map(read, parts):
-                clips += some
-                report(start + len(clips), len(rows))
-            _append(tables, clips)
+    for start in range(0, len(rows), CHUNK):
+        stop = min(start + CHUNK, len(rows))
+        parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
+        clips: list[Clip] = []
+        for some in in_threads(read, parts, num_threads=num_workers):
+            clips += some
+            report(start + len(clips), len(rows))
+        _append(tables, clips)
     for dataset in datasets:
         lost = dataset.unmatched()
         while some := list(islice(lost, CHUNK)):

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
+from sana.context import Context
 from sana.data.captions.caption_layouts import Layout, choose
 from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
@@ -29,6 +31,10 @@ class _Listing:
     layout: Layout
     videos: pa.Table
     caption_files: pa.Table
+
+    @cached_property
+    def digest(self) -> str:
+        return content_digest(pa.concat_tables([self.videos, self.caption_files]), ["path", *LISTED.names[1:]])
 
 
 class Source:
@@ -86,8 +92,7 @@ class Source:
 
     def listing_digest(self) -> str:
         """Return 32 hex digits: another when a video or a file of captions comes, goes, or changes its identity."""
-        found = self._listing()
-        return content_digest(pa.concat_tables([found.videos, found.caption_files]), ["path", *LISTED.names[1:]])
+        return self._listing().digest
 
     def digest(self, file: SourceFile) -> str:
         """Return a digest of a listed file's content, the cheapest that can be trusted: only a local file is read.
@@ -162,6 +167,11 @@ def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> 
         dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
         for dataset in download.enabled
     }
+
+
+def sources_of(context: Context) -> Mapping[str, Source]:
+    """Open all data sets of a run's config: `context.once(sources_of)` are the same ones for planning and download."""
+    return open_sources(context.config, work_dir=context.work_dir, read_only=context.read_only)
 
 
 def fetched(sources: Mapping[str, Source]) -> str:

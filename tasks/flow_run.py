@@ -1,0 +1,109 @@
+"""The run of a flow: the library's run, with those who watch it, and what Prefect's log shows of its errors."""
+
+import logging
+import socket
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect import runtime
+
+import sana
+from sana.config.load import load_config
+from sana.context import Context
+from sana.errors import SanaError
+from sana.pipeline.observers import Observer
+from sana.pipeline.plan import StagePlan
+from sana.pipeline.run import Run
+from sana.store import StoreError, open_store
+from tasks.prefect_progress import PrefectProgress
+from tasks.report import DataReport
+from tasks.tracking import Tracker
+from tasks.tracking_observer import TrackingObserver
+from tasks.tracking_values import pipeline_key
+
+
+@dataclass(frozen=True)
+class _HandedOver:
+    context: Context
+    plans: Sequence[StagePlan]
+    observers: Sequence[Observer]
+
+
+# not a parameter of the flow: Prefect stores those
+_HANDED_OVER: ContextVar[_HandedOver | None] = ContextVar("_HANDED_OVER", default=None)
+
+
+@contextmanager
+def handed_over(context: Context, plans: Sequence[StagePlan], observers: Sequence[Observer]) -> Iterator[None]:
+    """Let a flow that is called in here, in this process, continue with what was planned on this context.
+
+    A source is not listed again between planning and the end of download. A flow run that a deployment starts is given
+    nothing: it decides by itself.
+    """
+    token = _HANDED_OVER.set(_HandedOver(context, plans, observers))
+    try:
+        yield
+    finally:
+        _HANDED_OVER.reset(token)
+
+
+def open_run(config: str, overrides: Iterable[str], root: str | None, force: Iterable[str]) -> Run:
+    """Prepare a run of what was handed over, else of a config; `root`, where given, replaces the config's.
+
+    Raises:
+        ConfigError: the config is wrong.
+        StoreError: the root cannot be opened.
+    """
+    given = _HANDED_OVER.get()
+    context = given.context if given else _context_of(config, overrides, root)
+    tracker = Tracker(context.config, context.store, pipeline_key(context.config), _facts())
+    # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended
+    observers = [TrackingObserver(tracker), DataReport(tracker), PrefectProgress(), *(given.observers if given else ())]
+    plans = given.plans if given else ()
+    return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
+
+
+def _context_of(config: str, overrides: Iterable[str], root: str | None) -> Context:
+    loaded = load_config(config, list(overrides))
+    loaded = loaded.model_copy(update={"root": root}) if root else loaded
+    return Context(loaded, open_store(loaded.root), Path(loaded.work_dir).absolute())
+
+
+class _Plain(logging.Filter):
+    """An error that is meant for the user is logged as its message, without a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, SanaError | StoreError):
+            record.msg, record.args, record.exc_info = str(error), (), None
+        return True
+
+
+for _name in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_name).addFilter(_Plain())
+
+
+def _facts() -> dict[str, str]:
+    """What may differ from run to run: tags of the tracker."""
+    url = runtime.flow_run.ui_url or ""
+    return {
+        "host": socket.gethostname(),
+        "mlflow.source.git.commit": _git_commit(),
+        "prefect.flow_run_id": runtime.flow_run.id or "",
+        "prefect.flow_run_url": url if url.startswith("http") else "",  # "None/..." without a server
+    }
+
+
+def _git_commit() -> str:
+    folder = Path(sana.__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

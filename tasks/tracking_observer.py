@@ -1,0 +1,37 @@
+"""MLflow as an observer: when which call of the tracker is made."""
+
+from collections.abc import Mapping, Sequence
+
+from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkStart
+from tasks.tracking import StageRun, Tracker
+
+
+class TrackingObserver(Observer):
+    """Opens the pipeline's run with the run, and a stage's with its work."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._working: StageRun | None = None  # the stage that has work to do
+
+    def on_run_start(self, start: RunStart) -> None:  # noqa: ARG002
+        self._tracker.__enter__()
+
+    def on_metrics(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:  # noqa: ARG002
+        if self._working is not None:
+            self._working.log_metrics(rows)
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case WorkStart():
+                self._working = self._tracker.stage(event.recipe, event.inputs).__enter__()
+            case Committed():
+                stage_run = self._working or self._tracker.stage(event.recipe, event.inputs)
+                stage_run.finished(event.artifact, "Cached" if event.state == CACHED else "Completed")
+            case StageEnd() if self._working is not None:
+                stage_run, self._working = self._working, None
+                stage_run.__exit__(type(event.error) if event.error else None, event.error, None)
+            case _:
+                pass
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        self._tracker.__exit__(type(error) if error else None, error, None)

@@ -1,0 +1,128 @@
+"""A run of the stages without Prefect: what is planned is not asked again; observers hear all and harm nothing."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from sana.data.sources.source import Source
+from sana.pipeline import observers
+from sana.pipeline.graph import stage
+from sana.pipeline.observers import Committed, Event, Observer, RunStart, StageEnd, StageStart, WorkStart
+from sana.pipeline.plan import plan, preflight
+from sana.pipeline.run import Run, run_stage, run_stages
+from sana.progress import Progress
+from sana.store_errors import StoreError
+from tests.pipeline_runs import Place, new_place
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_model: Path) -> Place:
+    return new_place(tmp_path, tiny_model)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources that were listed so far."""
+    found: list[str] = []
+    real = Source._list
+
+    def counted(source: Source):
+        found.append(source.uri)
+        return real(source)
+
+    monkeypatch.setattr(Source, "_list", counted)
+    return found
+
+
+def test_a_source_is_listed_once_from_planning_to_the_end_of_download(place: Place, listed: list[str]) -> None:
+    context = place.context().keeping_opened()
+    plans = plan(context)
+    preflight(context)
+    with Run(context, plans=plans) as run:
+        [done] = run_stages(run, ["download"])
+    assert len(listed) == 1 and done.artifact.fingerprint == plans[0].fingerprint
+    assert context.opened == {}, "a listing of ten million files is not held while it trains"
+
+
+def test_no_plan_is_stale(place: Place, listed: list[str]) -> None:
+    """Each run lists for itself, and so does an attempt after one that failed, which may have failed on the plan."""
+    context = place.context()
+    for number in (1, 2):
+        with Run(context) as run:
+            [done] = run_stages(run, ["download"])
+        assert len(listed) == number and done.artifact.counts.num_in == 17 - number
+        (place.clips / "bunny-00.mp4").unlink(missing_ok=True)
+    with pytest.raises(StoreError), Run(context, force=["download"]) as run:
+
+        def fail(*_: object) -> None:
+            raise StoreError("the disk is full")
+
+        run_stage(run, stage("download"), {}, before=fail)
+    assert len(listed) == 3
+    with run:
+        run_stages(run, ["download"])
+    assert len(listed) == 4
+
+
+class Watcher(Observer):
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    def on_run_start(self, start: RunStart) -> None:
+        self.heard.append(start.title)
+
+    def on_event(self, event: Event) -> None:
+        state = getattr(event, "state", "")
+        self.heard.append((type(event), event.stage, state))
+
+    def on_stage_progress(self, stage: str, progress: Progress) -> None:
+        if progress.done == progress.total:
+            self.heard.append((stage, progress.done))
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        self.heard.append(error)
+
+
+class Down(Observer):
+    """A webhook whose server is gone."""
+
+    def on_stage_progress(self, stage: str, progress: Progress) -> None:
+        raise ConnectionRefusedError("nobody is there")
+
+
+def test_an_observer_hears_the_run_and_one_that_is_down_costs_one_warning(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    watcher = Watcher()
+    with Run(place.context(), title="demo", observers=[Down(), watcher]) as run:
+        run_stages(run, ["download"])
+    name = "download"
+    begins: list[object] = ["demo", (StageStart, name, ""), (WorkStart, name, ""), (name, 16)]
+    made = [(Committed, name, observers.COMPLETED), (StageEnd, name, observers.COMPLETED), None]
+    assert watcher.heard == begins + made
+    warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["Down no longer watches this run: nobody is there"]
+
+    again = Watcher()
+    with Run(place.context(), title="demo", observers=[again]) as run:
+        run_stages(run, ["download"])
+    found = [(Committed, name, observers.CACHED), (StageEnd, name, observers.CACHED), None]
+    assert again.heard == [begins[0], begins[1], *found]
+
+
+def test_an_observer_hears_which_error_ended_the_stage_and_the_run(place: Place) -> None:
+    watcher = Watcher()
+    context = place.context(f"download.datasets.0.source={place.folder}/nowhere")
+    with pytest.raises(Exception, match="nowhere") as raised, Run(context, title="t", observers=[watcher]) as run:
+        run_stages(run, ["download"])
+    assert watcher.heard == ["t", (StageStart, "download", ""), (StageEnd, "download", "failed"), raised.value]
+
+
+def test_a_bug_in_an_observer_is_not_hidden(place: Place) -> None:
+    class Wrong(Observer):
+        def on_event(self, event: Event) -> None:
+            raise KeyError("a bug")
+
+    with pytest.raises(KeyError), Run(place.context(), observers=[Wrong()]) as run:
+        run_stages(run, ["download"])
