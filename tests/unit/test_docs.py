@@ -19,6 +19,7 @@ PAGES = sorted(path for folder in (".", "docs", "examples", ".github") for path 
 WORDED = [*PAGES, *(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml"), ROOT / "prefect.yaml"]
 TOP = "sana|tasks|flows|tests|configs|docs|examples|benchmarks"
 NOT_OURS = {"hf_hub_download", "num_repeats"}  # names of others that pages quote
+TO_BE_WRITTEN = {"sana/stages/filter_duration.py"}  # what a page tells its reader to write
 OLD_WORDS = r"\b(knobs?|films?|anew|heals?|late windows?|averaged weights|refused|litter|leavings|twins?|goes on)\b"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -65,7 +66,7 @@ def test_files_and_links_are_there(page: Path) -> None:
         assert "://" in link or (page.parent / link).exists(), f"{page.name} links {link}"
     named = [code for code in inline_code(page) if re.fullmatch(rf"(?:{TOP})/[\w./<>*-]*", code)]
     named += [path for line in blocks(page) for path in re.findall(rf"(?<![\w/.:])(?:{TOP})/[\w./-]+\.\w+", line)]
-    for path in named:
+    for path in set(named) - TO_BE_WRITTEN:
         assert list(ROOT.glob(re.sub("<.*?>", "*", path.rstrip("/")))), f"{page.name} names {path}"
     for name in [code for code in inline_code(page) if re.fullmatch(r"[\w/]+\.py", code)]:
         assert any(f"/{path}".endswith(f"/{name}") for path in files()), f"{page.name} names {name}"
