@@ -1,4 +1,4 @@
-"""Videos of many codecs, long enough for late windows: what ffmpeg is told, and what is expected of each."""
+"""Videos of many codecs, long enough for windows deep in them: ffmpeg's options, and what is expected of each."""
 
 import subprocess
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ VARYING = [
     "1/1000",
 ]
 
-# name of the file: what ffmpeg is told, and whether a late window is sought in it
+# name of the file: ffmpeg's options, and whether a window deep in it is decoded from an entry on
 FILMS: dict[str, tuple[list[str], bool]] = {
     "h264.mp4": (X264, True),
     "h264.mov": ([*X264, "-pix_fmt", "yuv422p10le"], True),

@@ -33,7 +33,7 @@ class Counts:
 
 @pytest.fixture(autouse=True)
 def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
-    """How many late windows were sought, and how many frames came from entries on for them, from here on."""
+    """Counts the windows decoded from an entry on, and the frames decoded for them."""
     counted = Counts()
 
     def counting_frames(frames_from: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -52,9 +52,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
         return call
 
-    for module, late in ((frames_module, "_read_late"), (times_module, "_show_late")):
+    for module, deep in ((frames_module, "_read_deep"), (times_module, "_show_deep")):
         monkeypatch.setattr(module, "frames_from", counting_frames(module.frames_from))
-        monkeypatch.setattr(module, late, counting(getattr(module, late)))
+        monkeypatch.setattr(module, deep, counting(getattr(module, deep)))
     return counted
 
 
@@ -74,7 +74,9 @@ def from_the_start(read: Callable[..., NDArray[np.uint8]], path: Path, which: An
 
 
 @pytest.mark.parametrize("name", some([*FILMS, *REMUXED]))
-def test_a_late_window_is_that_of_the_full_decode(film: Callable[[str], Path], counts: Counts, name: str) -> None:
+def test_a_window_deep_in_a_video_is_that_of_the_full_decode(
+    film: Callable[[str], Path], counts: Counts, name: str
+) -> None:
     """By frames and by times; from an entry on in h264 that allows it, from the start in every other codec."""
     path, is_sought = film(name), (FILMS[name] if name in FILMS else REMUXED[name])[1]
     whole = np.empty((180, 48, 64, 3), np.uint8)
@@ -96,7 +98,7 @@ SOUGHT = sorted(name for name, (_, is_sought) in FILMS.items() if is_sought)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None)
 def test_any_window(film: Callable[[str], Path], data: st.DataObject) -> None:
-    """Also such as begin early, end late, or lie behind the end: the same frames, or the same rejection."""
+    """Also windows that begin early, end late, or lie beyond the end: the same frames, or the same rejection."""
     path = film(data.draw(st.sampled_from(sorted(BY_DEFAULT & set(SOUGHT)))))
     if data.draw(st.booleans()):
         frames = data.draw(st.lists(st.integers(100, NUM_FRAMES + 4), min_size=1, max_size=9))
@@ -115,7 +117,7 @@ DAMAGED = ["h264.mp4", "h264.mkv", "h264_fragments.mp4", "h264_pyramid.mp4"]
 
 
 def packets(path: Path) -> list[tuple[int, int]]:
-    """Position and size of each packet of the film, bytes."""
+    """Return the position and size of each packet of the video, bytes."""
     with av.open(str(path)) as container:
         return [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
 
@@ -148,7 +150,7 @@ def test_damage_inside_pictures_of_the_window(film: Callable[[str], Path], tmp_p
 def test_damage_inside_a_picture_long_before_the_window_leaves_the_window(
     film: Callable[[str], Path], tmp_path: Path, counts: Counts
 ) -> None:
-    """The rule's edge: it is not met, though a decode from the start ends there."""
+    """The limit of the rule: the damage is not seen, though a decode from the start ends there."""
     data = bytearray(film("h264.mp4").read_bytes())
     picture = packets(film("h264.mp4"))[GOP + 5][0] + 5  # behind its length and type
     data[picture : picture + 4] = b"\x80\0\0\0"  # it begins at the first block, and is of no kind that there is
@@ -172,7 +174,7 @@ def test_a_file_that_ends_early(film: Callable[[str], Path], tmp_path: Path, nam
 
 @pytest.mark.parametrize("name", some(SOUGHT))
 def test_no_cut_packet_passes_as_whole(film: Callable[[str], Path], name: str) -> None:
-    """Every packet of a film sought in is understood; parts of it, and others' parameters, are not."""
+    """Every packet of such a video is understood; parts of packets, and other parameters, are not."""
     with av.open(str(film(name))) as container:
         stream = container.streams.video[0]
         extradata = stream.codec_context.extradata or b""

@@ -142,8 +142,8 @@ def test_damage_does_what_it_does_to_each_window_alone(
         assert together(path, windows) == alone(path, windows), packet
 
 
-def test_a_frame_that_is_lost_without_a_word_is_counted(film: Callable[[str], Path], tmp_path: Path) -> None:
-    """The decoder says nothing and gives 189 frames: late windows are counted by packets, from an entry on."""
+def test_a_silently_lost_frame_is_counted(film: Callable[[str], Path], tmp_path: Path) -> None:
+    """The decoder reports nothing and gives 189 frames: windows deep in the video are counted by packets."""
     path, windows = damaged(film("h264.mp4"), tmp_path, (35, 6, b"\xff")), rows([0, 30, 66, 90])
     with av.open(str(path)) as container:
         assert sum(1 for _ in container.decode(video=0)) == NUM_FRAMES - 1
@@ -151,7 +151,7 @@ def test_a_frame_that_is_lost_without_a_word_is_counted(film: Callable[[str], Pa
     assert together(path, windows)[2:] == alone(film("h264.mp4"), windows)[2:]
 
 
-def test_damage_behind_a_window_lets_damage_long_before_it_be_met(film: Callable[[str], Path], tmp_path: Path) -> None:
+def test_damage_after_a_window_reveals_damage_long_before_it(film: Callable[[str], Path], tmp_path: Path) -> None:
     before, behind = (35, 5, b"\x80\0\0\0"), (85, 5, b"\x80\0\0\0")
     windows = rows([70, 160])
     path = damaged(film("h264.mp4"), tmp_path, before)

@@ -1,4 +1,4 @@
-"""Frames of a video chosen by presentation time, as pixels: those that a player would show, at any rate.
+"""Decode frames of a video by presentation time: the frames that a player would show, at any rate.
 
 Shapes in this module: F frames, H height, W width (pixels).
 """
@@ -17,7 +17,7 @@ from sana.data.video.video import Box, ClipRejected, opened, rotate_crop_resize
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
-Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and from when on it is shown, seconds after the first frame
+Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and when it is first shown, seconds after the first frame
 
 
 def read_times(
@@ -25,12 +25,12 @@ def read_times(
 ) -> NDArray[np.uint8]:
     """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
 
-    A frame is shown from its own timestamp until that of the next, whatever the file's rate, so slow files repeat
-    frames and fast ones skip some. Decoding stops at the first frame behind the last time, and begins where that of
-    `read_frames` does; one frame is held. `crop` and the resample are those of `read_frames`.
+    A frame is shown from its own timestamp until that of the next, whatever the file's rate: slow files repeat frames,
+    fast ones skip some. Decoding stops at the first frame after the last time, and begins where that of `read_frames`
+    does; one frame is held in memory. `crop` and the resample are those of `read_frames`.
 
     Raises:
-        ClipRejected: empty, unreadable, no_video, or truncated (nothing is shown any more at the last time).
+        ClipRejected: empty, unreadable, no_video, or truncated (no frame is shown at the last time).
         OSError: the file is missing or the disk failed.
         ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
     """
@@ -38,14 +38,14 @@ def read_times(
     if not len(times) or times[0] < 0 or (np.diff(times) < 0).any() or height < 1 or width < 1:
         raise ValueError(f"read_times needs ascending times >= 0 and a size >= 1, got {times_s!r}, {height} x {width}")
     frames = np.empty((len(times), height, width, 3), np.uint8)
-    if not _show_late(path, times, frames, crop):
+    if not _show_deep(path, times, frames, crop):
         with opened(path) as (container, stream):
             _fill(shown_at(timed(container.decode(stream), stream), stream, times), stream, frames, crop)
     return frames
 
 
 def _fill(shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.uint8], crop: Box | None) -> None:
-    """Cut what is shown into `frames` [F, H, W, 3]; a frame that is repeated is cut once."""
+    """Crop and resize the shown frames into `frames` [F, H, W, 3]; a repeated frame is resized once."""
     last = None
     for number, frame in enumerate(shown):
         if frame is last:
@@ -56,10 +56,10 @@ def _fill(shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.u
 
 
 def shown_at(decoded: Timed, stream: VideoStream, times: Sequence[float] | NDArray[np.float64]) -> Iterator[VideoFrame]:
-    """Yield the frame that is shown at each of `times`, ascending; nothing is decoded behind the one after the last.
+    """Yield the frame that is shown at each of `times`, ascending; decoding stops at the frame after the last.
 
     Raises:
-        ClipRejected: truncated (nothing is shown any more at the last time). Frames before may have been yielded.
+        ClipRejected: truncated (no frame is shown at the last time). Frames before may have been yielded.
     """
     num_shown, end_s, problem = 0, 0.0, "the stream ends"
     held: VideoFrame | None = None
@@ -79,8 +79,8 @@ def shown_at(decoded: Timed, stream: VideoStream, times: Sequence[float] | NDArr
     raise ClipRejected("truncated", f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}")
 
 
-def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
-    """Fill `frames` [F, H, W, 3] without decoding the file from its start; False if that does not pay, or not do."""
+def _show_deep(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+    """Fill `frames` [F, H, W, 3] not decoding from the file's start; False if that is not worth it or not exact."""
     try:
         with opened(path) as (container, stream):
             if times[0] * float(stream.average_rate or 0) < MIN_SKIPPED:
@@ -99,17 +99,17 @@ def _show_late(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8]
 
 
 def timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | None = None) -> Timed:
-    """Yield each frame and from when on it is shown, seconds after the first: ascending, 0 or less for the first.
+    """Yield each frame and when it is first shown, seconds after the first: ascending, 0 or less for the first.
 
-    `first` is the time of the file's first frame, None if that is the first to come.
+    `first` is the time of the file's first frame, None if `decoded` begins with it.
 
-    A container rounds times to its ticks, so a frame is taken to be shown a tick earlier than it says: at the
-    file's own rate every frame is chosen once.
+    A container rounds times to its ticks, so a frame counts as shown one tick before its timestamp: at the file's own
+    rate every frame is chosen once.
     """
     tick, shown_s = tick_s(stream), 0.0
     for frame in decoded:
         time = frame.time
-        if time is None:  # a bare stream of frames: one after the other
+        if time is None:  # a raw stream without timestamps: one frame after the other
             time = shown_s + _shown_for(frame, stream) if first is not None else 0.0
         first = time if first is None else first
         shown_s = max(shown_s, time - first)
@@ -117,12 +117,12 @@ def timed(decoded: Iterator[VideoFrame], stream: VideoStream, first: float | Non
 
 
 def tick_s(stream: VideoStream) -> float:
-    """By how much a stated time may be rounded, seconds."""
+    """Return how much a timestamp may be rounded, seconds."""
     return min(float(stream.time_base or 0), _MAX_TICK_S) + 1e-9
 
 
 def _shown_for(frame: VideoFrame, stream: VideoStream) -> float:
-    """How long a frame is shown, seconds: what matters is the last frame's, behind which no other comes."""
+    """Return how long a frame is shown, seconds; it matters for the last frame, which no other follows."""
     if frame.duration and stream.time_base:
         return float(frame.duration * stream.time_base)
     return float(1 / stream.average_rate) if stream.average_rate else 0.0

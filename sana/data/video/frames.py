@@ -81,12 +81,12 @@ def read_frames(
     asked = np.asarray(frame_indices)
     frames = np.empty((len(asked), height, width, 3), np.uint8)
     # decord decodes ahead in a thread, so it meets damage early or late by chance: PyAV decides on damage
-    if not _read_late(path, asked, frames, crop) and not _read_with_decord(path, asked, frames, crop):
+    if not _read_deep(path, asked, frames, crop) and not _read_with_decord(path, asked, frames, crop):
         _read_with_av(path, asked, frames, crop)
     return frames
 
 
-def _read_late(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+def _read_deep(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
     """Fill `frames` [F, H, W, 3], not decoding from the file's start; False if that is not worth it or not exact."""
     first, last = int(asked.min()), int(asked.max())
     if first < MIN_SKIPPED:

@@ -1,14 +1,14 @@
-"""A late window of a long h264 film, decoded from the last IDR picture before it: the entry.
+"""Decode a window deep in a long h264 video from the last IDR picture before it: the entry.
 
 The rule: the frames are bit for bit those of a decode from the file's start. The packets before the entry are read, not
-decoded, and each must be known to give one frame (`h264_bitstream`), in an order that the decoder keeps; where anything
-is flagged, cut, or not understood, the film is decoded from its start, as those in other codecs or containers are. Each
-frame behind the entry must bear the timestamp that the packets foretell; where one does not, where anything is said to
-be damaged within the window or shortly behind it, the decode from the start has the last word.
+decoded. Each must be known to give one frame (`h264_bitstream`), in an order that the decoder keeps; where anything is
+flagged, cut or not understood, the video is decoded from its start, like those in other codecs or containers. Each
+frame from the entry on must have the timestamp that the packets predict; where one does not, or where damage is
+reported in the window or shortly after it, the decode from the start decides.
 
-Damage inside a picture's data, in packets of sound outline before the entry, is not met: the window is what a whole
-film would give, though a decode from the start might have rejected it there. Which of the two happens depends on the
-file and on where its window begins, nothing else.
+Damage inside a picture's data before the entry, in packets of valid structure, is not seen: the window is that of the
+undamaged video, though a decode from the start might have rejected the clip. Which of the two happens depends on the
+file and on where its window begins, and on nothing else.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,23 +26,23 @@ from av.video.stream import VideoStream
 from sana.data.video.h264_bitstream import is_entry, read_header
 from sana.data.video.video import MP4
 
-MIN_SKIPPED = 120  # frames: with less to skip, films are decoded from their start
-NUM_BEHIND = 17  # frames behind the window that must decode: a decoder from the start, which may run ahead, meets them
+MIN_SKIPPED = 120  # frames: with fewer to skip, a video is decoded from its start
+NUM_BEHIND = 17  # frames after the window that must decode: a decoder from the start, which may run ahead, reads them
 _CONTAINERS = (MP4, "matroska,webm")
 _MAX_UNSTEADY = 1.5  # longest over shortest time between frames of one rate: times are rounded to milliseconds
 
 
 class NotExact(Exception):  # noqa: N818  an outcome, not an error
-    """Decoding from the entry might give, or gives, something else: the film must be decoded from its start."""
+    """Decoding from the entry gives, or might give, other frames: the video must be decoded from its start."""
 
 
 @dataclass(frozen=True)
 class Entry:
     """A packet where decoding may begin. Times are presentation timestamps, in ticks of `time_base` seconds."""
 
-    frame: int  # the number of the frame that it gives, and of packets before it
+    frame: int  # the index of its frame, and the number of packets before it
     pts: int
-    first_pts: int  # of the film's first frame
+    first_pts: int  # of the video's first frame
     time_base: Fraction
 
     @property
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def shown_s(self) -> float:
-        """When it is shown, seconds after the first frame."""
+        """When its frame is shown, seconds after the first frame."""
         return _seconds(self.pts, self.time_base) - self.first_s
 
 
@@ -61,7 +61,7 @@ def _seconds(pts: int, time_base: Fraction) -> float:
 
 
 def find_entry(container: InputContainer, stream: VideoStream, in_time: Callable[[Entry], bool]) -> Entry | None:
-    """Return the last entry that is `in_time` for the window, None if the film is to be decoded from its start."""
+    """Return the last entry that is `in_time` for the window, None if the video is to be decoded from its start."""
     found = find_entries(container, stream, in_time)
     return found[-1] if found else None
 
@@ -69,7 +69,7 @@ def find_entry(container: InputContainer, stream: VideoStream, in_time: Callable
 def find_entries(container: InputContainer, stream: VideoStream, in_time: Callable[[Entry], bool]) -> list[Entry]:
     """Return the entries that are `in_time` and not among the first frames, in order; none if any is in doubt.
 
-    Packets are read up to the first entry that is too late, one at a time, and nothing is kept of them.
+    Packets are read one at a time up to the first entry that is too late; none is kept.
     """
     found = []
     try:
@@ -77,13 +77,13 @@ def find_entries(container: InputContainer, stream: VideoStream, in_time: Callab
             if not in_time(entry):
                 break
             found.append(entry)
-    except (av.FFmpegError, ValueError, IndexError, NotExact):  # IndexError: also a stream that grows on the way
+    except (av.FFmpegError, ValueError, IndexError, NotExact):  # IndexError: also a stream that appears in the middle
         return []
     return [entry for entry in found if entry.frame >= MIN_SKIPPED]
 
 
 def _entries(container: InputContainer, stream: VideoStream) -> Iterator[Entry]:
-    """Yield the places where decoding may begin, in order. Raises NotExact, ValueError, IndexError: not understood."""
+    """Yield the packets where decoding may begin, in order. Raises NotExact, ValueError, IndexError: not understood."""
     context, time_base = stream.codec_context, stream.time_base
     if context.codec.canonical_name != "h264" or container.format.name not in _CONTAINERS or time_base is None:
         raise NotExact
@@ -107,10 +107,10 @@ def _entries(container: InputContainer, stream: VideoStream) -> Iterator[Entry]:
 
 
 class _Order:
-    """What a decoder does that holds `depth` frames back: it gives the earliest of those it has.
+    """Models a decoder that holds `depth` frames back: it gives the earliest of those it has.
 
-    Matroska goes on behind bytes that it cannot read, and the packets there are missed by nobody but a decoder: where
-    `steady`, frames must follow each other at one rate.
+    Matroska continues after bytes that it cannot read, and only a decoder would miss the packets there: if `steady`,
+    frames must follow each other at one rate.
     """
 
     def __init__(self, depth: int, *, steady: bool) -> None:
@@ -137,16 +137,16 @@ class _Order:
 def frames_from(
     packets: Iterable[tuple[int, Packet]], decoder: VideoStream, entry: Entry | None
 ) -> Iterator[VideoFrame]:
-    """Yield an h264 film's frames from `entry.frame` on, or without an entry from the first on, none lost or damaged.
+    """Yield an h264 video's frames from `entry.frame` on, or without an entry from the first on, none lost or damaged.
 
-    `packets` are numbered, the decoder was not used yet. The first packet is decoded too: its messages are remembered
-    (which version of x264 made the film, whose faults are then followed), and its frame is forgotten at the entry.
+    `packets` are numbered; the decoder must be new. The first packet is decoded too: the decoder remembers its messages
+    (the version of x264, whose bugs it then reproduces) and forgets its frame at the entry.
 
     Raises:
-        NotExact: a frame is not the one that the packets foretell.
-        ClipRejected, av.FFmpegError: what is damaged.
+        NotExact: a frame is not the one that the packets predict.
+        ClipRejected, av.FFmpegError: the file is damaged.
     """
-    # what is left in a damaged picture depends on what was decoded before: to be rejected here, not concealed
+    # what is concealed in a damaged picture depends on what was decoded before: so it is an error here
     decoder.codec_context.options = {"err_detect": "explode"}
     waiting: list[int] = []  # timestamps of packets whose frame has not come yet
     for number, packet in packets:
@@ -166,6 +166,6 @@ def frames_from(
 
 
 def decode_behind(decoded: Iterator[object]) -> None:
-    """Decode a little behind a late window, for what a decoder from the start would meet. Raises what it meets."""
+    """Decode a little beyond the window, as a decoder from the start would. Raises its errors."""
     for _ in islice(decoded, NUM_BEHIND):
         pass

@@ -1,8 +1,8 @@
-"""Several windows of one video in one pass over it, each bit for bit what `read_window` gives of it alone.
+"""Decode several windows of one video in one pass over it, each bit for bit as `read_window` decodes it alone.
 
-Packets are read once, and once before where windows leave long gaps: behind such a gap a fresh decoder begins at the
-last entry before the next window (`h264_seek`). A window's outcome must not depend on which others are read with it, so
-the pass ends at whatever is in doubt, and the windows that are left are read one by one.
+Packets are read once, and once before where windows leave long gaps: after such a gap a new decoder begins at the last
+entry before the next window (`h264_seek`). A window's outcome must not depend on which others are read with it, so the
+pass ends at the first doubt, and the windows left are read one by one.
 
 Shapes in this module: F frames, H height, W width (pixels).
 """
@@ -37,7 +37,7 @@ OF_ONE_PASS = ("digest", "bucket", "window_fps", "crop_left", "crop_top", "crop_
 def read_windows(path: Path, windows: Sequence[Window]) -> Iterator[Frames | ClipRejected]:
     """Decode samples that differ in `start_frame` only, in that order: uint8 [F, H, W, 3] each, or its rejection.
 
-    Held are one window, the frames that it shares with the next, and a few decoded frames.
+    In memory are one window, the frames that it shares with the next, and a few decoded frames.
 
     Raises:
         OSError: the file is missing or the disk failed.
@@ -63,7 +63,7 @@ def _read_alone(path: Path, window: Window) -> Frames | ClipRejected:
 
 
 def _read_together(path: Path, windows: Sequence[Window]) -> Iterator[Frames]:
-    """Yield the windows in order. Raises ClipRejected or NotExact at the first that is not beyond doubt."""
+    """Yield the windows in order. Raises ClipRejected or NotExact at the first that may differ from `read_window`'s."""
     first = windows[0]
     bucket, rate = Bucket.parse(first["bucket"]), first["window_fps"]
     crop = (first["crop_left"], first["crop_top"], first["crop_width"], first["crop_height"])
@@ -92,7 +92,7 @@ def _filled(pictures: Iterator[NDArray[np.uint8]], shared: Frames, bucket: Bucke
 def _pictures(
     decoded: Iterator[VideoFrame], stream: VideoStream, bucket: Bucket, crop: tuple[float, float, float, float]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield each frame upright and cut, uint8 [H, W, 3]; a frame that is repeated is cut once."""
+    """Yield each frame rotated, cropped and resized: uint8 [H, W, 3]. A repeated frame is resized once."""
     last, picture = None, np.empty((0, 0, 3), np.uint8)
     for frame in decoded:
         if frame is not last:
@@ -100,7 +100,7 @@ def _pictures(
         yield picture
 
 
-# ---- where to decode
+# ---- which parts of the video to decode
 
 
 @dataclass(frozen=True)
