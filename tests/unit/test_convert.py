@@ -48,7 +48,9 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     for said in ("[0, 1]", "704x384", "deletes source files", "half period", "turns clipping off", "next: sana"):
         assert said in " ".join(done.output.split()), said
     text = out.read_text()
-    assert all(f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name not in ("probe", "filter_captions")), "a section is missing"
+    assert all(
+        f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name not in ("probe", "filter_captions")
+    ), "a section is missing"
     assert max(len(line) for line in text.splitlines() if "#" in line) <= 120
 
 
