@@ -71,7 +71,7 @@ def _warnings(config: Config, facts: BucketFacts) -> list[str]:
     for name, small in facts.small_buckets.items():
         what = f"{name} has {small.train} train samples, fewer than {config.bucket.min_bucket_samples}"
         if small.draws_per_epoch is not None:
-            lines.append(f"{what}: they stand {small.draws_per_epoch} times in an epoch")
+            lines.append(f"{what}: they are drawn {small.draws_per_epoch} times in an epoch")
         for target, num in small.moved.items():
             lines.append(f"{what}: {num} of its clips go to {target}")
         if small.stayed:

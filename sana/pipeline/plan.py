@@ -96,7 +96,7 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
 def committed(context: Context) -> list[StageState]:
     """Return what storage has of each stage, and why not of the others. Executes and writes nothing.
 
-    Where a source cannot be listed any more, the last download of the same config stands for it.
+    Where a source cannot be listed any more, the last download of the same config is taken instead.
     """
     states: list[StageState] = []
     artifacts: dict[str, Artifact] = {}

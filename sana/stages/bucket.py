@@ -110,12 +110,12 @@ def _why_empty(config: Config, clips: pa.Table, assigned: Assignment, split: str
         reasons = Counter(value_counts(assigned.rejects["reason"].filter(mine))).most_common(3)
         top = ", ".join(f"{num} {reason}" for reason, num in reasons)
         return (
-            f"all {meant.num_rows} clips meant for it were rejected ({top}); mend them, or loosen the rules of `bucket`"
+            f"all {meant.num_rows} clips meant for it were rejected ({top}); fix them, or loosen the rules of `bucket`"
         )
     rejected = [dataset.where for dataset in config.download.enabled if dataset.role == split]
     if rejected:  # its role is this one, and no clip of it came here
         return (
-            f"{', '.join(rejected)} with role: {split} came here without a clip, as all were rejected before; mend them"
+            f"{', '.join(rejected)} with role: {split} came here without a clip, as all were rejected before; fix them"
         )
     divided = pa.array([dataset.id for dataset in config.download.enabled if dataset.role == "split"], pa.string())
     names = pc.unique(clips["source_id"].filter(pc.is_in(clips["dataset"], value_set=divided)))

@@ -111,7 +111,7 @@ def _encode(context: Context, model: ModelRef, pool: Pool, todo: pa.Table, *, in
     """Encode these windows in workers, those of machine `index` of `count`."""
     _check_space(context, todo)
     resources = context.config.encode_latents.resources
-    workers = WorkerRange(
+    partition = WorkerRange(
         num_ranks=resources.num_workers,
         first_worker=index * resources.num_workers,
         num_workers=count * resources.num_workers,
@@ -121,7 +121,7 @@ def _encode(context: Context, model: ModelRef, pool: Pool, todo: pa.Table, *, in
     def encode(crashes: CrashHistory) -> None:
         run_worker(
             context,
-            EncodeLatentsSpec(PoolName(NAME, pool.key), source_of(model), workers, crashes),
+            EncodeLatentsSpec(PoolName(NAME, pool.key), source_of(model), partition, crashes),
             todo=todo,
             num_processes=resources.num_workers,
             report=report,

@@ -86,11 +86,11 @@ def _without_duplicates(judged: pa.Table) -> pa.Table:
     starts = run_starts(judged.column("digest").take(order))
     first = np.empty(judged.num_rows, np.int64)  # for each clip, the row of the first clip with its content
     first[order.to_numpy()] = np.repeat(order.to_numpy()[starts], np.diff(np.r_[starts, judged.num_rows]))
-    twin = pc.and_(pa.array(first != np.arange(len(first))), pc.equal(judged.column("reason"), ""))
+    duplicate = pc.and_(pa.array(first != np.arange(len(first))), pc.equal(judged.column("reason"), ""))
     kept = judged.select(["dataset", "path"]).take(pa.array(first))
     detail = pc.binary_join_element_wise("the same content as ", kept.column("dataset"), ": ", kept.column("path"), "")
     for name, value in (("reason", Reason.DUPLICATE.value), ("detail", detail)):
         at = judged.schema.get_field_index(name)
-        column = pc.if_else(twin, value, judged.column(name))
+        column = pc.if_else(duplicate, value, judged.column(name))
         judged = judged.set_column(at, judged.schema.field(at), column)
     return judged

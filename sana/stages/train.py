@@ -1,7 +1,7 @@
 """Train: from the newest checkpoint of the trajectory to `max_steps`, in a process (or several) of its own.
 
 The trajectory is all that determines the bytes of step k; the artifact is (trajectory, max_steps). So raising
-`max_steps` goes on from where it stands, and checkpoints are shared.
+`max_steps` resumes from the newest checkpoint, and checkpoints are shared.
 """
 
 from collections.abc import Mapping
@@ -34,15 +34,16 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     }
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
-    knobs = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
-    draws_per_epoch = _draws_per_epoch(context.config, inputs["latents"])
-    return Recipe(NAME, VERSION, {**knobs, "draws_per_epoch": draws_per_epoch} if draws_per_epoch else knobs, read)
+    settings = {**context.config.train.trajectory(), "max_steps": context.config.train.max_steps}
+    if draws_per_epoch := _draws_per_epoch(context.config, inputs["latents"]):
+        settings["draws_per_epoch"] = draws_per_epoch
+    return Recipe(NAME, VERSION, settings, read)
 
 
 def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:
-    """Return how often each data set stands in an epoch, of those that have train samples and do not stand in it once.
+    """Return how often each data set is drawn in an epoch, of those with train samples that are not drawn once.
 
-    The rest is left out: once is what a run without weights does, and it keeps its trajectory.
+    The rest is left out: once is what a run without sampling weights does, and it keeps its trajectory.
     """
     used = EncodeLatentsFacts.of(latents).train_samples
     return {
@@ -54,8 +55,8 @@ def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:
 
 def trajectory_of(recipe: Recipe) -> str:
     """Name what determines the bytes of every step: the recipe without the number of steps."""
-    knobs = {name: value for name, value in recipe.config.items() if name != "max_steps"}
-    return digest_of([recipe.version, knobs, recipe.inputs])[:16]
+    settings = {name: value for name, value in recipe.config.items() if name != "max_steps"}
+    return digest_of([recipe.version, settings, recipe.inputs])[:16]
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:

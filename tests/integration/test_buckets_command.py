@@ -85,7 +85,7 @@ def test_small_buckets_are_told(place: Place) -> None:
     merged = preview(place, "bucket.small_buckets=merge", "bucket.min_bucket_samples=2").output
     assert "9x96x160 has 1 train samples, fewer than 2: 1 of its clips stay, no other bucket takes them" in merged
     oversampled = preview(place, "bucket.small_buckets=oversample", "bucket.min_bucket_samples=3").output
-    assert "9x96x160 has 1 train samples, fewer than 3: they stand 3 times in an epoch" in oversampled
+    assert "9x96x160 has 1 train samples, fewer than 3: they are drawn 3 times in an epoch" in oversampled
     assert "17x96x160 has 2 train samples for a batch of 4: it is filled up by repeats" in preview(place).output
 
 

@@ -1,4 +1,4 @@
-"""A filter: clips in -> clips + rejects. Says which clips a stage keeps; everything else is done here.
+"""The body of filters: clips in -> clips + rejects. A stage says which clips it keeps; everything else is done here.
 
 A filter reads a table of clips and gives the same table with fewer rows, so nothing below it knows of it. One that
 rejects nothing gives the content that it read: what is below it is cached.
