@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sana.config.load import load_config
 from sana.config.pipeline import Config
-from sana.convert.draft import Draft
+from sana.convert.conversion import Conversion
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
 
@@ -28,12 +28,12 @@ def video(name: str = "disney", **changes) -> dict:
     return {key: value for key, value in entry.items() if value is not None}
 
 
-def converted(folder: Path, config: dict | None = None, backends: list | None = None) -> tuple[Config, Draft]:
+def converted(folder: Path, config: dict | None = None, backends: list | None = None) -> tuple[Config, Conversion]:
     """Convert them, and load what was written."""
-    draft = convert(*files(folder, config, backends))
+    conversion = convert(*files(folder, config, backends))
     out = folder / "out.yaml"
-    out.write_text(yaml_text(draft, title="a test"))
-    return load_config(out), draft
+    out.write_text(yaml_text(conversion, title="a test"))
+    return load_config(out), conversion
 
 
 def all_keys(value, prefix: str = "") -> set[str]:
@@ -44,6 +44,7 @@ def all_keys(value, prefix: str = "") -> set[str]:
     return names
 
 
-def accounted(draft: Draft) -> set[str]:
-    """Names of the keys that a conversion mapped, left with a reason, or did not know."""
-    return {name for line in draft.lines for name in line.theirs} | {left.key for left in draft.left + draft.unknown}
+def accounted(conversion: Conversion) -> set[str]:
+    """Names of the keys that a conversion mapped, did not carry over for a reason, or did not know."""
+    mapped = {name for setting in conversion.settings for name in setting.theirs}
+    return mapped | {key.name for key in conversion.not_carried + conversion.unknown}

@@ -26,15 +26,15 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
 
     if output.exists():
         raise SanaError(f"{output} is there already and may hold your own changes; choose another -o, or remove it")
-    draft = convert(config, backends, num_processes=num_processes)
+    conversion = convert(config, backends, num_processes=num_processes)
     title = f"Made by `sana convert-simpletuner {config} {backends}`; in brackets: the names of keys there."
     try:
-        output.write_text(yaml_text(draft, title=title), encoding="utf-8")
+        output.write_text(yaml_text(conversion, title=title), encoding="utf-8")
     except OSError as error:
         raise SanaError(f"cannot write {output}: {error.strerror}") from error
     try:
         load_config(output)
     except SanaError as error:
-        raise SanaError(f"{error}\n{output} is written, but not valid yet: mend these keys in it") from error
-    click.echo(conversion_text(draft))
+        raise SanaError(f"{error}\n{output} is written, but not valid yet: fix these keys in it") from error
+    click.echo(conversion_text(conversion))
     click.echo(f"\nwrote {output}, which is valid; next: sana validate {output}")

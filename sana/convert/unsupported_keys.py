@@ -1,236 +1,160 @@
-"""What is known of SimpleTuner's keys that have no knob here, and of its faults: data only.
+"""What is known of SimpleTuner's keys that have no setting here, and of its faults: data only.
 
-Each key has the reason why it is not carried over and what is used instead.
+A key that gets a setting is a row of config_keys.py, and goes out of its family here.
 """
 
-_SPEED = "its data pipeline's own tuning; here: the `resources` of each stage"
-_HUB = "nothing is published yet; the trained model is a folder under root, in diffusers layout"
-_QUANT = "there is no quantised training here; master weights are fp32, autocast is train.mixed_precision"
-_STEPS = "a run ends at train.max_steps, whatever epochs that takes"
-_CACHE = "what is encoded lives under root, addressed by content, and is reused only where it is right"
-_VALIDATION = "no counterpart; see the sample section"
-_LORA = "there is no LoRA here yet: all weights are trained"
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
-CONFIG_LEFT = {
-    "resume_from_checkpoint": "not needed: every run goes on from its newest complete checkpoint",
-    "quantize_via": _QUANT,
-    "base_model_precision": f"{_QUANT}. (SimpleTuner itself rejects bf16 here)",
-    "text_encoder_1_precision": "the text encoder runs in encode_captions.dtype",
-    "base_model_default_dtype": _QUANT,
-    "data_backend_config": "the second file of this conversion",
-    "tracker_run_name": "runs are named by what went into them, so that a rerun finds its own; see tracking.experiment",
-    "report_to": "every run is recorded in MLflow, by default in a file under work_dir; see tracking.uri",
-    "compress_disk_cache": "latents are stored raw: gzip would save a fifth for 10 to 60 times the CPU time",
-    "ema_device": "the EMA is kept beside the weights, in fp32",
-    "delete_problematic_images": "sources are only ever read; bad files are rejected and listed in rejects.parquet",
-    "delete_unwanted_images": "sources are only ever read; clips that are too small are listed in rejects.parquet",
-    "ignore_final_epochs": _STEPS,
-    "strict_epoch_limit": _STEPS,
-    "num_train_epochs": _STEPS,
-    "validation_prompt_library": "a library of image prompts built into SimpleTuner; give your own in sample.prompts",
-    "validation_disable": "sampling is a stage of its own: sana run CONFIG --until evaluate leaves it out",
-    "validation_epoch_interval": "sampling is a stage of its own, after training",
-    "validation_on_startup": "the evaluate stage measures the untrained weights too",
-    "validation_guidance_rescale": _VALIDATION,
-    "validation_noise_scheduler": "samples use the scheduler that ships with the checkpoint",
-    "eval_epoch_interval": "epochs are not counted; see train.resources.eval_every",
-    "eval_dataset_pooling": "one eval loss over all held-out clips",
-    "eval_loss_disable": "the eval loss is a stage of its own: sana run CONFIG --until train leaves it out",
-    "checkpoint_epoch_interval": "epochs are not counted; see train.resources.checkpoint_every",
-    "vae_enable_slicing": "the VAE takes encode_latents.batch_size windows at once, one by default",
-    "vae_cache_ondemand": "latents are made before training; the pipeline runs whatever is missing",
-    "vae_cache_scan_behaviour": _CACHE,
-    "vae_cache_clear_each_epoch": _CACHE,
-    "vae_cache_disable": _CACHE,
-    "text_cache_ondemand": _CACHE,
-    "text_cache_disable": _CACHE,
-    "cache_dir": _CACHE,
-    "cache_dir_text": _CACHE,
-    "cache_dir_vae": _CACHE,
-    "preserve_data_backend_cache": _CACHE,
-    "override_dataset_config": "not needed: a changed data set is noticed, and only what depends on it runs again",
-    "skip_file_discovery": "a stage that has nothing to do ends at once",
-    "allow_dataset_oversubscription": "a small bucket never aborts a run; see bucket.small_buckets",
-    "disable_bucket_pruning": "a small bucket stays; see bucket.small_buckets",
-    "data_backend_sampling": "each data set has its share by repeats and sampling_weight",
-    "aspect_bucket_alignment": "sizes come from the model's own table, multiples of 16",
-    "aspect_bucket_rounding": "a clip goes to the nearest bucket in log aspect ratio, without rounding",
-    "aspect_bucket_worker_count": _SPEED,
-    "write_batch_size": _SPEED,
-    "read_batch_size": _SPEED,
-    "image_processing_batch_size": _SPEED,
-    "max_workers": _SPEED,
-    "torch_num_threads": "set OMP_NUM_THREADS",
-    "metadata_update_interval": "what is done is committed part by part",
-    "model_flavour": "the model is model.path",
-    "weighting_scheme": "the loss is the plain mean squared error, as in the official training",
-    "snr_gamma": "of noise-prediction models; the loss is the plain mean squared error",
-    "flow_schedule_auto_shift": "of no effect on Sana Video there; here: train.timestep_sampling",
-    "flow_schedule_shift": "of no effect on Sana Video there; here: train.timestep_sampling.shift, officially 3",
-    "flow_use_uniform_schedule": "of no effect on Sana Video there; here: train.timestep_sampling.name: uniform",
-    "flow_use_beta_schedule": "of no effect on Sana Video there; here: train.timestep_sampling",
-    "flow_sigmoid_scale": "of no effect on Sana Video there; here: train.timestep_sampling.std",
-    "sana_motion_score": "no key of SimpleTuner's; here: captions.motion_score_column of a data set",
-    "masked_loss_probability": "of no effect on Sana Video there",
-    "lr_power": "of the polynomial schedule, which is not here",
-    "lr_num_cycles": "of cosine_with_restarts, which is not here",
-    "lr_scale": "write the learning rate you mean in train.learning_rate",
-    "gradient_precision": "gradients are summed in fp32",
-    "gradient_checkpointing_interval": "every block is recomputed, or none",
-    "gradient_checkpointing_backend": "every block is recomputed, or none",
-    "attention_mechanism": "self-attention is linear; cross-attention uses torch's own",
-    "enable_xformers_memory_efficient_attention": "self-attention is linear; cross-attention uses torch's own",
-    "enable_model_cpu_offload": "no key of SimpleTuner's any more; no offload here yet",
-    "dataloader_prefetch": "batches are always read ahead; see train.resources.prefetch_batches",
-    "dataloader_prefetch_qlen": "batches are always read ahead; see train.resources.prefetch_batches",
-    "i_know_what_i_am_doing": "nothing here asks for it",
-    "disable_benchmark": "there is no benchmark before training",
-    "logging_dir": "logs are under work_dir",
-    "hub_model_id": _HUB,
-    "model_card_note": _HUB,
-    "publishing_config": _HUB,
-    "num_machines": "several machines: torchrun starts `python -m sana.workers.train JOB` on each",
-    "tread_config": "no token routing here yet",
-    "optimizer_release_gradients": "not needed by AdamW in fp32 with gradient accumulation",
-    "optimizer_cpu_offload_method": "no offload here yet",
-    "fuse_optimizer": "AdamW is torch's own",
-    "lora_rank": _LORA,
-    "init_lora": _LORA,
-}
-# Families of keys: a name that begins so is left for this reason.
-CONFIG_FAMILIES = {
-    "crepa_": "no CREPA regulariser here yet; it has faults on frames that are not square",
-    "scheduled_sampling": "no scheduled sampling here; on Sana Video SimpleTuner ignores half of it",
-    "group_offload": "no offload here yet; gradient checkpointing is train.resources.gradient_checkpointing",
-    "enable_group_offload": "no offload here yet; gradient checkpointing is train.resources.gradient_checkpointing",
-    "musubi_": "no offload here yet",
-    "ramtorch": "no offload here yet",
-    "fsdp_": "ranks share the work by data parallelism; there is no FSDP here yet",
-    "deepspeed": "ranks share the work by data parallelism",
-    "context_parallel": "linear attention cannot be split so there, and is not here",
-    "dynamo_": "nothing is compiled here yet",
-    "lora": _LORA,
-    "lycoris": _LORA,
-    "peft_": _LORA,
-    "push_": _HUB,
-    "hub_": _HUB,
-    "webhook": "no webhooks; Prefect's automations tell of a run's states",
-    "validation_preview": "no previews while sampling",
-    "validation_": _VALIDATION,
-    "evaluation_": "the eval loss is fixed: held-out clips, noise levels and noise; see evaluate",
-    "layersync": "no such regulariser here yet",
-    "controlnet": "Sana Video has no ControlNet here",
-    "distillation": "no distillation here yet",
-    "twinflow": "no distillation here yet",
-    "quantize": _QUANT,
-    "tracker_": "MLflow records every run; see tracking",
-    "swanlab": "MLflow records every run; see tracking",
-    "wandb": "MLflow records every run; see tracking",
-    "sana_": "no counterpart; the instruction before a caption is encode_captions.template",
-}
 
-DATASET_LEFT = {
-    "cache_dir_vae": _CACHE,
-    "cache_dir": _CACHE,
-    "metadata_backend": "the probe stage opens every video once; nothing is written beside the sources",
-    "text_embeds": "captions of all data sets are encoded by encode_captions, each text once",
-    "image_embeds": _CACHE,
-    "default": "there is one pool of encoded captions, so none is the default",
-    "write_batch_size": _SPEED,
-    "read_batch_size": _SPEED,
-    "vae_batch_size": "one for all data sets: encode_latents.batch_size",
-    "image_processing_batch_size": _SPEED,
-    "max_workers": _SPEED,
-    "text_encoder_batch_size": "one for all data sets: encode_captions.batch_size",
-    "skip_file_discovery": "a stage that has nothing to do ends at once",
-    "preserve_data_backend_cache": _CACHE,
-    "vae_cache_clear_each_epoch": _CACHE,
-    "vae_cache_disable": _CACHE,
-    "vae_cache_ondemand": _CACHE,
-    "hash_filenames": "a sample is named by its content, so names cannot collide",
-    "instance_data_root": "the folder is download.datasets.source",
-    "disable_multiline_split": "each line of a .txt is an alternative caption; put it on one line",
-    "caption_shuffle": "captions are used as they stand; alternatives are further lines of the .txt",
-    "caption_filter_list": "captions are used as they stand",
-    "crop_aspect_buckets": "shapes are a list of your own in bucket.buckets",
-    "conditioning": "no conditioning data sets here yet",
-    "conditioning_data": "no conditioning data sets here yet",
-    "conditioning_type": "no conditioning data sets here yet",
-    "scan_for_errors": "every file is checked by probe, and its frames are counted",
-    "parquet_caption_column": "captions.text_columns",
-    "audio": "sound is not trained",
-    "dataset_name_or_path": "the data set is download.datasets.source",
-    "streaming": "remote videos are fetched one by one, within download.resources.cache_gib",
-    "auto_load": "nothing to choose: what is listed is read",
-    "aws_region_name": "set AWS_REGION",
-    "aws_endpoint_url": "set AWS_ENDPOINT_URL",
-    "aws_access_key_id": "never in a file: the ordinary AWS chain (AWS_PROFILE, roles, AWS_ACCESS_KEY_ID)",
-    "aws_secret_access_key": "never in a file: the ordinary AWS chain (AWS_PROFILE, roles, AWS_SECRET_ACCESS_KEY)",
-    "aws_max_pool_connections": _SPEED,
-    "csv_cache_dir": "fetched videos are kept under work_dir, within download.resources.cache_gib",
-    "csv_cache_dir_vae": _CACHE,
-    "is_i2v": "of no effect on Sana Video there; image to video is not trained here yet",
-    "is_regularisation_data": "no counterpart; use repeats and sampling_weight",
-    "is_regularization_data": "no counterpart; use repeats and sampling_weight",
-    "use_captions": "captions are always used; captions.layout: none gives every clip the same",
-}
-DATASET_FAMILIES = {
-    "conditioning": "no conditioning data sets here yet",
-    "vae_cache": _CACHE,
-    "aws_": "the ordinary AWS settings: environment, profile or role",
-    "huggingface": "see download.datasets.source and captions",
-    "csv_": "see captions",
-    "parquet": "see captions",
-}
+@dataclass(frozen=True)
+class Family:
+    """Keys of either file that are not carried over for one reason, which says what is used instead.
+
+    `keys`: names, and patterns with `*`, between spaces.
+    """
+
+    keys: str
+    reason: str
+
+    @property
+    def names(self) -> list[str]:
+        return [key for key in self.keys.split() if "*" not in key]
+
+
+# the first family that has a key is its own
+FAMILIES = (
+    Family("data_backend_config", "the second file of this conversion"),
+    Family("resume_from_checkpoint", "not needed: every run resumes from its newest complete checkpoint"),
+    Family("model_flavour", "the model is model.path"),
+    Family("i_know_what_i_am_doing disable_benchmark", "nothing here asks for it"),
+    # what is not here yet
+    Family("push_* hub_* model_card_note publishing_config",
+           "nothing is published yet; the trained model is a folder under root, in diffusers layout"),
+    Family("quantize* base_model_precision base_model_default_dtype text_encoder_1_precision",
+           "no quantised training here; master weights are fp32, autocast is train.mixed_precision, and the text "
+           "encoder runs in encode_captions.dtype"),
+    Family("lora* lycoris* peft_* lora_rank init_lora", "no LoRA here yet: all weights are trained"),
+    Family("enable_model_cpu_offload optimizer_cpu_offload_method group_offload* enable_group_offload* musubi_* "
+           "ramtorch*",
+           "no offload here yet; train.resources.gradient_checkpointing saves memory"),
+    Family("num_machines fsdp_* deepspeed* context_parallel*",
+           "ranks share the work by data parallelism, and no model is split; on several machines torchrun starts "
+           "`python -m sana.workers.train JOB` on each"),
+    Family("dynamo_*", "nothing is compiled here yet"),
+    Family("crepa_*", "no CREPA regulariser here yet; SimpleTuner's has faults on frames that are not square"),
+    Family("scheduled_sampling*", "no scheduled sampling here yet; on Sana Video SimpleTuner ignores half of it"),
+    Family("tread_config layersync* distillation* twinflow* controlnet*",
+           "not here yet; the model is trained on the videos and captions alone"),
+    Family("conditioning conditioning_data conditioning_type conditioning*", "no conditioning data sets here yet"),
+    Family("masked_loss_probability is_i2v", "of no effect on Sana Video there; not trained here yet"),
+    Family("webhook*", "no webhooks yet; Prefect's automations tell of a run's states"),
+    Family("validation_preview*", "no previews yet; the stage sample makes the videos"),
+    Family("audio", "sound is not trained"),
+    # training
+    Family("ignore_final_epochs strict_epoch_limit num_train_epochs validation_epoch_interval eval_epoch_interval "
+           "checkpoint_epoch_interval",
+           "epochs are not counted: a run ends at train.max_steps; intervals are in steps, see train.resources"),
+    Family("weighting_scheme snr_gamma", "the loss is the plain mean squared error, as in the official training"),
+    Family("flow_schedule_auto_shift flow_schedule_shift flow_use_uniform_schedule flow_use_beta_schedule "
+           "flow_sigmoid_scale",
+           "of no effect on Sana Video there; here: train.timestep_sampling (name: logit_normal or uniform; shift, "
+           "officially 3; std)"),
+    Family("lr_power lr_num_cycles lr_scale",
+           "schedules are constant and cosine, see train.lr_schedule; the peak is train.learning_rate"),
+    Family("ema_device", "the EMA weights are kept beside the weights, in fp32"),
+    Family("gradient_precision", "gradients are summed in fp32"),
+    Family("gradient_checkpointing_interval gradient_checkpointing_backend",
+           "every block is recomputed, or none: train.resources.gradient_checkpointing"),
+    Family("attention_mechanism enable_xformers_memory_efficient_attention",
+           "self-attention is linear; cross-attention uses torch's own"),
+    Family("fuse_optimizer optimizer_release_gradients", "AdamW is torch's own, in fp32; see train.optimizer"),
+    Family("report_to tracker_run_name logging_dir tracker_* swanlab* wandb*",
+           "every run is recorded in MLflow, see tracking, and named by what went into it, so that a rerun finds its "
+           "own; logs are under work_dir"),
+    # eval loss and samples
+    Family("validation_on_startup eval_dataset_pooling eval_loss_disable evaluation_*",
+           "the stage evaluate gives one eval loss over all held-out clips, noise levels and noise fixed, of the "
+           "untrained weights too; sana run CONFIG --until train leaves it out"),
+    Family("validation_prompt_library validation_disable validation_guidance_rescale validation_noise_scheduler "
+           "validation_*",
+           "videos are made by a stage after training, with the checkpoint's own scheduler and your sample.prompts; "
+           "sana run CONFIG --until evaluate leaves it out"),
+    Family("sana_motion_score", "no key of SimpleTuner's; here: captions.motion_score_column of a data set"),
+    Family("sana_*", "no counterpart; the instruction before a caption is encode_captions.template"),
+    # data sets and what is encoded
+    Family("delete_problematic_images delete_unwanted_images scan_for_errors metadata_backend",
+           "sources are only read: probe opens every file once, and rejects.parquet lists what is rejected"),
+    Family("allow_dataset_oversubscription disable_bucket_pruning",
+           "a small bucket stays, and never aborts a run; see bucket.small_buckets"),
+    Family("data_backend_sampling is_regularisation_data is_regularization_data",
+           "how often a data set is drawn is set by its repeats and sampling_weight"),
+    Family("aspect_bucket_alignment aspect_bucket_rounding crop_aspect_buckets",
+           "a clip goes to the bucket with the nearest aspect ratio; sizes are the model's own, or those in "
+           "bucket.buckets"),
+    Family("vae_batch_size text_encoder_batch_size vae_enable_slicing",
+           "set once for all data sets: encode_latents.batch_size and encode_captions.batch_size"),
+    Family("compress_disk_cache", "latents are stored raw: gzip would save a fifth for 10 to 60 times the CPU time"),
+    Family("cache_dir cache_dir_text cache_dir_vae csv_cache_dir_vae preserve_data_backend_cache "
+           "text_cache_ondemand text_cache_disable vae_cache_ondemand vae_cache_disable vae_cache_scan_behaviour "
+           "vae_cache_clear_each_epoch text_embeds image_embeds default skip_file_discovery override_dataset_config "
+           "hash_filenames vae_cache*",
+           "what is made is kept under root, addressed by what went into it: it is reused only where it is right, and "
+           "only what is missing is made"),
+    Family("aspect_bucket_worker_count write_batch_size read_batch_size image_processing_batch_size max_workers "
+           "torch_num_threads metadata_update_interval aws_max_pool_connections dataloader_prefetch "
+           "dataloader_prefetch_qlen",
+           "its data pipeline's own speed; here: the `resources` of each stage, and OMP_NUM_THREADS"),
+    Family("instance_data_root dataset_name_or_path streaming auto_load csv_cache_dir",
+           "the videos are read from download.datasets.source; remote ones one by one, kept under work_dir within "
+           "download.resources.cache_gib"),
+    Family("disable_multiline_split caption_shuffle caption_filter_list use_captions parquet_caption_column "
+           "huggingface* csv_* parquet*",
+           "captions are used as they are: each line of a .txt, or each of captions.text_columns, is an alternative; "
+           "captions.layout: none gives every clip the same"),
+    Family("aws_region_name aws_endpoint_url aws_access_key_id aws_secret_access_key aws_*",
+           "never in a file: AWS_REGION, AWS_ENDPOINT_URL and the ordinary AWS chain (AWS_PROFILE, roles, "
+           "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)"),
+)  # fmt: skip
+
+
+def family_of(name: str) -> Family | None:
+    """Return the family of a key that is not carried over; None where it is not known."""
+    patterns = ((family, pattern) for family in FAMILIES for pattern in family.keys.split())
+    return next((family for family, pattern in patterns if fnmatchcase(name, pattern)), None)
+
+
 SECRETS = ("secret", "token", "password", "access_key")  # parts of a key's name: its value is never shown
 
-# Data sets that are not videos: why each is left out.
+# data sets that are not videos: why each is not carried over
 OTHER_TYPES = {
     "text_embeds": "stage encode_captions; what it makes is under root",
     "image_embeds": "stage encode_latents; what it makes is under root",
     "image": "images beside videos are not trained here yet",
     "audio": "sound is not trained",
     "conditioning": "no conditioning data sets here yet",
-    "caption": "captions stand beside the videos, or in a table; see captions",
+    "caption": "captions are beside the videos, or in a table; see captions",
     "distillation": "no distillation here yet",
 }
 
 # (key that the fault needs, or "" for always; what SimpleTuner does; what is done here)
 FAULTS = (
     ("", "feeds the VAE pixels in [0, 1], which expects [-1, 1]: every latent is off", "[-1, 1], VAE in fp32"),
-    (
-        "resolution",
-        "resolution 480 with pixel_area silently becomes 704x384 at 16:9, not 832x480",
-        "the model's own 480p table",
-    ),
-    (
-        "delete_problematic_images",
-        "deletes source files that it cannot read",
-        "sources are only read; rejects.parquet lists them",
-    ),
-    (
-        "lr_warmup_steps",
-        "with cosine, lr_warmup_steps is the half period and there is no warm-up",
-        "train.lr_schedule.warmup_steps and decay_steps",
-    ),
+    ("resolution", "resolution 480 with pixel_area silently becomes 704x384 at 16:9, not 832x480",
+     "the model's own 480p table"),
+    ("delete_problematic_images", "deletes source files that it cannot read",
+     "sources are only read; rejects.parquet lists them"),
+    ("lr_warmup_steps", "with cosine, lr_warmup_steps is the half period and there is no warm-up",
+     "train.lr_schedule.warmup_steps and decay_steps"),
     ("max_grad_norm", "max_grad_norm 0 turns clipping off", "clipped to a norm, officially 0.1"),
-    (
-        "",
-        "draws noise levels evenly over an unshifted table, whatever the checkpoint says",
-        "train.timestep_sampling: the official logit-normal, shift 3",
-    ),
-    ("use_ema", "keeps the EMA in bf16, where steps this small are rounded away", "fp32"),
+    ("", "draws noise levels evenly over an unshifted table, whatever the checkpoint says",
+     "train.timestep_sampling: the official logit-normal, shift 3"),
+    ("use_ema", "keeps the EMA weights in bf16, where steps this small are rounded away", "fp32"),
     ("base_model_precision", "base_model_precision: bf16 is rejected at start", "not needed"),
-    (
-        "max_train_steps",
-        "max_train_steps with the default num_train_epochs is rejected at start",
-        "steps are all that counts",
-    ),
-    (
-        "video",
-        "rounds frame counts down to 8n + 1, and decodes whole files for their first frames",
-        "4k + 1; reads only the frames it uses",
-    ),
+    ("max_train_steps", "max_train_steps with the default num_train_epochs is rejected at start",
+     "steps are all that counts"),
+    ("video", "rounds frame counts down to 8n + 1, and decodes whole files for their first frames",
+     "4k + 1; reads only the frames it uses"),
     ("", "reuses cached latents and captions after the settings changed", "addressed by what went into them"),
     ("", "encodes the dropped caption and the negative prompt in different ways", "one null caption for both"),
-)
+)  # fmt: skip

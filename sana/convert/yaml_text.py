@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sana.convert.draft import Draft, Left, Line
+from sana.convert.conversion import Conversion, Setting, Unmapped
 from sana.convert.unsupported_keys import SECRETS
 
 WIDTH = 120
@@ -26,33 +26,33 @@ _SECTIONS = {
 }
 
 
-def yaml_text(draft: Draft, *, title: str) -> str:
-    """Return the config as YAML; what is not carried over stands as comments at its end."""
+def yaml_text(conversion: Conversion, *, title: str) -> str:
+    """Return the config as YAML; what is not carried over is a comment at its end."""
     tree: dict[str, Any] = {}
-    for line in draft.lines:
-        *parents, last = line.key.split(".")
+    for setting in conversion.settings:
+        *parents, last = setting.key.split(".")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[last] = line
+        node[last] = setting
     rows = [*_comment(title, ""), *_comment("What is not named here has its default: configs/sana_video_480p.yaml", "")]
     for name, node in tree.items():
         if name in _SECTIONS:
             rows += ["", f"# {name}: {_SECTIONS[name]}"]
-        rows += _emit(draft, {name: node}, "")
-    for heading, keys in (("Not carried over", draft.left), ("Not known", draft.unknown)):
+        rows += _emit(conversion, {name: node}, "")
+    for heading, keys in (("Not carried over", conversion.not_carried), ("Not known", conversion.unknown)):
         if keys:
             rows += ["", f"# {heading}:"]
-            for left in keys:
-                rows += _comment(f"  {left.key} ({shown(left)}): {left.why}", "", hanging="    ")
+            for key in keys:
+                rows += _comment(f"  {key.name} ({shown(key)}): {key.why}", "", hanging="    ")
     return "\n".join(rows) + "\n"
 
 
-def shown(left: Left) -> str:
+def shown(key: Unmapped) -> str:
     """Return the value as it may be shown: in short, and no secret."""
-    if left.value is not None and any(part in left.key.lower() for part in SECRETS):
+    if key.value is not None and any(part in key.name.lower() for part in SECRETS):
         return "***"
-    text = " ".join(str(left.value).split())
+    text = " ".join(str(key.value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -73,28 +73,27 @@ def _reads_back(text: str) -> bool:
     return yaml.safe_load(text) == text  # not yes, null, true and their like
 
 
-def _emit(draft: Draft, node: dict[str, Any], pad: str) -> Iterator[str]:
+def _emit(conversion: Conversion, node: dict[str, Any], pad: str) -> Iterator[str]:
     for name, child in node.items():
-        if isinstance(child, Line):
-            yield from _with_comment(
-                f"{pad}{scalar(name)}: {scalar(child.value)}", child, pad, [draft.short(name) for name in child.theirs]
-            )
+        if isinstance(child, Setting):
+            theirs = [conversion.short(name) for name in child.theirs]
+            yield from _with_comment(f"{pad}{scalar(name)}: {scalar(child.value)}", child, pad, theirs)
         elif all(key.isdigit() for key in child):
             yield f"{pad}{name}:"
             for item in child.values():
-                rows = list(_emit(draft, item, f"{pad}    "))
+                rows = list(_emit(conversion, item, f"{pad}    "))
                 first = next(number for number, row in enumerate(rows) if not row.lstrip().startswith("#"))
                 rows[first] = f"{pad}  - {rows[first].lstrip()}"
                 yield from rows
         else:
             yield f"{pad}{scalar(name)}:"
-            yield from _emit(draft, child, f"{pad}  ")
+            yield from _emit(conversion, child, f"{pad}  ")
 
 
-def _with_comment(text: str, line: Line, pad: str, theirs: Sequence[str]) -> list[str]:
-    names = [name for name in theirs if name.rpartition(".")[2] != line.key.rpartition(".")[2]]
+def _with_comment(text: str, setting: Setting, pad: str, theirs: Sequence[str]) -> list[str]:
+    names = [name for name in theirs if name.rpartition(".")[2] != setting.key.rpartition(".")[2]]
     origin = f"[{', '.join(names)}]" if names else ""  # none where the name is the same
-    why = _one_line(" ".join(part for part in (line.why, origin) if part))
+    why = _one_line(" ".join(part for part in (setting.why, origin) if part))
     if not why:
         return [text]
     beside = f"{text} # {why}"
@@ -102,7 +101,7 @@ def _with_comment(text: str, line: Line, pad: str, theirs: Sequence[str]) -> lis
 
 
 def _one_line(text: str) -> str:
-    """Return text that cannot end the comment it stands in: a quoted value may hold any character."""
+    """Return text that cannot end the comment it is in: a quoted value may hold any character."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

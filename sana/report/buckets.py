@@ -18,7 +18,7 @@ _NUMBERS = ["width", "height", "fps", "window_fps", "crop_width", "crop_height"]
 
 @dataclass(frozen=True)
 class BucketCount:
-    """One bucket: its samples of either split, and the mean share of a frame's area that is cropped off."""
+    """One bucket: its samples of either split, and the mean fraction of a frame's area that is cropped off."""
 
     bucket: Bucket
     train: int

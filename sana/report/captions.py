@@ -39,7 +39,7 @@ class Tokens:
 def captions(store: Store, download: Artifact) -> Captions:
     """Read the captions of all clips. Raises SanaError when a table is gone or damaged.
 
-    The examples are those with the least clip_ids: these are digests, so that it is a fair sample, always the same.
+    The examples are those with the least clip_ids: these are digests, so a random sample, always the same.
     """
     words: list[np.ndarray] = []
     num_clips, several = 0, 0
@@ -67,7 +67,7 @@ def captions(store: Store, download: Artifact) -> Captions:
 
 
 def _num_words(texts: pa.Array) -> np.ndarray:
-    """Count the words of each text: what stands between ASCII white space."""
+    """Count the words of each text: what is between ASCII white space."""
     trimmed = pc.ascii_trim_whitespace(texts)  # or a space at either end makes an empty word
     words = pc.list_value_length(pc.ascii_split_whitespace(trimmed)).to_numpy()
     return np.where(pc.binary_length(trimmed).to_numpy() == 0, 0, words)

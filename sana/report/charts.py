@@ -10,7 +10,7 @@ from sana.report.flow import Step
 from sana.report.formatting import compact, number, percent
 from sana.report.histogram import Histogram, nice_step
 
-_LEAST = 1.5  # what is there is seen
+_LEAST = 1.5  # of a bar that is not zero, so that it is seen
 _LEFT, _RIGHT, _TOP = 46, 16, 12  # margins; that below differs
 
 
@@ -37,7 +37,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a scatter chart, in the units of its axes; `weight`: what the area of its disc stands for."""
+    """A point of a scatter chart, in the units of its axes; `weight`: what the area of its disc shows."""
 
     x: float
     y: float
@@ -63,7 +63,7 @@ def bars(values: Sequence[tuple[str, int]], *, unit: str, width: int = 520, heig
         x = _LEFT + step * (place + 0.5)
         found.append(_Bar(x - broad / 2, broad, value, "train", f"{label}: {number(value)} {unit}"))
         ticks.append((x, label))
-    return _upright(found, ticks, f"{unit} by {', '.join(label for label, _ in values)}", width, height)
+    return _vertical_bars(found, ticks, f"{unit} by {', '.join(label for label, _ in values)}", width, height)
 
 
 def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, height: int = 190) -> Chart:
@@ -80,10 +80,10 @@ def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, heigh
         edges[-1] = "more"
     every = max(1, round(len(edges) * 40 / (step * len(found) + 1)))
     ticks = [(_LEFT + step * place, edges[place]) for place in range(0, len(edges), every)]
-    return _upright(found, ticks, f"{counted} by {unit}", width, height)
+    return _vertical_bars(found, ticks, f"{counted} by {unit}", width, height)
 
 
-def _upright(
+def _vertical_bars(
     found: Sequence[_Bar], ticks: Sequence[tuple[float, str]], about: str, width: float, height: float
 ) -> Chart:
     """Draw bars over about three lines at round numbers, the topmost not below the tallest bar."""
@@ -93,7 +93,7 @@ def _upright(
     floor, tall = height - 26, height - 26 - _TOP
     shapes: list[Shape] = []
     for line in range(round(num_lines) + 1):
-        shapes += _level(floor - tall * line / num_lines, compact(line * step), width - _RIGHT)
+        shapes += _grid_line(floor - tall * line / num_lines, compact(line * step), width - _RIGHT)
     for bar in found:
         up = _height(bar.value, num_lines * step, tall)
         shapes.append(_rect(bar.kind, bar.x, floor - up, bar.width, up, radius=1.5, tip=bar.tip))
@@ -114,7 +114,7 @@ def scatter(
         x = _LEFT + tick * scale
         shapes += [_line(x, _TOP, x, floor), _label(x, height - 22, f"{tick:g}", "tick", "middle")]
     for tick in _ticks(tall / scale):
-        shapes += _level(floor - tick * scale, f"{tick:g}", right)
+        shapes += _grid_line(floor - tick * scale, f"{tick:g}", right)
     shapes.append(_label(_LEFT + broad / 2, height - 5, axes, "tick", "middle"))
     heaviest = max((mark.weight for mark in discs), default=1.0)
     for mark in discs:
@@ -127,7 +127,7 @@ def scatter(
 
 
 def flow(steps: Sequence[Step], *, end: str, width: int = 1060) -> Chart:
-    """Draw the stages as bars as tall as what came in: what goes on runs to the next, what is rejected turns down.
+    """Draw the stages as bars as tall as what came in: what is kept runs to the next, what is rejected bends down.
 
     `end`: the name of what is left after the last.
     """
@@ -138,16 +138,16 @@ def flow(steps: Sequence[Step], *, end: str, width: int = 1060) -> Chart:
     for place, step in enumerate(steps):
         x = 2 + gap * place
         shapes += [_label(x, 18, step.stage, "name"), _label(x, 38, f"{number(step.num_in)} in", "sub")]
-        goes_on = _height(step.num_out, most, tall)
+        kept = _height(step.num_out, most, tall)
         rejected = _height(step.num_rejected, most, tall)
         if step.num_out:
             arrives = _height(step.num_next, most, tall)
-            shapes.append(_band(x + node, top, goes_on, x + gap, arrives, f"{number(step.num_out)} go on"))
+            shapes.append(_band(x + node, top, kept, x + gap, arrives, f"{number(step.num_out)} kept"))
         if step.num_rejected:
-            shapes.append(_falling(x + node, top + goes_on, rejected, top + tall + 34, gap, step))
+            shapes.append(_rejected_band(x + node, top + kept, rejected, top + tall + 34, gap, step))
         for line, (reason, num) in enumerate(step.rejected.items()):
             shapes.append(_label(x + node + 8, top + tall + 54 + 19 * line, f"{number(num)} {reason}", "reason"))
-        came_in = max(goes_on + rejected, _height(step.num_in, most, tall))
+        came_in = max(kept + rejected, _height(step.num_in, most, tall))
         shapes.append(_rect("node", x, top, node, came_in, radius=3))
     x, left = 2 + gap * len(steps), steps[-1].num_next
     shapes.append(_rect("node", x, top, node, max(_LEAST, _height(left, most, tall)), radius=3))
@@ -166,8 +166,8 @@ def _band(x: float, y: float, tall: float, end: float, end_tall: float, tip: str
     return Shape("path", "band", {"d": path}, tip=tip)
 
 
-def _falling(x: float, y: float, thick: float, floor: float, gap: float, step: Step) -> Shape:
-    """A band that leaves to the right and turns down to the list of reasons."""
+def _rejected_band(x: float, y: float, thick: float, floor: float, gap: float, step: Step) -> Shape:
+    """A band that leaves to the right and bends down to the list of reasons."""
     wide = min(thick, gap * 0.4)
     left = x + 14
     path = (
@@ -188,7 +188,7 @@ def _ticks(most: float) -> list[float]:
     return [step * place for place in range(int(most / step) + 1)]
 
 
-def _level(y: float, words: str, right: float) -> list[Shape]:
+def _grid_line(y: float, words: str, right: float) -> list[Shape]:
     """A line of the grid, and its number at its left."""
     return [_line(_LEFT, y, right, y), _label(_LEFT - 7, y + 4, words, "tick", "end")]
 

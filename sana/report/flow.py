@@ -1,4 +1,4 @@
-"""What became of the clips: how many came in, went on or were rejected, stage by stage; which, and why."""
+"""What became of the clips: how many came in, were kept or rejected, stage by stage; which, and why."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def _stages(artifacts: Mapping[str, Artifact]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Rejections:
+class Rejects:
     """`counts` by (stage, data set, reason); `rows` of REJECTS that are shown; `keys` of the tables with all rows."""
 
     counts: Mapping[tuple[str, str, str], int]
@@ -82,8 +82,8 @@ class Rejections:
         return list(dict.fromkeys((stage, reason) for stage, _, reason in self.counts))
 
 
-def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Rejections:
-    """Count all rejects and pick the rows to show: all, or of each (stage, reason) its share, so that none is missing.
+def read_rejects(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int = MAX_ROWS) -> Rejects:
+    """Count all rejects and pick the rows to show: all, or equally many of each (stage, reason), so that each is shown.
 
     Rows of very long texts are cut off at MAX_ROWS_BYTES.
 
@@ -103,35 +103,35 @@ def rejections(store: Store, artifacts: Mapping[str, Artifact], *, max_rows: int
                 counts[stage, datasets[place // len(reasons)], reasons[place % len(reasons)]] = num
         for number, name in enumerate(reasons):
             groups[stage, name] = np.flatnonzero(reason == number)
-    share = _fair_share([len(numbers) for numbers in groups.values()], max_rows)
+    most = _rows_per_group([len(numbers) for numbers in groups.values()], max_rows)
     rows: list[dict[str, Any]] = []
     for stage in stages:
-        picked = [numbers[:share] for (of, _), numbers in groups.items() if of == stage]
-        rows += _take(store, artifacts[stage], np.sort(np.concatenate(picked)))
+        picked = [numbers[:most] for (of, _), numbers in groups.items() if of == stage]
+        rows += _read_rows(store, artifacts[stage], np.sort(np.concatenate(picked)))
     rows.sort(key=lambda row: (stages.index(row["stage"]), row["reason"], row["dataset"], row["path"], row["clip_id"]))
     in_order = dict(sorted(counts.items(), key=lambda item: (stages.index(item[0][0]), item[0])))
-    return Rejections(in_order, _fitting(rows), [artifacts[stage].files[REJECTS_FILE].key for stage in stages])
+    return Rejects(in_order, _within_byte_limit(rows), [artifacts[stage].files[REJECTS_FILE].key for stage in stages])
 
 
-def _fair_share(sizes: Sequence[int], total: int) -> int:
+def _rows_per_group(sizes: Sequence[int], total: int) -> int:
     """Return the largest number such that taking so many of each group, or all of it, takes no more than `total`."""
     ordered = sorted(sizes)
-    left, share = total, max(ordered, default=0)
+    left, largest = total, max(ordered, default=0)
     for taken, size in enumerate(ordered):
         if size * (len(ordered) - taken) > left:
             return left // (len(ordered) - taken)
         left -= size
-    return share
+    return largest
 
 
-def _fitting(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _within_byte_limit(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the first rows, as many as MAX_ROWS_BYTES of HTML hold."""
     sizes = (_ROW_BYTES + sum(len(escape(spelled(row[key])).encode()) for key in _SHOWN) for row in rows)
     return [row for row, end in zip(rows, accumulate(sizes), strict=True) if end <= MAX_ROWS_BYTES]
 
 
-def _take(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[str, Any]]:
-    """Read the rows of a table of rejections with these numbers, which ascend."""
+def _read_rows(store: Store, artifact: Artifact, numbers: np.ndarray) -> list[dict[str, Any]]:
+    """Read the rows of rejects.parquet with these numbers, which ascend."""
     rows: list[dict[str, Any]] = []
     start = 0
     for batch in batches(store, artifact, REJECTS_FILE, REJECTS.names):
@@ -155,7 +155,7 @@ class DatasetCount:
         return sum(self.rejected.values())
 
 
-def datasets(artifacts: Mapping[str, Artifact], rejected: Rejections) -> list[DatasetCount]:
+def datasets(artifacts: Mapping[str, Artifact], rejected: Rejects) -> list[DatasetCount]:
     """Return the counts of each data set, largest first; in the unit of the last stage where clips became windows."""
     stages = _stages(artifacts)
     if not stages:

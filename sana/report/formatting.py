@@ -7,7 +7,7 @@ MAX_NAME_CHARS = 300
 
 
 def name(value: str, limit: int = MAX_NAME_CHARS) -> str:
-    """Write what users wrote: what has no glyph, or turns the text around it, is spelled; the end is kept if long."""
+    """Escape characters that are unprintable or reverse the text; of a long text the middle is left out."""
     if len(value) > limit:
         value = f"{value[: limit // 2]} \u2026 {value[-(limit // 2) :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
@@ -28,16 +28,16 @@ def compact(value: float) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """Write a share; never 0 % or 100 % of something that is not."""
+    """Write a fraction; never 0 % or 100 % of something that is not."""
     if not whole:
         return "0 %"
-    share = 100.0 * part / whole
-    if 0 < share < 0.1:
+    value = 100.0 * part / whole
+    if 0 < value < 0.1:
         return "< 0.1 %"
-    if 99.9 < share < 100:
+    if 99.9 < value < 100:
         return "> 99.9 %"
-    written = f"{share:.1f}"
-    return f"{share:.0f} %" if written in ("0.0", "100.0") else f"{written} %"
+    written = f"{value:.1f}"
+    return f"{value:.0f} %" if written in ("0.0", "100.0") else f"{written} %"
 
 
 def size(num_bytes: float) -> str:

@@ -1,6 +1,6 @@
 """Pages of HTML from the templates beside this module, which quote all that they are given: no name is trusted.
 
-A page loads nothing from anywhere, and its content policy forbids it to: style and script stand in it.
+A page loads nothing from anywhere, and its content policy forbids it to: style and script are inside it.
 """
 
 import base64

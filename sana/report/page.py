@@ -13,7 +13,7 @@ from sana.facts import EvaluateFacts
 from sana.report.buckets import BucketCount, buckets
 from sana.report.captions import captions, tokens
 from sana.report.charts import Chart, Mark, scatter
-from sana.report.flow import datasets, rejections, steps
+from sana.report.flow import datasets, read_rejects, steps
 from sana.report.formatting import number
 from sana.report.html import render
 from sana.report.states import StageState
@@ -36,7 +36,7 @@ def data_report(context: Context, title: str, states: Sequence[StageState], *, n
     """
     store = context.store
     artifacts = {state.name: state.artifact for state in states if state.artifact is not None}
-    rejected = rejections(store, artifacts)
+    rejected = read_rejects(store, artifacts)
     probed = videos(store, artifacts["probe"]) if "probe" in artifacts else None
     encoded, texts = artifacts.get("encode_latents"), artifacts.get("encode_captions")
     windows = pictures = None

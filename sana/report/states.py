@@ -1,4 +1,4 @@
-"""How each stage of a run stands: what the report is told of a run, beside its artifacts."""
+"""The state of each stage of a run, which the report is given beside the artifacts."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Storage:
-    """`num_samples`, `num_texts`: distinct tensors; what two samples share is counted once."""
+    """`num_samples`, `num_texts`: distinct tensors; a tensor of two samples is counted once."""
 
     kept: Sequence[Kept]
     num_samples: int

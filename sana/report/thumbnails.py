@@ -62,7 +62,7 @@ def thumbnails(
     Raises:
         SanaError: a table is gone or damaged. A source that cannot be read is named in `missing` instead.
     """
-    rows = _pick(store, windows, encoded, shapes[:MAX_BUCKETS])
+    rows = _choose_windows(store, windows, encoded, shapes[:MAX_BUCKETS])
     try:
         sources = open_sources(config, work_dir=work_dir, read_only=True)
     except SanaError as error:
@@ -85,11 +85,13 @@ def thumbnails(
     return Thumbnails(found, missing)
 
 
-def _pick(store: Store, windows: Artifact, encoded: Artifact | None, shapes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the windows to show: of each bucket those that begin first and, of these, those with the least names.
+def _choose_windows(
+    store: Store, windows: Artifact, encoded: Artifact | None, shapes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the windows to show: of each bucket those that begin first and, of these, those with the least sample ids.
 
-    A window that begins late has all the frames before it decoded; a name begins with a digest, so that the least
-    are a fair sample. No clip is shown twice.
+    A window that begins late needs all the frames before it decoded; a sample id begins with a digest, so that the
+    least are a random sample. No clip is shown twice.
     """
     order = ("start_frame", "sample_id")
     least: dict[str, list[dict[str, Any]]] = {shape: [] for shape in shapes}
@@ -132,7 +134,7 @@ def _thumbnail(sources: Mapping[str, Source], row: Mapping[str, Any]) -> Thumbna
     except ClipRejected as rejection:
         raise SanaError(f"{row['path']}: {rejection.reason}, {rejection.detail}") from rejection
     picture = _shrunk(frame)
-    jpeg = base64.b64encode(_encoded(picture)).decode()
+    jpeg = base64.b64encode(_jpeg(picture)).decode()
     return Thumbnail(row["sample_id"], row["path"], row["split"], picture.width, picture.height, jpeg)
 
 
@@ -144,11 +146,11 @@ def _shrunk(frame: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS)
 
 
-def _encoded(picture: Image.Image) -> bytes:
+def _jpeg(picture: Image.Image) -> bytes:
     """Return a JPEG of at most MAX_JPEG_BYTES, as good as fits."""
     for quality in _QUALITIES:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
         if buffer.tell() <= MAX_JPEG_BYTES:
             return buffer.getvalue()
-    return _encoded(picture.resize((max(1, picture.width // 2), max(1, picture.height // 2))))
+    return _jpeg(picture.resize((max(1, picture.width // 2), max(1, picture.height // 2))))

@@ -20,8 +20,8 @@ QUICKSTART = Path(__file__).parents[1] / "quickstart"
 def test_the_quickstart_converted_trains_on_the_demo(tmp_path: Path, tiny_model: Path) -> None:
     place = new_place(tmp_path, tiny_model)
     path = tmp_path / "my.yaml"
-    draft = convert(QUICKSTART / "config.json", QUICKSTART / "multidatabackend.json")
-    path.write_text(yaml_text(draft, title="the quickstart"))
+    conversion = convert(QUICKSTART / "config.json", QUICKSTART / "multidatabackend.json")
+    path.write_text(yaml_text(conversion, title="the quickstart"))
     config = load_config(
         path,
         [

@@ -12,8 +12,11 @@ from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
-from sana.convert.draft import Draft
+from sana.convert.config_keys import CONFIG_KEYS
+from sana.convert.conversion import Conversion, Setting
+from sana.convert.mapping import Row, at_least, mapped_names
 from sana.convert.simpletuner import convert, faults_of
+from sana.convert.unsupported_keys import FAMILIES
 from sana.convert.yaml_text import scalar, yaml_text
 from sana.errors import ConfigError, SanaError
 from tests.quickstart_files import BACKENDS, CONFIG, QUICKSTART, accounted, all_keys, converted, files, video
@@ -54,13 +57,32 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert max(len(line) for line in text.splitlines() if "#" in line) <= 120
 
 
-def test_every_key_of_the_quickstart_is_mapped_or_left_with_a_reason(tmp_path: Path) -> None:
-    _, draft = converted(tmp_path)
+def test_every_key_of_the_quickstart_is_mapped_or_has_the_reason_why_not(tmp_path: Path) -> None:
+    _, conversion = converted(tmp_path)
     expected = set(CONFIG) | {name for entry in BACKENDS for name in all_keys(entry, f"{entry['id']}.")}
-    assert expected - accounted(draft) == set()
-    assert draft.unknown == []
-    assert all(left.why for left in draft.left)
-    assert not {left.key for left in draft.left} & {name for line in draft.lines for name in line.theirs}
+    assert expected - accounted(conversion) == set()
+    assert conversion.unknown == []
+    assert all(key.why for key in conversion.not_carried)
+    mapped = {name for setting in conversion.settings for name in setting.theirs}
+    assert not {key.name for key in conversion.not_carried} & mapped
+
+
+def test_a_row_of_the_table_carries_a_key_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a new feature needs: the row is stronger than the family that the key was in."""
+    changes = {"lora_rank": 4, "ema_device": "cpu"}
+    assert {"lora_rank", "ema_device"} <= {key.name for key in convert(*files(tmp_path, changes)).not_carried}
+    row = Row("train.method.rank", "lora_rank", 16, "of the adapter", at_least(8))
+    monkeypatch.setattr("sana.convert.simpletuner.CONFIG_KEYS", (*CONFIG_KEYS, row))
+    conversion = convert(*files(tmp_path, changes))
+    assert conversion.settings[-1] == Setting("train.method.rank", 8, "of the adapter", ("lora_rank",))
+    assert "lora_rank" not in {key.name for key in conversion.not_carried}
+
+
+def test_no_key_is_in_two_families_and_none_of_config_json_is_mapped_too() -> None:
+    names = [name for family in FAMILIES for name in family.names]
+    assert len(names) == len(set(names))
+    assert set(names) & set(mapped_names(CONFIG_KEYS)) <= {"vae_batch_size", "text_encoder_batch_size"}
+    assert all(family.reason for family in FAMILIES)
 
 
 @given(st.dictionaries(st.sampled_from([*CONFIG, "crepa_lambda", "lora_rank", "fsdp_enable", "lerning_rate"]),
@@ -69,27 +91,27 @@ def test_no_key_disappears_whatever_its_value(tmp_path_factory: pytest.TempPathF
     """A conversion accounts for every key, or ends with one message that names a key or a value."""
     folder = tmp_path_factory.mktemp("convert")
     try:
-        draft = convert(*files(folder, changes))
+        conversion = convert(*files(folder, changes))
     except ConfigError as error:
         assert any(name in str(error) for name in [*changes, "is"])
         return
-    assert set(CONFIG) | set(changes) == {name for name in accounted(draft) if "." not in name}
+    assert set(CONFIG) | set(changes) == {name for name in accounted(conversion) if "." not in name}
 
 
 @given(st.text())
 def test_text_reads_back_as_itself(text: str) -> None:
-    draft = Draft()
-    draft.set("sample.negative_prompt", text, "as it stands")
-    assert _loads(yaml_text(draft, title="x"))["sample"]["negative_prompt"] == text
+    conversion = Conversion()
+    conversion.set("sample.negative_prompt", text, "as it is")
+    assert _loads(yaml_text(conversion, title="x"))["sample"]["negative_prompt"] == text
 
 
 @pytest.mark.parametrize("text", ["1e5", ".5e3", "true", "no", "null", "~", "a: b", "a #b", "- x", "81",
                                   "81x480x832", "", "=", "2020-01-01", "s3://b/p", "\x7f", "a\nb",
                                   "éü", "0x10", "..", "a: "])  # fmt: skip
 def test_text_that_looks_like_something_else_stays_text(text: str) -> None:
-    draft = Draft()
-    draft.set("sample.x", text, "")
-    assert _loads(yaml_text(draft, title="x"))["sample"]["x"] == text
+    conversion = Conversion()
+    conversion.set("sample.x", text, "")
+    assert _loads(yaml_text(conversion, title="x"))["sample"]["x"] == text
 
 
 @pytest.mark.parametrize("value", [True, False, 0, 400_000, 5e-5, 1e-10, 0.1, 480.0, 0.997497, 1e22, ["a", "b: c"]])
@@ -104,8 +126,8 @@ def _loads(text: str):
 
 
 def test_unknown_keys_are_named_with_what_they_may_mean(tmp_path: Path) -> None:
-    _, draft = converted(tmp_path, {"lerning_rate": 1, "zzzz": 2}, [video(repeat=3), BACKENDS[1]])
-    assert {left.key: left.why for left in draft.unknown} == {
+    _, conversion = converted(tmp_path, {"lerning_rate": 1, "zzzz": 2}, [video(repeat=3), BACKENDS[1]])
+    assert {key.name: key.why for key in conversion.unknown} == {
         "lerning_rate": "did you mean learning_rate?",
         "zzzz": "nothing known is near it",
         "disney.repeat": "did you mean repeats?",
@@ -117,13 +139,13 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         type="aws",
         instance_data_dir=None,
         aws_bucket_name="clips",
-        aws_data_prefix="films/",
+        aws_data_prefix="videos/",
         aws_secret_access_key="hush",
     )
-    config, draft = converted(tmp_path, backends=[entry])
-    assert config.download.datasets[0].source == "s3://clips/films"
+    config, conversion = converted(tmp_path, backends=[entry])
+    assert config.download.datasets[0].source == "s3://clips/videos"
     assert "hush" not in (tmp_path / "out.yaml").read_text()
-    assert "disney.aws_secret_access_key" in accounted(draft)
+    assert "disney.aws_secret_access_key" in accounted(conversion)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +202,10 @@ def test_only_faults_that_concern_the_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["a\nroot: elsewhere", "a\0b", "a\u2028root: elsewhere", "a\x85b", "\x1b[31m"])
 def test_a_value_that_is_quoted_in_a_comment_stays_in_it(tmp_path: Path, text: str) -> None:
     plain, _ = converted(tmp_path)
-    odd, draft = converted(tmp_path, {"foo_bar": text, f"foo {text}": 1}, [video(caption_strategy=text), *BACKENDS[1:]])
+    backends = [video(caption_strategy=text), *BACKENDS[1:]]
+    odd, conversion = converted(tmp_path, {"foo_bar": text, f"foo {text}": 1}, backends)
     assert odd.root == plain.root
-    assert len(draft.unknown) == 2
+    assert len(conversion.unknown) == 2
 
 
 @pytest.mark.parametrize("number", ["Infinity", "1" + "0" * 400, "NaN"])

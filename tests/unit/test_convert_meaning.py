@@ -11,11 +11,11 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None:
-    config, draft = converted(
+    config, conversion = converted(
         tmp_path,
         {"resolution": 480},
         [
-            video("One Film", repeats=2, probability=0.5),
+            video("One Clip", repeats=2, probability=0.5),
             video("wide", resolution=720, video={"num_frames": 49, "max_frames": 200}),
             video("kept-out", dataset_type="eval"),
             video("off", disabled="true"),
@@ -23,19 +23,19 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
         ],
     )
     first, wide, held_out, off = config.download.datasets
-    assert (first.id, first.repeats, first.sampling_weight, first.draws_per_epoch) == ("one-film", 2, 0.5, 1.5)
+    assert (first.id, first.repeats, first.sampling_weight, first.draws_per_epoch) == ("one-clip", 2, 0.5, 1.5)
     assert (config.rules_of(first).table, config.rules_of(first).num_frames) == ("official_480p", 81)
     own = config.rules_of(wide)
     assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "reject")
     assert (held_out.role, config.bucket.eval_fraction) == ("eval", 0)
     assert off.disabled
-    assert "stills.instance_data_dir" in {left.key for left in draft.left}
+    assert "stills.instance_data_dir" in {key.name for key in conversion.not_carried}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"caption_strategy": "instanceprompt", "instance_prompt": "a film"}, {"layout": "none", "fallback": "a film"}),
+        ({"caption_strategy": "instanceprompt", "instance_prompt": "noir"}, {"layout": "none", "fallback": "noir"}),
         ({"prepend_instance_prompt": True, "instance_prompt": "noir"}, {"layout": "textfile", "prefix": "noir "}),
         ({"caption_strategy": "csv", "type": "csv", "csv_file": "l.csv"}, {"text_columns": ("caption",)}),
         (
@@ -52,10 +52,10 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
 )  # fmt: skip
 def test_captions(tmp_path: Path, changes: dict, expected: dict) -> None:
     entry = video(**changes)
-    config, draft = converted(tmp_path, backends=[entry])
+    config, conversion = converted(tmp_path, backends=[entry])
     captions = config.download.datasets[0].captions
     assert {name: getattr(captions, name) for name in expected} == expected
-    assert all_keys(entry, "disney.") - accounted(draft) == set()
+    assert all_keys(entry, "disney.") - accounted(conversion) == set()
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,9 @@ def test_captions(tmp_path: Path, changes: dict, expected: dict) -> None:
 )  # fmt: skip
 def test_bucket_rules(tmp_path: Path, changes: dict, expected: dict) -> None:
     entry = video(**changes)
-    config, draft = converted(tmp_path, backends=[entry])
+    config, conversion = converted(tmp_path, backends=[entry])
     assert {name: getattr(config.bucket, name) for name in expected} == expected
-    assert all_keys(entry, "disney.") - accounted(draft) == set()
+    assert all_keys(entry, "disney.") - accounted(conversion) == set()
 
 
 @pytest.mark.parametrize(

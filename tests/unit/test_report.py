@@ -19,7 +19,7 @@ from sana.data.tables import count_rejects
 from sana.facts import BucketFacts
 from sana.report import charts
 from sana.report.buckets import buckets
-from sana.report.flow import Step, datasets, rejections, steps
+from sana.report.flow import Step, datasets, read_rejects, steps
 from sana.report.formatting import percent, size
 from sana.report.histogram import histogram
 from sana.report.html import environment
@@ -61,7 +61,7 @@ def test_what_is_quoted_is_text_in_one_line(text: str) -> None:
 
 
 @given(whole=st.integers(1, 10**9), data=st.data())
-def test_a_share_is_not_rounded_to_none_or_all(whole: int, data: st.DataObject) -> None:
+def test_a_percentage_is_not_rounded_to_none_or_all(whole: int, data: st.DataObject) -> None:
     part = data.draw(st.integers(0, whole))
     assert (percent(part, whole) == "0 %") == (part == 0)
     assert (percent(part, whole) == "100 %") == (part == whole)
@@ -77,7 +77,7 @@ def test_sizes_and_bars() -> None:
 HOSTILE = """<b>"' onload=x>&amp;"""
 
 
-def test_what_stands_in_a_chart_is_text() -> None:
+def test_words_in_a_chart_are_text() -> None:
     step = Step(HOSTILE, 3, 1, {HOSTILE: 2}, 1)
     mark = charts.Mark(3.0, 4.0, HOSTILE, weight=2.0)
     for chart in (
@@ -125,7 +125,7 @@ lost = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(sorted(Reason)[
 
 
 @given(first=lost, second=lost, num_left=st.integers(0, 3), max_rows=st.integers(10, 60))
-def test_refusals_add_up_and_every_reason_is_shown(
+def test_rejects_add_up_and_every_reason_is_shown(
     tmp_path_factory: pytest.TempPathFactory, first: list, second: list, num_left: int, max_rows: int
 ) -> None:
     folder = tmp_path_factory.mktemp("law")
@@ -136,7 +136,7 @@ def test_refusals_add_up_and_every_reason_is_shown(
         made[stage] = commit(folder, stage, len(names), {}, rows, names)
         names = [of for of, _ in second] + left
     store = LocalStore(str(folder))
-    found = rejections(store, made, max_rows=max_rows)
+    found = read_rejects(store, made, max_rows=max_rows)
     expected = Counter(
         (stage, of, reason) for stage, all_lost in (("download", first), ("probe", second)) for of, reason in all_lost
     )
@@ -176,6 +176,6 @@ def test_buckets_and_videos_count_every_row(tmp_path: Path) -> None:
     seen = videos(LocalStore(str(tmp_path)), probe)
     assert seen.seconds == 2000.0 and seen.num_frames == 48_000
     assert sum(num for _, num in seen.rates) == sum(num for *_, num in seen.codecs) == 1000
-    # of 1750 possible sizes 1000 are there: cells of a grid stand for them, and lose none
+    # of 1750 possible sizes 1000 are there: cells of a grid replace them, and lose none
     assert seen.num_sizes == 1000 and sum(of.num_clips for of in seen.sizes) == 1000
     assert len(seen.sizes) < 200

@@ -1,4 +1,4 @@
-// Filters the table of rejected files: every word must stand in a row.
+// Filters the table of rejected files: a row must have every word.
 document.documentElement.classList.add("scripted");
 const box = document.querySelector("#find"), count = document.querySelector("#found");
 const rows = box ? [...document.querySelectorAll(".rejected-files tbody tr")] : [];

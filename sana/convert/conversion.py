@@ -1,18 +1,21 @@
 """What a conversion is made of: keys that are read once and accounted for, and the lines they become."""
 
 import difflib
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+from sana.convert.unsupported_keys import FAMILIES, family_of
 from sana.errors import ConfigError
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One knob of ours: dotted key, value, why it is so, and the keys of theirs it was made from."""
+class Setting:
+    """One setting of ours: dotted key, value, why it is so, and the keys of theirs it was made from."""
 
     key: str
     value: Any
@@ -21,40 +24,44 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Left:
-    """One key of theirs that is not carried over: why, and what is used instead."""
+class Unmapped:
+    """One key of theirs that is no setting of ours: why, and what is used instead."""
 
-    key: str
+    name: str
     value: Any
     why: str
 
 
 @dataclass
-class Draft:
-    """A conversion under way. Every key of theirs ends in exactly one of `lines`, `left` and `unknown`."""
+class Conversion:
+    """A conversion under way. Every key of theirs ends in exactly one of `settings`, `not_carried` and `unknown`."""
 
-    lines: list[Line] = field(default_factory=list)
-    left: list[Left] = field(default_factory=list)
-    unknown: list[Left] = field(default_factory=list)
+    settings: list[Setting] = field(default_factory=list)
+    not_carried: list[Unmapped] = field(default_factory=list)
+    unknown: list[Unmapped] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)  # ids of the data loader file's entries
 
     def set(self, key: str, value: Any, why: str, *theirs: str) -> None:
-        """Give one of our knobs a value; `theirs` are the keys it comes from."""
-        self.lines.append(Line(key, value, why, theirs))
+        """Give one of our settings a value; `theirs` are the keys it comes from."""
+        self.settings.append(Setting(key, value, why, theirs))
 
     def merge(self, key: str, *theirs: str) -> None:
-        """Say that a knob that has its value comes from these keys too."""
-        at = next(number for number, line in enumerate(self.lines) if line.key == key)
-        self.lines[at] = replace(self.lines[at], theirs=(*self.lines[at].theirs, *theirs))
+        """Say that a setting that has its value comes from these keys too."""
+        at = next(number for number, setting in enumerate(self.settings) if setting.key == key)
+        self.settings[at] = replace(self.settings[at], theirs=(*self.settings[at].theirs, *theirs))
 
-    def short(self, key: str) -> str:
-        """Return a key of theirs without the id of its entry."""
-        owners = [f"{entry}." for entry in self.entries if key.startswith(f"{entry}.")]
-        return key.removeprefix(max(owners, key=len, default=""))
-
-    def leave(self, key: str, value: Any, why: str) -> None:
+    def leave_out(self, name: str, value: Any, why: str) -> None:
         """Say why a key of theirs is not carried over."""
-        self.left.append(Left(key, value, why))
+        self.not_carried.append(Unmapped(name, value, why))
+
+    def value(self, key: str) -> Any:
+        """Return the value that one of our settings has; None where it has none yet."""
+        return next((setting.value for setting in self.settings if setting.key == key), None)
+
+    def short(self, name: str) -> str:
+        """Return a key of theirs without the id of its entry."""
+        owners = [f"{entry}." for entry in self.entries if name.startswith(f"{entry}.")]
+        return name.removeprefix(max(owners, key=len, default=""))
 
 
 class Keys:
@@ -82,7 +89,7 @@ class Keys:
         return [self.name(key) for key in keys if self.has(key)]
 
     def take(self, key: str, default: Any = None) -> Any:
-        """Return the value as it stands, or `default` where there is none."""
+        """Return the value as it is written, or `default` where there is none."""
         self._taken.add(key)
         return self._values[key] if self.has(key) else default
 
@@ -101,6 +108,18 @@ class Keys:
             raise ConfigError(f"{self.where}: {key} is {value!r}, not true or false")
         return words[str(value).lower()]
 
+    def like(self, key: str, default: bool | int | float | str | None) -> Any:
+        """Return the value, read as what `default` is; with None as text.
+
+        Raises:
+            ConfigError: it is not of that kind.
+        """
+        if isinstance(default, bool):
+            return self.flag(key, default)
+        if isinstance(default, int | float):
+            return self._number(key, default, type(default))
+        return self.text(key, default or "")
+
     def integer(self, key: str, default: int) -> int:
         """Raises ConfigError: it is not a whole number."""
         return self._number(key, default, int)
@@ -113,7 +132,7 @@ class Keys:
         """Return the object below a key; empty where there is none.
 
         Raises:
-            ConfigError: something else stands there.
+            ConfigError: something else is there.
         """
         value = self.take(key, {})
         if not isinstance(value, Mapping):
@@ -139,25 +158,39 @@ class Keys:
         return number
 
 
-def account(
-    draft: Draft, keys: Keys, known: Mapping[str, str], prefixes: Mapping[str, str], mapped: Collection[str]
-) -> None:
-    """Put every key that nobody took among those left, with its reason, or among the unknown, with the nearest known.
+def account(conversion: Conversion, keys: Keys, mapped: Collection[str], rest: str = "") -> None:
+    """Put every key that nobody took among those not carried over, with its reason, or among the unknown.
 
-    `known` and `prefixes` say why keys, and families of keys, are left; `mapped` are the names that could be meant.
+    `mapped`: the keys that are read from this object; `rest`: the reason of all others, where their names are free.
+    An unknown key has the nearest known name beside it.
     """
-    for name, value in keys.rest().items():
-        if not keys.has(name):
-            draft.leave(keys.name(name), value, "has no value")
-            continue
-        family = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
-        if name in known:
-            draft.leave(keys.name(name), value, known[name])
-        elif name in mapped:
-            draft.leave(keys.name(name), value, "has no meaning beside the other keys here")
-        elif family is not None:
-            draft.leave(keys.name(name), value, prefixes[family])
+    for key, value in keys.rest().items():
+        family = family_of(key)
+        reason = rest or (family.reason if family else "")
+        if not keys.has(key):
+            conversion.leave_out(keys.name(key), value, "has no value")
+        elif key in mapped:
+            conversion.leave_out(keys.name(key), value, "has no meaning beside the other keys here")
+        elif reason:
+            conversion.leave_out(keys.name(key), value, reason)
         else:
-            near = difflib.get_close_matches(name, [*known, *mapped], n=1, cutoff=0.5)
+            known = [*(name for family in FAMILIES for name in family.names), *mapped]
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else "nothing known is near it"
-            draft.unknown.append(Left(keys.name(name), value, hint))
+            conversion.unknown.append(Unmapped(keys.name(key), value, hint))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ConfigError: it is missing, not readable or not JSON; names the line.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid JSON: brackets are nested too deep; is one left open?") from None

@@ -1,33 +1,36 @@
 """Bucket rules of a data set: its resolution, `video` block, limits and crop."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sana.bucket import PATCH, SPATIAL_STRIDE
 from sana.config.bucket import BucketRules
-from sana.convert.draft import Draft, Keys, account
-from sana.convert.unsupported_keys import DATASET_LEFT
+from sana.convert.conversion import Conversion, Keys, account
 from sana.errors import ConfigError
 
-VIDEO_MAPPED = ("num_frames", "min_frames", "max_frames", "frame_interval", "bucket_strategy")
+RULE_KEYS = (
+    "resolution", "resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size", "crop",
+    "crop_style", "crop_aspect", "minimum_aspect_ratio", "maximum_aspect_ratio", "video",
+)  # fmt: skip
+VIDEO_KEYS = ("num_frames", "min_frames", "max_frames", "frame_interval", "bucket_strategy")
 MODEL_FRAMES = 81
-Rules = dict[str, tuple[Any, str, tuple[str, ...]]]  # knob of BucketRules: value, why, keys it comes from
+Rules = dict[str, tuple[Any, str, tuple[str, ...]]]  # setting of BucketRules: value, why, keys it comes from
 
 
-def rules_of(draft: Draft, keys: Keys, defaults: Mapping[str, Any]) -> Rules:
-    """Read the bucket rules of one of their data sets; `defaults` are the main file's resolution and its type.
+def rules_of(conversion: Conversion, keys: Keys, main: Keys) -> Rules:
+    """Read the bucket rules of one of their data sets; those of `main`, config.json, hold where it has none.
 
     Raises:
         ConfigError: a value that has no meaning; names its entry.
     """
     rules: Rules = {}
-    unit = keys.text("resolution_type") or str(defaults["resolution_type"] or "pixel_area")
+    unit = keys.text("resolution_type") or main.text("resolution_type", "pixel_area")
     if unit not in ("pixel_area", "area", "pixel"):
         raise ConfigError(f"{keys.where}: resolution_type {unit!r} is not pixel_area, area or pixel")
-    _sizes(keys, rules, unit, keys.number("resolution", float(defaults["resolution"] or 1024)))
-    _frames(draft, keys, rules)
-    _limits(draft, keys, rules, unit)
-    _crop(draft, keys, rules)
+    _sizes(keys, rules, unit, keys.number("resolution", main.number("resolution", 1024)))
+    _frames(conversion, keys, rules)
+    _limits(conversion, keys, rules, unit)
+    _crop(conversion, keys, rules)
     return rules
 
 
@@ -46,7 +49,7 @@ def _sizes(keys: Keys, rules: Rules, unit: str, resolution: float) -> None:
     rules["resolution_type"] = unit, "unit of the sizes here", their
 
 
-def _frames(draft: Draft, keys: Keys, rules: Rules) -> None:
+def _frames(conversion: Conversion, keys: Keys, rules: Rules) -> None:
     video = keys.section("video")
     asked = video.integer("num_frames", MODEL_FRAMES)
     frames = max(1, asked - (asked - 1) % 4)
@@ -64,7 +67,9 @@ def _frames(draft: Draft, keys: Keys, rules: Rules) -> None:
         interval = max(4, round(video.integer("frame_interval", 16) / 4) * 4)
         rules["frame_interval"] = interval, "lengths are 1 + k x this", (video.name("frame_interval"),)
     elif video.has("frame_interval"):
-        draft.leave(video.name("frame_interval"), video.take("frame_interval"), "of bucket_strategy: resolution_frames")
+        conversion.leave_out(
+            video.name("frame_interval"), video.take("frame_interval"), "of bucket_strategy: resolution_frames"
+        )
     rules["window"] = "head", "SimpleTuner takes the first frames, at the file's own rate", ()
     least = video.integer("min_frames", frames)
     named = video.present("min_frames")
@@ -73,10 +78,10 @@ def _frames(draft: Draft, keys: Keys, rules: Rules) -> None:
         most = max(video.integer("max_frames", frames), frames)
         rules["max_frames"] = most, "longer clips are rejected, as there", (video.name("max_frames"),)
         rules["too_long"] = "reject", "trim would take their first frames", ()
-    account(draft, video, DATASET_LEFT, {}, VIDEO_MAPPED)
+    account(conversion, video, VIDEO_KEYS)
 
 
-def _limits(draft: Draft, keys: Keys, rules: Rules, unit: str) -> None:
+def _limits(conversion: Conversion, keys: Keys, rules: Rules, unit: str) -> None:
     least = keys.number("minimum_image_size", 0.0)
     if least > 0:
         rules["minimum_image_size"] = (
@@ -85,7 +90,9 @@ def _limits(draft: Draft, keys: Keys, rules: Rules, unit: str) -> None:
             (keys.name("minimum_image_size"),),
         )
     elif keys.has("minimum_image_size"):
-        draft.leave(keys.name("minimum_image_size"), keys.take("minimum_image_size"), "0: there is no such limit")
+        conversion.leave_out(
+            keys.name("minimum_image_size"), keys.take("minimum_image_size"), "0: there is no such limit"
+        )
     rules["allow_upscale"] = True, "as there; false is stricter: it rejects all that is smaller than its bucket", ()
     low, high = keys.number("minimum_aspect_ratio", 0.0), keys.number("maximum_aspect_ratio", 0.0)
     named = tuple(keys.present("minimum_aspect_ratio", "maximum_aspect_ratio"))
@@ -95,10 +102,10 @@ def _limits(draft: Draft, keys: Keys, rules: Rules, unit: str) -> None:
     else:
         for key in ("minimum_aspect_ratio", "maximum_aspect_ratio"):
             if keys.has(key):
-                draft.leave(keys.name(key), keys.take(key), "sets no limit on longer over shorter side")
+                conversion.leave_out(keys.name(key), keys.take(key), "sets no limit on longer over shorter side")
 
 
-def _crop(draft: Draft, keys: Keys, rules: Rules) -> None:
+def _crop(conversion: Conversion, keys: Keys, rules: Rules) -> None:
     crop = keys.flag("crop")
     sizes = ("maximum_image_size", "target_downsample_size")
     cuts = crop and all(keys.has(key) for key in sizes)
@@ -112,7 +119,7 @@ def _crop(draft: Draft, keys: Keys, rules: Rules) -> None:
             rules[key] = keys.number(key, 0.0), "in the unit of resolution_type", (keys.name(key),)
         elif keys.has(key):
             reason = "of no effect there with crop: false" if not crop else f"needs {' and '.join(sizes)}"
-            draft.leave(keys.name(key), keys.take(key), f"{reason}; every clip is scaled to its bucket")
+            conversion.leave_out(keys.name(key), keys.take(key), f"{reason}; every clip is scaled to its bucket")
     style = keys.text("crop_style", "random")
     position = style if crop and style in ("center", "random", "corner") else "center"
     said = tuple(keys.present("crop_style"))
@@ -123,7 +130,9 @@ def _crop(draft: Draft, keys: Keys, rules: Rules) -> None:
     if crop and keys.text("crop_aspect", "square") == "square":
         _only_square(keys, rules)
     elif keys.has("crop_aspect"):
-        draft.leave(keys.name("crop_aspect"), keys.take("crop_aspect"), "a clip goes to the shape nearest to its own")
+        conversion.leave_out(
+            keys.name("crop_aspect"), keys.take("crop_aspect"), "a clip goes to the shape nearest to its own"
+        )
 
 
 def _only_square(keys: Keys, rules: Rules) -> None:
@@ -144,7 +153,7 @@ def _only_square(keys: Keys, rules: Rules) -> None:
     rules.update(square | rest)
 
 
-def write_rules(draft: Draft, rules: Sequence[Rules]) -> None:
+def write_rules(conversion: Conversion, rules: Sequence[Rules]) -> None:
     """The first data set's rules are those of all; one that differs has its own."""
     values = [{name: value for name, (value, _, _) in rule.items()} for rule in rules]
     for number, rule in enumerate(rules):
@@ -153,6 +162,6 @@ def write_rules(draft: Draft, rules: Sequence[Rules]) -> None:
         for name, (value, why, theirs) in rule.items():
             assert name in BucketRules.model_fields
             if number == 0 or own:
-                draft.set(f"{section}.{name}", value, why, *theirs)
+                conversion.set(f"{section}.{name}", value, why, *theirs)
             elif theirs:
-                draft.merge(f"{section}.{name}", *theirs)
+                conversion.merge(f"{section}.{name}", *theirs)

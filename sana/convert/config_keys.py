@@ -1,0 +1,100 @@
+"""The keys of config.json that are carried over, in the order of our sections: data, and a function where it is needed.
+
+A key that is new here is one more row; it then goes out of its family in unsupported_keys.py.
+"""
+
+from collections.abc import Callable
+
+from sana.convert.conversion import Conversion, Keys
+from sana.convert.datasets import convert_datasets
+from sana.convert.mapping import Group, Row, Run, Table, at_least
+from sana.convert.sampling import convert_bucket, convert_prompts, convert_weights
+from sana.convert.training import (
+    convert_batch,
+    convert_clipping,
+    convert_ema,
+    convert_micro_batch,
+    convert_optimizer,
+    convert_schedule,
+    convert_steps,
+)
+from sana.errors import ConfigError
+
+MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
+
+
+def inside(name: str) -> Callable[[str], str]:
+    return lambda folder: f"{folder.rstrip('/')}/{name}"
+
+
+def _model(conversion: Conversion, keys: Keys, run: Run) -> None:
+    family = keys.text("model_family", "sanavideo")
+    if family != "sanavideo":
+        raise ConfigError(f"model_family is {family!r}; only Sana Video (sanavideo) is trained here")
+    named = keys.present("model_family", "pretrained_model_name_or_path")
+    path = keys.text("pretrained_model_name_or_path", MODEL)
+    conversion.set("model.path", path, "transformer, text encoder and VAE in diffusers layout", *named)
+    vae = keys.take("pretrained_vae_model_name_or_path")
+    if vae is not None:
+        same = "the same repository" if vae == path else "another VAE makes latents this model has never seen"
+        conversion.leave_out("pretrained_vae_model_name_or_path", vae, f"the VAE is always the model's own: {same}")
+    kind = keys.text("model_type", "full")
+    if keys.has("model_type"):
+        why = "all weights are trained, the only way there is"
+        conversion.leave_out("model_type", kind, why if kind == "full" else f"{why}: there is no {kind} here yet")
+
+
+CONFIG_KEYS: Table = (
+    Row("root", "output_dir", ".sana", "artifacts: a folder or s3://bucket/prefix, shared and append-only",
+        inside("store")),
+    Row("work_dir", "output_dir", ".sana", "local: logs, locks, databases, checkpoints being written", inside("work")),
+    Group("model_family pretrained_model_name_or_path pretrained_vae_model_name_or_path model_type", _model),
+    Row("model.revision", "revision", None, "resolved to a commit at every run"),
+    Group("resolution resolution_type", convert_datasets),
+    Row("encode_captions.template", "sana_complex_human_instruction", "True",
+        "the instruction diffusers puts before a caption",
+        lambda text: "none" if text.lower() in ("none", "false") else "video"),
+    Row("encode_captions.dtype", "", "bf16", "the text encoder ships in bf16"),
+    Row("encode_captions.batch_size", "text_encoder_batch_size", 1, "batches change the last bits", at_least(1)),
+    Row("encode_latents.dtype", "", "fp16", "of what is stored: 73.6 dB of normalised latents, bf16 has 55.6"),
+    Row("encode_latents.vae_dtype", "vae_dtype", "fp32",
+        "encoding in bf16, SimpleTuner's default, drifts; officially fp32",
+        lambda dtype: "bf16" if dtype == "bf16" else "fp32"),
+    Row("encode_latents.batch_size", "vae_batch_size", 1, "batches change the last bits", at_least(1)),
+    Row("encode_latents.tiling", "vae_enable_tiling", False, "true: less memory, other latents"),
+    Row("train.seed", "seed", 42,
+        "of shuffling, noise, noise levels and caption dropout; below 0 there: another each time", at_least(0)),
+    Group("max_train_steps", convert_steps),
+    Group("train_batch_size gradient_accumulation_steps num_processes", convert_batch),
+    Row("train.learning_rate", "learning_rate", 4e-7, "officially 5e-5"),
+    Group("lr_scheduler lr_warmup_steps lr_end", convert_schedule),
+    Group("optimizer optimizer_config optimizer_beta1 optimizer_beta2", convert_optimizer),
+    Group("max_grad_norm grad_clip_method", convert_clipping),
+    Row("train.caption_dropout", "caption_dropout_probability", 0.1, "what makes guidance possible"),
+    Group("use_ema ema_decay ema_update_interval", convert_ema),
+    Row("train.mixed_precision", "mixed_precision", "bf16",
+        "autocast in bf16 (fp16 overflows) or fp32; master weights stay fp32",
+        lambda precision: "fp32" if precision in ("no", "fp32") else "bf16"),
+    Row("train.timestep_sampling.name", "", "logit_normal",
+        "official; SimpleTuner drew evenly from an unshifted table"),
+    Row("train.timestep_sampling.shift", "", 3.0, "official, in training; samples use the checkpoint's own scheduler"),
+    Group("num_processes train_batch_size", convert_micro_batch),
+    Row("train.resources.gradient_checkpointing", "gradient_checkpointing", True,
+        "else a block's activations are 9 GiB"),
+    Row("train.resources.checkpoint_every", "checkpointing_steps checkpoint_step_interval", 500, "steps", at_least(1)),
+    Row("train.resources.max_checkpoints", "checkpoints_total_limit", 5, "checkpoints; 0 there: no limit",
+        lambda limit: limit if limit > 0 else 1000),
+    Row("train.resources.eval_every", "eval_steps_interval validation_steps validation_step_interval", 500,
+        "steps between eval losses; videos come at the end", at_least(0)),
+    Row("evaluate.num_sigmas", "eval_timesteps", 8, "fixed noise levels: midpoints of equal slices of (0, 1)"),
+    Row("evaluate.max_samples", "num_eval_images", 256, "the standard error falls with its root"),
+    Group("validation_resolution validation_num_video_frames", convert_bucket),
+    Row("sample.num_inference_steps", "validation_num_inference_steps", 50, "officially 50", at_least(1)),
+    Row("sample.guidance_scale", "validation_guidance", 6.0, "1 is off", at_least(1)),
+    Row("sample.fps", "framerate", 16.0, "of what is written, as there; clips keep their own"),
+    Row("sample.seed", "validation_seed", 0, "of the starting noise", at_least(0)),
+    Row("sample.negative_prompt", "validation_negative_prompt", "", "empty: null caption"),
+    Group("use_ema ema_validation", convert_weights),
+    Group("validation_prompt user_prompt_library", convert_prompts),
+    Row("tracking.experiment", "tracker_project_name", "sana-video", "of MLflow, whose runs name themselves"),
+)  # fmt: skip

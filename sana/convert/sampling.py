@@ -1,0 +1,76 @@
+"""Validation videos: their size, the weights they are made from, and their prompts."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from sana.convert.conversion import Conversion, Keys, read_json
+from sana.convert.mapping import Run
+from sana.errors import ConfigError
+
+
+def convert_bucket(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `sample.bucket`. Raises ConfigError: the resolution is not width x height."""
+    named = keys.present("validation_resolution", "validation_num_video_frames")
+    text = keys.text("validation_resolution", "832x480")
+    asked = text.split(",")[0].strip().lower()
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", asked)
+    if match is None:
+        raise ConfigError(f"{keys.where}: validation_resolution {asked!r} is not width x height, for example 832x480")
+    width, height = int(match[1]), int(match[2] or match[1])
+    frames = keys.integer("validation_num_video_frames", 81)
+    snapped = max(1, frames - (frames - 1) % 4)
+    rows, columns = (max(16, round(side / 16) * 16) for side in (height, width))
+    note = f"; {width}x{height} in multiples of 16" if (rows, columns) != (height, width) else ""
+    note += f"; {frames} frames are not 4k + 1" if snapped != frames else ""
+    note += "; the first of several" if "," in text else ""
+    conversion.set("sample.bucket", f"{snapped}x{rows}x{columns}", f"frames x height x width{note}", *named)
+
+
+def convert_weights(conversion: Conversion, keys: Keys, run: Run) -> None:
+    ema = keys.flag("use_ema") and keys.text("ema_validation", "comparison") != "none"
+    named = keys.present("ema_validation")
+    conversion.set("sample.weights", "ema" if ema else "live", "evaluate measures both", *named)
+
+
+def convert_prompts(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `sample.prompts`: the single prompt, and the library written out.
+
+    Raises:
+        ConfigError: the library is missing or is none, or two prompts would have one name.
+    """
+    prompts = {}
+    if keys.has("validation_prompt"):
+        prompts["validation"] = keys.text("validation_prompt")
+        conversion.set("sample.prompts.validation", prompts["validation"], "", "validation_prompt")
+    for nickname, prompt in _library(keys, run.folder).items():
+        name = re.sub(r"[^\w<>-]", "_", nickname) or "prompt"
+        if name in prompts:
+            raise ConfigError(f"two validation prompts would be called {name}; rename one")
+        prompts[name] = prompt
+        why = "" if name == nickname else f"{nickname!r} there: it names a file"
+        conversion.set(f"sample.prompts.{name}", prompt, why, "user_prompt_library")
+    if not prompts:
+        conversion.set(
+            "sample.prompts.default", "a short video", "SimpleTuner had none; write what you want to see"
+        )  # fmt: skip
+
+
+def _library(keys: Keys, folder: Path) -> dict[str, str]:
+    """Read {nickname: prompt} of `user_prompt_library`; empty where it is not there."""
+    if not keys.has("user_prompt_library"):
+        return {}
+    named = keys.text("user_prompt_library")
+    # as SimpleTuner is started: from the folder above config/; or beside the file itself
+    places = (Path(named), folder / named, folder / Path(named).name)
+    path = next((place for place in places if place.is_file()), Path(named))
+    library = read_json(path)
+    if not isinstance(library, Mapping):
+        raise ConfigError(f"{path} is not a prompt library: nickname: prompt pairs in braces are needed")
+    prompts = {}
+    for nickname, entry in library.items():
+        prompt = entry.get("prompt") if isinstance(entry, Mapping) else entry
+        if not isinstance(prompt, str) or not prompt:
+            raise ConfigError(f"{path}: {nickname!r} has no prompt, but {entry!r}")
+        prompts[nickname] = prompt
+    return prompts
