@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow coverage lint hooks bench ui
+.PHONY: setup demo test test-slow test-slow-group coverage lint hooks bench ui
 setup: .venv/ready
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,10 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -q -m slow --durations=10
+
+# of the slow tests the group that the commit's hash names: at most four minutes
+test-slow-group: .venv/ready
+	$(BIN)/python -m tests.slow_groups
 
 coverage: .venv/ready
 	$(BIN)/python -m coverage erase

@@ -7,6 +7,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ import pytest
 import sana.stages.bucket  # used by the children, so imported in the server
 import sana.stages.encode_latents
 import sana.stages.probe
-import sana.workers.encode_latents  # noqa: F401
+import sana.workers.encode_latents
+import sana.workers.train  # noqa: F401
 from sana.pipeline.graph import stage
 from sana.pipeline.plan import inputs_of
-from sana.runtime.job import read_job
+from sana.runtime.job import Job, read_job, run_worker
 from sana.runtime.launcher import WorkerKilledError
 from tests.pipeline_runs import ROOT, Place, inline_workers, spec_of
 
@@ -51,6 +53,20 @@ def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
     marker.touch()
     with inline_workers():
         stage(name).run(context, inputs)
+
+
+def start_ranks(body: Callable[[Job[Any]], None], job: Job[Any], num_ranks: int) -> list[BaseProcess]:
+    """Start a worker's body on so many ranks, each a process with the environment that the launcher gives its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in range(num_ranks)] if num_ranks > 1 else [{}]
+    return [start(_rank, {name: str(value) for name, value in rank.items()}, body, job.path) for rank in ranks]
+
+
+def _rank(environ: dict[str, str], body: Callable[[Job[Any]], None], job_path: Path) -> None:
+    os.environ.update(environ)
+    run_worker(body, spec_of(body), [str(job_path)])
 
 
 def train_and_die(place: Place, step: int, *overrides: str) -> None:

@@ -29,7 +29,7 @@ from sana.model.model_resolver import COMPONENTS, ModelRef
 from sana.pipeline.graph import STAGES, inputs_of, stage, stages_of
 from sana.stages import download, encode_captions, encode_latents, probe, train
 from sana.store import LocalStore
-from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
+from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
 
 CONFIGS = ("demo", "sana_video_480p")
 PATH = Path(__file__).parent / "golden/addresses.json"
@@ -149,7 +149,7 @@ def write_store() -> None:
             for name in STAGES:
                 if hasattr(stage(name), "resolve_model"):
                     patch.setattr(f"sana.stages.{name}.resolve_model", lambda *args, **kwargs: real)
-            run_stages(place.context())
+            run_stages(place.context(shipped_buckets()))
         shutil.rmtree(STORE, ignore_errors=True)
         root = Path(place.root)
         for path in sorted([*root.glob("*/*/artifact.json"), *root.glob("*/history/*")]):

@@ -55,7 +55,7 @@ BY_DEFAULT |= {"h264_turned.mp4", "h264_trimmed.mp4"}
 
 
 def some(names: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow) for name in names]
+    return [pytest.param(name, marks=() if name in BY_DEFAULT else pytest.mark.slow(group="seek")) for name in names]
 
 
 def make_long_video(folder: Path, name: str) -> Path:

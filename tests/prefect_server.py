@@ -104,6 +104,18 @@ class PrefectServer:
         body = {"parameters": parameters, "idempotency_key": uuid.uuid4().hex}
         return self.ask(f"/deployments/{deployed['id']}/create_flow_run", body)["id"]
 
+    def deploy(self, name: str, entrypoint: str, folder: Path) -> None:
+        """Deploy a flow in `folder` as NAME/here, as `prefect deploy` would, which takes three seconds to start."""
+        flow = self.ask("/flows/", {"name": name})["id"]
+        pull = [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}]
+        body = {"flow_id": flow, "name": "here", "work_pool_name": "local-process", "entrypoint": entrypoint}
+        variables = {"env": {"PYTHONPATH": str(folder)}}
+        self.ask("/deployments/", {**body, "pull_steps": pull, "job_variables": variables})
+
+    def cancel(self, run_id: str) -> None:
+        """Ask for a run's end, as `prefect flow-run cancel` does."""
+        self.ask(f"/flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
     def has_pool(self) -> bool:
         """Tell whether a worker has made a work pool."""
         return bool(self.ask("/work_pools/filter", {}))

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from sana.report.states import StageState
-from tests.pipeline_runs import Outcome, Place, new_place, run_stages
+from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 HOSTILE = "bunny-<script>alert(1)<script>\n\u202e\"'&.mp4"
 CAPTION = '</script><img src=http://evil.example/x onerror="alert(2)">\na second <b>caption</b>'
@@ -25,7 +25,8 @@ def run_with_hostile_names(folder: Path) -> tuple[Place, Outcome]:
     for text in place.clips.glob("*.txt"):
         text.write_text(f"{text.read_text()}\n{CAPTION}")
     (place.clips / HOSTILE.replace("bunny", "nobody")).write_bytes(b"")
-    return place, run_stages(place.context("probe.duplicates=keep"), last="bucket")
+    with inline_workers():
+        return place, run_stages(place.context("probe.duplicates=keep"), last="bucket")
 
 
 def states_of(outcome: Outcome, *names: str) -> list[StageState]:

@@ -1,8 +1,7 @@
 """A test bench for the training loop: trajectories on a synthetic store, in this process or in others."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
 from sana.training.checkpoint import Checkpoint, read_checkpoint, read_metrics
 from sana.training.metrics import parse_rows
-from sana.workers.train import train
+from sana.workers import train as trainer
+from tests.forked import start_ranks
 from tests.training_store import Encoded, train_config, train_job
 
 
@@ -33,7 +33,7 @@ class Lab:
 
     def train(self, trajectory: str, **settings: Any) -> Checkpoint:
         job = self.job(trajectory, **settings)
-        train(job)
+        trainer.train(job)
         return self.at(trajectory, job.config.train.max_steps)
 
     def at(self, trajectory: str, step: int) -> Checkpoint:
@@ -59,8 +59,17 @@ class Lab:
         assert self.rows(a) == self.rows(b)
         assert a.cursor == b.cursor
 
-    def spawn(self, job: Job, *, ranks: int = 1, module: str = "sana.workers.train") -> subprocess.Popen[bytes]:
-        torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "0", "--standalone"]
-        command = [sys.executable, *(torchrun if ranks > 1 else []), "-m", module, str(job.path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
+    def start(self, job: Job[Any], body: Callable[..., None] = trainer.train, *, ranks: int = 1) -> list[BaseProcess]:
+        """Start a worker's body in processes of its own, one a rank."""
+        return start_ranks(body, job, ranks)
+
+    def run(self, job: Job[Any], body: Callable[..., None] = trainer.train, *, ranks: int = 1) -> None:
+        """Run a worker's body on so many ranks to its end."""
+        processes = self.start(job, body, ranks=ranks)
+        try:
+            for process in processes:
+                process.join(180)
+            assert [process.exitcode for process in processes] == [0] * ranks
+        finally:
+            for process in processes:
+                process.kill()

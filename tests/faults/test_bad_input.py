@@ -2,14 +2,19 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from flows.cli.main import main
 from sana.artifact import Artifact
+from sana.errors import SanaError
 from tests.pipeline_runs import CLIPS, ROOT, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(240)
@@ -29,15 +34,34 @@ finally:
 """]  # fmt: skip
 
 
-def sana(tmp_path: Path, model: Path | str, *arguments: str, config: str = "configs/demo.yaml", command=SANA, **kwargs):
-    """Run `sana run` on the demo's config, with places of its own."""
+Done = subprocess.CompletedProcess
+
+
+def run_of(tmp_path: Path, model: Path | str, *arguments: str) -> list[str]:
+    """Return the arguments of `sana run` on the demo's config, with places of its own."""
     places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"model.path={model}"]
-    sets = [part for pair in [*places, *arguments] for part in ("-s", pair)]
-    home = str(tmp_path.parent / "prefect")  # making its database takes twenty seconds: one for all tests here
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PREFECT_HOME": home, **kwargs.pop("env", {})}
+    return ["run", "configs/demo.yaml", *(part for pair in [*places, *arguments] for part in ("-s", pair))]
+
+
+def sana(tmp_path: Path, model: Path | str, *arguments: str, command=SANA, env=None) -> Done:
+    """Run `sana run` in a process of its own, as users do."""
     return subprocess.run(
-        [*command, "run", config, *sets], capture_output=True, text=True, cwd=ROOT, env=env, timeout=200, **kwargs
-    )
+        [*command, *run_of(tmp_path, model, *arguments)], capture_output=True, text=True, cwd=ROOT, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_HOME": str(tmp_path / "prefect"), **(env or {})},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def sana_here(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `sana run` in this process: for what ends before Prefect is started."""
+
+    def call(*arguments: str, model: Path | str = tiny_model) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(run_of(tmp_path, model, *arguments))
+        said = capsys.readouterr()
+        return Done([], int(ended.value.code or 0), said.out, said.err)
+
+    return call
 
 
 def uncounted() -> dict[str, str]:
@@ -59,34 +83,39 @@ def committed(tmp_path: Path) -> list[str]:
     return sorted(path.parent.parent.name for path in (tmp_path / "root").glob("*/*/artifact.json"))
 
 
-def test_a_missing_data_set(tmp_path: Path, tiny_model: Path) -> None:
-    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={tmp_path}/nowhere")
+def test_a_missing_data_set(tmp_path: Path, sana_here: Callable[..., Done]) -> None:
+    done = sana_here(f"download.datasets.0.source={tmp_path}/nowhere")
     assert_one_clear_error(done, "nowhere")
     assert committed(tmp_path) == []
 
 
-def test_an_empty_folder(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_empty_folder(tmp_path: Path, sana_here: Callable[..., Done]) -> None:
     (tmp_path / "empty").mkdir()
-    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={tmp_path}/empty")
+    done = sana_here(f"download.datasets.0.source={tmp_path}/empty")
     assert_one_clear_error(done, "holds no video", "mp4")
     assert committed(tmp_path) == []
 
 
-def test_a_config_with_three_mistakes(tmp_path: Path, tiny_model: Path) -> None:
-    done = sana(tmp_path, tiny_model, "train.lr=1", "train.max_steps=0", "bucket.buckets=[80x480x832]")
+def test_a_config_with_three_mistakes(tmp_path: Path, sana_here: Callable[..., Done]) -> None:
+    done = sana_here("train.lr=1", "train.max_steps=0", "bucket.buckets=[80x480x832]")
     assert_one_clear_error(done, "3 mistakes", "train.lr: unknown key", "train.max_steps", "80 frames is not 4k + 1")
     assert not (tmp_path / "root").exists() and not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("model", ["no/such-model", "./missing", "not a path"])
-def test_a_missing_model(tmp_path: Path, model: str) -> None:
-    done = sana(tmp_path, model)
+def test_a_missing_model(tmp_path: Path, sana_here: Callable[..., Done], model: str) -> None:
+    done = sana_here(model=model)
     assert_one_clear_error(done, model)
     assert committed(tmp_path) == []
 
 
-def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path) -> None:
+def test_more_refusals_than_allowed(
+    tmp_path: Path, tiny_model: Path, tracking_database: Path, prefect_database: Path
+) -> None:
     """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
+    for folder, database in {"work": tracking_database, "prefect": prefect_database}.items():
+        (tmp_path / folder).mkdir()
+        shutil.copy(database, tmp_path / folder)
     for _ in range(2):
         done = sana(tmp_path, tiny_model, "download.datasets.0.max_rejected_fraction=0.01", command=SANA_COUNTED)
         rejected = "download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption)"
@@ -131,28 +160,26 @@ def test_no_write_permission(tmp_path: Path, tiny_model: Path) -> None:
     assert list((tmp_path / "root").iterdir()) == []
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from sana.errors import SanaError
-from tests.pipeline_runs import Place, run_stages
-folder, model = sys.argv[1:3]
-resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-try:
-    run_stages(Place(Path(folder), Path(model), folder + "/root").context(), last="encode_latents")
-except SanaError as error:
-    sys.exit(f"error: {error}")
-"""
+@contextmanager
+def no_file_beyond(num_bytes: int) -> Iterator[None]:
+    """As on a disk that fills up, for this process and those that it starts."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
-    """No file may grow beyond 40 kB, as on a disk that fills up: a part of four latents is larger."""
+    """A part of four latents does not fit. The worker is a real one: what it met must reach the user."""
     place = new_place(tmp_path, tiny_model)
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(place.folder), str(tiny_model)],
-        capture_output=True, text=True, cwd=ROOT, env=uncounted(), timeout=200,
-    )  # fmt: skip
-    assert_one_clear_error(done, "shards", "ulimit -f")
+    with inline_workers():
+        run_stages(place.context(), last="encode_captions")
+    with no_file_beyond(20_000), pytest.raises(SanaError) as raised:
+        run_stages(place.context(), last="encode_latents")
+    message = str(raised.value)
+    assert "shards" in message and "ulimit -f" in message and len(message.splitlines()) <= 8
     assert "encode_latents" not in committed(tmp_path)
     for path in Path(place.root).glob("*/*/artifact*.json"):
         Artifact.from_json(path.read_bytes(), where=str(path))
@@ -163,7 +190,6 @@ def test_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
 
 
 def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tiny_model: Path, monkeypatch) -> None:
-    from sana.errors import SanaError
     from sana.store import LocalStore
 
     place = new_place(tmp_path, tiny_model)
@@ -194,18 +220,23 @@ def test_s3_that_does_not_answer_or_rejects(
 
 
 def test_an_eval_source_that_is_not_there(tmp_path: Path, tiny_model: Path) -> None:
-    done = sana(tmp_path, tiny_model, "bucket.holdout_sources=[buny]")
-    assert_one_clear_error(done, "source 'buny': no clip has it; did you mean bunny?")
+    """The words. How a stage that fails ends a flow is shown by the rejects above, and on a server by its own test."""
+    place = new_place(tmp_path, tiny_model)
+    with inline_workers(), pytest.raises(SanaError) as raised:
+        run_stages(place.context("bucket.holdout_sources=[buny]"))
+    assert "source 'buny': no clip has it; did you mean bunny?" in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 8
     assert committed(tmp_path) == ["download", "probe"]
 
 
-def test_a_damaged_store_is_named_not_trusted(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_damaged_store_is_named_not_trusted(tmp_path: Path, tiny_model: Path, sana_here: Callable[..., Done]) -> None:
     place = new_place(tmp_path, tiny_model)
-    run_stages(place.context(), last="probe")
+    with inline_workers():
+        run_stages(place.context(), last="probe")
     path = next(Path(place.root).glob("probe/*/artifact.json"))
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record)[:-20])
-    done = sana(tmp_path, tiny_model, f"download.datasets.0.source={place.clips}")
+    done = sana_here(f"download.datasets.0.source={place.clips}")
     assert_one_clear_error(done, "is damaged", "probe")
     assert path.read_text() == json.dumps(record)[:-20], "nothing was made in its place"
 
@@ -222,10 +253,12 @@ def test_sources_are_only_read(tmp_path: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file"])
-def test_a_bad_work_dir_is_blamed_on_itself(tmp_path: Path, tiny_model: Path, kind: str) -> None:
+def test_a_bad_work_dir_is_blamed_on_itself(
+    tmp_path: Path, tiny_model: Path, sana_here: Callable[..., Done], kind: str
+) -> None:
     (tmp_path / "work").write_text("not a folder")
     bad = tmp_path / "work" / ("" if kind == "a file" else "deeper")
-    done = sana(tmp_path, tiny_model, f"work_dir={bad}")
+    done = sana_here(f"work_dir={bad}")
     assert_one_clear_error(done, f"cannot write to work_dir {tmp_path}/work", "choose another work_dir")
     assert "model" not in done.stderr.replace(str(tiny_model), "")
     assert committed(tmp_path) == []

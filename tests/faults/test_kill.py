@@ -7,11 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -22,6 +25,8 @@ from sana.data.shards.shard import Location, read_tensor
 from sana.facts import TrainFacts
 from sana.pipeline import graph
 from sana.pipeline.plan import inputs_of
+from sana.progress import Progress
+from sana.runtime.job import Job
 from sana.store import Store, open_store
 from sana.training.checkpoint import read_checkpoint, read_metrics
 from tests import forked
@@ -103,7 +108,8 @@ def victims(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, request:
         if name not in made:
             before, overrides = STAGES[name]
             place = new_place(tmp_path_factory.mktemp(name), tiny_model)
-            run_stages(place.context(), last=before)
+            with inline_workers():
+                run_stages(place.context(), last=before)
             stage = "encode_latents" if name == "s3" else name
             whole = copied(place, place.folder / "whole", name, request)
             seconds, _ = run_forked(whole, stage, overrides)
@@ -210,9 +216,14 @@ def test_a_kill_at_a_random_moment(
     kill_and_run_again(victims(name), name, 0, tmp_path / "killed", request)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.slow(group="kills")) for name in ("probe", "bucket", "encode_latents")),
+        pytest.param("s3", marks=pytest.mark.slow(group="kills_s3")),
+    ],
+)
 def test_kills_at_twenty_random_moments(
     name: str, victims: Callable[[str], Victim], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -225,22 +236,58 @@ def test_kills_at_twenty_random_moments(
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> tuple[Place, Outcome]:
-    place = new_place(tmp_path_factory.mktemp("reference"), tiny_model)
-    with inline_workers():
-        return place, run_stages(place.context(), last="train")
-
-
-def test_kills_while_training_change_no_bit(reference: tuple[Place, Outcome], tmp_path: Path, tiny_model: Path) -> None:
-    place = new_place(tmp_path / "killed", tiny_model)
+def encoded(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
+    place = new_place(tmp_path_factory.mktemp("encoded"), tiny_model)
     with inline_workers():
         run_stages(place.context(), last="encode_latents")
+    return place
+
+
+@pytest.fixture(scope="module")
+def reference(
+    encoded: Place, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> tuple[Place, Outcome]:
+    place = copied(encoded, tmp_path_factory.mktemp("reference") / "place", "train", request)
+    with inline_workers():
+        return place, run_stages(place.context(*place_overrides(place)), last="train")
+
+
+def train_until_killed(place: Place, step: int, delay_s: float, marker: Path, *overrides: str) -> None:
+    """Run the train stage in this process, which is killed so long after that step."""
+    report = Job.report
+
+    def report_and_die(job: Job[Any], progress: Progress) -> None:
+        report(job, progress)
+        if progress.done == step:
+            threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    Job.report = report_and_die  # this process ends with it
+    forked.one_stage(place, "train", marker, *overrides, "train.resources.log_every=1")
+
+
+@pytest.mark.parametrize("what", ["the process", pytest.param("its tree", marks=pytest.mark.slow(group="kills_s3"))])
+def test_kills_while_training_change_no_bit(
+    what: str, encoded: Place, reference: tuple[Place, Outcome], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place = copied(encoded, tmp_path / "killed", "train", request)
+    overrides = place_overrides(place)
     checkpoints = Path(place.root) / "train"
+
+    def has_checkpoint(step: int) -> bool:
+        return bool(list(checkpoints.glob(f"*/checkpoints/step_{step:08d}/index.json")))
+
     for step in (2, 4):
-        process = start(place, "train")
-        wait_for(lambda step=step: list(checkpoints.glob(f"*/checkpoints/step_{step:08d}/index.json")), process)
-        kill_tree(process)
-    outcome = run_stages(place.context(), last="train")
+        if what == "the process":
+            delay_s = random.Random(step).random() * 0.02  # a step takes longer
+            process = forked.start(train_until_killed, place, step + 1, delay_s, tmp_path / "began", *overrides)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL and has_checkpoint(step)
+        else:
+            tree = start(place, "train", *overrides)
+            wait_for(partial(has_checkpoint, step), tree)
+            kill_tree(tree)
+    assert not has_checkpoint(6)
+    outcome = run_stages(place.context(*overrides), last="train")  # in a worker process, as in life
     expected = reference[1]["train"]
     assert outcome["train"].content == expected.content
     assert metrics(place, outcome) == metrics(reference[0], reference[1])

@@ -172,7 +172,7 @@ def test_a_storm_commits_nothing_damaged(store: S3Store, proxy: FaultyProxy) -> 
     assert verify(store, deep=True).problems == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="stores")
 def test_a_large_upload_whose_last_answer_is_lost_is_ours(store: S3Store, proxy: FaultyProxy, tmp_path: Path) -> None:
     source = tmp_path / "large"
     with source.open("wb") as file:

@@ -14,21 +14,21 @@ from sana.maintenance.gc import delete_objects, find_orphaned_objects
 from sana.maintenance.object_graph import kind_of, read_object_graph
 from sana.maintenance.verify import verify
 from sana.store import LocalStore
+from tests import forked
 from tests.faults.test_kill import kill_tree, start
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(900)
 
-LIGHT = """
-import sys
-from pathlib import Path
-from tests.pipeline_runs import Place, run_stages
-folder, model, root, work, start = sys.argv[1:]
-context = Place(Path(folder), Path(model), root).context(f"work_dir={work}", "probe.resources.clips_per_part=1")
-import time
-time.sleep(max(0, float(start) - time.time()))
-run_stages(context, last="bucket")
-"""
+
+def prepare_together(place: Place, work: Path, other: Path) -> None:
+    """Run up to bucket, from the moment on when the other process is as far as this one."""
+    context = place.context(f"work_dir={work}", "probe.resources.clips_per_part=1")
+    (work / "ready").touch()
+    while not (other / "ready").exists():
+        time.sleep(0.001)
+    with inline_workers():
+        run_stages(context, last="bucket")
 
 
 def committed(store: LocalStore) -> dict[str, Artifact]:
@@ -44,19 +44,18 @@ def committed(store: LocalStore) -> dict[str, Artifact]:
 
 def test_two_at_once_commit_one_artifact(tmp_path: Path, tiny_model: Path) -> None:
     place = new_place(tmp_path, tiny_model)
-    arguments = [str(place.folder), str(place.model), place.root]
-    at = str(time.time() + 6)  # both have imported what they need
-    processes = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        command = [sys.executable, "-c", LIGHT, *arguments, str(tmp_path / name), at]
-        processes.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}))
-    assert [process.wait(60) for process in processes] == [0, 0]
+    work = [tmp_path / "one", tmp_path / "two"]
+    for folder in work:
+        folder.mkdir()
+    processes = [forked.start(prepare_together, place, *pair) for pair in (work, work[::-1])]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert set(committed(LocalStore(place.root))) == {"download", "probe", "bucket"}
     assert verify(LocalStore(place.root), deep=True).problems == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="two_runs")
 @pytest.mark.parametrize("last", ["encode_latents", "sample"])
 def test_two_commands_at_once_on_one_root(tmp_path: Path, tiny_model: Path, last: str) -> None:
     """The real command, twice; a trainer that finds the other at work leaves with a message, and is run again."""
@@ -85,7 +84,7 @@ def test_two_commands_at_once_on_one_root(tmp_path: Path, tiny_model: Path, last
     assert verify(store, deep=True).problems == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="stores")
 def test_gc_in_a_loop_beside_a_killed_encode_takes_nothing_needed(tmp_path: Path, tiny_model: Path) -> None:
     """Grace 0 when nothing runs, 20 s while something does: what was committed stays, and the end is whole."""
     reference, place = new_place(tmp_path / "reference", tiny_model), new_place(tmp_path / "killed", tiny_model)

@@ -14,7 +14,7 @@ from sana.pipeline import graph
 from sana.pipeline.plan import plan
 from sana.report.page import data_report
 from sana.report.states import StageState
-from tests.pipeline_runs import ROOT, Outcome, Place, new_place, run_stages
+from tests.pipeline_runs import ROOT, Outcome, Place, inline_workers, new_place, run_stages
 from tests.report_pages import Page
 
 NAME = "filter_duration"
@@ -25,7 +25,8 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/add-a-stage.md").rea
 def before(tmp_path: Path) -> tuple[Place, Outcome]:
     """The demo up to bucket, as it was."""
     place = new_place(tmp_path / "place", Path("none"))
-    return place, run_stages(place.context(), last="bucket")
+    with inline_workers():
+        return place, run_stages(place.context(), last="bucket")
 
 
 @pytest.fixture

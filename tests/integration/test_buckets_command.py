@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from flows.cli.main import cli
+from flows.cli.main import cli, main
 from flows.cli.show import result_table
 from sana.data.tables import read_table
 from sana.facts import BucketFacts
-from tests.pipeline_runs import ROOT, Place, new_place, run_stages
+from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -20,7 +20,8 @@ pytestmark = pytest.mark.timeout(120)
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """The demo's clips, probed. There is no model: nothing here asks for one."""
     made = new_place(tmp_path_factory.mktemp("buckets"), Path("no/model"))
-    run_stages(made.context(), last="probe")
+    with inline_workers():
+        run_stages(made.context(), last="probe")
     return made
 
 
@@ -38,7 +39,7 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
     shown = preview(place, *overrides)
     assert shown.exit_code == 0, shown.output
     lines = {line.split()[0]: line.split()[1:] for line in shown.output.splitlines() if line.strip()}
-    context = place.context(*overrides)
+    context = place.context(shipped_buckets(), *overrides)
     made = run_stages(context, last="bucket")["bucket"]
     rows = read_table(context.store, made, "clips.parquet").to_pylist()
     assert {row["window_fps"] for row in rows} == {12.0}
@@ -89,13 +90,12 @@ def test_small_buckets_are_told(place: Place) -> None:
     assert "17x96x160 has 2 train samples for a batch of 4: it is filled up by repeats" in preview(place).output
 
 
-def test_what_would_stop_the_run_is_said_after_the_table(place: Place) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", *arguments(place, "bucket.holdout_sources=[buny]")],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 1 and "17x96x160" in done.stdout
-    assert done.stderr.startswith("error: bucket.holdout_sources: source 'buny': no clip has it; did you mean bunny?")
+def test_what_would_stop_the_run_is_said_after_the_table(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments(place, "bucket.holdout_sources=[buny]"))
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and "17x96x160" in said.out
+    assert said.err.startswith("error: bucket.holdout_sources: source 'buny': no clip has it; did you mean bunny?")
 
 
 def test_without_a_probe_it_says_which_command_makes_it(place: Place, tmp_path: Path) -> None:

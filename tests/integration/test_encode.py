@@ -34,7 +34,7 @@ from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
 from tests.forked import forked_workers
-from tests.pipeline_runs import Place, inline_workers, new_place, run_stages
+from tests.pipeline_runs import SMALL_BUCKETS, Place, inline_workers, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -43,7 +43,8 @@ pytestmark = pytest.mark.timeout(300)
 def bucketed(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
     """The demo's clips up to bucket; each test encodes them into a root of its own."""
     place = new_place(tmp_path_factory.mktemp("encode"), tiny_model)
-    run_stages(place.context(), last="bucket")
+    with inline_workers():
+        run_stages(place.context(), last="bucket")
     return place
 
 
@@ -215,7 +216,7 @@ def test_the_command_encodes_and_leaves_the_index_to_the_run(
     from flows.cli.main import main
 
     sets = (f"root={tmp_path / 'root'}", f"work_dir={tmp_path / 'work'}", f"model.path={bucketed.model}")
-    sets += (f"download.datasets.0.source={bucketed.clips}",)
+    sets += (f"download.datasets.0.source={bucketed.clips}", SMALL_BUCKETS)
     arguments = ["encode-worker", "configs/demo.yaml", *(part for text in sets for part in ("-s", text))]
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(Path(__file__).parents[2])

@@ -17,7 +17,7 @@ from sana.report.states import StageState
 from sana.stages.bodies.clip_filter import KEPT, Verdict, filter_clips
 from tasks.tracking_values import metrics, pipeline_key
 from tests.forked import one_stage, start
-from tests.pipeline_runs import Outcome, Place, new_place, run_stages
+from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.report_pages import Page
 
 pytestmark = pytest.mark.timeout(120)
@@ -28,7 +28,8 @@ WORDS = ("filter_captions.min_words=16", "filter_captions.max_words=23")  # of 1
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Outcome]:
     """The demo up to bucket, without a filter."""
     place = new_place(tmp_path_factory.mktemp("filters"), Path("none"))
-    return place, run_stages(place.context(), last="bucket")
+    with inline_workers():
+        return place, run_stages(place.context(), last="bucket")
 
 
 @pytest.fixture(scope="module")

@@ -80,13 +80,13 @@ def test_nothing_is_deleted_while_a_record_cannot_be_read(place: Place) -> None:
         find_orphaned_objects(read_object_graph(store), grace_s=0)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="stores")
 def test_old_artifacts_are_deleted_except_those_that_kept_ones_read(place: Place) -> None:
     store = store_of(place)
     old = read_object_graph(store)
     before = time.time() + 1e-3
     time.sleep(0.01)
-    smaller = ("bucket.buckets=[9x96x160,9x128x128,9x160x96]",)
+    smaller = ("bucket.buckets=[9x64x96,9x64x64,9x96x64]",)
     with inline_workers():
         new = run_stages(context_of(place, *smaller), last="encode_latents")
     found = read_object_graph(store)

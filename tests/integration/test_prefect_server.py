@@ -1,5 +1,6 @@
 """Deployments for real: deploy, run, fail, mend, retry only what failed, cancel; on a server on loopback."""
 
+import shutil
 import textwrap
 import time
 from collections.abc import Iterator
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import find
+from sana.config.load import load_config
+from sana.context import Context
 from sana.stages import encode_latents
-from tests.pipeline_runs import inline_workers, new_place, run_stages
+from sana.store import open_store
+from tests.pipeline_runs import SMALL_BUCKETS, inline_workers, new_place, run_stages
 from tests.prefect_server import PrefectServer
 
 CONFIG = """
@@ -54,8 +58,9 @@ while True:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> Iterator[PrefectServer]:
     home = tmp_path_factory.mktemp("prefect")
+    shutil.copy(prefect_database, home)
     with PrefectServer(home) as server:
         server.env["PYTHONPATH"] = str(home)
         server.start("worker", "start", "--pool", "local-process", "--type", "process", "--name", "test")
@@ -86,30 +91,37 @@ def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) ->
     server.wait_for_state(run, "Completed")
     assert server.tasks_of(run, 2) == {"download": "Cached", "probe": "Cached", "bucket": "Completed"}
 
-    # another flow on the same data, as the nightly schedule would start it
-    again = server.start_run("sana-prepare/prepare", config=config, until="bucket")
-    server.wait_for_state(again, "Completed")
-    assert set(server.tasks_of(again, 1).values()) == {"Cached"}
-
 
 @pytest.mark.timeout(300)
 def test_a_cancel_ends_the_worker_child(server: PrefectServer, tmp_path: Path) -> None:
     for name, text in {"waiting_flow.py": WAITING, "waiting_worker.py": WORKER, "job.json": "{}"}.items():
         (tmp_path / name).write_text(textwrap.dedent(text))
-    deploy = ["deploy", "waiting_flow.py:waiting", "--name", "here", "--pool", "local-process"]
-    server.run("--no-prompt", *deploy, "--job-variable", f'{{"env": {{"PYTHONPATH": "{tmp_path}"}}}}', cwd=tmp_path)
+    server.deploy("waiting", "waiting_flow.py:waiting", tmp_path)
     run = server.start_run("waiting/here")
     server.wait_until((tmp_path / "pid").exists, "the worker did not start", 60.0)
     pid = int((tmp_path / "pid").read_text())
     started = time.monotonic()
-    server.run("flow-run", "cancel", run)
+    server.cancel(run)
     server.wait_until((tmp_path / "terminated").exists, "the worker was not told", 40.0)
     server.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the worker goes on", 10.0)
     server.wait_for_state(run, "Cancelled")
     assert time.monotonic() - started < 60.0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="prefect")
+@pytest.mark.timeout(300)
+def test_another_flow_finds_the_same_data_cached(server: PrefectServer, tmp_path: Path) -> None:
+    """As the nightly schedule would start it."""
+    path = write_config(tmp_path, held_out="bunny")
+    config = load_config(path)
+    with inline_workers():
+        run_stages(Context(config, open_store(config.root), Path(config.work_dir)), last="bucket")
+    run = server.start_run("sana-prepare/prepare", config=path, until="bucket")
+    server.wait_for_state(run, "Completed")
+    assert set(server.tasks_of(run, 1).values()) == {"Cached"}
+
+
+@pytest.mark.slow(group="prefect")
 @pytest.mark.timeout(900)
 def test_runs_of_the_worker_deployment_share_the_encoding(
     server: PrefectServer, tmp_path: Path, tiny_model: Path
@@ -123,6 +135,7 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
         f"work_dir={place.folder / 'work'}",
         f"model.path={tiny_model}",
         f"download.datasets.0.source={place.clips}",
+        SMALL_BUCKETS,
         "encode_latents.resources.samples_per_part=2",
         "encode_latents.resources.remote_workers=2",
     ]

@@ -105,11 +105,11 @@ def test_a_stale_stage_names_the_key_that_changed(place: Place) -> None:
 def test_a_bucket_reruns_from_bucket_on(place: Place) -> None:
     """Captions are read of the clips that are left: with the same clips left, none is encoded again."""
     outcome = run_stages(
-        place.context("bucket.buckets=[17x96x160,17x96x96,17x160x96,9x96x160,9x96x96,9x160x96]"), last="encode_latents"
+        place.context("bucket.buckets=[17x64x96,17x48x48,17x96x64,9x64x96,9x48x48,9x96x64]"), last="encode_latents"
     )
     assert outcome.ran == ["bucket", "encode_latents"]
-    assert states(place, "bucket.buckets=[17x96x160,17x96x96,17x160x96,9x96x160,9x96x96,9x160x96]")["train"] == "stale"
-    squares = sum(row["bucket"].endswith("96x96") for row in read_rows(place, outcome, "encode_latents"))
+    assert states(place, "bucket.buckets=[17x64x96,17x48x48,17x96x64,9x64x96,9x48x48,9x96x64]")["train"] == "stale"
+    squares = sum(row["bucket"].endswith("48x48") for row in read_rows(place, outcome, "encode_latents"))
     assert outcome["encode_latents"].counts.extra["encoded"] == squares > 0
 
 

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -12,10 +10,12 @@ from uuid import uuid4
 import pytest
 import torch
 
+from sana.artifact import Artifact
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard import DamagedSampleError, read_tensor
 from sana.data.shards.shard_cache import ShardFiles
 from tests.counted_store import Counted, used
+from tests.forked import start
 from tests.s3_server import WeedServer
 from tests.training_store import Encoded, build_encoded
 
@@ -94,27 +94,20 @@ def test_a_damaged_copy_is_dropped_a_damaged_shard_is_an_error(encoded: Encoded,
         reader.read(5, caption=None)
 
 
-READ = """
-import hashlib, json, sys
-from pathlib import Path
-from sana.artifact import Artifact
-from sana.data.loading.loader import Reader, load_samples
-from sana.data.shards.shard_cache import ShardFiles
-from tests.counted_store import Counted, used
-root, folder, budget, artifacts = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
-store = Counted(root)
-latents, captions = (Artifact.from_json(text.encode(), where="test") for text in artifacts)
-files = ShardFiles(store, cache_folder=folder, cache_bytes=budget, keep_s=0.0)
-reader = Reader(files, load_samples(store, latents, captions, "train"))
-most = 0
-for _ in range(2):
-    digest = hashlib.blake2b(digest_size=8)
-    for row in range(len(reader.samples)):
-        sample = reader.read(row, caption=0)
-        digest.update(sample.latents.numpy().tobytes())
-        most = max(most, used(folder))
-    print(json.dumps([digest.hexdigest(), most, store.ranges, store.fetched]), flush=True)
-"""
+def read_twice(root: str, latents: Artifact, captions: Artifact, folder: Path, budget: int, out: Path) -> None:
+    """Read every sample twice through a cache that others use too; a line of JSON for each round."""
+    store = Counted(root)
+    files = ShardFiles(store, cache_folder=folder, cache_bytes=budget, keep_s=0.0)
+    reader = Reader(files, load_samples(store, latents, captions, "train"))
+    most = 0
+    for _ in range(2):
+        digest = hashlib.blake2b(digest_size=8)
+        for row in range(len(reader.samples)):
+            sample = reader.read(row, caption=0)
+            digest.update(sample.latents.numpy().tobytes())
+            most = max(most, used(folder))
+        with out.open("a") as file:
+            print(json.dumps([digest.hexdigest(), most, store.ranges, store.fetched]), file=file)
 
 
 def test_two_processes_and_a_budget_smaller_than_the_data(encoded: Encoded, tmp_path: Path) -> None:
@@ -125,15 +118,14 @@ def test_two_processes_and_a_budget_smaller_than_the_data(encoded: Encoded, tmp_
         expected.update(reader.read(row, caption=0).latents.numpy().tobytes())
     sizes = [size for key, size in encoded.store.list("") if key.endswith(".safetensors")]
     budget = sum(sizes) - 10
-    artifacts = json.dumps([encoded.latents.to_json().decode(), encoded.captions.to_json().decode()])
-    arguments = [encoded.store.root, str(tmp_path / "c"), str(budget), artifacts]
-    processes = [
-        subprocess.Popen([sys.executable, "-c", READ, *arguments], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    arguments = (encoded.store.root, encoded.latents, encoded.captions, tmp_path / "c", budget)
+    processes = [start(read_twice, *arguments, output) for output in outputs]
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     for output in outputs:
-        lines = [json.loads(line) for line in output.splitlines()]
+        lines = [json.loads(line) for line in output.read_text().splitlines()]
         assert len(lines) == 2
         for digest, most, *_ in lines:
             assert digest == expected.hexdigest()

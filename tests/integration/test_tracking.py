@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import socket
 import sqlite3
 import time
@@ -79,8 +80,10 @@ def paths_of(config: Config, run: Run, folder: str = "") -> set[str]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def config(tmp_path: Path, tracking_database: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "work").mkdir()
+    shutil.copy(tracking_database, tmp_path / "work")
     return config_in(tmp_path)
 
 

@@ -59,13 +59,14 @@ def test_raising_max_steps_resumes_and_a_finished_run_only_exports(lab: Lab) -> 
 
 def test_sigterm_saves_the_last_step_and_the_next_run_resumes(lab: Lab) -> None:
     job = lab.job("stopped", max_steps=100_000, checkpoint_every=100_000, log_every=1)
-    process = lab.spawn(job)
+    [process] = lab.start(job)
     deadline = time.monotonic() + 120
     while not (job.progress_path.exists() and len(job.progress_path.read_text().splitlines()) > 3):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.exitcode is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 143
     stopped = newest_checkpoint(lab.store, lab.key("stopped"), at_most=100_000)
     assert stopped is not None and stopped.step >= 3
     assert not result_path(job.path).exists()

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
     settings = {"max_steps": 8, "micro_batch_size": 1, "eval_every": 4}
     one = lab.train("one", **settings)
-    job = lab.job("two", **settings, num_processes=2)
-    assert lab.spawn(job, ranks=2).wait(180) == 0
+    lab.run(lab.job("two", **settings, num_processes=2), ranks=2)
     two = lab.at("two", 8)
     worst = {name: _worst(lab.rows(one), lab.rows(two), name) for name in ("train/loss", "train/grad_norm")}
     print(f"worst relative deviation on 2 ranks: {worst}")
@@ -27,7 +26,7 @@ def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
     first_of_one, first_of_two = lab.rows(one)[0], lab.rows(two)[0]
     assert first_of_one == first_of_two and first_of_one["step"] == 0  # eval loss: bit-equal
     # each resumes on the other's number of ranks
-    assert lab.spawn(lab.job("one", **{**settings, "max_steps": 10}, num_processes=2), ranks=2).wait(180) == 0
+    lab.run(lab.job("one", **{**settings, "max_steps": 10}, num_processes=2), ranks=2)
     swapped = lab.rows(lab.train("two", **{**settings, "max_steps": 10}))
     assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/loss") < 1e-5
     assert _worst(lab.rows(lab.at("one", 10)), swapped, "train/grad_norm") < 1e-5
@@ -52,7 +51,7 @@ def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **setting
     if ranks == 1:
         evaluate(job)
     else:
-        assert lab.spawn(job, ranks=ranks, module="sana.workers.evaluate").wait(180) == 0
+        lab.run(job, evaluate, ranks=ranks)
     assert (out / "eval_loss.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "losses.parquet").stat().st_size > 0
     return EvalReport.load(out / "report.json")

@@ -1,0 +1,53 @@
+"""The slow tests in groups of a few minutes each, of which CI runs one: which, the commit's hash decides.
+
+    python -m tests.slow_groups              # run the group of HEAD, as .ci/run does
+    python -m tests.slow_groups --list       # name the groups, and say which is that of HEAD
+    python -m tests.slow_groups --group seek # run this one
+
+`make test-slow` runs them all. A slow test names its group in its marker: `@pytest.mark.slow(group="seek")`.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+# what each proves; none takes more than four minutes on an idle machine of 2 cores
+GROUPS = {
+    "kills": "kill -9 at twenty random moments of probe, bucket and encode_latents, on a disk",
+    "kills_s3": "kill -9 at twenty random moments of encode_latents on S3, and of a whole tree of training processes",
+    "stores": "gc beside what is old or encodes, uploads of 100 MB",
+    "two_runs": "the real command twice at once on one root",
+    "prefect": "runs of the encode-worker deployment",
+    "seek": "late windows of every kind of video",
+}
+
+
+def group_of(commit: str) -> str:
+    """Return the group that CI runs for a commit, by its full hash."""
+    return sorted(GROUPS)[int(commit, 16) % len(GROUPS)]
+
+
+def _head() -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    """Run one group, or list them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--list", action="store_true", help="name the groups and run nothing")
+    parser.add_argument("--group", choices=GROUPS, help="run this one instead of HEAD's")
+    options = parser.parse_args()
+    group = options.group or group_of(_head())
+    if options.list:
+        print("\n".join(f"{'*' if name == group else ' '} {name}: {what}" for name, what in GROUPS.items()))
+        return
+    print(f"slow tests, group {group}: {GROUPS[group]}", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", f'slow(group="{group}")', "--durations=5"]
+    sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+if __name__ == "__main__":
+    main()
