@@ -4,7 +4,20 @@ import subprocess
 import sys
 
 # ranks and deciding need a finished `make demo`
-NAMES = ("probe", "seek", "listing", "dry_run", "encode", "loader", "epoch", "report", "learning", "deciding", "ranks")
+NAMES = (
+    "probe",
+    "seek",
+    "windows",
+    "listing",
+    "dry_run",
+    "encode",
+    "loader",
+    "epoch",
+    "report",
+    "learning",
+    "deciding",
+    "ranks",
+)
 
 for name in NAMES:
     print(f"\n{name}\n", flush=True)

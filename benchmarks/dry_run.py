@@ -97,7 +97,8 @@ def manifest(at: Context, num_clips: int) -> dict[str, Any]:
 
 def run_bucket(at: Context, num_clips: int) -> dict[str, Any]:
     """The bucket stage, its commit included."""
-    counts = bucket.run(at, inputs(at, num_clips, bucketed=False)).counts
+    read = inputs(at, num_clips, bucketed=False)
+    counts = bucket.run(at, read, bucket.recipe(at, read)).counts
     return {"note": f"{counts.num_out} clips used, {counts.num_rejected} rejected"}
 
 

@@ -16,6 +16,7 @@ from sana.context import Context
 from sana.data.tables import read_table
 from sana.stages import download
 from sana.store import open_store
+from tests.pipeline_runs import run_alone
 
 DEMO = Path(__file__).parents[1] / "configs/demo.yaml"
 # path -> captions; names with a space, a line feed, other scripts, an upper-case ending, a folder
@@ -45,7 +46,7 @@ class FinishedDownload:
     """The artifact of a finished download stage, and its tables as rows."""
 
     def __init__(self, context: Context) -> None:
-        self.artifact: Artifact = download.run(context, {})
+        self.artifact: Artifact = run_alone(download, context, {})
         self.context = context
         tables = {n: read_table(context.store, self.artifact, f"{n}.parquet") for n in ("clips", "captions", "rejects")}
         self.clips, captions, self.rejects = (tables[name].to_pylist() for name in tables)

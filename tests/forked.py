@@ -26,7 +26,7 @@ from sana.pipeline.graph import stage
 from sana.pipeline.plan import inputs_of
 from sana.runtime.job import Job, read_job, run_worker
 from sana.runtime.launcher import WorkerKilledError
-from tests.pipeline_runs import ROOT, Place, inline_workers, spec_of
+from tests.pipeline_runs import ROOT, Place, inline_workers, run_alone, spec_of
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.forked"])
@@ -52,7 +52,7 @@ def one_stage(place: Place, name: str, marker: Path, *overrides: str) -> None:
     inputs = inputs_of(context, name)
     marker.touch()
     with inline_workers():
-        stage(name).run(context, inputs)
+        run_alone(stage(name), context, inputs)
 
 
 def start_ranks(body: Callable[[Job[Any]], None], job: Job[Any], num_ranks: int) -> list[BaseProcess]:

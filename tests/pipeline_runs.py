@@ -2,7 +2,7 @@
 
 import importlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from sana.artifact import Artifact
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.pipeline.graph import stage, until
+from sana.pipeline.graph import Stage, stage, until
 from sana.pipeline.observers import CACHED
 from sana.pipeline.run import Run
 from sana.pipeline.run import run_stages as run_all
@@ -130,3 +130,8 @@ def inline_workers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sana.runtime.worker.launch", body)
         yield
+
+
+def run_alone(module: Stage, context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Run one stage, whether it is in storage or not."""
+    return module.run(context, inputs, module.recipe(context, inputs))

@@ -18,11 +18,12 @@ from sana.data.shards.shard_tables import shard_keys
 from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.progress import Progress, Report, noop
+from sana.record import DamagedRecordError
 from sana.runtime.pool import compacted_names
 from sana.runtime.threads import in_threads
 from sana.store import Entry, Store
 from sana.store_errors import StoreError
-from sana.training.checkpoint import Checkpoint, read_checkpoint
+from sana.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
 
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
 
@@ -177,7 +178,8 @@ def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
         if kind == "checkpoint" and not store.exists(key):  # invalidated meanwhile
             return key, None
         # a record of a later version of this software cannot be read either, and is not damaged
-        state: State = "unreadable" if kind in ("artifact", "checkpoint") else "damaged"
+        of_another_version = not isinstance(error, DamagedRecordError | DamagedCheckpointError)
+        state: State = "unreadable" if kind in ("artifact", "checkpoint") and of_another_version else "damaged"
         return key, Problem(key, key, state, " ".join(str(error).split()))
 
 

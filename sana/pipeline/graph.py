@@ -43,8 +43,9 @@ STAGES: tuple[str, ...] = (
 class Stage(Protocol):
     """What a module in sana/stages holds. Its docstring's first sentence is what lists of stages say of it.
 
-    `inputs` are the artifacts that provide the tables of READS, by table. An optional stage also has
-    `is_used(config) -> bool`; one that starts no worker may have `TIMEOUT_S`, the seconds that it may take.
+    `inputs` are the artifacts that provide the tables of READS, by table; `run` is given the recipe made of them. An
+    optional stage also has `is_used(config) -> bool`; one that starts no worker may have `TIMEOUT_S`, the seconds that
+    it may take.
     """
 
     NAME: str
@@ -56,7 +57,7 @@ class Stage(Protocol):
     def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe: ...
 
     @staticmethod
-    def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact: ...
+    def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact: ...
 
     @staticmethod
     def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]: ...

@@ -147,7 +147,7 @@ def _find_or_make(run: Run, module: Stage, inputs: Mapping[str, Artifact], befor
     context = replace(run.context, report=report, salt=run.salt if forced else "")
     if before is not None:
         before(context, inputs)
-    made = module.run(context, inputs)
+    made = module.run(context, inputs, recipe)
     state = REPRODUCED if made.reproduced else COMPLETED
     tell(Committed(name, recipe, inputs, made, state))
     log.info("%s: %s committed in %.1f s, %s", name, made.fingerprint, made.seconds, made.counts)

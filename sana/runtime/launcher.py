@@ -248,7 +248,7 @@ def _failure(module: str, code: int, error_file: Path, log_path: Path, progresse
         how = f"was killed by {signal.Signals(-code).name}"
         how += ": often out of memory" if code == -signal.SIGKILL else ""
     tail = log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    text = "\n".join([f"{module} {how}. The end of its log, {log_path}:", *(f"  {line}" for line in tail)])
+    text = "\n".join([f"{module} {how}; its log is {log_path}", "  it ends:", *(f"  {line}" for line in tail)])
     if code < 0:
         return WorkerError(text) if -code in _ASKED_TO_END else WorkerKilledError(text)
     return WorkerError(text) if progressed else WorkerStartError(text)

@@ -55,14 +55,14 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return 0, inputs["probed_clips"].counts.num_out, "clips"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet` (one row per window) and `rejects.parquet`.
 
     Raises:
         ConfigError: `holdout_sources` names a source that is not there, or roles put one source into both splits.
         RejectedError: one split would be empty.
     """
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     clips = read_table(context.store, inputs["probed_clips"], "clips.parquet")
     assigned = make_window_table(clips, context.config)
     windows = assigned.windows

@@ -34,14 +34,14 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return 0, sum(source.videos.num_rows for source in sources.values()), "videos"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet`, `captions.parquet` and `rejects.parquet`.
 
     Raises:
         ConfigError: a source does not exist, holds no video, or its captions are not where the config says.
     """
     sources = context.once(sources_of)
-    draft = Draft(context.store, _recipe(context, sources), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     tables = ingest(
         context.config.download.enabled,
         list(sources.values()),

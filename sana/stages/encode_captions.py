@@ -125,9 +125,9 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return _tensors(context, inputs, model).remaining()
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `index.parquet`: where the embedding of each caption, prompt and of the null caption is."""
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     tensors = _tensors(context, inputs, model)
 

@@ -67,14 +67,14 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return _tensors(context, inputs, model).remaining()
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Encode what the pool lacks; write `index.parquet` (where each sample's latent is) and `rejects.parquet`.
 
     Raises:
         SanaError: the disk cannot hold what is to be encoded.
         WorkerError: a worker died, and no clip was to blame, or too many were.
     """
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     tensors = _tensors(context, inputs, model)
     made = tensors.make(draft, lambda todo: _encode(context, model, tensors.pool, todo), may_reject=True)

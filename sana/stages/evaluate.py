@@ -41,9 +41,9 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return 0, len(WEIGHTS), "sets of weights"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trained = TrainFacts.of(inputs["weights"])
 

@@ -35,7 +35,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     return Recipe(NAME, VERSION, _limits(context).hashed(), read)
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet` and `rejects.parquet`. Words are those of the final captions, affixes included."""
     low, high = _limits(context).min_words or 0, _limits(context).max_words or math.inf
     captions = read_table(context.store, inputs["captions"], "captions.parquet")
@@ -51,7 +51,7 @@ def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
             return Verdict(CaptionReason.LONG, f"{max(words)} words; max_words is {high}")
         return KEPT
 
-    return filter_clips(context, recipe(context, inputs), inputs, judge, reasons=CaptionReason)
+    return filter_clips(context, recipe, inputs, judge, reasons=CaptionReason)
 
 
 def _limits(context: Context) -> FilterCaptionsConfig:

@@ -37,9 +37,9 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return total - anti_join(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet` (with what was found) and `rejects.parquet`."""
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     clips = read_table(context.store, inputs["clips"], "clips.parquet")
     pool = pool_of(context)
     num_missing = anti_join(clips, pool.rows(), "digest").num_rows

@@ -40,9 +40,9 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return 0, len(context.config.sample.prompts), "videos"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `<nickname>.mp4` for each prompt, `videos.json` and `contact_sheet.png`."""
-    draft = Draft(context.store, recipe(context, inputs), forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trained = TrainFacts.of(inputs["weights"])
 

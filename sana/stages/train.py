@@ -66,23 +66,22 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     return checkpoint.step if checkpoint else 0, max_steps, "steps"
 
 
-def run(context: Context, inputs: Mapping[str, Artifact]) -> Artifact:
+def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Train, and commit the exported model, the last checkpoint and the metrics.
 
     Raises:
         SanaError: the loss is not finite, another trainer is at work, or the worker died.
     """
-    stage_recipe = recipe(context, inputs)
-    draft = Draft(context.store, stage_recipe, forced=bool(context.salt))
+    draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
-    trajectory = context.salted(trajectory_of(stage_recipe))
+    trajectory = context.salted(trajectory_of(recipe))
     resources = context.config.train.resources
     spec = TrainSpec(
         model=source_of(model),
         latents=inputs["latents"],
         captions=inputs["texts"],
         trajectory=trajectory,
-        fingerprint=stage_recipe.fingerprint,
+        fingerprint=recipe.fingerprint,
         keep_steps=tuple(_steps_in_use(context, trajectory)),
         draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
     )

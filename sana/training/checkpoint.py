@@ -83,9 +83,16 @@ def checkpoint_steps(store: Store, trajectory: str) -> list[int]:
 
 
 def newest_checkpoint(store: Store, trajectory: str, *, at_most: int) -> Checkpoint | None:
-    """Return the newest complete checkpoint of at most this many steps, or None. Its files are not checked."""
-    steps = [step for step in checkpoint_steps(store, trajectory) if step <= at_most]
-    return read_checkpoint(store, trajectory, steps[-1]) if steps else None
+    """Return the newest complete checkpoint of at most this many steps, or None. Its files are not checked.
+
+    One whose index is damaged is passed over: training removes it when it resumes.
+    """
+    for step in reversed([step for step in checkpoint_steps(store, trajectory) if step <= at_most]):
+        try:
+            return read_checkpoint(store, trajectory, step)
+        except DamagedCheckpointError as error:
+            _log.warning("the checkpoint of step %d is passed over: %s", step, error)
+    return None
 
 
 def read_checkpoint(store: Store, trajectory: str, step: int) -> Checkpoint:

@@ -15,7 +15,7 @@ import pytest
 from flows.cli.main import main
 from sana.artifact import Artifact
 from sana.errors import SanaError
-from tests.pipeline_runs import CLIPS, ROOT, inline_workers, new_place, run_stages
+from tests.pipeline_runs import CLIPS, ROOT, inline_workers, new_place, run_alone, run_stages
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -200,7 +200,7 @@ def test_too_little_space_is_said_before_anything_is_encoded(tmp_path: Path, tin
     with pytest.raises(SanaError, match=r"13 samples need .* GiB .* are free; make room"):
         from sana.pipeline.graph import stage
 
-        stage("encode_latents").run(context, run_stages(context, last="bucket").tables)
+        run_alone(stage("encode_latents"), context, run_stages(context, last="bucket").tables)
     assert not list((tmp_path / "work/jobs").glob("encode_latents-*"))
 
 

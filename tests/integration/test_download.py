@@ -11,6 +11,7 @@ from sana.errors import ConfigError
 from sana.progress import Progress
 from sana.stages import download
 from tests.downloads import FinishedDownload, context, csv_of, parquet_of, videos
+from tests.pipeline_runs import run_alone
 from tests.source_files import make_files
 
 pytestmark = pytest.mark.timeout(60)
@@ -150,7 +151,7 @@ def test_unusable_captions_are_one_config_error(tmp_path: Path, captions: dict, 
     source = str(make_files(tmp_path / "s", {"a.mp4": "1", **files}))
     stage_context = context(tmp_path, {"source": source, "captions": captions})
     with pytest.raises(ConfigError, match=f"(?s)download.datasets\\[d0\\]: .*{says}") as caught:
-        download.run(stage_context, {})
+        run_alone(download, stage_context, {})
     assert not (tmp_path / "root/download").exists()
     (problem,), notes = check_sources(stage_context.config, work_dir=stage_context.work_dir)
     head = str(problem).replace("Row #2: ", "")  # Arrow counts rows only where one thread reads
@@ -165,7 +166,7 @@ def test_a_source_pattern_gives_the_source_and_one_without_a_match_is_an_error(t
     assert sources["film1_s1.mp4"] == sources["film1_s2.mp4"] == "film1"
     assert sources["other.mp4"] == next(clip["clip_id"] for clip in done.clips if clip["path"] == "other.mp4")
     with pytest.raises(ConfigError, match="finds nothing in any of 3 file names, such as 'film1_s1'"):
-        download.run(context(tmp_path, {"source": str(folder), "source_pattern": "^shot(.)"}), {})
+        run_alone(download, context(tmp_path, {"source": str(folder), "source_pattern": "^shot(.)"}), {})
 
 
 def test_a_disabled_data_set_is_left_out_and_captions_are_part_of_the_recipe(tmp_path: Path) -> None:

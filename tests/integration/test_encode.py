@@ -34,7 +34,7 @@ from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
 from tests.forked import forked_workers
-from tests.pipeline_runs import SMALL_BUCKETS, Place, inline_workers, new_place, run_stages
+from tests.pipeline_runs import SMALL_BUCKETS, Place, inline_workers, new_place, run_alone, run_stages
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -67,7 +67,7 @@ def at_root(place: Place, root: Path, *overrides: str) -> tuple[Context, dict[st
 
 def encode(place: Place, root: Path, *overrides: str) -> tuple[Artifact, Context]:
     context, inputs = at_root(place, root, *overrides)
-    return stage.run(context, inputs), context
+    return run_alone(stage, context, inputs), context
 
 
 def assert_readable(context: Context, artifact: Artifact) -> None:
@@ -104,7 +104,7 @@ def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Art
     with forked_workers() as launches:
         assert stage.encode_partition(context, inputs, index=1, count=3) == 13
         assert stage.encode_partition(context, inputs, index=0, count=3) == 0
-        made = stage.run(replace(context, report=heard.append), inputs)
+        made = run_alone(stage, replace(context, report=heard.append), inputs)
     assert launches == [1]
     assert made.content == reference.content and made.counts.extra["encoded"] == 0 and not heard
     with pytest.raises(ValueError, match="worker 3 of 3"):
@@ -189,7 +189,7 @@ def test_a_clip_that_crashes_its_worker_twice_is_rejected(
     context, inputs = at_root(bucketed, tmp_path, f"resources.num_workers={workers}", "resources.samples_per_part=2")
     crashing = read_table(context.store, inputs["windows"], "clips.parquet").to_pylist()[4]
     with forked_workers(partial(crash_at, crashing["digest"], tmp_path / "tried")) as launches:
-        made = stage.run(context, inputs)
+        made = run_alone(stage, context, inputs)
     assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3
     rejected = read_table(context.store, made, "rejects.parquet").to_pylist()
     assert [(row["path"], row["reason"]) for row in rejected] == [(crashing["path"], "killed_worker")]
@@ -260,6 +260,6 @@ def test_captions_do_not_depend_on_parts(bucketed: Place, padding: str) -> None:
         )
         salted = replace(context, salt=f"{texts_per_part}")  # a pool of its own
         with inline_workers():
-            found.append(encode_captions.run(salted, inputs_of(context, encode_captions.NAME)))
+            found.append(run_alone(encode_captions, salted, inputs_of(context, encode_captions.NAME)))
     assert found[0].content == found[1].content
     assert found[0].counts.extra["encoded"] == found[0].counts.num_in > 10

@@ -23,6 +23,7 @@ from sana.store import open_store
 from sana.workers.probe import probe
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET, FILES, cached_files, cats, read_all, used
+from tests.pipeline_runs import run_alone
 from tests.source_files import listing
 
 pytestmark = pytest.mark.timeout(60)
@@ -164,7 +165,7 @@ def test_a_long_fetch_reports_progress_before_its_video_is_complete(
     config = load_config(Path(__file__).parents[2] / "configs/demo.yaml", places)
     context = Context(config, open_store(config.root), tmp_path / "work")
     journal = tmp_path / "journal"
-    spec = ProbeSpec(PoolName("probe", "v1"), download.run(context, {}), CrashHistory({}, str(journal)))
+    spec = ProbeSpec(PoolName("probe", "v1"), run_alone(download, context, {}), CrashHistory({}, str(journal)))
     job = read_job(write_job(config, spec), ProbeSpec)
     probe(job)
     reports = [json.loads(line) for line in job.progress_path.read_text().splitlines()]

@@ -15,7 +15,7 @@ from sana.facts import EncodeLatentsFacts
 from sana.maintenance.verify import invalidate, verify
 from sana.pipeline.graph import stage, stages_of
 from sana.pipeline.plan import plan
-from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
+from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_alone, run_stages
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -186,7 +186,7 @@ def test_force_does_the_work_again_and_gives_the_same_content(
     place: Place, done: tuple[Place, Outcome], name: str
 ) -> None:
     forced = dataclasses.replace(place.context(), salt="again")
-    again = stage(name).run(forced, done[1].tables)
+    again = run_alone(stage(name), forced, done[1].tables)
     assert again.reproduced
     assert again.content == done[1][name].content
     assert find(forced.store, stage(name).recipe(forced, done[1].tables)) == dataclasses.replace(
@@ -217,7 +217,7 @@ def test_force_heals_what_is_read_now(place: Place) -> None:
     for shard in Path(place.root, "encode_latents").rglob("*.safetensors"):
         shard.unlink()
     inputs = run_stages(place.context(), last="bucket").tables
-    healed = stage("encode_latents").run(dataclasses.replace(place.context(), salt="heal"), inputs)
+    healed = run_alone(stage("encode_latents"), dataclasses.replace(place.context(), salt="heal"), inputs)
     assert healed.reproduced
     assert run_stages(place.context("train.seed=9"), last="train").ran == ["train"]
 

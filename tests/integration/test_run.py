@@ -1,10 +1,12 @@
 """A run of the stages without Prefect: what is planned is not asked again; observers hear all and harm nothing."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sana.artifact import Recipe
 from sana.data.sources.source import Source
 from sana.pipeline import observers
 from sana.pipeline.graph import stage
@@ -63,6 +65,23 @@ def test_no_plan_is_stale(place: Place, listed: list[str]) -> None:
     with run:
         run_stages(run, ["download"])
     assert len(listed) == 4
+
+
+def test_a_recipe_is_made_once_from_planning_to_the_end(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(name: str, recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        return lambda *args: (made.append(name), recipe(*args))[1]
+
+    names = ["download", "probe", "bucket"]
+    for name in names:
+        monkeypatch.setattr(stage(name), "recipe", counted(name, stage(name).recipe))
+    for last in ("probe", "bucket"):  # the second time the first two are cached
+        made.clear()
+        context = place.context("download.datasets.0.max_rejected_fraction=1").keeping_opened()
+        with Run(context, plans=plan(context, last=last)) as run:
+            run_stages(run, names[: names.index(last) + 1])
+        assert made == names[: names.index(last) + 1]
 
 
 class Watcher(Observer):

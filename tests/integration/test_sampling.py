@@ -18,7 +18,7 @@ from sana.model.text import TextEncoder, pad
 from sana.model.transformer import load_transformer
 from sana.stages import sample as stage
 from sana.training.checkpoint_io import load_weights
-from tests.pipeline_runs import Outcome, Place, inline_workers
+from tests.pipeline_runs import Outcome, Place, inline_workers, run_alone
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}
 SETTINGS = {"steps": 3, "guidance": 6.0, "seed": 7}
@@ -97,7 +97,7 @@ def test_bf16_samples_with_rounded_weights_and_exact_rotary_tables(
     monkeypatch.setattr(work, "sample_video", no_video)
     context, facts = place.context("train.mixed_precision=bf16"), trained[1]["train"].facts
     with inline_workers():
-        stage.run(context, trained[1].tables)
+        run_alone(stage, context, trained[1].tables)
     transformer, exact = used[0].transformer, load_transformer(str(place.model))
     tables = list(transformer.rope.buffers())
     assert tables and all(torch.equal(a, b) for a, b in zip(tables, exact.rope.buffers(), strict=True))

@@ -13,6 +13,7 @@ from sana.errors import ConfigError
 from sana.stages import download
 from sana.store import open_store
 from tests.downloads import DEMO, context, jsonl_of
+from tests.pipeline_runs import run_alone
 from tests.s3_server import WeedServer
 from tests.source_files import make_files
 
@@ -62,7 +63,7 @@ def test_the_check_reads_only_the_head_of_a_table(tmp_path: Path) -> None:
     at = context(tmp_path, {"source": str(folder)})
     assert check_sources(at.config, work_dir=at.work_dir) == ([], [])
     with pytest.raises(ConfigError, match="line 2001 is not JSON"):
-        download.run(at, {})
+        run_alone(download, at, {})
 
 
 def test_the_check_names_remote_tables_that_it_does_not_read(s3: WeedServer, tmp_path: Path) -> None:

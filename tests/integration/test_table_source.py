@@ -11,6 +11,7 @@ from sana.errors import ConfigError
 from sana.stages import download
 from sana.store import open_store
 from tests.downloads import FinishedDownload, context, csv_of, parquet_of
+from tests.pipeline_runs import run_alone
 from tests.s3_server import WeedServer
 from tests.source_files import make_files
 
@@ -56,11 +57,13 @@ def test_many_named_objects_are_found_by_a_listing(s3: WeedServer, tmp_path: Pat
 def test_an_empty_table_or_one_of_another_layout_is_a_config_error(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {"empty.csv": "video,text\n", "a.mp4": "1"})
     with pytest.raises(ConfigError, match="has no row"):
-        download.run(context(tmp_path, {"source": f"{folder}/empty.csv"}), {})
+        run_alone(download, context(tmp_path, {"source": f"{folder}/empty.csv"}), {})
     with pytest.raises(ConfigError, match="textfile is for a folder"):
-        download.run(context(tmp_path, {"source": f"{folder}/empty.csv", "captions": {"layout": "textfile"}}), {})
+        run_alone(
+            download, context(tmp_path, {"source": f"{folder}/empty.csv", "captions": {"layout": "textfile"}}), {}
+        )
     with pytest.raises(ConfigError, match="not there"):
-        download.run(context(tmp_path, {"source": f"{folder}/gone.csv"}), {})
+        run_alone(download, context(tmp_path, {"source": f"{folder}/gone.csv"}), {})
 
 
 def test_a_table_source_without_the_column_names_its_data_set(tmp_path: Path) -> None:
