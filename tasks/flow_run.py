@@ -18,7 +18,8 @@ from sana.errors import SanaError
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Run
-from sana.store import StoreError, open_store
+from sana.store import open_store
+from sana.store_errors import StoreError
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.tracking import Tracker

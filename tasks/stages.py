@@ -14,7 +14,7 @@ from sana.artifact import Artifact
 from sana.pipeline import graph
 from sana.pipeline.run import Before, Run, run_stage
 from sana.runtime.launcher import WorkerError, WorkerStartError
-from sana.store import StoreError
+from sana.store_errors import StoreError
 from tasks.remote_workers import run_remote_workers
 
 RETRY_DELAYS_S = [10.0, 120.0]

@@ -21,7 +21,8 @@ from mlflow.tracking import MlflowClient
 
 from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
-from sana.store import Store, StoreError
+from sana.store import Store
+from sana.store_errors import StoreError
 from tasks import tracking_values as values
 from tasks.metrics_shipper import MetricShipper, Point
 from tasks.run_ids import RunIds

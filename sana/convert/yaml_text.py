@@ -70,7 +70,7 @@ def scalar(value: Any) -> str:
 
 
 def _reads_back(text: str) -> bool:
-    return yaml.safe_load(text) == text  # not yes, null, true and their like
+    return bool(yaml.safe_load(text) == text)  # not yes, null, true and their like
 
 
 def _emit(conversion: Conversion, node: dict[str, Any], pad: str) -> Iterator[str]:

@@ -119,6 +119,9 @@ REJECTS = pa.schema(
     ]
 )
 
+# dtypes of stored tensors, and what a safetensors header calls them
+HEADER_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+
 # The location of one encoded tensor: columns of every index row.
 LOCATION = [
     column("shard", pa.string(), "safetensors file, key relative to the root"),

@@ -41,7 +41,8 @@ class WorkPartition:
         taken = pc.is_in(self._rows.column("digest"), pa.array(digests, pa.string())).to_numpy()
         left = taken & ~self._done
         self._done |= taken
-        return self._rows.filter(pa.array(left)).to_pylist()
+        rows: list[Mapping[str, Any]] = self._rows.filter(pa.array(left)).to_pylist()
+        return rows
 
     def parts(self, worker: int, num_workers: int) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the parts of this worker in order, then those of the others from their end, less what is done."""

@@ -107,7 +107,7 @@ def encode_partition(context: Context, inputs: Mapping[str, Artifact], *, index:
     todo = tensors.missing()
     if todo.num_rows:
         _encode(context, model, tensors.pool, todo, index=index, count=count)
-    return todo.num_rows
+    return int(todo.num_rows)
 
 
 def _encode(context: Context, model: ModelRef, pool: Pool, todo: pa.Table, *, index: int = 0, count: int = 1) -> None:

@@ -65,7 +65,8 @@ class AssignedClips:
     @property
     def kept(self) -> NDArray[np.bool_]:
         """Which clips give samples: bool [clips]."""
-        return self.rejection_codes == 0
+        kept: NDArray[np.bool_] = self.rejection_codes == 0
+        return kept
 
     @property
     def lengths(self) -> Ints:
@@ -127,7 +128,8 @@ def nearest_buckets(clips: ClipShapes, buckets: Sequence[Bucket], *, allow_upsca
         enough = (some.width[:, None] >= width) & (some.height[:, None] >= height) | allow_upscale
         rank = np.where(best, np.where(enough, 0, len(order)) + np.arange(len(order)), 2 * len(order))
         chosen[start : start + step] = np.where(fits.any(axis=1), np.array(order)[rank.argmin(axis=1)], -1)
-    return chosen[inverse]
+    of_clips: Ints = chosen[inverse]
+    return of_clips
 
 
 def needs_upscaling(clips: ClipShapes, bucket_codes: Ints, buckets: Sequence[Bucket]) -> NDArray[np.bool_]:

@@ -36,9 +36,9 @@ def num_windows(rules: BucketRules, available: Ints, length: Ints) -> Ints:
     if rules.window in ("head", "middle"):
         return np.ones(len(available), np.int64)
     room = available - length
-    if rules.window == "stride":
-        return np.minimum(rules.windows_per_clip, room // _stride(rules, length) + 1)
-    return np.minimum(rules.windows_per_clip, room + 1)
+    room = room // _stride(rules, length) if rules.window == "stride" else room
+    most: Ints = np.minimum(rules.windows_per_clip, room + 1)
+    return most
 
 
 def choose_windows(rules: BucketRules, available: Ints, length: Ints, seeds: Seeds) -> tuple[Ints, Ints]:
@@ -106,4 +106,5 @@ def _draw_distinct(seeds: Seeds, choices: Ints, counts: Ints) -> Ints:
             pick += pick >= drawn[:, column]
         drawn[:, number] = np.where(counts > number, pick, _NO_DRAW)
         drawn[:, : number + 1].sort(axis=1)
-    return drawn[drawn != _NO_DRAW]
+    kept: Ints = drawn[drawn != _NO_DRAW]
+    return kept

@@ -78,7 +78,9 @@ def text_files(videos: pa.Table, texts: pa.Table) -> np.ndarray:
     first = rows.select(["stem", "path", "row"]).sort_by([("path", "descending")])  # lower case sorts last
     first = first.group_by("stem", use_threads=False).aggregate([("row", "first")])
     found = pc.index_in(_one_chunk(stems(videos)), _one_chunk(first.column("stem")))
-    return pc.fill_null(pc.take(_one_chunk(first.column("row_first")), found), -1).to_numpy(zero_copy_only=False)
+    matched = pc.fill_null(pc.take(_one_chunk(first.column("row_first")), found), -1)
+    of_videos: np.ndarray = matched.to_numpy(zero_copy_only=False)
+    return of_videos
 
 
 def resolve_video_path(video: str | None, *, folder: str, base: str, is_source: bool) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +103,7 @@ class RowCaptions:
         """Yield the rows whose video is not in the source, each name once."""
         return iter(self.unmatched_rows)
 
-    def _captions_of(self, rows: list[dict]) -> VideoCaptions:
+    def _captions_of(self, rows: list[dict[str, Any]]) -> VideoCaptions:
         texts = [name for name in self.table.schema.names if name.startswith("text_")]
         captions = tuple(
             (text, row["motion_score"]) for row in rows for name in texts for text in row[name] or () if text

@@ -52,7 +52,8 @@ def _plan(buckets: list[_Bucket], *, seed: int, epoch: int, batch_size: int) -> 
         end = begin + -(-bucket.num_slots // batch_size)
         _fill(plan[begin:end].reshape(-1), bucket, seed=seed, epoch=epoch)
         begin = end
-    return plan[_generator(seed, epoch, 0).permutation(np.arange(len(plan), dtype=np.uint32))]
+    order: np.ndarray = plan[_generator(seed, epoch, 0).permutation(np.arange(len(plan), dtype=np.uint32))]
+    return order
 
 
 def _num_batches(buckets: list[_Bucket], batch_size: int) -> int:
@@ -130,7 +131,8 @@ def _shuffle(rows: np.ndarray, draws: np.ndarray, generator: np.random.Generator
         draw_number = draw_number.astype(np.uint16)
     order = generator.permutation(np.arange(len(draw_number), dtype=np.uint32))
     order = order[np.argsort(draw_number[order], kind="stable")]
-    return np.repeat(rows, draws)[order]
+    rows_in_order: np.ndarray = np.repeat(rows, draws)[order]
+    return rows_in_order
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -158,4 +160,5 @@ class Cursor:
         if epoch != self._epoch:
             self._epoch_plan = _plan(self._buckets, seed=self._seed, epoch=epoch, batch_size=self._batch_size)
             self._epoch = epoch
-        return self._epoch_plan[position]
+        batch: np.ndarray = self._epoch_plan[position]
+        return batch

@@ -123,7 +123,8 @@ def _draws_per_epoch(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndar
     """Return each row's own draws_per_epoch times the factor of its data set: float64 [rows]."""
     datasets = rows["dataset"].combine_chunks().dictionary_encode()
     factors = np.array([of_dataset.get(name, 1.0) for name in datasets.dictionary.to_pylist()])
-    return factors[datasets.indices.to_numpy()] * rows["draws_per_epoch"].to_numpy()
+    draws: np.ndarray = factors[datasets.indices.to_numpy()] * rows["draws_per_epoch"].to_numpy()
+    return draws
 
 
 class Sample(NamedTuple):
@@ -213,7 +214,7 @@ class Reader:
             raise self._naming_sample(row, missing_shard(self._files.store, shard)) from error
 
     def _is_valid(self, index: ShardIndex, index_row: int, buffer: memoryview) -> bool:
-        return xxhash.xxh3_128_digest(buffer) == index.digests[index_row].tobytes()
+        return bool(xxhash.xxh3_128_digest(buffer) == index.digests[index_row].tobytes())
 
     def _naming_sample(self, row: int, error: DamagedSampleError) -> DamagedSampleError:
         return DamagedSampleError(f"sample {self.samples.sample_id(row)}: {error}")

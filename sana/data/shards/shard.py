@@ -14,15 +14,15 @@ import torch
 import xxhash
 from torch import Tensor
 
+from sana.data.schemas import HEADER_DTYPES
 from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_HEADER_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _LENGTH_BYTES = 8  # a shard begins with the length of its header, a number of 8 bytes
 ALIGN_BYTES = 64  # tensor data begin on a cache line
 _DTYPE_NAMES = {torch_dtype: name for name, torch_dtype in DTYPES.items()}
-_FROM_HEADER = {_HEADER_NAMES[torch_dtype]: name for name, torch_dtype in DTYPES.items()}
+_FROM_HEADER = {header: name for name, header in HEADER_DTYPES.items()}
 
 
 class DamagedSampleError(SanaError):
@@ -68,7 +68,7 @@ def pack(tensors: Mapping[str, Tensor], *, shard: str) -> tuple[bytes, dict[str,
     for name, tensor in tensors.items():
         blob = tensor_bytes(tensor)
         header[name] = {
-            "dtype": _HEADER_NAMES[tensor.dtype],
+            "dtype": HEADER_DTYPES[_DTYPE_NAMES[tensor.dtype]],
             "shape": list(tensor.shape),
             "data_offsets": [position, position + len(blob)],
         }

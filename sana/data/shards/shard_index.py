@@ -58,10 +58,10 @@ class ShardIndex:
         )
 
     def shard(self, row: int) -> str:
-        return self.shards[self.shard_codes[row]]
+        return str(self.shards[self.shard_codes[row]])
 
     def dtype(self, row: int) -> str:
-        return self.dtypes[self.dtype_codes[row]]
+        return str(self.dtypes[self.dtype_codes[row]])
 
     def __getitem__(self, row: int) -> Location:
         return Location(

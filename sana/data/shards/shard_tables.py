@@ -15,11 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from sana.data.schemas import LOCATION
+from sana.data.schemas import HEADER_DTYPES, LOCATION
 from sana.errors import SanaError
-from sana.store import Store, StoreError
+from sana.store import Store
+from sana.store_errors import StoreError
 
-_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 _FIRST_BYTES = 2**16  # enough for the header of a shard of a few hundred samples
 Rows = Sequence[Mapping[str, Any]]
 Read = Callable[[int, int], bytes]  # (first byte, length) -> bytes of one shard
@@ -97,7 +97,7 @@ def find_fault(read: Read, num_bytes: int, rows: Rows, *, deep: bool) -> str:
         return f"its header describes {base + end} bytes, it has {num_bytes}"
     for row in rows:
         begin = row["offset"] - base
-        expected = [_DTYPES.get(row["dtype"]), list(row["shape"]), [begin, begin + row["num_bytes"]]]
+        expected = [HEADER_DTYPES.get(row["dtype"]), list(row["shape"]), [begin, begin + row["num_bytes"]]]
         entry = tensors.get(begin, {})
         if expected != [entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")]:
             return f"at byte {row['offset']} its header says {entry or 'nothing'}, the row {expected}"

@@ -138,7 +138,7 @@ class HubRepo:
         """Append the missing bytes. hf_hub_download would begin again: it keeps nothing of a failed download."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+        from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars("huggingface_hub.http_get")  # one bar per video is only noise
         url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
