@@ -135,7 +135,7 @@ class _Order:
 
 
 def frames_from(
-    packets: Iterable[tuple[int, Packet[VideoStream]]], decoder: VideoStream, entry: Entry | None
+    packets: Iterable["tuple[int, Packet[VideoStream]]"], decoder: VideoStream, entry: Entry | None
 ) -> Iterator[VideoFrame]:
     """Yield an h264 video's frames from `entry.frame` on, or without an entry from the first on, none lost or damaged.
 

@@ -159,7 +159,7 @@ class _Packets:
         self._first: list[tuple[int, Packet[VideoStream]]] = []
         self._num_read = 0
 
-    def up_to(self, entry: Entry | None) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    def up_to(self, entry: Entry | None) -> Iterator["tuple[int, Packet[VideoStream]]"]:
         """Yield (number, packet) for a decoder that begins at `entry`: the first of all, then what was not read yet.
 
         Raises:
@@ -169,7 +169,7 @@ class _Packets:
             raise NotExact
         return chain(self._first, self._read())
 
-    def _read(self) -> Iterator[tuple[int, Packet[VideoStream]]]:
+    def _read(self) -> Iterator["tuple[int, Packet[VideoStream]]"]:
         for number, packet in self._rest:
             self._num_read = number + 1
             if number == 0:
@@ -203,7 +203,7 @@ def _numbered(decoded: Iterator[VideoFrame], first: int, numbers: Sequence[int])
     raise NotExact
 
 
-def _from_start(packets: Iterator[tuple[int, Packet[VideoStream]]], decoder: VideoStream) -> Iterator[VideoFrame]:
+def _from_start(packets: Iterator["tuple[int, Packet[VideoStream]]"], decoder: VideoStream) -> Iterator[VideoFrame]:
     """Yield a video's frames; h264 with any damage raises.
 
     Decord, PyAV and a decoder that begins later make other pictures of that, and may count otherwise. Videos in other
