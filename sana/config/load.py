@@ -16,7 +16,11 @@ from sana.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as users expect it: 5e-5 is a number (YAML 1.1 reads text), and a duplicate key is an error."""
+    """YAML as users expect it, which is 1.2: `no`, `on`, 007, 16:9 and 2024-01-01 are text, and 5e-5 is a number.
+
+    A key is text, whatever it looks like, and one that is given twice is an error. `yes`, `no`, `on` and `off` are
+    taken where a setting is true or false.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -28,12 +32,28 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"key {key_node.value!r} is given twice; remove one", key_node.start_mark
                 )
             seen.add(key_node.value)
+            if key_node.tag != "tag:yaml.org,2002:merge":
+                key_node.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
-)
+_RESOLVERS = {  # the kinds of plain values in YAML 1.2's core schema, and numbers as 1_000 and .inf
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"~|null|Null|NULL|", "~nN\0"),
+    "int": (r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    "merge": (r"<<", "<"),
+}
+_Loader.yaml_implicit_resolvers = {}
+for _kind, (_pattern, _first) in _RESOLVERS.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}",
+        re.compile(rf"^(?:{_pattern})$"),
+        ["" if character == "\0" else character for character in _first],
+    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -61,15 +81,21 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
     Raises:
         ConfigError: lists every mistake at once.
     """
-    values, problems = with_new_names(raw)
+    values, renamed = with_new_names(raw)
     wrong: ValidationError | None = None
+    found: list[str] = []
     try:
         config = Config.model_validate(values)
-        if not problems:
+        if not renamed:
             return config
     except ValidationError as error:
         wrong = error
-        problems += all_problems(values, error)
+        for problem in all_problems(values, error):
+            if problem.remedy and problem.loc in renamed:  # the old name is the mistake: say all of it there
+                renamed[problem.loc] += f", which needs {problem.remedy}"
+            else:
+                found.append(str(problem))
+    problems = [*renamed.values(), *found]
     count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
     lines = "\n".join(f"  {problem}" for problem in problems)
     raise ConfigError(f"{where}: {count}\n{lines}") from wrong

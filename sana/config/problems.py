@@ -1,47 +1,90 @@
-"""Messages for every mistake in a config: the path of its key, and the nearest known key."""
+"""Every mistake in a config, once: the path of its key, what is wrong, and the nearest known key.
+
+A mistake that only follows from another one is left out: a required key whose value was wrong is not also missing, and
+a check across keys says nothing about a key that is wrong by itself.
+"""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, get_args
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from sana.config.messages import sentence, shown
 from sana.config.pipeline import Config
 from sana.config.renamed_keys import KeyPath
 from sana.config.section import Section, union_members
 
 
-def all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[str]:
+class Problem(NamedTuple):
+    """One mistake. `remedy` is set where the key is one of another member of a union: how to choose that one."""
+
+    loc: KeyPath
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{'.'.join(str(part) for part in self.loc) or 'config'}: {self.text}"
+
+
+def all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[Problem]:
     """Collect mistakes until none is new: a check across fields only runs once the fields themselves are valid."""
-    problems: list[str] = []
+    problems: list[Problem] = []
+    wrong: set[KeyPath] = set()  # paths whose values are wrong, or that a wrong key may have been meant for
     removed: set[KeyPath] = set()
-    current: Any = raw
     pending: ValidationError | None = error
     while pending is not None:
-        errors: list[dict[str, Any]] = [{**e, "loc": _path_in_file(e["loc"])} for e in pending.errors()]
-        locs = [e["loc"] for e in errors]
-        # a list with a wrong item is also reported as a list without it: one mistake, not two
-        new = [
-            e
-            for e in errors
-            if e["loc"] not in removed
-            and not (
-                e["type"] == "too_short"
-                and any(len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"] for loc in locs)
-            )
+        errors: list[dict[str, Any]] = [
+            {**e, "loc": _in_raw(_path_in_file(e["loc"]), removed)} for e in pending.errors()
         ]
-        # a required key that was removed because its value was wrong is missing now: not another mistake
+        wrong |= {e["loc"] for e in errors if e["type"] != "value_error"} - _missing(errors)
+        wrong |= {(*e["loc"][:-1], near) for e in errors if e["type"] == "extra_forbidden" for near in _near(e, raw)}
+        found = {e["loc"] for e in errors} | removed
+        new = [e for e in errors if not _follows(e, wrong, found, removed)]
         problems += [_describe(e, raw) for e in new]
         before = len(removed)
-        removed |= {e["loc"] for e in new if e["loc"]}
-        current = _without(raw, removed)
+        removed |= {e["loc"] for e in errors if e["loc"] and e["type"] != "missing"}
+        wrong |= removed
         pending = None
         if len(removed) > before:
             try:
-                Config.model_validate(current)
+                Config.model_validate(_without(raw, removed))
             except ValidationError as next_error:
                 pending = next_error
     return list(dict.fromkeys(problems))
+
+
+def _missing(errors: Iterable[Mapping[str, Any]]) -> set[KeyPath]:
+    return {e["loc"] for e in errors if e["type"] == "missing"}
+
+
+def _follows(error: Mapping[str, Any], wrong: set[KeyPath], found: Iterable[KeyPath], removed: set[KeyPath]) -> bool:
+    """Whether an error is only there because of another one."""
+    loc, kind = error["loc"], error["type"]
+
+    def below(paths: Iterable[KeyPath]) -> list[KeyPath]:
+        return [path for path in paths if len(path) > len(loc) and path[: len(loc)] == loc]
+
+    if kind == "missing":
+        return loc in wrong
+    if kind == "too_short":  # a list or a mapping without its wrong entries
+        return bool(below(found))
+    # a check across keys: does it name one that is wrong by itself?
+    names_wrong = any(re.search(rf"\b{re.escape(str(path[-1]))}\b", error["msg"]) for path in below(wrong))
+    return loc in removed or (kind == "value_error" and names_wrong)
+
+
+def _in_raw(loc: KeyPath, removed: set[KeyPath]) -> KeyPath:
+    """Return a path as it is in the file: entries of lists that were removed had a place there."""
+    path: list[int | str] = []
+    for part in loc:
+        if isinstance(part, int):
+            gone = {r[-1] for r in removed if len(r) == len(path) + 1 and list(r[:-1]) == path}
+            for place in sorted(place for place in gone if isinstance(place, int)):
+                part += place <= part
+        path.append(part)
+    return tuple(path)
 
 
 def _without(value: Any, removed: set[KeyPath], loc: KeyPath = ()) -> Any:
@@ -52,39 +95,63 @@ def _without(value: Any, removed: set[KeyPath], loc: KeyPath = ()) -> Any:
     return value
 
 
-def _describe(error: Any, raw: Mapping[str, Any]) -> str:
+def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> Problem:
     loc: KeyPath = error["loc"]
-    key = ".".join(str(part) for part in loc) or "config"
     if error["type"] == "extra_forbidden":
-        return f"{key}: {_unknown(loc, raw)}"
+        return _unknown(loc, raw)
     if error["type"] == "missing":
-        return f"{key}: missing; it has no default"
+        return Problem(loc, "missing; it has no default")
     if error["type"] == "union_tag_invalid":
         known = ", ".join(union_members(_annotation(loc, raw)))
-        return f"{key}.name: there is no {error['ctx']['tag']}; known here: {known}"
-    if error["type"] == "model_attributes_type":
-        return f"{key}: a section of keys is needed, such as {key}.name={error['input']} (got {error['input']!r})"
-    message = error["msg"].removeprefix("Value error, ")
-    got = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
-    return f"{key}: {message}{got}"
+        name = error["input"]["name"] if isinstance(error["input"], Mapping) else error["ctx"]["tag"]
+        return Problem(
+            (*loc, "name"), f"there is no {name if isinstance(name, str) else shown(name)}; known here: {known}"
+        )
+    members = union_members(_annotation(loc, raw)) if error["type"] == "model_attributes_type" else {}
+    if members:
+        got = error["input"]
+        name = got if got in list(members) else next(iter(members))
+        key = ".".join(str(part) for part in loc)
+        return Problem(loc, f"a section of keys is needed, such as {key}.name={name} (got {shown(got)})")
+    return Problem(loc, sentence(error))
 
 
-def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> str:
+def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> Problem:
     """Return the message for an unknown key, with what may be meant."""
     annotation = _annotation(loc[:-1], raw)
     union, name = union_members(annotation), str(loc[-1])
     section = _section(annotation, _value(raw, loc[:-1]))
+    path = ".".join(str(part) for part in loc[:-1])
     others = [member for member, kind in union.items() if name in kind.model_fields]
     if others:
-        path = ".".join(str(part) for part in loc[:-1])
         chosen = next(member for member, kind in union.items() if kind is section)
-        return (
-            f"no setting of {chosen}, but of {' and '.join(others)}; remove it, or replace all of the section: "
-            f"-s '{path}={{name: {chosen}}}'"
-        )
-    near = difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=0.5)
+        remedy = f"-s {path}.name={others[0]}"
+        keep = f"to keep {chosen}, remove it: -s '{path}={{name: {chosen}}}'"
+        return Problem(loc, f"no setting of {chosen}, but of {' and '.join(others)}: {remedy}; {keep}", remedy)
+    deeper = [] if not path else [key for key in _keys_below(section) if key.endswith(f".{name}")]
+    near = [f"{path}.{deeper[0]}"] if deeper else _near_names(name, section)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
-    return f"unknown key; {hint}"
+    return Problem(loc, f"unknown key; {hint}")
+
+
+def _near(error: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
+    """Return the key that an unknown one may be meant for, if there is one."""
+    loc: KeyPath = error["loc"]
+    return _near_names(str(loc[-1]), _section(_annotation(loc[:-1], raw), _value(raw, loc[:-1])))
+
+
+def _near_names(name: str, section: type[BaseModel]) -> list[str]:
+    return difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=0.5)
+
+
+def _keys_below(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted keys of a section and of the sections in it; of unions and lists their own name only."""
+    found = []
+    for name, field in section.model_fields.items():
+        found.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys_below(field.annotation, f"{prefix}{name}.")
+    return found
 
 
 def _path_in_file(loc: tuple[int | str, ...]) -> KeyPath:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sana.config.messages import shown
+
 # Old dotted key: new one. `*` stands for any position in a list. A section comes after the keys in it.
 RENAMED_KEYS = {
     "download.datasets.*.max_refused_fraction": "download.datasets.*.max_rejected_fraction",
@@ -24,7 +26,7 @@ RENAMED_KEYS = {
     "train.sigma.shift": "train.timestep_sampling.shift",
     "train.sigma": "train.timestep_sampling",
 }
-# Dotted key, as it is called now: {old value: new one}. YAML reads `no` without quotes as false.
+# Dotted key, as it is called now: {old value: new one}.
 RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
     "download.datasets.*.captions.missing": {"refuse": "reject"},
     "download.datasets.*.bucket.too_long": {"refuse": "reject"},
@@ -38,17 +40,27 @@ RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
 KeyPath = tuple[str | int, ...]
 
 
-def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return a config's plain values under today's names, and one message for each old key or value in it."""
+def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """Return a config's plain values under today's names, and one message for each old key or value in it.
+
+    Messages are by the path under which the value is now. A section that was renamed as a whole has one message.
+    """
     values: dict[str, Any] = _copy(raw)
-    problems: list[str] = []
+    problems: dict[KeyPath, str] = {}
     for old, new in RENAMED_KEYS.items():
         for path in _matching_paths(values, old.split(".")):
             value = _at(values, path[:-1]).pop(path[-1])
-            if value == {} and any(problem.startswith(f"{_dotted(path)}.") for problem in problems):
-                continue  # all keys of the section have their own message
             target = _filled(new.split("."), path)
-            problems.append(f"{_dotted(path)}: is now {_dotted(target)}")
+            keys = {at: text for at, text in problems.items() if text.startswith(f"{_dotted(path)}.")}
+            if value == {} and len(keys) == 1:
+                continue  # its one key has its own message
+            problems = {at: text for at, text in problems.items() if at not in keys}
+            renamed = [
+                f"{text.partition(':')[0].rpartition('.')[2]} in it is {at[-1]}"
+                for at, text in keys.items()
+                if not text.partition(":")[0].endswith(f".{at[-1]}")
+            ]
+            problems[target] = ", and ".join([f"{_dotted(path)}: is now {_dotted(target)}", *renamed])
             _put(values, target, value)
     for key, new_values in RENAMED_VALUES.items():
         for path in _matching_paths(values, key.split(".")):
@@ -56,13 +68,13 @@ def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             value = node[path[-1]]
             if isinstance(value, str | bool) and value in new_values:
                 node[path[-1]] = new_values[value]
-                problems.append(f"{_dotted(path)}: {value!r} is now {new_values[value]}")
+                problems[path] = f"{_dotted(path)}: {shown(value)} is now {new_values[value]}"
     return values, problems
 
 
 def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _copy(child) for name, child in value.items()}
+        return {str(name): _copy(child) for name, child in value.items()}
     return [_copy(child) for child in value] if isinstance(value, list) else value
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,19 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources"})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, values: Any) -> Any:
+        """Give `true` as text where a number is needed, so that it is a mistake: pydantic takes it for 1."""
+        if not isinstance(values, Mapping) or not any(isinstance(value, bool) for value in values.values()):
+            return values
+
+        def is_number(name: str) -> bool:
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else None
+            return bool({kind, *get_args(kind)} & {int, float})
+
+        return {k: str(v).lower() if isinstance(v, bool) and is_number(k) else v for k, v in values.items()}
 
     def hashed(self) -> dict[str, Any]:
         """Return the settings that change bytes, as plain JSON values, without those that have their neutral value."""

@@ -88,7 +88,7 @@ class TrainConfig(Section):
         if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
             raise ValueError(
                 f"lr_schedule.warmup_steps {schedule.warmup_steps} leaves no step of {self.max_steps} for the "
-                f"{schedule.name}"
+                f"{schedule.name}; lower it, or set lr_schedule.decay_steps"
             )
         return self
 

@@ -62,7 +62,7 @@ def test_all_mistakes_come_at_once_with_path_and_nearest_key() -> None:
     assert "train.learning_rte: unknown key; did you mean learning_rate?" in message
     assert "buckets: unknown key; did you mean bucket?" in message
     assert "train.max_steps: " in message and "'many'" in message
-    assert "train.max_grad_norm: Input should be greater than 0 (got -1)" in message
+    assert "train.max_grad_norm: must be above 0 (got -1)" in message
     assert "download.datasets.0.source_pattern: '[' is not a regular expression" in message
 
 
@@ -92,9 +92,9 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("train.lr_schedule.name=cosin", "train.lr_schedule.name: there is no cosin; known here: constant, cosine"),
         ("train.lr_schedule=cosine", "train.lr_schedule: a section of keys is needed, such as train.lr_schedule.name="),
         ("train.lr_schedule.warmup_step=5", "train.lr_schedule.warmup_step: unknown key; did you mean warmup_steps?"),
-        ("train.lr_schedule.warmup_steps=-5", "train.lr_schedule.warmup_steps: Input should be greater than or equal"),
+        ("train.lr_schedule.warmup_steps=-5", "train.lr_schedule.warmup_steps: must be at least 0 (got -5)"),
         ("train.optimizer.name=lion", "train.optimizer.name: "),
-        ("train.optimizer.beta1=2", "train.optimizer.beta1: Input should be less than 1 (got 2)"),
+        ("train.optimizer.beta1=2", "train.optimizer.beta1: must be below 1 (got 2)"),
         ("train.optimizer.beta=0.5", "train.optimizer.beta: unknown key; did you mean beta"),
         ("train.lr_schedule={name: cosine, warmup_steps: 120}", "leaves no step of 120 for the cosine"),
         ("train.lr_schedule={name: cosine, min_learning_rate: 1}", "min_learning_rate 1.0 is above learning_rate"),

@@ -10,6 +10,7 @@ from sana.config.optimizer import AdamWConfig, ConstantSchedule, CosineSchedule
 from sana.errors import ConfigError
 from tests.config_keys import dotted
 
+COSINE = "train.lr_schedule.name=cosine"
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
 
 
@@ -42,7 +43,7 @@ def test_the_name_is_hashed_and_a_neutral_choice_is_not() -> None:
 def test_keys_of_another_member_are_named_with_what_to_do() -> None:
     told = message("train.timestep_sampling={std: 2, shift: 4}", "train.timestep_sampling.name=checkpoint")
     assert "2 mistakes" in told
-    for key in ("std: no setting of checkpoint, but of logit_normal;", "shift: no setting of checkpoint, but of"):
+    for key in ("std: no setting of checkpoint, but of logit_normal: -s", "shift: no setting of checkpoint, but of"):
         assert f"train.timestep_sampling.{key}" in told
     assert "-s 'train.timestep_sampling={name: checkpoint}'" in told
 
@@ -55,7 +56,13 @@ def test_keys_of_another_member_are_named_with_what_to_do() -> None:
         ("train.beta1=0.8", "train.beta1: is now train.optimizer.beta1"),
         ("train.sigma={}", "train.sigma: is now train.timestep_sampling"),
         ("train.mixed_precision='no'", "train.mixed_precision: 'no' is now fp32"),
-        ("train.mixed_precision=no", "train.mixed_precision: False is now fp32"),
+        ("train.mixed_precision=no", "train.mixed_precision: 'no' is now fp32"),
+        ("train.mixed_precision=false", "train.mixed_precision: false is now fp32"),
+        ("train.decay_steps=5", "train.decay_steps: is now train.lr_schedule.decay_steps, which needs -s " + COSINE),
+        (
+            "train.sigma={policy: uniform, shift: 2}",
+            "train.sigma: is now train.timestep_sampling, and policy in it is name",
+        ),
     ],
 )
 def test_an_old_name_says_the_new_one_and_nothing_else(override: str, told: str) -> None:
@@ -67,11 +74,9 @@ def test_mistakes_below_an_old_name_show_as_well() -> None:
     assert told.splitlines()[1:] == [
         "  train.schedule: is now train.lr_schedule.name",
         "  train.decay_steps: is now train.lr_schedule.decay_steps",
-        "  train.sigma.policy: is now train.timestep_sampling.name",
-        "  train.sigma.shift: is now train.timestep_sampling.shift",
-        "  train.sigma: is now train.timestep_sampling",
-        "  train.lr_schedule.decay_steps: Input should be greater than or equal to 1 (got 0)",
-        "  train.timestep_sampling.shift: Input should be greater than 0 (got -1)",
+        "  train.sigma: is now train.timestep_sampling, and policy in it is name",
+        "  train.lr_schedule.decay_steps: must be at least 1 (got 0)",
+        "  train.timestep_sampling.shift: must be above 0 (got -1)",
         "  train.timestep_sampling.shfit: unknown key; did you mean shift?",
     ]
 

@@ -1,0 +1,82 @@
+"""What is wrong with one value of a config, in YAML's words: what is needed there, and what was got."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MAX_SHOWN = 60  # characters of a value that a message quotes
+# The first word of pydantic's kinds of mistake: what is needed instead.
+_NEEDED = {
+    "int": "a whole number is needed",
+    "float": "a number is needed",
+    "finite": "a finite number is needed",
+    "bool": "true or false is needed",
+    "string": "a text is needed",
+    "tuple": "a list is needed",
+    "dict": "keys and values below it are needed",
+    "model": "keys and values below it are needed",
+}
+_BOUNDS = {
+    "greater_than": ("must be above", "gt"),
+    "greater_than_equal": ("must be at least", "ge"),
+    "less_than": ("must be below", "lt"),
+    "less_than_equal": ("must be at most", "le"),
+    "multiple_of": ("must be a multiple of", "multiple_of"),
+}
+# What a text must be where a setting has a pattern.
+PATTERNS = {
+    r"^(auto|cpu|cuda(:\d+)?)$": "must be auto, cpu, cuda, or one GPU such as cuda:0",
+    r"^[a-z0-9][a-z0-9._-]{0,63}$": (
+        "must be of lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and have at most 64"
+    ),
+    "^[^/]+/[^/]+$": "must name a flow and a deployment: flow/deployment",
+}
+
+
+def shown(value: Any) -> str:
+    """Return a value as YAML would have it, on one line and in short; a text in quotes."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = {"NaN": ".nan", "Infinity": ".inf", "-Infinity": "-.inf"}.get(text, text)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def sentence(error: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as people who write YAML put it."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    got = f" (got {shown(value)})"
+    if kind == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    if kind in _BOUNDS:
+        words, name = _BOUNDS[kind]
+        return f"{words} {context[name]:g}{got}"
+    if kind == "literal_error":
+        return none_of(value, re.findall(r"'([^']*)'", context["expected"]))
+    if kind == "string_pattern_mismatch":
+        pattern = context["pattern"]
+        return PATTERNS.get(pattern, f"must match the regular expression {pattern}") + got
+    if kind in ("string_too_short", "too_short"):
+        return f"is empty; at least {context['min_length']} {'character' if 'string' in kind else 'entry'} is needed"
+    if kind in ("string_too_long", "too_long"):
+        return f"must not have more than {context['max_length']}{got}"
+    needed = _NEEDED.get(kind.partition("_")[0])
+    if needed is None:
+        return f"{error['msg']}{got}"
+    if value is None:
+        return f"{needed} (got nothing): write it, or remove the key"
+    if kind == "tuple_type":
+        one = value if isinstance(value, str) else shown(value)
+        like = "put `- ` before its first key" if isinstance(value, Mapping) else f"such as [{one}]"
+        return f"{needed}, {like}{got}"
+    if kind == "string_type" and isinstance(value, bool | int | float):
+        return f'{needed}{got}: put it in quotes, "{shown(value)}"'
+    if kind == "int_from_float":
+        return f"{needed}, without a fraction{got}"
+    return f"{needed}{got}"
+
+
+def none_of(value: Any, known: list[str]) -> str:
+    """Say that a value is none of the known ones, and which of them may be meant."""
+    near = difflib.get_close_matches(str(value), known, n=1)
+    return f"{shown(value)} is none of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")

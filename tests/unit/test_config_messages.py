@@ -1,0 +1,244 @@
+"""What the config says of each mistake: in YAML's words, one line each, and nothing that only follows from another."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from sana.config.load import check, load_config
+from sana.config.messages import PATTERNS
+from sana.config.pipeline import Config
+from sana.config.section import union_members
+from sana.errors import ConfigError
+
+DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
+PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation"
+NOTHING = "(got nothing): write it, or remove the key"
+KEYS = "keys and values below it are needed"
+NO_FP16 = "'fp16' is none of fp32, bf16; did you mean bf16?"
+DEVICE = "must be auto, cpu, cuda, or one GPU such as cuda:0"
+
+
+def lines(*overrides: str) -> list[str]:
+    """The mistakes of the demo's config with these overrides."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(DEMO, overrides)
+    first, *rest = str(caught.value).splitlines()
+    assert re.search(rf": {len(rest)} mistakes?$", first), str(caught.value)
+    return [line.removeprefix("  ") for line in rest]
+
+
+# Overrides, joined by ` | `, and every line that they give.
+MISTAKES: list[tuple[str, list[str]]] = [
+    # another kind of value
+    ("train.max_steps=many", ["train.max_steps: a whole number is needed (got 'many')"]),
+    ("train.max_steps=1.5", ["train.max_steps: a whole number is needed, without a fraction (got 1.5)"]),
+    ("train.max_steps=", [f"train.max_steps: a whole number is needed {NOTHING}"]),
+    ("train.max_steps=true", ["train.max_steps: a whole number is needed (got 'true')"]),
+    ("train.max_steps=[5]", ["train.max_steps: a whole number is needed (got [5])"]),
+    ("train.learning_rate=fast", ["train.learning_rate: a number is needed (got 'fast')"]),
+    ("train.learning_rate=false", ["train.learning_rate: a number is needed (got 'false')"]),
+    ("train.learning_rate=.nan", ["train.learning_rate: must be at most 1 (got .nan)"]),
+    ("bucket.crop=maybe", ["bucket.crop: true or false is needed (got 'maybe')"]),
+    ("bucket.crop=null", [f"bucket.crop: true or false is needed {NOTHING}"]),
+    ("bucket.buckets=17x96x160", ["bucket.buckets: a list is needed, such as [17x96x160] (got '17x96x160')"]),
+    ("bucket.buckets=[5]", ['bucket.buckets.0: a text is needed (got 5): put it in quotes, "5"']),
+    ("bucket.holdout_sources=bunny", ["bucket.holdout_sources: a list is needed, such as [bunny] (got 'bunny')"]),
+    ("download.datasets={id: a}", [
+        'download.datasets: a list is needed, put `- ` before its first key (got {"id": "a"})']),
+    ("download.datasets=[clips]", [f"download.datasets.0: {KEYS} (got 'clips')"]),
+    ("download.datasets=[]", ["download.datasets: is empty; at least 1 entry is needed"]),
+    ("download.datasets.0.id=5", ['download.datasets.0.id: a text is needed (got 5): put it in quotes, "5"']),
+    ("download.datasets.0.id=true", ['download.datasets.0.id: a text is needed (got true): put it in quotes, "true"']),
+    ("download.datasets.0.source={a: b}", ['download.datasets.0.source: a text is needed (got {"a": "b"})']),
+    ("download.datasets.0.captions=textfile", [f"download.datasets.0.captions: {KEYS} (got 'textfile')"]),
+    ("download.datasets.0.bucket=5", [f"download.datasets.0.bucket: {KEYS} (got 5)"]),
+    ("train=", [f"train: {KEYS} {NOTHING}"]),
+    ("train.resources=", [f"train.resources: {KEYS} {NOTHING}"]),
+    ("bucket=81x480x832", [f"bucket: {KEYS} (got '81x480x832')"]),
+    ("filter_captions=yes", [f"filter_captions: {KEYS} (got 'yes')"]),
+    ("sample.prompts=[a cat]", [f'sample.prompts: {KEYS} (got ["a cat"])']),
+    ("sample.prompts={}", ["sample.prompts: is empty; at least 1 entry is needed"]),
+    ("sample.prompts={cat: 5}", ['sample.prompts.cat: a text is needed (got 5): put it in quotes, "5"']),
+    ("train.optimizer=", [
+        "train.optimizer: a section of keys is needed, such as train.optimizer.name=adamw (got null)"]),
+    ("train.optimizer=adafactor", [
+        "train.optimizer: a section of keys is needed, such as train.optimizer.name=adafactor (got 'adafactor')"]),
+    ("train.optimizer.name=[adamw]", ['train.optimizer.name: there is no ["adamw"]; known here: adamw, adafactor']),
+    # another value
+    ("model.path=''", ["model.path: is empty; at least 1 character is needed"]),
+    ("train.max_steps=0", ["train.max_steps: must be at least 1 (got 0)"]),
+    ("train.ema_decay=1", ["train.ema_decay: must be below 1 (got 1)"]),
+    ("bucket.frame_interval=6", ["bucket.frame_interval: must be a multiple of 4 (got 6)"]),
+    ("bucket.window=hed", [
+        "bucket.window: 'hed' is none of head, middle, random, uniform, stride; did you mean head?"]),
+    ("train.mixed_precision=fp16", [f"train.mixed_precision: {NO_FP16}"]),
+    ("sample.resources.device=gpu", [f"sample.resources.device: {DEVICE} (got 'gpu')"]),
+    ("download.datasets.0.id=My Clips", [
+        f"download.datasets.0.id: {PATTERNS['^[a-z0-9][a-z0-9._-]{0,63}$']} (got 'My Clips')"]),
+    # an unknown key
+    ("train.checkpoint_every=4", [
+        "train.checkpoint_every: unknown key; did you mean train.resources.checkpoint_every?"]),
+    ("7=x", [f"7: unknown key; known here: {', '.join(Config.model_fields)}"]),
+    ("train.objective.delta=2", [
+        "train.objective.delta: no setting of flow_matching, but of huber: -s train.objective.name=huber; "
+        "to keep flow_matching, remove it: -s 'train.objective={name: flow_matching}'"]),
+    # what only follows from another mistake is not said
+    ("filter_captions.min_words=0", ["filter_captions.min_words: must be at least 1 (got 0)"]),
+    ("filter_captions={min_word: 3}", ["filter_captions.min_word: unknown key; did you mean min_words?"]),
+    ("bucket={max_frames: -5, too_long: reject}", ["bucket.max_frames: must be at least 1 (got -5)"]),
+    ("bucket={max_frame: 99, too_long: reject}", ["bucket.max_frame: unknown key; did you mean max_frames?"]),
+    ("bucket={table: resolution, resolution: 480p}", ["bucket.resolution: a number is needed (got '480p')"]),
+    ("bucket={window: stride, windows_per_clip: 0}", ["bucket.windows_per_clip: must be at least 1 (got 0)"]),
+    ("train={max_stepss: 5, global_batch_size: 4}", ["train.max_stepss: unknown key; did you mean max_steps?"]),
+    ("bucket={eval_fraction: 0, holdout_sources: a}", [
+        "bucket.holdout_sources: a list is needed, such as [a] (got 'a')"]),
+    ("download.datasets.0.captions={missing: fallback, fallback: 5}", [
+        'download.datasets.0.captions.fallback: a text is needed (got 5): put it in quotes, "5"']),
+    ("train.decay_steps=5", [
+        "train.decay_steps: is now train.lr_schedule.decay_steps, which needs -s train.lr_schedule.name=cosine"]),
+    # but what does not follow is, at its place in the file
+    ("download.datasets=[clips, {id: a, source: b, captions: {fallback: f}}]", [
+        f"download.datasets.0: {KEYS} (got 'clips')",
+        "download.datasets.1.captions: fallback has no effect with missing: reject; "
+        "set missing: fallback, or remove it"]),
+    ("bucket={max_frames: 60, crop: maybe}", [
+        "bucket.crop: true or false is needed (got 'maybe')",
+        "bucket: max_frames 60 leaves no clip: 81 frames are needed"]),
+    ("train.max_grad_norm=0 | train.global_batch_size=6", [
+        "train.max_grad_norm: must be above 0 (got 0)",
+        "train: global_batch_size 6 is not a multiple of num_processes x micro_batch_size = 1 x 4; use 8"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("overrides", "expected"), MISTAKES, ids=[overrides for overrides, _ in MISTAKES])
+def test_a_mistake_is_said_once_in_the_words_of_yaml(overrides: str, expected: list[str]) -> None:
+    found = lines(*overrides.split(" | "))
+    assert found == expected
+    assert not re.search(PYDANTIC, "\n".join(found))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("bucket.crop=yes", "bucket.crop", True),
+        ("bucket.crop=on", "bucket.crop", True),
+        ("bucket.crop=off", "bucket.crop", False),
+        ("bucket.crop=No", "bucket.crop", False),
+        ("download.datasets.0.captions.text_columns=[no, on, y]", "download.datasets.0.captions.text_columns",
+         ("no", "on", "y")),
+        ("download.datasets.0.id=no", "download.datasets.0.id", "no"),
+        ("download.datasets.0.id=007", "download.datasets.0.id", "007"),
+        ("download.datasets.0.revision=2024-01-01", "download.datasets.0.revision", "2024-01-01"),
+        ("sample.prompts={1: one, no: two, 0x1f: three}", "sample.prompts", {"1": "one", "no": "two", "0x1f": "three"}),
+        ("sample.prompts={wide: 16:9}", "sample.prompts", {"wide": "16:9"}),
+        ("train.max_steps=1_000", "train.max_steps", 1000),
+        ("train.max_steps=1e3", "train.max_steps", 1000),
+        ("train.learning_rate=5e-5", "train.learning_rate", 5e-5),
+        ("train.learning_rate=1.5E-5", "train.learning_rate", 1.5e-5),
+        ("train.resources.stall_timeout_s=.inf", "train.resources.stall_timeout_s", float("inf")),
+        ("filter_captions=~", "filter_captions", None),
+    ],
+)  # fmt: skip
+def test_where_the_choice_is_clear_it_is_taken(override: str, key: str, value: object) -> None:
+    found: Any = load_config(DEMO, [override])
+    for part in key.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    assert found == value and type(found) is type(value)
+
+
+def test_yaml_written_by_others_reads_back_the_same() -> None:
+    """Merge keys and anchors work, and what PyYAML writes is what we read."""
+    values = load_config(DEMO).model_dump(mode="json")
+    assert check(yaml.safe_load(yaml.safe_dump(values)), where="x") == load_config(DEMO)
+    merged = load_config(DEMO, ["encode_latents={<<: {dtype: bf16}, tiling: true}"]).encode_latents
+    assert (merged.dtype, merged.tiling) == ("bf16", True)
+
+
+def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple, Any]]:
+    """Yield (path, annotation) of every setting, of each member of a union with its name chosen."""
+    for name, field in section.model_fields.items():
+        kind, here = field.annotation, (*path, name)
+        yield here, kind
+        for member, one in union_members(kind).items():
+            yield from settings(one, (*here, f"<{member}>"))
+        if not union_members(kind):
+            listed = (0,) if str(kind).startswith("tuple") else ()
+            for one in (kind, *get_args(kind)):
+                if isinstance(one, type) and issubclass(one, BaseModel):
+                    yield from settings(one, (*here, *listed))
+
+
+def with_value(path: tuple, value: object) -> dict[str, Any]:
+    """The demo's values with one of them replaced."""
+    raw = load_config(DEMO).model_dump(mode="json", exclude_unset=True)
+    node: Any = raw
+    for part in path[:-1]:
+        if isinstance(part, str) and part.startswith("<"):
+            node.clear()
+            node["name"] = part.strip("<>")
+            if part == "<cosine>":
+                node["warmup_steps"] = 5  # as many as the demo's steps leave room for
+        elif isinstance(part, int):
+            node = node[part]
+        else:
+            if not node.get(part):
+                node[part] = {}
+            node = node[part]
+    node[path[-1]] = value
+    return raw
+
+
+WRONG: dict[type, list[object]] = {
+    int: ["five", [1], {"a": 1}, True, 1.5],
+    float: ["five", [1], {"a": 1}, True],
+    bool: ["maybe", [True], {"a": 1}, 7],
+    str: [5, True, [1], {"a": 1}],
+}
+
+
+def wrong_values(kind: Any) -> list[object]:
+    """Values of other types than an annotation has."""
+    if str(kind).startswith("tuple"):
+        return ["a", 5, {"a": 1}, True, None]
+    kinds = {kind, *get_args(kind)}
+    if any(isinstance(one, type) and issubclass(one, BaseModel) for one in kinds):
+        return ["a", 5, [1], True] + ([] if type(None) in kinds else [None])
+    if str(kind).startswith("dict"):
+        return ["a", 5, [1], True, None]
+    found = next((values for one, values in WRONG.items() if one in kinds), ["no such", 5, [1], {"a": 1}])
+    return found + ([] if type(None) in kinds else [None])
+
+
+@pytest.mark.parametrize("section", list(Config.model_fields))
+def test_a_value_of_another_type_is_one_line_for_every_setting(section: str) -> None:
+    tried = 0
+    for path, kind in settings():
+        if path[0] != section or (path[-1] == "name" and any(str(part).startswith("<") for part in path)):
+            continue
+        for value in wrong_values(kind):
+            key = ".".join(str(part) for part in path if not str(part).startswith("<"))
+            with pytest.raises(ConfigError) as caught:
+                check(with_value(path, value), where="x")
+            first, *rest = str(caught.value).splitlines()
+            assert first == "x: 1 mistake" and len(rest) == 1, f"{key}={value!r}: {caught.value}"
+            assert rest[0].startswith(f"  {key}"), f"{key}={value!r}: {rest}"
+            assert not re.search(PYDANTIC, rest[0].removeprefix(f"  {key}")), rest
+            tried += 1
+    assert tried
+
+
+def test_every_pattern_has_words() -> None:
+    def patterns(section: type[BaseModel]) -> set[str]:
+        found = set()
+        for field in section.model_fields.values():
+            found |= {item.pattern for item in field.metadata if getattr(item, "pattern", None)}
+        return found
+
+    kinds = {one for _, kind in settings() for one in (kind, *get_args(kind)) if isinstance(one, type)}
+    sections = {kind for kind in kinds if issubclass(kind, BaseModel)}
+    assert set().union(*map(patterns, sections)) == set(PATTERNS)
