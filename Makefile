@@ -3,13 +3,28 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-slow test-slow-group coverage lint hooks bench ui
+# --no-compile: Python compiles what is imported, and only that, on first use
+PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile -c constraints.txt
+
+.PHONY: setup setup-dev demo test test-slow test-slow-group coverage lint hooks bench ui
 setup: .venv/ready
+setup-dev: .venv/dev
+# what runs the pipeline
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt torch
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "set-up 1/3: a venv in .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "set-up 2/3: torch"
+	@$(PIP) torch
+	@echo "set-up 3/3: this package and what it needs (Prefect, MLflow, diffusers ...): about two minutes"
+	@$(PIP) -e .
+	@touch $@
+	@echo "set-up done: the command is .venv/bin/sana, or, after 'source .venv/bin/activate', sana"
+
+# what tests and lints it, on top
+.venv/dev: .venv/ready
+	@echo "set-up for development: test servers, ffmpeg, linters"
+	@$(PIP) -e '.[dev]'
+	@touch $@
 
 .sana/tiny/model_index.json: | .venv/ready
 	$(BIN)/sana make-tiny-model .sana/tiny
@@ -17,30 +32,30 @@ setup: .venv/ready
 demo: .venv/ready .sana/tiny/model_index.json
 	$(BIN)/sana run configs/demo.yaml
 
-test: .venv/ready
+test: .venv/dev
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
-test-slow: .venv/ready
+test-slow: .venv/dev
 	$(BIN)/python -m pytest -q -m slow --durations=10
 
 # of the slow tests the group that the commit's hash names: at most four minutes
-test-slow-group: .venv/ready
+test-slow-group: .venv/dev
 	$(BIN)/python -m tests.slow_groups
 
-coverage: .venv/ready
+coverage: .venv/dev
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85
 
-lint: .venv/ready
+lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-hooks: .venv/ready
+hooks: .venv/dev
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt pre-commit
 	$(BIN)/pre-commit install
 
-bench: .venv/ready
+bench: .venv/dev
 	$(BIN)/python -m benchmarks
 
 ui: .venv/ready

@@ -1,6 +1,8 @@
 """What several commands share: the config argument, its overrides, and the context made of them."""
 
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +42,15 @@ def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:
 def same_options(config: str, overrides: Sequence[str], root: str | None) -> str:
     """Return the arguments that name the same config and places, to be pasted into a shell."""
     return shlex.join([config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root else [])])
+
+
+def program() -> str:
+    """Return how to call this program in the shell that called it: `sana`, or the path that was typed."""
+    called = sys.argv[0]
+    if Path(called).name != "sana":
+        return "sana"  # python -m, or a test
+    found = shutil.which("sana")
+    return "sana" if found and Path(found).resolve() == Path(called).resolve() else shlex.quote(called)
 
 
 def context_of(config: Config, *, read_only: bool = False) -> Context:

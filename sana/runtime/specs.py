@@ -151,3 +151,14 @@ class InspectSampleSpec(Spec):
     latent: StoredTensor
     captions: tuple[str, ...]
     out_dir: str
+
+
+@dataclass(frozen=True)
+class GenerateSpec(Spec):
+    """Make one video of a prompt from a checkpoint, by the job's sample settings; `out` is the local mp4 to write."""
+
+    WORKER: ClassVar[str] = "generate"
+    model: ModelSource
+    checkpoint: CheckpointName
+    prompt: str
+    out: str

@@ -3,8 +3,8 @@
 import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +12,19 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sana.artifact import digest_of
+from sana.config.pipeline import Config
+from sana.config.train import SampleConfig
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.video import write_mp4
 from sana.model.device import resolve_device
-from sana.model.pipeline import load_pipeline, sample_video
+from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleResult
-from sana.runtime.specs import SampleSpec
+from sana.runtime.specs import CheckpointName, ModelSource, SampleSpec
+from sana.store import Store
 from sana.training.checkpoint_io import load_weights
 
 _SHEET_FRAMES = 6  # frames shown per video
@@ -37,13 +40,7 @@ def sample(job: Job[SampleSpec]) -> None:
     texts = {row["name"]: row["text"] for row in index if row["role"] == "prompt"}
     negative = next(read_tensor(store, Location.of(row)) for row in index if row["role"] == "negative")
 
-    device = resolve_device(config.resources.device)
-    path, revision = spec.model.path, spec.model.revision
-    transformer = load_transformer(path, revision=revision, dtype=_DTYPES[job.config.train.mixed_precision])
-    weights = load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=config.weights)
-    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are not weights and stay float32
-    pipe = load_pipeline(path, transformer=transformer, revision=revision, device=device)
-
+    pipe = load_trained(job.config, store, spec.model, spec.checkpoint)
     out = Path(spec.out_dir)
     steps = len(prompts) * config.num_inference_steps
     job.report(Progress(0, steps, "sampler steps"))
@@ -54,7 +51,7 @@ def sample(job: Job[SampleSpec]) -> None:
             done = number * config.num_inference_steps + step
             job.report(Progress(done, steps, "sampler steps", name))
 
-        videos[name] = _sample(job, pipe, embeds, negative, on_step)
+        videos[name] = sample_one(config, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     _contact_sheet(videos, texts).save(out / "contact_sheet.png")
     result = SampleResult(
@@ -69,8 +66,19 @@ def file_name(nickname: str) -> str:
     return nickname.replace("<", "_").replace(">", "_")
 
 
-def _sample(job: Job[SampleSpec], pipe: Any, embeds: Tensor, negative: Tensor, on_step: Any) -> np.ndarray:
-    config = job.config.sample
+def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: CheckpointName) -> SanaPipeline:
+    """Load the model with a checkpoint's weights, those of `sample.weights`, on the device of `sample.resources`."""
+    transformer = load_transformer(model.path, revision=model.revision, dtype=_DTYPES[config.train.mixed_precision])
+    weights = load_weights(store, checkpoint.trajectory, checkpoint.step, which=config.sample.weights)
+    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are not weights and stay float32
+    device = resolve_device(config.sample.resources.device)
+    return load_pipeline(model.path, transformer=transformer, revision=model.revision, device=device)
+
+
+def sample_one(
+    config: SampleConfig, pipe: SanaPipeline, embeds: Tensor, negative: Tensor, on_step: Callable[[int, int], None]
+) -> np.ndarray:
+    """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens."""
     return sample_video(
         pipe,
         prompt_embeds=embeds,

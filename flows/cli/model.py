@@ -1,0 +1,152 @@
+"""`sana generate` and `sana export-model`: use what was trained."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.cli.options import config_options, context_of, program, resolve, same_options
+from sana.artifact import Artifact
+from sana.context import Context
+from sana.errors import ConfigError, SanaError
+
+if TYPE_CHECKING:
+    from sana.runtime.specs import CheckpointName
+
+NAME_CHARS = 40  # of a prompt, in the name of its video
+
+
+@click.command()
+@config_options
+@click.argument("prompt")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The mp4 to write; unset: named after PROMPT and seed.",
+)
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the starting noise, instead of sample.seed.")
+@click.option("--bucket", metavar="FxHxW", help="Frames x height x width, instead of sample.bucket.")
+def generate(
+    config: str,
+    overrides: Sequence[str],
+    root: str | None,
+    prompt: str,
+    out: Path | None,
+    seed: int | None,
+    bucket: str | None,
+) -> None:
+    """Make a video of PROMPT from the trained weights, or from the newest checkpoint of a run that is not finished.
+
+    Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
+    """
+    from flows.cli.show import RunDisplay
+    from sana.model.model_resolver import resolve_model, source_of
+    from sana.pipeline.plan import check_work_dir
+    from sana.runtime.specs import GenerateSpec
+    from sana.runtime.worker import run_worker
+
+    if not prompt.strip():
+        raise ConfigError("the prompt is empty; write what is to be seen")
+    changed = [f"sample.{key}={value}" for key, value in (("seed", seed), ("bucket", bucket)) if value is not None]
+    settings = resolve(config, [*overrides, *changed], root)
+    context = context_of(settings)
+    check_work_dir(context)
+    path = (out or Path(f"{_file_name(prompt)}-seed{settings.sample.seed}.mp4")).absolute()
+    if not path.parent.is_dir():
+        raise ConfigError(f"--out: the folder {path.parent} is not there; make it, or name another")
+    checkpoint, note = _checkpoint(context, same_options(config, overrides, root))
+    model = source_of(resolve_model(settings.model, work_dir=context.work_dir))
+    with RunDisplay() as display:
+        run_worker(
+            replace(context, report=display.reporter("generate")), GenerateSpec(model, checkpoint, prompt, str(path))
+        )
+    sample = settings.sample
+    click.echo(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "
+               f"{sample.weights} weights of step {checkpoint.step}{note})")  # fmt: skip
+
+
+@click.command("export-model")
+@config_options
+@click.option("--to", "target", required=True, help="An empty or new folder, or s3://bucket/prefix.")
+def export_model(config: str, overrides: Sequence[str], root: str | None, target: str) -> None:
+    """Write the trained model (EMA weights) in diffusers layout. An export that was stopped resumes when run again."""
+    from flows.cli.show import RunDisplay
+    from sana.maintenance.export_model import export_model as copy
+    from sana.progress import in_units
+    from sana.store import open_store
+
+    context = context_of(resolve(config, overrides, root), read_only=True)
+    trained = _trained(context)
+    if trained is None:
+        raise SanaError(
+            f"{context.store.root} has no finished training of this config, and only that has a model to export; "
+            f"make it: {program()} run {same_options(config, overrides, root)} --until train"
+        )
+    try:
+        place = open_store(target)
+    except ValueError as error:
+        raise ConfigError(f"--to: {error}") from error
+    staging = None if context.store.is_local else context.work_dir
+    with RunDisplay() as display:
+        done = copy(
+            context.store, trained, place, staging=staging, report=display.reporter("export-model", with_unit=True)
+        )
+    click.echo(
+        f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there"
+    )
+    for line in load_lines(place.root):
+        click.echo(line)
+
+
+COMMANDS = (generate, export_model)
+
+
+def load_lines(folder: str) -> list[str]:
+    """Return the lines of Python that load an exported model."""
+    if "://" in folder:
+        folder = "FOLDER"  # diffusers reads no bucket
+        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder)]
+    return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
+
+
+def _trained(context: Context) -> Artifact | None:
+    """Return what train committed for this config, even where a source cannot be listed any more."""
+    from sana.pipeline.plan import committed
+
+    return next((state.artifact for state in committed(context) if state.name == "train"), None)
+
+
+def _checkpoint(context: Context, options: str) -> "tuple[CheckpointName, str]":
+    """Return the checkpoint of the finished training, else the newest of an unfinished one with a note of that.
+
+    Raises:
+        SanaError: there is neither.
+    """
+    from sana.facts import TrainFacts
+    from sana.pipeline.plan import plan
+    from sana.runtime.specs import CheckpointName
+    from sana.stages.train import trajectory_of
+    from sana.training.checkpoint import newest_checkpoint
+
+    if (trained := _trained(context)) is not None:
+        facts = TrainFacts.of(trained)
+        return CheckpointName(facts.trajectory, facts.step), ""
+    planned = plan(context, last="train")[-1]
+    max_steps = context.config.train.max_steps
+    if planned.recipe is not None:
+        trajectory = trajectory_of(planned.recipe)
+        if (found := newest_checkpoint(context.store, trajectory, at_most=max_steps)) is not None:
+            return CheckpointName(trajectory, found.step), f" of {max_steps}"
+    raise SanaError(
+        f"{context.store.root} has no trained weights of this config yet, not even a checkpoint; "
+        f"make them: {program()} run {options} --until train"
+    )
+
+
+def _file_name(prompt: str) -> str:
+    """Return the beginning of a prompt as a file name."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:NAME_CHARS].strip("-")
+    return words or "video"

@@ -1,0 +1,51 @@
+"""Worker: one video of a prompt that no config has, from a checkpoint."""
+
+import sana.runtime.worker_process  # noqa: F401 - first of all
+
+# isort: split
+from pathlib import Path
+
+from torch import Tensor
+
+from sana.atomic_io import atomic_write
+from sana.data.shards.shard import DTYPES
+from sana.data.video.video import write_mp4
+from sana.model.device import resolve_device
+from sana.model.text import TextEncoder
+from sana.progress import Progress
+from sana.runtime.job import Job, run_worker
+from sana.runtime.specs import GenerateSpec
+from sana.workers.sample import load_trained, sample_one
+
+
+def generate(job: Job[GenerateSpec]) -> None:
+    """Encode the prompt as encode_captions does, free the text encoder, sample, and write the video."""
+    config, spec = job.config.sample, job.spec
+    steps = config.num_inference_steps
+    job.report(Progress(0, steps, "sampler steps", "encoding the prompt"))
+    embeds, negative = _embeddings(job)  # the encoder is freed before the transformer is loaded: 5 GB of the 2B model
+    job.report(Progress(0, steps, "sampler steps", "loading the model"))
+    pipe = load_trained(job.config, job.open_store(), spec.model, spec.checkpoint)
+
+    def on_step(done: int, total: int) -> None:
+        job.report(Progress(done, total, "sampler steps", "" if done < total else "decoding the latents"))
+
+    video = sample_one(config, pipe, embeds, negative, on_step)
+    with atomic_write(Path(spec.out)) as temp:
+        write_mp4(temp, video, fps=config.fps)
+
+
+def _embeddings(job: Job[GenerateSpec]) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of the prompt and of the negative prompt: [L, C] each, real tokens only."""
+    captions, model = job.config.encode_captions, job.spec.model
+    device = resolve_device(captions.resources.device)
+    encoder = TextEncoder.load(model.path, revision=model.revision, dtype=DTYPES[captions.dtype], device=device)
+
+    def encode(text: str, template: str) -> Tensor:
+        return encoder.encode([text], template=template, max_tokens=captions.max_tokens)[0].tokens
+
+    return encode(job.spec.prompt, captions.template), encode(job.config.sample.negative_prompt, "none")
+
+
+if __name__ == "__main__":
+    run_worker(generate, GenerateSpec)
