@@ -4,7 +4,7 @@ A stage that is added later may have its class in its own module. MLflow shows t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
 from sana.artifact import Facts
@@ -16,10 +16,14 @@ WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = (BASELINE, "live", "ema
 
 @dataclass(frozen=True)
 class DownloadFacts(Facts):
-    """`revisions`: of each data set by id, its commit on the hub; "" where it is not from the hub."""
+    """`revisions`: of each data set by id, its commit on the hub; "" where it is not from the hub.
+
+    `unused_files`: of each data set that has files which nothing reads, their number by ending.
+    """
 
     STAGE: ClassVar[str] = "download"
     revisions: Mapping[str, str]
+    unused_files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def run_with_hostile_names(folder: Path) -> tuple[Place, Outcome]:
     for text in place.clips.glob("*.txt"):
         text.write_text(f"{text.read_text()}\n{CAPTION}")
     (place.clips / HOSTILE.replace("bunny", "nobody")).write_bytes(b"")
+    (place.clips / HOSTILE).with_suffix(".<i>webp").write_bytes(b"nothing reads it")
     with inline_workers():
         return place, run_stages(place.context("probe.duplicates=keep"), last="bucket")
 

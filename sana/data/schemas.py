@@ -118,6 +118,14 @@ REJECTS = pa.schema(
         column("detail", pa.string(), "what was found, in words"),
     ]
 )
+UNUSED_FILES = pa.schema(
+    [
+        column("dataset", pa.string(), "id of the data set in the config"),
+        column("path", pa.string(), "path of a file that nothing reads, relative to the data set's source"),
+        column("num_bytes", pa.int64(), "size of the file, bytes"),
+        column("kind", pa.string(), "text: no video has its name; table: no caption layout took it; other"),
+    ]
+)
 
 # dtypes of stored tensors, and what a safetensors header calls them
 HEADER_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}

@@ -19,6 +19,7 @@ from sana.report.html import render
 from sana.report.states import StageState
 from sana.report.storage import storage
 from sana.report.thumbnails import MAX_BUCKETS, thumbnails
+from sana.report.unused_files import unused_files
 from sana.report.videos import Size, videos
 from sana.store import Store
 
@@ -56,6 +57,7 @@ def data_report(context: Context, title: str, states: Sequence[StageState], *, n
         steps=steps(artifacts),
         rejected=rejected,
         datasets=datasets(artifacts, rejected),
+        unused=unused_files(store, artifacts["download"]) if "download" in artifacts else None,
         windows=windows,
         pictures=pictures,
         encoded=encoded is not None,

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 
+import pyarrow as pa
+
 from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
-from sana.data.schemas import CAPTIONS, CLIPS
+from sana.data.schemas import CAPTIONS, CLIPS, UNUSED_FILES
 from sana.data.sources.ingest import STAGE, ingest
 from sana.data.sources.source import Source, fetch_summary, sources_of
+from sana.data.sources.unused_files import count_by_ending, table_of_unused
 from sana.data.tables import content_digest, count_rejects
 from sana.facts import DownloadFacts
 from sana.progress import Progress
@@ -16,6 +19,7 @@ NAME = STAGE
 VERSION = 2
 READS: tuple[str, ...] = ()
 GIVES = ("clips", "captions")
+UNUSED_FILE = "unused_files.parquet"  # not in artifacts of version 2
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -35,7 +39,7 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
 
 
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
-    """Write `clips.parquet`, `captions.parquet` and `rejects.parquet`.
+    """Write `clips.parquet`, `captions.parquet`, `rejects.parquet` and `unused_files.parquet`.
 
     Raises:
         ConfigError: a source does not exist, holds no video, or its captions are not where the config says.
@@ -51,11 +55,22 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft.add("clips.parquet", to_parquet(tables.clips))
     draft.add("captions.parquet", to_parquet(tables.captions))
     draft.add("rejects.parquet", to_parquet(tables.rejects))
+    unused = [table_of_unused(name, source.unused_files, source.videos) for name, source in sources.items()]
+    draft.add(UNUSED_FILE, to_parquet(pa.concat_tables([UNUSED_FILES.empty_table(), *unused])))
     return draft.commit(
         content={
             "videos": content_digest(tables.clips, CLIPS.names),
             "captions": content_digest(tables.captions, CAPTIONS.names),
         },
-        counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects),
-        facts=DownloadFacts({name: source.revision for name, source in sources.items()}),
+        counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects).with_extra(
+            unused_files=sum(table.num_rows for table in unused)
+        ),
+        facts=DownloadFacts(
+            {name: source.revision for name, source in sources.items()},
+            {
+                name: count_by_ending(table.column("path"))
+                for name, table in zip(sources, unused, strict=True)
+                if table.num_rows
+            },
+        ),
     )

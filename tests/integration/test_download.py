@@ -40,7 +40,7 @@ def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_pa
         {"file_name": "a.mp4", "text": "a"},
         {"file_name": "gone.mp4", "text": "b"},
         {"file_name": "gone.mp4", "text": "named twice, one clip"},
-        {"file_name": "a.gif", "text": "c"},
+        {"file_name": "a.webp", "text": "c"},
         {"file_name": "../secret.mp4", "text": "d"},
         {"file_name": "/etc/passwd", "text": "e"},
         {"file_name": "https://host/x.mp4", "text": "f"},
@@ -48,13 +48,13 @@ def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_pa
         {"file_name": "", "text": "h"},
         {"file_name": "blank.mp4", "text": " "},
     ]
-    files = {**videos(["a.mp4", "blank.mp4", "unnamed.mp4"]), "metadata.csv": csv_of(rows), "a.gif": ""}
+    files = {**videos(["a.mp4", "blank.mp4", "unnamed.mp4"]), "metadata.csv": csv_of(rows), "a.webp": ""}
     make_files(tmp_path, {"secret.mp4": "s"})
     done = FinishedDownload(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
     assert done.captions == {"a.mp4": ["a"]}
     assert {path: reason for path, (reason, _) in done.rejected.items()} == {
         "gone.mp4": "missing",
-        "a.gif": "missing",
+        "a.webp": "missing",
         "../secret.mp4": "outside",
         "/etc/passwd": "outside",
         "https://host/x.mp4": "outside",
@@ -64,7 +64,7 @@ def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_pa
         "unnamed.mp4": "no_caption",
     }
     assert done.rejected["gone.mp4"][1] == "row 2 of metadata.csv: it is not there"
-    assert ".mkv" in done.rejected["a.gif"][1] and "'..'" in done.rejected["../secret.mp4"][1]
+    assert ".mkv" in done.rejected["a.webp"][1] and "'..'" in done.rejected["../secret.mp4"][1]
     assert done.rejected["unnamed.mp4"][1] == "no row of metadata.csv names it"
 
 

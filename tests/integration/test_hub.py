@@ -19,7 +19,7 @@ from tests.hub_sources import (
     cats,
     read_all,
 )
-from tests.source_files import listing
+from tests.source_files import digests, listing
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -42,12 +42,15 @@ def test_a_long_listing_comes_in_pages(hub: HubServer, tmp_path: Path) -> None:
     assert [file.num_bytes for file in listing(cats(tmp_path))] == list(range(40))
 
 
-def test_a_moved_branch_is_seen_and_a_readme_changes_nothing(hub: HubServer, tmp_path: Path) -> None:
+def test_a_moved_branch_is_seen_and_a_readme_changes_no_clip(hub: HubServer, tmp_path: Path) -> None:
     first = hub.publish(DATASET, FILES)
     before = cats(tmp_path)
     digest = before.listing_digest()
     second = hub.publish(DATASET, {**FILES, "README.md": b"# more cats", "notes.txt": b"other notes"})
-    assert (cats(tmp_path).listing_digest(), cats(tmp_path).revision) == (digest, second)
+    moved = cats(tmp_path)
+    assert (moved.revision, digests(moved)) == (second, digests(before))
+    assert moved.unused_files.column("path").to_pylist() == ["README.md", "notes.txt"]
+    assert moved.listing_digest() != digest, "its counts are written down"
     hub.publish(DATASET, {**FILES, "a/one.mp4": b"changed"})
     assert cats(tmp_path).listing_digest() != digest
     assert cats(tmp_path, revision=first).listing_digest() == digest, "a commit stays what it was"

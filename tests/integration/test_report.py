@@ -55,6 +55,8 @@ def test_the_numbers_on_the_page_are_those_of_the_artifacts(done: tuple[Place, O
     assert "holds at every stage" in words and "NOT" not in words
     for path in ("nocaption-00.mp4", "corrupt-00.mp4", "short-00.mp4"):
         assert path in words
+    assert "1 file is neither a video nor the captions of one" in words and "1 .<i>webp" in words
+    assert outcome["download"].counts.extra["unused_files"] == 1
     assert "48 captions of 16 clips; 100 % of the clips have several" in words
 
 

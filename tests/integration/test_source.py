@@ -61,12 +61,18 @@ def test_other_content_changes_listing_and_digest(tmp_path: Path) -> None:
     assert [path for path in contents if digests(after)[path] != contents[path]] == ["b.mp4"]
 
 
-@pytest.mark.parametrize("change", ["other.txt", "README.md", ".hidden.mp4"])
-def test_files_that_are_no_clips_change_nothing(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "is_seen"),
+    [("other.txt", True), ("README.md", True), (".hidden.mp4", False), (".git/x.mp4", False), ("a/.DS_Store", False)],
+)
+def test_files_that_nothing_reads_enter_the_listing_by_name_and_size(tmp_path: Path, path: str, is_seen: bool) -> None:
     folder = make_files(tmp_path / "s", FILES)
     before = opened(folder, tmp_path / "work").listing_digest()
-    (folder / change).write_bytes(b"new")
-    assert opened(folder, tmp_path / "work").listing_digest() == before
+    make_files(folder, {path: "new"})
+    after = opened(folder, tmp_path / "work").listing_digest()
+    assert (after != before) == is_seen
+    os.utime(folder / path)
+    assert opened(folder, tmp_path / "work").listing_digest() == after, "a touch of what is not read lists nothing anew"
 
 
 def test_adding_removing_and_renaming_are_seen(tmp_path: Path) -> None:
@@ -131,8 +137,8 @@ def test_an_invalid_source_is_a_config_error(tmp_path: Path) -> None:
         opened(tmp_path / "nothing", work)
     with pytest.raises(ConfigError, match="a file"):
         opened(make_files(tmp_path / "f", {"a.mp4": b""}) / "a.mp4", work)
-    with pytest.raises(ConfigError, match=r"no video.*\.mp4.*\.webm"):
-        listing(opened(make_files(tmp_path / "empty", {"a.txt": b"", "b.gif": b""}), work))
+    with pytest.raises(ConfigError, match=r"no video.*\.mp4.*\.webm.*: 1 \.txt, 1 \.webp"):
+        listing(opened(make_files(tmp_path / "empty", {"a.txt": b"", "b.webp": b""}), work))
     hub_names = ("hf://films/cats", "hf://datasets/cats", "hf://datasets/a/b/c", "hf://datasets/a/..")
     for uri in ("http://host/x", "gs://bucket/x", "file:///x", *hub_names):
         with pytest.raises(ConfigError, match=r"local folder.*s3://bucket/prefix.*hf://datasets/owner/name"):

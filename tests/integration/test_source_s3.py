@@ -9,7 +9,7 @@ from sana.data.sources.backends import S3Backend
 from sana.data.sources.file_cache import FileCache
 from sana.errors import ConfigError, SanaError
 from sana.store import open_store
-from sana.store_s3 import ObjectInfo
+from sana.store_s3 import ObjectInfo, S3Store
 from tests.source_files import FILES, digests, listing, opened
 
 pytestmark = pytest.mark.timeout(60)
@@ -22,13 +22,21 @@ def upload(root: str, files: dict[str, bytes]) -> None:
         assert store.put_if_absent(key, data)
 
 
+def put_raw(root: str, key: str, data: bytes) -> None:
+    """Put an object under any key, as other tools may."""
+    S3Store(root)._call("put_object", Key=f"{root.removeprefix('s3://').partition('/')[2]}/{key}", Body=data)
+
+
 S3_FILES = {key: data for key, data in FILES.items() if "\n" not in key}
 
 
 def test_s3_objects_are_listed_and_fetched(s3_root: str, tmp_path: Path) -> None:
-    upload(s3_root, {**S3_FILES, ".hidden.mp4": b"h", "other.txt": b"no video"})
+    upload(s3_root, {**S3_FILES, ".hidden.mp4": b"h", "other.txt": b"no video", "x.webp": b"w"})
+    for key in ("folder/", "clip.mp4/", "hadoop_$folder$"):  # as consoles and mounts show a folder
+        put_raw(s3_root, key, b"")
     source = opened(f"{s3_root}/", tmp_path / "work")
     assert [file.path for file in listing(source)] == sorted(S3_FILES)
+    assert source.unused_files.column("path").to_pylist() == ["other.txt", "x.webp"]
     assert all(file.identity.startswith("etag:") and source.digest(file) == file.identity for file in listing(source))
     for file in listing(source):
         if file.path.endswith(".txt"):

@@ -13,7 +13,7 @@ from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import HubRepo
 from sana.data.sources.hub_cache import HubFile
-from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_video, is_wanted, printable
+from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_hidden, is_video, printable
 from sana.errors import ConfigError, SanaError
 from sana.store import check_key
 
@@ -33,7 +33,7 @@ class Backend(Protocol):
     def revision(self) -> str: ...  # the commit, of a Hugging Face data set; else ""
     @property
     def base(self) -> str: ...  # prefix of absolute paths of its files, without a final "/"; "" if there is none
-    def files(self) -> Iterator[SourceFile]: ...  # videos, texts and tables, not hidden ones, in any order
+    def files(self) -> Iterator[SourceFile]: ...  # all but hidden ones, in any order
     def digest(self, file: SourceFile) -> str: ...  # of the content
     def read(self, file: SourceFile) -> bytes: ...
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, valid until exit
@@ -64,14 +64,14 @@ class LocalBackend:
     def files(self) -> Iterator[SourceFile]:
         with self._listing_errors():
             for path in _walk(str(self._folder), "", frozenset()):
-                yield from self._file(path)
+                yield self._file(path)
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
         """Yield the files that exist, whatever their suffix."""
         with self._listing_errors():
             for path in paths:
                 if os.path.lexists(self._folder / path):
-                    yield from self._file(path, named=True)
+                    yield self._file(path)
 
     @contextmanager
     def _listing_errors(self) -> Iterator[None]:
@@ -80,8 +80,8 @@ class LocalBackend:
         except OSError as error:
             raise SanaError(f"cannot list source {self._folder}: {error}. Make it readable, or move it out") from error
 
-    def _file(self, path: str, *, named: bool = False) -> Iterator[SourceFile]:
-        """Yield the file; if it cannot be read, yield it with its trouble if it is a video, else nothing."""
+    def _file(self, path: str) -> SourceFile:
+        """Return the file, with its trouble if it cannot be read."""
         printed = printable(path)
         trouble = "" if printed == path else "its name is not UTF-8; rename it"
         found = None
@@ -93,11 +93,9 @@ class LocalBackend:
             trouble = trouble or "a symbolic link that leads nowhere"
         if found and not stat.S_ISREG(found.st_mode):
             trouble = trouble or f"not a file, but {_FILE_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}"
-        if trouble:
-            if named or is_video(path):
-                yield SourceFile(printed, 0, MISSING, trouble)
-        elif found:
-            yield SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
+        if trouble or not found:
+            return SourceFile(printed, 0, MISSING, trouble)
+        return SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
 
     def digest(self, file: SourceFile) -> str:
         return self._digests.digest(self._folder / file.path)
@@ -118,7 +116,7 @@ class LocalBackend:
 
 
 def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield the wanted paths below `root`. Symlinks are followed, but not back to a folder above."""
+    """Yield all paths below `root` but hidden ones. Symlinks are followed, but not back to a folder above."""
     here = os.stat(os.path.join(root, folder))
     key = (here.st_dev, here.st_ino)
     if key in above:
@@ -132,7 +130,7 @@ def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator
                 yield from _walk(root, f"{path}/", above | {key})
                 if is_video(path):
                     yield path  # a folder named like a video is a reject, besides the videos in it
-            elif is_wanted(path):
+            else:
                 yield path
 
 
@@ -154,7 +152,7 @@ class S3Backend:
 
     def files(self) -> Iterator[SourceFile]:
         for found in self._store.iter_objects(""):
-            if is_wanted(found.key):
+            if not is_hidden(found.key) and not _is_folder(found):
                 yield self._file(found)
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
@@ -202,6 +200,11 @@ class S3Backend:
         return self._cache.open(digest, PurePosixPath(path).suffix, size=size, fetch=fetch)
 
 
+def _is_folder(found: "ObjectInfo") -> bool:
+    """Whether it is the empty object that consoles and mounts put where they show a folder."""
+    return not found.num_bytes and (not found.key or found.key.endswith(("/", "_$folder$")))
+
+
 def _key_trouble(key: str) -> str:
     """Say why an S3 key, which may be any text, is not a valid path here; "" if it is."""
     try:
@@ -225,7 +228,7 @@ class HubBackend:
     def _snapshot(self) -> tuple[str, dict[str, HubFile]]:
         """The commit and its files, together: two threads may both list, and the branch may move in between."""
         commit = self._repo.resolve(self._requested)
-        return commit, {file.path: file for file in self._repo.list_files(commit) if is_wanted(file.path)}
+        return commit, {file.path: file for file in self._repo.list_files(commit) if not is_hidden(file.path)}
 
     @property
     def revision(self) -> str:

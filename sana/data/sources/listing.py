@@ -9,9 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Containers that libav opens and that hold the times of frames: of a raw stream (.h264, .mjpeg) the rate would be a
+# guess. Those of sound with a picture at times (.ogg, .mp4a) are not among them.
+VIDEO_SUFFIXES = (
+    ".3g2", ".3gp", ".apng", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m2t", ".m2ts", ".m4v",
+    ".mk3d", ".mkv", ".mov", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt",
+    ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
+)  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
-CAPTION_SUFFIX = ".txt"
 FILES_AT_ONCE = 65536  # rows of a listing that are Python objects at a time
 
 # large strings: ten million long paths exceed the 2 GiB limit of ordinary ones
@@ -40,12 +45,9 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
-def is_wanted(path: str) -> bool:
-    """Whether the path may be of a video, its text, or a table of captions, and is not hidden."""
-    if path.startswith(".") or "/." in path:
-        return False
-    name = path.rpartition("/")[2].lower()
-    return name.endswith((*VIDEO_SUFFIXES, CAPTION_SUFFIX)) or name in {f"metadata{end}" for end in TABLE_SUFFIXES}
+def is_hidden(path: str) -> bool:
+    """Whether the file or a folder that it is in begins with a dot: such files are not part of a data set."""
+    return path.startswith(".") or "/." in path
 
 
 def printable(path: str) -> str:
@@ -82,7 +84,12 @@ def files_of(listed: pa.Table) -> Iterator[SourceFile]:
 
 def videos_of(listed: pa.Table) -> pa.Table:
     """Return the rows of videos, by suffix."""
-    return listed.filter(pc.match_substring_regex(listed.column("path"), _VIDEO)).combine_chunks()
+    return listed.filter(is_video_path(listed.column("path"))).combine_chunks()
+
+
+def is_video_path(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return `is_video` of each path."""
+    return pc.match_substring_regex(paths, _VIDEO)
 
 
 def stems(listed: pa.Table) -> pa.ChunkedArray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.artifact import digest_of
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.context import Context
@@ -18,8 +19,17 @@ from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Back
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
-from sana.data.sources.listing import LISTED, TABLE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, table_of_files, videos_of
+from sana.data.sources.listing import (
+    LISTED,
+    TABLE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    SourceFile,
+    is_video_path,
+    table_of_files,
+    videos_of,
+)
 from sana.data.sources.table_backend import TableBackend
+from sana.data.sources.unused_files import count_by_ending, describe, unused_of
 from sana.data.tables import content_digest
 from sana.errors import ConfigError, error_prefix
 
@@ -31,10 +41,14 @@ class _Listing:
     layout: Layout
     videos: pa.Table
     caption_files: pa.Table
+    unused: pa.Table
 
     @cached_property
     def digest(self) -> str:
-        return content_digest(pa.concat_tables([self.videos, self.caption_files]), ["path", *LISTED.names[1:]])
+        used = content_digest(pa.concat_tables([self.videos, self.caption_files]), ["path", *LISTED.names[1:]])
+        if not self.unused.num_rows:
+            return used
+        return digest_of([used, content_digest(self.unused, ["path", "num_bytes"])])  # what is written of them
 
 
 class Source:
@@ -86,12 +100,20 @@ class Source:
         return self._listing().caption_files
 
     @property
+    def unused_files(self) -> pa.Table:
+        """Table LISTED of all other files, which nothing reads; of a source that is a table none is looked for."""
+        return self._listing().unused
+
+    @property
     def layout(self) -> Layout:
         """The caption layout: the configured one or, for `auto`, the one found."""
         return self._listing().layout
 
     def listing_digest(self) -> str:
-        """Return 32 hex digits that change when a video or caption file comes, goes or changes identity."""
+        """Return 32 hex digits that change when a video or caption file comes, goes or changes identity.
+
+        Of files that are not read only the names and sizes count: they are written down, and change no clip.
+        """
         return self._listing().digest
 
     def digest(self, file: SourceFile) -> str:
@@ -146,17 +168,22 @@ class Source:
         if isinstance(self._backend, TableBackend):
             table = pc.equal(listed.column("path"), self._backend.name)
             layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
-            return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table))
+            return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table), listed.slice(0, 0))
         videos = videos_of(listed)
         if not videos.num_rows:
+            there = describe(count_by_ending(listed.column("path")))
             raise ConfigError(
                 f"source {self.uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
+                + (f"; {there}" if there else "")
             )
+        is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
         try:
-            layout, caption_files = choose_layout(listed, self._dataset.captions)
+            layout, caption_files = choose_layout(
+                listed.filter(pc.or_(is_good, is_video_path(listed.column("path")))), self._dataset.captions
+            )
         except ConfigError as error:
             raise ConfigError(f"{error} in {self.uri}") from error
-        return _Listing(layout, videos, caption_files)
+        return _Listing(layout, videos, caption_files, unused_of(listed, caption_files))
 
 
 def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:

@@ -8,7 +8,14 @@ from sana.data.captions.captions import check_captions
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.ingest import check_pattern
 from sana.data.sources.source import Source, open_source
+from sana.data.sources.unused_files import notes_of, table_of_unused
 from sana.errors import SanaError
+
+
+def unused_notes(dataset: str, source: Source) -> list[str]:
+    """Say which files of a data set nothing reads, and what would make them read; a line each."""
+    unused = table_of_unused(dataset, source.unused_files, source.videos)
+    return notes_of(unused, layout=source.layout, caption_files=source.caption_files)
 
 
 def check_sources(
@@ -18,7 +25,7 @@ def check_sources(
 
     Sources that are `opened` already, by id, are not listed again.
 
-    Returns (at most one error per data set; a note for each remote table that was not read).
+    Returns (at most one error per data set; notes: remote tables that were not read, and files that nothing reads).
     """
     problems: list[SanaError] = []
     notes = []
@@ -38,6 +45,7 @@ def check_sources(
             ):  # listing such a source reads the table
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
+            notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset.id, source)]
         except SanaError as error:
             problems.append(error)
     return problems, notes

@@ -1,0 +1,113 @@
+"""Files of a data set that nothing reads: no videos, and no captions of one. They are counted, so that none vanishes.
+
+files that are not hidden = videos (clips and rejects) + files that hold captions + unused files
+"""
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.arrow import value_counts
+from sana.data.schemas import UNUSED_FILES
+from sana.data.sources.listing import TABLE_SUFFIXES, stems, videos_of
+
+MAX_ENDINGS = 20  # that are counted one by one; those of the others are counted together
+NO_ENDING, OTHER_ENDINGS = "without an ending", "of other endings"
+MAX_NAMES = 3  # that a note names
+TEXT, TABLE, OTHER = "text", "table", "other"
+
+_ROWS_AT_ONCE = 65536
+_READABLE_TABLE = r"(?i)\.(" + "|".join(suffix[1:] for suffix in TABLE_SUFFIXES) + r")\z"
+_OTHER_TABLE = r"(?i)\.(tsv|tab|ndjson|json|arrow|feather|xlsx?|ods)\z"
+
+
+def unused_of(listed: pa.Table, caption_files: pa.Table) -> pa.Table:
+    """Return the rows of a table LISTED that are neither videos nor in `caption_files`."""
+    videos = videos_of(listed)
+    if listed.num_rows == videos.num_rows + caption_files.num_rows:
+        return listed.slice(0, 0)
+    used = pa.concat_arrays([_one_chunk(some.column("path")) for some in (videos, caption_files)])
+    return listed.filter(pc.invert(pc.is_in(listed.column("path"), used))).combine_chunks()
+
+
+def table_of_unused(dataset: str, unused: pa.Table, videos: pa.Table) -> pa.Table:
+    """Return the table UNUSED_FILES of a data set's unused files and its videos, both tables LISTED."""
+    batches = []
+    kinds = _kinds(unused, videos)
+    for start in range(0, unused.num_rows, _ROWS_AT_ONCE):  # a chunk each: ordinary strings end at 2 GiB a chunk
+        some = unused.slice(start, _ROWS_AT_ONCE).combine_chunks()
+        columns = [
+            pa.repeat(pa.scalar(dataset), some.num_rows),
+            _one_chunk(some.column("path")).cast(pa.string()),
+            _one_chunk(some.column("num_bytes")),
+            kinds.slice(start, _ROWS_AT_ONCE),
+        ]
+        batches.append(pa.RecordBatch.from_arrays(columns, schema=UNUSED_FILES))
+    return pa.Table.from_batches(batches, UNUSED_FILES)
+
+
+def _kinds(unused: pa.Table, videos: pa.Table) -> pa.Array:
+    paths = unused.column("path")
+    beside_a_video = pc.is_in(stems(unused), _one_chunk(stems(videos)))  # x.json of x.mp4 is no table of captions
+    is_table = pc.or_(
+        pc.match_substring_regex(paths, _READABLE_TABLE),
+        pc.and_(pc.match_substring_regex(paths, _OTHER_TABLE), pc.invert(beside_a_video)),
+    )
+    kinds = pc.if_else(pc.match_substring_regex(paths, r"(?i)\.txt\z"), TEXT, pc.if_else(is_table, TABLE, OTHER))
+    return _one_chunk(kinds).cast(pa.string())
+
+
+def count_by_ending(paths: pa.ChunkedArray) -> dict[str, int]:
+    """Count paths by their ending in lower case, the most frequent first, at most MAX_ENDINGS and a sum of the rest."""
+    endings = pc.utf8_lower(pc.replace_substring_regex(paths, r"(?s)\A.*?(\.[^./]+)?\z", r"\1"))
+    counted = {ending or NO_ENDING: num for ending, num in value_counts(endings).items()}
+    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(num for _, num in ranked[MAX_ENDINGS:])
+    return dict(ranked[:MAX_ENDINGS]) | ({OTHER_ENDINGS: rest} if rest else {})
+
+
+def describe(counts: Mapping[str, int]) -> str:
+    """Say how many files are not read, as `3 files are not read: 2 .webp, 1 .json`; "" if there is none."""
+    total = sum(counts.values())
+    if not total:
+        return ""
+    files = "1 file is" if total == 1 else f"{total} files are"
+    return f"{files} not read: {', '.join(f'{num} {ending}' for ending, num in counts.items())}"
+
+
+def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[str]:
+    """Say what is not read of a data set, and what would make it read: one line each, of its table UNUSED_FILES."""
+    if not unused.num_rows:
+        return []
+    found = [describe(count_by_ending(unused.column("path")))]
+    texts = unused.filter(pc.equal(unused.column("kind"), TEXT)).column("path")
+    tables = unused.filter(pc.equal(unused.column("kind"), TABLE)).column("path")
+    if len(texts) and layout == "textfile":
+        found.append(f"{_some(texts)}: no video has this name. The text of clip.mp4 is clip.txt, in the same folder")
+    if len(texts) and layout in ("metadata", "lines"):
+        used = _some(caption_files.column("path"))
+        found.append(
+            f"{_some(texts)}: captions are read from {used} alone. For texts beside the videos set captions.layout: "
+            "textfile"
+        )
+    if len(tables) and layout != "none":
+        readable = tables.filter(pc.match_substring_regex(tables, _READABLE_TABLE))
+        others = tables.filter(pc.invert(pc.match_substring_regex(tables, _READABLE_TABLE)))
+        if len(readable):
+            found.append(
+                f"{_some(readable)}: a table of captions is called metadata.csv, .jsonl or .parquet, one in a folder; "
+                "rename it, or make it the source"
+            )
+        if len(others):
+            found.append(f"{_some(others)}: if it holds captions, save it as metadata.csv, .jsonl or .parquet")
+    return found
+
+
+def _some(paths: pa.ChunkedArray) -> str:
+    more = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
+    return ", ".join(paths.slice(0, MAX_NAMES).to_pylist()) + more
+
+
+def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
