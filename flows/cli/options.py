@@ -60,3 +60,8 @@ def context_of(config: Config, *, read_only: bool = False) -> Context:
     except ValueError as error:
         raise ConfigError(f"root: {error}") from error
     return Context(config, store, Path(config.work_dir).absolute(), read_only=read_only)
+
+
+def warn(line: str) -> None:
+    """Say what will not stop a run, and may make it worth less."""
+    click.echo(f"warning: {line}", err=True)

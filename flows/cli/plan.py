@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options
+from flows.cli.options import config_options, context_of, resolve, same_options, warn
 from sana.pipeline.graph import STAGES
 
 
@@ -28,6 +28,7 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
 @config_options
 def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Check the config, the sources, the model and the root, before anything runs."""
+    from sana.pipeline.advice import Advisor
     from sana.pipeline.plan import preflight
 
     settings = resolve(config, overrides, root)
@@ -35,6 +36,7 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
     for note in notes:
         click.echo(f"note: {note}")
+    Advisor(settings, warn).advise()
     if settings.train.schedule_ends_with_run:
         click.echo(
             f"note: the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options
+from flows.cli.options import config_options, context_of, resolve, same_options, warn
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.pipeline.graph import STAGES
@@ -64,13 +64,16 @@ def _run_flow(
     from flows.cli.show import RunDisplay
     from flows.environment import prepare_environment
     from flows.server import start_temporary_server, wait_until_up
+    from sana.pipeline.advice import Advisor
 
+    advisor = Advisor(context.config, warn)
+    advisor.advise()
     prepare_environment(context.work_dir, quiet=True)  # the bars and the table say what Prefect's log would
     start_temporary_server(context.work_dir / "logs" / "prefect-server.log")
     from flows.pipeline import sana_pipeline
     from tasks.flow_run import handed_over
 
     wait_until_up()
-    with RunDisplay() as display, handed_over(context, plans, [display]):
+    with RunDisplay() as display, handed_over(context, plans, [display, advisor]):
         done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
     return [(result.stage, result.state, result.artifact) for result in done]

@@ -1,0 +1,132 @@
+"""Advice: what a config allows and what cannot work well. A warning has the numbers, the key and what to set instead.
+
+Some of it is known from the config alone, the rest once the bucket stage has counted the samples.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from sana.bucket import Bucket
+from sana.config.optimizer import CosineSchedule
+from sana.config.pipeline import Config
+from sana.facts import BucketFacts
+from sana.pipeline.observers import Committed, Event, Observer
+
+FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
+_SOUND_EPOCHS = 100  # what is proposed instead of too many
+_WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
+
+
+def advice(config: Config, facts: BucketFacts | None = None) -> list[str]:
+    """Return the warnings about a config, one line each; `facts` of its bucket stage, where it is known."""
+    found = [*_of_schedule(config), *_of_intervals(config), *_of_sampling(config, facts)]
+    return found if facts is None else [*found, *_of_samples(config, facts)]
+
+
+def _of_schedule(config: Config) -> Iterator[str]:
+    train, schedule = config.train, config.train.lr_schedule
+    if schedule.warmup_steps >= train.max_steps:
+        less = max(0, train.max_steps // _WARMUP_PART)
+        yield (
+            f"train.lr_schedule.warmup_steps {schedule.warmup_steps:,} is not below train.max_steps "
+            f"{train.max_steps:,}: the learning rate never stays at {train.learning_rate:g}; "
+            f"-s train.lr_schedule.warmup_steps={less}"
+        )
+    elif isinstance(schedule, CosineSchedule) and schedule.decay_steps and not schedule.min_learning_rate:
+        end = schedule.warmup_steps + schedule.decay_steps
+        if end < train.max_steps:
+            yield (
+                f"train.lr_schedule ends at step {end:,} with learning rate 0: the other {train.max_steps - end:,} of "
+                f"train.max_steps {train.max_steps:,} change nothing; "
+                f"-s train.lr_schedule.decay_steps={train.max_steps - schedule.warmup_steps}"
+            )
+
+
+def _of_intervals(config: Config) -> Iterator[str]:
+    steps, resources = config.train.max_steps, config.train.resources
+    for name, every, never in (
+        ("checkpoint_every", resources.checkpoint_every, "a kill before the last step loses all of the training"),
+        ("eval_every", resources.eval_every, "no eval loss is measured between the first step and the last"),
+        ("log_every", resources.log_every, "no loss is shown before the last step"),
+    ):
+        if every > steps:
+            yield (
+                f"train.resources.{name} {every:,} is above train.max_steps {steps:,}: {never}; "
+                f"-s train.resources.{name}={max(1, steps // 4 if name != 'log_every' else steps // 20)}"
+            )
+
+
+def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[str]:
+    """The videos that are sampled: of a shape and a rate that was trained on?"""
+    datasets = [dataset for dataset in config.download.enabled if dataset.role != "eval"]
+    trained = sorted({bucket for dataset in datasets for bucket in config.rules_of(dataset).shapes})
+    which = "is none of the buckets"
+    if facts is not None:
+        trained = [bucket for bucket in trained if (of := facts.buckets.get(str(bucket))) and of.train]
+        which = "has no train sample; the buckets that do are"
+    sampled = config.sample.shape
+    if trained and sampled not in trained:
+        names = ", ".join(str(bucket) for bucket in trained[:6]) + (f", ... ({len(trained)})" if trained[6:] else "")
+        yield (
+            f"sample.bucket {sampled} {which} {names}: its videos have a shape that training never sees; "
+            f"-s sample.bucket={_nearest(sampled, trained)}"
+        )
+    rates = {config.rules_of(dataset).target_fps for dataset in datasets}
+    rate = rates.pop() if len(rates) == 1 else None
+    if rate is not None and rate != config.sample.fps:
+        yield (
+            f"sample.fps {config.sample.fps:g} is not bucket.target_fps {rate:g}: sampled videos play at "
+            f"{config.sample.fps / rate:.2g} times the speed of the clips; -s sample.fps={rate:g}"
+        )
+
+
+def _nearest(bucket: Bucket, others: Sequence[Bucket]) -> Bucket:
+    return min(others, key=lambda one: (abs(one.log_aspect - bucket.log_aspect), -one.num_frames, -one.height))
+
+
+def _of_samples(config: Config, facts: BucketFacts) -> Iterator[str]:
+    train = config.train
+    samples = sum(of.train for of in facts.buckets.values())
+    if not samples:
+        return  # the run stops at the empty split
+    at_once = train.resources.num_processes * train.resources.micro_batch_size
+    if train.global_batch_size > samples:
+        fewer = max(at_once, samples // at_once * at_once)
+        yield (
+            f"train.global_batch_size {train.global_batch_size:,} is above the {samples:,} train samples: a step sees "
+            f"some of them more than once; "
+            + (f"-s train.global_batch_size={fewer}" if fewer < train.global_batch_size else "add clips")
+        )
+    draws = [dataset.draws_per_epoch for dataset in config.download.enabled if dataset.role != "eval"]
+    drawn, work = train.max_steps * train.global_batch_size, f"train.max_steps {train.max_steps:,} x "
+    work += f"train.global_batch_size {train.global_batch_size:,}"
+    # a data set of a higher weight is gone through more often; what is said holds for all of them
+    fewest, most = drawn / (samples * max(draws)), drawn / (samples * min(draws))
+    if most < FEW_EPOCHS:
+        steps = -(-samples // train.global_batch_size)
+        yield f"{work} is {most:.2g} epochs of {samples:,} train samples: not all are seen; -s train.max_steps={steps}"
+    if fewest > MANY_EPOCHS:
+        steps = max(1, round(_SOUND_EPOCHS * samples * max(draws) / train.global_batch_size))
+        yield (
+            f"{work} is {fewest:,.0f} epochs of {samples:,} train samples: they are likely to be memorised; "
+            f"add clips, or -s train.max_steps={steps}"
+        )
+
+
+class Advisor(Observer):
+    """Says each warning about a run once: those known from the config at first, the rest when bucket is committed."""
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self._config, self._say = config, say
+        self._said: set[str] = set()
+
+    def advise(self, facts: BucketFacts | None = None) -> None:
+        """Say what is known and was not said."""
+        for line in advice(self._config, facts):
+            subject = line.partition(" ")[0]  # the key: what the config alone gives is not said again in other words
+            if subject not in self._said:
+                self._said.add(subject)
+                self._say(line)
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Committed) and event.stage == BucketFacts.STAGE:
+            self.advise(BucketFacts.of(event.artifact))
