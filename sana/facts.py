@@ -57,7 +57,7 @@ class BucketFacts(Facts):
 
     STAGE: ClassVar[str] = "bucket"
     buckets: Mapping[str, BucketSummary]
-    sources: int  # distinct sources of the clips that were not rejected
+    sources: int  # of the clips that were not rejected; sources that share a content are one
     small_buckets: Mapping[str, SmallBucket]
     frames: int
     frames_used: int  # in at least one sample, each counted once

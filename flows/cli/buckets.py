@@ -16,6 +16,7 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Preview buckets, windows, crops and the split. Opens no video and writes nothing."""
     from flows.cli.tables import render_table
     from sana.bucket import Bucket
+    from sana.data.bucketing.split_check import check_splits, split_notes
     from sana.data.bucketing.window_table import make_window_table
     from sana.data.tables import read_table
     from sana.errors import SanaError
@@ -44,9 +45,9 @@ def buckets(config: str, overrides: Sequence[str], root: str | None) -> None:
     click.echo(render_table(titles, rows))
     for line in _summary(assigned.counts, assigned.facts):
         click.echo(line)
-    for line in _warnings(context.config, assigned.facts):
+    for line in [*_warnings(context.config, assigned.facts), *split_notes(context.config, clips, assigned)]:
         click.echo(f"warning: {line}")
-    stage.check_splits(context.config, clips, assigned)
+    check_splits(context.config, clips, assigned)
 
 
 def _summary(counts: Counts, facts: BucketFacts) -> list[str]:

@@ -1,11 +1,11 @@
 """Config of the bucket stage: shapes, windows of frames, crops, and what is held out."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import OFFICIAL_480P, OFFICIAL_720P, Bucket, sizes_for
-from sana.config.section import Section
+from sana.config.section import Neutral, Section
 
 
 class BucketRules(Section):
@@ -172,9 +172,17 @@ class BucketConfig(BucketRules):
     )
     min_bucket_samples: int = Field(0, ge=0, description="what counts as a small bucket; 0: none does")
     eval_fraction: float = Field(
-        0.05, ge=0.0, lt=1.0, description="part of the sources held out for the eval loss, chosen by hash"
+        0.05,
+        ge=0.0,
+        lt=1.0,
+        description="part of the sources held out for the eval loss, chosen by hash; above 0 at least one is held out "
+        "and one trained on, where there are two. Sources that share a content are one",
     )
-    holdout_sources: tuple[str, ...] = Field((), description="source_ids that are held out by name")
+    holdout: Annotated[tuple[str, ...], Neutral(())] = Field(
+        (),
+        description="what is held out by name: file names, paths in a data set, source_ids, or globs of those (`*` "
+        "and `?` stand for anything but /, `**` for anything)",
+    )
     split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ class DatasetConfig(Section):
     captions: CaptionsConfig = CaptionsConfig()
     disabled: bool = Field(False, description="leave this data set out")
     role: Literal["split", "train", "eval"] = Field(
-        "split", description="split: by bucket.eval_fraction and holdout_sources; train or eval: all of it"
+        "split", description="split: by bucket.eval_fraction and holdout; train or eval: all of it"
     )
     repeats: int = Field(
         0,
@@ -124,7 +124,7 @@ class ProbeResources(Section):
 class ProbeConfig(Section):
     duplicates: Literal["reject", "keep"] = Field(
         "reject",
-        description="of videos with equal content only the first by clip_id is kept, or all: then duplicates may be "
-        "in both splits",
+        description="of the videos of one data set that have equal content only the first by clip_id is kept, or all; "
+        "equal contents, of other data sets too, are always in one split",
     )
     resources: ProbeResources = ProbeResources()

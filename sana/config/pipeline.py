@@ -48,11 +48,15 @@ class Config(Section):
     @model_validator(mode="after")
     def _no_split_is_empty(self) -> Self:
         roles = {dataset.role for dataset in self.download.enabled}
-        held_out = self.bucket.eval_fraction or self.bucket.holdout_sources
+        held_out = self.bucket.eval_fraction or self.bucket.holdout
         if "eval" not in roles and not held_out:
             raise ValueError(
-                "bucket.eval_fraction is 0, bucket.holdout_sources is empty and no data set has role: eval: "
-                "nothing would be held out for the eval loss"
+                "bucket.eval_fraction is 0, bucket.holdout is empty and no data set has role: eval: nothing would be "
+                "held out for the eval loss; eval_fraction: 0.05 holds out at least one of two sources"
+            )
+        if roles == {"train"}:
+            raise ValueError(
+                "every data set in use has role: train; nothing is held out for the eval loss: give one role: split"
             )
         if roles == {"eval"}:
             raise ValueError("every data set in use has role: eval; nothing is left to train on")

@@ -9,7 +9,8 @@ from sana.config.messages import shown
 RENAMED_KEYS = {
     "download.datasets.*.max_refused_fraction": "download.datasets.*.max_rejected_fraction",
     "download.datasets.*.weight": "download.datasets.*.sampling_weight",
-    "bucket.eval_sources": "bucket.holdout_sources",
+    "bucket.eval_sources": "bucket.holdout",
+    "bucket.holdout_sources": "bucket.holdout",
     "encode_latents.resources.worker_runs": "encode_latents.resources.remote_workers",
     "train.resources.keep_last": "train.resources.max_checkpoints",
     "train.schedule": "train.lr_schedule.name",

@@ -23,7 +23,7 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"  # more frames than max_frames, where such clips are not trimmed
     TOO_SMALL = "too_small"  # would have to be upscaled, or is below minimum_image_size
     ASPECT = "aspect"  # longer over shorter side is beyond max_aspect_ratio
-    DUPLICATE = "duplicate"  # another clip has the same content
+    DUPLICATE = "duplicate"  # another clip of its data set has the same content
     KILLED_WORKER = "killed_worker"  # crashed the process that decoded it, twice
 
 

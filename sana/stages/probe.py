@@ -16,7 +16,8 @@ from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
 from sana.runtime.worker import restart_on_crash, run_worker
 
 NAME = "probe"
-VERSION = 4
+VERSION = 5
+POOL_VERSION = 4  # of what is found in a video. Version 5 changed only what is a duplicate: no video is opened again
 READS = ("clips",)
 GIVES = ("probed_clips",)
 
@@ -27,7 +28,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
 
 
 def pool_of(context: Context) -> Pool:
-    return Pool(context.store, NAME, context.salted(f"v{VERSION}"), schema=PROBES, id_column="digest")
+    return Pool(context.store, NAME, context.salted(f"v{POOL_VERSION}"), schema=PROBES, id_column="digest")
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
@@ -81,9 +82,9 @@ def _with_facts(clips: pa.Table, probes: pa.Table) -> pa.Table:
 
 
 def _without_duplicates(judged: pa.Table) -> pa.Table:
-    """Reject all but the first by clip_id of the clips that share a content and are not rejected already."""
-    order = pc.sort_indices(judged, sort_keys=[("digest", "ascending"), ("clip_id", "ascending")])
-    starts = run_starts(judged.column("digest").take(order))
+    """Reject all but the first by clip_id of a data set's clips that share a content and are not rejected already."""
+    order = pc.sort_indices(judged, sort_keys=[(name, "ascending") for name in ("dataset", "digest", "clip_id")])
+    starts = np.union1d(*(run_starts(judged.column(name).take(order)) for name in ("dataset", "digest")))
     first = np.empty(judged.num_rows, np.int64)  # for each clip, the row of the first clip with its content
     first[order.to_numpy()] = np.repeat(order.to_numpy()[starts], np.diff(np.r_[starts, judged.num_rows]))
     duplicate = pc.and_(pa.array(first != np.arange(len(first))), pc.equal(judged.column("reason"), ""))

@@ -223,8 +223,8 @@ def test_an_eval_source_that_is_not_there(tmp_path: Path, tiny_model: Path) -> N
     """The words. How a stage that fails ends a flow is shown by the rejects above, and on a server by its own test."""
     place = new_place(tmp_path, tiny_model)
     with inline_workers(), pytest.raises(SanaError) as raised:
-        run_stages(place.context("bucket.holdout_sources=[buny]"))
-    assert "source 'buny': no clip has it; did you mean bunny?" in str(raised.value)
+        run_stages(place.context("bucket.holdout=[buny]"))
+    assert "bucket.holdout: 'buny' names no file, path or source; did you mean bunny?" in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 8
     assert committed(tmp_path) == ["download", "probe"]
 

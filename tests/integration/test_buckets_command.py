@@ -92,10 +92,10 @@ def test_small_buckets_are_told(place: Place) -> None:
 
 def test_what_would_stop_the_run_is_said_after_the_table(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(arguments(place, "bucket.holdout_sources=[buny]"))
+        main(arguments(place, "bucket.holdout=[buny]"))
     said = capsys.readouterr()
     assert ended.value.code == 1 and "17x96x160" in said.out
-    assert said.err.startswith("error: bucket.holdout_sources: source 'buny': no clip has it; did you mean bunny?")
+    assert said.err.startswith("error: bucket.holdout: 'buny' names no file, path or source; did you mean bunny?")
 
 
 def test_without_a_probe_it_says_which_command_makes_it(place: Place, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ work_dir: {folder}/work
 model: {{path: {folder}/none}}
 download:
   datasets: [{{id: demo, source: configs/demo/clips, source_pattern: "^([a-z]+)-", max_rejected_fraction: 0.2}}]
-bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, holdout_sources: [{held_out}]}}
+bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, holdout: [{held_out}]}}
 train: {{max_steps: 1, global_batch_size: 1, lr_schedule: {{warmup_steps: 0}}}}
 sample: {{prompts: {{cat: a cat}}}}
 """
@@ -82,7 +82,7 @@ def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) ->
     server.wait_for_state(run, "Failed")
     assert server.tasks_of(run, 1) == {"download": "Completed", "probe": "Completed", "bucket": "Failed"}
     # logs come in batches, some time after the state
-    reason = "bucket.holdout_sources: source 'nobody'"
+    reason = "bucket.holdout: 'nobody' names no file"
     server.wait_until(lambda: reason in server.logs_of(run), f"the run's log does not say {reason}", 60.0)
     assert "Traceback" not in server.logs_of(run)
 

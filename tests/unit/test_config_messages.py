@@ -47,7 +47,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("bucket.crop=null", [f"bucket.crop: true or false is needed {NOTHING}"]),
     ("bucket.buckets=17x96x160", ["bucket.buckets: a list is needed, such as [17x96x160] (got '17x96x160')"]),
     ("bucket.buckets=[5]", ['bucket.buckets.0: a text is needed (got 5): put it in quotes, "5"']),
-    ("bucket.holdout_sources=bunny", ["bucket.holdout_sources: a list is needed, such as [bunny] (got 'bunny')"]),
+    ("bucket.holdout=bunny", ["bucket.holdout: a list is needed, such as [bunny] (got 'bunny')"]),
     ("download.datasets={id: a}", [
         'download.datasets: a list is needed, put `- ` before its first key (got {"id": "a"})']),
     ("download.datasets=[clips]", [f"download.datasets.0: {KEYS} (got 'clips')"]),
@@ -95,8 +95,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("bucket={table: resolution, resolution: 480p}", ["bucket.resolution: a number is needed (got '480p')"]),
     ("bucket={window: stride, windows_per_clip: 0}", ["bucket.windows_per_clip: must be at least 1 (got 0)"]),
     ("train={max_stepss: 5, global_batch_size: 4}", ["train.max_stepss: unknown key; did you mean max_steps?"]),
-    ("bucket={eval_fraction: 0, holdout_sources: a}", [
-        "bucket.holdout_sources: a list is needed, such as [a] (got 'a')"]),
+    ("bucket={eval_fraction: 0, holdout: a}", [
+        "bucket.holdout: a list is needed, such as [a] (got 'a')"]),
     ("download.datasets.0.captions={missing: fallback, fallback: 5}", [
         'download.datasets.0.captions.fallback: a text is needed (got 5): put it in quotes, "5"']),
     ("train.decay_steps=5", [

@@ -30,7 +30,7 @@ def test_a_small_bucket_stays() -> None:
 
 
 def test_a_small_bucket_is_oversampled_until_it_is_not_small() -> None:
-    rows, facts = windows_of("oversample", 5, [WIDE] * 6 + [TALL] * 2, holdout_sources=())
+    rows, facts = windows_of("oversample", 5, [WIDE] * 6 + [TALL] * 2, holdout=())
     assert {(r["bucket"], r["draws_per_epoch"]) for r in rows} == {("81x480x832", 1), ("81x832x480", 3)}
     assert facts == {"81x832x480": SmallBucket(2, draws_per_epoch=3, moved={}, stayed=None)}
 

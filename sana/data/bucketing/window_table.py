@@ -20,7 +20,7 @@ from sana.config.pipeline import Config
 from sana.counts import Counts
 from sana.data.bucketing.assignment import REJECTIONS, AssignedClips, ClipShapes, assign_buckets, crop_boxes
 from sana.data.bucketing.small_buckets import handle_small_buckets
-from sana.data.bucketing.split import assign_splits
+from sana.data.bucketing.split import Splits, assign_splits
 from sana.data.bucketing.windows import Ints, available_frames, choose_windows, covered_frames, seeds_of
 from sana.data.schemas import PROBED, REJECTS, WINDOWS
 from sana.data.tables import count_rejects
@@ -37,11 +37,13 @@ class WindowTable:
     rejects: pa.Table  # REJECTS
     counts: Counts
     facts: BucketFacts
+    kept: NDArray[np.bool_]  # [clips], whether a clip gives samples
+    splits: Splits
 
 
 def make_window_table(clips: pa.Table, config: Config) -> WindowTable:
     """Return the windows of all clips, and the rejected clips. `clips` has the columns PROBED."""
-    assigned, sources = _assign(clips, config)
+    assigned, splits = _assign(clips, config)
     handled = handle_small_buckets(config.bucket, assigned)
     assigned = handled.assigned
     counters = _BucketCounters(len(assigned.buckets))
@@ -59,17 +61,18 @@ def make_window_table(clips: pa.Table, config: Config) -> WindowTable:
         buckets=counters.summaries(
             assigned.buckets, np.bincount(assigned.bucket_codes[kept], minlength=len(assigned.buckets))
         ),
-        sources=int(np.count_nonzero(np.bincount(sources[kept]))),
+        sources=int(np.count_nonzero(np.bincount(splits.groups[kept]))),
         small_buckets=handled.small_buckets,
         frames=frames,
         frames_used=counters.frames_used,
         frames_dropped=frames - counters.frames_used,
     )
-    return WindowTable(all_windows, all_rejects, replace(counts, num_samples=all_windows.num_rows), facts)
+    counts = replace(counts, num_samples=all_windows.num_rows)
+    return WindowTable(all_windows, all_rejects, counts, facts, kept, splits)
 
 
-def _assign(clips: pa.Table, config: Config) -> tuple[AssignedClips, NDArray[np.integer]]:
-    """Give every clip its rules, bucket and split; returns them and the code of each clip's source."""
+def _assign(clips: pa.Table, config: Config) -> tuple[AssignedClips, Splits]:
+    """Give every clip its rules, bucket and split; the split also with what it was decided by."""
     datasets = {dataset.id: dataset for dataset in config.download.enabled}
     # an unknown data set would be null, hence an error below
     names = pc.index_in(clips["dataset"], value_set=pa.array(list(datasets))).to_numpy()
@@ -89,11 +92,11 @@ def _assign(clips: pa.Table, config: Config) -> tuple[AssignedClips, NDArray[np.
         shapes = ClipShapes(width[rows], height[rows], frames[rows])
         index, rejection_codes[rows] = assign_buckets(rules, shapes, rules.shapes)
         bucket_codes[rows] = np.array([buckets.index(bucket) for bucket in rules.shapes] + [-1])[index]
-    is_eval, sources = assign_splits(clips, config)
+    splits = assign_splits(clips, config, rejection_codes == 0)
     shapes = ClipShapes(width, height, frames)
     return AssignedClips(
-        distinct, rules_codes, buckets, shapes, available, bucket_codes, rejection_codes, is_eval
-    ), sources
+        distinct, rules_codes, buckets, shapes, available, bucket_codes, rejection_codes, splits.is_eval
+    ), splits
 
 
 def _windows(

@@ -85,7 +85,7 @@ def load_samples(
     if rows.num_rows == 0:
         raise SanaError(
             f"{store.uri(latents.files[INDEX].key)}: none of {index.num_rows} samples is in split {split!r}; "
-            "change bucket.eval_fraction or bucket.holdout_sources, or add clips"
+            "change bucket.eval_fraction or bucket.holdout, or add clips"
         )
     texts = read_table(store, captions, INDEX)
     null = texts.filter(pc.equal(texts["role"], "null")).to_pylist()
