@@ -24,7 +24,7 @@ def run(
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
     from flows.cli import show
-    from sana.data.tables import check_rejects
+    from sana.data.rejections import check_rejects
     from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
 
     settings = resolve(config, overrides, root)
@@ -33,7 +33,7 @@ def run(
     plans = plan(context, last=until, force=force)
     for stage_plan in plans:
         if stage_plan.artifact is not None:
-            check_rejects(settings, stage_plan.artifact)
+            check_rejects(settings, stage_plan.artifact, context.store)
     if all_cached(plans) and not record:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     else:

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from sana.arrow import read_parquet, value_counts
 from sana.artifact import Artifact
-from sana.config.pipeline import Config
 from sana.counts import Counts, DatasetCounts
 from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
-from sana.errors import RejectedError, SanaError, repair_hint
+from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 _KEY_ROWS = 65_536  # rows whose keys are computed at once
@@ -151,29 +150,3 @@ def count_rejects(num_in: Mapping[str, int], num_out: int, rejects: pa.Table) ->
         num_samples=None,
         extra={},
     )
-
-
-def check_rejects(config: Config, artifact: Artifact) -> None:
-    """Fail if a committed stage rejected more clips than its data sets allow, or left no clip.
-
-    Raises:
-        RejectedError: names the data set, the numbers, the top reasons and the table to open.
-    """
-    counts = artifact.counts
-    if not counts.datasets:
-        return
-    limits = {dataset.id: dataset.max_rejected_fraction for dataset in config.download.datasets}
-    top = ", ".join(f"{num} {reason}" for reason, num in counts.top_reasons()[:3]) or "none"
-    where = artifact.files["rejects.parquet"].key
-    if counts.num_out == 0:
-        raise RejectedError(
-            f"{artifact.stage}: no clip is left of {counts.num_in} ({top}); every rejection is listed in {where}"
-        )
-    for name, of in counts.datasets.items():
-        limit = limits.get(name, 1.0)
-        if of.num_rejected > limit * of.num_in:
-            raise RejectedError(
-                f"{artifact.stage}: download.datasets[{name}]: {of.num_rejected} of {of.num_in} clips were rejected "
-                f"({top}), more than max_rejected_fraction {limit:g} allows; every rejection is listed in {where}. "
-                f"Fix the files, or raise the limit: -s download.datasets.{name}.max_rejected_fraction=..."
-            )

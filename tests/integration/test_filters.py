@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sana.artifact import Artifact, Draft, Recipe
-from sana.data.tables import check_rejects, read_table
+from sana.data.rejections import check_rejects
+from sana.data.tables import read_table
 from sana.errors import ConfigError, RejectedError
 from sana.pipeline import graph
 from sana.pipeline.plan import inputs_of, plan
@@ -88,7 +89,7 @@ def test_the_limit_of_a_data_set_holds_for_it(plain: tuple[Place, Outcome]) -> N
     context = plain[0].context("filter_captions.min_words=20")  # 3 of 14, where a fifth may be rejected
     outcome = run_stages(context, last="filter_captions")
     with pytest.raises(RejectedError, match=r"filter_captions: .* 3 of 14 clips were rejected \(3 caption_too_short\)"):
-        check_rejects(context.config, outcome["filter_captions"])
+        check_rejects(context.config, outcome["filter_captions"], context.store)
 
 
 def commit_and_die(place: Place, marker: Path, *overrides: str) -> None:

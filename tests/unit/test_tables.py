@@ -6,12 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.arrow import read_parquet, table_of, to_parquet
-from sana.artifact import Artifact, FileInfo
-from sana.config.load import load_config
 from sana.counts import DatasetCounts
 from sana.data.schemas import REJECTS
-from sana.data.tables import check_rejects, clip_id_of, content_digest, count_rejects
-from sana.errors import RejectedError, SanaError
+from sana.data.tables import clip_id_of, content_digest, count_rejects
+from sana.errors import SanaError
 
 SCHEMA = pa.schema(
     [
@@ -82,28 +80,6 @@ def test_counts_that_do_not_add_up_are_a_bug() -> None:
     for num_in in ({"a": 4, "b": 2}, {"a": 5}):
         with pytest.raises(AssertionError, match="disappeared"):
             count_rejects(num_in, 2, table)
-
-
-def artifact(num_in: int, num_rejected: int) -> Artifact:
-    table = rejects(*[("demo", "truncated")] * num_rejected)
-    return Artifact(
-        stage="probe", fingerprint="f", version=1, config={}, inputs={}, content={},
-        counts=count_rejects({"demo": num_in}, num_in - num_rejected, table),
-        files={"rejects.parquet": FileInfo("probe/f/x/rejects.parquet", 1, "d")},
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("num_in", "rejected", "fails"), [(100, 20, False), (100, 21, True), (5, 5, True), (5, 0, False)]
-)
-def test_too_many_rejections_stop_the_run_and_say_why(num_in: int, rejected: int, fails: bool) -> None:
-    config = load_config("configs/demo.yaml")  # allows a fifth
-    if not fails:
-        check_rejects(config, artifact(num_in, rejected))
-        return
-    with pytest.raises(RejectedError, match=f"{rejected} truncated") as caught:
-        check_rejects(config, artifact(num_in, rejected))
-    assert "rejects.parquet" in str(caught.value)
 
 
 def test_clip_ids_are_of_data_set_and_path() -> None:
