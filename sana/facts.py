@@ -15,6 +15,16 @@ WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = (BASELINE, "live", "ema
 
 
 @dataclass(frozen=True)
+class CaptionCounts(Record):
+    """The captions of one data set's clips."""
+
+    captions: int
+    with_alternatives: int  # clips that have several captions
+    dropped: int  # alternatives that are no text, of clips that have others
+    damaged: int  # captions with U+FFFD, which stands for bytes that were lost before they were written
+
+
+@dataclass(frozen=True)
 class DownloadFacts(Facts):
     """`revisions`: of each data set by id, its commit on the hub; "" where it is not from the hub.
 
@@ -24,6 +34,7 @@ class DownloadFacts(Facts):
     STAGE: ClassVar[str] = "download"
     revisions: Mapping[str, str]
     unused_files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    captions: Mapping[str, CaptionCounts] = field(default_factory=dict)  # by data set
 
 
 @dataclass(frozen=True)

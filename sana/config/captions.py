@@ -1,10 +1,13 @@
 """Config of captions: where a data set has them, and what is added to them."""
 
-from typing import Literal, Self
+import codecs
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sana.config.section import Section
+from sana.config.section import Neutral, Section
+
+NULL_WORDS = ("#N/A", "<NA>", "N/A", "NA", "NaN", "None", "null")  # as pandas and others write a missing cell
 
 
 class CaptionsConfig(Section):
@@ -14,8 +17,28 @@ class CaptionsConfig(Section):
         "auto",
         description="where captions are: `textfile`, a .txt with the video's stem, one alternative a line; `metadata`, "
         "a metadata.csv, .jsonl or .parquet beside the videos; `lines`, prompts.txt and videos.txt, line by line; "
-        "`none`, every clip gets the fallback; `auto`, the first found of metadata, lines, textfile. "
-        "A source that is itself a table has its captions in it",
+        "`none`, every clip gets the fallback; `auto`, the first found of metadata, lines, textfile, where a table in "
+        "a sub-folder speaks for the videos in it. A source that is itself a table has its captions in it",
+    )
+    lines: Annotated[Literal["alternatives", "one"], Neutral("alternatives")] = Field(
+        "alternatives",
+        description="of a .txt beside a video: each line is an alternative caption, or the whole file is `one` "
+        "caption, with its line feeds",
+    )
+    encoding: Annotated[str, Neutral("utf-8")] = Field(
+        "utf-8",
+        description="encoding of texts and of .csv and .jsonl tables, as Python names it (cp1252, gbk, utf-16-le, "
+        "...); a byte order mark in a file goes before it",
+    )
+    delimiter: Annotated[str, Neutral("auto")] = Field(
+        "auto",
+        pattern=r"^(auto|tab|[^\w\s\"\\]|\t)$",
+        description="what separates the cells of a .csv table: one character, or `tab`; `auto`: the one of , ; tab "
+        "and | with which the first line names the columns",
+    )
+    null_words: Annotated[tuple[str, ...], Neutral(NULL_WORDS)] = Field(
+        NULL_WORDS,
+        description="cells of a table that stand for no caption, in upper or lower case; [] takes them as captions",
     )
     video_column: str | None = Field(
         None, min_length=1, description="table column with the video; unset: file_name, video, path, uri or url"
@@ -44,6 +67,15 @@ class CaptionsConfig(Section):
         "", description="a word that every caption must contain: put first, with a comma, where it is missing"
     )
 
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)  # unlike a look-up, this refuses what is no encoding of text, such as hex
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"{encoding!r} is no encoding that Python knows, such as utf-8, cp1252 or gbk") from error
+
     @model_validator(mode="after")
     def _fallback_is_used(self) -> Self:
         needs_fallback = self.missing == "fallback" or self.layout == "none"
@@ -57,6 +89,10 @@ class CaptionsConfig(Section):
     def _columns_need_a_table(self) -> Self:
         if self.layout in ("textfile", "lines") and self.columns:
             raise ValueError(f"{', '.join(self.columns)}: layout {self.layout} has no columns; remove it")
+        if self.layout in ("textfile", "lines") and self.delimiter != "auto":
+            raise ValueError(f"delimiter: layout {self.layout} has no table; remove it")
+        if self.layout in ("metadata", "lines", "none") and self.lines != "alternatives":
+            raise ValueError(f"lines: {self.lines} is for layout textfile, not {self.layout}; remove it")
         if len(set(self.text_columns)) != len(self.text_columns):
             raise ValueError(f"text_columns names a column twice: {', '.join(self.text_columns)}")
         return self

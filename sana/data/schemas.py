@@ -14,6 +14,7 @@ class Reason(StrEnum):
 
     NO_CAPTION = "no_caption"  # no caption, or an empty one
     MISSING = "missing"  # a table or a list names a video that does not exist
+    BAD_ROW = "bad_row"  # a row of a table that cannot be read, and so names no video
     OUTSIDE = "outside"  # a table names a path that may not be read: not in the source, or another scheme
     EMPTY = "empty"  # zero bytes
     UNREADABLE = "unreadable"  # not a readable file, or the container or codec cannot be opened

@@ -7,6 +7,7 @@ import pyarrow as pa
 from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
+from sana.data.captions.caption_counts import count_captions
 from sana.data.schemas import CAPTIONS, CLIPS, UNUSED_FILES
 from sana.data.sources.ingest import STAGE, ingest
 from sana.data.sources.source import Source, fetch_summary, sources_of
@@ -16,7 +17,7 @@ from sana.facts import DownloadFacts
 from sana.progress import Progress
 
 NAME = STAGE
-VERSION = 2
+VERSION = 3  # 3: what is no text is no caption, and names are matched after normalising
 READS: tuple[str, ...] = ()
 GIVES = ("clips", "captions")
 UNUSED_FILE = "unused_files.parquet"  # not in artifacts of version 2
@@ -57,13 +58,18 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft.add("rejects.parquet", to_parquet(tables.rejects))
     unused = [table_of_unused(name, source.unused_files, source.videos) for name, source in sources.items()]
     draft.add(UNUSED_FILE, to_parquet(pa.concat_tables([UNUSED_FILES.empty_table(), *unused])))
+    captions = count_captions(tables.clips, tables.captions, tables.num_dropped)
+    extra = {
+        "with_alternatives": sum(of.with_alternatives for of in captions.values()),
+        "captions_dropped": sum(of.dropped for of in captions.values()),
+    }
     return draft.commit(
         content={
             "videos": content_digest(tables.clips, CLIPS.names),
             "captions": content_digest(tables.captions, CAPTIONS.names),
         },
         counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects).with_extra(
-            unused_files=sum(table.num_rows for table in unused)
+            unused_files=sum(table.num_rows for table in unused), **{name: num for name, num in extra.items() if num}
         ),
         facts=DownloadFacts(
             {name: source.revision for name, source in sources.items()},
@@ -72,5 +78,6 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
                 for name, table in zip(sources, unused, strict=True)
                 if table.num_rows
             },
+            captions,
         ),
     )

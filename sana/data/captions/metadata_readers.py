@@ -1,7 +1,5 @@
 """Readers of published tables of videos and captions: CSV, JSON lines, Parquet, and two text files line by line."""
 
-import csv
-import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -10,25 +8,32 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from sana.config.captions import CaptionsConfig
+from sana.data.captions.caption_text import BLOCK_BYTES, TextError, utf8_blocks
+from sana.data.captions.csv_rows import CsvRows
+from sana.data.captions.json_lines import HEAD_ROWS, TROUBLE, TROUBLES, json_names, read_json_lines
+from sana.data.sources.listing import VIDEO_SUFFIXES
 from sana.errors import ConfigError
 
 VIDEO_COLUMNS = ("file_name", "video", "path", "uri", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 SOURCE_COLUMN = "source_id"
-LINES_AT_ONCE = 65536
-HEAD_ROWS = 1000
+HEAD_BYTES = 1 << 19
 
 _TEXTS = pa.large_list(pa.large_string())
 
 
 def rows_schema(num_texts: int) -> pa.Schema:
-    """Return the schema that every table is read into; `video` is as written, `text_<i>` are lists of captions."""
+    """Return the schema that every table is read into.
+
+    `video` is as written, `text_<i>` are lists of captions. TROUBLES say what stands in place of a caption, and what
+    is wrong with the row or one of its captions; both are null in most rows.
+    """
     return pa.schema(
         [("video", pa.large_string()), ("source_id", pa.large_string()), ("motion_score", pa.float64())]
+        + [(name, pa.large_string()) for name in TROUBLES]
         + [(f"text_{i}", _TEXTS) for i in range(num_texts)]
     )
 
@@ -43,21 +48,31 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
         OSError: it is not readable.
     """
     suffix = PurePosixPath(name).suffix.lower()
+
+    def blocks() -> Iterator[bytes]:
+        return utf8_blocks(path, config.encoding, block_bytes=HEAD_BYTES if head else BLOCK_BYTES)
+
     try:
         if suffix == ".parquet":
-            names = pq.read_schema(path).names
-            wanted = _columns(names, name, config)
+            wanted = _columns(pq.read_schema(path).names, name, config)
             table = _read_parquet(path, sorted(set(filter(None, wanted))), head)
         elif suffix == ".csv":
-            wanted = _columns(_csv_header(path), name, config)
-            table = _read_csv(path, sorted(set(filter(None, wanted))), head)
+            rows = CsvRows(blocks(), delimiter=config.delimiter, is_header=lambda names: _has_columns(names, config))
+            wanted = _columns(rows.header, name, config)
+            table = _read_csv(rows, wanted, head)
         else:
-            wanted = _columns(_json_names(path), name, config)
-            table = _read_json_lines(path, name, sorted(set(filter(None, wanted))), head)
+            wanted = _columns(json_names(blocks()), name, config)
+            columns = sorted(set(filter(None, wanted)))
+            table = read_json_lines(blocks(), name, columns, texts=list(filter(None, wanted[3:])), head=head)
         video, source, motion, *texts = wanted
         columns = [_strings(table, video, name), _strings(table, source, name), _scores(table, motion, name)]
+        columns += [
+            table.column(column) if column in table.column_names else _nothing(table.num_rows) for column in TROUBLES
+        ]
         columns += [_lists(table, text, name) for text in texts]
-    except (pa.ArrowInvalid, UnicodeError, csv.Error) as error:
+    except TextError as error:
+        raise ConfigError(f"{name} {error}") from error
+    except (pa.ArrowInvalid, UnicodeError) as error:
         raise ConfigError(f"{name} cannot be read: {' '.join(str(error).split())[:300]}") from error
     return pa.table(columns, schema=rows_schema(len(texts)))
 
@@ -74,9 +89,11 @@ def read_lines(videos: str, prompts: str, *, names: Sequence[str]) -> pa.Table:
             f"{names[0]} has {len(paths)} lines and {names[1]} has {len(texts)}: line N of one belongs to line N of "
             "the other, so they must agree"
         )
-    nothing = pa.nulls(len(paths), pa.large_string())
-    columns = [[path.strip() for path in paths], nothing, nothing.cast(pa.float64()), [[text] for text in texts]]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, rows_schema(1), strict=True)], schema=rows_schema(1))
+    columns = {"video": [path.strip() for path in paths], "text_0": [[text] for text in texts]}
+    return pa.table(
+        [pa.array(columns.get(field.name, [None] * len(paths)), field.type) for field in rows_schema(1)],
+        schema=rows_schema(1),
+    )
 
 
 def lines_of(text: str) -> list[str]:
@@ -85,25 +102,44 @@ def lines_of(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def _has_columns(names: Sequence[str], config: CaptionsConfig) -> bool:
+    try:
+        _columns(names, "", config)
+    except ConfigError:
+        return False
+    return True
+
+
 def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[str | None]:
-    """Return the names of the columns for video, source_id, motion score and captions; None for what is missing."""
-    if len(set(names)) != len(names):
+    """Return the names of the columns for video, source_id, motion score and captions; None for what is missing.
+
+    A name in other case is taken where one column has it.
+    """
+    named = [name for name in names if name]
+    if len(set(named)) != len(named):
         raise ConfigError(f"{table} has two columns of one name: {', '.join(names)}; rename one")
+    has = f"It has: {', '.join(names) or 'none'}"
+
+    def like(column: str) -> str | None:
+        if column in named:
+            return column
+        same = [name for name in named if name.strip().lower() == column.lower()]
+        return same[0] if len(same) == 1 else None
 
     def one(column: str) -> str:
-        if column in names:
-            return column
+        found = like(column)
+        if found is not None:
+            return found
         near = get_close_matches(column.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-        like = next((name for name in names if [name.lower()] == near), None)
-        hint = "." if like is None else f"; did you mean {like!r}?"
-        raise ConfigError(f"{table} has no column {column!r}{hint} It has: {', '.join(names) or 'none'}")
+        hint = next((f"; did you mean {name!r}?" for name in names if [name.lower()] == near), ".")
+        raise ConfigError(f"{table} has no column {column!r}{hint} {has}")
 
     def first(columns: Sequence[str], setting: str) -> str:
-        found = next((column for column in columns if column in names), None)
+        found = next(filter(None, [*(c for c in columns if c in named), *map(like, columns)]), None)
         if found is None:
+            rows = "; its first line must name the columns" * any(n.lower().endswith(VIDEO_SUFFIXES) for n in names)
             raise ConfigError(
-                f"{table} has none of the columns {', '.join(columns)}; name one in captions.{setting}. "
-                f"It has: {', '.join(names) or 'none'}"
+                f"{table} has none of the columns {', '.join(columns)}; name one in captions.{setting}. {has}{rows}"
             )
         return found
 
@@ -111,13 +147,8 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
     texts: list[str | None] = [one(column) for column in config.text_columns]
     if not texts:
         texts = [None if config.layout == "none" else first(TEXT_COLUMNS, "text_columns")]
-    source = one(config.source_column) if config.source_column else SOURCE_COLUMN if SOURCE_COLUMN in names else None
+    source = one(config.source_column) if config.source_column else like(SOURCE_COLUMN)
     return [video, source, one(config.motion_score_column) if config.motion_score_column else None, *texts]
-
-
-def _csv_header(path: Path) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
 
 
 def _read_parquet(path: Path, columns: list[str], head: bool) -> pa.Table:
@@ -128,63 +159,17 @@ def _read_parquet(path: Path, columns: list[str], head: bool) -> pa.Table:
     return file.schema_arrow.empty_table().select(columns) if first is None else pa.Table.from_batches([first])
 
 
-def _read_csv(path: Path, columns: list[str], head: bool) -> pa.Table:
-    options = {
-        "parse_options": pa_csv.ParseOptions(newlines_in_values=True),
-        "convert_options": pa_csv.ConvertOptions(
-            include_columns=columns, column_types=dict.fromkeys(columns, pa.large_string()), strings_can_be_null=False
-        ),
-    }
-    if not head:
-        return pa_csv.read_csv(path, **options)
-    with pa_csv.open_csv(path, **options) as blocks:
-        return pa.Table.from_batches(islice(blocks, 1), blocks.schema)
+def _read_csv(rows: CsvRows, wanted: Sequence[str | None], head: bool) -> pa.Table:
+    columns = list(dict.fromkeys(filter(None, wanted)))  # the video first
+    numbers = [rows.header.index(column) for column in columns]
+    names = [*columns, TROUBLE]
+    empty = pa.table([_nothing(0) for _ in names], names)
+    tables = (table.rename_columns(names) for table in rows.tables(numbers[0], numbers))
+    return pa.concat_tables([empty, *islice(tables, 1 if head else None)])
 
 
-def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield (line number, object): line by line, because pyarrow's reader takes no column of both texts and lists."""
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    found = json.loads(line)
-                except ValueError as error:
-                    raise pa.ArrowInvalid(f"line {number} is not JSON: {error}") from error
-                if not isinstance(found, dict):
-                    raise pa.ArrowInvalid(f"line {number} is no object in braces, but {line[:80]!r}")
-                yield number, found
-
-
-def _json_names(path: Path) -> list[str]:
-    """Return the keys of the first thousand objects: an absent key is an empty cell."""
-    names: dict[str, None] = {}
-    for number, found in _json_objects(path):
-        names |= dict.fromkeys(found)
-        if number >= HEAD_ROWS:
-            break
-    return list(names)
-
-
-def _read_json_lines(path: Path, name: str, columns: list[str], head: bool) -> pa.Table:
-    """Read the columns; every cell becomes a list of texts, or null."""
-    schema = pa.schema([(column, _TEXTS) for column in columns])
-    cells: dict[str, list[list[str] | None]] = {column: [] for column in columns}
-    chunks = []
-    for number, found in islice(_json_objects(path), HEAD_ROWS if head else None):
-        for column in columns:
-            cells[column].append(_json_cell(found.get(column), f"{name} line {number}, {column}"))
-        if len(cells[columns[0]]) == LINES_AT_ONCE:
-            chunks.append(pa.table(cells, schema=schema))
-            cells = {column: [] for column in columns}
-    return pa.concat_tables([*chunks, pa.table(cells, schema=schema)])
-
-
-def _json_cell(value: object, where: str) -> list[str] | None:
-    if value is None or isinstance(value, list):
-        return None if value is None else [text for one in value for text in _json_cell(one, where) or []]
-    if isinstance(value, dict):
-        raise ConfigError(f"{where} holds {json.dumps(value)[:80]}; a text, a number or a list of them is needed")
-    return [value if isinstance(value, str) else json.dumps(value)]
+def _nothing(num_rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(num_rows, pa.large_string())])
 
 
 def _column(table: pa.Table, column: str) -> pa.ChunkedArray:
@@ -207,7 +192,7 @@ def _wrong(table: str, column: str, kind: pa.DataType, needed: str) -> ConfigErr
 def _strings(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
     """Return one text per row, null where there is none."""
     if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.large_string())])
+        return _nothing(table.num_rows)
     found = _column(table, column)
     if found.type == _TEXTS:  # from JSON lines
         if pc.max(pc.list_value_length(found)).as_py() not in (None, 0, 1):
@@ -232,14 +217,18 @@ def _lists(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
         if not (_is_text(found.type.value_type) or pa.types.is_null(found.type.value_type)):
             raise _wrong(name, column, found.type, "text, or lists of text,")
         return found.cast(_TEXTS)
-    if pa.types.is_null(found.type):
-        return found.cast(_TEXTS)
+    if pa.types.is_null(found.type) or (pa.types.is_floating(found.type) and not _numbers(found)):
+        return pa.chunked_array([pa.nulls(table.num_rows, _TEXTS)])  # pandas writes a column of missing cells as NaN
     if not _is_text(found.type):
         raise _wrong(name, column, found.type, "text, or lists of text,")
     chunks = found.cast(pa.large_string()).chunks
     return pa.chunked_array(
         [pa.LargeListArray.from_arrays(pa.array(np.arange(len(chunk) + 1)), chunk) for chunk in chunks], _TEXTS
     )
+
+
+def _numbers(column: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.is_finite(column)).as_py() or 0)
 
 
 def _scores(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:

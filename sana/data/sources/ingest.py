@@ -41,6 +41,7 @@ class Clip(NamedTuple):
     reason: str = ""
     detail: str = ""
     stage: str = STAGE
+    num_dropped: int = 0  # alternative captions that are no text
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class IngestTables:
     captions: pa.Table
     rejects: pa.Table
     num_in: dict[str, int]  # clips found, by data set
+    num_dropped: dict[str, int]  # alternative captions that are no text, of clips that have others, by data set
 
 
 class _Dataset:
@@ -88,7 +90,12 @@ class _Dataset:
                     yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {error.strerror or error}")
                     continue
                 source_id = _match(self.pattern, path) if self.pattern else captions.source_id
-                yield clip._replace(source_id=source_id or clip.clip_id, captions=captions.captions, digest=digest)
+                yield clip._replace(
+                    source_id=source_id or clip.clip_id,
+                    captions=captions.captions,
+                    digest=digest,
+                    num_dropped=captions.num_dropped,
+                )
 
     def unmatched(self) -> Iterator[Clip]:
         """Yield the videos that a table names and the source does not have, as rejects."""
@@ -145,6 +152,7 @@ def ingest(
     tables: list[list[pa.Table]] = [[], [], []]
     at_once = max(1, min(CLIPS_PER_THREAD, len(rows) // (4 * num_workers)))
     num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
+    num_dropped = dict.fromkeys(num_in, 0)
     for start in range(0, len(rows), CHUNK_CLIPS):
         stop = min(start + CHUNK_CLIPS, len(rows))
         parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
@@ -152,6 +160,8 @@ def ingest(
         for some in in_threads(read, parts, num_threads=num_workers):
             clips += some
             report(start + len(clips), len(rows))
+        for clip in clips:
+            num_dropped[clip.dataset] += clip.num_dropped
         _append(tables, clips)
     for dataset in datasets:
         unmatched = dataset.unmatched()
@@ -161,7 +171,7 @@ def ingest(
     clips_table, captions, rejects = (
         pa.concat_tables([schema.empty_table(), *found]) for schema, found in zip(_SCHEMAS, tables, strict=True)
     )
-    return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), num_in)
+    return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), num_in, num_dropped)
 
 
 _SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
