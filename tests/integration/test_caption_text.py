@@ -86,7 +86,11 @@ def test_what_is_text_is_a_caption(tmp_path: Path) -> None:
         dropped, damaged = name == "one of three is no text", name == "U+FFFD"
         assert facts[f"d{at}"] == CaptionCounts(num, num > 1, dropped, damaged), name
     several = sum(len(found) > 1 for _, found, _ in TEXTS.values())
-    assert done.artifact.counts.extra == {"with_alternatives": several, "captions_dropped": 1}
+    assert done.artifact.counts.extra == {
+        "unused_files": 0,
+        "with_alternatives": several,
+        "captions_dropped": 1,
+    }
 
 
 NONE = "no_caption"
