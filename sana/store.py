@@ -85,10 +85,15 @@ def open_store(root: str) -> Store:
         from sana.store_s3 import S3Store  # only for those who use S3
 
         return S3Store(root)
-    path = unquote(root.removeprefix("file://")) if root.startswith("file:///") else root
-    if not path or "://" in path or "\0" in path:
+    path = local_root(root)
+    if not root or "://" in path or "\0" in path:
         raise ValueError(f"root {root!r} is neither a local path (or file:///path) nor s3://bucket/prefix")
-    return LocalStore(os.path.abspath(os.path.expanduser(path)))
+    return LocalStore(os.path.abspath(path))
+
+
+def local_root(root: str) -> str:
+    """Return the path that a local root names: `~` and `file://` are resolved."""
+    return os.path.expanduser(unquote(root.removeprefix("file://")) if root.startswith("file:///") else root)
 
 
 class LocalStore:

@@ -68,8 +68,9 @@ def test_the_same_clips_have_the_same_content_as_a_table(tmp_path: Path, name: s
 def test_only_a_changed_caption_file_changes_the_fingerprint(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "s", {**videos(), **LAYOUTS["csv"]})
     at = context(tmp_path, {"source": str(folder)})
-    before = download.recipe(at, {}).fingerprint
     make_files(folder, {"a.txt": "not what this layout reads"})
+    before = download.recipe(at, {}).fingerprint
+    make_files(folder, {"a.txt": "NOT WHAT THIS LAYOUT READS"})  # its name and size are written down, no more
     assert download.recipe(at, {}).fingerprint == before
     make_files(folder, {"metadata.csv": csv_of([*ROWS, ROWS[0]])})
     assert download.recipe(at, {}).fingerprint != before

@@ -14,6 +14,7 @@ from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import HubRepo
 from sana.data.sources.hub_cache import HubFile
 from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_hidden, is_video, printable
+from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.errors import ConfigError, SanaError
 from sana.store import check_key
 
@@ -51,7 +52,7 @@ class LocalBackend:
 
     revision = ""
 
-    def __init__(self, folder: Path, digests: DigestCache) -> None:
+    def __init__(self, folder: Path, digests: DigestCache, outputs: Outputs = NO_OUTPUTS) -> None:
         if not folder.is_dir():
             what = "a file" if folder.exists() else "not there"
             raise ConfigError(
@@ -59,11 +60,14 @@ class LocalBackend:
             )
         self._folder = folder
         self._digests = digests
+        self._outputs = outputs
+        self._real_folders: dict[str, str] = {}
         self.base = str(folder).rstrip("/")
 
     def files(self) -> Iterator[SourceFile]:
         with self._listing_errors():
-            for path in _walk(str(self._folder), "", frozenset()):
+            self._outputs.check(str(self._folder), os.path.realpath(self._folder))
+            for path in self._walk("", frozenset()):
                 yield self._file(path)
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
@@ -71,7 +75,40 @@ class LocalBackend:
         with self._listing_errors():
             for path in paths:
                 if os.path.lexists(self._folder / path):
+                    self._outputs.check_file(str(self._folder), self._real_path(path))
                     yield self._file(path)
+
+    def _walk(self, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        """Yield all paths below but hidden ones. Symlinks are followed, but not back to a folder above.
+
+        Raises:
+            ConfigError: a link leads to what the pipeline writes.
+        """
+        here = os.stat(self._folder / folder)
+        key = (here.st_dev, here.st_ino)
+        if key in above:
+            return
+        with os.scandir(self._folder / folder) as entries:
+            for entry in entries:
+                path = f"{folder}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_symlink():
+                    self._outputs.check(str(self._folder), os.path.realpath(entry.path), link=printable(entry.path))
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    yield from self._walk(f"{path}/", above | {key})
+                    if is_video(path):
+                        yield path  # a folder named like a video is a reject, besides the videos in it
+                else:
+                    yield path
+
+    def _real_path(self, path: str) -> str:
+        """Return a file's path without links; a folder is resolved once, as millions of files may be in it."""
+        folder, name = os.path.split(path)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(self._folder / folder)
+        real = os.path.join(self._real_folders[folder], name)
+        return os.path.realpath(real) if os.path.islink(real) else real
 
     @contextmanager
     def _listing_errors(self) -> Iterator[None]:
@@ -115,31 +152,12 @@ class LocalBackend:
         yield local
 
 
-def _walk(root: str, folder: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-    """Yield all paths below `root` but hidden ones. Symlinks are followed, but not back to a folder above."""
-    here = os.stat(os.path.join(root, folder))
-    key = (here.st_dev, here.st_ino)
-    if key in above:
-        return
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            path = f"{folder}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from _walk(root, f"{path}/", above | {key})
-                if is_video(path):
-                    yield path  # a folder named like a video is a reject, besides the videos in it
-            else:
-                yield path
-
-
 class S3Backend:
     """A prefix in a bucket. The ETag identifies the content; a re-upload in other parts counts as other content."""
 
     revision = ""
 
-    def __init__(self, uri: str, cache: FileCache) -> None:
+    def __init__(self, uri: str, cache: FileCache, outputs: Outputs = NO_OUTPUTS) -> None:
         from sana.store_s3 import S3Store  # a second to import: only for those who use S3
 
         try:
@@ -147,10 +165,11 @@ class S3Backend:
         except ValueError as error:
             raise ConfigError(f"source {uri}: {error}") from error
         self._cache = cache
-
+        self._outputs = outputs
         self.base = self._store.root
 
     def files(self) -> Iterator[SourceFile]:
+        self._outputs.check(self.base, self.base)
         for found in self._store.iter_objects(""):
             if not is_hidden(found.key) and not _is_folder(found):
                 yield self._file(found)
@@ -158,6 +177,8 @@ class S3Backend:
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
         """Yield the objects that exist, whatever their suffix: few by one request each, many by one listing."""
         wanted = {path for path in paths if not _key_trouble(path)}
+        for key in wanted:
+            self._outputs.check_file(self.base, f"{self.base}/{key}")
         if len(wanted) <= MAX_LOOKUPS:
             for key in sorted(wanted):
                 with suppress(FileNotFoundError):

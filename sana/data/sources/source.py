@@ -28,6 +28,7 @@ from sana.data.sources.listing import (
     table_of_files,
     videos_of,
 )
+from sana.data.sources.outputs import NO_OUTPUTS, Outputs, check_no_artifacts
 from sana.data.sources.table_backend import TableBackend
 from sana.data.sources.unused_files import count_by_ending, describe, unused_of
 from sana.data.tables import content_digest
@@ -169,6 +170,7 @@ class Source:
             table = pc.equal(listed.column("path"), self._backend.name)
             layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
             return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table), listed.slice(0, 0))
+        check_no_artifacts(self.uri, listed)
         videos = videos_of(listed)
         if not videos.num_rows:
             there = describe(count_by_ending(listed.column("path")))
@@ -190,8 +192,9 @@ def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> 
     """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
     download = config.download
     cache = FileCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
+    outputs = Outputs.of(config, work_dir)
     return {
-        dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
+        dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs)
         for dataset in download.enabled
     }
 
@@ -206,20 +209,28 @@ def fetch_summary(sources: Mapping[str, Source]) -> str:
     return str(next(iter(sources.values())).cache.fetch_stats)
 
 
-def open_source(dataset: DatasetConfig, *, work_dir: Path, cache: FileCache, read_only: bool = False) -> Source:
+def open_source(
+    dataset: DatasetConfig,
+    *,
+    work_dir: Path,
+    cache: FileCache,
+    read_only: bool = False,
+    outputs: Outputs = NO_OUTPUTS,
+) -> Source:
     """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
 
-    Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read.
+    Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read. A
+    listing that would hold one of `outputs` is refused.
 
     Raises:
         ConfigError: another kind of source, or a folder that does not exist.
         StoreError: S3 does not answer or refuses.
     """
     with error_prefix(dataset.where):
-        return _open(dataset, work_dir, cache, read_only)
+        return _open(dataset, work_dir, cache, read_only, outputs)
 
 
-def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: bool) -> Source:
+def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: bool, outputs: Outputs) -> Source:
     uri = dataset.source
     captions = dataset.captions
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
@@ -229,13 +240,13 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
         )
 
     def bucket(name: str) -> S3Backend:
-        return S3Backend(f"s3://{name}", cache)
+        return S3Backend(f"s3://{name}", cache, outputs)
 
     if uri.startswith("s3://"):
         if is_table:
             beside, _, name = uri.rpartition("/")
-            return Source(dataset, TableBackend(name, S3Backend(beside, cache), bucket, captions), cache)
-        return Source(dataset, S3Backend(uri, cache), cache)
+            return Source(dataset, TableBackend(name, S3Backend(beside, cache, outputs), bucket, captions), cache)
+        return Source(dataset, S3Backend(uri, cache, outputs), cache)
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
         repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
@@ -249,5 +260,6 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
     path = Path(uri).expanduser().absolute()
     digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
     if is_table and path.is_file():
-        return Source(dataset, TableBackend(path.name, LocalBackend(path.parent, digests), bucket, captions), cache)
-    return Source(dataset, LocalBackend(path, digests), cache)
+        beside_it = LocalBackend(path.parent, digests, outputs)
+        return Source(dataset, TableBackend(path.name, beside_it, bucket, captions), cache)
+    return Source(dataset, LocalBackend(path, digests, outputs), cache)

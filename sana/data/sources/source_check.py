@@ -7,6 +7,7 @@ from sana.config.pipeline import Config
 from sana.data.captions.captions import check_captions
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.ingest import check_pattern
+from sana.data.sources.outputs import Outputs
 from sana.data.sources.source import Source, open_source
 from sana.data.sources.unused_files import notes_of, table_of_unused
 from sana.errors import SanaError
@@ -32,10 +33,11 @@ def check_sources(
     cache = FileCache(
         work_dir / "cache" / "videos", max_bytes=1
     )  # a table in S3 that is the source is its listing: it is fetched, not kept
+    outputs = Outputs.of(config, work_dir)
     for dataset in config.download.enabled:
         try:
             source = (opened or {}).get(dataset.id) or open_source(
-                dataset, work_dir=work_dir, cache=cache, read_only=read_only
+                dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs
             )
             check_pattern(dataset, source)
             if source.is_local:
