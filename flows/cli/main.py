@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import buckets, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
+from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
 from flows.cli import model as trained
 from sana.errors import SanaError
 
@@ -17,7 +17,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    run.run, plan.plan, plan.validate, buckets.buckets, encode_worker.encode_worker,
+    run.run, plan.plan, plan.validate, check.check, check.buckets, encode_worker.encode_worker,
     report.report, inspect.inspect, *trained.COMMANDS, *maintenance.COMMANDS, convert.convert_simpletuner,
     make_tiny_model.tiny, ui.ui,
 )  # fmt: skip

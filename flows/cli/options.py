@@ -20,10 +20,15 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def config_options(command: F) -> F:
     """Add CONFIG, `-s key=value` and `--root`."""
+    return click.argument("config", type=click.Path(dir_okay=False))(load_options(command))
+
+
+def load_options(command: F) -> F:
+    """Add `-s key=value` and `--root`."""
     command = click.option(
         "--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix."
     )(command)
-    command = click.option(
+    return click.option(
         "-s",
         "--set",
         "overrides",
@@ -31,7 +36,6 @@ def config_options(command: F) -> F:
         metavar="KEY=VALUE",
         help="Change one value; may be repeated. A data set is named by its id: download.datasets.ID.repeats=2.",
     )(command)
-    return click.argument("config", type=click.Path(dir_okay=False))(command)
 
 
 def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:

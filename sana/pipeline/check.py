@@ -1,0 +1,242 @@
+"""Check: what a run would make of the data, all at once, without a run: nothing is written under root.
+
+The stages up to the buckets run on a store that is thrown away. What stops a run is collected instead of raised. Videos
+that the root's pool or an earlier check has probed are not opened again.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.arrow import anti_join, read_parquet, to_parquet
+from sana.artifact import Artifact
+from sana.atomic_io import atomic_write
+from sana.config.bucket import BucketConfig
+from sana.config.data import DatasetConfig
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.counts import Counts
+from sana.data.bucketing.window_table import WindowTable, make_window_table
+from sana.data.schemas import REJECTS
+from sana.data.sources.file_cache import FileCache
+from sana.data.sources.source import Source, open_source, sources_of
+from sana.data.sources.source_check import check_sources
+from sana.data.tables import read_table
+from sana.errors import SanaError
+from sana.pipeline import graph
+from sana.pipeline.plan import check_work_dir
+from sana.progress import Report
+from sana.runtime.pool import Pool
+from sana.stages import bucket, probe
+from sana.store import Store, open_store
+
+ReportFor = Callable[[str], Report]  # name of a stage -> what hears its progress
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found. `config` has the data sets that could be read; `stopped` is what would stop a run, a line each.
+
+    Tables are over all of them: `captions` CAPTIONS and `clips` CLIPS of the clips with captions, `probed` PROBED of all
+    whose video is good, `rejects` REJECTS of every stage. `counts` by stage. Without a data set that can be read there
+    are only `stopped` and `notes`.
+    """
+
+    config: Config
+    stopped: Sequence[str]
+    notes: Sequence[str]
+    counts: Mapping[str, Counts]
+    clips: pa.Table | None = None
+    captions: pa.Table | None = None
+    probed: pa.Table | None = None
+    rejects: pa.Table | None = None
+    assigned: WindowTable | None = None
+    layouts: Mapping[str, str] | None = None  # caption layout, by data set
+
+
+def check_data(context: Context, report_for: ReportFor, *, known: Store | None = None) -> Checked:
+    """List, pair, probe and bucket all clips of a config. `known` is the root, whose pool is read.
+
+    Raises:
+        SanaError: work_dir cannot be written, or a worker failed otherwise than by a video.
+    """
+    check_work_dir(context)
+    opened, stopped, notes = _open_sources(context)
+    if not opened:
+        return Checked(context.config, stopped, notes, {})
+    with TemporaryDirectory(dir=context.work_dir, prefix="check-") as folder:
+        while True:
+            datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]
+            inner = _thrown_away(context, datasets, opened, Path(folder))
+            try:
+                return _check(context, inner, report_for, stopped, notes, known)
+            except _UnreadableError as error:  # a table that is read to its end only now
+                stopped += error.problems
+                opened = {name: source for name, source in opened.items() if name not in error.datasets}
+                if not opened:
+                    return Checked(context.config, stopped, notes, {})
+
+
+class _UnreadableError(Exception):
+    """The captions of these data sets cannot be read."""
+
+    def __init__(self, datasets: Sequence[str], problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.datasets, self.problems = datasets, problems
+
+
+def _open_sources(context: Context) -> tuple[dict[str, Source], list[str], list[str]]:
+    """Open and list each data set; returns those that can be read, what is wrong with the others, and notes."""
+    opened: dict[str, Source] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    download = context.config.download
+    cache = FileCache(context.work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
+    for dataset in download.enabled:
+        alone = context.config.model_copy(update={"download": download.model_copy(update={"datasets": (dataset,)})})
+        try:
+            source = open_source(dataset, work_dir=context.work_dir, cache=cache)
+            wrong, said = check_sources(alone, work_dir=context.work_dir, opened={dataset.id: source})
+        except SanaError as error:
+            wrong, said = [error], []
+        problems += [str(error) for error in wrong]
+        notes += said
+        if not wrong:
+            opened[dataset.id] = source
+    return opened, problems, notes
+
+
+def _thrown_away(
+    context: Context, datasets: Sequence[DatasetConfig], opened: Mapping[str, Source], root: Path
+) -> Context:
+    """Return a context for the stages before the buckets, on an empty root, with the sources that are open already."""
+    plain = [dataset.model_copy(update={"role": "split", "bucket": None}) for dataset in datasets]
+    download = context.config.download.model_copy(update={"datasets": tuple(plain)})
+    # no role and no bucket: what remains without the others must be valid to the worker, which checks it again
+    update = {"root": str(root), "download": download, "bucket": BucketConfig()}
+    inner = Context(context.config.model_copy(update=update), open_store(str(root)), context.work_dir, opened={})
+    assert inner.opened is not None
+    inner.opened[sources_of] = dict(opened)
+    return inner
+
+
+def _check(
+    context: Context,
+    inner: Context,
+    report_for: ReportFor,
+    stopped: Sequence[str],
+    notes: Sequence[str],
+    known: Store | None,
+) -> Checked:
+    ids = [dataset.id for dataset in inner.config.download.datasets]
+    kept = tuple(dataset for dataset in context.config.download.datasets if dataset.id in ids)
+    config = context.config.model_copy(
+        update={"download": context.config.download.model_copy(update={"datasets": kept})}
+    )
+    artifacts: dict[str, Artifact] = {}
+    for name in graph.until(inner.config, bucket.NAME)[:-1]:
+        module, inputs = graph.stage(name), graph.inputs_of(inner.config, name, artifacts)
+        stage_context = replace(inner, report=report_for(name))
+        if name == probe.NAME:
+            guard = _probes_kept(inner, known, read_table(inner.store, inputs["clips"], "clips.parquet"))
+        else:
+            guard = _readable(inner, name)
+        with guard:
+            artifacts[name] = module.run(stage_context, inputs, module.recipe(stage_context, inputs))
+    tables = {
+        name: [read_table(inner.store, made, file) for made in artifacts.values() if file in made.files]
+        for name, file in (("clips", "clips.parquet"), ("rejects", "rejects.parquet"))
+    }
+    assigned = make_window_table(tables["clips"][-1], config)
+    counts = {name: made.counts for name, made in artifacts.items()} | {bucket.NAME: assigned.counts}
+    found = [*stopped, *_limits(config, counts)]
+    try:
+        bucket.check_splits(config, tables["clips"][-1], assigned)
+    except SanaError as error:
+        found.append(str(error))
+    return Checked(
+        config,
+        found,
+        notes,
+        counts,
+        clips=tables["clips"][0],
+        captions=read_table(inner.store, artifacts["download"], "captions.parquet"),
+        probed=read_table(inner.store, artifacts[probe.NAME], "clips.parquet"),
+        rejects=pa.concat_tables([REJECTS.empty_table(), *tables["rejects"], assigned.rejects]),
+        assigned=assigned,
+        layouts={name: source.layout for name, source in inner.once(sources_of).items()},
+    )
+
+
+@contextmanager
+def _readable(inner: Context, stage: str) -> Iterator[None]:
+    """Find the data sets that a stage without a worker cannot read, by opening the captions of each alone."""
+    try:
+        yield
+    except SanaError as error:
+        from sana.data.captions.captions import open_captions
+
+        wrong: dict[str, str] = {}
+        for dataset in inner.config.download.datasets if stage == "download" else ():
+            try:
+                open_captions(dataset, inner.once(sources_of)[dataset.id])
+            except SanaError as one:
+                wrong[dataset.id] = str(one)
+        if not wrong:
+            raise
+        raise _UnreadableError(list(wrong), list(wrong.values())) from error
+
+
+@contextmanager
+def _probes_kept(inner: Context, known: Store | None, clips: pa.Table) -> Iterator[None]:
+    """Give the pool what is known of these clips, and keep what it learns under work_dir for the next check."""
+    pool = probe.pool_of(inner)
+    path = inner.work_dir / "cache" / f"probes-{pool.key}.parquet"
+    kept = rows = pool.schema.empty_table()
+    with suppress(SanaError, OSError, pa.ArrowException):  # damaged, or of another version: videos are opened again
+        kept = read_parquet(path.read_bytes()).select(pool.schema.names).cast(pool.schema)
+    if known is not None:
+        with suppress(SanaError, pa.ArrowException):
+            rows = Pool(known, probe.NAME, pool.key, schema=pool.schema, id_column=pool.id_column).rows()
+    useful = anti_join(pa.concat_tables([kept, rows]), pool.schema.empty_table(), pool.id_column)
+    useful = useful.filter(pc.is_in(useful[pool.id_column], value_set=clips["digest"].combine_chunks()))
+    if useful.num_rows:
+        pool.commit_part(useful)
+    try:
+        yield
+    finally:
+        learnt = anti_join(pool.rows(), kept, pool.id_column)
+        if learnt.num_rows:
+            with atomic_write(path) as temp:
+                temp.write_bytes(to_parquet(pa.concat_tables([kept, learnt])))
+
+
+def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:
+    """Return what `max_rejected_fraction` would stop, by stage and data set."""
+    found = []
+    for stage, of_stage in counts.items():
+        for name, of in of_stage.datasets.items():
+            dataset = next(one for one in config.download.datasets if one.id == name)
+            if of.num_in and of.num_rejected == of.num_in and len(of_stage.datasets) == 1:
+                found.append(f"{stage}: no clip of {of.num_in} is left")
+            elif of.num_rejected > dataset.max_rejected_fraction * of.num_in:
+                needed = math.ceil(100 * of.num_rejected / of.num_in) / 100
+                found.append(
+                    f"{stage}: {dataset.where}: {of.num_rejected} of {of.num_in} clips are rejected, more than "
+                    f"max_rejected_fraction {dataset.max_rejected_fraction:g} allows: mend them, or "
+                    f"-s download.datasets.{name}.max_rejected_fraction={needed:g}"
+                )
+    return found
+
+
+def rejected_rows(checked: Checked, dataset: str, reason: str) -> pa.Table:
+    """Return the rows of REJECTS of a data set with this reason."""
+    assert checked.rejects is not None
+    table = checked.rejects
+    return table.filter(pc.and_(pc.equal(table["dataset"], dataset), pc.equal(table["reason"], reason)))
