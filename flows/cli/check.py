@@ -1,5 +1,6 @@
 """`sana check`: what would become of every file, before a run: by reason and name, with the change that would help."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ YAML_SUFFIXES = (".yaml", ".yml")
 @click.command()
 @click.argument("place", metavar="SOURCE|CONFIG")
 @load_options
-@click.option("--write", type=click.Path(dir_okay=False, path_type=Path), help="Write a config for SOURCE to this file.")
+@click.option(
+    "--write", type=click.Path(dir_okay=False, path_type=Path), help="Write a config for SOURCE to this file."
+)
 def check(place: str, overrides: Sequence[str], root: str | None, write: Path | None) -> None:
     """Say what a run would make of the data: rejects by name, captions, buckets, split, and what would stop it.
 
@@ -29,37 +32,23 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     once, in a process of its own, and writes nothing under root. Exit code 1 if a run would stop.
     """
     from flows.cli.check_text import lines_of
-    from flows.cli.show import RunDisplay
-    from sana.pipeline.check import check_data
 
     is_config = place.lower().endswith(YAML_SUFFIXES)
-    if write and (is_config or write.exists()):
-        raise SanaError(f"--write makes a config for a SOURCE: {write} " + ("exists" if write.exists() else "is not"))
-    starter = None
-    if is_config:
-        config = resolve(place, overrides, root)
+    if write and is_config:
+        raise SanaError(f"--write makes a config for a SOURCE, and {place} is one already")
+    if write and write.exists():
+        raise SanaError(f"--write {write}: there is such a file already; name another, or remove it")
+    if not is_config:
+        stopped = _check_source(place, [*overrides, *([f"root={root}"] if root else [])], write)
+        command = f"sana run {shlex.quote(str(write or 'my.yaml'))}"
     else:
-        from sana.pipeline.starter import Starter
-
-        starter = Starter(place, [*overrides, *([f"root={root}"] if root else [])])
-        config = starter.config
-    problems, known = _root(config)
-    context = context_of(config.model_copy(update={"root": config.work_dir}))
-    with RunDisplay() as display:
-        checked = check_data(context, display.reporter, known=known)
-    if starter is not None:
-        checked = starter.improve(checked)
-    if is_config:
-        problems += _model(config, context.work_dir)
-    for line in lines_of(checked):
-        click.echo(line)
-    for line in _advice(checked):
-        warn(line)
-    stopped = [*problems, *checked.stopped]
-    if starter is not None:
-        _show_starter(starter.text(checked), write)
-        place = str(write or "my.yaml")
-    command = f"sana run {same_options(place, overrides if is_config else (), root if is_config else None)}"
+        config = resolve(place, overrides, root)
+        problems, checked = _checked(config)
+        for line in lines_of(checked):
+            click.echo(line)
+        _warn(checked)
+        stopped = [*problems, *_model(config), *checked.stopped]
+        command = f"sana run {same_options(place, overrides, root)}"
     if stopped:
         click.echo(f"\n{len(stopped)} {'thing' if len(stopped) == 1 else 'things'} would stop a run:")
         for problem in stopped:
@@ -68,40 +57,64 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     click.echo(f"\na run would go through: {command}")
 
 
-def _root(config: Config) -> tuple[list[str], Store | None]:
-    """Open the root, to read what it knows of the videos; what is wrong with it is one of the problems."""
+def _check_source(source: str, overrides: Sequence[str], write: Path | None) -> list[str]:
+    """Check a source by the defaults, and make a config of what is found; returns what would stop a run of that."""
+    from flows.cli.check_text import lines_of, lines_of_buckets, summary
+    from sana.pipeline.starter import Starter
+
+    starter = Starter(source, overrides)
+    problems, checked = _checked(starter.config)
+    for line in lines_of(checked):
+        click.echo(line)
+    if checked.stopped:
+        click.echo(f"with the defaults of a config {summary(checked)}")
+    improved = starter.improve(checked)
+    text = starter.text(improved)
+    if write is None:
+        click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")
+    else:
+        write.write_text(text, encoding="utf-8")
+    click.echo(f"\nwith {write or 'this config'} {summary(improved)}")
+    for line in lines_of_buckets(improved):
+        click.echo(line)
+    _warn(improved)
+    return [*problems, *improved.stopped]
+
+
+def _checked(config: Config) -> "tuple[list[str], Checked]":
+    """Return what is wrong with the root, and what the check of the data found."""
+    from flows.cli.show import RunDisplay
+    from sana.pipeline.check import check_data
+
+    problems: list[str] = []
+    known: Store | None = None
     try:
-        store = context_of(config).store
-        store.exists("artifact.json")  # any key: is the root there and readable?
-        return [], store
+        known = context_of(config).store
+        known.exists("artifact.json")  # any key: can it be read?
     except SanaError as error:
-        return [str(error)], None
+        problems, known = [str(error)], None
+    # a folder that is there, as nothing is written to the root of this context
+    context = context_of(config.model_copy(update={"root": config.work_dir}))
+    with RunDisplay() as display:
+        return problems, check_data(context, display.reporter, known=known)
 
 
-def _model(config: Config, work_dir: Path) -> list[str]:
+def _model(config: Config) -> list[str]:
+    """Return what is wrong with the model."""
     from sana.model.model_resolver import resolve_model
 
     try:
-        resolve_model(config.model, work_dir=work_dir)
+        resolve_model(config.model, work_dir=Path(config.work_dir).absolute())
     except SanaError as error:
         return [str(error)]
     return []
 
 
-def _advice(checked: "Checked") -> list[str]:
+def _warn(checked: "Checked") -> None:
     from sana.pipeline.advice import advice
 
-    return advice(checked.config, checked.assigned.facts if checked.assigned else None)
-
-
-def _show_starter(text: str, write: Path | None) -> None:
-    """Print a config to begin with, or write it."""
-    if write is None:
-        click.echo("\na config to begin with (--write my.yaml writes it):\n")
-        click.echo(text.rstrip())
-    else:
-        write.write_text(text, encoding="utf-8")
-        click.echo(f"\n{write} is written: look through it")
+    for line in advice(checked.config, checked.assigned.facts if checked.assigned else None):
+        warn(line)
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

@@ -11,7 +11,7 @@ from sana.bucket import Bucket
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.facts import BucketFacts
-from sana.pipeline.check import Checked, rejected_rows
+from sana.pipeline.check import Checked
 from sana.pipeline.remedies import facts_of, remedy
 
 MAX_NAMES = 5  # of each reason
@@ -26,33 +26,45 @@ def lines_of(checked: Checked) -> Iterator[str]:
             yield from _dataset(checked, dataset)
     for note in checked.notes:
         yield f"note: {note}"
+    yield from lines_of_buckets(checked)
+
+
+def lines_of_buckets(checked: Checked) -> Iterator[str]:
+    """Yield the table of buckets and the split, where there are samples."""
     if checked.assigned is not None and checked.assigned.facts.buckets:
         yield ""
         yield from _buckets(checked.config, checked.assigned.facts)
         yield from _split(checked)
 
 
+def summary(checked: Checked) -> str:
+    """Return how many clips are used, and why the others are not."""
+    if checked.assigned is None or checked.listed is None:
+        return "no data set can be read"
+    found = sum(of.num_in for of in checked.listed.counts["download"].datasets.values())
+    reasons = sorted(value_counts(checked.rejects["reason"]).items(), key=lambda item: (-item[1], item[0]))
+    why = f" (rejected: {', '.join(f'{num} {reason}' for reason, num in reasons)})" if reasons else ""
+    return f"{checked.assigned.counts.num_out} of {found} clips are used{why}"
+
+
 def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
-    assert checked.clips is not None and checked.captions is not None and checked.probed is not None
-    assert checked.rejects is not None and checked.assigned is not None and checked.layouts is not None
-    mine = pc.equal(checked.rejects["dataset"], dataset.id)
-    reasons = sorted(value_counts(checked.rejects["reason"].filter(mine)).items(), key=lambda item: (-item[1], item[0]))
-    found = checked.counts["download"].datasets[dataset.id].num_in
-    rejected = sum(num for _, num in reasons)
-    layout = checked.layouts[dataset.id]
+    listed = checked.listed
+    assert listed is not None
+    rejects = checked.rejects.filter(pc.equal(checked.rejects["dataset"], dataset.id))
+    reasons = sorted(value_counts(rejects["reason"]).items(), key=lambda item: (-item[1], item[0]))
+    found = listed.counts["download"].datasets[dataset.id].num_in
     yield (
-        f"{dataset.id}: {dataset.source}: {_num(found, 'clip')}, {found - rejected} good, {rejected} rejected; "
-        f"captions: {layout}"
+        f"{dataset.id}: {_num(found, 'clip')} in {dataset.source}, {found - rejects.num_rows} used, "
+        f"{rejects.num_rows} rejected; captions.layout: {listed.layouts[dataset.id]}"
     )
     for reason, num in reasons:
-        rows = rejected_rows(checked, dataset.id, reason)
-        help_ = remedy(dataset, checked.config.rules_of(dataset), rows, facts_of(rows, checked.probed))
+        rows = rejects.filter(pc.equal(rejects["reason"], reason))
+        help_ = remedy(dataset, checked.config.rules_of(dataset), rows, facts_of(rows, listed.probed))
         yield f"  {reason} {num}: {_names(rows)}"
         if help_:
             yield f"    {help_}"
-    at = pc.equal(checked.clips["dataset"], dataset.id)
-    yield from _captions(checked.captions.filter(at))
-    yield from _videos(checked.probed.filter(pc.equal(checked.probed["dataset"], dataset.id)))
+    yield from _captions(listed.captions.filter(pc.equal(listed.clips["dataset"], dataset.id)))
+    yield from _videos(listed.probed.filter(pc.equal(listed.probed["dataset"], dataset.id)))
 
 
 def _num(number: int, what: str) -> str:
@@ -133,7 +145,7 @@ def _buckets(config: Config, facts: BucketFacts) -> Iterator[str]:
         f"dropped {facts.frames_dropped}"
     )
     for name, small in facts.small_buckets.items():
-        what = f"{name} has {small.train} train samples, fewer than {config.bucket.min_bucket_samples}"
+        what = f"{name} has {_num(small.train, 'train sample')}, fewer than {config.bucket.min_bucket_samples}"
         if small.draws_per_epoch is not None:
             yield f"{what}: they are drawn {small.draws_per_epoch} times in an epoch"
         for target, num in small.moved.items():
@@ -143,7 +155,7 @@ def _buckets(config: Config, facts: BucketFacts) -> Iterator[str]:
     batch = config.train.global_batch_size
     for name, of in facts.buckets.items():
         if 0 < of.train < batch:
-            yield f"{name} has {of.train} train samples for a batch of {batch}: it is filled up by repeats"
+            yield f"{name} has {_num(of.train, 'train sample')} for a batch of {batch}: it is filled up by repeats"
 
 
 def _split(checked: Checked) -> Iterator[str]:

@@ -69,10 +69,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw = _parse(text, where=str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
+    return from_values(raw, overrides, where=str(path))
+
+
+def from_values(raw: dict[str, Any], overrides: Sequence[str], *, where: str) -> Config:
+    """Apply overrides to plain values, which they change, and check everything.
+
+    Raises:
+        ConfigError: lists every mistake at once.
+    """
     for override in overrides:
         _apply_override(raw, override)
     _add_prompt_library(raw)
-    return check(raw, where=str(path))
+    return check(raw, where=where)
 
 
 def check(raw: Mapping[str, Any], *, where: str) -> Config:

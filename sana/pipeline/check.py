@@ -22,6 +22,7 @@ from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
+from sana.data.bucketing.split_check import check_splits, split_notes
 from sana.data.bucketing.window_table import WindowTable, make_window_table
 from sana.data.schemas import REJECTS
 from sana.data.sources.file_cache import FileCache
@@ -40,47 +41,87 @@ ReportFor = Callable[[str], Report]  # name of a stage -> what hears its progres
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found. `config` has the data sets that could be read; `stopped` is what would stop a run, a line each.
+class Listed:
+    """What the stages before the buckets found, of all data sets that could be read.
 
-    Tables are over all of them: `captions` CAPTIONS and `clips` CLIPS of the clips with captions, `probed` PROBED of all
-    whose video is good, `rejects` REJECTS of every stage. `counts` by stage. Without a data set that can be read there
-    are only `stopped` and `notes`.
+    `captions` CAPTIONS and `clips` CLIPS are of the clips with captions, `probed` PROBED of all whose video is good,
+    `to_bucket` PROBED of those that reach the buckets, `rejects` REJECTS of these stages.
+    """
+
+    counts: Mapping[str, Counts]  # by stage
+    layouts: Mapping[str, str]  # caption layout, by data set
+    clips: pa.Table
+    captions: pa.Table
+    probed: pa.Table
+    to_bucket: pa.Table
+    rejects: pa.Table
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a run would make of `listed`, which is None where no data set can be read.
+
+    `config` has the data sets that could be read; `stopped` says what would stop a run, a line each.
     """
 
     config: Config
-    stopped: Sequence[str]
+    unread: Sequence[str]  # what is wrong with data sets that cannot be read
     notes: Sequence[str]
-    counts: Mapping[str, Counts]
-    clips: pa.Table | None = None
-    captions: pa.Table | None = None
-    probed: pa.Table | None = None
-    rejects: pa.Table | None = None
+    listed: Listed | None = None
     assigned: WindowTable | None = None
-    layouts: Mapping[str, str] | None = None  # caption layout, by data set
+
+    @property
+    def rejects(self) -> pa.Table:
+        """REJECTS of all stages."""
+        tables = [self.listed.rejects] if self.listed else []
+        return pa.concat_tables([REJECTS.empty_table(), *tables, *([self.assigned.rejects] if self.assigned else [])])
+
+    @property
+    def stopped(self) -> list[str]:
+        found = list(self.unread)
+        if self.listed is not None and self.assigned is not None:
+            found += _limits(self.config, {**self.listed.counts, bucket.NAME: self.assigned.counts})
+            try:
+                check_splits(self.config, self.listed.to_bucket, self.assigned)
+            except SanaError as error:
+                found.append(str(error))
+        return found
+
+    def with_config(self, config: Config) -> "Checked":
+        """The same clips under another config, which may differ in the buckets and below."""
+        if self.listed is None:
+            return replace(self, config=config)
+        assigned = make_window_table(self.listed.to_bucket, config)
+        notes = [note for note in self.notes if not note.startswith("bucket.")]
+        return replace(
+            self,
+            config=config,
+            assigned=assigned,
+            notes=[*notes, *split_notes(config, self.listed.to_bucket, assigned)],
+        )
 
 
 def check_data(context: Context, report_for: ReportFor, *, known: Store | None = None) -> Checked:
-    """List, pair, probe and bucket all clips of a config. `known` is the root, whose pool is read.
+    """List, pair, probe and bucket all clips of a config. `known` is the root: what its pool has is not probed again.
 
     Raises:
         SanaError: work_dir cannot be written, or a worker failed otherwise than by a video.
     """
     check_work_dir(context)
-    opened, stopped, notes = _open_sources(context)
-    if not opened:
-        return Checked(context.config, stopped, notes, {})
-    with TemporaryDirectory(dir=context.work_dir, prefix="check-") as folder:
-        while True:
-            datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]
-            inner = _thrown_away(context, datasets, opened, Path(folder))
+    opened, unread, notes = _open_sources(context)
+    while opened:
+        datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]
+        with TemporaryDirectory(dir=context.work_dir, prefix="check-") as folder:
             try:
-                return _check(context, inner, report_for, stopped, notes, known)
+                listed = _list(_thrown_away(context, datasets, opened, Path(folder)), report_for, known)
             except _UnreadableError as error:  # a table that is read to its end only now
-                stopped += error.problems
+                unread += error.problems
                 opened = {name: source for name, source in opened.items() if name not in error.datasets}
-                if not opened:
-                    return Checked(context.config, stopped, notes, {})
+                continue
+        download = context.config.download.model_copy(update={"datasets": tuple(datasets)})
+        config = context.config.model_copy(update={"download": download})
+        return Checked(config, unread, notes, listed).with_config(config)
+    return Checked(context.config, unread, notes)
 
 
 class _UnreadableError(Exception):
@@ -126,19 +167,7 @@ def _thrown_away(
     return inner
 
 
-def _check(
-    context: Context,
-    inner: Context,
-    report_for: ReportFor,
-    stopped: Sequence[str],
-    notes: Sequence[str],
-    known: Store | None,
-) -> Checked:
-    ids = [dataset.id for dataset in inner.config.download.datasets]
-    kept = tuple(dataset for dataset in context.config.download.datasets if dataset.id in ids)
-    config = context.config.model_copy(
-        update={"download": context.config.download.model_copy(update={"datasets": kept})}
-    )
+def _list(inner: Context, report_for: ReportFor, known: Store | None) -> Listed:
     artifacts: dict[str, Artifact] = {}
     for name in graph.until(inner.config, bucket.NAME)[:-1]:
         module, inputs = graph.stage(name), graph.inputs_of(inner.config, name, artifacts)
@@ -149,28 +178,17 @@ def _check(
             guard = _readable(inner, name)
         with guard:
             artifacts[name] = module.run(stage_context, inputs, module.recipe(stage_context, inputs))
-    tables = {
-        name: [read_table(inner.store, made, file) for made in artifacts.values() if file in made.files]
-        for name, file in (("clips", "clips.parquet"), ("rejects", "rejects.parquet"))
-    }
-    assigned = make_window_table(tables["clips"][-1], config)
-    counts = {name: made.counts for name, made in artifacts.items()} | {bucket.NAME: assigned.counts}
-    found = [*stopped, *_limits(config, counts)]
-    try:
-        bucket.check_splits(config, tables["clips"][-1], assigned)
-    except SanaError as error:
-        found.append(str(error))
-    return Checked(
-        config,
-        found,
-        notes,
-        counts,
-        clips=tables["clips"][0],
-        captions=read_table(inner.store, artifacts["download"], "captions.parquet"),
-        probed=read_table(inner.store, artifacts[probe.NAME], "clips.parquet"),
-        rejects=pa.concat_tables([REJECTS.empty_table(), *tables["rejects"], assigned.rejects]),
-        assigned=assigned,
+    clips = {
+        name: read_table(inner.store, made, "clips.parquet") for name, made in artifacts.items()
+    }  # of each stage those that it kept
+    return Listed(
+        counts={name: made.counts for name, made in artifacts.items()},
         layouts={name: source.layout for name, source in inner.once(sources_of).items()},
+        clips=clips["download"],
+        captions=read_table(inner.store, artifacts["download"], "captions.parquet"),
+        probed=clips[probe.NAME],
+        to_bucket=list(clips.values())[-1],
+        rejects=pa.concat_tables(read_table(inner.store, made, "rejects.parquet") for made in artifacts.values()),
     )
 
 
@@ -224,7 +242,7 @@ def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:
         for name, of in of_stage.datasets.items():
             dataset = next(one for one in config.download.datasets if one.id == name)
             if of.num_in and of.num_rejected == of.num_in and len(of_stage.datasets) == 1:
-                found.append(f"{stage}: no clip of {of.num_in} is left")
+                found.append(f"{stage}: all {of.num_in} clips are rejected; above is what would help")
             elif of.num_rejected > dataset.max_rejected_fraction * of.num_in:
                 needed = math.ceil(100 * of.num_rejected / of.num_in) / 100
                 found.append(
@@ -233,10 +251,3 @@ def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:
                     f"-s download.datasets.{name}.max_rejected_fraction={needed:g}"
                 )
     return found
-
-
-def rejected_rows(checked: Checked, dataset: str, reason: str) -> pa.Table:
-    """Return the rows of REJECTS of a data set with this reason."""
-    assert checked.rejects is not None
-    table = checked.rejects
-    return table.filter(pc.and_(pc.equal(table["dataset"], dataset), pc.equal(table["reason"], reason)))

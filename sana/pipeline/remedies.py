@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from sana.config.bucket import BucketRules
 from sana.config.data import DatasetConfig
-from sana.data.bucketing.assignment import ClipShapes, assign_buckets, picture_size
+from sana.data.bucketing.assignment import REJECTIONS, ClipShapes, assign_buckets, picture_size
 from sana.data.bucketing.windows import available_frames
 from sana.data.schemas import Reason
 
@@ -78,14 +78,32 @@ def changes_for(reason: str, rules: BucketRules, facts: pa.Table) -> list[Change
     """Return the changes of bucket rules that take some of the clips that bucket rejected for this reason."""
     width, height, num_frames = (facts[name].to_numpy().astype(np.int64) for name in ("width", "height", "num_frames"))
     clips = ClipShapes(width, height, available_frames(num_frames, facts["duration_s"].to_numpy(), rules.target_fps))
-    proposals = _PROPOSALS.get(reason)
     found: list[Change] = []
-    for why, settings in proposals(rules, clips) if proposals else ():
-        changed = rules.model_copy(update=dict(settings))
-        taken = int(np.count_nonzero(assign_buckets(changed, clips, changed.shapes)[1] == 0))
+    for why, settings in _PROPOSALS[reason](rules, clips) if reason in _PROPOSALS else ():
+        settings, taken = _settled(rules, clips, settings)
         if taken > (found[-1].taken if found else 0):
             found.append(Change(settings, taken, why))
     return found
+
+
+def _settled(rules: BucketRules, clips: ClipShapes, settings: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Try settings on rejected clips: where the next rule rejects all of them, change that one as well.
+
+    Returns (settings, number of clips that they take).
+    """
+    for _ in range(len(_PROPOSALS)):
+        changed = rules.model_copy(update=settings)
+        codes = assign_buckets(changed, clips, changed.shapes)[1]
+        taken = int(np.count_nonzero(codes == 0))
+        rejection = REJECTIONS[int(np.bincount(codes).argmax())]
+        if taken or rejection is None:
+            break
+        among = clips.take(codes == np.bincount(codes).argmax())
+        proposals = [more for _, more in _PROPOSALS[rejection[0]](changed, among) if not more.keys() & settings.keys()]
+        if not proposals:
+            break
+        settings = {**settings, **proposals[0]}
+    return settings, taken
 
 
 Proposals = list[tuple[str, dict[str, Any]]]
@@ -93,6 +111,8 @@ Proposals = list[tuple[str, dict[str, Any]]]
 
 def _shorter(rules: BucketRules, clips: ClipShapes) -> Proposals:
     longest, shortest = int(clips.frames.max()), int(clips.frames.min())
+    lengths = np.sort(clips.frames)
+    most_used = int(lengths[np.argmax(lengths * np.arange(len(lengths), 0, -1))])  # samples hold most frames then
     needed = min(bucket.num_frames for bucket in rules.shapes)
     limit = (
         f"bucket.min_frames asks for {rules.min_frames} frames"
@@ -101,13 +121,13 @@ def _shorter(rules: BucketRules, clips: ClipShapes) -> Proposals:
     )
     proposals: Proposals = []
     why = f"{limit}, the longest of these has {longest}: lower it,"
-    for frames in dict.fromkeys((_as_length(longest), _as_length(shortest))):
+    for frames in dict.fromkeys((_as_length(most_used), _as_length(shortest))):
         settings: dict[str, Any] = {} if needed <= frames else _of_length(rules, frames)
         if rules.min_frames > frames:
             settings["min_frames"] = frames
         if settings:
             proposals.append((why, settings))
-            why = "and"
+            why = "or"
     return proposals
 
 

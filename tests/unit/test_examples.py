@@ -109,7 +109,7 @@ def test_quoted_commands_exist_and_name_the_example(path: Path) -> None:
     assert len(commands) >= 2
     for words in commands:
         parsed = check_command(words).params
-        assert parsed["config"] == f"examples/{path.stem}.yaml"
+        assert parsed.get("config", parsed.get("place")) == f"examples/{path.stem}.yaml"
         load_config(path.with_suffix(".yaml"), parsed.get("overrides", ()))  # -s of an unknown setting fails
     for module in re.findall(r"-m (\S+)", path.read_text()):
         assert find_spec(module), f"{path.name}: there is no module {module}"
