@@ -59,7 +59,7 @@ def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
     )
     for reason, num in reasons:
         rows = rejects.filter(pc.equal(rejects["reason"], reason))
-        help_ = remedy(dataset, checked.config.rules_of(dataset), rows, facts_of(rows, listed.probed))
+        help_ = remedy(checked.config, dataset, rows, facts_of(rows, listed.probed))
         yield f"  {reason} {num}: {_names(rows)}"
         if help_:
             yield f"    {help_}"

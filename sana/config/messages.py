@@ -31,6 +31,7 @@ PATTERNS = {
     r"^[a-z0-9][a-z0-9._-]{0,63}$": (
         "must be of lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and have at most 64"
     ),
+    r"^(auto|tab|[^\w\s\"\\]|\t)$": "must be auto, tab, or one character such as , ; or |",
     "^[^/]+/[^/]+$": "must name a flow and a deployment: flow/deployment",
 }
 

@@ -25,8 +25,7 @@ from sana.counts import Counts
 from sana.data.bucketing.split_check import check_splits, split_notes
 from sana.data.bucketing.window_table import WindowTable, make_window_table
 from sana.data.schemas import REJECTS
-from sana.data.sources.file_cache import FileCache
-from sana.data.sources.source import Source, open_source, sources_of
+from sana.data.sources.source import Source, open_sources, sources_of
 from sana.data.sources.source_check import check_sources
 from sana.data.tables import read_table
 from sana.errors import SanaError
@@ -111,7 +110,7 @@ def check_data(context: Context, report_for: ReportFor, *, known: Store | None =
     opened, unread, notes = _open_sources(context)
     while opened:
         datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]
-        with TemporaryDirectory(dir=context.work_dir, prefix="check-") as folder:
+        with TemporaryDirectory(dir=context.work_dir, prefix="worker-check-") as folder:
             try:
                 listed = _list(_thrown_away(context, datasets, opened, Path(folder)), report_for, known)
             except _UnreadableError as error:  # a table that is read to its end only now
@@ -138,18 +137,16 @@ def _open_sources(context: Context) -> tuple[dict[str, Source], list[str], list[
     problems: list[str] = []
     notes: list[str] = []
     download = context.config.download
-    cache = FileCache(context.work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
     for dataset in download.enabled:
         alone = context.config.model_copy(update={"download": download.model_copy(update={"datasets": (dataset,)})})
         try:
-            source = open_source(dataset, work_dir=context.work_dir, cache=cache)
-            wrong, said = check_sources(alone, work_dir=context.work_dir, opened={dataset.id: source})
+            source = open_sources(alone, work_dir=context.work_dir)
+            wrong, said = check_sources(alone, work_dir=context.work_dir, opened=source)
         except SanaError as error:
-            wrong, said = [error], []
+            source, wrong, said = {}, [error], []
         problems += [str(error) for error in wrong]
-        notes += said
-        if not wrong:
-            opened[dataset.id] = source
+        notes += [note for note in said if "is not read before a run" not in note]  # it is read here
+        opened.update({} if wrong else source)
     return opened, problems, notes
 
 

@@ -1,6 +1,7 @@
-"""Remedies: for each reason of a rejection the change of the config, or of the files, that would help.
+"""Remedies with numbers: for each reason of a rejection the settings that would take the rejected clips.
 
-A change of the bucket rules is tried on the rejected clips, and the remedy says how many of them it takes.
+A change of the bucket rules is tried on those clips, and the remedy says how many of them it takes. What helps in
+general, in words, is in `sana.data.rejections`.
 """
 
 import math
@@ -15,21 +16,12 @@ import pyarrow.compute as pc
 
 from sana.config.bucket import BucketRules
 from sana.config.data import DatasetConfig
+from sana.config.pipeline import Config
 from sana.data.bucketing.assignment import REJECTIONS, ClipShapes, assign_buckets, picture_size
 from sana.data.bucketing.windows import available_frames
+from sana.data.rejections import remedy as general_remedy
 from sana.data.schemas import Reason
 
-# What helps where the config cannot, by reason.
-_OF_FILES: Mapping[str, str] = {
-    Reason.MISSING: "mend the names in the table, or add the files",
-    Reason.OUTSIDE: "give paths inside the source, or make the folder above it the source",
-    Reason.EMPTY: "copy them again: these files have no bytes",
-    Reason.UNREADABLE: "copy them again, or encode them again: ffmpeg -i OLD -c:v libx264 -pix_fmt yuv420p NEW.mp4",
-    Reason.NO_VIDEO: "remove them from the source: they have no video stream",
-    Reason.TRUNCATED: "copy them again: they break off before their end",
-    Reason.KILLED_WORKER: "encode them again, or remove them: they crash the decoder",
-    Reason.DUPLICATE: "remove the copies, or keep all: -s probe.duplicates=keep",
-}
 _SHORTEST, _SIDE = 1, 16  # frames and pixels of the smallest bucket
 MAX_SIZES = 6  # of a list of buckets, for which shorter ones are named
 
@@ -43,7 +35,7 @@ class Change:
     why: str
 
 
-def remedy(dataset: DatasetConfig, rules: BucketRules, rows: pa.Table, facts: pa.Table) -> str:
+def remedy(config: Config, dataset: DatasetConfig, rows: pa.Table, facts: pa.Table) -> str:
     """Return what would help against one reason, in words.
 
     Args:
@@ -51,21 +43,15 @@ def remedy(dataset: DatasetConfig, rules: BucketRules, rows: pa.Table, facts: pa
         facts: rows of PROBED of those clips of them that bucket rejected.
     """
     reason = rows["reason"][0].as_py()
-    where = f"download.datasets.{dataset.id}"
-    if reason == Reason.NO_CAPTION:
-        return (
-            "write them, or give such clips one caption: "
-            f"-s {where}.captions.missing=fallback -s '{where}.captions.fallback=a video'"
-        )
     if reason in ("caption_too_short", "caption_too_long"):
         words = [int(text.split(" ")[0]) for text in rows["detail"].to_pylist()]
         low = reason == "caption_too_short"
         name, limit = ("min_words", min(words)) if low else ("max_words", max(words))
         return f"{'lower' if low else 'raise'} it: -s filter_captions.{name}={max(1, limit)} takes all of them"
-    changes = changes_for(reason, rules, facts) if facts.num_rows else []
+    changes = changes_for(reason, config.rules_of(dataset), facts) if facts.num_rows else []
     if not changes:
-        return _OF_FILES.get(reason, "")
-    prefix = "bucket" if dataset.bucket is None else f"{where}.bucket"
+        return general_remedy(config, dataset.id, reason)
+    prefix = "bucket" if dataset.bucket is None else f"download.datasets.{dataset.id}.bucket"
     said = [
         f"{change.why} {options_of(prefix, change.settings)} "
         f"takes {'all' if change.taken == facts.num_rows else f'{change.taken} of {facts.num_rows}'}"

@@ -101,13 +101,12 @@ def test_every_reject_is_named_with_what_would_help(place: Place) -> None:
     where = "download.datasets.demo"
     assert lines[1:7] == [
         "  no_caption 1: nocaption-00.mp4 (there is no nocaption-00.txt)",
-        "    write them, or give such clips one caption: "
-        f"-s {where}.captions.missing=fallback -s '{where}.captions.fallback=a video'",
+        f"    write their captions, set {where}.captions.missing: fallback, or another captions.layout",
         "  too_short 1: short-00.mp4 (3 frames)",
         "    the shortest bucket needs 9 frames, the longest of these has 3: lower it, -s 'bucket.buckets="
         "[9x96x160,9x128x128,9x160x96,17x96x160,17x128x128,17x160x96,1x96x160,1x128x128,1x160x96]' takes all",
         lines[5],
-        "    copy them again: they break off before their end",
+        "    replace or remove these files",
     ]
     assert lines[5].startswith("  truncated 1: corrupt-00.mp4 (the file ends early, at byte ")
     assert "  captions: one each of 15 clips" in lines
@@ -236,7 +235,7 @@ def test_it_writes_nothing_to_root_and_imports_nothing_heavy(place: Place) -> No
     assert not loaded & {"torch", "prefect", "mlflow", "av", "decord", "diffusers"}
     assert not (fresh.folder / "none").exists()
     assert {p: p.stat().st_mtime_ns for p in Path(place.root).rglob("*")} == before
-    assert not list((fresh.folder / "work").glob("check-*"))
+    assert not list((fresh.folder / "work").glob("worker-*"))
 
 
 def test_a_source_alone_gives_a_config_that_goes_through(
