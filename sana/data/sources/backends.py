@@ -40,7 +40,8 @@ class Backend(Protocol):
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]: ...  # a local file, valid until exit
 
 
-def _changed(where: str, digest: str, found: str) -> SanaError:
+def changed(where: str, digest: str, found: str) -> SanaError:
+    """Return the error for a file that is not what the listing said."""
     return SanaError(
         f"{where} is not what was listed: its content was {digest}, now it is {found}. "
         "Run again: the download stage takes the new content"
@@ -134,6 +135,10 @@ class LocalBackend:
             return SourceFile(printed, 0, MISSING, trouble)
         return SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
 
+    def holds(self, path: str, digest: str) -> bool:
+        """Whether a file itself, and not a member of an archive, has this path."""
+        return os.path.lexists(self._folder / path)
+
     def digest(self, file: SourceFile) -> str:
         return self._digests.digest(self._folder / file.path)
 
@@ -148,7 +153,7 @@ class LocalBackend:
         except FileNotFoundError:
             found = MISSING
         if found != digest:  # results would be stored under the wrong digest for good
-            raise _changed(str(local), digest, found)
+            raise changed(str(local), digest, found)
         yield local
 
 
@@ -197,20 +202,34 @@ class S3Backend:
             raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
         return SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
 
+    def holds(self, path: str, digest: str) -> bool:
+        """Whether a file itself, and not a member of an archive, has this path and digest. No request is made."""
+        return digest == MISSING or digest.startswith("etag:")
+
     def digest(self, file: SourceFile) -> str:
         return file.identity
 
     def read(self, file: SourceFile) -> bytes:
         return self._store.read(file.path)
 
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object, from `start` on."""
+        return self._store.read_range(path, start, length)
+
+    def check_unchanged(self, file: SourceFile) -> None:
+        """Raise SanaError when a file that was read by ranges is not what was listed."""
+        found = next(self.find([file.path]), None)
+        if found is None or found.identity != file.identity:
+            raise changed(self._store.uri(file.path), file.identity, found.identity if found else MISSING)
+
     def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
         def size() -> int:
             try:
                 found = self._store.info(path)
             except FileNotFoundError:
-                raise _changed(self._store.uri(path), digest, MISSING) from None
+                raise changed(self._store.uri(path), digest, MISSING) from None
             if f"etag:{found.etag}" != digest:
-                raise _changed(self._store.uri(path), digest, f"etag:{found.etag}")
+                raise changed(self._store.uri(path), digest, f"etag:{found.etag}")
             return found.num_bytes
 
         def fetch(to: Path) -> None:
@@ -263,8 +282,20 @@ class HubBackend:
         for file in files.values():
             yield SourceFile(file.path, file.num_bytes, file.digest)
 
+    def holds(self, path: str, digest: str) -> bool:
+        """Whether a file itself, and not a member of an archive, has this path."""
+        return path in self._snapshot[1]
+
     def digest(self, file: SourceFile) -> str:
         return file.identity
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file, from `start` on."""
+        commit, files = self._snapshot
+        return self._repo.read_range(commit, files[path], start, length)
+
+    def check_unchanged(self, file: SourceFile) -> None:
+        """Do nothing: a commit does not change."""
 
     def read(self, file: SourceFile) -> bytes:
         with self.open(file.path, digest=file.identity) as path:
@@ -275,7 +306,7 @@ class HubBackend:
             commit, files = self._snapshot
             file = files.get(path)
             if file is None or file.digest != digest:
-                raise _changed(f"{path} of {self._repo.page}", digest, file.digest if file else MISSING)
+                raise changed(f"{path} of {self._repo.page}", digest, file.digest if file else MISSING)
             return commit, file
 
         return self._cache.open(

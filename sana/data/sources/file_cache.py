@@ -58,6 +58,15 @@ class FileCache:
         self._full_until = 0.0  # by the monotonic clock
 
     @property
+    def max_bytes(self) -> int:
+        """The budget."""
+        return self._max_bytes
+
+    def sharing(self) -> "FileCache":
+        """Return a cache of the same files and budget with statistics of its own."""
+        return FileCache(self._folder, max_bytes=self._max_bytes, keep_s=self._keep_s)
+
+    @property
     def fetch_stats(self) -> FetchStats:
         """The fetches of this object since it was made; other users of a shared folder count their own."""
         with self._stats_lock:
@@ -99,6 +108,17 @@ class FileCache:
         """
         path = self._path(digest, suffix)
         pin = self._pinned(path, size, fetch, over_budget=False)
+        try:
+            yield None if pin is None else path
+        finally:
+            if pin is not None:
+                os.close(pin)
+
+    @contextmanager
+    def open_cached(self, digest: str, suffix: str) -> Iterator[Path | None]:
+        """The same, but gives None where the file is not there already: nothing is fetched."""
+        path = self._path(digest, suffix)
+        pin = _pin(path)
         try:
             yield None if pin is None else path
         finally:

@@ -5,6 +5,7 @@ and the Hugging Face cache (`hf download`) are used. HF_TOKEN and HF_ENDPOINT ar
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError
@@ -116,36 +117,64 @@ class HubRepo:
                     f"lists {file.digest}. Run again; if it stays, the mirror or cache is bad"
                 )
 
+    def read_range(self, commit: str, file: HubFile, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file, from `start` on; from the Hugging Face cache if it is there."""
+        cached = self._cached_path(commit, file.path)
+        if cached:
+            with open(cached, "rb") as local:
+                local.seek(start)
+                return local.read(length)
+        if _offline():
+            raise self._not_here(commit, file)
+        found = io.BytesIO()
+        self._call(lambda: self._download(commit, file, found, (start, length)), what=file.path, waits_s=())
+        if len(found.getvalue()) != length:
+            raise SanaError(
+                f"{_without_password(_endpoint())} gave {len(found.getvalue())} bytes for {length} of {file.path} of "
+                f"{self._name}: it does not answer requests for ranges; use a mirror that does"
+            )
+        return found.getvalue()
+
+    def _not_here(self, commit: str, file: HubFile) -> ConfigError:
+        return ConfigError(
+            f"HF_HUB_OFFLINE is set, and {file.path} of {self._name} is not in the Hugging Face cache. "
+            f"Fetch it with the network: `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
+        )
+
     def _complete(self, commit: str, file: HubFile, partial: Path) -> str:
         """Complete `partial` from the Hugging Face cache or the hub; returns where the bytes came from."""
         cached = self._cached_path(commit, file.path)
         if cached:
             shutil.copyfile(cached, partial)
         elif _offline():
-            raise ConfigError(
-                f"HF_HUB_OFFLINE is set, and {file.path} of {self._name} is not in the Hugging Face cache. "
-                f"Fetch it with the network: `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
-            )
+            raise self._not_here(commit, file)
         else:
             try:
-                self._call(lambda: self._download(commit, file, partial), what=file.path, waits_s=())
+                with partial.open("ab") as out:
+                    self._call(lambda: self._download(commit, file, out), what=file.path, waits_s=())
             finally:
                 if partial.exists() and not partial.stat().st_size and file.num_bytes:
                     partial.unlink()
         return cached or _without_password(_endpoint())
 
-    def _download(self, commit: str, file: HubFile, partial: Path) -> None:
-        """Append the missing bytes. hf_hub_download would begin again: it keeps nothing of a failed download."""
+    def _download(self, commit: str, file: HubFile, out: IO[bytes], part: tuple[int, int] | None = None) -> None:
+        """Append the missing bytes, of the file or of a `part`: its first byte and length.
+
+        hf_hub_download would begin again: it keeps nothing of a failed download.
+        """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars("huggingface_hub.http_get")  # one bar per video is only noise
         url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
-        with partial.open("ab") as out:
-            if out.tell() > file.num_bytes:
-                out.truncate(0)
-            http_get(url, out, resume_size=out.tell(), headers=build_hf_headers(), expected_size=file.num_bytes)
+        start, length = part or (0, file.num_bytes)
+        headers = build_hf_headers()
+        if part:
+            headers["Range"] = f"bytes={start}-{start + length - 1}"
+        if out.tell() > length:
+            out.truncate(0)
+        http_get(url, out, resume_size=out.tell(), headers=headers, expected_size=length)
 
     def _cached_path(self, commit: str, path: str) -> str | None:
         """Return the path of the file in the Hugging Face cache, if any tool downloaded it before."""

@@ -1,0 +1,174 @@
+"""The backend of a data set with archives: their members are files beside the others, as if unpacked in place."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.config.data import DatasetConfig
+from sana.data.archives.caption_tables import CaptionTable, tables_of_json, tables_of_rows
+from sana.data.archives.choice import choose_archives
+from sana.data.archives.index import ArchiveIndex, IndexFolder
+from sana.data.archives.reader import ArchiveReader
+from sana.data.archives.virtual_folder import VirtualFolder, unpack_in_place
+from sana.data.sources.backends import MISSING, HubBackend, LocalBackend, S3Backend, changed
+from sana.data.sources.file_cache import FileCache
+from sana.data.sources.listing import LISTED, SourceFile, files_of, table_of_files, videos_of
+from sana.data.tables import content_digest
+from sana.runtime.threads import in_threads
+
+INDEX_THREADS = 4  # archives that are read at the same time
+_CAPTIONS = r"(?i)\.(txt|json|jsonl|csv|tsv|parquet)\z"  # files beside archives that may hold captions
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Unpacked:
+    """What the archives hold, as files."""
+
+    archives: list[SourceFile]
+    indexes: list[ArchiveIndex]
+    folder: VirtualFolder
+    tables: dict[str, CaptionTable]
+    listed: pa.Table  # LISTED, with the files beside them
+
+
+class ArchiveBackend:
+    """Another backend, in whose listing archives are replaced by their members where `config` says so.
+
+    A member's digest is that of its bytes, so a data set has the same content packed or not: "sha256:" from the hub,
+    else "xxh3:". Members that are opened are unpacked into `cache`. `only` names one archive that is the whole source.
+    """
+
+    def __init__(
+        self,
+        inner: LocalBackend | S3Backend | HubBackend,
+        config: DatasetConfig,
+        cache: FileCache,
+        indexes: IndexFolder,
+    ) -> None:
+        self._inner, self._config, self._cache = inner, config, cache.sharing()
+        self._reader = ArchiveReader(inner, cache, indexes, config.captions.video_column)
+        self._lock = threading.RLock()
+        self._chosen: tuple[pa.Table, list[SourceFile], list[str]] | None = None
+        self._unpacked: _Unpacked | None = None
+
+    @property
+    def revision(self) -> str:
+        return self._inner.revision
+
+    @property
+    def base(self) -> str:
+        return self._inner.base
+
+    @property
+    def archives(self) -> list[SourceFile]:
+        """The archives whose members are read, sorted by path."""
+        return self._choice()[1]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the choice of archives."""
+        return self._choice()[2]
+
+    def unread(self) -> list[SourceFile]:
+        """Return the archives that have no index yet: listing the members reads them whole."""
+        with self._lock:
+            return [archive for archive in self.archives if self._reader.known(archive) is None]
+
+    def listing_digest(self) -> str | None:
+        """Return a digest of what the listing is made of, without reading an archive; None if none is to be read."""
+        plain, archives, _ = self._choice()
+        if not archives:
+            return None
+        captions = plain.filter(pc.match_substring_regex(plain.column("path"), _CAPTIONS))
+        files = pa.concat_tables([table_of_files(archives), videos_of(plain), captions])
+        return content_digest(files, ["path", *LISTED.names[1:]])
+
+    def table(self, report: Report | None = None) -> pa.Table:
+        """Return a table LISTED of all files; reads archives that have no index, calling `report(done, total)`."""
+        plain, archives, _ = self._choice()
+        if not archives:
+            return plain
+        with self._lock:
+            if self._unpacked is None:
+                self._unpacked = self._unpack(plain, archives, report)
+            return self._unpacked.listed
+
+    def files(self) -> Iterator[SourceFile]:
+        yield from files_of(self.table())
+
+    def digest(self, file: SourceFile) -> str:
+        return self._inner.digest(file) if self._is_stored(file.path, file.identity) else file.identity
+
+    def read(self, file: SourceFile) -> bytes:
+        if self._is_stored(file.path, file.identity):
+            return self._inner.read(file)
+        found = self._found()
+        row = found.folder.find(file.path)
+        if row is not None:
+            return self._read_row(found, row)
+        with self.open(file.path, digest=file.identity) as path:
+            return path.read_bytes()
+
+    def open(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
+        if self._is_stored(path, digest):
+            return self._inner.open(path, digest=digest)
+        found, suffix = self._found(), PurePosixPath(path).suffix
+        made = found.tables.get(path)
+        if made is not None and made.digest == digest:
+            return self._cache.open(digest, suffix, size=lambda: made.num_bytes, fetch=made.write)
+        row = found.folder.find(path)
+        known = MISSING if row is None else found.folder.members.column("digest")[row].as_py()
+        if row is None or known != digest:
+            raise changed(f"{path}, packed in {self._config.source},", digest, known)
+        number, at = found.folder.place(row)
+        return self._reader.open(found.archives[number], found.indexes[number], at, suffix=suffix)
+
+    def _is_stored(self, path: str, digest: str) -> bool:
+        return self._inner.holds(path, digest) or not self.archives
+
+    def _choice(self) -> tuple[pa.Table, list[SourceFile], list[str]]:
+        with self._lock:
+            if self._chosen is None:
+                self._chosen = choose_archives(table_of_files(self._inner.files()), self._config)
+            return self._chosen
+
+    def _found(self) -> _Unpacked:
+        self.table()
+        assert self._unpacked is not None  # it is asked only where there are archives
+        return self._unpacked
+
+    def _read_row(self, found: _Unpacked, row: int) -> bytes:
+        number, at = found.folder.place(row)
+        return self._reader.read(found.archives[number], found.indexes[number], at)
+
+    def _unpack(self, plain: pa.Table, archives: list[SourceFile], report: Report | None) -> _Unpacked:
+        indexes = []
+        for index in in_threads(self._reader.index, archives, num_threads=INDEX_THREADS, num_ahead=INDEX_THREADS):
+            indexes.append(index)
+            if report:
+                report(len(indexes), len(archives))
+        others = [archive for archive, index in zip(archives, indexes, strict=True) if not index.is_archive]
+        archives = [archive for archive, index in zip(archives, indexes, strict=True) if index.is_archive]
+        indexes = [index for index in indexes if index.is_archive]
+        plain = _joined(plain, table_of_files(others))
+        folder = unpack_in_place(plain.column("path").chunk(0), [archive.path for archive in archives], indexes)
+        tables = {table.path: table for table in tables_of_rows(archives, indexes, folder, self._config.captions)}
+        listed = _joined(plain, folder.listed(), table_of_files(table.file for table in tables.values()))
+        found = _Unpacked(archives, indexes, folder, tables, listed)
+        read = lambda row: self._read_row(found, row)  # noqa: E731 - bound to what was found
+        made, used = tables_of_json(archives, listed, folder, self._config.captions, read)
+        unused = listed.filter(pc.invert(pc.is_in(listed.column("path"), used)))
+        listed = _joined(unused, table_of_files(table.file for table in made))
+        tables |= {table.path: table for table in made}
+        return _Unpacked(archives, indexes, folder, tables, listed)
+
+
+def _joined(*tables: pa.Table) -> pa.Table:
+    return pa.concat_tables(tables).sort_by("path").combine_chunks()

@@ -1,0 +1,170 @@
+"""Caption tables made of what archives say of their videos: rows of Parquet files, and a JSON file beside each video.
+
+They are files of a virtual folder, named metadata.parquet and metadata.jsonl, so that the layout `metadata` reads them
+by the rules of any other table.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sana.arrow import run_starts
+from sana.config.captions import CaptionsConfig
+from sana.data.archives.embedded import MEMBER_COLUMN, NAME_COLUMN
+from sana.data.archives.index import ArchiveIndex
+from sana.data.archives.virtual_folder import VirtualFolder
+from sana.data.sources.listing import SourceFile, stems, videos_of
+
+_ROWS_AT_ONCE = 4096
+_TEXT = r"(?i)\.txt\z"
+_JSON = r"(?i)\.json\z"
+_TABLE = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
+
+
+@dataclass(frozen=True)
+class CaptionTable:
+    """A table that is written when it is needed; `digest` is of what it is made of."""
+
+    path: str
+    digest: str
+    num_bytes: int  # at most
+    write: Callable[[Path], None]
+
+    @property
+    def file(self) -> SourceFile:
+        return SourceFile(self.path, self.num_bytes, self.digest)
+
+
+def _digest(*parts: object) -> str:
+    return f"made:{hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()}"
+
+
+def tables_of_rows(
+    archives: Sequence[SourceFile], indexes: Sequence[ArchiveIndex], folder: VirtualFolder, config: CaptionsConfig
+) -> Iterator[CaptionTable]:
+    """Yield one metadata.parquet for each folder in which Parquet files with videos lie."""
+    by_folder: dict[str, list[int]] = {}
+    for number, index in enumerate(indexes):
+        if index.rows is not None:
+            by_folder.setdefault(folder.folders[number], []).append(number)
+    for where, numbers in sorted(by_folder.items()):
+
+        def write(to: Path, where: str = where, numbers: list[int] = numbers) -> None:
+            parts = [_with_paths(where, number, indexes[number], folder, config) for number in numbers]
+            schema = pa.unify_schemas([part.schema for part in parts], promote_options="permissive")
+            with pq.ParquetWriter(to, schema, compression="zstd") as writer:
+                for part in parts:
+                    missing = [name for name in schema.names if name not in part.schema.names]
+                    for name in missing:
+                        part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
+                    writer.write_table(part.select(schema.names).cast(schema), _ROWS_AT_ONCE)
+
+        num_bytes = sum(2 * rows.nbytes for number in numbers if (rows := indexes[number].rows) is not None)
+        identities = [(archives[number].path, archives[number].identity) for number in numbers]
+        yield CaptionTable(f"{where}metadata.parquet", _digest(where, config.video_column, identities), num_bytes, write)
+
+
+def _with_paths(
+    where: str, number: int, index: ArchiveIndex, folder: VirtualFolder, config: CaptionsConfig
+) -> pa.Table:
+    """Return the kept rows of an archive with the paths of their videos, relative to `where`."""
+    rows = index.rows
+    assert rows is not None
+    members = folder.members
+    good = pc.equal(members.column("trouble"), "")
+    mine = members.filter(pc.and_(pc.equal(members.column("archive"), number), good))
+    path_of = dict(zip(mine.column("row").to_pylist(), mine.column("path").to_pylist(), strict=True))
+    numbers, outside = rows.column(MEMBER_COLUMN).to_pylist(), rows.column(NAME_COLUMN).to_pylist()
+    names = [
+        path_of[member][len(where) :] if member in path_of else None if member >= 0 else name
+        for member, name in zip(numbers, outside, strict=True)
+    ]
+    column = pa.array(names, pa.large_string())
+    for name in {NAME_COLUMN, config.video_column or NAME_COLUMN}:
+        at = rows.schema.get_field_index(name)
+        rows = rows.append_column(name, column) if at < 0 else rows.set_column(at, name, column)
+    lost = pc.and_(pc.greater_equal(rows.column(MEMBER_COLUMN), 0), pc.is_null(column))  # rejected as a member
+    return rows.filter(pc.invert(lost)).drop_columns([MEMBER_COLUMN])
+
+
+def _chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def tables_of_json(
+    archives: Sequence[SourceFile],
+    listed: pa.Table,
+    folder: VirtualFolder,
+    config: CaptionsConfig,
+    text_of: Callable[[int], bytes],
+) -> tuple[list[CaptionTable], pa.Array]:
+    """Return a metadata.jsonl for each folder with `key.json` beside `key.mp4`, and the paths of the files it is of.
+
+    None is made where texts or a table hold the captions; `listed` is the whole virtual folder, `text_of` gives the
+    bytes of a row of `folder.members`.
+    """
+    sidecars = _sidecars(listed, folder)
+    told = config.layout not in ("auto", "metadata") or _are_told_otherwise(listed, config)
+    if told or not sidecars.num_rows:
+        return [], pa.array([], pa.large_string())
+    made_of = _digest(config.video_column, [(archive.path, archive.identity) for archive in archives])
+    starts = run_starts(sidecars.column("folder")).tolist()
+    tables = []
+    for start, stop in zip(starts, [*starts[1:], sidecars.num_rows], strict=True):
+        part = sidecars.slice(start, stop - start)
+        where = part.column("folder")[0].as_py()
+
+        def write(to: Path, part: pa.Table = part) -> None:
+            with to.open("w", encoding="utf-8") as out:
+                for batch in part.to_batches(_ROWS_AT_ONCE):
+                    for row in batch.to_pylist():
+                        found = _json_row(text_of(row["at"]), PurePosixPath(row["video"]).name, config)
+                        out.write(json.dumps(found) + "\n")
+
+        num_bytes = 3 * pc.sum(part.column("num_bytes")).as_py() + 512 * part.num_rows
+        tables.append(CaptionTable(f"{where}metadata.jsonl", _digest(where, made_of), num_bytes, write))
+    return tables, _chunk(sidecars.column("path"))
+
+
+def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
+    """Return the JSON members that share a video's stem: path, at (row of the members), num_bytes, video, folder."""
+    members = folder.members.append_column("at", pa.array(np.arange(folder.members.num_rows)))
+    named = pc.match_substring_regex(members.column("path"), _JSON)
+    found = members.filter(pc.and_(named, pc.equal(members.column("trouble"), ""))).select(["path", "at", "num_bytes"])
+    if not found.num_rows:
+        return found
+    videos = videos_of(listed)
+    which = pc.index_in(_chunk(stems(found)), _chunk(stems(videos)))
+    found = found.append_column("video", videos.column("path").take(which)).filter(pc.is_valid(which))
+    where = pc.replace_substring_regex(found.column("path"), r"[^/]*\z", "")
+    return found.append_column("folder", where).sort_by([("folder", "ascending"), ("path", "ascending")])
+
+
+def _are_told_otherwise(listed: pa.Table, config: CaptionsConfig) -> bool:
+    """Whether a table holds the captions or, unless a table is asked for, texts beside the videos."""
+    paths = listed.column("path")
+    if pc.any(pc.match_substring_regex(paths, _TABLE)).as_py():
+        return True
+    if config.layout == "metadata" or config.columns:
+        return False
+    texts = listed.filter(pc.match_substring_regex(paths, _TEXT))
+    return bool(pc.any(pc.is_in(_chunk(stems(texts)), _chunk(stems(videos_of(listed))))).as_py())
+
+
+def _json_row(text: bytes, video: str, config: CaptionsConfig) -> dict[str, object]:
+    """Return the object of a JSON file with the name of its video; nothing but that if it holds no object."""
+    try:
+        found = json.loads(text.decode("utf-8-sig"))
+    except ValueError:
+        found = None
+    row: dict[str, object] = dict(found) if isinstance(found, dict) else {}
+    return {**row, NAME_COLUMN: video, config.video_column or NAME_COLUMN: video}
+
+

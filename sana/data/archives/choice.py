@@ -1,0 +1,81 @@
+"""Which archives of a data set are read, and what a user should know of that before a run."""
+
+from collections import Counter
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.config.data import DatasetConfig
+from sana.data.archives.index import ARCHIVE_SUFFIXES
+from sana.data.sources.listing import SourceFile, files_of, videos_of
+from sana.errors import ConfigError
+from sana.progress import in_units
+
+_ARCHIVE = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in ARCHIVE_SUFFIXES) + r")\z"
+_TABLE = r"(?i)(^|/)metadata\.parquet\z"  # a table of the files beside it
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev")
+
+
+def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, list[SourceFile], list[str]]:
+    """Return (the other files, the archives whose members are read, notes) of a listing of files.
+
+    Raises:
+        ConfigError: `archive_files` matches no archive.
+    """
+    paths = listed.column("path")
+    able = pc.and_(pc.match_substring_regex(paths, _ARCHIVE), pc.invert(pc.match_substring_regex(paths, _TABLE)))
+    found = list(files_of(listed.filter(able)))
+    if config.archives == "ignore" or not found:
+        return listed, [], []
+    num_videos = videos_of(listed).num_rows
+    packed = [file for file in found if not file.path.lower().endswith(".parquet")]
+    if config.archives == "auto" and not config.archive_files and num_videos:
+        beside = f"{len(packed)} archives, such as {packed[0].path}, lie beside {num_videos} videos" if packed else ""
+        return listed, [], [f"{beside} and are not read; archives: read takes both"] if packed else []
+    chosen = [file for file in found if _is_chosen(file.path, config)]
+    if not chosen:
+        raise ConfigError(
+            f"archive_files {', '.join(config.archive_files)} matches none of {len(found)} archives, such as "
+            f"{found[0].path}; `*` matches any part of a path"
+        )
+    names = pa.array([file.path for file in chosen], pa.large_string())
+    plain = listed.filter(pc.invert(pc.is_in(paths, names)))
+    if config.archive_files:  # the others are another's
+        others = pa.array([file.path for file in found if file not in chosen], pa.large_string())
+        plain = plain.filter(pc.invert(pc.is_in(plain.column("path"), others)))
+    return plain, chosen, list(_split_note(chosen, config))
+
+
+def _is_chosen(path: str, config: DatasetConfig) -> bool:
+    globs = config.archive_files
+    return not globs or any(fnmatchcase(path, glob) or fnmatchcase(PurePosixPath(path).name, glob) for glob in globs)
+
+
+def _split_note(chosen: list[SourceFile], config: DatasetConfig) -> Iterator[str]:
+    """Say so when the names of archives are of several splits: all of them are read, also those meant for tests."""
+    counts = Counter(split for file in chosen if (split := _split_of(file.path)))
+    if len(counts) > 1 and not config.archive_files:
+        shown = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+        yield f"archives of several splits are read: {shown}; archive_files: ['*train*'] would take one"
+
+
+def _split_of(path: str) -> str:
+    parts = path.lower().split("/")
+    words = parts[-1].replace("_", "-").replace(".", "-").split("-")
+    return next((split for split in _SPLITS if words[0] == split or split in parts[:-1]), "")
+
+
+def too_large_note(archives: list[SourceFile], max_bytes: int) -> str:
+    """Say which archives a cache of `max_bytes` cannot hold; "" if it can hold each."""
+    large = [archive for archive in archives if archive.num_bytes > max_bytes]
+    if not large:
+        return ""
+    most = max(large, key=lambda archive: archive.num_bytes)
+    return (
+        f"{most.path} ({in_units(most.num_bytes)}) and {len(large) - 1} more archives are larger than the cache of "
+        f"{in_units(max_bytes)}: each is read through once and not kept, and each video is fetched again when it is "
+        "opened; a larger download.resources.cache_gib keeps them"
+    )

@@ -1,0 +1,182 @@
+"""Parquet files whose rows hold whole videos: what `datasets` writes for a column of videos, or plain bytes."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sana.data.archives.members import Digester, Member, clean_name, of_archive
+from sana.data.archives.packed import DamagedError
+from sana.data.sources.listing import is_video
+
+MEMBER_COLUMN = "__member"  # of the rows that are kept: the number of the row's video among the members, or -1
+NAME_COLUMN = "file_name"  # of the rows that are kept: the written path of a row whose video is not in the file
+
+_KNOWN = ("video", "mp4", "webm", "mov", "avi", "mkv", "video_bytes", "clip", "bytes", "content", "data")
+_PATHS = ("file_name", "path", "video_path", "__key__")
+_MAGIC = ((4, b"ftyp", ".mp4"), (0, b"\x1a\x45\xdf\xa3", ".mkv"), (8, b"AVI ", ".avi"), (0, b"GIF8", ".gif"))
+_BUFFER_BYTES = 2**20  # a column is read page by page, not a row group at once
+
+RowSink = Callable[[pa.Table], None]
+
+
+def video_column(schema: pa.Schema, wanted: str | None) -> str | None:
+    """Return the column that holds videos: the one that is wanted, that `datasets` declares, or by name; else None."""
+    able = [field.name for field in schema if _holds_bytes(field.type)]
+    if wanted:
+        return wanted if wanted in able else None
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        declared = [name for name in able if features[name].get("_type") == "Video"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        declared = []
+    return next(iter(declared), None) or next((name for name in _KNOWN if name in able), None)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether a column may hold captions or what belongs to them: text, numbers, and lists of them."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return _is_plain(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
+    return not (pa.types.is_nested(kind) or _holds_bytes(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def scan_rows(
+    file: IO[bytes], name: str, wanted: str | None, digester: Digester, method: str, keep: RowSink
+) -> Iterator[Member]:
+    """Yield the videos of a Parquet file, called `name`, and give all other columns to `keep`, row by row as they were.
+
+    Nothing is yielded, nor kept, where no column holds videos. Rows of one name and content are one video; a name that
+    comes again with another content, and a missing one, are replaced by `<stem of the file>/<row>`.
+    """
+    known: dict[str, tuple[int, str]] = {}
+    count = at = 0
+    try:
+        with _opened(file) as table:
+            schema = table.schema_arrow
+            column = video_column(schema, wanted)
+            if column is None:
+                return
+            plain = [field.name for field in schema if _is_plain(field.type)]
+            for batch in table.iter_batches(1, columns=[column, *plain]):
+                data, written = _cell(batch, column)
+                number, outside = -1, written
+                if data is not None:
+                    outside = None
+                    digest = _digest(data, digester, method)
+                    member = _named(batch, data, written, f"{PurePosixPath(name).stem}/{at:06d}", digest, at, known)
+                    number = known[member.name][0] if member.name in known else count
+                    if number == count:
+                        if not member.trouble:
+                            known[member.name] = (count, digest)
+                        count += 1
+                        yield member
+                keep(_row(batch, plain, column, number, outside))
+                at += 1
+    except (pa.ArrowException, OSError) as error:
+        why = "it is no Parquet file" if not at else f"it is cut off or damaged after row {at}"
+        yield of_archive(f"{why}: {' '.join(str(error).split())[:200]}")
+
+
+@contextmanager
+def _opened(file: IO[bytes]) -> Iterator[pq.ParquetFile]:
+    with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table:
+        yield table
+
+
+def _cell(batch: pa.RecordBatch, column: str) -> tuple[memoryview | None, str | None]:
+    """Return (bytes, path) of the only row's video; either may be missing."""
+    cell = batch.column(column)
+    path = None
+    if pa.types.is_struct(cell.type):
+        if not cell[0].is_valid:
+            return None, None
+        if cell.type.get_field_index("path") >= 0:
+            written = cell.field("path")[0].as_py()
+            path = written if isinstance(written, str) and written else None
+        cell = cell.field("bytes")
+    return (memoryview(cell[0].as_buffer()) if cell[0].is_valid else None), path
+
+
+def _digest(data: memoryview, digester: Digester, method: str) -> str:
+    hasher = digester()
+    hasher.update(data)
+    return f"{method}:{hasher.hexdigest()}"
+
+
+def _named(
+    batch: pa.RecordBatch,
+    data: memoryview,
+    written: str | None,
+    fallback: str,
+    digest: str,
+    row: int,
+    known: dict[str, tuple[int, str]],
+) -> Member:
+    """Return the member of a row, under the name that it gets."""
+    for name in _PATHS if written is None else ():
+        if name in batch.schema.names:
+            value = batch.column(name)[0].as_py()
+            written = value if isinstance(value, str) and value else written
+            if written:
+                break
+    name, trouble = clean_name(written) if written else (fallback, "")
+    if written and trouble and "absolute" in trouble:  # only a label here: where its writer had the file
+        name, trouble = clean_name(PurePosixPath(written.replace("\\", "/")).name)
+    if trouble and is_video(name):
+        return Member(name, row, trouble=trouble)
+    if not is_video(name):
+        name += _suffix(data)
+    if trouble or known.get(name, (0, digest))[1] != digest:
+        name = f"{fallback}{_suffix(data)}"
+    return Member(name, row, 0, len(data), digest=digest)
+
+
+def _suffix(data: memoryview) -> str:
+    head = bytes(data[:16])
+    return next((suffix for at, magic, suffix in _MAGIC if head[at : at + len(magic)] == magic), ".mp4")
+
+
+def _row(batch: pa.RecordBatch, plain: list[str], column: str, number: int, outside: str | None) -> pa.Table:
+    columns: dict[str, Any] = {name: batch.column(name) for name in plain if name not in (NAME_COLUMN, column)}
+    columns[MEMBER_COLUMN] = pa.array([number], pa.int64())
+    columns[NAME_COLUMN] = pa.array([outside], pa.large_string())
+    columns[column] = columns[NAME_COLUMN]
+    return pa.table(columns)
+
+
+def group_rows(file: IO[bytes], row: int, wanted: str | None) -> Iterator[tuple[int, memoryview]]:
+    """Yield (row, bytes) of the videos in the row group of `row`, up to that row, which comes last.
+
+    Raises:
+        DamagedError: the file has no such row, or it cannot be read.
+    """
+    try:
+        with _opened(file) as table:
+            column = video_column(table.schema_arrow, wanted)
+            first = 0
+            for group in range(table.num_row_groups):
+                num_rows = table.metadata.row_group(group).num_rows
+                if column is not None and row < first + num_rows:
+                    batches = table.iter_batches(1, columns=[column], row_groups=[group])
+                    for at, batch in enumerate(batches, first):
+                        data, _ = _cell(batch, column)
+                        if data is not None:
+                            yield at, data
+                        if at == row:
+                            return
+                first += num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(f"the Parquet file is damaged: {' '.join(str(error).split())[:200]}") from error
+    raise DamagedError(f"the Parquet file has no row {row}")

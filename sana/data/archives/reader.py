@@ -1,0 +1,179 @@
+"""Reading archives where they lie: their indexes, and single members, of which only the bytes needed are read."""
+
+import gzip
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.data.archives.embedded import group_rows
+from sana.data.archives.index import GZIP_SUFFIXES, ArchiveIndex, IndexFolder
+from sana.data.archives.members import DIGESTERS, MEMBERS, Member, RangeFile, of_archive
+from sana.data.archives.packed import READ_BYTES, DamagedError, unpacked
+from sana.data.sources.backends import HubBackend, LocalBackend, S3Backend, changed
+from sana.data.sources.digest_cache import MIN_AGE_NS
+from sana.data.sources.file_cache import FileCache
+from sana.data.sources.listing import SourceFile
+
+
+class ArchiveReader:
+    """Reads the archives of a backend. Thread-safe.
+
+    A remote archive is fetched into `cache` to be indexed, and its members are taken from there while it is; later, or
+    where the cache cannot hold it, they are requested by their ranges. `column` is the configured column of videos.
+    """
+
+    def __init__(
+        self, inner: LocalBackend | S3Backend | HubBackend, cache: FileCache, indexes: IndexFolder, column: str | None
+    ) -> None:
+        self._inner, self._cache, self._indexes, self._column = inner, cache, indexes, column
+        self._unpack_cache = cache.sharing()  # what is unpacked was not fetched
+        self._method = "sha256" if isinstance(inner, HubBackend) else "xxh3"
+        self._known: dict[str, ArchiveIndex] = {}
+        self._group_lock = threading.Lock()
+
+    def known(self, archive: SourceFile) -> ArchiveIndex | None:
+        """Return the index of an archive if nothing of the archive must be read for it."""
+        if archive.trouble:
+            row = Member("", trouble=archive.trouble)
+            return ArchiveIndex(pa.Table.from_pylist([{n: getattr(row, n) for n in MEMBERS.names}], MEMBERS), None)
+        if archive.path not in self._known:
+            key = self._key(archive)
+            found = self._indexes.load(key) if key else None
+            if found is None:
+                return None
+            self._known[archive.path] = found
+        return self._known[archive.path]
+
+    def index(self, archive: SourceFile) -> ArchiveIndex:
+        """Return the index of an archive, which is read whole if there is none.
+
+        Raises:
+            SanaError: it cannot be fetched, or changed meanwhile.
+        """
+        found = self.known(archive)
+        if found is not None:
+            return found
+        try:
+            with self._whole(archive) as file:
+                found = self._indexes.build(
+                    self._key(archive), archive.path, file, column=self._column, method=self._method
+                )
+        except OSError as error:
+            if not isinstance(self._inner, LocalBackend):
+                raise
+            row = of_archive(f"it cannot be read: {error.strerror or error}")
+            return ArchiveIndex(pa.Table.from_pylist([{n: getattr(row, n) for n in MEMBERS.names}], MEMBERS), None)
+        self._known[archive.path] = found
+        return found
+
+    def _key(self, archive: SourceFile) -> str:
+        """Return the name of the archive's index: what the index depends on; "" if it may change without a sign."""
+        if not isinstance(self._inner, LocalBackend):
+            return f"{archive.identity}\0{PurePosixPath(archive.path).name}\0{self._column}"
+        if time.time_ns() - int(archive.identity.partition(":")[2]) <= MIN_AGE_NS:
+            return ""
+        return f"{self._place(archive)}\0{self._column}"
+
+    def _place(self, archive: SourceFile) -> str:
+        return f"{self._inner.base}/{archive.path}\0{archive.num_bytes}\0{archive.identity}"
+
+    @contextmanager
+    def _whole(self, archive: SourceFile) -> Iterator[IO[bytes]]:
+        """Open an archive to read all of it: fetched into the cache if that can hold it, else by ranges."""
+        inner = self._inner
+        if isinstance(inner, LocalBackend):
+            with open(os.path.join(inner.base, archive.path), "rb") as file:
+                yield file
+        elif archive.num_bytes <= self._cache.max_bytes:
+            with inner.open(archive.path, digest=archive.identity) as path, path.open("rb") as file:
+                yield file
+        else:
+            with BufferedReader(self._ranges(archive), READ_BYTES) as file:
+                yield file
+            inner.check_unchanged(archive)
+
+    def _ranges(self, archive: SourceFile) -> RangeFile:
+        assert not isinstance(self._inner, LocalBackend)
+        return RangeFile(archive.num_bytes, partial(self._inner.read_range, archive.path))
+
+    @contextmanager
+    def _part(self, archive: SourceFile, index: ArchiveIndex) -> Iterator[Any]:
+        """Open an archive to read parts of it: on the disk if it is there, else by ranges. A .tar.gz is unzipped."""
+        if archive.path.lower().endswith(GZIP_SUFFIXES):
+            ends = pc.add(index.members.column("start"), index.members.column("stored_bytes"))
+            num_bytes = pc.max(ends).as_py() or 0
+
+            def unzip(to: Path) -> None:
+                with self._whole(archive) as file, gzip.GzipFile(fileobj=file) as plain, to.open("wb") as out:
+                    for start in range(0, num_bytes, READ_BYTES):
+                        out.write(plain.read(min(READ_BYTES, num_bytes - start)))
+
+            tar = self._unpack_cache.open(
+                f"tar of {self._place(archive)}", ".tar", size=lambda: num_bytes, fetch=unzip
+            )
+            with tar as path, path.open("rb") as file:
+                yield file
+        elif isinstance(self._inner, LocalBackend):
+            with self._whole(archive) as file:
+                yield file
+        else:
+            with self._cache.open_cached(archive.identity, PurePosixPath(archive.path).suffix) as cached:
+                if cached is None:
+                    yield self._ranges(archive)  # unbuffered: only what is asked for is requested
+                else:
+                    with cached.open("rb") as file:
+                        yield file
+
+    def read(self, archive: SourceFile, index: ArchiveIndex, row: int) -> bytes:
+        """Return the bytes of a member: from the index if it keeps them.
+
+        Raises:
+            SanaError: they are not what was listed.
+        """
+        text = index.members.column("text")[row].as_py()
+        if text is not None:
+            return bytes(text)
+        with self.open(archive, index, row, suffix="") as path:
+            return path.read_bytes()
+
+    @contextmanager
+    def open(self, archive: SourceFile, index: ArchiveIndex, row: int, *, suffix: str) -> Iterator[Path]:
+        """Give a member as a local file in the cache, valid until the context ends.
+
+        Raises (on entry):
+            SanaError: its bytes are not what was listed, or cannot be fetched.
+        """
+        member = index.member(row)
+
+        def unpack(to: Path) -> None:
+            hasher = DIGESTERS[self._method]()
+            try:
+                with self._part(archive, index) as file, to.open("wb") as out:
+                    for block in self._blocks(archive, index, member, file):
+                        hasher.update(block)
+                        out.write(block)
+                found = f"{self._method}:{hasher.hexdigest()}"
+            except DamagedError as error:
+                found = str(error)
+            if found != member.digest:
+                raise changed(f"{member.name} in {archive.path}", member.digest, found)
+
+        with self._unpack_cache.open(member.digest, suffix, size=lambda: member.num_bytes, fetch=unpack) as path:
+            yield path
+
+    def _blocks(self, archive: SourceFile, index: ArchiveIndex, member: Member, file: Any) -> Iterator[Any]:
+        if archive.path.lower().endswith(".parquet"):
+            for row, data in group_rows(file, member.start, self._column):
+                if row == member.start:
+                    yield data
+        else:
+            yield from unpacked(file, member)

@@ -1,0 +1,156 @@
+"""The folder that archives would unpack to: one path for every member of every archive, as if unpacked in place."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.data.archives.index import ARCHIVE_SUFFIXES, ArchiveIndex
+from sana.data.sources.backends import MISSING
+from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES
+
+# of these two of one name are two clips, or speak for the files beside them; other files of one name are dropped
+_MUST_DIFFER = r"(?i)((^|/)(metadata\.(csv|jsonl|parquet)|(prompts?|captions|videos)\.txt)|(" + "|".join(
+    suffix.replace(".", r"\.") for suffix in VIDEO_SUFFIXES
+) + r"))\z"
+_PLAIN = -1  # the number, among archives, of the files beside them
+
+
+@dataclass(frozen=True)
+class VirtualFolder:
+    """The members of archives, sorted by path.
+
+    `members` has the columns path, archive and row (the number of the archive, and of the member in its index),
+    num_bytes, digest and trouble. `folders` are the folders that the archives unpack to.
+    """
+
+    members: pa.Table
+    folders: tuple[str, ...]
+
+    def find(self, path: str) -> int | None:
+        """Return the row of a path."""
+        paths, wanted = self.members.column("path").chunk(0), path.encode()
+        row = bisect_left(range(len(paths)), wanted, key=lambda at: bytes(paths[at].as_buffer()))
+        return row if row < len(paths) and paths[row].as_py() == path else None
+
+
+    def place(self, row: int) -> tuple[int, int]:
+        """Return (number of the archive, row in its index) of a row."""
+        return self.members.column("archive")[row].as_py(), self.members.column("row")[row].as_py()
+
+    def listed(self) -> pa.Table:
+        """Return the members as a table LISTED; a digest is their identity."""
+        members, trouble = self.members, self.members.column("trouble")
+        identity = pc.if_else(pc.equal(trouble, ""), members.column("digest"), MISSING)
+        columns = [members.column("path"), identity.cast(pa.large_string()), trouble, members.column("num_bytes")]
+        return pa.table(columns, schema=LISTED)
+
+
+def archive_folder(path: str) -> str:
+    """Return the folder that an archive lies in, with a final "/"; "" at the top."""
+    return path[: path.rfind("/") + 1]
+
+
+def archive_stem(path: str) -> str:
+    """Return the archive's name without its suffix."""
+    name = PurePosixPath(path).name
+    end = next((end for end in ARCHIVE_SUFFIXES if name.lower().endswith(end)), "")
+    return name[: len(name) - len(end)] or name
+
+
+def unpack_in_place(plain_paths: pa.Array, archives: Sequence[str], indexes: Sequence[ArchiveIndex]) -> VirtualFolder:
+    """Give every member its path: that in the archive, below the folder where the archive lies.
+
+    `archives` are sorted paths. An archive with a video, or a table of captions, that an earlier one or the folder
+    also has is unpacked, as a whole, to a folder of its own stem: so it stays beside its captions.
+    """
+    folders = [archive_folder(path) for path in archives]
+    table = _joined(archives, indexes, folders)
+    critical = pc.match_substring_regex(table.column("path"), _MUST_DIFFER)
+    good = pc.equal(table.column("trouble"), "")
+    wanted = table.filter(pc.and_(critical, good))
+    paths = pa.concat_arrays([plain_paths.cast(pa.large_string()), _chunk(wanted.column("path"))])
+    number = np.r_[np.full(len(plain_paths), _PLAIN), wanted.column("archive").to_numpy()]
+    codes = paths.dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    taken_by = number[first][codes] if len(codes) else number
+    moved = set(np.unique(number[taken_by < number]).tolist())
+    if moved:
+        folders = [f"{f}{archive_stem(archives[i])}/" if i in moved else f for i, f in enumerate(folders)]
+        table = _joined(archives, indexes, folders)
+    table = _without_twins(table, plain_paths, archives)
+    return VirtualFolder(table.sort_by("path").combine_chunks(), tuple(folders))
+
+
+def _joined(archives: Sequence[str], indexes: Sequence[ArchiveIndex], folders: Sequence[str]) -> pa.Table:
+    """Return the members of all archives in their order; those with a trouble under their archive's name."""
+    parts = []
+    for number, (archive, index, folder) in enumerate(zip(archives, indexes, folders, strict=True)):
+        members = index.members.combine_chunks()
+        if not members.num_rows:
+            continue
+        name, trouble = (_chunk(members.column(column)) for column in ("name", "trouble"))
+        inside = pc.binary_join_element_wise(pa.scalar(folder, pa.large_string()), name, "")
+        below = pc.binary_join_element_wise(pa.scalar(f"{archive}/", pa.large_string()), name, "")
+        path = pc.if_else(pc.equal(name, ""), archive, pc.if_else(pc.equal(trouble, ""), inside, below))
+        parts.append(
+            pa.table(
+                {
+                    "path": path.cast(pa.large_string()),
+                    "archive": pa.array(np.full(len(path), number, np.int32)),
+                    "row": pa.array(np.arange(len(path), dtype=np.int32)),
+                    "num_bytes": members.column("num_bytes"),
+                    "digest": members.column("digest"),
+                    "trouble": trouble,
+                }
+            )
+        )
+    return pa.concat_tables([_SCHEMA.empty_table(), *parts]).combine_chunks()
+
+
+_SCHEMA = pa.schema(
+    [("path", pa.large_string()), ("archive", pa.int32()), ("row", pa.int32())]
+    + [("num_bytes", pa.int64()), ("digest", pa.string()), ("trouble", pa.large_string())]
+)
+
+
+def _without_twins(table: pa.Table, plain_paths: pa.Array, archives: Sequence[str]) -> pa.Table:
+    """Leave one member of each path: the folder's own, else of the first archive its last, as unpacking it leaves."""
+    path = _chunk(table.column("path"))
+    codes = pa.concat_arrays([plain_paths.cast(pa.large_string()), path]).dictionary_encode().indices.to_numpy()
+    counts = np.bincount(codes)[codes] if len(codes) else codes
+    twins = np.flatnonzero(counts[len(plain_paths) :] > 1)
+    if not len(twins):
+        return table
+    paths, troubles = path.to_pylist(), table.column("trouble").to_pylist()
+    number = table.column("archive").to_pylist()
+    plain, winner = set(plain_paths.to_pylist()), dict[str, int]()
+    for row in twins.tolist():
+        if paths[row] in plain or troubles[row]:
+            continue
+        before = winner.get(paths[row])
+        if before is None or number[before] == number[row]:
+            winner[paths[row]] = row
+    rows = table.column("row").to_pylist()
+    for row in twins.tolist():
+        path, archive = paths[row], archives[number[row]]
+        if winner.get(path) == row:
+            continue
+        name = path[len(archive) + 1 :] if troubles[row] else PurePosixPath(path).name
+        if not troubles[row]:
+            holder = winner.get(path)
+            same = holder is not None and number[holder] == number[row]
+            where = "the folder" if holder is None else archives[number[holder]]
+            why = "has a later member of this name, which is taken" if same else "has this path already; rename one"
+            troubles[row] = f"{where} {why}"
+        paths[row] = f"{archive}#{rows[row]}/{name}"
+    table = table.set_column(0, "path", pa.array(paths, pa.large_string()))
+    return table.set_column(table.schema.get_field_index("trouble"), "trouble", pa.array(troubles, pa.large_string()))
+
+
+def _chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
