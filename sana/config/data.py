@@ -1,13 +1,13 @@
 """Config of the data sets and of the stages that read them: download and probe."""
 
 import re
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from sana.config.bucket import BucketRules
 from sana.config.captions import CaptionsConfig
-from sana.config.section import Section
+from sana.config.section import Neutral, Section
 
 
 class DatasetConfig(Section):
@@ -38,6 +38,14 @@ class DatasetConfig(Section):
         0.05, ge=0.0, le=1.0, description="a stage that rejects a larger part of its clips fails, with the top reasons"
     )
 
+    archives: Annotated[Literal["auto", "read", "ignore"], Neutral("auto")] = Field(
+        "auto",
+        description="archives in the source, .tar (WebDataset), .tar.gz, .zip, and .parquet with videos in its rows: "
+        "`read` their members as files beside them; `ignore` them; `auto`, read if the source has no other video",
+    )
+    archive_files: Annotated[tuple[str, ...], Neutral(())] = Field(
+        (), description="globs, such as data/train-*: only these archives are read; unset: all"
+    )
     captions: CaptionsConfig = CaptionsConfig()
     disabled: bool = Field(False, description="leave this data set out")
     role: Literal["split", "train", "eval"] = Field(
@@ -67,6 +75,12 @@ class DatasetConfig(Section):
     def draws_per_epoch(self) -> float:
         """How often each of its samples is drawn in an epoch, on average."""
         return (self.repeats + 1) * self.sampling_weight
+
+    @model_validator(mode="after")
+    def _archive_files_are_read(self) -> Self:
+        if self.archive_files and self.archives == "ignore":
+            raise ValueError("archive_files has no effect with archives: ignore; remove one")
+        return self
 
     @model_validator(mode="after")
     def _one_source_id_rule(self) -> Self:

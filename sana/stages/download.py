@@ -36,7 +36,9 @@ def _recipe(context: Context, sources: Mapping[str, Source]) -> Recipe:
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     sources = context.once(sources_of)
-    return 0, sum(source.videos.num_rows for source in sources.values()), "videos"
+    unread = {name: len(source.unread_archives()) for name, source in sources.items()}
+    videos = sum(source.videos.num_rows for name, source in sources.items() if not unread[name])
+    return 0, videos + sum(unread.values()), "videos and archives" if any(unread.values()) else "videos"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
@@ -47,6 +49,10 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     """
     sources = context.once(sources_of)
     draft = Draft(context.store, recipe, forced=bool(context.salt))
+    for source in sources.values():
+        source.read_archives(
+            lambda done, total: context.report(Progress(done, total, "archives", fetch_summary(sources)))
+        )
     tables = ingest(
         context.config.download.enabled,
         list(sources.values()),

@@ -1,5 +1,6 @@
 """The backend of a data set with archives: their members are files beside the others, as if unpacked in place."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.artifact import digest_of
 from sana.config.data import DatasetConfig
 from sana.data.archives.caption_tables import CaptionTable, tables_of_json, tables_of_rows
 from sana.data.archives.choice import choose_archives
@@ -17,7 +19,7 @@ from sana.data.archives.reader import ArchiveReader
 from sana.data.archives.virtual_folder import VirtualFolder, unpack_in_place
 from sana.data.sources.backends import MISSING, HubBackend, LocalBackend, S3Backend, changed
 from sana.data.sources.file_cache import FileCache
-from sana.data.sources.listing import LISTED, SourceFile, files_of, table_of_files, videos_of
+from sana.data.sources.listing import LISTED, SourceFile, files_of, is_video_path, table_of_files
 from sana.data.tables import content_digest
 from sana.runtime.threads import in_threads
 
@@ -42,7 +44,7 @@ class ArchiveBackend:
     """Another backend, in whose listing archives are replaced by their members where `config` says so.
 
     A member's digest is that of its bytes, so a data set has the same content packed or not: "sha256:" from the hub,
-    else "xxh3:". Members that are opened are unpacked into `cache`. `only` names one archive that is the whole source.
+    else "xxh3:". Members that are opened are unpacked into `cache`.
     """
 
     def __init__(
@@ -86,9 +88,13 @@ class ArchiveBackend:
         plain, archives, _ = self._choice()
         if not archives:
             return None
-        captions = plain.filter(pc.match_substring_regex(plain.column("path"), _CAPTIONS))
-        files = pa.concat_tables([table_of_files(archives), videos_of(plain), captions])
-        return content_digest(files, ["path", *LISTED.names[1:]])
+        may_be_read = pc.or_(
+            is_video_path(plain.column("path")), pc.match_substring_regex(plain.column("path"), _CAPTIONS)
+        )
+        files = pa.concat_tables([table_of_files(archives), plain.filter(may_be_read)])
+        others = plain.filter(pc.invert(may_be_read))  # as for a folder, their names and sizes are written down
+        used = content_digest(files, ["path", *LISTED.names[1:]])
+        return digest_of([used, content_digest(others, ["path", "num_bytes"])])
 
     def table(self, report: Report | None = None) -> pa.Table:
         """Return a table LISTED of all files; reads archives that have no index, calling `report(done, total)`."""
@@ -99,6 +105,10 @@ class ArchiveBackend:
             if self._unpacked is None:
                 self._unpacked = self._unpack(plain, archives, report)
             return self._unpacked.listed
+
+    def broken(self) -> pa.Table:
+        """Return a table LISTED of the archives that cannot be read, or not to their end, each with its trouble."""
+        return self._found().folder.broken() if self.archives else LISTED.empty_table()
 
     def files(self) -> Iterator[SourceFile]:
         yield from files_of(self.table())
@@ -131,7 +141,13 @@ class ArchiveBackend:
         return self._reader.open(found.archives[number], found.indexes[number], at, suffix=suffix)
 
     def _is_stored(self, path: str, digest: str) -> bool:
-        return self._inner.holds(path, digest) or not self.archives
+        """Whether a path is of a file itself, not of a member of an archive. No request is made for a file of one."""
+        inner = self._inner
+        if isinstance(inner, HubBackend):
+            return inner.holds(path) or not self.archives
+        if isinstance(inner, LocalBackend):
+            return os.path.lexists(os.path.join(inner.base, path)) or not self.archives
+        return digest.startswith("etag:") or not self.archives
 
     def _choice(self) -> tuple[pa.Table, list[SourceFile], list[str]]:
         with self._lock:
@@ -158,7 +174,7 @@ class ArchiveBackend:
         archives = [archive for archive, index in zip(archives, indexes, strict=True) if index.is_archive]
         indexes = [index for index in indexes if index.is_archive]
         plain = _joined(plain, table_of_files(others))
-        folder = unpack_in_place(plain.column("path").chunk(0), [archive.path for archive in archives], indexes)
+        folder = unpack_in_place(plain.column("path").combine_chunks(), [archive.path for archive in archives], indexes)
         tables = {table.path: table for table in tables_of_rows(archives, indexes, folder, self._config.captions)}
         listed = _joined(plain, folder.listed(), table_of_files(table.file for table in tables.values()))
         found = _Unpacked(archives, indexes, folder, tables, listed)

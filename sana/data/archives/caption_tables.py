@@ -68,7 +68,9 @@ def tables_of_rows(
 
         num_bytes = sum(2 * rows.nbytes for number in numbers if (rows := indexes[number].rows) is not None)
         identities = [(archives[number].path, archives[number].identity) for number in numbers]
-        yield CaptionTable(f"{where}metadata.parquet", _digest(where, config.video_column, identities), num_bytes, write)
+        yield CaptionTable(
+            f"{where}metadata.parquet", _digest(where, config.video_column, identities), num_bytes, write
+        )
 
 
 def _with_paths(
@@ -166,5 +168,3 @@ def _json_row(text: bytes, video: str, config: CaptionsConfig) -> dict[str, obje
         found = None
     row: dict[str, object] = dict(found) if isinstance(found, dict) else {}
     return {**row, NAME_COLUMN: video, config.video_column or NAME_COLUMN: video}
-
-

@@ -68,14 +68,23 @@ def _split_of(path: str) -> str:
     return next((split for split in _SPLITS if words[0] == split or split in parts[:-1]), "")
 
 
+def unread_note(archives: list[SourceFile], *, is_local: bool) -> str:
+    """Say that the members of archives are not known before a run, and what the run reads or fetches to know them."""
+    num_bytes = in_units(sum(archive.num_bytes for archive in archives))
+    what = f"{len(archives)} archives, such as {archives[0].path}," if len(archives) > 1 else archives[0].path
+    are, does = "are" if len(archives) > 1 else "is", "reads" if is_local else "fetches"
+    return f"{what} {are} not read before a run: the download stage {does} {num_bytes}, once, and lists what is in them"
+
+
 def too_large_note(archives: list[SourceFile], max_bytes: int) -> str:
     """Say which archives a cache of `max_bytes` cannot hold; "" if it can hold each."""
     large = [archive for archive in archives if archive.num_bytes > max_bytes]
     if not large:
         return ""
     most = max(large, key=lambda archive: archive.num_bytes)
+    more = f" and {len(large) - 1} more archives are" if len(large) > 1 else " is"
     return (
-        f"{most.path} ({in_units(most.num_bytes)}) and {len(large) - 1} more archives are larger than the cache of "
+        f"{most.path} ({in_units(most.num_bytes)}){more} larger than the cache of "
         f"{in_units(max_bytes)}: each is read through once and not kept, and each video is fetched again when it is "
         "opened; a larger download.resources.cache_gib keeps them"
     )

@@ -76,8 +76,7 @@ class IndexFolder:
             rows = _joined(kept)
             if rows is not None:
                 with atomic_write(at_rows) as temp_rows, pa.OSFile(str(temp_rows), "wb") as out:
-                    with pa.ipc.new_file(out, rows.schema) as writer:
-                        writer.write_table(rows, _ROWS_AT_ONCE)
+                    _write_rows(out, rows)
         return ArchiveIndex(_mapped(at_members), rows)
 
     def _paths(self, key: str) -> tuple[Path, Path]:
@@ -111,6 +110,11 @@ def _write(out: Any, members: Iterator[Member]) -> None:
             columns = [[getattr(member, name) for member in some] for name in MEMBERS.names]
             arrays = [pa.array(values, kind.type) for values, kind in zip(columns, MEMBERS, strict=True)]
             writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=MEMBERS))
+
+
+def _write_rows(out: Any, rows: pa.Table) -> None:
+    with pa.ipc.new_file(out, rows.schema) as writer:
+        writer.write_table(rows, _ROWS_AT_ONCE)
 
 
 def _mapped(path: Path) -> pa.Table:

@@ -10,7 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO
 
 from sana.data.archives.members import STORED, Digester, Member, clean_name, holds_text, of_archive
 from sana.data.sources.listing import is_hidden, is_video
@@ -141,10 +141,10 @@ def scan_tar(file: IO[bytes], digester: Digester, method: str) -> Iterator[Membe
     known: dict[str, Member] = {}  # for hard links
     last = "its beginning"
     try:
-        archive = tarfile.open(fileobj=_Headers(file), mode="r:", errors="surrogateescape")  # type: ignore[call-overload]
+        archive = tarfile.TarFile(fileobj=_Headers(file), errors="surrogateescape")  # type: ignore[arg-type]
         at = -1
         while (info := archive.next()) is not None:
-            archive.members = []  # it would keep them all
+            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
             if info.size < 0 or archive.offset <= at:
                 raise tarfile.ReadError("a member of negative size")
             at = archive.offset

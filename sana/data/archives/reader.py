@@ -97,8 +97,8 @@ class ArchiveReader:
             with inner.open(archive.path, digest=archive.identity) as path, path.open("rb") as file:
                 yield file
         else:
-            with BufferedReader(self._ranges(archive), READ_BYTES) as file:
-                yield file
+            with BufferedReader(self._ranges(archive), READ_BYTES) as ranges:
+                yield ranges
             inner.check_unchanged(archive)
 
     def _ranges(self, archive: SourceFile) -> RangeFile:
@@ -117,11 +117,9 @@ class ArchiveReader:
                     for start in range(0, num_bytes, READ_BYTES):
                         out.write(plain.read(min(READ_BYTES, num_bytes - start)))
 
-            tar = self._unpack_cache.open(
-                f"tar of {self._place(archive)}", ".tar", size=lambda: num_bytes, fetch=unzip
-            )
-            with tar as path, path.open("rb") as file:
-                yield file
+            tar = self._unpack_cache.open(f"tar of {self._place(archive)}", ".tar", size=lambda: num_bytes, fetch=unzip)
+            with tar as path, path.open("rb") as plain_tar:
+                yield plain_tar
         elif isinstance(self._inner, LocalBackend):
             with self._whole(archive) as file:
                 yield file
@@ -158,7 +156,7 @@ class ArchiveReader:
             hasher = DIGESTERS[self._method]()
             try:
                 with self._part(archive, index) as file, to.open("wb") as out:
-                    for block in self._blocks(archive, index, member, file):
+                    for block in self._blocks(archive, member, file):
                         hasher.update(block)
                         out.write(block)
                 found = f"{self._method}:{hasher.hexdigest()}"
@@ -170,7 +168,7 @@ class ArchiveReader:
         with self._unpack_cache.open(member.digest, suffix, size=lambda: member.num_bytes, fetch=unpack) as path:
             yield path
 
-    def _blocks(self, archive: SourceFile, index: ArchiveIndex, member: Member, file: Any) -> Iterator[Any]:
+    def _blocks(self, archive: SourceFile, member: Member, file: Any) -> Iterator[Any]:
         if archive.path.lower().endswith(".parquet"):
             for row, data in group_rows(file, member.start, self._column):
                 if row == member.start:

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -14,9 +15,11 @@ from sana.data.sources.backends import MISSING
 from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES
 
 # of these two of one name are two clips, or speak for the files beside them; other files of one name are dropped
-_MUST_DIFFER = r"(?i)((^|/)(metadata\.(csv|jsonl|parquet)|(prompts?|captions|videos)\.txt)|(" + "|".join(
-    suffix.replace(".", r"\.") for suffix in VIDEO_SUFFIXES
-) + r"))\z"
+_MUST_DIFFER = (
+    r"(?i)((^|/)(metadata\.(csv|jsonl|parquet)|(prompts?|captions|videos)\.txt)|("
+    + "|".join(suffix.replace(".", r"\.") for suffix in VIDEO_SUFFIXES)
+    + r"))\z"
+)
 _PLAIN = -1  # the number, among archives, of the files beside them
 
 
@@ -25,18 +28,23 @@ class VirtualFolder:
     """The members of archives, sorted by path.
 
     `members` has the columns path, archive and row (the number of the archive, and of the member in its index),
-    num_bytes, digest and trouble. `folders` are the folders that the archives unpack to.
+    num_bytes, digest and trouble; a row with the path of an archive is about the archive itself. `folders` are those
+    that the archives unpack to.
     """
 
     members: pa.Table
+    archives: tuple[str, ...]
     folders: tuple[str, ...]
+
+    @cached_property
+    def _paths(self) -> pa.Array:
+        return self.members.column("path").combine_chunks()
 
     def find(self, path: str) -> int | None:
         """Return the row of a path."""
-        paths, wanted = self.members.column("path").chunk(0), path.encode()
+        paths, wanted = self._paths, path.encode()
         row = bisect_left(range(len(paths)), wanted, key=lambda at: bytes(paths[at].as_buffer()))
         return row if row < len(paths) and paths[row].as_py() == path else None
-
 
     def place(self, row: int) -> tuple[int, int]:
         """Return (number of the archive, row in its index) of a row."""
@@ -44,10 +52,20 @@ class VirtualFolder:
 
     def listed(self) -> pa.Table:
         """Return the members as a table LISTED; a digest is their identity."""
-        members, trouble = self.members, self.members.column("trouble")
-        identity = pc.if_else(pc.equal(trouble, ""), members.column("digest"), MISSING)
-        columns = [members.column("path"), identity.cast(pa.large_string()), trouble, members.column("num_bytes")]
-        return pa.table(columns, schema=LISTED)
+        return self._listed(pc.invert(self._of_archives()))
+
+    def broken(self) -> pa.Table:
+        """Return the archives that could not be read, or not to their end, as a table LISTED."""
+        return self._listed(self._of_archives())
+
+    def _of_archives(self) -> pa.ChunkedArray:
+        return pc.is_in(self.members.column("path"), pa.array(self.archives, pa.large_string()))
+
+    def _listed(self, wanted: pa.ChunkedArray) -> pa.Table:
+        members = self.members.filter(wanted)
+        identity = pc.if_else(pc.equal(members.column("trouble"), ""), members.column("digest"), MISSING)
+        members = members.append_column("identity", identity)
+        return members.select(LISTED.names).cast(LISTED)
 
 
 def archive_folder(path: str) -> str:
@@ -83,7 +101,7 @@ def unpack_in_place(plain_paths: pa.Array, archives: Sequence[str], indexes: Seq
         folders = [f"{f}{archive_stem(archives[i])}/" if i in moved else f for i, f in enumerate(folders)]
         table = _joined(archives, indexes, folders)
     table = _without_twins(table, plain_paths, archives)
-    return VirtualFolder(table.sort_by("path").combine_chunks(), tuple(folders))
+    return VirtualFolder(table.sort_by("path").combine_chunks(), tuple(archives), tuple(folders))
 
 
 def _joined(archives: Sequence[str], indexes: Sequence[ArchiveIndex], folders: Sequence[str]) -> pa.Table:
@@ -94,13 +112,13 @@ def _joined(archives: Sequence[str], indexes: Sequence[ArchiveIndex], folders: S
         if not members.num_rows:
             continue
         name, trouble = (_chunk(members.column(column)) for column in ("name", "trouble"))
-        inside = pc.binary_join_element_wise(pa.scalar(folder, pa.large_string()), name, "")
-        below = pc.binary_join_element_wise(pa.scalar(f"{archive}/", pa.large_string()), name, "")
-        path = pc.if_else(pc.equal(name, ""), archive, pc.if_else(pc.equal(trouble, ""), inside, below))
+        inside = pc.binary_join_element_wise(_text(folder), name, _text(""))
+        below = pc.binary_join_element_wise(_text(f"{archive}/"), name, _text(""))
+        path = pc.if_else(pc.equal(name, ""), _text(archive), pc.if_else(pc.equal(trouble, ""), inside, below))
         parts.append(
             pa.table(
                 {
-                    "path": path.cast(pa.large_string()),
+                    "path": path,
                     "archive": pa.array(np.full(len(path), number, np.int32)),
                     "row": pa.array(np.arange(len(path), dtype=np.int32)),
                     "num_bytes": members.column("num_bytes"),
@@ -150,6 +168,10 @@ def _without_twins(table: pa.Table, plain_paths: pa.Array, archives: Sequence[st
         paths[row] = f"{archive}#{rows[row]}/{name}"
     table = table.set_column(0, "path", pa.array(paths, pa.large_string()))
     return table.set_column(table.schema.get_field_index("trouble"), "trouble", pa.array(troubles, pa.large_string()))
+
+
+def _text(value: str) -> pa.Scalar:
+    return pa.scalar(value, pa.large_string())
 
 
 def _chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:

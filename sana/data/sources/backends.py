@@ -135,10 +135,6 @@ class LocalBackend:
             return SourceFile(printed, 0, MISSING, trouble)
         return SourceFile(path, found.st_size, f"mtime_ns:{found.st_mtime_ns}")
 
-    def holds(self, path: str, digest: str) -> bool:
-        """Whether a file itself, and not a member of an archive, has this path."""
-        return os.path.lexists(self._folder / path)
-
     def digest(self, file: SourceFile) -> str:
         return self._digests.digest(self._folder / file.path)
 
@@ -201,10 +197,6 @@ class S3Backend:
         if not found.etag:
             raise SanaError(f"{self._store.uri(found.key)}: the server gives no ETag; use one that does")
         return SourceFile(found.key, found.num_bytes, f"etag:{found.etag}")
-
-    def holds(self, path: str, digest: str) -> bool:
-        """Whether a file itself, and not a member of an archive, has this path and digest. No request is made."""
-        return digest == MISSING or digest.startswith("etag:")
 
     def digest(self, file: SourceFile) -> str:
         return file.identity
@@ -282,7 +274,7 @@ class HubBackend:
         for file in files.values():
             yield SourceFile(file.path, file.num_bytes, file.digest)
 
-    def holds(self, path: str, digest: str) -> bool:
+    def holds(self, path: str) -> bool:
         """Whether a file itself, and not a member of an archive, has this path."""
         return path in self._snapshot[1]
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError
@@ -157,7 +157,7 @@ class HubRepo:
                     partial.unlink()
         return cached or _without_password(_endpoint())
 
-    def _download(self, commit: str, file: HubFile, out: IO[bytes], part: tuple[int, int] | None = None) -> None:
+    def _download(self, commit: str, file: HubFile, out: BinaryIO, part: tuple[int, int] | None = None) -> None:
         """Append the missing bytes, of the file or of a `part`: its first byte and length.
 
         hf_hub_download would begin again: it keeps nothing of a failed download.

@@ -1,55 +1,29 @@
 """Sources: the videos of a data set and the files that hold their captions, on whatever backend."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from sana.artifact import digest_of
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.data.captions.caption_layouts import Layout, choose_layout
+from sana.data.archives.backend import ArchiveBackend
+from sana.data.archives.index import IndexFolder
+from sana.data.captions.caption_layouts import Layout
 from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
-from sana.data.sources.listing import (
-    LISTED,
-    TABLE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    SourceFile,
-    is_video_path,
-    table_of_files,
-    videos_of,
-)
-from sana.data.sources.outputs import NO_OUTPUTS, Outputs, check_no_artifacts
+from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile
+from sana.data.sources.outputs import NO_OUTPUTS, Outputs
+from sana.data.sources.source_listing import SourceListing, list_source
 from sana.data.sources.table_backend import TableBackend
-from sana.data.sources.unused_files import count_by_ending, describe, unused_of
-from sana.data.tables import content_digest
 from sana.errors import ConfigError, error_prefix
 
 HUB_PREFIX = "hf://datasets/"
-
-
-@dataclass(frozen=True)
-class _Listing:
-    layout: Layout
-    videos: pa.Table
-    caption_files: pa.Table
-    unused: pa.Table
-
-    @cached_property
-    def digest(self) -> str:
-        used = content_digest(pa.concat_tables([self.videos, self.caption_files]), ["path", *LISTED.names[1:]])
-        if not self.unused.num_rows:
-            return used
-        return digest_of([used, content_digest(self.unused, ["path", "num_bytes"])])  # what is written of them
 
 
 class Source:
@@ -67,7 +41,7 @@ class Source:
         self._dataset = dataset
         self._backend = backend
         self._lock = threading.Lock()
-        self._cached_listing: _Listing | None = None
+        self._cached_listing: SourceListing | None = None
 
     @property
     def revision(self) -> str:
@@ -115,7 +89,26 @@ class Source:
 
         Of files that are not read only the names and sizes count: they are written down, and change no clip.
         """
-        return self._listing().digest
+        packed = self._backend if isinstance(self._backend, ArchiveBackend) else None
+        with self._lock, error_prefix(self._dataset.where):
+            of_archives = packed and packed.listing_digest()  # no archive is read for it
+        return of_archives or self._listing().digest
+
+    def unread_archives(self) -> list[SourceFile]:
+        """Return the archives that must be read whole, and fetched if they are remote, before anything is listed."""
+        with self._lock, error_prefix(self._dataset.where):
+            return self._backend.unread() if isinstance(self._backend, ArchiveBackend) else []
+
+    def read_archives(self, report: Callable[[int, int], None]) -> None:
+        """Read the archives that are not read yet; calls `report(done, total)` with numbers of archives."""
+        with self._lock, error_prefix(self._dataset.where):
+            if isinstance(self._backend, ArchiveBackend):
+                self._backend.table(report)
+
+    def archive_notes(self) -> list[str]:
+        """Say what a user should know of which archives are read."""
+        with self._lock, error_prefix(self._dataset.where):
+            return self._backend.notes if isinstance(self._backend, ArchiveBackend) else []
 
     def digest(self, file: SourceFile) -> str:
         """Return a digest of a listed file's content. Only a local file is read for it; others have it in the listing.
@@ -158,34 +151,11 @@ class Source:
                 local = stack.enter_context(self._backend.open(path, digest=digest))
             yield local
 
-    def _listing(self) -> _Listing:
+    def _listing(self) -> SourceListing:
         with self._lock, error_prefix(self._dataset.where):
             if self._cached_listing is None:
-                self._cached_listing = self._list()
+                self._cached_listing = list_source(self._backend, self.uri, self._dataset.captions)
             return self._cached_listing
-
-    def _list(self) -> _Listing:
-        listed = table_of_files(self._backend.files())
-        if isinstance(self._backend, TableBackend):
-            table = pc.equal(listed.column("path"), self._backend.name)
-            layout: Layout = "none" if self._dataset.captions.layout == "none" else "metadata"
-            return _Listing(layout, listed.filter(pc.invert(table)), listed.filter(table), listed.slice(0, 0))
-        check_no_artifacts(self.uri, listed)
-        videos = videos_of(listed)
-        if not videos.num_rows:
-            there = describe(count_by_ending(listed.column("path")))
-            raise ConfigError(
-                f"source {self.uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
-                + (f"; {there}" if there else "")
-            )
-        is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
-        try:
-            layout, caption_files = choose_layout(
-                listed.filter(pc.or_(is_good, is_video_path(listed.column("path")))), self._dataset.captions
-            )
-        except ConfigError as error:
-            raise ConfigError(f"{error} in {self.uri}") from error
-        return _Listing(layout, videos, caption_files, unused_of(listed, caption_files))
 
 
 def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
@@ -242,15 +212,21 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
     def bucket(name: str) -> S3Backend:
         return S3Backend(f"s3://{name}", cache, outputs)
 
+    def folder(backend: LocalBackend | S3Backend | HubBackend) -> Source:
+        if dataset.archives == "ignore":
+            return Source(dataset, backend, cache)
+        indexes = IndexFolder(work_dir / "cache" / "archives", read_only)
+        return Source(dataset, ArchiveBackend(backend, dataset, cache, indexes), cache)
+
     if uri.startswith("s3://"):
         if is_table:
             beside, _, name = uri.rpartition("/")
             return Source(dataset, TableBackend(name, S3Backend(beside, cache, outputs), bucket, captions), cache)
-        return Source(dataset, S3Backend(uri, cache, outputs), cache)
+        return folder(S3Backend(uri, cache, outputs))
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
         repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
-        return Source(dataset, HubBackend(repo, dataset.revision, cache), cache)
+        return folder(HubBackend(repo, dataset.revision, cache))
     if "://" in uri:
         raise ConfigError(
             f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
@@ -262,4 +238,4 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
     if is_table and path.is_file():
         beside_it = LocalBackend(path.parent, digests, outputs)
         return Source(dataset, TableBackend(path.name, beside_it, bucket, captions), cache)
-    return Source(dataset, LocalBackend(path, digests, outputs), cache)
+    return folder(LocalBackend(path, digests, outputs))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sana.config.pipeline import Config
+from sana.data.archives.choice import too_large_note, unread_note
 from sana.data.captions.captions import check_captions
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.ingest import check_pattern
@@ -11,6 +12,8 @@ from sana.data.sources.outputs import Outputs
 from sana.data.sources.source import Source, open_source
 from sana.data.sources.unused_files import notes_of, table_of_unused
 from sana.errors import SanaError
+
+READ_AT_ONCE_BYTES = 2**30  # of local archives: they are read in seconds, and the check sees what is in them
 
 
 def unused_notes(dataset: str, source: Source) -> list[str]:
@@ -39,6 +42,14 @@ def check_sources(
             source = (opened or {}).get(dataset.id) or open_source(
                 dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs
             )
+            notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
+            unread = source.unread_archives()
+            if unread and (not source.is_local or sum(file.num_bytes for file in unread) > READ_AT_ONCE_BYTES):
+                notes.append(f"{dataset.where}: {unread_note(unread, is_local=source.is_local)}")
+                if not source.is_local:
+                    large = too_large_note(unread, int(config.download.resources.cache_gib * 2**30))
+                    notes += [f"{dataset.where}: {large}"] if large else []
+                continue
             check_pattern(dataset, source)
             if source.is_local:
                 check_captions(dataset, source)

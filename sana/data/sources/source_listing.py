@@ -1,0 +1,70 @@
+"""What a data set is made of: its videos, the files that hold their captions, and the files that nothing reads."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sana.artifact import digest_of
+from sana.config.captions import CaptionsConfig
+from sana.data.archives.backend import ArchiveBackend
+from sana.data.captions.caption_layouts import Layout, choose_layout
+from sana.data.sources.backends import Backend
+from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES, is_video_path, table_of_files, videos_of
+from sana.data.sources.outputs import check_no_artifacts
+from sana.data.sources.table_backend import TableBackend
+from sana.data.sources.unused_files import count_by_ending, describe, unused_of
+from sana.data.tables import content_digest
+from sana.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SourceListing:
+    """Tables LISTED, each sorted by path. `videos` has the archives that are damaged too: each is a reject."""
+
+    layout: Layout
+    videos: pa.Table
+    caption_files: pa.Table
+    unused: pa.Table
+
+    @cached_property
+    def digest(self) -> str:
+        used = content_digest(pa.concat_tables([self.videos, self.caption_files]), ["path", *LISTED.names[1:]])
+        if not self.unused.num_rows:
+            return used
+        return digest_of([used, content_digest(self.unused, ["path", "num_bytes"])])  # what is written of them
+
+
+def list_source(backend: Backend, uri: str, captions: CaptionsConfig) -> SourceListing:
+    """List the source `uri`, and choose its caption layout.
+
+    Raises:
+        ConfigError: it holds no video, or no file of the configured layout.
+        SanaError: it cannot be listed.
+    """
+    packed = backend if isinstance(backend, ArchiveBackend) else None
+    listed = packed.table() if packed else table_of_files(backend.files())
+    broken = packed.broken() if packed else LISTED.empty_table()
+    if isinstance(backend, TableBackend):
+        table = pc.equal(listed.column("path"), backend.name)
+        of_table: Layout = "none" if captions.layout == "none" else "metadata"
+        return SourceListing(of_table, listed.filter(pc.invert(table)), listed.filter(table), listed.slice(0, 0))
+    check_no_artifacts(uri, listed)
+    videos = videos_of(listed)
+    if not videos.num_rows and not broken.num_rows:
+        there = describe(count_by_ending(listed.column("path")))
+        raise ConfigError(
+            f"source {uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
+            + (f"; {there}" if there else "")
+        )
+    is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
+    try:
+        layout, caption_files = choose_layout(
+            listed.filter(pc.or_(is_good, is_video_path(listed.column("path")))), captions
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{error} in {uri}") from error
+    if broken.num_rows:
+        videos = pa.concat_tables([videos, broken]).sort_by("path").combine_chunks()
+    return SourceListing(layout, videos, caption_files, unused_of(listed, caption_files))
