@@ -17,8 +17,9 @@ from sana.data.archives.choice import choose_archives
 from sana.data.archives.index import ArchiveIndex, IndexFolder
 from sana.data.archives.reader import ArchiveReader
 from sana.data.archives.virtual_folder import VirtualFolder, unpack_in_place
-from sana.data.sources.backends import MISSING, HubBackend, LocalBackend, S3Backend, changed
+from sana.data.sources.backends import MISSING, LocalBackend, S3Backend, changed
 from sana.data.sources.file_cache import FileCache
+from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import LISTED, SourceFile, files_of, is_video_path, table_of_files
 from sana.data.tables import content_digest
 from sana.runtime.threads import in_threads

@@ -18,9 +18,10 @@ from sana.data.archives.embedded import group_rows
 from sana.data.archives.index import GZIP_SUFFIXES, ArchiveIndex, IndexFolder
 from sana.data.archives.members import DIGESTERS, MEMBERS, Member, RangeFile, of_archive
 from sana.data.archives.packed import READ_BYTES, DamagedError, unpacked
-from sana.data.sources.backends import HubBackend, LocalBackend, S3Backend, changed
+from sana.data.sources.backends import LocalBackend, S3Backend, changed
 from sana.data.sources.digest_cache import MIN_AGE_NS
 from sana.data.sources.file_cache import FileCache
+from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import SourceFile
 
 

@@ -13,10 +13,11 @@ from sana.context import Context
 from sana.data.archives.backend import ArchiveBackend
 from sana.data.archives.index import IndexFolder
 from sana.data.captions.caption_layouts import Layout
-from sana.data.sources.backends import Backend, HubBackend, LocalBackend, S3Backend
+from sana.data.sources.backends import Backend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
+from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.data.sources.source_listing import SourceListing, list_source
