@@ -104,7 +104,9 @@ class DatasetConfig(Section):
 
 class DownloadResources(Section):
     num_workers: int = Field(8, ge=1, le=256, description="threads that list, hash and fetch files")
-    cache_gib: float = Field(20.0, gt=0.0, description="disk budget in GiB for fetched videos and archives, and unpacked videos")
+    cache_gib: float = Field(
+        20.0, gt=0.0, description="GiB of disk for fetched videos and archives, and unpacked videos"
+    )
 
 
 class DownloadConfig(Section):
