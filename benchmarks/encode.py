@@ -174,7 +174,7 @@ def decoding(folder: Path) -> None:
     folder.mkdir(parents=True)
     video = make_video(folder / "clip.mp4", num_frames=81, width=832, height=480)
     window: dict[str, object] = {"bucket": "81x480x832", "start_frame": 0, "window_fps": 0.0}
-    window |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 832.0, "crop_height": 480.0}
+    window |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 832.0, "crop_height": 480.0, "treatment": ""}
     decode = min(_cpu(lambda: to_pixels(read_window(video, window))) for _ in range(REPEATS))
     pixels = torch.from_numpy(to_pixels(read_window(video, window)))[None]
     torch.set_num_threads(1)

@@ -168,7 +168,7 @@ def rows(schema: pa.Schema, start: int, num: int) -> pa.Table:
         "sample_id": [f"{name}-000000" for name in ids], "bucket": [str(shapes[i]) for i in size],
         "start_frame": np.zeros(num), "window_fps": np.zeros(num), "crop_left": boxes[:, 0], "crop_top": boxes[:, 1],
         "crop_width": boxes[:, 2], "crop_height": boxes[:, 3], "split": np.where(number % 50 == 0, "eval", "train"),
-        "draws_per_epoch": np.ones(num),
+        "draws_per_epoch": np.ones(num), "treatment": [""] * num,
         "captions": [[" ".join((vocabulary * 7)[:n])] * (1 + (n % 7 == 0)) for n in words],
         "sample_key": [f"{i:032x}" for i in number], "shard": [f"pool/x/shards/{i // 80:09d}.st" for i in number],
         "offset": (number % 80) * 3_200_000, "dtype": ["fp16"] * num, "provenance": ["cpu"] * num,

@@ -39,7 +39,7 @@ def repeated(path: Path, times_more: int) -> Path:
 
 def windows(num_frames: int, count: int) -> Windows:
     """Evenly spread over a video, the first one not at its start; one is in the middle."""
-    box = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 832.0, "crop_height": 480.0}
+    box = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 832.0, "crop_height": 480.0, "treatment": ""}
     starts = [(2 * k + 1) * num_frames // (2 * count) - WINDOW // 2 for k in range(count)]
     return [{"start_frame": start, "bucket": f"{WINDOW}x480x832", "window_fps": 0.0, **box} for start in starts]
 

@@ -64,7 +64,10 @@ class SmallBucket(Record):
 
 @dataclass(frozen=True)
 class BucketFacts(Facts):
-    """A summary of each bucket. `frames`: of the clips that gave samples, at the rate they are read."""
+    """A summary of each bucket. `frames`: of the clips that gave samples, at the rate they are read.
+
+    Of the same clips: how many have each treatment, and how many are used as they are though unusual.
+    """
 
     STAGE: ClassVar[str] = "bucket"
     buckets: Mapping[str, BucketSummary]
@@ -73,6 +76,8 @@ class BucketFacts(Facts):
     frames: int
     frames_used: int  # in at least one sample, each counted once
     frames_dropped: int
+    treatments: Mapping[str, int] = field(default_factory=dict)  # by one of TREATMENTS
+    untreated: Mapping[str, int] = field(default_factory=dict)  # by what is unusual: "primaries bt2020"
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,15 @@ class BucketRules(Section):
         "no limit",
     )
     too_long: Literal["reject", "trim"] = Field("trim", description="what is done with a clip of more than max_frames")
+    # neutral: stage bucket's version 4 stands for both, so configs that do not name them keep one address
+    hdr: Annotated[Literal["tonemap", "reject", "as_is"], Neutral("tonemap")] = Field(
+        "tonemap",
+        description="clips of PQ or HLG: tone-mapped to SDR BT.709, rejected, or used as if they were SDR, washed out",
+    )
+    interlaced: Annotated[Literal["deinterlace", "reject", "as_is"], Neutral("deinterlace")] = Field(
+        "deinterlace",
+        description="clips whose frames are two fields: deinterlaced by bwdif, rejected, or used with their combs",
+    )
 
     @field_validator("buckets")
     @classmethod

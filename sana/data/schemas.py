@@ -24,6 +24,9 @@ class Reason(StrEnum):
     TOO_LONG = "too_long"  # more frames than max_frames, where such clips are not trimmed
     TOO_SMALL = "too_small"  # would have to be upscaled, or is below minimum_image_size
     ASPECT = "aspect"  # longer over shorter side is beyond max_aspect_ratio
+    HDR = "hdr"  # PQ or HLG, where bucket.hdr is reject
+    INTERLACED = "interlaced"  # where bucket.interlaced is reject
+    COLOR = "color"  # a coding of colours that nothing here converts
     DUPLICATE = "duplicate"  # another clip of its data set has the same content
     KILLED_WORKER = "killed_worker"  # crashed the process that decoded it, twice
 
@@ -35,7 +38,15 @@ def column(name: str, kind: pa.DataType, about: str) -> pa.Field:
 
 # Columns added after the addresses were frozen: name -> neutral value, which changes nothing about a row. A column
 # that is neutral in every row stays out of content digests, and a row that is neutral keeps its sample key.
-ADDED_COLUMNS: Mapping[str, str | int | float | bool] = {}
+ADDED_COLUMNS: Mapping[str, str | int | float | bool] = {"treatment": ""}
+
+# What is done to the frames of a clip beside cropping and resizing, in this order: deinterlaced by bwdif; and colours
+# tone-mapped from PQ or HLG, or read by a matrix that the file does not name. "": nothing, they are used as tagged.
+TREATMENTS = tuple(
+    "+".join(filter(None, (fields, colors)))
+    for fields in ("", "bwdif")
+    for colors in ("", "pq", "hlg", "bt709", "bt2020")
+)
 
 CLIPS = pa.schema(
     [
@@ -96,6 +107,7 @@ WINDOWS = pa.schema(
         column("crop_height", pa.float64(), "the same: height"),
         column("split", pa.string(), "train or eval, by source_id or by the data set's role"),
         column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
+        column("treatment", pa.string(), "one of TREATMENTS: what is done to its fields and colours, or empty"),
     ]
 )
 # The columns that determine the pixels of a sample, hence its key: the content of the video and how it is cut.
@@ -108,6 +120,7 @@ SAMPLE_KEY_COLUMNS = (
     "crop_top",
     "crop_width",
     "crop_height",
+    "treatment",
 )
 REJECTS = pa.schema(
     [

@@ -104,7 +104,7 @@ def test_a_varying_rate_by_ffmpeg(varying: tuple[Path, list[float]], fps: float)
 
 def test_a_window_is_read_as_its_row_says(varying: tuple[Path, list[float]]) -> None:
     path, shown = varying
-    crop = {"crop_left": 24.0, "crop_top": 8.0, "crop_width": 48.0, "crop_height": 48.0}
+    crop = {"crop_left": 24.0, "crop_top": 8.0, "crop_width": 48.0, "crop_height": 48.0, "treatment": ""}
     row = {"bucket": "9x32x32", "start_frame": 5, "window_fps": 8.0, **crop}
     chosen = [bisect_right(shown, k / 8) - 1 for k in range(5, 14)]
     box = (24.0, 8.0, 48.0, 48.0)

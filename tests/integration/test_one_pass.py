@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def rows(starts: Iterable[int], *, num_frames: int = 9, rate: float = 0.0) -> list[dict[str, Any]]:
-    box = {"crop_left": 4.0, "crop_top": 0.0, "crop_width": 48.0, "crop_height": 48.0}
+    box = {"crop_left": 4.0, "crop_top": 0.0, "crop_width": 48.0, "crop_height": 48.0, "treatment": ""}
     same = {"bucket": f"{num_frames}x32x32", "window_fps": rate, **box}
     return [{"start_frame": start, **same} for start in starts]
 

@@ -14,11 +14,15 @@ from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, sample_key, sample_keys
 
 CONFIGS = [Path(__file__).parents[2] / "configs" / name for name in ("demo.yaml", "sana_video_480p.yaml")]
-_PLAIN: dict[str, Any] = dict.fromkeys(SAMPLE_KEY_COLUMNS, 1.0) | {
-    "digest": "d1",
-    "bucket": "5x64x96",
-    "start_frame": 0,
-}
+_PLAIN: dict[str, Any] = (
+    dict.fromkeys(SAMPLE_KEY_COLUMNS, 1.0)
+    | dict(ADDED_COLUMNS)
+    | {
+        "digest": "d1",
+        "bucket": "5x64x96",
+        "start_frame": 0,
+    }
+)
 
 
 def sections_of(value: object) -> Iterator[Section]:

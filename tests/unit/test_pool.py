@@ -27,6 +27,7 @@ cut = st.fixed_dictionaries(
         "bucket": st.sampled_from(["81x480x832", "17x96x160"]),
         "start_frame": st.integers(0, 2**31 - 1),
         **dict.fromkeys(("window_fps", "crop_left", "crop_top", "crop_width", "crop_height"), number),
+        "treatment": st.sampled_from(["", "hlg"]),
     }
 )
 

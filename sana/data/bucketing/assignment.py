@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sana.bucket import Bucket
 from sana.config.bucket import BucketRules
+from sana.data.bucketing.treatments import TreatedClips
 from sana.data.bucketing.windows import Ints, Seeds, draw_bits
 from sana.data.schemas import Reason
 
@@ -21,7 +22,8 @@ _CROP_LEFT, _CROP_TOP = 2**32, 2**32 + 1  # random streams, beyond those of wind
 _MAX_DISTANCES = 2**20  # between shapes and buckets, in memory at once
 _SAME_ASPECT = 1e-9  # log aspects this close count as equal: rounding must not decide a tie
 
-# Why a clip is rejected: the reason, and a template of its detail. Code 0: the clip is not rejected.
+# Why a clip is rejected: the reason, and a template of its detail. Code 0: the clip is not rejected. Code CODING: for
+# its fields or colours, by `treatments.rejection_of`.
 REJECTIONS = (
     None,
     (Reason.ASPECT, "{size}; the longer side may be {rules.max_aspect_ratio:g} times the shorter"),
@@ -30,8 +32,9 @@ REJECTIONS = (
     (Reason.TOO_LONG, "{frames}; max_frames is {rules.max_frames}"),
     (Reason.TOO_SHORT, "{frames}; the shortest bucket needs {shortest}"),
     (Reason.TOO_SMALL, "{size} would have to be upscaled for {bucket}"),
+    None,
 )
-ASPECT, BELOW_MINIMUM, FEW_FRAMES, MANY_FRAMES, NO_BUCKET, UPSCALED = range(1, len(REJECTIONS))
+ASPECT, BELOW_MINIMUM, FEW_FRAMES, MANY_FRAMES, NO_BUCKET, UPSCALED, CODING = range(1, len(REJECTIONS))
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class AssignedClips:
     bucket_codes: Ints  # index into buckets, -1 for none
     rejection_codes: Ints  # index into REJECTIONS, 0 for none
     is_eval: NDArray[np.bool_]
+    treated: TreatedClips
 
     @property
     def kept(self) -> NDArray[np.bool_]:

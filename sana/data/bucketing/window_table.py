@@ -18,11 +18,12 @@ from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.counts import Counts
-from sana.data.bucketing.assignment import REJECTIONS, AssignedClips, ClipShapes, assign_buckets, crop_boxes
+from sana.data.bucketing.assignment import CODING, REJECTIONS, AssignedClips, ClipShapes, assign_buckets, crop_boxes
 from sana.data.bucketing.small_buckets import handle_small_buckets
 from sana.data.bucketing.split import Splits, assign_splits
+from sana.data.bucketing.treatments import rejection_of, treat_clips
 from sana.data.bucketing.windows import Ints, available_frames, choose_windows, covered_frames, seeds_of
-from sana.data.schemas import PROBED, REJECTS, WINDOWS
+from sana.data.schemas import PROBED, REJECTS, TREATMENTS, WINDOWS
 from sana.data.tables import count_rejects
 from sana.facts import BucketFacts, BucketSummary
 
@@ -66,6 +67,8 @@ def make_window_table(clips: pa.Table, config: Config) -> WindowTable:
         frames=frames,
         frames_used=counters.frames_used,
         frames_dropped=frames - counters.frames_used,
+        treatments=assigned.treated.counts(kept),
+        untreated=assigned.treated.untreated_counts(kept),
     )
     counts = replace(counts, num_samples=all_windows.num_rows)
     return WindowTable(all_windows, all_rejects, counts, facts, kept, splits)
@@ -92,10 +95,12 @@ def _assign(clips: pa.Table, config: Config) -> tuple[AssignedClips, Splits]:
         shapes = ClipShapes(width[rows], height[rows], frames[rows])
         index, rejection_codes[rows] = assign_buckets(rules, shapes, rules.shapes)
         bucket_codes[rows] = np.array([buckets.index(bucket) for bucket in rules.shapes] + [-1])[index]
+    treated = treat_clips(clips, distinct, rules_codes)
+    rejection_codes[treated.is_rejected] = CODING  # whatever its shape
     splits = assign_splits(clips, config, rejection_codes == 0)
     shapes = ClipShapes(width, height, frames)
     return AssignedClips(
-        distinct, rules_codes, buckets, shapes, available, bucket_codes, rejection_codes, splits.is_eval
+        distinct, rules_codes, buckets, shapes, available, bucket_codes, rejection_codes, splits.is_eval, treated
     ), splits
 
 
@@ -138,6 +143,7 @@ def _windows(
         "bucket": pa.array([str(bucket) for bucket in assigned.buckets]).take(pa.array(bucket_codes)),
         "split": pa.array(["train", "eval"]).take(pa.array(is_eval.astype(np.int8))),
         "draws_per_epoch": pa.array(np.where(is_eval, 1, draws_per_epoch[bucket_codes])),
+        "treatment": pa.array(TREATMENTS).take(pa.array(assigned.treated.treatment_codes[row])),
     }
     return pa.table([pc.cast(table[field.name], field.type) for field in WINDOWS], schema=WINDOWS)
 
@@ -148,8 +154,12 @@ def _rejects(part: pa.Table, first: int, assigned: AssignedClips) -> pa.Table:
     shortest = [min(bucket.num_frames for bucket in rules.shapes) for rules in assigned.rules]
 
     @cache  # many clips share few distinct rejections
-    def explain(code: int, rules_code: int, width: int, height: int, frames: int, bucket_code: int) -> tuple[str, str]:
+    def explain(
+        code: int, rules_code: int, width: int, height: int, frames: int, bucket_code: int, coding_code: int
+    ) -> tuple[str, str]:
         rules, rejection = assigned.rules[rules_code], REJECTIONS[code]
+        if code == CODING:
+            rejection = rejection_of(assigned.treated.codings[coding_code], rules)
         assert rejection is not None
         rate = "" if rules.target_fps is None else f" at {rules.target_fps:g} fps"
         return rejection[0], rejection[1].format(
@@ -161,7 +171,7 @@ def _rejects(part: pa.Table, first: int, assigned: AssignedClips) -> pa.Table:
     shapes = assigned.shapes
     columns = (
         assigned.rejection_codes, assigned.rules_codes, shapes.width, shapes.height, assigned.available,
-        assigned.bucket_codes,
+        assigned.bucket_codes, assigned.treated.coding_codes,
     )  # fmt: skip
     explained = [explain(*row) for row in zip(*(column[rows].tolist() for column in columns), strict=True)]
     facts = part.select(["clip_id", "dataset", "path"]).take(pa.array(rows - first))

@@ -13,7 +13,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
-from sana.data.video.video import Box, ClipRejected, opened, rotate_crop_resize
+from sana.data.video.treatment import Treated, may_seek
+from sana.data.video.video import Box, ClipRejected, ToRgb, opened, rotate_crop_resize
 
 _MAX_TICK_S = 0.001  # timestamps are rounded by a container's tick, which in some (AVI) is a whole frame
 
@@ -21,16 +22,16 @@ Timed = Iterator[tuple[VideoFrame, float]]  # a frame, and when it is first show
 
 
 def read_times(
-    path: Path, times_s: Sequence[float], *, height: int, width: int, crop: Box | None = None
+    path: Path, times_s: Sequence[float], *, height: int, width: int, crop: Box | None = None, treatment: str = ""
 ) -> NDArray[np.uint8]:
     """Decode what a player shows at each of `times_s`, seconds after the first frame: uint8 [F, H, W, 3], RGB.
 
     A frame is shown from its own timestamp until that of the next, whatever the file's rate: slow files repeat frames,
     fast ones skip some. Decoding stops at the first frame after the last time, and begins where that of `read_frames`
-    does; one frame is held in memory. `crop` and the resample are those of `read_frames`.
+    does; one frame is held in memory. `crop`, the resample and the treatment are those of `read_frames`.
 
     Raises:
-        ClipRejected: empty, unreadable, no_video, or truncated (no frame is shown at the last time).
+        ClipRejected: empty, unreadable, no_video, color, or truncated (no frame is shown at the last time).
         OSError: the file is missing or the disk failed.
         ValueError: no time, a negative one, times that do not ascend, or a size that is not positive.
     """
@@ -38,20 +39,24 @@ def read_times(
     if not len(times) or times[0] < 0 or (np.diff(times) < 0).any() or height < 1 or width < 1:
         raise ValueError(f"read_times needs ascending times >= 0 and a size >= 1, got {times_s!r}, {height} x {width}")
     frames = np.empty((len(times), height, width, 3), np.uint8)
-    if not _show_deep(path, times, frames, crop):
+    if not _show_deep(path, times, frames, crop, treatment):
         with opened(path) as (container, stream):
-            _fill(shown_at(timed(container.decode(stream), stream), stream, times), stream, frames, crop)
+            treated = Treated(stream, treatment)
+            decoded = timed(treated.frames(container.decode(stream)), stream)
+            _fill(shown_at(decoded, stream, times), stream, frames, crop, treated.rgb)
     return frames
 
 
-def _fill(shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.uint8], crop: Box | None) -> None:
+def _fill(
+    shown: Iterator[VideoFrame], stream: VideoStream, frames: NDArray[np.uint8], crop: Box | None, to_rgb: ToRgb
+) -> None:
     """Crop and resize the shown frames into `frames` [F, H, W, 3]; a repeated frame is resized once."""
     last = None
     for number, frame in enumerate(shown):
         if frame is last:
             frames[number] = frames[number - 1]
         else:
-            frames[number] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
+            frames[number] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop, to_rgb)
         last = frame
 
 
@@ -79,8 +84,12 @@ def shown_at(decoded: Timed, stream: VideoStream, times: Sequence[float] | NDArr
     raise ClipRejected("truncated", f"frames last to {end_s:.3f} s, {times[-1]:.3f} s is needed: {problem}")
 
 
-def _show_deep(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+def _show_deep(
+    path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8], crop: Box | None, treatment: str
+) -> bool:
     """Fill `frames` [F, H, W, 3] not decoding from the file's start; False if that is not worth it or not exact."""
+    if not may_seek(treatment):
+        return False
     try:
         with opened(path) as (container, stream):
             if times[0] * float(stream.average_rate or 0) < MIN_SKIPPED:
@@ -90,8 +99,9 @@ def _show_deep(path: Path, times: NDArray[np.float64], frames: NDArray[np.uint8]
         if entry is None:
             return False
         with opened(path) as (container, stream):
+            to_rgb = Treated(stream, treatment).rgb
             decoded = timed(frames_from(enumerate(container.demux(stream)), stream, entry), stream, entry.first_s)
-            _fill(shown_at(decoded, stream, times), stream, frames, crop)
+            _fill(shown_at(decoded, stream, times), stream, frames, crop, to_rgb)
             decode_behind(decoded)
     except (ClipRejected, NotExact):
         return False

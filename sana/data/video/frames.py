@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sana.bucket import Bucket
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
+from sana.data.video.treatment import Treated, may_seek
 from sana.data.video.video import (
     MP4,
     Box,
@@ -54,25 +55,32 @@ def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Decode a sample as its SAMPLE_KEY_COLUMNS say: uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
     bucket = Bucket.parse(window["bucket"])
     crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
+    size, treatment = {"height": bucket.height, "width": bucket.width}, window["treatment"]
     frames = range(window["start_frame"], window["start_frame"] + bucket.num_frames)
     if rate := window["window_fps"]:
-        times = [frame / rate for frame in frames]
-        return read_times(path, times, height=bucket.height, width=bucket.width, crop=crop)
-    return read_frames(path, frames, height=bucket.height, width=bucket.width, crop=crop)
+        return read_times(path, [frame / rate for frame in frames], **size, crop=crop, treatment=treatment)
+    return read_frames(path, frames, **size, crop=crop, treatment=treatment)
 
 
 def read_frames(
-    path: Path, frame_indices: Sequence[int], *, height: int, width: int, crop: Box | None = None
+    path: Path,
+    frame_indices: Sequence[int],
+    *,
+    height: int,
+    width: int,
+    crop: Box | None = None,
+    treatment: str = "",
 ) -> NDArray[np.uint8]:
     """Decode the frames asked for, in the order asked: uint8 [F, H, W, 3], RGB.
 
     Each is rotated upright; its part `crop`, in display pixels (square, upright), is scaled to height x width
     in one antialiased (bicubic) resample. Without `crop`: the largest centred part of the target's shape. The file
     is decoded from its start to the last index, or, where `h264_seek` guarantees the same frames, from the last entry
-    before the first index. Besides the result at most `_MAX_AHEAD_BYTES` of frames are in memory.
+    before the first index. `treatment` is one of TREATMENTS: what is done to fields and colours before that. Besides
+    the result at most `_MAX_AHEAD_BYTES` of frames are in memory.
 
     Raises:
-        ClipRejected: empty, unreadable, no_video, or truncated (the last index is beyond what decodes).
+        ClipRejected: empty, unreadable, no_video, color, or truncated (the last index is beyond what decodes).
         OSError: the file is missing or the disk failed.
         ValueError: no index, a negative one, or a size that is not positive.
     """
@@ -81,15 +89,19 @@ def read_frames(
     asked = np.asarray(frame_indices)
     frames = np.empty((len(asked), height, width, 3), np.uint8)
     # decord decodes ahead in a thread, so it meets damage early or late by chance: PyAV decides on damage
-    if not _read_deep(path, asked, frames, crop) and not _read_with_decord(path, asked, frames, crop):
-        _read_with_av(path, asked, frames, crop)
+    if not _read_deep(path, asked, frames, crop, treatment) and (
+        treatment or not _read_with_decord(path, asked, frames, crop)  # decord knows its own conversion only
+    ):
+        _read_with_av(path, asked, frames, crop, treatment)
     return frames
 
 
-def _read_deep(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> bool:
+def _read_deep(
+    path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None, treatment: str
+) -> bool:
     """Fill `frames` [F, H, W, 3], not decoding from the file's start; False if that is not worth it or not exact."""
-    first, last = int(asked.min()), int(asked.max())
-    if first < MIN_SKIPPED:
+    first, last, (height, width) = int(asked.min()), int(asked.max()), frames.shape[1:3]
+    if first < MIN_SKIPPED or not may_seek(treatment):
         return False
     try:
         with opened(path) as (container, stream):
@@ -97,10 +109,11 @@ def _read_deep(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], 
         if entry is None:
             return False
         with opened(path) as (container, stream):
+            to_rgb = Treated(stream, treatment).rgb
             decoded = frames_from(enumerate(container.demux(stream)), stream, entry)
             for number, frame in enumerate(decoded, entry.frame):
                 if (rows := asked == number).any():
-                    frames[rows] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = rotate_crop_resize(frame, stream, height, width, crop, to_rgb)
                 if number == last:
                     decode_behind(decoded)
                     return True
@@ -194,18 +207,21 @@ def _parameter_sets(packet: bytes, length_bytes: int) -> Iterator[bytes]:
         start = end + length_bytes
 
 
-def _read_with_av(path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None) -> None:
+def _read_with_av(
+    path: Path, asked: NDArray[np.int64], frames: NDArray[np.uint8], crop: Box | None, treatment: str
+) -> None:
     """Fill `frames` [F, H, W, 3].
 
     Raises:
         ClipRejected: what `opened` raises, and truncated: damage, or the end, before the last frame asked for.
     """
-    num_decoded, last, problem = 0, asked.max(), "the stream ends"
+    num_decoded, last, problem, (height, width) = 0, asked.max(), "the stream ends", frames.shape[1:3]
     with opened(path) as (container, stream):
+        treated = Treated(stream, treatment)
         try:
-            for frame in container.decode(stream):
+            for frame in treated.frames(container.decode(stream)):
                 if (rows := asked == num_decoded).any():
-                    frames[rows] = rotate_crop_resize(frame, stream, frames.shape[1], frames.shape[2], crop)
+                    frames[rows] = rotate_crop_resize(frame, stream, height, width, crop, treated.rgb)
                 num_decoded += 1
                 if num_decoded > last:
                     return

@@ -25,13 +25,14 @@ from sana.bucket import Bucket
 from sana.data.video.decode_by_time import shown_at, tick_s, timed
 from sana.data.video.frames import read_window
 from sana.data.video.h264_seek import MIN_SKIPPED, NUM_BEHIND, Entry, NotExact, find_entries, frames_from
-from sana.data.video.video import ClipRejected, opened, rotate_crop_resize
+from sana.data.video.treatment import Treated, may_seek
+from sana.data.video.video import Box, ClipRejected, ToRgb, opened, rotate_crop_resize
 
 Window = Mapping[str, Any]  # the columns SAMPLE_KEY_COLUMNS of a sample
 Frames = NDArray[np.uint8]  # [F, H, W, 3], RGB
 
 # columns in which windows that are read in one pass agree: SAMPLE_KEY_COLUMNS but for `start_frame`
-OF_ONE_PASS = ("digest", "bucket", "window_fps", "crop_left", "crop_top", "crop_width", "crop_height")
+OF_ONE_PASS = ("digest", "bucket", "window_fps", "crop_left", "crop_top", "crop_width", "crop_height", "treatment")
 
 
 def read_windows(path: Path, windows: Sequence[Window]) -> Iterator[Frames | ClipRejected]:
@@ -65,14 +66,14 @@ def _read_alone(path: Path, window: Window) -> Frames | ClipRejected:
 def _read_together(path: Path, windows: Sequence[Window]) -> Iterator[Frames]:
     """Yield the windows in order. Raises ClipRejected or NotExact at the first that may differ from `read_window`'s."""
     first = windows[0]
-    bucket, rate = Bucket.parse(first["bucket"]), first["window_fps"]
+    bucket, rate, treatment = Bucket.parse(first["bucket"]), first["window_fps"], first["treatment"]
     crop = (first["crop_left"], first["crop_top"], first["crop_width"], first["crop_height"])
-    runs = _runs(path, [window["start_frame"] for window in windows], bucket.num_frames, rate)
+    starts = [window["start_frame"] for window in windows]
+    runs = _runs(path, starts, bucket.num_frames, rate, seek=may_seek(treatment))
     with opened(path) as (container, stream):
         packets = _Packets(container, stream)
         for run in runs:
-            decoded = _decoded(path, packets, run, stream, rate)
-            pictures = _pictures(decoded, stream, bucket, crop)
+            pictures = _pictures(_decoded(path, packets, run, stream, rate, treatment), stream, bucket, crop)
             shared = np.empty((0, bucket.height, bucket.width, 3), np.uint8)
             for start, following in pairwise([*run.starts, run.stop]):
                 made = [_filled(pictures, shared, bucket)]
@@ -90,13 +91,13 @@ def _filled(pictures: Iterator[NDArray[np.uint8]], shared: Frames, bucket: Bucke
 
 
 def _pictures(
-    decoded: Iterator[VideoFrame], stream: VideoStream, bucket: Bucket, crop: tuple[float, float, float, float]
+    decoded: Iterator[tuple[VideoFrame, ToRgb]], stream: VideoStream, bucket: Bucket, crop: Box
 ) -> Iterator[NDArray[np.uint8]]:
     """Yield each frame rotated, cropped and resized: uint8 [H, W, 3]. A repeated frame is resized once."""
     last, picture = None, np.empty((0, 0, 3), np.uint8)
-    for frame in decoded:
+    for frame, to_rgb in decoded:
         if frame is not last:
-            last, picture = frame, rotate_crop_resize(frame, stream, bucket.height, bucket.width, crop)
+            last, picture = frame, rotate_crop_resize(frame, stream, bucket.height, bucket.width, crop, to_rgb)
         yield picture
 
 
@@ -121,8 +122,10 @@ class _Run:
         return list(dict.fromkeys(number for start in self.starts for number in range(start, start + self.num_frames)))
 
 
-def _runs(path: Path, starts: Sequence[int], num_frames: int, rate: float) -> list[_Run]:
+def _runs(path: Path, starts: Sequence[int], num_frames: int, rate: float, *, seek: bool) -> list[_Run]:
     """Cut windows into runs: a new one begins at an entry with at least `MIN_SKIPPED` frames to skip before it."""
+    if not seek:
+        return [_Run(None, num_frames, list(starts))]
     with opened(path) as (container, stream):
         decoded_per_frame = float(stream.average_rate or 0) / rate if rate else 1.0
         tick = tick_s(stream)
@@ -177,19 +180,24 @@ class _Packets:
             yield number, packet
 
 
-def _decoded(path: Path, packets: _Packets, run: _Run, stream: VideoStream, rate: float) -> Iterator[VideoFrame]:
-    """Yield the frame for each of the run's numbers, by a decoder of its own."""
+def _decoded(
+    path: Path, packets: _Packets, run: _Run, stream: VideoStream, rate: float, treatment: str
+) -> Iterator[tuple[VideoFrame, ToRgb]]:
+    """Yield the frame for each of the run's numbers, by a decoder of its own, and what makes RGB of it."""
     entry = run.entry
     with opened(path) as (_, decoder):
+        treated = Treated(decoder, treatment)
         if entry is None:
-            decoded = _from_start(packets.up_to(None), decoder)
+            decoded = treated.frames(_from_start(packets.up_to(None), decoder))
         else:
             decoded = _vouched(frames_from(packets.up_to(entry), decoder, entry))
         if rate:
             times = [number / rate for number in run.numbers]
-            yield from shown_at(timed(decoded, stream, entry.first_s if entry else None), stream, times)
+            chosen = shown_at(timed(decoded, stream, entry.first_s if entry else None), stream, times)
         else:
-            yield from _numbered(decoded, entry.frame if entry else 0, run.numbers)
+            chosen = _numbered(decoded, entry.frame if entry else 0, run.numbers)
+        for frame in chosen:
+            yield frame, treated.rgb
 
 
 def _numbered(decoded: Iterator[VideoFrame], first: int, numbers: Sequence[int]) -> Iterator[VideoFrame]:

@@ -6,7 +6,8 @@ Shapes in this module: F frames, H height, W width (pixels). A file that cannot 
 disk that cannot be read raises `OSError`, which is not the clip's fault and may be retried.
 """
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -28,13 +29,15 @@ _ALMOST_SQUARE = Fraction(1, 100)  # no pixel shape in use is this near to squar
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
 Box = tuple[float, float, float, float]  # left, top, width, height
+ToRgb = Callable[[VideoFrame], NDArray[np.uint8]]  # a frame to uint8 [H, W, 3]
 
 
 class ClipRejected(Exception):  # noqa: N818  an outcome, not an error
     """A clip cannot be used: `reason` is one word of a closed list, `detail` the numbers, without any path.
 
     Here: empty (zero bytes), unreadable (the container or the codec cannot be opened), no_video (no video stream),
-    truncated (fewer frames than the header states or the caller needs). Workers add killed_worker.
+    truncated (fewer frames than the header states or the caller needs), color (a coding of colours that nothing here
+    converts). Workers add killed_worker.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -123,17 +126,28 @@ def rotation_deg(frame: VideoFrame) -> int:
     return int(frame.rotation / 90 + 4.5) % 4 * 90
 
 
-def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a frame as it is stored: uint8 [H, W, 3]."""
-    return np.asarray(frame.to_ndarray(format="rgb24", threads=1), np.uint8)
+def rgb(frame: VideoFrame, *, matrix: int | None = None) -> NDArray[np.uint8]:
+    """Return a frame as it is stored: uint8 [H, W, 3]. `matrix`: libavutil's number, None for what the frame says.
+
+    libav reads BT.601 where the frame says nothing.
+
+    Raises:
+        ClipRejected: color (libav does not know this matrix).
+    """
+    try:
+        return np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix, threads=1), np.uint8)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        raise ClipRejected("color", f"matrix {frame.colorspace} of its colours is not supported") from error
 
 
 def rotate_crop_resize(
-    frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None
+    frame: VideoFrame, stream: VideoStream, height: int, width: int, crop: Box | None, to_rgb: ToRgb = rgb
 ) -> NDArray[np.uint8]:
     """Rotate a frame upright, crop it and resize the crop to height x width: uint8 [H, W, 3]."""
     degrees, aspect = rotation_deg(frame), sample_aspect(stream)
-    picture = np.rot90(rgb(frame), degrees // 90)
+    picture = np.rot90(to_rgb(frame), degrees // 90)
     return crop_and_resize(picture, 1 / aspect if degrees in (90, 270) else aspect, height, width, crop)
 
 
