@@ -1,35 +1,40 @@
-"""What the terminal shows of a conversion: what became of each key."""
+"""What the terminal shows of a conversion: a few lines; the tables are in a file beside the config."""
 
-from rich.table import Column, Table
-from rich.text import Text
+from collections.abc import Sequence
+from pathlib import Path
 
-from flows.cli.tables import render
 from sana.convert.conversion import Conversion
 from sana.convert.simpletuner import faults_of
-from sana.convert.yaml_text import scalar, shown
+
+WIDTH = 80
 
 
-def conversion_text(conversion: Conversion) -> str:
-    """Render what became of each of SimpleTuner's keys, and which of its faults are left behind."""
-    mapped = Table(box=None, pad_edge=False)
-    for name, width in (("SimpleTuner", 30), ("here", 38), ("value", 20), ("note", 29)):
-        mapped.add_column(name, width=width, overflow="fold")
-    for setting in conversion.settings:
-        if setting.theirs:
-            theirs = ", ".join(conversion.short(name) for name in setting.theirs)
-            cells = (theirs, setting.key, scalar(setting.value), setting.why)
-            mapped.add_row(*(Text(cell) for cell in cells))
-    texts = [render(mapped)]
-    rest = [(key.name, shown(key), key.why) for key in conversion.not_carried]
-    faults = [(fault, ours) for fault, ours in faults_of(conversion)]
-    for title, names, rows in (  # long names are folded, never cut
-        ("not carried over", ("key", "value", "why, and what is used instead"), rest),
-        ("not known", ("key", "value", "nearest"), [(key.name, shown(key), key.why) for key in conversion.unknown]),
-        ("known faults that are not carried over", ("SimpleTuner", "here"), faults),
-    ):
-        if rows:
-            table = Table(*(Column(name, overflow="fold") for name in names), box=None, pad_edge=False)
-            for row in rows:
-                table.add_row(*(Text(cell) for cell in row))
-            texts.append(f"{title}:\n{render(table)}")
-    return "\n\n".join(texts)
+def summary(conversion: Conversion, tables: Path, command: str) -> list[str]:
+    """Return five lines: what was mapped, what was not, what changes results, where it is written, and what is next.
+
+    Each is at most WIDTH wide, but for a path or a command, which are not broken.
+    """
+    theirs = {name for setting in conversion.settings for name in setting.theirs}
+    left = len(conversion.not_carried) + len(conversion.unknown)
+    along = ", ".join(path.name for path in conversion.files)
+    unknown = [f"{key.name} ({key.why})" for key in conversion.unknown]
+    changed = [fault.changes for fault in faults_of(conversion) if fault.changes]
+    return [
+        f"mapped: {len(theirs)} of {len(theirs) + left} keys" + (f"; taken along: {along}" if along else ""),
+        _listed(f"not carried over: {left} keys, {len(unknown)} unknown: ", unknown)
+        if unknown
+        else f"not carried over: {left} keys; the tables say what is used instead",
+        _listed("changes results: ", changed),
+        f"tables: {tables}",
+        f"next: {command}",
+    ]
+
+
+def _listed(start: str, names: Sequence[str]) -> str:
+    """Put as many names after the start as fit, and the number of the others."""
+    for num in range(len(names), 0, -1):
+        more = f" and {len(names) - num} more" if num < len(names) else ""
+        line = f"{start}{', '.join(names[:num])}{more}"
+        if len(line) <= WIDTH:
+            return line
+    return f"{start}{len(names)}, see the tables" if names else start

@@ -1,9 +1,11 @@
 """`sana convert-simpletuner`: a run of SimpleTuner becomes a config of this pipeline."""
 
+import shlex
 from pathlib import Path
 
 import click
 
+from flows.cli.options import program
 from sana.errors import SanaError
 
 
@@ -17,24 +19,32 @@ from sana.errors import SanaError
 def convert_simpletuner(config: Path, backends: Path, output: Path, num_processes: int) -> None:
     """Turn SimpleTuner's CONFIG (config.json) and BACKENDS (multidatabackend.json) into a config that validates.
 
-    Every key is mapped, or listed with the reason why it is not and what is used instead.
+    Every key is mapped, or listed with the reason why it is not and what is used instead, in a file beside the YAML.
     """
-    from flows.cli.conversion import conversion_text
+    from flows.cli.conversion import summary
     from sana.config.load import load_config
+    from sana.convert.markdown import markdown_text
     from sana.convert.simpletuner import convert
     from sana.convert.yaml_text import yaml_text
 
-    if output.exists():
-        raise SanaError(f"{output} is there already and may hold your own changes; choose another -o, or remove it")
+    tables = output.with_suffix(".conversion.md")
+    for path in (output, tables):
+        if path.exists():
+            raise SanaError(f"{path} is there already and may hold your own changes; choose another -o, or remove it")
     conversion = convert(config, backends, num_processes=num_processes)
-    title = f"Made by `sana convert-simpletuner {config} {backends}`; in brackets: the names of keys there."
-    try:
-        output.write_text(yaml_text(conversion, title=title), encoding="utf-8")
-    except OSError as error:
-        raise SanaError(f"cannot write {output}: {error.strerror}") from error
+    made = f"Made by `sana convert-simpletuner {config} {backends}`"
+    _write(output, yaml_text(conversion, title=f"{made}; in brackets: the names of keys there."))
+    _write(tables, markdown_text(conversion, title=f"{made}: what became of each key"))
     try:
         load_config(output)
     except SanaError as error:
         raise SanaError(f"{error}\n{output} is written, but not valid yet: fix these keys in it") from error
-    click.echo(conversion_text(conversion))
-    click.echo(f"\nwrote {output}, which is valid; next: sana validate {output}")
+    command = f"{program()} validate {shlex.quote(str(output))}"
+    click.echo("\n".join(summary(conversion, tables, command)))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SanaError(f"cannot write {path}: {error.strerror}") from error

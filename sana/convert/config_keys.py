@@ -3,11 +3,10 @@
 A key that is new here is one more row; it then goes out of its family in unsupported_keys.py.
 """
 
-from collections.abc import Callable
-
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.datasets import convert_datasets
 from sana.convert.mapping import Group, Row, Run, Table, at_least
+from sana.convert.places import convert_places
 from sana.convert.sampling import convert_bucket, convert_prompts, convert_weights
 from sana.convert.training import (
     convert_batch,
@@ -21,10 +20,6 @@ from sana.convert.training import (
 from sana.errors import ConfigError
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
-
-
-def inside(name: str) -> Callable[[str], str]:
-    return lambda folder: f"{folder.rstrip('/')}/{name}"
 
 
 def _model(conversion: Conversion, keys: Keys, run: Run) -> None:
@@ -45,12 +40,12 @@ def _model(conversion: Conversion, keys: Keys, run: Run) -> None:
 
 
 CONFIG_KEYS: Table = (
-    Row("root", "output_dir", ".sana", "artifacts: a folder or s3://bucket/prefix, shared and append-only",
-        inside("store")),
-    Row("work_dir", "output_dir", ".sana", "local: logs, locks, databases, checkpoints being written", inside("work")),
+    Group("output_dir", convert_places),
     Group("model_family pretrained_model_name_or_path pretrained_vae_model_name_or_path model_type", _model),
     Row("model.revision", "revision", None, "resolved to a commit at every run"),
     Group("resolution resolution_type", convert_datasets),
+    Row("probe.duplicates", "", "keep",
+        "there every copy of a video is trained on; reject keeps the first in a data set. All copies are in one split"),
     Row("encode_captions.template", "sana_complex_human_instruction", "True",
         "the instruction diffusers puts before a caption",
         lambda text: "none" if text.lower() in ("none", "false") else "video"),

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from sana.convert.bucket_rules import RULE_KEYS, Rules, rules_of, write_rules
 from sana.convert.conversion import Conversion, Keys, account
 from sana.convert.mapping import Group, Row, Run, Table, at_least, mapped_names
+from sana.convert.places import covers_training
 from sana.convert.unsupported_keys import OTHER_TYPES
 from sana.errors import ConfigError
 
@@ -37,7 +38,7 @@ def convert_datasets(conversion: Conversion, main: Keys, run: Run) -> None:
             _leave_out(conversion, keys, kinds[-1])
             continue
         for row in DATASET_KEYS:
-            row.write(conversion, keys, replace(run, at=f"download.datasets.{len(rules)}."))
+            row.write(conversion, keys, replace(run, at=f"download.datasets.{len(rules)}.", entry=backend))
         rules.append(rules_of(conversion, keys, main))
         account(conversion, keys, [*mapped_names(DATASET_KEYS), *RULE_KEYS])
     if not rules:
@@ -170,12 +171,15 @@ def _columns(conversion: Conversion, keys: Keys, at: str, strategy: str) -> None
 
 def _sampling(conversion: Conversion, keys: Keys, run: Run) -> None:
     """How often a data set is drawn; its role."""
+    why, trained = "true leaves the data set out", ""
     if keys.text("dataset_type") == "eval":
         conversion.set(f"{run.at}role", "eval", "held out for the eval loss", keys.name("dataset_type"))
+        if trained := covers_training(run.entry, run):
+            why = f"its folder is that of {trained}, which is trained on; bucket.eval_fraction holds out a part instead"
     probability = keys.number("probability", 1.0)
-    off = any([keys.flag("disabled"), keys.flag("disable"), probability <= 0])
+    off = any([keys.flag("disabled"), keys.flag("disable"), probability <= 0, trained])
     named = keys.present("disabled", "disable", *(["probability"] if probability <= 0 else []))
-    conversion.set(f"{run.at}disabled", off, "true leaves the data set out", *named)
+    conversion.set(f"{run.at}disabled", off, why, *named)
     if keys.has("probability") and probability > 0:
         conversion.set(f"{run.at}sampling_weight", probability,
                        "factor on the draws per epoch; there: on the chance of a draw",

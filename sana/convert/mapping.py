@@ -1,7 +1,7 @@
 """A table of keys: each row is a key of theirs, the setting of ours that it gives, and how its value changes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ class Run:
     """What is known of a run of SimpleTuner beside its config.json.
 
     `num_processes`: GPUs it had, which no file says; `folder`: where its config.json is; `datasets`: the data loader
-    file's entries, and `where`: that file's path. `at`: what the names of our settings begin with.
+    file's entries, and `where`: that file's path. `at`: what the names of our settings begin with; `entry`: the entry
+    that is being read.
     """
 
     num_processes: int
@@ -21,6 +22,7 @@ class Run:
     datasets: Sequence[Mapping[str, Any]]
     where: str
     at: str = ""
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from sana.convert.conversion import Conversion, Keys, read_json
 from sana.convert.mapping import Run
 from sana.errors import ConfigError
 
+LIBRARY = "user_prompt_library.json"  # the name in SimpleTuner's guides
+
 
 def convert_bucket(conversion: Conversion, keys: Keys, run: Run) -> None:
     """Write `sample.bucket`. Raises ConfigError: the resolution is not width x height."""
@@ -43,27 +45,37 @@ def convert_prompts(conversion: Conversion, keys: Keys, run: Run) -> None:
     if keys.has("validation_prompt"):
         prompts["validation"] = keys.text("validation_prompt")
         conversion.set("sample.prompts.validation", prompts["validation"], "", "validation_prompt")
-    for nickname, prompt in _library(keys, run.folder).items():
+    path, named = _library_path(keys, run.folder), keys.present("user_prompt_library")
+    if path is not None and not named:
+        conversion.files.append(path)
+    for nickname, prompt in _library(path).items():
         name = re.sub(r"[^\w<>-]", "_", nickname) or "prompt"
         if name in prompts:
-            raise ConfigError(f"two validation prompts would be called {name}; rename one")
+            raise ConfigError(f"{path}: two validation prompts would be called {name}; rename one")
         prompts[name] = prompt
         why = "" if name == nickname else f"{nickname!r} there: it names a file"
-        conversion.set(f"sample.prompts.{name}", prompt, why, "user_prompt_library")
+        conversion.set(f"sample.prompts.{name}", prompt, why, *named)
     if not prompts:
         conversion.set(
             "sample.prompts.default", "a short video", "SimpleTuner had none; write what you want to see"
         )  # fmt: skip
 
 
-def _library(keys: Keys, folder: Path) -> dict[str, str]:
-    """Read {nickname: prompt} of `user_prompt_library`; empty where it is not there."""
+def _library_path(keys: Keys, folder: Path) -> Path | None:
+    """Return the prompt library that is named, or the one that lies beside config.json."""
     if not keys.has("user_prompt_library"):
-        return {}
+        beside = folder / LIBRARY
+        return beside if beside.is_file() else None
     named = keys.text("user_prompt_library")
     # as SimpleTuner is started: from the folder above config/; or beside the file itself
     places = (Path(named), folder / named, folder / Path(named).name)
-    path = next((place for place in places if place.is_file()), Path(named))
+    return next((place for place in places if place.is_file()), Path(named))
+
+
+def _library(path: Path | None) -> dict[str, str]:
+    """Read {nickname: prompt}; empty without a library."""
+    if path is None:
+        return {}
     library = read_json(path)
     if not isinstance(library, Mapping):
         raise ConfigError(f"{path} is not a prompt library: nickname: prompt pairs in braces are needed")

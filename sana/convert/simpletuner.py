@@ -5,7 +5,7 @@ from pathlib import Path
 from sana.convert.config_keys import CONFIG_KEYS
 from sana.convert.conversion import Conversion, Keys, account, read_json
 from sana.convert.mapping import Run, mapped_names
-from sana.convert.unsupported_keys import FAULTS
+from sana.convert.unsupported_keys import FAULTS, Fault
 from sana.errors import ConfigError
 
 
@@ -28,9 +28,9 @@ def convert(config: Path, backends: Path, *, num_processes: int = 1) -> Conversi
     return conversion
 
 
-def faults_of(conversion: Conversion) -> list[tuple[str, str]]:
-    """Return (what SimpleTuner does wrong, what is done here), as far as it concerns these files."""
+def faults_of(conversion: Conversion) -> list[Fault]:
+    """Return what SimpleTuner does wrong, as far as it concerns these files."""
     names = [name for setting in conversion.settings for name in setting.theirs]
     names += [key.name for key in conversion.not_carried]
     there = {part for name in names for part in name.split(".")}
-    return [(fault, ours) for key, fault, ours in FAULTS if not key or key in there]
+    return [fault for fault in FAULTS if not fault.needs or fault.needs in there]

@@ -137,24 +137,38 @@ OTHER_TYPES = {
     "distillation": "no distillation here yet",
 }
 
-# (key that the fault needs, or "" for always; what SimpleTuner does; what is done here)
+
+@dataclass(frozen=True)
+class Fault:
+    """What SimpleTuner does wrong: `needs` is the key without which it does not (empty: always), `ours` what is done
+    here, `changes` what of the results is another by that, in a word or two; empty for nothing.
+    """
+
+    needs: str
+    theirs: str
+    ours: str
+    changes: str
+
+
 FAULTS = (
-    ("", "feeds the VAE pixels in [0, 1], which expects [-1, 1]: every latent is off", "[-1, 1], VAE in fp32"),
-    ("resolution", "resolution 480 with pixel_area silently becomes 704x384 at 16:9, not 832x480",
-     "the model's own 480p table"),
-    ("delete_problematic_images", "deletes source files that it cannot read",
-     "sources are only read; rejects.parquet lists them"),
-    ("lr_warmup_steps", "with cosine, lr_warmup_steps is the half period and there is no warm-up",
-     "train.lr_schedule.warmup_steps and decay_steps"),
-    ("max_grad_norm", "max_grad_norm 0 turns clipping off", "clipped to a norm, officially 0.1"),
-    ("", "draws noise levels evenly over an unshifted table, whatever the checkpoint says",
-     "train.timestep_sampling: the official logit-normal, shift 3"),
-    ("use_ema", "keeps the EMA weights in bf16, where steps this small are rounded away", "fp32"),
-    ("base_model_precision", "base_model_precision: bf16 is rejected at start", "not needed"),
-    ("max_train_steps", "max_train_steps with the default num_train_epochs is rejected at start",
-     "steps are all that counts"),
-    ("video", "rounds frame counts down to 8n + 1, and decodes whole files for their first frames",
-     "4k + 1; reads only the frames it uses"),
-    ("", "reuses cached latents and captions after the settings changed", "addressed by what went into them"),
-    ("", "encodes the dropped caption and the negative prompt in different ways", "one null caption for both"),
+    Fault("", "feeds the VAE pixels in [0, 1], which expects [-1, 1]: every latent is off", "[-1, 1], VAE in fp32",
+          "pixel range"),
+    Fault("resolution", "resolution 480 with pixel_area silently becomes 704x384 at 16:9, not 832x480",
+          "the model's own 480p table", "sizes"),
+    Fault("delete_problematic_images", "deletes source files that it cannot read",
+          "sources are only read; rejects.parquet lists them", ""),
+    Fault("lr_warmup_steps", "with cosine, lr_warmup_steps is the half period and there is no warm-up",
+          "train.lr_schedule.warmup_steps and decay_steps", "warm-up"),
+    Fault("max_grad_norm", "max_grad_norm 0 turns clipping off", "clipped to a norm, officially 0.1", "clipping"),
+    Fault("", "draws noise levels evenly over an unshifted table, whatever the checkpoint says",
+          "train.timestep_sampling: the official logit-normal, shift 3", "noise levels"),
+    Fault("use_ema", "keeps the EMA weights in bf16, where steps this small are rounded away", "fp32", "EMA"),
+    Fault("base_model_precision", "base_model_precision: bf16 is rejected at start", "not needed", ""),
+    Fault("max_train_steps", "max_train_steps with the default num_train_epochs is rejected at start",
+          "steps are all that counts", ""),
+    Fault("video", "rounds frame counts down to 8n + 1, and decodes whole files for their first frames",
+          "4k + 1; reads only the frames it uses", "frame counts"),
+    Fault("", "reuses cached latents and captions after the settings changed", "addressed by what went into them", ""),
+    Fault("", "encodes the dropped caption and the negative prompt in different ways", "one null caption for both",
+          "null caption"),
 )  # fmt: skip

@@ -16,6 +16,7 @@ _PLAIN = re.compile(r"[A-Za-z/_.][A-Za-z/_](?:[\w ./,()<>-]|:(?=[^ ]))*|\d+x\d+x
 _SECTIONS = {
     "model": "the model to start from",
     "download": "the data sets",
+    "probe": "what is found in the videos",
     "bucket": "shapes, windows of frames and crops",
     "encode_captions": "captions to embeddings",
     "encode_latents": "windows of clips to latents",
@@ -93,14 +94,14 @@ def _emit(conversion: Conversion, node: dict[str, Any], pad: str) -> Iterator[st
 def _with_comment(text: str, setting: Setting, pad: str, theirs: Sequence[str]) -> list[str]:
     names = [name for name in theirs if name.rpartition(".")[2] != setting.key.rpartition(".")[2]]
     origin = f"[{', '.join(names)}]" if names else ""  # none where the name is the same
-    why = _one_line(" ".join(part for part in (setting.why, origin) if part))
+    why = one_line(" ".join(part for part in (setting.why, origin) if part))
     if not why:
         return [text]
     beside = f"{text} # {why}"
     return [beside] if len(beside) <= WIDTH else [*_comment(why, pad), text]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Return text that cannot end the comment it is in: a quoted value may hold any character."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -108,7 +109,7 @@ def _one_line(text: str) -> str:
 def _comment(text: str, pad: str, hanging: str = "") -> list[str]:
     clean = text if hanging else " ".join(text.split())
     return textwrap.wrap(
-        _one_line(clean),
+        one_line(clean),
         WIDTH,
         break_on_hyphens=False,
         initial_indent=f"{pad}# ",

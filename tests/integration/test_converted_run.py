@@ -37,6 +37,7 @@ def test_the_quickstart_converted_trains_on_the_demo(tmp_path: Path, tiny_model:
             "train.max_steps=4",
             "train.resources.checkpoint_every=2",
             "sample.bucket=5x64x96",
+            "sample.prompts={cat: a cat}",
             "sample.num_inference_steps=2",
         ],
     )

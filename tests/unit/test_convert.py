@@ -1,6 +1,7 @@
 """Conversion from SimpleTuner: every key is accounted for, and what comes out is valid."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.cli.conversion import summary
 from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.optimizer import CosineSchedule
@@ -15,6 +17,7 @@ from sana.config.pipeline import Config
 from sana.convert.config_keys import CONFIG_KEYS
 from sana.convert.conversion import Conversion, Setting
 from sana.convert.mapping import Row, at_least, mapped_names
+from sana.convert.markdown import markdown_text
 from sana.convert.simpletuner import convert, faults_of
 from sana.convert.unsupported_keys import FAMILIES
 from sana.convert.yaml_text import scalar, yaml_text
@@ -45,15 +48,22 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert (train.resources.checkpoint_every, train.resources.max_checkpoints) == (1000, 5)
     assert (sample.bucket, sample.num_inference_steps, sample.guidance_scale) == ("81x480x832", 50, 6)
     assert (sample.seed, sample.fps, sample.weights) == (42, 16, "ema")
-    assert sample.prompts == {"validation": CONFIG["validation_prompt"]}
+    library = json.loads((QUICKSTART / "user_prompt_library.json").read_text())
+    assert sample.prompts == {"validation": CONFIG["validation_prompt"], **library}
     assert sample.negative_prompt == CONFIG["validation_negative_prompt"]
     assert (config.tracking.experiment, config.root) == ("video-training", "output/sanavideo/store")
-    for said in ("[0, 1]", "704x384", "deletes source files", "half period", "turns clipping off", "next: sana"):
-        assert said in " ".join(done.output.split()), said
+    assert done.output.splitlines() == [
+        "mapped: 45 of 71 keys; taken along: user_prompt_library.json",
+        "not carried over: 26 keys; the tables say what is used instead",
+        "changes results: pixel range, sizes, warm-up, clipping, noise levels and 3 more",
+        f"tables: {tmp_path}/my.conversion.md",
+        f"next: sana validate {out}",
+    ]
+    tables = (tmp_path / "my.conversion.md").read_text()
+    for said in ("[0, 1]", "704x384", "deletes source files", "half period", "turns clipping off", "&lt;name>.txt"):
+        assert said in tables, said
     text = out.read_text()
-    assert all(
-        f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name not in ("probe", "filter_captions")
-    ), "a section is missing"
+    assert all(f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name != "filter_captions"), "a section"
     assert max(len(line) for line in text.splitlines() if "#" in line) <= 120
 
 
@@ -182,13 +192,63 @@ def test_wrong_files_are_said(tmp_path: Path) -> None:
         convert(config, backends)
 
 
-def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["out.yaml", "out.conversion.md"])
+def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path, name: str) -> None:
     config, backends = files(tmp_path)
-    out = tmp_path / "out.yaml"
-    out.write_text("mine")
-    done = CliRunner().invoke(cli, ["convert-simpletuner", str(config), str(backends), "-o", str(out)])
-    assert isinstance(done.exception, SanaError) and "already" in str(done.exception)
-    assert out.read_text() == "mine"
+    (tmp_path / name).write_text("mine")
+    done = CliRunner().invoke(cli, ["convert-simpletuner", str(config), str(backends), "-o", f"{tmp_path}/out.yaml"])
+    assert isinstance(done.exception, SanaError) and f"{name} is there already" in str(done.exception)
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.glob("out.*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "unknown", [{}, {"lerning_rate": 1}, {f"a_rather_long_name_of_a_key_{i}": i for i in range(9)}, {"k" * 200: 1}]
+)
+def test_the_end_is_five_lines_of_eighty_columns(tmp_path: Path, unknown: dict) -> None:
+    lines = summary(convert(*files(tmp_path, unknown)), Path("my.conversion.md"), "sana validate my.yaml")
+    assert len(lines) == 5 and max(map(len, lines)) <= 80
+    assert all(name in lines[1] for name in unknown if len(unknown) == 1 and len(name) < 40)
+    assert (f", {len(unknown)} unknown: " in lines[1]) == bool(unknown)
+
+
+def test_tables_have_every_key_once_and_cannot_be_broken_by_a_value(tmp_path: Path) -> None:
+    conversion = convert(*files(tmp_path, {"foo|bar": "a\n| b | <script>", "aws_secret_access_key": "hush"}))
+    text = markdown_text(conversion, title="a\ntest")
+    assert "hush" not in text and "<script" not in text and text.startswith("# a\\ntest\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in rows} == {4, 5}
+    for name in accounted(conversion):
+        assert sum(name.replace("|", "\\|") in re.split(r" \| |, |^\| ", line) for line in rows) >= 1, name
+
+
+# ---- a prompt library beside config.json
+
+
+@pytest.mark.parametrize(
+    ("config", "library", "expected"),
+    [
+        ({}, {"cat": "a cat", "dog": {"prompt": "a dog"}}, {"cat": "a cat", "dog": "a dog"}),
+        ({"user_prompt_library": "other.json"}, {"cat": "a cat"}, {"bird": "a bird"}),
+        ({}, None, {}),
+    ],
+)
+def test_a_prompt_library_in_the_same_folder_is_taken_along(
+    tmp_path: Path, config: dict, library: dict | None, expected: dict
+) -> None:
+    (tmp_path / "other.json").write_text('{"bird": "a bird"}')
+    if library is not None:
+        (tmp_path / "user_prompt_library.json").write_text(json.dumps(library))
+    made, conversion = converted(tmp_path, config)
+    assert made.sample.prompts == {"validation": CONFIG["validation_prompt"], **expected}
+    taken = [tmp_path / "user_prompt_library.json"] if library and not config else []
+    assert conversion.files == taken
+    assert ("user_prompt_library.json" in markdown_text(conversion, title="x")) == bool(taken)
+
+
+def test_a_library_beside_it_that_is_none_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "user_prompt_library.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/user_prompt_library.json is not a prompt library"):
+        convert(*files(tmp_path))
 
 
 def test_only_faults_that_concern_the_files_are_named(tmp_path: Path) -> None:
@@ -196,7 +256,8 @@ def test_only_faults_that_concern_the_files_are_named(tmp_path: Path) -> None:
     config = {key: value for key, value in CONFIG.items() if key != "delete_problematic_images"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     fewer = faults_of(convert(tmp_path / "config.json", tmp_path / "multidatabackend.json"))
-    assert [fault for fault, _ in everything if (fault, _) not in fewer] == ["deletes source files that it cannot read"]
+    gone = [fault.theirs for fault in everything if fault not in fewer]
+    assert gone == ["deletes source files that it cannot read"]
 
 
 @pytest.mark.parametrize("text", ["a\nroot: elsewhere", "a\0b", "a\u2028root: elsewhere", "a\x85b", "\x1b[31m"])

@@ -17,7 +17,7 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
         [
             video("One Clip", repeats=2, probability=0.5),
             video("wide", resolution=720, video={"num_frames": 49, "max_frames": 200}),
-            video("kept-out", dataset_type="eval"),
+            video("kept-out", dataset_type="eval", instance_data_dir="kept"),
             video("off", disabled="true"),
             {"id": "stills", "type": "local", "dataset_type": "image", "instance_data_dir": "x"},
         ],
@@ -129,3 +129,68 @@ def test_the_prompt_library_is_written_out(tmp_path: Path) -> None:
     config, _ = converted(tmp_path, {"user_prompt_library": "config/user_prompt_library.json"})
     expected = {"validation": CONFIG["validation_prompt"], **library, "old_town": "a town"}
     assert config.sample.prompts == expected
+
+
+# ---- what is made lies outside of what is read
+
+
+@pytest.mark.parametrize(
+    ("output", "source", "expected"),
+    [  # below the folder of the test; `config` is where config.json is
+        ("out", "data", "out"),
+        ("data/out", "data", "config/.sana"),
+        ("data/", "data", "config/.sana"),
+        ("data/../out", "data", "data/../out"),
+        ("linked/out", "data", "config/.sana"),  # a link to data
+        ("database", "data", "database"),
+        ("config/out", ".", "..-sana"),  # the data set holds config.json too
+        ("", "data", ".sana"),
+    ],
+)
+def test_root_and_work_dir_are_in_no_data_set(tmp_path: Path, output: str, source: str, expected: str) -> None:
+    place = tmp_path / "place"
+    (place / "config").mkdir(parents=True)
+    (place / "data").mkdir()
+    (place / "linked").symlink_to(place / "data")
+    entries = [video(instance_data_dir=f"{place}/{source}".removesuffix("/."))]
+    config, conversion = converted(place / "config", {"output_dir": output and f"{place}/{output}"}, entries)
+    if expected == "..-sana":
+        expected = f"{place}-sana"
+    elif output:
+        expected = f"{place}/{expected}"
+    assert (config.root, config.work_dir) == (f"{expected}/store", f"{expected}/work")
+    assert all(named in accounted(conversion) for named in ["output_dir"])
+    text = " ".join((place / "config/out.yaml").read_text().replace("\n# ", " ").split())
+    moved = f"not {place}/{output.rstrip('/')}, which is in a data set" in text
+    assert moved == (output in ("data/out", "data/", "linked/out", "config/out"))
+
+
+@pytest.mark.parametrize(
+    ("output", "root", "work_dir"),
+    [("s3://b/videos/out", ".sana/store", ".sana/work"), ("s3://b/videos2", "s3://b/videos2/store", ".sana/work")],
+)
+def test_a_prefix_of_a_bucket_is_compared_by_its_text(tmp_path: Path, output: str, root: str, work_dir: str) -> None:
+    entry = video(type="aws", instance_data_dir=None, aws_bucket_name="b", aws_data_prefix="videos/")
+    config, _ = converted(tmp_path, {"output_dir": output}, [entry])
+    assert (config.root.removeprefix(f"{tmp_path}/"), config.work_dir) == (root, f"{tmp_path}/{work_dir}")
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "disabled", "fraction"),
+    [("data", True, 0.05), (".", True, 0.05), ("data/held", False, 0), ("other", False, 0)],
+)
+def test_an_eval_data_set_of_what_is_trained_on_is_left_out(
+    tmp_path: Path, evaluated: str, disabled: bool, fraction: float
+) -> None:
+    entries = [
+        video(instance_data_dir=f"{tmp_path}/data"),
+        video("ev", dataset_type="eval", instance_data_dir=f"{tmp_path}/{evaluated}"),
+    ]
+    config, _ = converted(tmp_path, backends=entries)
+    _, held = config.download.datasets
+    assert (held.role, held.disabled, config.bucket.eval_fraction) == ("eval", disabled, fraction)
+    assert ("its folder is that of disney, which is trained on" in (tmp_path / "out.yaml").read_text()) == disabled
+
+
+def test_every_copy_of_a_video_is_trained_on_as_there(tmp_path: Path) -> None:
+    assert converted(tmp_path)[0].probe.duplicates == "keep"
