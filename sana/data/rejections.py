@@ -22,6 +22,7 @@ _BROKEN = "replace or remove these files"
 REMEDIES: Mapping[str, str] = {
     Reason.NO_CAPTION: "write their captions, set {at}.captions.missing: fallback, or another captions.layout",
     Reason.MISSING: "correct these names in the table or list, or name its column: {at}.captions.video_column",
+    Reason.BAD_ROW: "mend these rows of the table",
     Reason.OUTSIDE: "put the videos below the table's folder, or copy the table to theirs",
     Reason.EMPTY: _BROKEN,
     Reason.UNREADABLE: _BROKEN,
@@ -33,7 +34,7 @@ REMEDIES: Mapping[str, str] = {
     Reason.ASPECT: "raise {bucket}.max_aspect_ratio, or crop them",
     Reason.HDR: "set {bucket}.hdr: tonemap, or as_is",
     Reason.INTERLACED: "set {bucket}.interlaced: deinterlace, or as_is for a codec that cannot be, or convert them",
-    Reason.COLOR: "convert them to a usual matrix and usual primaries, such as BT.709",
+    Reason.COLOR: "convert them to a usual matrix and usual primaries, such as those of HD video",
     Reason.DUPLICATE: "keep all copies by probe.duplicates: keep, or remove them from the data set",
     Reason.KILLED_WORKER: "remove these files; --force of the stage tries them again",
     "caption_too_short": "lower filter_captions.min_words, or write longer captions",

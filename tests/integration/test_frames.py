@@ -85,7 +85,7 @@ def test_decord_reads_what_it_reads_exactly(clip: tuple[str, Path], decord_frame
         if expected > 1:
             assert all(np.array_equal(*pair) for pair in zip(decord_frames, decode_all(path), strict=False))
         by_av = np.empty_like(frames)
-        frames_module._read_with_av(path, np.asarray(indices), by_av, None)
+        frames_module._read_with_av(path, np.asarray(indices), by_av, None, "")
         assert np.array_equal(frames, by_av)
 
 
@@ -112,7 +112,7 @@ def test_decord_is_not_used_where_it_would_differ(
     else:
         assert len(decord_frames) < num_frames
     by_av = np.empty_like(frames)
-    frames_module._read_with_av(path, np.arange(num_frames), by_av, None)
+    frames_module._read_with_av(path, np.arange(num_frames), by_av, None, "")
     assert np.array_equal(frames, by_av)
 
 

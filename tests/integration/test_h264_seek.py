@@ -80,7 +80,7 @@ def test_a_window_deep_in_a_video_is_that_of_the_full_decode(
     """By frames and by times; from an entry on in h264 that allows it, from the start in every other codec."""
     path, is_sought = film(name), (FILMS[name] if name in FILMS else REMUXED[name])[1]
     whole = np.empty((180, 48, 64, 3), np.uint8)
-    frames_module._read_with_av(path, np.arange(180), whole, None)
+    frames_module._read_with_av(path, np.arange(180), whole, None, "")
     windows: list[list[int]] = [[*range(130, 139)], [149, 150, 151], [179, 160, 179]]
     for window in windows:
         assert np.array_equal(read_frames(path, window, **SIZE), whole[window]), window
