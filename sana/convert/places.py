@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from sana.config.places import is_below
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.mapping import Run
 
@@ -50,12 +51,4 @@ def _sources_of(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _in_any(place: str, sources: list[str]) -> bool:
-    return any(_is_in(place, source) for source in sources)
-
-
-def _is_in(place: str, source: str) -> bool:
-    """Whether a place is a source, or in it; through links, and for uris by their text."""
-    if "://" in place or "://" in source:
-        return f"{place.rstrip('/')}/".startswith(f"{source.rstrip('/')}/")
-    place, source = (os.path.realpath(os.path.expanduser(path)) for path in (place, source))
-    return os.path.commonpath([place, source]) == source
+    return any(is_below(place, source) for source in sources)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from sana.bucket import Bucket
 from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
+from sana.config.places import is_below
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer
 
@@ -18,8 +19,27 @@ _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
 
 def advice(config: Config, facts: BucketFacts | None = None) -> list[str]:
     """Return the warnings about a config, one line each; `facts` of its bucket stage, where it is known."""
-    found = [*_of_schedule(config), *_of_intervals(config), *_of_sampling(config, facts)]
+    found = [*_of_roles(config), *_of_schedule(config), *_of_intervals(config), *_of_sampling(config, facts)]
     return found if facts is None else [*found, *_of_samples(config, facts)]
+
+
+def _of_roles(config: Config) -> Iterator[str]:
+    """A data set of role eval that has the files of another: what they share has one split."""
+    datasets = config.download.enabled
+    for held in (dataset for dataset in datasets if dataset.role == "eval"):
+        for other in (dataset for dataset in datasets if dataset.role != "eval"):
+            whole = is_below(other.source, held.source)
+            if not whole and not (other.role == "train" and is_below(held.source, other.source)):
+                continue
+            end = (
+                "a run stops at the bucket stage, as training would see what the eval loss is measured on"
+                if other.role == "train"
+                else f"all of {other.id} is held out, as what they share has one split"
+            )
+            yield (
+                f"{held.where} has role: eval and {other.where} role: {other.role}, and they have the same files: "
+                f"{end}; -s download.datasets.{held.id}.role=split"
+            )
 
 
 def _of_schedule(config: Config) -> Iterator[str]:

@@ -11,7 +11,7 @@ from sana.pipeline.advice import Advisor, advice
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/demo.yaml"
-SETS = "download.datasets=[{id: a, source: .}, {id: b, source: ., role: eval, bucket: {buckets: [9x64x64]}}]"
+SETS = "download.datasets=[{id: a, source: .}, {id: b, source: tests, role: eval, bucket: {buckets: [9x64x64]}}]"
 
 
 def facts(train: int, held_out: int = 2, bucket: str = "17x96x160") -> BucketFacts:
@@ -58,6 +58,20 @@ CASES = [
     (f"{SETS} | sample.bucket=9x64x64", None,
      "sample.bucket 9x64x64 is none of the buckets 9x96x160, 9x128x128, 9x160x96, 17x96x160, 17x128x128, 17x160x96: "
      "its videos have a shape that training never sees; -s sample.bucket=17x128x128"),
+    ("download.datasets=[{id: a, source: x, role: train}, {id: b, source: ./x/, role: eval}]", None,
+     "download.datasets[b] has role: eval and download.datasets[a] role: train, and they have the same files: a run "
+     "stops at the bucket stage, as training would see what the eval loss is measured on; "
+     "-s download.datasets.b.role=split"),
+    ("download.datasets=[{id: a, source: x, role: train}, {id: b, source: x/y, role: eval}]", None,
+     "download.datasets[b] has role: eval and download.datasets[a] role: train, and they have the same files: a run "
+     "stops at the bucket stage, as training would see what the eval loss is measured on; "
+     "-s download.datasets.b.role=split"),
+    ("download.datasets=[{id: a, source: s3://b/x}, {id: b, source: s3://b, role: eval}]", None,
+     "download.datasets[b] has role: eval and download.datasets[a] role: split, and they have the same files: all of a "
+     "is held out, as what they share has one split; -s download.datasets.b.role=split"),
+    ("download.datasets=[{id: a, source: x}, {id: b, source: x/y, role: eval}]", None, ""),  # the rest is trained on
+    ("download.datasets=[{id: a, source: x, role: train}, {id: b, source: x, role: train}, {id: c, source: y}]", None,
+     ""),
     ("bucket.target_fps=8", None,
      "sample.fps 16 is not bucket.target_fps 8: sampled videos play at 2 times the speed of the clips; "
      "-s sample.fps=8"),

@@ -23,13 +23,17 @@ def rows_by_pattern(clips: pa.Table, patterns: Sequence[str]) -> Mapping[str, In
     if not patterns:
         return {}
     columns = name_columns(clips)
-    exact = pa.array([_plain(pattern) for pattern in patterns], pa.string())
+    exact = pa.array(dict.fromkeys(_plain(pattern) for pattern in patterns), pa.string())
+    number = {plain: i for i, plain in enumerate(exact.to_pylist())}  # equal after normalising: one number
     found: dict[str, list[Ints]] = {pattern: [] for pattern in patterns}
     for column in columns:
         codes = pc.fill_null(pc.index_in(column, value_set=exact), -1).to_numpy()
         rows = np.flatnonzero(codes >= 0)
-        for pattern, plain in zip(patterns, exact, strict=True):  # equal after normalising: index_in gives the first
-            found[pattern].append(rows[codes[rows] == exact.index(plain).as_py()])
+        rows = rows[np.argsort(codes[rows], kind="stable")]
+        bounds = np.searchsorted(codes[rows], np.arange(len(exact) + 1))
+        for pattern in patterns:
+            i = number[_plain(pattern)]
+            found[pattern].append(rows[bounds[i] : bounds[i + 1]])
     for pattern in patterns:
         if not any(map(len, found[pattern])) and _GLOB.search(pattern):
             found[pattern] = [_matches(column, _plain(pattern)) for column in columns]

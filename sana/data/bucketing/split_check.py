@@ -3,7 +3,6 @@
 import difflib
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
 from math import ceil, floor, log10
 
 import numpy as np
@@ -49,11 +48,10 @@ def split_notes(config: Config, clips: pa.Table, assigned: WindowTable) -> list[
     for group in moved.tolist():
         held_out = bool(splits.held[group])
         one = _named(clips, (splits.groups == group) & assigned.kept)[0]
-        of = int(splits.divisible.sum())
-        what = "none" if held_out else "all"
+        what, done = ("none", "held out") if held_out else ("all", "trained on")
         notes.append(
-            f"bucket.eval_fraction {fraction:g} would hold out {what} of {of} sources, so the nearest to it is "
-            f"{'held out' if held_out else 'trained on'}: {one}"
+            f"bucket.eval_fraction {fraction:g} alone would hold out {what} of {int(splits.divisible.sum())} sources; "
+            f"so that neither split is empty, one is {done} all the same: {one}"
         )
     return notes
 
@@ -150,8 +148,9 @@ def _named(clips: pa.Table, rows: Flags | np.ndarray) -> list[str]:
     some = clips.select(["dataset", "source_id", "clip_id", "path"])
     some = some.take(pa.array(np.flatnonzero(rows) if rows.dtype == np.bool_ else rows))
     names = pc.if_else(pc.equal(some["source_id"], some["clip_id"]), some["path"], some["source_id"])
-    found: Sequence[str] = pc.unique(names).to_pylist()
-    return [*sorted(found)[:_MAX_NAMED], *(["..."] if len(found) > _MAX_NAMED else [])]
+    found = pc.unique(names)
+    first = found.take(pc.array_sort_indices(found)[:_MAX_NAMED]).to_pylist()
+    return [*first, *(["..."] if len(found) > _MAX_NAMED else [])]
 
 
 def _check_roles(config: Config, clips: pa.Table, assigned: WindowTable) -> None:
