@@ -55,7 +55,13 @@ FOLDERS: dict[str, tuple[dict[str, Any], str, dict[str, int], list[str]]] = {
         {"a.mp4": "1", "a.txt": "x", "b.mp4.part": "2", "c.mp4.crdownload": "3", "d.incomplete": "4", "a.jpg": "5"},
         "auto",
         {".crdownload": 1, ".incomplete": 1, ".jpg": 1, ".part": 1},
-        ["4 files are not read: 1 .crdownload, 1 .incomplete, 1 .jpg, 1 .part"],
+        ["4 files are not read: 1 .crdownload, 1 .incomplete, 1 .jpg, 1 .part", "b.mp4.part, c.mp4.crdownload, d.inc"],
+    ),
+    "placeholders of a cloud": (
+        {"a.mp4": "1", "a.txt": "x", ".b.mp4.icloud": "bplist00", "s/.c.mov.icloud": "b", ".d/.e.mp4.icloud": "hidden"},
+        "auto",
+        {".icloud": 2},
+        ["2 files are not read: 2 .icloud", ".b.mp4.icloud, s/.c.mov.icloud: not here as a whole"],
     ),
     "odd names": (
         {"a.mp4": "1", "a.txt": "x", "a.mp4.": "2", "mp4": "3", "x.b/mp4": "4", "c.\u043c\u043f4": "5",
@@ -75,7 +81,8 @@ FOLDERS: dict[str, tuple[dict[str, Any], str, dict[str, int], list[str]]] = {
 
 
 def is_hidden(path: str) -> bool:
-    return path.startswith(".") or "/." in path
+    *folders, name = path.split("/")
+    return any(part.startswith(".") for part in folders) or (name.startswith(".") and not name.endswith(".icloud"))
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from sana.data.file_heads import HEAD_BYTES, what_it_is
+
 BLOCK_BYTES = 1 << 23
 UTF_8 = "utf-8"
 
@@ -36,8 +38,10 @@ def decode_text(data: bytes, encoding: str) -> str:
     """Decode a whole file.
 
     Raises:
-        TextError: a byte is not of the encoding, or the text holds NUL.
+        TextError: it is a pointer or a page, a byte is not of the encoding, or the text holds NUL.
     """
+    if other := what_it_is(data[:HEAD_BYTES], "a text", text_is_fine=True):
+        raise TextError(other.removeprefix("it "))
     found, start = encoding_of(data, encoding)
     try:
         text = data[start:].decode(found)

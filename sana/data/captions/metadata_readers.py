@@ -14,6 +14,7 @@ from sana.config.captions import CaptionsConfig
 from sana.data.captions.caption_text import BLOCK_BYTES, TextError, utf8_blocks
 from sana.data.captions.csv_rows import CsvRows
 from sana.data.captions.json_lines import HEAD_ROWS, TROUBLE, TROUBLES, json_names, read_json_lines
+from sana.data.file_heads import head_of, what_it_is
 from sana.data.sources.listing import VIDEO_SUFFIXES
 from sana.errors import ConfigError
 
@@ -48,6 +49,10 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
         OSError: it is not readable.
     """
     suffix = PurePosixPath(name).suffix.lower()
+    start = head_of(path)
+    other = what_it_is(start, "a table of captions", text_is_fine=True)
+    if other and not (suffix == ".parquet" and start.startswith(b"PAR1")):
+        raise ConfigError(f"{name} {other.removeprefix('it ')}")
 
     def blocks() -> Iterator[bytes]:
         return utf8_blocks(path, config.encoding, block_bytes=HEAD_BYTES if head else BLOCK_BYTES)

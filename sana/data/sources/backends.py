@@ -89,7 +89,7 @@ class LocalBackend:
         with os.scandir(self._folder / folder) as entries:
             for entry in entries:
                 path = f"{folder}{entry.name}"
-                if entry.name.startswith("."):
+                if is_hidden(entry.name):
                     continue
                 if entry.is_symlink():
                     self._outputs.check(str(self._folder), os.path.realpath(entry.path), link=printable(entry.path))

@@ -46,8 +46,14 @@ def is_video(path: str) -> bool:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether the file or a folder that it is in begins with a dot: such files are not part of a data set."""
-    return path.startswith(".") or "/." in path
+    """Whether the file or a folder that it is in begins with a dot: such files are not part of a data set.
+
+    But `.clip.mp4.icloud`, which iCloud leaves in place of clip.mp4, is a file that is missed.
+    """
+    folder, slash, name = path.rpartition("/")
+    if name.startswith(".") and not (name.endswith(".icloud") and len(name) > len("..icloud")):
+        return True
+    return bool(slash) and (folder.startswith(".") or "/." in folder)
 
 
 def printable(path: str) -> str:

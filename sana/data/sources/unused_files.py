@@ -19,6 +19,7 @@ TEXT, TABLE, OTHER = "text", "table", "other"
 
 _ROWS_AT_ONCE = 65536
 _READABLE_TABLE = r"(?i)\.(" + "|".join(suffix[1:] for suffix in TABLE_SUFFIXES) + r")\z"
+_UNFINISHED = r"(?i)\.(part|partial|crdownload|incomplete|download|aria2|ytdl|!qb|!ut|icloud)\z"
 _OTHER_TABLE = r"(?i)\.(tsv|tab|ndjson|json|arrow|feather|xlsx?|ods)\z"
 
 
@@ -83,6 +84,9 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
     found = [describe(count_by_ending(unused.column("path")))]
     texts = unused.filter(pc.equal(unused.column("kind"), TEXT)).column("path")
     tables = unused.filter(pc.equal(unused.column("kind"), TABLE)).column("path")
+    paths = unused.column("path")
+    if len(unfinished := paths.filter(pc.match_substring_regex(paths, _UNFINISHED))):
+        found.append(f"{_some(unfinished)}: not here as a whole; let the download end, or fetch the file")
     if len(texts) and layout == "textfile":
         found.append(f"{_some(texts)}: no video has this name. The text of clip.mp4 is clip.txt, in the same folder")
     if len(texts) and layout in ("metadata", "lines"):

@@ -26,6 +26,7 @@ _MAX_DRIFT = 0.5  # of the mean interval: the largest deviation of a frame's tim
 _AVI_CHUNK_BYTES = 8  # its index has the offset of the chunk, whose header precedes the packet
 # no packet of _COMPRESSED codecs begins with so many zeros: the disk space was reserved and never written
 _EMPTY_PACKET = bytes(16)
+_PICTURES = ("gif", "apng")  # that may move
 _COMPRESSED = ("h264", "hevc", "vp9", "av1", "mpeg4")
 
 # numbers of libavutil and libavcodec; those not listed are "unknown" or not in use
@@ -139,6 +140,8 @@ def _probe(path: Path, file: int) -> VideoInfo:
             times = _times_of_index(file, stream, _AVI_CHUNK_BYTES) if kind == "avi" else None
         if times is None:
             times, rotation = _times_of_packets(container, stream, rotation)
+        if times.num_frames == 1 and kind in _PICTURES:
+            raise ClipRejected("no_video", f"it is a still image ({kind.upper()} of one frame), not a video")
         if rotation is None:
             rotation = _decoded_rotation(container, stream)
         return _describe(container, stream, times, rotation)

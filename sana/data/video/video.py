@@ -21,10 +21,14 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from sana.data.file_heads import head_of, what_it_is
+
 # A bad file is reported once, as a ClipRejected: libav's own lines name no clip and flood a worker's log.
 av.logging.set_libav_level(-8)  # AV_LOG_QUIET
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
+_LISTS_OF_FILES = ("concat", "dash", "hls", "imf", "sdp")  # their files may lie anywhere
+_STILL_BRANDS = ("avif", "heic", "heix", "mif1")
 _ALMOST_SQUARE = Fraction(1, 100)  # no pixel shape in use is this near to square: the nearest is 16:15
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
@@ -93,9 +97,11 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
         with av.open(str(path.absolute()), metadata_errors="replace") as container:
             stream = container.streams.best("video")
+            _check_container(container, path)
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
                 kinds = [other.type for other in container.streams]
-                raise ClipRejected("no_video" if kinds else "unreadable", f"no moving picture among {kinds}")
+                detail = what_it_is(head_of(path), "a video") or f"no moving picture among {kinds}"
+                raise ClipRejected("no_video" if kinds else "unreadable", detail)
             if stream.codec_context is None:
                 raise ClipRejected("unreadable", "no decoder for the video's codec")
             stream.codec_context.thread_count = 1
@@ -107,9 +113,24 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             with path.open("rb") as file:
                 while file.read(1 << 20):  # a failing disk raises OSError here too
                     pass
-        raise ClipRejected("unreadable", str(error.strerror)) from error
+        raise ClipRejected("unreadable", what_it_is(head_of(path), "a video") or str(error.strerror)) from error
     except IndexError as error:  # PyAV 18, when a stream appears in the middle of a damaged MPEG-TS
         raise ClipRejected("unreadable", "a stream appears in the middle of the file") from error
+
+
+def _check_container(container: InputContainer, path: Path) -> None:
+    """Reject what libav opens beside videos: pictures, and lists of other files.
+
+    Raises:
+        ClipRejected: no_video, or unreadable.
+    """
+    name = container.format.name
+    if name in _LISTS_OF_FILES:
+        raise ClipRejected("unreadable", f"it is a list of other files ({name}), not a video")
+    if name.endswith("_pipe") or name == "image2" or container.metadata.get("major_brand") in _STILL_BRANDS:
+        raise ClipRejected(
+            "no_video", what_it_is(head_of(path), "a video") or f"it is a still image ({name}), not a video"
+        )
 
 
 def sample_aspect(stream: VideoStream) -> float:
