@@ -40,8 +40,7 @@ def run_stages(
     """
     run = open_run(config, overrides or (), root, force or ())
     names = graph.until(run.context.config, until)
-    for name in force or ():
-        graph.until(run.context.config, name)
+    graph.check_force(run.context.config, force or (), until)
     with run:
         return _compose(run, names)
 

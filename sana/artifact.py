@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -203,13 +203,17 @@ def find(store: Store, recipe: Recipe) -> Artifact | None:
     return _read(store, commits[-1]) if commits else None
 
 
-def latest(store: Store, stage: str) -> Artifact | None:
-    """Return the artifact of this stage that was committed last, whatever its recipe, or None."""
+def history(store: Store, stage: str) -> Iterator[Artifact]:
+    """Yield the artifacts of this stage, whatever their recipes, that which was committed last first."""
     for key, _ in reversed(store.list(f"{stage}/history")):
         commits = _commit_keys(store, f"{stage}/{key.rpartition('-')[2]}")
         if commits:
-            return _read(store, commits[-1])
-    return None
+            yield _read(store, commits[-1])
+
+
+def latest(store: Store, stage: str) -> Artifact | None:
+    """Return the artifact of this stage that was committed last, whatever its recipe, or None."""
+    return next(history(store, stage), None)
 
 
 def config_diff(recipe: Recipe, before: Artifact | None) -> list[str]:

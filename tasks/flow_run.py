@@ -62,8 +62,9 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     given = _HANDED_OVER.get()
     context = given.context if given else _context_of(config, overrides, root)
     tracker = Tracker(context.config, context.store, pipeline_key(context.config), _facts())
-    # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended
-    observers = [TrackingObserver(tracker), DataReport(tracker), PrefectProgress(), *(given.observers if given else ())]
+    # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended. Those given
+    # hear first: what they show does not wait for MLflow's files
+    observers = [*(given.observers if given else ()), TrackingObserver(tracker), DataReport(tracker), PrefectProgress()]
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 

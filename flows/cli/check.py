@@ -83,7 +83,7 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None) -> 
 
 def _checked(config: Config) -> "tuple[list[str], Checked]":
     """Return what is wrong with the root, and what the check of the data found."""
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
     from sana.pipeline.check import check_data
 
     problems: list[str] = []

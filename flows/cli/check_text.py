@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from flows.cli.tables import render_table
+from flows.display.tables import render_table
 from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.data import DatasetConfig

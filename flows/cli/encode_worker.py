@@ -24,7 +24,7 @@ def encode_worker(
     Everything up to bucket must be there. Without --index and --count: SANA_WORKER and SANA_WORKERS, else what srun
     or torchrun sets, else this is the only one.
     """
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
     from sana.pipeline.observers import COMPLETED, StageEnd
     from sana.pipeline.plan import inputs_of
     from sana.stages import encode_latents as stage

@@ -26,7 +26,7 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     """
     import pyarrow.compute as pc
 
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
     from sana.data.tables import read_table
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import CACHED, plan

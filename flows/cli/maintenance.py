@@ -40,8 +40,8 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
 
     With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
-    from flows.cli.show import RunDisplay
-    from flows.cli.tables import health_table
+    from flows.display.progress_display import RunDisplay
+    from flows.display.tables import health_table
     from sana.maintenance.verify import invalidate as take_back
     from sana.maintenance.verify import verify as check
 
@@ -87,8 +87,8 @@ def gc(
     every: bool,
 ) -> None:
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
-    from flows.cli.show import RunDisplay
-    from flows.cli.tables import orphaned_table
+    from flows.display.progress_display import RunDisplay
+    from flows.display.tables import orphaned_table
     from sana.maintenance.gc import OrphanedObject, delete_objects, find_orphaned_objects
     from sana.maintenance.object_graph import read_object_graph
 
@@ -144,7 +144,7 @@ def _in_use(config: str, root: str | None) -> list[str]:
 
 
 def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str, *, deep: bool) -> None:
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
     from sana.maintenance.copy import copy_root
     from sana.progress import in_units
 

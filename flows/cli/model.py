@@ -42,7 +42,7 @@ def generate(
 
     Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
     """
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import check_work_dir
     from sana.runtime.specs import GenerateSpec
@@ -73,7 +73,8 @@ def generate(
 @click.option("--to", "target", required=True, help="An empty or new folder, or s3://bucket/prefix.")
 def export_model(config: str, overrides: Sequence[str], root: str | None, target: str) -> None:
     """Write the trained model (EMA weights) in diffusers layout. An export that was stopped resumes when run again."""
-    from flows.cli.show import RunDisplay
+    from flows.display.progress_display import RunDisplay
+    from flows.display.show import load_lines
     from sana.maintenance.export_model import export_model as copy
     from sana.progress import in_units
     from sana.store import open_store
@@ -102,14 +103,6 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
 
 
 COMMANDS = (generate, export_model)
-
-
-def load_lines(folder: str) -> list[str]:
-    """Return the lines of Python that load an exported model."""
-    if "://" in folder:
-        folder = "FOLDER"  # diffusers reads no bucket
-        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder)]
-    return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
 
 
 def _trained(context: Context) -> Artifact | None:

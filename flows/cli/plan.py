@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options, warn
+from flows.cli.options import config_options, context_of, program, resolve, same_options, warn
 from sana.pipeline.graph import STAGES
 
 
@@ -14,14 +14,20 @@ from sana.pipeline.graph import STAGES
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="As if this stage were to run again.")
 def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
-    from flows.cli.show import plan_table
+    from flows.display.show import plan_table
     from sana.pipeline.plan import all_cached
     from sana.pipeline.plan import plan as decide
 
     context = context_of(resolve(config, overrides, root), read_only=True)
     plans = decide(context, last=until, force=force)
     click.echo(plan_table(plans))
-    click.echo("nothing to do" if all_cached(plans) else f"to do it: sana run {same_options(config, overrides, root)}")
+    options = "".join([*(f" --force {name}" for name in force), f" --until {until}" if until else ""])
+    if stop := next((stage_plan for stage_plan in plans if stage_plan.stops), None):
+        click.echo(f"a run would stop: {stop.stops}")
+    elif all_cached(plans):
+        click.echo("nothing to do")
+    else:
+        click.echo(f"to do it: {program()} run {same_options(config, overrides, root)}{options}")
 
 
 @click.command()

@@ -1,16 +1,20 @@
 """`sana run`: ask storage first; start Prefect only if something is to be done."""
 
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options, warn
+from flows.cli.options import config_options, context_of, program, resolve, same_options, warn
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.pipeline.graph import STAGES
 
 if TYPE_CHECKING:
+    from flows.display.progress_display import RunDisplay
     from sana.pipeline.plan import StagePlan
 
 
@@ -23,37 +27,75 @@ def run(
     config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], record: bool
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
-    from flows.cli import show
-    from sana.data.rejections import check_rejects
+    from flows.display import show
+    from flows.display.outcome import rows_of_plan
     from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
 
     settings = resolve(config, overrides, root)
     context = context_of(settings).keeping_opened()  # what planning lists is listed for the whole run
     check_work_dir(context)
     plans = plan(context, last=until, force=force)
-    for stage_plan in plans:
-        if stage_plan.artifact is not None:
-            check_rejects(settings, stage_plan.artifact, context.store)
+    if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
+        click.echo(show.result_table(rows_of_plan(plans), context.store))
+        raise stop
+    same = same_options(config, overrides, root)
     if all_cached(plans) and not record:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     else:
         preflight(context)
-        results = _run_flow(context, plans, config, overrides, root, until, force)
+        command = f"{program()} run {same}{f' --until {until}' if until else ''}"
+        with _told_where_it_ended(context, plans, command, force) as display:
+            results = _run_flow(context, plans, display, config, overrides, root, until, force)
     click.echo(show.result_table(results, context.store))
     for name, _, artifact in results:
-        if name == "evaluate":
-            click.echo(show.eval_lines(artifact))
-        if name == "sample":
-            click.echo(f"sampled videos: {context.store.uri(artifact.files['contact_sheet.png'].key)}")
+        for line in show.stage_lines(name, artifact, context.store, f"{program()} export-model {same} --to FOLDER"):
+            click.echo(line)
     if all(state.lower() == "cached" for _, state, _ in results):
         click.echo("every stage is cached: nothing to do")
-    click.echo(f"data report: sana report {same_options(config, overrides, root)}")
-    click.echo(f"browse the runs: sana ui {same_options(config, overrides, root)}")
+    click.echo(f"data report: {program()} report {same}")
+    click.echo(f"browse the runs: {program()} ui {same}")
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM came."""
+
+
+def _on_sigterm(*_: object) -> None:
+    raise _TerminatedError
+
+
+@contextmanager
+def _told_where_it_ended(
+    context: Context, plans: "Sequence[StagePlan]", command: str, force: Sequence[str]
+) -> "Iterator[RunDisplay]":
+    """Give the display of a run; when an error, Ctrl-C or SIGTERM ends it, say what is done and how to continue."""
+    from flows.display import show
+    from flows.display.outcome import how_to_continue, rows_of_run
+    from flows.display.progress_display import RunDisplay
+
+    display = RunDisplay()
+    # Prefect has a handler of its own while the flow runs, and then calls this one
+    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        yield display
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if display.views:
+            click.echo(show.result_table(rows_of_run([p.name for p in plans], display.views), context.store))
+        for view in display.views.values():
+            if view.is_broken:
+                click.echo(how_to_continue(context, view, command, force))
+        if isinstance(error, _TerminatedError):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run_flow(
     context: Context,
     plans: "Sequence[StagePlan]",
+    display: "RunDisplay",
     config: str,
     overrides: Sequence[str],
     root: str | None,
@@ -61,7 +103,6 @@ def _run_flow(
     force: Sequence[str],
 ) -> list[tuple[str, str, Artifact]]:
     """Run the flow in this process, on what was planned, with progress bars."""
-    from flows.cli.show import RunDisplay
     from flows.environment import prepare_environment
     from flows.server import start_temporary_server, wait_until_up
     from sana.pipeline.advice import Advisor
@@ -74,6 +115,6 @@ def _run_flow(
     from tasks.flow_run import handed_over
 
     wait_until_up()
-    with RunDisplay() as display, handed_over(context, plans, [display, advisor]):
+    with display, handed_over(context, plans, [display, advisor]):
         done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
     return [(result.stage, result.state, result.artifact) for result in done]

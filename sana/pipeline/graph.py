@@ -18,7 +18,7 @@ in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets 
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from sana.artifact import Artifact, Recipe
@@ -105,6 +105,21 @@ def until(config: Config, last: str | None) -> tuple[str, ...]:
     if last not in names:
         raise ConfigError(f"this config does not use stage {last}: set its section, or name one of {', '.join(names)}")
     return names[: names.index(last) + 1]
+
+
+def check_force(config: Config, force: Iterable[str], last: str | None) -> None:
+    """Check the stages that are to run again, of a run up to `last`.
+
+    Raises:
+        ConfigError: one is no stage that the config uses, or comes after `last`, so that it would not run.
+    """
+    names = until(config, last)
+    for name in force:
+        if name in until(config, name) and name not in names:
+            raise ConfigError(
+                f"--force {name} would do nothing: {name} comes after {last}, where --until ends the run; leave "
+                f"--until out, or set it to {name} or a stage after it"
+            )
 
 
 def providers(config: Config, name: str) -> dict[str, str]:

@@ -6,9 +6,11 @@ from tempfile import TemporaryFile
 
 from sana.artifact import Artifact, Recipe, config_diff, find, latest
 from sana.context import Context
-from sana.errors import SanaError, combine_errors
+from sana.data.rejections import check_rejects
+from sana.errors import RejectedError, SanaError, combine_errors
 from sana.pipeline import graph
 from sana.pipeline.graph import stage
+from sana.pipeline.pending import pending_detail
 from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
@@ -24,6 +26,7 @@ class StagePlan:
     recipe: Recipe | None = None  # None while its inputs are not known
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     artifact: Artifact | None = None
+    stops: RejectedError | None = None  # why a run ends here although this is cached
 
     @property
     def fingerprint(self) -> str:
@@ -35,18 +38,17 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
     """Decide each stage from storage.
 
     Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
-    is above it turns out to yield the same content as before.
+    is above it turns out to yield the same content as before, and if none of its own settings was changed.
 
     Raises:
-        ConfigError: `last`, or a stage in `force`, is not one that the config uses.
+        ConfigError: `last`, or a stage in `force`, is not one that the config uses, or `force` has one after `last`.
     """
     plans: list[StagePlan] = []
     artifacts: dict[str, Artifact] = {}
-    for name in force:
-        graph.until(context.config, name)
+    graph.check_force(context.config, force, last)
     for name in graph.until(context.config, last):
         if waiting := _waits_for(context, name, artifacts):
-            plans.append(StagePlan(name, PENDING, f"on {waiting}: cached if the same content comes out, else run"))
+            plans.append(StagePlan(name, PENDING, pending_detail(context, name, waiting, forced=name in force)))
             continue
         inputs = graph.inputs_of(context.config, name, artifacts)
         decided = _decide(context, name, inputs, forced=name in force)
@@ -79,7 +81,7 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
     recipe = module.recipe(context, inputs)
     artifact = find(context.store, recipe)
     if artifact is not None and not forced:
-        return StagePlan(name, CACHED, "", recipe, inputs, artifact)
+        return StagePlan(name, CACHED, "", recipe, inputs, artifact, _why_it_stops(context, artifact))
     done, total, unit = module.remaining(context, inputs)
     if forced:
         return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs)
@@ -91,6 +93,15 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
     if done:
         return StagePlan(name, PARTIAL, work, recipe, inputs)
     return StagePlan(name, MISSING, f"never run -> {work}", recipe, inputs)
+
+
+def _why_it_stops(context: Context, artifact: Artifact) -> RejectedError | None:
+    """Return the error with which a run ends once it has found this artifact, if it does."""
+    try:
+        check_rejects(context.config, artifact, context.store)
+    except RejectedError as error:
+        return error
+    return None
 
 
 def committed(context: Context) -> list[StageState]:

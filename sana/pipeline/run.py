@@ -5,6 +5,7 @@ with Run(context, title="demo", observers=[...]) as run:
 """
 
 import logging
+from asyncio import CancelledError  # by which Prefect ends what takes too long
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -109,7 +110,7 @@ def run_stage(run: Run, module: Stage, inputs: Mapping[str, Artifact], *, before
         state = done.state
         return done
     except BaseException as error:
-        failure, state = error, STOPPED if isinstance(error, KeyboardInterrupt) else FAILED
+        failure, state = error, FAILED if isinstance(error, Exception | CancelledError) else STOPPED
         run.forget_plan()  # it may be what failed: another attempt lists the sources again
         raise
     finally:

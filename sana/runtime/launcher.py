@@ -107,7 +107,12 @@ def launch(
                 ranks.append(_start([sys.executable, "-m", module, str(job_path)], env, ranks, output, lock_fd))
             progressed = _follow(ranks, progress, lines, report, stall_timeout_s, f"{module}: log in {log_path}")
         except BaseException:
-            _end(ranks, grace_s)
+            try:
+                report(Progress(0, 0, "", phase="waiting for its process to end"))
+            finally:
+                _end(ranks, grace_s)
+            for line in progress.new_lines():  # a trainer takes the step that it is at to its end
+                report(Progress.from_line(line, where=str(progress.path)))
             raise
         failed = {number: rank.returncode for number, rank in enumerate(ranks) if rank.poll()}
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
@@ -196,8 +201,9 @@ def _follow(
         codes = [rank.poll() for rank in ranks]
         for line in progress.new_lines():
             heard = time.monotonic()
-            progressed = True
-            report(Progress.from_line(line, where=str(progress.path)))
+            said = Progress.from_line(line, where=str(progress.path))
+            progressed = progressed or not said.phase  # what it says while it loads a model is no work done
+            report(said)
         forwarded = _forward(lines.new_lines(), forwarded)
         if any(codes) or None not in codes:
             return progressed

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from sana.context import Context
-from sana.progress import Report
+from sana.progress import Progress, Report
 from sana.runtime.crash_journal import Quarantine, open_at_crash
 from sana.runtime.job import rank_journal, todo_path, write_job
 from sana.runtime.launcher import WorkerKilledError, launch
@@ -39,7 +39,9 @@ def run_worker(
         SanaError: the worker's own message.
         WorkerError: the worker crashed; names its log.
     """
+    report = report or context.report
     job_path = write_job(context.config, spec, todo)
+    report(Progress(0, 0, "", phase="starting a process"))  # of which the imports take seconds
     (context.work_dir / "logs").mkdir(parents=True, exist_ok=True)
     (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
     try:
@@ -49,7 +51,7 @@ def run_worker(
             num_processes=num_processes,
             log_path=context.work_dir / "logs" / f"{job_path.stem}.log",
             lock_path=context.work_dir / "locks" / f"{lock}.lock" if lock else None,
-            report=report or context.report,
+            report=report,
             stall_timeout_s=stall_timeout_s,
         )
     finally:

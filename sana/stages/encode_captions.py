@@ -12,6 +12,7 @@ from sana.counts import Counts
 from sana.data.schemas import CAPTION_INDEX, TEXTS
 from sana.data.tables import read_table
 from sana.model.model_resolver import ModelRef, resolve_model, source_of
+from sana.progress import Continued
 from sana.runtime.pool import Pool
 from sana.runtime.specs import EncodeCaptionsSpec, PoolName
 from sana.runtime.worker import run_worker
@@ -132,7 +133,9 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     tensors = _tensors(context, inputs, model)
 
     def encode(todo: pa.Table) -> None:
-        run_worker(context, EncodeCaptionsSpec(PoolName(NAME, tensors.pool.key), source_of(model)), todo=todo)
+        report = Continued(context.report, tensors.num_wanted())
+        spec = EncodeCaptionsSpec(PoolName(NAME, tensors.pool.key), source_of(model))
+        run_worker(context, spec, todo=todo, report=report)
 
     made = tensors.make(draft, encode, may_reject=False)
     texts = pc.count_distinct(made.index.column("text_key")).as_py()

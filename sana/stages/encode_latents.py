@@ -14,7 +14,7 @@ from sana.data.tables import count_rejects, read_table, sample_keys
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts
 from sana.model.model_resolver import ModelRef, resolve_model, source_of
-from sana.progress import Summed
+from sana.progress import Continued, Summed
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, PoolName, WorkerRange
 from sana.runtime.worker import restart_on_crash, run_worker
@@ -77,7 +77,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     tensors = _tensors(context, inputs, model)
-    made = tensors.make(draft, lambda todo: _encode(context, model, tensors.pool, todo), may_reject=True)
+    made = tensors.make(draft, lambda todo: _encode(context, model, tensors, todo), may_reject=True)
     num_in = value_counts(tensors.wanted.column("dataset"))
     return draft.commit(
         content={split: made.digest(_CONTENT, column="split", among=[split]) for split in ("train", "eval")},
@@ -106,11 +106,13 @@ def encode_partition(context: Context, inputs: Mapping[str, Artifact], *, index:
     tensors = _tensors(context, inputs, model)
     todo = tensors.missing()
     if todo.num_rows:
-        _encode(context, model, tensors.pool, todo, index=index, count=count)
+        _encode(context, model, tensors, todo, index=index, count=count)
     return int(todo.num_rows)
 
 
-def _encode(context: Context, model: ModelRef, pool: Pool, todo: pa.Table, *, index: int = 0, count: int = 1) -> None:
+def _encode(
+    context: Context, model: ModelRef, tensors: PooledTensors, todo: pa.Table, *, index: int = 0, count: int = 1
+) -> None:
     """Encode these windows in workers, those of machine `index` of `count`."""
     _check_space(context, todo)
     resources = context.config.encode_latents.resources
@@ -119,12 +121,12 @@ def _encode(context: Context, model: ModelRef, pool: Pool, todo: pa.Table, *, in
         first_worker=index * resources.num_workers,
         num_workers=count * resources.num_workers,
     )
-    report = Summed(context.report, value_counts(todo.column("bucket")))
+    report = Summed(Continued(context.report, tensors.num_wanted()), value_counts(todo.column("bucket")))
 
     def encode(crashes: CrashHistory) -> None:
         run_worker(
             context,
-            EncodeLatentsSpec(PoolName(NAME, pool.key), source_of(model), partition, crashes),
+            EncodeLatentsSpec(PoolName(NAME, tensors.pool.key), source_of(model), partition, crashes),
             todo=todo,
             num_processes=resources.num_workers,
             report=report,

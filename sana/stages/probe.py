@@ -11,6 +11,7 @@ from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
 from sana.data.tables import content_digest, count_rejects, read_table
+from sana.progress import Continued
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
 from sana.runtime.worker import restart_on_crash, run_worker
@@ -45,9 +46,10 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     pool = pool_of(context)
     num_missing = anti_join(clips, pool.rows(), "digest").num_rows
     if num_missing:
+        report = Continued(context.report, pc.count_distinct(clips.column("digest")).as_py())
 
         def opened(crashes: CrashHistory) -> None:
-            run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["clips"], crashes))
+            run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["clips"], crashes), report=report)
 
         restart_on_crash(context, NAME, opened)
     judged = _with_facts(clips, pool.rows())

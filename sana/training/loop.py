@@ -6,9 +6,8 @@ from a checkpoint, on another number of ranks or with another micro batch size, 
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from datetime import timedelta
 from functools import partial
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ from sana.training.schedules import learning_rate_at
 from sana.training.state import TrainState
 from sana.training.trainable import Trainable
 
-REPORT_EVERY_S = 2.0  # while evaluating
+REPORT_EVERY_S = 1.0
 NAMED_SAMPLES = 8  # of a bad batch, in the message
 
 _log = logging.getLogger(__name__)
@@ -96,6 +95,8 @@ class Trainer:
         self.window: list[StepMetrics] = []
         self.window_started = self.last_report = time.perf_counter()
         self.evaluated_step = -1
+        self.resumed_step = 0
+        self.last_losses = ""  # as they were measured last, for reports
 
     def run(self) -> bool:
         """Train up to max_steps, from the newest checkpoint if there is one; False when `stop` ended it before.
@@ -129,6 +130,7 @@ class Trainer:
         found = self.checkpoints.restore() if self.parallel.is_main else ResumePoint()
         step, self.evaluated_step = self.parallel.broadcast([found.step, found.evaluated_step])
         self.state.restore(self.parallel, found.parts, step)
+        self.resumed_step = step
         self._write([], "from the start" if step == 0 else f"resuming from step {step}")
 
     def _train_step(self, batches: Iterator[MicroBatch]) -> None:
@@ -151,6 +153,8 @@ class Trainer:
         scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
         numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
         self.window.append(StepMetrics(step + 1, scalars, numbers))
+        if time.perf_counter() - self.last_report > REPORT_EVERY_S:
+            self.say()
 
     def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
         """Add a micro batch's gradients, and its scalars to the step's."""
@@ -177,8 +181,8 @@ class Trainer:
             for step, measured in zip(self.window, numbers, strict=True)
         ]
         self.window.clear()
-        left = timedelta(seconds=round(step_s * (self.config.max_steps - self.state.step)))
-        self._write(rows, f"loss {rows[-1][m.TRAIN_LOSS]:.4f}, {1 / step_s:.2f} steps/s, {left} left")
+        self.last_losses = f"loss {rows[-1][m.TRAIN_LOSS]:.4f}"
+        self._write(rows, f"{self.last_losses}, {step_s:.3g} s per step")
 
     def _not_finite(self, step: int, numbers: dict[str, float]) -> SanaError:
         names = [self.samples.sample_id(int(row)) for row in self.cursor.batch(step - 1)[:NAMED_SAMPLES]]
@@ -195,6 +199,7 @@ class Trainer:
         if self.evaluated_step == self.state.step:
             return True
         self._flush()
+        self.say("evaluating")
         started = time.perf_counter()
         live = ema = self.evaluate()
         if live is not None and self.state.step > 0:  # before the first step both are the same weights
@@ -204,26 +209,38 @@ class Trainer:
             return False
         self.evaluated_step = self.state.step
         row = {m.STEP: self.state.step, **_eval_metrics(live, ema), m.EVAL_S: time.perf_counter() - started}
-        self._write([row], f"eval loss {live.mean():.4f}, of EMA weights {ema.mean():.4f}")
+        self.last_losses = f"eval loss {live.mean():.4f}, of EMA weights {ema.mean():.4f}"
+        self._write([row], self.last_losses)
         return True
 
     def _after_eval_round(self, done: int, total: int) -> bool:
         if time.perf_counter() - self.last_report > REPORT_EVERY_S:
-            self._write([], f"eval: {done} of {total} samples")
+            self.say(f"evaluating sample {done} of {total}")
         return not self.stop.agreed()
 
     def _save(self) -> None:
         self._flush()  # rejects numbers that are not finite, so no such weights are ever saved
         snapshot = self.state.snapshot(self.parallel)
         if self.parallel.is_main:
+            newest = self.checkpoints.newest
+            if self.state.step != (newest.step if newest else 0):
+                self.say("saving a checkpoint")
             self.checkpoints.save(snapshot, self.cursor)
+            self.say()
 
     def _write(self, rows: list[dict[str, float]], message: str) -> None:
-        self.last_report = time.perf_counter()
         if self.parallel.is_main:
             _log.info("step %d of %d: %s", self.state.step, self.config.max_steps, message)
             self.checkpoints.write(rows)
-            self.report(Progress(self.state.step, self.config.max_steps, "steps", message, tuple(rows)))
+        self.say("", rows)
+
+    def say(self, phase: str = "", rows: Sequence[dict[str, float]] = ()) -> None:
+        """Report how far it is: the steps that were asked of the device, and the losses that were measured last."""
+        self.last_report = time.perf_counter()
+        if self.parallel.is_main:
+            step, total = self.state.step, self.config.max_steps
+            said = Progress(step, total, "steps", self.last_losses, tuple(rows), phase=phase, before=self.resumed_step)
+            self.report(said)
 
 
 def _eval_metrics(live: EvalTable, ema: EvalTable) -> dict[str, float]:

@@ -35,10 +35,13 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
     store = job.open_store()
     spec = job.spec
     pool = Pool(store, spec.pool.stage, spec.pool.key, schema=TEXTS, id_column="text_key")
+    unsorted = job.todo()
+    total, done = unsorted.num_rows, 0
+    job.report(Progress(0, total, "texts", phase="loading the model"))
     device = resolve_device(config.resources.device)
     encoder = TextEncoder.load(spec.model.path, revision=spec.model.revision, dtype=DTYPES[config.dtype], device=device)
-    todo, lengths = _sort_by_length(job.todo(), encoder, config)
-    total, done = todo.num_rows, 0
+    job.report(Progress(0, total, "texts", phase="sorting texts by length"))
+    todo, lengths = _sort_by_length(unsorted, encoder, config)
     job.report(Progress(0, total, "texts"))
     for start in range(0, total, config.resources.texts_per_part):
         part = todo.slice(start, config.resources.texts_per_part).to_pylist()
@@ -53,7 +56,7 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
             )
             encoded |= {row["text_key"]: caption for row, caption in zip(batch, captions, strict=False)}
             done += len(batch)
-            job.report(Progress(done, total, "texts", f"{length} tokens"))
+            job.report(Progress(done, total, "texts", f"in batches of {length} tokens"))
         tensors: dict[str, torch.Tensor] = {key: caption.tokens for key, caption in encoded.items()}
         locations = write_shard(store, f"{pool.folder}/shards", part_name(tensors), tensors)
         rows = [

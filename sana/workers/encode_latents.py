@@ -54,6 +54,8 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     rank = int(os.environ.get("RANK", "0")) if spec.workers.num_ranks > 1 else 0
     store = job.open_store()
     pool = Pool(store, spec.pool.stage, spec.pool.key, schema=LATENTS, id_column="sample_key")
+    todo = job.todo()
+    job.report(Progress(0, todo.num_rows, "samples", worker=rank, phase="loading the model"))
     device = resolve_device(config.resources.device, rank=rank)
     if device.type == "cpu":
         torch.set_num_threads(1)  # more would change the last bits with their number: use more processes
@@ -66,7 +68,6 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     )
     if config.batch_size > 1:
         vae.disable_slicing()
-    todo = job.todo()
     partition = WorkPartition(pool, todo, part_size=config.resources.samples_per_part)
     # by bucket; samples that earlier runs encoded are counted by the first worker only
     done = Counter(partition.done() if rank == 0 else {})

@@ -51,6 +51,8 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     spec, store = job.spec, job.open_store()
     parallel = Parallel.open(job.config.train)
     samples = load_samples(store, spec.latents, spec.captions, "eval")
+    report = _Reporter(job, min(len(samples), job.config.evaluate.max_samples), shown=parallel.is_main)
+    report.phase("loading the model")
     trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision))
     trainable.model.to(parallel.device)
     resources = job.config.train.resources
@@ -59,13 +61,9 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     tables: dict[str, EvalTable] = {}
     for name in WEIGHTS:
         if name != BASELINE:
+            report.phase(f"loading the {name} weights")
             trainable.load(load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name))
-
-        def report(done: int, total: int, name: str = name) -> bool:
-            if parallel.is_main:
-                job.report(Progress(len(tables) * total + done, len(WEIGHTS) * total, "samples", f"{name} weights"))
-            return True
-
+        report.weights = name
         table = evaluate_model(
             parallel,
             trainable.model,
@@ -73,13 +71,36 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
             reader,
             job.config.evaluate,
             text_padding=job.config.train.text_padding,
-            on_round=report,
+            on_round=report.on_round,
         )
-        assert table is not None  # report never stops it
+        assert table is not None  # on_round never stops it
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
     parallel.finish()
     return tables if parallel.is_main else None
+
+
+class _Reporter:
+    """Counts evaluations: of one sample, at all noise levels, by one set of weights. Only rank 0 reports."""
+
+    def __init__(self, job: Job[EvaluateSpec], num_samples: int, *, shown: bool) -> None:
+        self._job, self._num_samples, self._shown = job, num_samples, shown
+        self._done = 0
+        self.weights: str = BASELINE
+
+    def phase(self, phase: str) -> None:
+        self._report(self._done, phase=phase)
+
+    def on_round(self, done: int, total: int) -> bool:
+        self._done = WEIGHTS.index(self.weights) * total + done
+        levels = self._job.config.evaluate.num_sigmas
+        self._report(self._done, f"{self.weights} weights: sample {done} of {total}, each at {levels} noise levels")
+        return True
+
+    def _report(self, done: int, detail: str = "", *, phase: str = "") -> None:
+        if self._shown:
+            total = len(WEIGHTS) * self._num_samples
+            self._job.report(Progress(done, total, "evaluations", detail, phase=phase))
 
 
 def losses_table(tables: dict[str, EvalTable]) -> pa.Table:

@@ -22,13 +22,13 @@ def generate(job: Job[GenerateSpec]) -> None:
     """Encode the prompt as encode_captions does, free the text encoder, sample, and write the video."""
     config, spec = job.config.sample, job.spec
     steps = config.num_inference_steps
-    job.report(Progress(0, steps, "sampler steps", "encoding the prompt"))
+    job.report(Progress(0, steps, "sampler steps", phase="encoding the prompt"))
     embeds, negative = _embeddings(job)  # the encoder is freed before the transformer is loaded: 5 GB of the 2B model
-    job.report(Progress(0, steps, "sampler steps", "loading the model"))
+    job.report(Progress(0, steps, "sampler steps", phase="loading the model"))
     pipe = load_trained(job.config, job.open_store(), spec.model, spec.checkpoint)
 
     def on_step(done: int, total: int) -> None:
-        job.report(Progress(done, total, "sampler steps", "" if done < total else "decoding the latents"))
+        job.report(Progress(done, total, "sampler steps", phase="" if done < total else "decoding the latents"))
 
     video = sample_one(config, pipe, embeds, negative, on_step)
     with atomic_write(Path(spec.out)) as temp:

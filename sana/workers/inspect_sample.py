@@ -32,11 +32,11 @@ def inspect_sample(job: Job[InspectSampleSpec]) -> None:
     spec = job.spec
     [window] = job.todo().to_pylist()
     config = job.config.encode_latents
-    job.report(Progress(0, 2, "steps", "reading the source's frames"))
+    job.report(Progress(0, 2, "steps", phase="reading the source's frames"))
     source_of = open_sources(job.config, work_dir=job.work_dir)[window["dataset"]]
     with source_of.open_video(window["path"], digest=window["digest"]) as path:
         source = read_window(path, window)
-    job.report(Progress(1, 2, "steps", "decoding the latent"))
+    job.report(Progress(1, 2, "steps", phase="decoding the latent"))
     vae = load_vae(
         spec.model.path,
         revision=spec.model.revision,

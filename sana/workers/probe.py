@@ -96,6 +96,7 @@ class _Reporter:
         self._job, self._total, self._sources = job, total, sources
         self._done, self._rejected = 0, 0
         self._reported_s, self._fetched = 0.0, ""
+        job.report(Progress(0, total, "videos", phase="opening the first videos"))
 
     def __call__(self, rows: Iterable[Row]) -> list[Row]:
         collected = []

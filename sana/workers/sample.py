@@ -40,16 +40,18 @@ def sample(job: Job[SampleSpec]) -> None:
     texts = {row["name"]: row["text"] for row in index if row["role"] == "prompt"}
     negative = next(read_tensor(store, Location.of(row)) for row in index if row["role"] == "negative")
 
+    steps = len(prompts) * config.num_inference_steps
+    job.report(Progress(0, steps, "sampler steps", phase="loading the model"))
     pipe = load_trained(job.config, store, spec.model, spec.checkpoint)
     out = Path(spec.out_dir)
-    steps = len(prompts) * config.num_inference_steps
     job.report(Progress(0, steps, "sampler steps"))
     videos: dict[str, np.ndarray] = {}
     for number, (name, embeds) in enumerate(sorted(prompts.items())):
 
         def on_step(step: int, _steps: int, number: int = number, name: str = name) -> None:
             done = number * config.num_inference_steps + step
-            job.report(Progress(done, steps, "sampler steps", name))
+            of = f"prompt {number + 1} of {len(prompts)}: {name}"
+            job.report(Progress(done, steps, "sampler steps", of))
 
         videos[name] = sample_one(config, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)

@@ -51,6 +51,7 @@ def train(job: Job[TrainSpec]) -> None:
         _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
         raise SystemExit(EXIT_TERMINATED)
     if parallel.is_main:
+        trainer.say("exporting the model")
         result_path(job.path).write_bytes(export(job, trainer).to_json())
     parallel.finish()
 
@@ -67,7 +68,10 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     """
     config, spec, store = job.config, job.spec, job.open_store()
     latents, captions = spec.latents, spec.captions
-    if parallel.is_main:  # the export needs every file: better to find one missing now than in a week
+    max_steps = config.train.max_steps
+    if parallel.is_main:
+        job.report(Progress(0, max_steps, "steps", phase="loading the model"))
+        # the export needs every file: better to find one missing now than in a week
         local_checkpoint(spec.model.path, revision=spec.model.revision)
     transformer = load_transformer(
         spec.model.path,
@@ -79,6 +83,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     if parallel.is_main:
         width = int(transformer.config.caption_channels)
         check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_check_progress(job))
+        job.report(Progress(0, max_steps, "steps", phase="preparing the first batch"))
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     return Trainer(
@@ -109,7 +114,8 @@ def _check_progress(job: Job[TrainSpec]) -> Callable[[int, int], None]:
         nonlocal last
         if time.perf_counter() - last > REPORT_EVERY_S:
             last = time.perf_counter()
-            job.report(Progress(0, job.config.train.max_steps, "steps", f"checked {done} of {total} shards"))
+            phase = f"checking shard {done} of {total}"
+            job.report(Progress(0, job.config.train.max_steps, "steps", phase=phase))
 
     return on_shard
 

@@ -128,7 +128,7 @@ def test_more_refusals_than_allowed(
 
 AS_NOBODY = """
 import os, sys
-import flows.cli.show, sana.pipeline.plan, sana.data.sources.source, sana.model.model_resolver
+import flows.display.show, sana.pipeline.plan, sana.data.sources.source, sana.model.model_resolver
 from flows.cli.main import main
 from sana.pipeline.graph import STAGES, stage
 [stage(name) for name in STAGES]

@@ -102,6 +102,35 @@ def test_a_stale_stage_names_the_key_that_changed(place: Place) -> None:
     assert "learning_rate 0.003 -> 0.001" in detail
 
 
+def test_every_changed_value_is_named_though_what_is_above_runs_again(place: Place) -> None:
+    changed = ("bucket.window=middle", "train.learning_rate=1e-3", "train.max_steps=9", "sample.seed=5")
+    detail = {p.name: p.detail for p in plan(place.context(*changed))}
+    maybe = "cached if the same content comes out, else run"
+    waits = "on encode_captions, encode_latents: "
+    assert "window " in detail["bucket"] and detail["encode_captions"] == f"on bucket: {maybe}"
+    assert detail["train"] == f"{waits}learning_rate 0.003 -> 0.001; max_steps 6 -> 9 -> will run"
+    assert detail["evaluate"] == f"{waits.removesuffix(': ')}, train: {maybe}"
+    assert detail["sample"] == "on encode_captions, train: seed 0 -> 5 -> will run"
+    moved = {p.name: p.detail for p in plan(place.context("bucket.window=middle", f"model.path={other_vae(place)}"))}
+    assert moved["encode_latents"] == "on bucket: input vae changed -> will run"
+    forced = {p.name: p.detail for p in plan(place.context("bucket.window=middle"), force=["train"])}
+    assert forced["train"] == f"{waits}forced, will run"
+
+
+def other_vae(place: Place) -> Path:
+    """A copy of the model with another VAE."""
+    copy = shutil.copytree(place.model, place.folder / "other-model")
+    weights = next((copy / "vae").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    return copy
+
+
+def test_a_value_that_an_earlier_run_had_is_named_and_may_be_cached(place: Place) -> None:
+    run_stages(place.context("sample.seed=5"))
+    detail = {p.name: p.detail for p in plan(place.context("train.learning_rate=1e-3"))}["sample"]
+    assert detail.startswith("on train: seed 5 -> 0, as in an earlier run; cached if")
+
+
 def test_a_bucket_reruns_from_bucket_on(place: Place) -> None:
     """Captions are read of the clips that are left: with the same clips left, none is encoded again."""
     outcome = run_stages(

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from flows.display.outcome import rows_of_plan
+from flows.display.show import plan_table
 from sana.artifact import Recipe
 from sana.data.sources.source import Source
+from sana.errors import ConfigError
 from sana.pipeline import observers
 from sana.pipeline.graph import stage
 from sana.pipeline.observers import Committed, Event, Observer, RunStart, StageEnd, StageStart, WorkStart
@@ -145,3 +148,23 @@ def test_a_bug_in_an_observer_is_not_hidden(place: Place) -> None:
 
     with pytest.raises(KeyError), Run(place.context(), observers=[Wrong()]) as run:
         run_stages(run, ["download"])
+
+
+def test_a_plan_says_where_the_run_would_stop_and_why(place: Place) -> None:
+    with Run(place.context()) as run:
+        run_stages(run, ["download"])
+    plans = plan(place.context("download.datasets.0.max_rejected_fraction=0"))
+    assert plans[0].state == "cached" and not any(p.stops for p in plans[1:])
+    assert str(plans[0].stops).startswith(
+        "download: download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption); more than"
+    )
+    table = plan_table(plans).splitlines()
+    assert "the run would stop here" in table[1] and all("not reached" in line for line in table[2:])
+    states = [state for _, state, _ in rows_of_plan(plans)]
+    assert states == ["failed", *["not reached"] * 7], "and so does the table of the run"
+
+
+def test_forcing_what_until_leaves_out_is_an_error(place: Place) -> None:
+    with pytest.raises(ConfigError, match="--force train would do nothing: train comes after probe, where --until"):
+        plan(place.context(), last="probe", force=["train"])
+    assert plan(place.context(), last="train", force=["train"])[-1].detail.endswith("forced, will run")

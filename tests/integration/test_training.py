@@ -54,14 +54,16 @@ def test_raising_max_steps_resumes_and_a_finished_run_only_exports(lab: Lab) -> 
     assert TrainResult.load(result_path(job.path)).checkpoint == raised.key
     assert lab.at("raised", 7).attempt == raised.attempt
     lines = [json.loads(line) for line in job.progress_path.read_text().splitlines()]
-    assert [line["detail"] for line in lines] == ["resuming from step 7"]
+    phases = ["loading the model", "preparing the first batch", "", "", "exporting the model"]
+    assert [line["phase"] for line in lines] == phases
+    assert [(line["done"], line["before"]) for line in lines] == [(0, 0)] * 2 + [(7, 7)] * 3
 
 
 def test_sigterm_saves_the_last_step_and_the_next_run_resumes(lab: Lab) -> None:
     job = lab.job("stopped", max_steps=100_000, checkpoint_every=100_000, log_every=1)
     [process] = lab.start(job)
     deadline = time.monotonic() + 120
-    while not (job.progress_path.exists() and len(job.progress_path.read_text().splitlines()) > 3):
+    while not (job.progress_path.exists() and '"done": 3, ' in job.progress_path.read_text()):
         assert process.exitcode is None and time.monotonic() < deadline
         time.sleep(0.05)
     process.terminate()

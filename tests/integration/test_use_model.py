@@ -8,7 +8,7 @@ import torch
 from diffusers import SanaVideoTransformer3DModel
 
 from flows.cli.main import main
-from flows.cli.model import load_lines
+from flows.display.show import load_lines
 from sana.artifact import Artifact
 from sana.errors import SanaError
 from sana.facts import TrainFacts

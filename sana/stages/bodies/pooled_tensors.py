@@ -62,6 +62,10 @@ class PooledTensors:
         done = pc.sum(pc.is_in(ids, self.pool.ids().combine_chunks())).as_py() or 0
         return done, len(ids), self.unit
 
+    def num_wanted(self) -> int:
+        """Return how many tensors there are once all is made."""
+        return int(pc.count_distinct(self.wanted.column(self.pool.id_column)).as_py())
+
     def missing(self) -> pa.Table:
         """Return what the pool lacks: one row of `todo` for each id, sorted by `order`."""
         known = pc.is_in(self.wanted.column(self.pool.id_column), self.pool.ids().combine_chunks())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import StringIO
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -12,14 +13,29 @@ from sana.maintenance.verify import VerifyResult
 from sana.progress import in_units
 from sana.store import Store
 
+NO_TERMINAL = 120  # columns that a text which may wrap gets in a pipe or a log
+
 
 def render(table: Table) -> str:
-    """Render a table for the terminal, or as wide as it needs where there is none."""
+    """Render a table for the terminal, or as wide as it needs: never is an id or a number cut or broken in two.
+
+    Only columns that may wrap do so; where the rest of them needs more than the terminal has, the terminal breaks rows.
+    """
     console = Console()
-    # a pipe or a log has no width: never cut what is in the table
-    wide = Console(file=StringIO(), width=max(console.width, 120), force_terminal=console.is_terminal)
-    wide.print(table)
-    return str(wide.file.getvalue()).rstrip()  # type: ignore[attr-defined]
+    wide = console.options.update(width=10_000)
+    # a pipe or a log has no width
+    width = max(console.width if console.is_terminal else NO_TERMINAL, Measurement.get(console, wide, table).minimum)
+    out = Console(file=StringIO(), width=width, force_terminal=console.is_terminal, no_color=console.no_color)
+    out.print(table)
+    lines = str(out.file.getvalue()).rstrip().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def fits(table: Table) -> bool:
+    """Whether a table fits the terminal as it is; in a pipe or a log everything does."""
+    console = Console()
+    needed = Measurement.get(console, console.options.update(width=10_000), table).minimum
+    return not console.is_terminal or needed <= console.width
 
 
 def render_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

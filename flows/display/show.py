@@ -1,0 +1,122 @@
+"""What the terminal shows of a plan and of the result of a run; its progress is in `progress_display`."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from flows.display.stage_view import NOT_REACHED
+from flows.display.tables import fits, render
+from sana.artifact import Artifact
+from sana.facts import BASELINE, WEIGHTS, EvaluateFacts, TrainFacts
+from sana.pipeline.plan import StagePlan
+from sana.store import Store
+
+_STYLES = {
+    "cached": "green",
+    "completed": "cyan",
+    "partial": "yellow",
+    "stale": "yellow",
+    "stopped": "yellow",
+    "failed": "bold red",
+    "not reached": "dim",
+}
+_LEFT = ("stage", "state", "artifact")
+
+
+def plan_table(plans: Sequence[StagePlan]) -> str:
+    """Render a plan; at the first stage at which the run would stop, and below it, as what it would be."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "state", "fingerprint", "why, and what would be done"):
+        table.add_column(name, no_wrap=name != "why, and what would be done", overflow="fold")
+    stopped = ""
+    for plan in plans:
+        state, detail = (NOT_REACHED, f"the run stops at {stopped}") if stopped else (plan.state, plan.detail)
+        if plan.stops and not stopped:
+            stopped, detail = plan.name, "the run would stop here: see below"
+        # it quotes users: no markup
+        table.add_row(plan.name, Text(state, style=_STYLES.get(state, "")), plan.fingerprint or "-", Text(detail))
+    return render(table)
+
+
+def result_table(rows: Sequence[tuple[str, str, Artifact | str]], store: Store) -> str:
+    """Render what a run did: stage, state, clips in / out / rejected, samples of them, seconds, artifact.
+
+    A row without an artifact says what was done instead. Where the terminal is narrow, that is on a line of its own.
+    """
+    table = _result_table(rows, with_artifact=True)
+    text = render(table)
+    if not fits(table):
+        title, *lines = render(_result_table(rows, with_artifact=False)).splitlines()
+        made = [f"  {_made(what)}" if what else None for _, _, what in rows]
+        text = "\n".join(
+            [title, *(line for pair in zip(lines, made, strict=True) for line in pair if line is not None)]
+        )
+    return f"{text}\nartifacts are under {store.root}"
+
+
+def _result_table(rows: Sequence[tuple[str, str, Artifact | str]], *, with_artifact: bool) -> Table:
+    table = Table(box=None, pad_edge=False)
+    names = ["stage", "state", "in", "out", "rejected", "samples", "seconds", *(["artifact"] * with_artifact)]
+    for name in names:
+        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
+    for name, state, made in rows:
+        numbers = [""] * 5
+        if isinstance(made, Artifact):
+            counts = made.counts
+            numbers = [str(num) for num in (counts.num_in, counts.num_out, counts.num_rejected)]
+            numbers += ["" if counts.num_samples is None else str(counts.num_samples), f"{made.seconds:.1f}"]
+        styled = Text(state.lower(), style=_STYLES.get(state.lower(), ""))
+        table.add_row(name, styled, *numbers, *([_made(made)] * with_artifact))
+    return table
+
+
+def _made(made: Artifact | str) -> str:
+    return made.key if isinstance(made, Artifact) else made
+
+
+def stage_lines(name: str, artifact: Artifact, store: Store, export: str) -> list[str]:
+    """Return what is told of a stage's artifact below the table: the eval loss, where the model and the videos are.
+
+    `export` is the command that copies the model to a folder, for where diffusers cannot read it.
+    """
+    if name == "evaluate":
+        return eval_lines(artifact).splitlines()
+    if name == "sample":
+        return [f"sampled videos: {store.uri(artifact.files['contact_sheet.png'].key)}"]
+    if name == "train":
+        folder = store.uri(TrainFacts.of(artifact).model)
+        load = [f"  {line}" for line in load_lines(folder)]
+        return [f"trained model: {folder}", *(load if store.is_local else [f"  in a folder of your own: {export}"])]
+    return []
+
+
+def load_lines(folder: str) -> list[str]:
+    """Return the lines of Python that load an exported model."""
+    if "://" in folder:
+        folder = "FOLDER"  # diffusers reads no bucket
+        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder)]
+    return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
+
+
+def eval_lines(artifact: Artifact) -> str:
+    """Render the eval loss before and after training, with standard errors."""
+    facts = EvaluateFacts.of(artifact)
+    before = facts.weights[BASELINE]
+    lines = [
+        f"eval loss on {artifact.counts.num_in} held-out clips, before training: "
+        f"{_with_error(before.mean, before.stderr)}"
+    ]
+    for name in WEIGHTS:
+        if name != BASELINE:
+            loss, paired = facts.weights[name], facts.paired[name]
+            lines.append(
+                f"  after {facts.step} steps, {name:4} weights: {_with_error(loss.mean, loss.stderr)}  "
+                f"({paired.relative_drop:.1%} lower; paired difference {_with_error(paired.difference, paired.stderr)})"
+            )
+    return "\n".join(lines)
+
+
+def _with_error(value: float, stderr: float | None) -> str:
+    """Return `value +- standard error`; one sample has no standard error."""
+    return f"{value:.4f}" + ("" if stderr is None else f" +- {stderr:.4f}")
