@@ -31,7 +31,8 @@ from sana.stages import download, encode_captions, encode_latents, probe, train
 from sana.store import LocalStore
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
 
-CONFIGS = ("demo", "sana_video_480p")
+# by name: overrides. The template's data set had an id of its own when the addresses were frozen
+CONFIGS = {"demo": (), "sana_video_480p": ("download.datasets.0.id=disney",)}
 PATH = Path(__file__).parent / "golden/addresses.json"
 STORE = Path(__file__).parent / "golden/store"  # the commit files of a small run of the demo's clips, and no more
 REWRITE = "python -m tests.golden_addresses --write"
@@ -58,7 +59,7 @@ def stand_in_model() -> Iterator[None]:
 
 def addresses(path: Path, folder: Path) -> dict[str, Any]:
     """Return the addresses of a config's stages, each given stand-ins of what it reads."""
-    config = load_config(path)
+    config = load_config(path, CONFIGS[path.stem])
     context = Context(config, LocalStore(str(folder)), folder, read_only=True)
     artifacts = _stand_ins([dataset.id for dataset in config.download.enabled])
     found: dict[str, Any] = {"fingerprints": {}}
