@@ -69,6 +69,8 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None) -> 
     if checked.stopped:
         click.echo(f"with the defaults of a config {summary(checked)}")
     improved = starter.improve(checked)
+    if improved.assigned is None or not improved.assigned.windows.num_rows:
+        return [*problems, *improved.stopped]  # no config would help
     text = starter.text(improved)
     if write is None:
         click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")

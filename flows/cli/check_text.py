@@ -10,13 +10,12 @@ from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
+from sana.data.bucketing.treatments import treatment_lines
 from sana.facts import BucketFacts
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import facts_of, remedy
 
 MAX_NAMES = 5  # of each reason
-HDR = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
-INTERLACED = ("tt", "bb", "tb", "bt")
 
 
 def lines_of(checked: Checked) -> Iterator[str]:
@@ -34,6 +33,7 @@ def lines_of_buckets(checked: Checked) -> Iterator[str]:
     if checked.assigned is not None and checked.assigned.facts.buckets:
         yield ""
         yield from _buckets(checked.config, checked.assigned.facts)
+        yield from treatment_lines(checked.assigned.facts)
         yield from _split(checked)
 
 
@@ -99,7 +99,7 @@ def _captions(captions: pa.Table) -> Iterator[str]:
 
 
 def _videos(probed: pa.Table) -> Iterator[str]:
-    """Say what the good videos are, and what of them is treated."""
+    """Say what the good videos are."""
     if not probed.num_rows:
         return
     area = pc.multiply(probed["width"], probed["height"])
@@ -112,16 +112,6 @@ def _videos(probed: pa.Table) -> Iterator[str]:
         f"  videos: {small if small == large else f'{small} to {large}'} pixels, "
         f"{_span(frames, '{}')} frames, {_span(fps, '{:.4g}')} frames/s"
     )
-    kinds = [
-        _num(num, f"{HDR[name]} (HDR) video")
-        for name, num in value_counts(probed["color_transfer"]).items()
-        if name in HDR
-    ]
-    interlaced = pc.sum(pc.is_in(probed["field_order"], value_set=pa.array(INTERLACED))).as_py()
-    if interlaced:
-        kinds.append(_num(interlaced, "interlaced video"))
-    if kinds:
-        yield f"  of these: {', '.join(kinds)}"
 
 
 def _span(found: pa.StructScalar, form: str) -> str:

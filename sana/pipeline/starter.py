@@ -22,6 +22,11 @@ from sana.pipeline.remedies import changes_for, facts_of
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
 BATCH, STEPS, EPOCHS = 8, 2000, 100  # at most
 _CAPTION_CHARS = 300  # of the prompt that is taken from the captions
+_SETS: dict[str, tuple[str, ...]] = {  # rules that are changed for a reason itself; a change may bring others along
+    Reason.TOO_SHORT: ("num_frames", "min_frames"),
+    Reason.TOO_SMALL: ("table", "resolution", "allow_upscale"),
+    Reason.ASPECT: ("max_aspect_ratio",),
+}
 _WHY = {
     "root": "artifacts: a folder, or s3://bucket/prefix",
     "model.path": "18 GB, fetched by the first run",
@@ -83,9 +88,12 @@ class Starter:
         changes = changes_for(reason, rules, facts)
         if not changes:
             return checked
-        settings = dict(changes[0].settings)
-        why = f"else {facts.num_rows} of {checked.listed.to_bucket.num_rows} clips are {reason}"
-        return self._set(checked, {f"bucket.{key}": value for key, value in settings.items()}, why=why)
+        num, of = facts.num_rows, checked.listed.to_bucket.num_rows
+        settings = changes[0].settings
+        for key in settings:
+            mine = key in _SETS.get(reason, ())
+            self._why[f"bucket.{key}"] = f"else {num} of {of} clips are {reason}" if mine else "for their sizes"
+        return self._set(checked, {f"bucket.{key}": value for key, value in settings.items()})
 
     def _allow_rejects(self, checked: Checked) -> Checked:
         """Raise the limit to what is rejected all the same, so that a run goes on without those."""

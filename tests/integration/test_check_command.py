@@ -276,6 +276,22 @@ def test_a_source_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     [problem] = stopped(CliRunner().invoke(cli, ["check", "gone"]))
     assert problem.startswith(f"download.datasets[gone]: source {tmp_path}/gone is not there")
+    shown = CliRunner().invoke(cli, ["check", "gone", "--write", "my.yaml"])
+    assert shown.exit_code == 1 and not Path("my.yaml").exists()  # no config would help
+
+
+def test_the_template_needs_a_source_and_what_check_names(place: Place) -> None:
+    """The overrides that a check of the template proposes make a run of the demo's clips go through."""
+    template = ["check", str(ROOT / "configs/sana_video_480p.yaml"), *arguments(place)[2:]]
+    shown = CliRunner().invoke(cli, template)
+    assert stopped(shown)[-1] == "bucket: all 14 clips are rejected; above is what would help"
+    bucket = re.search(r"too_short 14: .*\n.*?((?:-s \S+ )+)takes 10 of 14", shown.stdout)
+    limits = re.findall(r"(?<=or )-s \S+max_rejected_fraction=\S+", shown.stdout)
+    assert bucket, shown.stdout
+    words = [*shlex.split(bucket[1]), *(word for limit in limits[-1:] for word in shlex.split(limit))]
+    again = CliRunner().invoke(cli, [*template, *words])
+    [limit] = [re.findall(r"-s \S+$", problem)[0] for problem in stopped(again)]
+    assert CliRunner().invoke(cli, [*template, *words, *shlex.split(limit)]).exit_code == 0
 
 
 def test_several_captions_are_counted(place: Place, tmp_path: Path) -> None:
