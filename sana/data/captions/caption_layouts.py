@@ -1,6 +1,8 @@
 """Caption layouts: which files of a data set hold its captions, and which video a cell of a table names."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -8,15 +10,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.config.captions import CaptionsConfig
+from sana.data.captions.name_matching import match_stems
 from sana.data.sources.listing import VIDEO_SUFFIXES, stems, videos_of
 from sana.errors import ConfigError
 
-Layout = Literal["textfile", "metadata", "lines", "none"]
+Layout = Literal["textfile", "metadata", "lines", "mixed", "none"]  # mixed: of rows in sub-folders, and texts
 VIDEOS_FILE = "videos.txt"
 PROMPTS_FILES = ("prompts.txt", "prompt.txt", "captions.txt")
 
 _METADATA = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
 _LINES = r"(?i)(^|/)(prompts?|captions|videos)\.txt\z"
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """Files whose rows name videos: tables, LISTED, and pairs of (folder, path of videos.txt, path of prompts.txt)."""
+
+    tables: pa.Table
+    pairs: Sequence[tuple[str, str, str]]
+
+    @property
+    def folders(self) -> set[str]:
+        """The folders that they are in; each speaks for the videos in its folder, at any depth."""
+        return {folder_of(path) for path in self.tables.column("path").to_pylist()} | {pair[0] for pair in self.pairs}
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.tables.column("path").to_pylist(), *(path for pair in self.pairs for path in pair[1:])]
 
 
 def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.Table]:
@@ -25,28 +45,134 @@ def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.
     Raises:
         ConfigError: the files of the layout are missing, or there are two where one is needed.
     """
-    paths = listed.column("path")
-    tables = listed.filter(pc.match_substring_regex(paths, _METADATA))
-    lines = listed.filter(pc.match_substring_regex(paths, _LINES))
-    pairs = line_files(lines.column("path").to_pylist()) if config.layout in ("auto", "lines") else []
-    if config.layout == "metadata" or (config.layout == "auto" and tables.num_rows):
-        if not tables.num_rows:
+    found = RowFiles(_matching(listed, _METADATA), ())
+    if config.layout in ("auto", "lines"):
+        found = RowFiles(found.tables, line_files(_matching(listed, _LINES).column("path").to_pylist()))
+    if config.layout == "metadata" or (config.layout == "auto" and config.columns and found.tables.num_rows):
+        if not found.tables.num_rows:
             raise ConfigError("captions.layout is metadata, but no metadata.csv, .jsonl or .parquet is there")
-        _require_one_per_folder(tables.column("path").to_pylist())
-        return "metadata", tables
-    if config.layout == "lines" or pairs:
-        if not pairs:
+        _require_one_per_folder(found.tables.column("path").to_pylist())
+        return "metadata", found.tables
+    if config.layout == "lines":
+        if not found.pairs:
             raise ConfigError(f"captions.layout is lines, but no {PROMPTS_FILES[0]} beside a {VIDEOS_FILE} is there")
-        wanted = pa.array([path for pair in pairs for path in pair[1:]], pa.large_string())
-        return "lines", lines.filter(pc.is_in(lines.column("path"), wanted))
+        return "lines", _among(listed, RowFiles(found.tables.slice(0, 0), found.pairs).names)
     if config.columns:
         raise ConfigError(
             f"captions.{config.columns[0]} names a column, but no metadata.csv, .jsonl or .parquet is there"
         )
     if config.layout == "none":
         return "none", listed.slice(0, 0)
-    texts = listed.filter(pc.match_substring_regex(paths, r"(?i)\.txt\z"))
-    return "textfile", texts.filter(pc.is_in(stems(texts), _one_chunk(stems(videos_of(listed)))))
+    if config.layout == "auto" and (found.tables.num_rows or found.pairs):
+        return _by_folder(listed, found)
+    return "textfile", paired_texts(listed, videos_of(listed))
+
+
+def _by_folder(listed: pa.Table, found: RowFiles) -> tuple[Layout, pa.Table]:
+    """Choose where rows may be in sub-folders: they speak for the videos there, texts for the others.
+
+    Rows in a folder without videos are left out where there are texts. Lists in the folder of a table are left out.
+    """
+    _require_one_per_folder(found.tables.column("path").to_pylist())
+    tables = {folder_of(path): path for path in found.tables.column("path").to_pylist()}
+    pairs = [pair for pair in found.pairs if not _is_within(pair[0], tables.keys())]
+    for folder, videos, _ in pairs:
+        inner = next((name for at, name in sorted(tables.items()) if _is_within(at, {folder})), None)
+        if inner:
+            raise ConfigError(
+                f"two caption layouts are there: {videos} is for the whole folder, and {inner} for a part of it; "
+                "captions.layout: lines or metadata chooses one"
+            )
+    found = RowFiles(found.tables, pairs)
+    videos = videos_of(listed)
+    outside = videos.filter(pc.invert(is_within(videos.column("path"), found.folders)))
+    texts = paired_texts(listed.filter(pc.invert(pc.is_in(listed.column("path"), _paths(found.names)))), outside)
+    if texts.num_rows:
+        with_videos = _ancestors(_folders_of(videos.column("path")))
+        found = RowFiles(
+            found.tables.filter(
+                pa.array([folder_of(n) in with_videos for n in found.tables.column("path").to_pylist()])
+            ),
+            [pair for pair in pairs if pair[0] in with_videos],
+        )
+        if not found.names:
+            return "textfile", paired_texts(listed, videos)
+    if texts.num_rows or (found.tables.num_rows and found.pairs):
+        return "mixed", pa.concat_tables([_among(listed, found.names), texts]).sort_by("path")
+    return ("metadata", found.tables) if found.tables.num_rows else ("lines", _among(listed, found.names))
+
+
+def row_files(layout: Layout, files: pa.Table) -> tuple[RowFiles, pa.Table]:
+    """Take the files of a folder's layout apart: those with rows, and texts beside videos. Both tables are LISTED."""
+    nothing = files.slice(0, 0)
+    if layout == "textfile":
+        return RowFiles(nothing, ()), files
+    if layout == "metadata":
+        return RowFiles(files, ()), nothing
+    found = RowFiles(_matching(files, _METADATA), line_files(_matching(files, _LINES).column("path").to_pylist()))
+    return found, files.filter(pc.invert(pc.is_in(files.column("path"), _paths(found.names))))
+
+
+def paired_texts(listed: pa.Table, videos: pa.Table) -> pa.Table:
+    """Return the rows of texts that belong to one of the videos; both tables are LISTED."""
+    texts = _matching(listed, r"(?i)\.txt\z")
+    text_stems, video_stems = _one_chunk(stems(texts)), _one_chunk(stems(videos))
+    taken = pc.is_in(text_stems, video_stems).to_numpy(zero_copy_only=False)
+    free = np.flatnonzero(~taken)
+    lacking = videos.filter(pc.invert(pc.is_in(video_stems, text_stems))) if len(free) else videos.slice(0, 0)
+    if lacking.num_rows:
+        near = text_files(lacking, texts.take(pa.array(free)))
+        taken = taken.copy()  # Arrow's arrays are read-only
+        taken[free[near[near >= 0]]] = True
+    return texts.filter(pa.array(taken))
+
+
+def folder_of(path: str) -> str:
+    """Return the folder of a path; "" for the root."""
+    return path.rpartition("/")[0]
+
+
+def is_within(paths: pa.ChunkedArray, folders: Collection[str]) -> pa.ChunkedArray:
+    """Return whether each path lies in one of the folders, at any depth."""
+    if "" in folders:
+        return pa.chunked_array([pa.array(np.ones(len(paths), dtype=bool))])
+    inside = [folder for folder in _folders_of(paths) if _is_within(folder, folders)]
+    return pc.is_in(_folder_column(paths), _paths(inside))
+
+
+def _folder_column(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.replace_substring_regex(paths, r"(?s)/?[^/]*\z", "")
+
+
+def _folders_of(paths: pa.ChunkedArray) -> list[str]:
+    folders: list[str] = pc.unique(_folder_column(paths)).to_pylist()
+    return folders
+
+
+def _is_within(folder: str, folders: Collection[str]) -> bool:
+    return any(above in folders for above in _ancestors([folder]))
+
+
+def _ancestors(folders: Iterable[str]) -> set[str]:
+    """Return the folders and all that are above them, the root "" too."""
+    found = {""}
+    for folder in folders:
+        while folder not in found:
+            found.add(folder)
+            folder = folder_of(folder)
+    return found
+
+
+def _matching(listed: pa.Table, pattern: str) -> pa.Table:
+    return listed.filter(pc.match_substring_regex(listed.column("path"), pattern))
+
+
+def _among(listed: pa.Table, paths: Sequence[str]) -> pa.Table:
+    return listed.filter(pc.is_in(listed.column("path"), _paths(paths)))
+
+
+def _paths(paths: Sequence[str]) -> pa.Array:
+    return pa.array(paths, pa.large_string())
 
 
 def line_files(paths: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -70,16 +196,25 @@ def line_files(paths: Iterable[str]) -> list[tuple[str, str, str]]:
 
 
 def text_files(videos: pa.Table, texts: pa.Table) -> np.ndarray:
-    """Return int64 [videos]: the row of `texts` that shares a video's stem, or -1. Videos of one stem share their text.
+    """Return int64 [videos]: the row of `texts` that belongs to a video, or -1. Videos of one stem share their text.
 
-    Of several texts `.txt` is taken before `.TXT`.
+    It has the video's stem; of several `.txt` is taken before `.TXT`. For a stem that no text has, it is the only text
+    that is equal after normalising (`match_stems`) and that no other video has.
     """
     rows = texts.append_column("stem", stems(texts)).append_column("row", pa.array(np.arange(texts.num_rows)))
     first = rows.select(["stem", "path", "row"]).sort_by([("path", "descending")])  # lower case sorts last
     first = first.group_by("stem", use_threads=False).aggregate([("row", "first")])
-    found = pc.index_in(_one_chunk(stems(videos)), _one_chunk(first.column("stem")))
-    matched = pc.fill_null(pc.take(_one_chunk(first.column("row_first")), found), -1)
-    of_videos: np.ndarray = matched.to_numpy(zero_copy_only=False)
+    text_stems, text_rows = _one_chunk(first.column("stem")), _one_chunk(first.column("row_first"))
+    video_stems = _one_chunk(stems(videos))
+    found = pc.fill_null(pc.index_in(video_stems, text_stems), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    left = np.flatnonzero(found < 0)
+    free = np.setdiff1d(np.arange(len(text_stems)), found)
+    if len(left) and len(free):
+        distinct = pc.dictionary_encode(video_stems.take(pa.array(left)))
+        matched = match_stems(distinct.dictionary, text_stems.take(pa.array(free)))
+        of_stem = np.where(matched >= 0, free[matched], -1)
+        found[left] = of_stem[distinct.indices.to_numpy(zero_copy_only=False)]
+    of_videos: np.ndarray = np.where(found >= 0, text_rows.to_numpy()[found], -1) if len(text_rows) else found
     return of_videos
 
 
@@ -109,11 +244,14 @@ def resolve_video_path(video: str | None, *, folder: str, base: str, is_source: 
     return ("/".join(parts), "") if parts else ("", "names no video")
 
 
-def why_missing(path: str, *, is_source: bool) -> str:
-    """Say why no listed video has this path."""
+def why_missing(path: str, near: str | None, *, is_source: bool) -> str:
+    """Say why no listed video has this path; `near` is a video that has nearly the same name."""
+    if re.match(r"[A-Za-z]:[\\/]", path.rpartition("/")[2]) or "\\\\" in path[:2]:
+        return "is not there: it is an absolute path of Windows; use a path relative to the table"
+    hint = f'; "{near}" is near' if near else ""
     if is_source or path.lower().endswith(VIDEO_SUFFIXES):
-        return "is not there"
-    return f"is not there, or does not end in {', '.join(VIDEO_SUFFIXES)}"
+        return f"is not there{hint}"
+    return f"is not there, or does not end in {', '.join(VIDEO_SUFFIXES)}{hint}"
 
 
 def _require_one_per_folder(paths: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """Captions in rows that name their videos: of tables, or of two text files line by line."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,16 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.config.captions import CaptionsConfig
-from sana.data.captions.caption_layouts import line_files, resolve_video_path, why_missing
+from sana.data.captions.caption_layouts import folder_of, resolve_video_path, row_files, why_missing
 from sana.data.captions.caption_text import TextError, decode_text
 from sana.data.captions.composed import Found, VideoCaptions
 from sana.data.captions.json_lines import ABSENT, TROUBLE, TROUBLES
 from sana.data.captions.metadata_readers import read_lines, read_rows, rows_schema
+from sana.data.captions.name_matching import match_videos, nearest
 from sana.data.schemas import Reason
 from sana.data.sources.listing import FILES_AT_ONCE, files_of
 from sana.data.sources.source import Source
 from sana.errors import ConfigError, SanaError
 
+MAX_NEAR = 10_000  # names for which a near one is looked for
 MAX_NAME_CHARS = 1000  # of a cell that is no valid name: rejected rows are for people to read
 
 
@@ -41,6 +43,7 @@ class RowCaptions:
     starts: np.ndarray  # int64 [videos + 1]: the rows of video i are order[starts[i]:starts[i + 1]]
     no_row_reason: str  # of a video that no row names
     null_words: frozenset[str]  # texts that are no caption, in lower case
+    names: list[str]  # of the tables
     unmatched_rows: list[UnmatchedRow] = field(default_factory=list)
 
     def read(self, videos: np.ndarray) -> list[VideoCaptions]:
@@ -53,6 +56,11 @@ class RowCaptions:
             found.append(self._captions_of(rows[at : at + count]))
             at += count
         return found
+
+    def has_rows(self) -> np.ndarray:
+        """Return bool [videos]: whether a row names the video."""
+        named: np.ndarray = self.starts[1:] > self.starts[:-1]
+        return named
 
     def unmatched(self) -> Iterator[UnmatchedRow]:
         """Yield the rows whose video is not in the source, each name once."""
@@ -75,22 +83,22 @@ class RowCaptions:
 
 def read_tables(config: CaptionsConfig, source: Source, *, head: bool = False) -> list[tuple[str, str, pa.Table]]:
     """Return (folder, name, rows) of each table of the source, sorted by name; `head`: only the first rows of each."""
-    files = {file.path: file for file in files_of(source.caption_files)}
+    if source.layout in ("none", "textfile"):
+        return []
+    found, _ = row_files(source.layout, source.caption_files)
+    files = {file.path: file for file in files_of(source.caption_files)} if found.pairs else {}
+    tables = []
     try:
-        if source.layout == "lines":
-            pairs = line_files(files)
-            texts = {path: _decoded(source.read(file), path, config) for path, file in files.items()}
-            return [
-                (folder, videos, read_lines(texts[videos], texts[prompts], names=(videos, prompts)))
-                for folder, videos, prompts in pairs
-            ]
-        tables = []
-        for name, file in sorted(files.items()):
+        for folder, videos, prompts in found.pairs:
+            texts = [_decoded(source.read(files[path]), path, config) for path in (videos, prompts)]
+            tables.append((folder, videos, read_lines(*texts, names=(videos, prompts))))
+        for file in files_of(found.tables):
             with source.open_file(file) as path:
-                tables.append((name.rpartition("/")[0], name, _named(read_rows(path, name, config, head=head), name)))
-        return tables
+                rows = _named(read_rows(path, file.path, config, head=head), file.path)
+            tables.append((folder_of(file.path), file.path, rows))
     except OSError as error:
         raise SanaError(f"the captions of {source.uri} cannot be read: {error}") from error
+    return sorted(tables, key=lambda table: table[1])
 
 
 def _decoded(data: bytes, name: str, config: CaptionsConfig) -> str:
@@ -116,15 +124,30 @@ def no_row(source: Source) -> ConfigError:
     return ConfigError(f"{source.uri} has no row")
 
 
-def join_rows(config: CaptionsConfig, source: Source) -> RowCaptions:
-    """Find the video of every row; rows whose video is not in the source are listed apart."""
-    tables = read_tables(config, source) if source.layout != "none" else []
+def join_rows(
+    config: CaptionsConfig, source: Source, tables: Sequence[tuple[str, str, pa.Table]] | None = None
+) -> RowCaptions:
+    """Find the video of every row, of all tables or those given; rows without a video are listed apart."""
+    tables = read_tables(config, source) if tables is None else tables
     schema = tables[0][2].schema if tables else rows_schema(1)
     rows = pa.concat_tables([schema.empty_table(), *(table for _, _, table in tables)]).combine_chunks()
     named = [(folder, name, table.num_rows) for folder, name, table in tables]
     del tables  # else all text would be in memory twice
     if source.is_table and not rows.num_rows:
         raise no_row(source)
+    row_paths = _paths_of(named, rows, source)
+    video_of, near = _videos_of(row_paths, source.videos.column("path").combine_chunks())
+    order = np.argsort(video_of, kind="stable")
+    starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
+    names = [name for _, name, _ in named]
+    no_row_reason = f"no row of {', '.join(names[:3])} names it" if named else "layout: none"
+    unmatched = _unmatched_rows(named, rows, row_paths, near, np.flatnonzero(video_of < 0), source)
+    null_words = frozenset(word.lower() for word in config.null_words) if source.layout != "lines" else frozenset()
+    return RowCaptions(config, rows, order, starts, no_row_reason, null_words, names, unmatched)
+
+
+def _paths_of(named: Sequence[tuple[str, str, int]], rows: pa.Table, source: Source) -> pa.Array:
+    """Return the path of the video that each row names, relative to the source; null where it names none."""
     paths, end = [], 0
     for folder, _, num_rows in named:
         start, end = end, end + num_rows
@@ -134,19 +157,36 @@ def join_rows(config: CaptionsConfig, source: Source) -> RowCaptions:
                 for video in rows.column("video").slice(at, min(FILES_AT_ONCE, end - at)).to_pylist()
             ]
             paths.append(pa.array([path or None for path, _ in resolved], pa.large_string()))
-    row_paths = pa.chunked_array(paths, pa.large_string()).combine_chunks()
-    found = pc.fill_null(pc.index_in(row_paths, source.videos.column("path").combine_chunks()), -1)
-    video_of = found.to_numpy(zero_copy_only=False).astype(np.int64)
-    order = np.argsort(video_of, kind="stable")
-    starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
-    no_row_reason = f"no row of {', '.join(name for _, name, _ in named[:3])} names it" if named else "layout: none"
-    unmatched = _unmatched_rows(named, rows, row_paths, np.flatnonzero(video_of < 0), source)
-    null_words = frozenset(word.lower() for word in config.null_words) if source.layout == "metadata" else frozenset()
-    return RowCaptions(config, rows, order, starts, no_row_reason, null_words, unmatched)
+    return pa.chunked_array(paths, pa.large_string()).combine_chunks()
+
+
+def _videos_of(row_paths: pa.Array, videos: pa.Array) -> tuple[np.ndarray, dict[str, str]]:
+    """Return int64 [rows]: the video of each path, or -1; and of paths without one the name that is near, if any.
+
+    A path that no video has means the only one that is equal after normalising (`match_videos`).
+    """
+    found = pc.fill_null(pc.index_in(row_paths, videos), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    left = np.flatnonzero((found < 0) & row_paths.is_valid().to_numpy(zero_copy_only=False))
+    if not len(left):
+        return found, {}
+    is_named = np.zeros(len(videos), dtype=bool)
+    is_named[found[found >= 0]] = True
+    distinct = pc.dictionary_encode(row_paths.take(pa.array(left)))
+    names = distinct.dictionary
+    matched = match_videos(names, videos, is_named)
+    found[left] = matched[distinct.indices.to_numpy(zero_copy_only=False)]
+    unknown = names.filter(pa.array(matched < 0)).slice(0, MAX_NEAR)
+    near = zip(unknown.to_pylist(), nearest(unknown, videos).to_pylist(), strict=True) if len(unknown) else ()
+    return found, {name: video for name, video in near if video}
 
 
 def _unmatched_rows(
-    named: Sequence[tuple[str, str, int]], rows: pa.Table, row_paths: pa.Array, which: np.ndarray, source: Source
+    named: Sequence[tuple[str, str, int]],
+    rows: pa.Table,
+    row_paths: pa.Array,
+    near: Mapping[str, str],
+    which: np.ndarray,
+    source: Source,
 ) -> list[UnmatchedRow]:
     """Say where each of the rows `which` is, and why it has no video; each video once."""
     firsts = np.cumsum([0] + [num_rows for _, _, num_rows in named])
@@ -160,7 +200,7 @@ def _unmatched_rows(
             unmatched.setdefault(at, UnmatchedRow(at, Reason.BAD_ROW, trouble))
             continue
         if path:
-            why = why_missing(path, is_source=source.is_table)
+            why = why_missing(path, near.get(path), is_source=source.is_table)
             unmatched.setdefault(path, UnmatchedRow(path[:MAX_NAME_CHARS], Reason.MISSING, f"{at}: it {why}"))
             continue
         _, why = resolve_video_path(video, folder=folder, base=source.base, is_source=source.is_table)

@@ -52,9 +52,9 @@ def check_sources(
                 continue
             check_pattern(dataset, source)
             if source.is_local:
-                check_captions(dataset, source)
+                notes += [f"{dataset.where}: {note}" for note in check_captions(dataset, source)]
             elif (
-                source.layout in ("metadata", "lines") and not source.is_table
+                source.layout in ("metadata", "lines", "mixed") and not source.is_table
             ):  # listing such a source reads the table
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")

@@ -9,6 +9,7 @@ from pathlib import Path
 from sana.config.captions import CaptionsConfig
 from sana.data.captions.caption_layouts import resolve_video_path
 from sana.data.captions.metadata_readers import read_rows
+from sana.data.captions.name_matching import spellings
 from sana.data.sources.backends import LocalBackend, S3Backend
 from sana.data.sources.listing import SourceFile
 from sana.errors import ConfigError, SanaError
@@ -43,9 +44,9 @@ class TableBackend:
         for path in self._named_paths(table):
             bucket, _, key = path.removeprefix("s3://").partition("/") if path.startswith("s3://") else ("", "", path)
             keys_by_bucket.setdefault(bucket, set()).add(key)
-        yield from self._beside.find(sorted(keys_by_bucket.pop("") - {self.name}))
+        yield from _find(self._beside, keys_by_bucket.pop("") - {self.name})
         for bucket, keys in sorted(keys_by_bucket.items()):
-            for file in self._open_bucket(bucket).find(keys):
+            for file in _find(self._open_bucket(bucket), keys):
                 yield SourceFile(f"s3://{bucket}/{file.path}", file.num_bytes, file.identity, file.trouble)
 
     def _named_paths(self, table: SourceFile) -> Iterator[str]:
@@ -83,3 +84,18 @@ class TableBackend:
             if bucket not in self._buckets:
                 self._buckets[bucket] = self._bucket(bucket)
             return self._buckets[bucket]
+
+
+def _find(backend: LocalBackend | S3Backend, keys: set[str]) -> Iterator[SourceFile]:
+    """Yield the files that exist and, of those that do not, the ones that exist in another spelling."""
+    found = set()
+    for file in backend.find(sorted(keys)):
+        found.add(file.path)
+        yield file
+    others = {
+        path
+        for key in keys - found
+        for other in spellings(key)
+        for path in resolve_video_path(other, folder="", base="", is_source=False)[:1]
+    }
+    yield from backend.find(sorted(others - found - {""}))
