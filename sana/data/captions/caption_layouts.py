@@ -89,11 +89,9 @@ def _by_folder(listed: pa.Table, found: RowFiles) -> tuple[Layout, pa.Table]:
     texts = paired_texts(listed.filter(pc.invert(pc.is_in(listed.column("path"), _paths(found.names)))), outside)
     if texts.num_rows:
         with_videos = _ancestors(_folders_of(videos.column("path")))
+        is_used = [folder in with_videos for folder in map(folder_of, found.tables.column("path").to_pylist())]
         found = RowFiles(
-            found.tables.filter(
-                pa.array([folder_of(n) in with_videos for n in found.tables.column("path").to_pylist()])
-            ),
-            [pair for pair in pairs if pair[0] in with_videos],
+            found.tables.filter(pa.array(is_used, pa.bool_())), [pair for pair in pairs if pair[0] in with_videos]
         )
         if not found.names:
             return "textfile", paired_texts(listed, videos)

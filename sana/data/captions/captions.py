@@ -128,7 +128,7 @@ def open_captions(dataset: DatasetConfig, source: Source) -> Captions:
         if source.layout == "textfile":
             return TextFileCaptions(source, config)
         rows = join_rows(config, source)
-        if config.layout == "auto":
+        if config.layout == "auto" and not config.columns:
             _check_one_layout(rows, source)
         return MixedCaptions(rows, source, config) if source.layout == "mixed" else rows
 
@@ -164,7 +164,7 @@ def check_captions(dataset: DatasetConfig, source: Source) -> list[str]:
             raise no_row(source)
         sizes = source.caption_files.column("num_bytes")
         is_whole = all(table.num_rows < HEAD_ROWS for _, _, table in tables) and pc.max(sizes).as_py() <= HEAD_BYTES
-        if tables and is_whole and config.layout == "auto" and not source.is_table:
+        if tables and is_whole and config.layout == "auto" and not config.columns and not source.is_table:
             _check_one_layout(join_rows(config, source, tables), source)
         if source.layout == "textfile" and "lines" not in config.model_fields_set:
             lines = TextFileCaptions(source, config).num_lines(MAX_TEXTS_CHECKED)

@@ -1,8 +1,8 @@
 """Which file a name means when none is spelled like it: the only one that is equal after normalising.
 
 Names are compared as a whole, folders too. First in Unicode normal form NFC, without blanks at the ends of their parts,
-with `%20` decoded, "/" for a backslash and an ending in any case; then with a missing ending; then in any case. All work
-is on Arrow columns, and only for the names that fit no file exactly.
+with `%20` decoded, "/" for a backslash and an ending in any case; then with a missing ending; then in any case. All
+work is on Arrow columns, and only for the names that fit no file exactly.
 """
 
 from collections.abc import Iterator

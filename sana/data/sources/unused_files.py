@@ -95,6 +95,16 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
             f"{_some(texts)}: captions are read from {used} alone. For texts beside the videos set captions.layout: "
             "textfile"
         )
+    if len(texts) and layout == "mixed":
+        found.append(f"{_some(texts)}: no video has this name, or it lies below a table, which speaks for its folder")
+    if len(tables) and layout in ("textfile", "mixed"):
+        is_stray = pc.match_substring_regex(tables, r"(?i)(^|/)metadata\.[a-z]+\z")
+        stray, tables = tables.filter(is_stray), tables.filter(pc.invert(is_stray))
+        if len(stray):
+            found.append(
+                f"{_some(stray)}: a table speaks for the videos in its folder, and none is there; the videos elsewhere "
+                "have texts. captions.layout: metadata reads the table instead of the texts"
+            )
     if len(tables) and layout != "none":
         readable = tables.filter(pc.match_substring_regex(tables, _READABLE_TABLE))
         others = tables.filter(pc.invert(pc.match_substring_regex(tables, _READABLE_TABLE)))
