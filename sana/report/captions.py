@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.artifact import Artifact
+from sana.facts import DownloadFacts
 from sana.report.histogram import Histogram, histogram
 from sana.report.tables import batches, find_rows
 from sana.store import Store
@@ -17,11 +18,16 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Captions:
-    """Of the clips that download kept. `examples`: (path of the video, its captions)."""
+    """Of the clips that download kept. `examples`: (path of the video, its captions).
+
+    `num_dropped`: alternatives that were no text; `num_damaged`: captions with U+FFFD, for bytes that were lost.
+    """
 
     num_clips: int
     num_captions: int
     num_with_alternatives: int
+    num_dropped: int
+    num_damaged: int
     words: Histogram | None
     examples: Sequence[tuple[str, Sequence[str]]]
 
@@ -57,10 +63,13 @@ def captions(store: Store, download: Artifact) -> Captions:
         str(row["clip_id"]): str(row["path"])
         for row in find_rows(store, download, "clips.parquet", ["path"], key="clip_id", among=ids)
     }
+    counted = DownloadFacts.of(download).captions.values()  # none in an artifact of version 2
     return Captions(
         num_clips=num_clips,
         num_captions=len(lengths),
         num_with_alternatives=several,
+        num_dropped=sum(of.dropped for of in counted),
+        num_damaged=sum(of.damaged for of in counted),
         words=histogram(lengths, whole=True),
         examples=[(paths.get(clip_id, clip_id), row["captions"]) for clip_id, row in zip(ids, first, strict=True)],
     )

@@ -10,7 +10,7 @@ from sana.artifact import Draft, Recipe
 from sana.counts import Counts
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX, REJECTS
 from sana.data.tables import clip_id_of, count_rejects, read_table
-from sana.facts import BucketFacts
+from sana.facts import BucketFacts, DownloadFacts
 from sana.report.page import data_report
 from sana.report.states import StageState
 from tests.pipeline_runs import Outcome, Place, run_stages
@@ -154,7 +154,8 @@ def test_a_page_of_many_long_hostile_names_stays_small(done: tuple[Place, Outcom
     draft.add("rejects.parquet", to_parquet(rejected))
     for name in ("clips.parquet", "captions.parquet"):
         draft.add(name, to_parquet(read_table(place.context().store, outcome["download"], name)))
-    made = draft.commit(content={}, counts=count_rejects({"demo": 4_000}, 0, rejected))
+    counts = count_rejects({"demo": 4_000}, 0, rejected)
+    made = draft.commit(content={}, counts=counts, facts=DownloadFacts({"demo": ""}))
     text = data_report(context, "demo", [StageState("download", "failed", made, "too many")], now=0.0)
     assert len(text.encode()) < 3_000_000
     assert_harmless(text)
