@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -39,6 +39,7 @@ class _Unpacked:
     folder: VirtualFolder
     tables: dict[str, CaptionTable]
     listed: pa.Table  # LISTED, with the files beside them
+    no_archives: dict[str, str]  # Parquet files without videos, and why
 
 
 class ArchiveBackend:
@@ -111,6 +112,11 @@ class ArchiveBackend:
         """Return a table LISTED of the archives that cannot be read, or not to their end, each with its trouble."""
         return self._found().folder.broken() if self.archives else LISTED.empty_table()
 
+    def why_no_archive(self) -> str:
+        """Name a Parquet file that holds no videos, and its columns; "" if there is none."""
+        found = self._found().no_archives if self.archives else {}
+        return next((f"{path}: {why}; captions.video_column names another" for path, why in found.items()), "")
+
     def files(self) -> Iterator[SourceFile]:
         yield from files_of(self.table())
 
@@ -166,25 +172,37 @@ class ArchiveBackend:
         return self._reader.read(found.archives[number], found.indexes[number], at)
 
     def _unpack(self, plain: pa.Table, archives: list[SourceFile], report: Report | None) -> _Unpacked:
-        indexes = []
-        for index in in_threads(self._reader.index, archives, num_threads=INDEX_THREADS, num_ahead=INDEX_THREADS):
-            indexes.append(index)
+        indexes: list[ArchiveIndex] = []
+
+        def tell() -> None:
             if report:
                 report(len(indexes), len(archives))
-        others = [archive for archive, index in zip(archives, indexes, strict=True) if not index.is_archive]
-        archives = [archive for archive, index in zip(archives, indexes, strict=True) if index.is_archive]
-        indexes = [index for index in indexes if index.is_archive]
+
+        found_indexes = in_threads(
+            self._reader.index,
+            archives,
+            num_threads=INDEX_THREADS,
+            num_ahead=INDEX_THREADS,
+            while_waiting=tell,
+        )
+        for index in found_indexes:
+            indexes.append(index)
+            tell()
+        no_archives = {a.path: why for a, index in zip(archives, indexes, strict=True) if (why := index.why_no_archive)}
+        others = [archive for archive in archives if archive.path in no_archives]
+        indexes = [index for index in indexes if not index.why_no_archive]
+        archives = [archive for archive in archives if archive.path not in no_archives]
         plain = _joined(plain, table_of_files(others))
         folder = unpack_in_place(plain.column("path").combine_chunks(), [archive.path for archive in archives], indexes)
         tables = {table.path: table for table in tables_of_rows(archives, indexes, folder, self._config.captions)}
         listed = _joined(plain, folder.listed(), table_of_files(table.file for table in tables.values()))
-        found = _Unpacked(archives, indexes, folder, tables, listed)
+        found = _Unpacked(archives, indexes, folder, tables, listed, no_archives)
         read = lambda row: self._read_row(found, row)  # noqa: E731 - bound to what was found
         made, used = tables_of_json(archives, listed, folder, self._config.captions, read)
         unused = listed.filter(pc.invert(pc.is_in(listed.column("path"), used)))
         listed = _joined(unused, table_of_files(table.file for table in made))
         tables |= {table.path: table for table in made}
-        return _Unpacked(archives, indexes, folder, tables, listed)
+        return replace(found, tables=tables, listed=listed)
 
 
 def _joined(*tables: pa.Table) -> pa.Table:

@@ -9,7 +9,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sana.data.archives.members import Digester, Member, clean_name, of_archive
+from sana.data.archives.members import Digester, Member, clean_name, not_an_archive, of_archive
 from sana.data.archives.packed import DamagedError
 from sana.data.sources.listing import is_video
 
@@ -57,7 +57,7 @@ def scan_rows(
 ) -> Iterator[Member]:
     """Yield the videos of a Parquet file, called `name`, and give all other columns to `keep`, row by row as they were.
 
-    Nothing is yielded, nor kept, where no column holds videos. Rows of one name and content are one video; a name that
+    Where no column holds videos, only that is yielded. Rows of one name and content are one video; a name that
     comes again with another content, and a missing one, are replaced by `<stem of the file>/<row>`.
     """
     known: dict[str, tuple[int, str]] = {}
@@ -67,6 +67,7 @@ def scan_rows(
             schema = table.schema_arrow
             column = video_column(schema, wanted)
             if column is None:
+                yield not_an_archive(f"no column of it holds videos: {', '.join(schema.names)}")
                 return
             plain = [field.name for field in schema if _is_plain(field.type)]
             for batch in table.iter_batches(1, columns=[column, *plain]):
@@ -157,7 +158,7 @@ def _row(batch: pa.RecordBatch, plain: list[str], column: str, number: int, outs
 
 
 def group_rows(file: IO[bytes], row: int, wanted: str | None) -> Iterator[tuple[int, memoryview]]:
-    """Yield (row, bytes) of the videos in the row group of `row`, up to that row, which comes last.
+    """Yield (row, bytes) of the videos in the row group of `row`.
 
     Raises:
         DamagedError: the file has no such row, or it cannot be read.
@@ -174,8 +175,7 @@ def group_rows(file: IO[bytes], row: int, wanted: str | None) -> Iterator[tuple[
                         data, _ = _cell(batch, column)
                         if data is not None:
                             yield at, data
-                        if at == row:
-                            return
+                    return
                 first += num_rows
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"the Parquet file is damaged: {' '.join(str(error).split())[:200]}") from error

@@ -3,6 +3,7 @@
 An index is an Arrow file that is mapped into memory, and another with the rows of a Parquet file without its videos.
 """
 
+import errno
 import gzip
 import hashlib
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import pyarrow as pa
 
 from sana.atomic_io import atomic_write
 from sana.data.archives.embedded import scan_rows
-from sana.data.archives.members import DIGESTERS, MEMBERS, Member, of_archive
+from sana.data.archives.members import DIGESTERS, MEMBERS, NO_ARCHIVE, Member, of_archive
 from sana.data.archives.packed import scan_tar, scan_zip
 
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 
-_VERSION = 1  # of what an index says: part of its name
+_VERSION = 2  # of what an index says: part of its name
 _ROWS_AT_ONCE = 4096
 
 
@@ -34,9 +35,10 @@ class ArchiveIndex:
     rows: pa.Table | None
 
     @property
-    def is_archive(self) -> bool:
-        """False of a Parquet file that holds no videos: it is a file like any other."""
-        return self.rows is not None or self.members.num_rows > 0
+    def why_no_archive(self) -> str:
+        """Of a Parquet file that holds no videos, and is a file like any other: its columns, in words. Else ""."""
+        first = self.member(0) if self.members.num_rows else None
+        return first.trouble if first and first.method == NO_ARCHIVE else ""
 
     def member(self, row: int) -> Member:
         """Return a row of the members, without its text."""
@@ -118,4 +120,11 @@ def _write_rows(out: Any, rows: pa.Table) -> None:
 
 
 def _mapped(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    """Map a table into memory; its file is closed again, because there may be more archives than open files."""
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            return pa.ipc.open_file(mapped).read_all()
+    except OSError as error:
+        if error.errno != errno.ENOMEM:  # a process may have 65,530 maps
+            raise
+        return pa.ipc.open_file(path.read_bytes()).read_all()

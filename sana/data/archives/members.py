@@ -14,6 +14,7 @@ from sana.data.sources.listing import printable
 
 MAX_TEXT_BYTES = 64 * 2**20  # of a member with captions that is kept in the index
 STORED = 0  # the method of a member whose bytes lie in the archive as they are; others are zip's numbers
+NO_ARCHIVE = -1
 
 _TEXT_SUFFIXES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -45,7 +46,7 @@ DIGESTERS: dict[str, Digester] = {"xxh3": xxhash.xxh3_128, "sha256": hashlib.sha
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One row of MEMBERS."""
+    """One row of the table MEMBERS."""
 
     name: str
     start: int = 0
@@ -60,6 +61,11 @@ class Member:
 def of_archive(trouble: str) -> Member:
     """Return the row that says what is wrong with the archive, or with all of it that follows the other rows."""
     return Member("", trouble=trouble)
+
+
+def not_an_archive(why: str) -> Member:
+    """Return the only row of a file that holds no videos: it is a file like any other."""
+    return Member("", method=NO_ARCHIVE, trouble=why)
 
 
 def clean_name(written: str) -> tuple[str, str]:

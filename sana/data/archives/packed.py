@@ -138,7 +138,7 @@ class _Headers:
 
 def scan_tar(file: IO[bytes], digester: Digester, method: str) -> Iterator[Member]:
     """Yield the members of a tar that are files, and last, if it does not end as it should, what is wrong with it."""
-    known: dict[str, Member] = {}  # for hard links
+    known: dict[str, tuple[int, int]] = {}  # where the bytes of each file are, for hard links
     last = "its beginning"
     try:
         archive = tarfile.TarFile(fileobj=_Headers(file), errors="surrogateescape")  # type: ignore[arg-type]
@@ -162,32 +162,27 @@ def scan_tar(file: IO[bytes], digester: Digester, method: str) -> Iterator[Membe
 
 
 def _tar_member(
-    file: IO[bytes], info: tarfile.TarInfo, known: dict[str, Member], digester: Digester, method: str
+    file: IO[bytes], info: tarfile.TarInfo, known: dict[str, tuple[int, int]], digester: Digester, method: str
 ) -> Iterator[Member]:
     name, trouble = clean_name(info.name)
     if info.isdir() or (not trouble and is_hidden(name)):
         return
+    start, num_bytes = info.offset_data, info.size
     if not trouble and info.islnk():
         target = known.get(clean_name(info.linkname)[0])
-        if target:
-            yield Member(name, *_place(target), target.digest, text=target.text)
-            return
-        trouble = f"a hard link to {info.linkname!r}, which is not in the archive before it"
+        if target is None:
+            trouble = f"a hard link to {info.linkname!r}, which is not in the archive before it"
+        else:
+            start, num_bytes = target
     elif not trouble and info.issparse():
         trouble = "a sparse member, which is not read; pack it without --sparse"
     elif not trouble and not info.isreg():
         trouble = f"{_TAR_KINDS.get(info.type, 'not a file')}, which is not followed"
-    if trouble:
-        if is_video(name):
-            yield Member(name, trouble=trouble)
-        return
-    member = _digested(file, Member(name, info.offset_data, info.size, info.size), digester, method)
-    known[name] = member
-    yield member
-
-
-def _place(member: Member) -> tuple[int, int, int, int]:
-    return member.start, member.stored_bytes, member.num_bytes, member.method
+    if not trouble:
+        known[name] = start, num_bytes
+        yield _digested(file, Member(name, start, num_bytes, num_bytes), digester, method)
+    elif is_video(name):
+        yield Member(name, trouble=trouble)
 
 
 def scan_zip(file: IO[bytes], digester: Digester, method: str) -> Iterator[Member]:

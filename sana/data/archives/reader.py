@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,6 +24,9 @@ from sana.data.sources.digest_cache import MIN_AGE_NS
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import SourceFile
+
+_GROUP_SHARE = 8  # of the cache, what the videos of one row group may fill
+_GROUP_LOCKS, _ROWS_PER_LOCK = 64, 16  # so that threads that open neighbours rarely unpack a row group twice
 
 
 class ArchiveReader:
@@ -39,7 +43,7 @@ class ArchiveReader:
         self._unpack_cache = cache.sharing()  # what is unpacked was not fetched
         self._method = "sha256" if isinstance(inner, HubBackend) else "xxh3"
         self._known: dict[str, ArchiveIndex] = {}
-        self._group_lock = threading.Lock()
+        self._group_locks = [threading.Lock() for _ in range(_GROUP_LOCKS)]
 
     def known(self, archive: SourceFile) -> ArchiveIndex | None:
         """Return the index of an archive if nothing of the archive must be read for it."""
@@ -152,12 +156,14 @@ class ArchiveReader:
             SanaError: its bytes are not what was listed, or cannot be fetched.
         """
         member = index.member(row)
+        if archive.path.lower().endswith(".parquet"):
+            self._unpack_group(archive, index, member, suffix)
 
         def unpack(to: Path) -> None:
             hasher = DIGESTERS[self._method]()
             try:
                 with self._part(archive, index) as file, to.open("wb") as out:
-                    for block in self._blocks(archive, member, file):
+                    for block in _blocks(archive, member, file, self._column):
                         hasher.update(block)
                         out.write(block)
                 found = f"{self._method}:{hasher.hexdigest()}"
@@ -169,10 +175,46 @@ class ArchiveReader:
         with self._unpack_cache.open(member.digest, suffix, size=lambda: member.num_bytes, fetch=unpack) as path:
             yield path
 
-    def _blocks(self, archive: SourceFile, member: Member, file: Any) -> Iterator[Any]:
-        if archive.path.lower().endswith(".parquet"):
-            for row, data in group_rows(file, member.start, self._column):
-                if row == member.start:
-                    yield data
-        else:
-            yield from unpacked(file, member)
+    def _unpack_group(self, archive: SourceFile, index: ArchiveIndex, member: Member, suffix: str) -> None:
+        """Unpack the row group of a video that is not in the cache, if there is room: one row costs as much as all."""
+        starts = index.members.column("start").to_numpy()
+        with self._group_locks[hash((archive.path, member.start // _ROWS_PER_LOCK)) % len(self._group_locks)]:
+            with self._unpack_cache.open_cached(member.digest, suffix) as cached:
+                if cached is not None:
+                    return
+            num_bytes = 0
+            try:
+                with self._part(archive, index) as file:
+                    for row, data in group_rows(file, member.start, self._column):
+                        at = int(np.searchsorted(starts, row))
+                        other = index.member(at) if at < len(starts) and starts[at] == row else None
+                        num_bytes += len(data)
+                        if num_bytes > self._cache.max_bytes // _GROUP_SHARE:
+                            return
+                        if other is not None and not other.trouble:
+                            self._keep(other, data)
+            except DamagedError:  # the video itself is unpacked next, and says so
+                return
+
+    def _keep(self, member: Member, data: memoryview) -> None:
+        hasher = DIGESTERS[self._method]()
+        hasher.update(data)
+        if f"{self._method}:{hasher.hexdigest()}" == member.digest:
+            suffix = PurePosixPath(member.name).suffix
+            write = partial(_write, data)
+            with self._unpack_cache.open_if_room(member.digest, suffix, size=lambda: len(data), fetch=write):
+                pass
+
+
+def _write(data: memoryview, to: Path) -> None:
+    to.write_bytes(data)
+
+
+def _blocks(archive: SourceFile, member: Member, file: Any, column: str | None) -> Iterator[Any]:
+    if archive.path.lower().endswith(".parquet"):
+        for row, data in group_rows(file, member.start, column):
+            if row == member.start:
+                yield data
+                return
+    else:
+        yield from unpacked(file, member)

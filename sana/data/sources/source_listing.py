@@ -56,7 +56,7 @@ def list_source(backend: Backend, uri: str, captions: CaptionsConfig) -> SourceL
         there = describe(count_by_ending(listed.column("path")))
         raise ConfigError(
             f"source {uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
-            + (f"; {there}" if there else "")
+            + "".join(f"; {more}" for more in (there, packed.why_no_archive() if packed else "") if more)
         )
     is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
     try:
