@@ -42,9 +42,10 @@ def opened(
     revision: str = "main",
     cache_bytes: int = 10**9,
     read_only: bool = False,
+    archive_files: tuple[str, ...] = (),
 ) -> Source:
     """Open a data set of this source as a run does."""
-    dataset = DatasetConfig(id="d", source=str(source), revision=revision)
+    dataset = DatasetConfig(id="d", source=str(source), revision=revision, archive_files=archive_files)
     cache = FileCache(work_dir / "cache/videos", max_bytes=cache_bytes)
     return open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only)
 

@@ -25,8 +25,8 @@ class DatasetConfig(Section):
     )
     source: str = Field(
         min_length=1,
-        description="a local folder, s3://bucket/prefix, hf://datasets/owner/name, or a table of videos and captions "
-        "(.parquet, .csv or .jsonl, local or s3://); it is only ever read",
+        description="a local folder, s3://bucket/prefix, hf://datasets/owner/name, or one file, local or s3://: a "
+        "table of videos and captions (.parquet, .csv, .jsonl) or an archive (.tar, .tar.gz, .zip); only ever read",
     )
     revision: str = Field("main", description="branch, tag or commit of a Hugging Face data set; else unused")
     source_pattern: str | None = Field(

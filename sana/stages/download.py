@@ -38,7 +38,11 @@ def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, in
     sources = context.once(sources_of)
     unread = {name: len(source.unread_archives()) for name, source in sources.items()}
     videos = sum(source.videos.num_rows for name, source in sources.items() if not unread[name])
-    return 0, videos + sum(unread.values()), "videos and archives" if any(unread.values()) else "videos"
+    return 0, videos + sum(unread.values()), _unit(videos, sum(unread.values()))
+
+
+def _unit(num_videos: int, num_archives: int) -> str:
+    return "videos" if not num_archives else "videos and archives" if num_videos else "archives"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:

@@ -1,6 +1,8 @@
 """Archives as sources: a data set that is packed is the data set that was packed, to the digest."""
 
+import gzip
 import hashlib
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,11 @@ from sana.data.sources.listing import files_of
 from sana.data.sources.source_check import check_sources
 from sana.progress import Progress
 from sana.stages import download, probe
+from sana.store import open_store
 from tests.downloads import FinishedDownload, context
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET
-from tests.packed_files import demo_files, embedded, packings, tar_of, zip_of
+from tests.packed_files import demo_files, embedded, embedded_folder, packings, tar_of, zip_of
 from tests.pipeline_runs import run_alone
 from tests.source_files import make_files, opened
 
@@ -69,7 +72,7 @@ def test_an_unchanged_archive_is_read_once(tmp_path: Path, hub: HubServer) -> No
     hub.publish(DATASET, packings(demo_files())["tars"])
     at = context(tmp_path, {"id": "d", "source": "hf://datasets/films/cats"})
     recipe = download.recipe(at, {})
-    assert download.remaining(at, {}) == (0, 2, "videos and archives")
+    assert download.remaining(at, {}) == (0, 2, "archives")
     assert hub.count("GET /datasets") == 0, "planning fetches no archive"
     reports: list[Progress] = []
     first = FinishedDownload(replace(at, report=reports.append))
@@ -228,3 +231,56 @@ def test_probe_decodes_members(tmp_path: Path) -> None:
     at = context(tmp_path, *({"source": str(source)} for source in sources))
     probed = run_alone(probe, at, {"clips": FinishedDownload(at).artifact})
     assert probed.counts.num_in == 6 and probed.counts.reasons == {"duplicate": 1, "truncated": 3}
+
+
+@pytest.mark.parametrize("name", ["one.tar", "one.tgz", "one.zip", "one.parquet"])
+def test_one_archive_may_be_the_source(tmp_path: Path, name: str, plain_digests: dict[str, str]) -> None:
+    data = {path: data for some in packings(demo_files()).values() for path, data in some.items() if len(some) == 1}
+    data |= {"one.tgz": gzip.compress(data["0.tar"], 1), "one.parquet": embedded_folder(demo_files())}
+    files = {name: data.get(name) or data["0.tar" if name.endswith("tar") else "all.zip"], "other.mp4": b"beside it"}
+    make_files(tmp_path / "s", files)
+    assert downloaded(tmp_path, tmp_path / "s" / name).artifact.content == plain_digests
+
+
+def test_a_parquet_file_without_videos_is_named_with_its_columns(tmp_path: Path) -> None:
+    make_files(tmp_path / "s", {"train.parquet": embedded([{"text": "x", "picture": b"1"}])})
+    at = context(tmp_path, {"source": f"{tmp_path}/s"})
+    [problem], _ = check_sources(at.config, work_dir=at.work_dir)
+    assert "train.parquet: no column of it holds videos: text, picture; captions.video_column names" in str(problem)
+    make_files(tmp_path / "s", {"a.tar": tar_of({"a.mp4": b"1", "a.txt": b"x"})})
+    found = FinishedDownload(context(tmp_path, {"source": f"{tmp_path}/s"}))
+    assert list(found.captions) == ["a.mp4"] and found.artifact.counts.extra["unused_files"] == 1
+
+
+def test_more_archives_than_open_files(tmp_path: Path) -> None:
+    shards = {f"{i:03}.tar": tar_of({f"{i}.mp4": b"%d" % i, f"{i}.txt": b"x"}) for i in range(150)}
+    folder = make_files(tmp_path / "s", shards)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        found = downloaded(tmp_path, folder)
+        later = opened(folder, tmp_path / "work")
+        assert len(found.clips) == later.videos.num_rows == 150
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_s3_archives_have_the_content_digests_of_a_local_folder(
+    s3_root: str, tmp_path: Path, plain_digests: dict[str, str]
+) -> None:
+    store = open_store(s3_root)
+    store.put_if_absent("one.parquet", embedded_folder(demo_files()))
+    for path, data in packings(demo_files())["tars"].items():
+        store.put_if_absent(path, data)
+    found = downloaded(tmp_path, s3_root, archive_files=["*.tar"])
+    assert found.artifact.content == plain_digests
+    shutil.rmtree(tmp_path / "work/cache/videos")
+    clip = found.clips[3]
+    later = opened(s3_root, tmp_path / "work", archive_files=("*.tar",))
+    with later.open_video(clip["path"], digest=clip["digest"]) as path:
+        assert path.read_bytes() == demo_files()[clip["path"]]
+    assert later.cache.fetch_stats.fetched_bytes == 0, "its bytes alone were requested"
+    one = downloaded(tmp_path / "one", f"{s3_root}/shard-0.tar")
+    assert 0 < len(one.clips) < len(found.clips)
+    rows = downloaded(tmp_path / "rows", f"{s3_root}/one.parquet")
+    assert rows.artifact.content == plain_digests

@@ -22,6 +22,7 @@ from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import LISTED, SourceFile, files_of, is_video_path, table_of_files
 from sana.data.tables import content_digest
+from sana.errors import ConfigError
 from sana.runtime.threads import in_threads
 
 INDEX_THREADS = 4  # archives that are read at the same time
@@ -46,7 +47,7 @@ class ArchiveBackend:
     """Another backend, in whose listing archives are replaced by their members where `config` says so.
 
     A member's digest is that of its bytes, so a data set has the same content packed or not: "sha256:" from the hub,
-    else "xxh3:". Members that are opened are unpacked into `cache`.
+    else "xxh3:". Members that are opened are unpacked into `cache`. `only` is the archive that is the whole source.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class ArchiveBackend:
         config: DatasetConfig,
         cache: FileCache,
         indexes: IndexFolder,
+        *,
+        only: str = "",
     ) -> None:
+        self._only = only
         self._inner, self._config, self._cache = inner, config, cache.sharing()
         self._reader = ArchiveReader(inner, cache, indexes, config.captions.video_column)
         self._lock = threading.RLock()
@@ -79,6 +83,10 @@ class ArchiveBackend:
     def notes(self) -> list[str]:
         """What a user should know of the choice of archives."""
         return self._choice()[2]
+
+    def holds_rows(self, path: str) -> bool:
+        """Whether a file is Parquet with videos in its rows."""
+        return self._reader.holds_rows(path)
 
     def unread(self) -> list[SourceFile]:
         """Return the archives that have no index yet: listing the members reads them whole."""
@@ -159,8 +167,16 @@ class ArchiveBackend:
     def _choice(self) -> tuple[pa.Table, list[SourceFile], list[str]]:
         with self._lock:
             if self._chosen is None:
-                self._chosen = choose_archives(table_of_files(self._inner.files()), self._config)
+                self._chosen = self._choose()
             return self._chosen
+
+    def _choose(self) -> tuple[pa.Table, list[SourceFile], list[str]]:
+        if not self._only or isinstance(self._inner, HubBackend):
+            return choose_archives(table_of_files(self._inner.files()), self._config)
+        archives = list(self._inner.find([self._only]))
+        if not archives:
+            raise ConfigError(f"source {self._config.source} is not there")
+        return LISTED.empty_table(), archives, []
 
     def _found(self) -> _Unpacked:
         self.table()

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.config.data import DatasetConfig
-from sana.data.archives.index import ARCHIVE_SUFFIXES
-from sana.data.sources.listing import SourceFile, files_of, videos_of
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, SourceFile, files_of, videos_of
 from sana.errors import ConfigError
 from sana.progress import in_units
 

@@ -20,7 +20,6 @@ from sana.data.archives.embedded import scan_rows
 from sana.data.archives.members import DIGESTERS, MEMBERS, NO_ARCHIVE, Member, of_archive
 from sana.data.archives.packed import scan_tar, scan_zip
 
-ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 
 _VERSION = 2  # of what an index says: part of its name

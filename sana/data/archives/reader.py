@@ -14,8 +14,9 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from sana.data.archives.embedded import group_rows
+from sana.data.archives.embedded import group_rows, video_column
 from sana.data.archives.index import GZIP_SUFFIXES, ArchiveIndex, IndexFolder
 from sana.data.archives.members import DIGESTERS, MEMBERS, Member, RangeFile, of_archive
 from sana.data.archives.packed import READ_BYTES, DamagedError, unpacked
@@ -204,6 +205,17 @@ class ArchiveReader:
             write = partial(_write, data)
             with self._unpack_cache.open_if_room(member.digest, suffix, size=lambda: len(data), fetch=write):
                 pass
+
+    def holds_rows(self, path: str) -> bool:
+        """Whether a file is Parquet with videos in its rows: only its end is read, where the columns are named."""
+        file = None if isinstance(self._inner, HubBackend) else next(iter(self._inner.find([path])), None)
+        if file is None or file.trouble or not path.lower().endswith(".parquet"):
+            return False
+        try:
+            with self._whole(file) if isinstance(self._inner, LocalBackend) else self._ranges(file) as opened:
+                return video_column(pq.read_schema(opened), self._column) is not None
+        except (pa.ArrowException, OSError):  # as a table it says what is wrong
+            return False
 
 
 def _write(data: memoryview, to: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.data.archives.index import ARCHIVE_SUFFIXES, ArchiveIndex
+from sana.data.archives.index import ArchiveIndex
 from sana.data.sources.backends import MISSING
-from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, LISTED, VIDEO_SUFFIXES
 
 # of these two of one name are two clips, or speak for the files beside them; other files of one name are dropped
 _MUST_DIFFER = (

@@ -9,7 +9,9 @@ from sana.data.sources.backends import MISSING, changed
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import HubRepo
 from sana.data.sources.hub_cache import HubFile
-from sana.data.sources.listing import SourceFile, is_hidden, is_video
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, VIDEO_SUFFIXES, SourceFile, is_hidden
+
+_CLOSED = (*VIDEO_SUFFIXES, *ARCHIVE_SUFFIXES)  # what a gated repository does not give
 
 
 class HubBackend:
@@ -34,7 +36,7 @@ class HubBackend:
 
     def files(self) -> Iterator[SourceFile]:
         commit, files = self._snapshot
-        first = next((path for path in sorted(files) if is_video(path)), None)
+        first = next((path for path in sorted(files) if path.lower().endswith(_CLOSED)), None)
         if first:
             self._repo.check_access(commit, first)
         for file in files.values():

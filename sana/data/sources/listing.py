@@ -17,6 +17,7 @@ VIDEO_SUFFIXES = (
     ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
 FILES_AT_ONCE = 65536  # rows of a listing that are Python objects at a time
 
 # large strings: ten million long paths exceed the 2 GiB limit of ordinary ones

@@ -18,7 +18,7 @@ from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
 from sana.data.sources.hub_backend import HubBackend
-from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, SourceFile
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.data.sources.source_listing import SourceListing, list_source
 from sana.data.sources.table_backend import TableBackend
@@ -188,7 +188,7 @@ def open_source(
     read_only: bool = False,
     outputs: Outputs = NO_OUTPUTS,
 ) -> Source:
-    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table in a folder or in S3.
+    """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table or an archive in a folder or in S3.
 
     Fetched videos are kept in `cache`. `read_only` writes nothing under `work_dir` unless a remote file is read. A
     listing that would hold one of `outputs` is refused.
@@ -202,9 +202,10 @@ def open_source(
 
 
 def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: bool, outputs: Outputs) -> Source:
-    uri = dataset.source
-    captions = dataset.captions
+    uri, captions = dataset.source, dataset.captions
+    indexes = IndexFolder(work_dir / "cache" / "archives", read_only)
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
+    is_archive = uri.lower().endswith(ARCHIVE_SUFFIXES) and not is_table
     if is_table and captions.layout in ("textfile", "lines"):
         raise ConfigError(
             f"the source is a table, which holds its captions; captions.layout {captions.layout} is for a folder"
@@ -216,13 +217,18 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
     def folder(backend: LocalBackend | S3Backend | HubBackend) -> Source:
         if dataset.archives == "ignore":
             return Source(dataset, backend, cache)
-        indexes = IndexFolder(work_dir / "cache" / "archives", read_only)
         return Source(dataset, ArchiveBackend(backend, dataset, cache, indexes), cache)
 
+    def file(name: str, beside: LocalBackend | S3Backend) -> Source:
+        packed = ArchiveBackend(beside, dataset, cache, indexes, only=name)
+        if is_archive or packed.holds_rows(name):
+            return Source(dataset, packed, cache)
+        return Source(dataset, TableBackend(name, beside, bucket, captions), cache)
+
     if uri.startswith("s3://"):
-        if is_table:
+        if is_table or is_archive:
             beside, _, name = uri.rpartition("/")
-            return Source(dataset, TableBackend(name, S3Backend(beside, cache, outputs), bucket, captions), cache)
+            return file(name, S3Backend(beside, cache, outputs))
         return folder(S3Backend(uri, cache, outputs))
     name = uri.removeprefix(HUB_PREFIX).rstrip("/")
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
@@ -232,11 +238,10 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
         raise ConfigError(
             f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
             f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`), "
-            f"or a {', '.join(TABLE_SUFFIXES)} file, local or s3://"
+            f"or a {', '.join((*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES[:-1]))} file, local or s3://"
         )
     path = Path(uri).expanduser().absolute()
     digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
-    if is_table and path.is_file():
-        beside_it = LocalBackend(path.parent, digests, outputs)
-        return Source(dataset, TableBackend(path.name, beside_it, bucket, captions), cache)
+    if (is_table or is_archive) and path.is_file():
+        return file(path.name, LocalBackend(path.parent, digests, outputs))
     return folder(LocalBackend(path, digests, outputs))
