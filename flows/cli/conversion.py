@@ -16,11 +16,12 @@ def summary(conversion: Conversion, tables: Path, command: str) -> list[str]:
     """
     theirs = {name for setting in conversion.settings for name in setting.theirs}
     left = len(conversion.not_carried) + len(conversion.unknown)
-    along = ", ".join(path.name for path in conversion.files)
     unknown = [f"{key.name} ({key.why})" for key in conversion.unknown]
     changed = [fault.changes for fault in faults_of(conversion) if fault.changes]
     return [
-        f"mapped: {len(theirs)} of {len(theirs) + left} keys" + (f"; taken along: {along}" if along else ""),
+        _listed(
+            f"mapped: {len(theirs)} of {len(theirs) + left} keys{'; ' if conversion.notes else ''}", conversion.notes
+        ),
         _listed(f"not carried over: {left} keys, {len(unknown)} unknown: ", unknown)
         if unknown
         else f"not carried over: {left} keys; the tables say what is used instead",

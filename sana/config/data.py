@@ -49,7 +49,9 @@ class DatasetConfig(Section):
     captions: CaptionsConfig = CaptionsConfig()
     disabled: bool = Field(False, description="leave this data set out")
     role: Literal["split", "train", "eval"] = Field(
-        "split", description="split: by bucket.eval_fraction and holdout; train or eval: all of it"
+        "split",
+        description="train or eval: all of it; split: by bucket.eval_fraction and holdout, but what it shares with "
+        "a data set of another role has that role",
     )
     repeats: int = Field(
         0,

@@ -40,7 +40,7 @@ class Conversion:
     not_carried: list[Unmapped] = field(default_factory=list)
     unknown: list[Unmapped] = field(default_factory=list)
     entries: list[str] = field(default_factory=list)  # ids of the data loader file's entries
-    files: list[Path] = field(default_factory=list)  # read as well, though no key names them
+    notes: list[str] = field(default_factory=list)  # what is otherwise than the keys say, in a few words each
 
     def set(self, key: str, value: Any, why: str, *theirs: str) -> None:
         """Give one of our settings a value; `theirs` are the keys it comes from."""

@@ -175,6 +175,7 @@ def _sampling(conversion: Conversion, keys: Keys, run: Run) -> None:
     if keys.text("dataset_type") == "eval":
         conversion.set(f"{run.at}role", "eval", "held out for the eval loss", keys.name("dataset_type"))
         if trained := covers_training(run.entry, run):
+            conversion.notes.append(f"{conversion.entries[-1]} is left out: it has what {trained} trains on")
             why = f"its folder is that of {trained}, which is trained on; bucket.eval_fraction holds out a part instead"
     probability = keys.number("probability", 1.0)
     off = any([keys.flag("disabled"), keys.flag("disable"), probability <= 0, trained])

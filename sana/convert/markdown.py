@@ -21,8 +21,8 @@ def markdown_text(conversion: Conversion, *, title: str) -> str:
     unknown = [(key.name, shown(key), key.why) for key in conversion.unknown]
     faults = [(fault.theirs, fault.ours, fault.changes) for fault in faults_of(conversion)]
     parts = [f"# {one_line(title)}"]
-    if conversion.files:
-        parts.append("Taken along, though no key names it: " + ", ".join(f"`{path}`" for path in conversion.files))
+    if conversion.notes:
+        parts.append("\n".join(f"- {one_line(note)}" for note in conversion.notes))
     for heading, names, rows in (
         ("Not known", ("SimpleTuner", "value", "nearest"), unknown),
         ("Mapped", ("SimpleTuner", "here", "value", "note"), mapped),

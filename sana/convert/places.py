@@ -21,6 +21,8 @@ def convert_places(conversion: Conversion, keys: Keys, run: Run) -> None:
     places = [wanted, hidden, *(f"{source.rstrip('/')}-sana" for source in sources)]
     folder = next((place for place in places if not _in_any(place, sources)), hidden)
     why = "" if folder == wanted else f"; not {wanted}, which is in a data set: what is made would be read as its files"
+    if why:
+        conversion.notes.append(f"root is in {folder}: output_dir is in a data set")
     local = hidden if "://" in folder else folder
     conversion.set("root", f"{folder}/store", f"{ROOT_WHY}{why}", *named)
     conversion.set("work_dir", f"{local}/work", f"{WORK_WHY}{why}", *named)

@@ -47,7 +47,7 @@ def convert_prompts(conversion: Conversion, keys: Keys, run: Run) -> None:
         conversion.set("sample.prompts.validation", prompts["validation"], "", "validation_prompt")
     path, named = _library_path(keys, run.folder), keys.present("user_prompt_library")
     if path is not None and not named:
-        conversion.files.append(path)
+        conversion.notes.append(f"{path.name} is taken along")
     for nickname, prompt in _library(path).items():
         name = re.sub(r"[^\w<>-]", "_", nickname) or "prompt"
         if name in prompts:

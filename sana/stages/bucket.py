@@ -70,7 +70,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft.add("rejects.parquet", to_parquet(assigned.rejects))
     check_splits(context.config, clips, assigned)
     for note in split_notes(context.config, clips, assigned):
-        log.warning("bucket: %s", note)
+        log.warning("%s", note)
     members = windows.select(["clip_id", "split"]).group_by(["clip_id", "split"]).aggregate([])
     return draft.commit(
         content={

@@ -53,7 +53,7 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert sample.negative_prompt == CONFIG["validation_negative_prompt"]
     assert (config.tracking.experiment, config.root) == ("video-training", "output/sanavideo/store")
     assert done.output.splitlines() == [
-        "mapped: 45 of 71 keys; taken along: user_prompt_library.json",
+        "mapped: 45 of 71 keys; user_prompt_library.json is taken along",
         "not carried over: 26 keys; the tables say what is used instead",
         "changes results: pixel range, sizes, warm-up, clipping, noise levels and 3 more",
         f"tables: {tmp_path}/my.conversion.md",
@@ -240,8 +240,8 @@ def test_a_prompt_library_in_the_same_folder_is_taken_along(
         (tmp_path / "user_prompt_library.json").write_text(json.dumps(library))
     made, conversion = converted(tmp_path, config)
     assert made.sample.prompts == {"validation": CONFIG["validation_prompt"], **expected}
-    taken = [tmp_path / "user_prompt_library.json"] if library and not config else []
-    assert conversion.files == taken
+    taken = ["user_prompt_library.json is taken along"] if library and not config else []
+    assert conversion.notes == taken
     assert ("user_prompt_library.json" in markdown_text(conversion, title="x")) == bool(taken)
 
 

@@ -162,6 +162,7 @@ def test_root_and_work_dir_are_in_no_data_set(tmp_path: Path, output: str, sourc
     assert all(named in accounted(conversion) for named in ["output_dir"])
     text = " ".join((place / "config/out.yaml").read_text().replace("\n# ", " ").split())
     moved = f"not {place}/{output.rstrip('/')}, which is in a data set" in text
+    assert conversion.notes == ([f"root is in {expected}: output_dir is in a data set"] if moved else [])
     assert moved == (output in ("data/out", "data/", "linked/out", "config/out"))
 
 
@@ -186,7 +187,8 @@ def test_an_eval_data_set_of_what_is_trained_on_is_left_out(
         video(instance_data_dir=f"{tmp_path}/data"),
         video("ev", dataset_type="eval", instance_data_dir=f"{tmp_path}/{evaluated}"),
     ]
-    config, _ = converted(tmp_path, backends=entries)
+    config, conversion = converted(tmp_path, backends=entries)
+    assert conversion.notes == (["ev is left out: it has what disney trains on"] if disabled else [])
     _, held = config.download.datasets
     assert (held.role, held.disabled, config.bucket.eval_fraction) == ("eval", disabled, fraction)
     assert ("its folder is that of disney, which is trained on" in (tmp_path / "out.yaml").read_text()) == disabled

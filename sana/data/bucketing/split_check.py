@@ -79,8 +79,11 @@ def _why_empty(config: Config, clips: pa.Table, assigned: WindowTable, split: st
     if way:
         return f"bucket.eval_fraction is {config.bucket.eval_fraction:g}; {way}"
     if not splits.divisible.any():
-        decided = "bucket.holdout or role: eval holds them all" if split == "train" else "role: train takes them all"
-        return f"{decided}, with what shares a source or a content with those; name fewer, or add clips"
+        if split == "train":
+            roles = ["role: eval"] if any(dataset.role == "eval" for dataset in config.download.enabled) else []
+            by = " and ".join([*(["bucket.holdout"] if config.bucket.holdout else []), *roles])
+            return f"all are held out by {by}, or share a source or a content with what is; hold out less, or add clips"
+        return "all are in data sets of role: train, or share a source or a content with them; give one role: split"
     left = ", ".join(_named(clips, assigned.kept))
     return f"at least two sources are needed, one for each split, or a data set with role: {split}; there is {left}"
 
@@ -120,7 +123,7 @@ def _check_holdout(clips: pa.Table, assigned: WindowTable) -> None:
             continue
         problems.append(f"bucket.holdout: {pattern!r} {what}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n  ".join(problems))
 
 
 def _of_clips(rejects: pa.Table, clips: pa.Table, rows: np.ndarray) -> pa.ChunkedArray:
