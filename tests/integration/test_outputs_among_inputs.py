@@ -122,7 +122,7 @@ def test_validate_and_a_run_refuse_in_one_line(tmp_path: Path, capsys: pytest.Ca
     assert not any(path.is_file() for path in (folder / "store").rglob("*")) and not (tmp_path / "w/mlflow.db").exists()
 
 
-def test_a_converted_config_whose_output_dir_is_among_the_videos_is_refused(
+def test_a_converted_config_keeps_what_it_writes_from_the_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -133,12 +133,13 @@ def test_a_converted_config_whose_output_dir_is_among_the_videos_is_refused(
         if "instance_data_dir" in backend:
             backend["instance_data_dir"] = "data"
     make_files(tmp_path, {"backends.json": json.dumps(backends)})
-    for output_dir, setting in (("data/output", "root"), ("output", "")):
+    for output_dir in ("data/output", "output"):
         make_files(tmp_path, {"config.json": json.dumps({**theirs, "output_dir": output_dir})})
         conversion = convert(tmp_path / "config.json", tmp_path / "backends.json")
         (tmp_path / "my.yaml").write_text(yaml_text(conversion, title="theirs"))
-        problem = problem_of(load_config(tmp_path / "my.yaml"))
-        assert (f"holds {setting} {data}/output/store" in problem) if setting else not problem
+        assert not problem_of(load_config(tmp_path / "my.yaml")), "the converter keeps them apart, or they are so"
+        inside = load_config(tmp_path / "my.yaml", ["root=data/output/store"])
+        assert f"holds root {data}/output/store" in problem_of(inside)
 
 
 def test_artifacts_that_another_root_left_in_the_source_are_refused(tmp_path: Path) -> None:
