@@ -53,7 +53,7 @@ class S3Store:
         self._bucket, _, prefix = root.removeprefix("s3://").rstrip("/").partition("/")
         if not self._bucket:
             raise ValueError(f"root {root!r} names no bucket: s3://bucket/prefix is needed")
-        self._prefix = f"{check_key(prefix)}/" if prefix else ""
+        self._prefix = f"{check_s3_key(prefix)}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._errors = (OSError, BotoCoreError, ClientError, HttpError)
         self._broken_body = (ClientPayloadError, AioReadTimeoutError, IncompleteReadError)
@@ -91,7 +91,7 @@ class S3Store:
         return read()
 
     def uri(self, key: str) -> str:
-        return f"{self.root}/{check_key(key)}"
+        return f"{self.root}/{check_s3_key(key)}"
 
     def local_path(self, key: str) -> None:
         check_key(key)
@@ -222,3 +222,12 @@ class S3Store:
 
     def free_bytes(self) -> int | None:
         return None
+
+
+def check_s3_key(key: str) -> str:
+    """Return the key if it is a name inside the root. Raises ValueError if not, or if s3fs would cut it."""
+    if "?versionId=" in key:
+        raise ValueError(
+            f"key {key!r} holds ?versionId=, after which S3 clients look for the version of another object"
+        )
+    return check_key(key)

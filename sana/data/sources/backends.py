@@ -13,7 +13,6 @@ from sana.data.sources.file_cache import FileCache
 from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_hidden, is_video, printable
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.errors import ConfigError, SanaError
-from sana.store import check_key
 
 if TYPE_CHECKING:
     from sana.store_s3 import ObjectInfo  # a second to import: only for those who use S3
@@ -174,7 +173,9 @@ class S3Backend:
 
     def find(self, paths: Iterable[str]) -> Iterator[SourceFile]:
         """Yield the objects that exist, whatever their suffix: few by one request each, many by one listing."""
-        wanted = {path for path in paths if not _key_trouble(path)}
+        troubles = {path: _key_trouble(path) for path in paths}
+        yield from (SourceFile(printable(path), 0, MISSING, why) for path, why in troubles.items() if why)
+        wanted = {path for path, why in troubles.items() if not why}
         for key in wanted:
             self._outputs.check_file(self.base, f"{self.base}/{key}")
         if len(wanted) <= MAX_LOOKUPS:
@@ -236,8 +237,10 @@ def _is_folder(found: "ObjectInfo") -> bool:
 
 def _key_trouble(key: str) -> str:
     """Say why an S3 key, which may be any text, is not a valid path here; "" if it is."""
+    from sana.store_s3 import check_s3_key  # a second to import: only for those who use S3
+
     try:
-        check_key(key)
+        check_s3_key(key)
     except ValueError as error:
         return f"{error}; rename it"
     return ""
