@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import context_of, load_options, resolve, same_options, warn
+from flows.cli.options import context_of, load_options, program, resolve, same_options, warn
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.store import Store
@@ -40,7 +40,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
         raise SanaError(f"--write {write}: there is such a file already; name another, or remove it")
     if not is_config:
         stopped = _check_source(place, [*overrides, *([f"root={root}"] if root else [])], write)
-        command = f"sana run {shlex.quote(str(write or 'my.yaml'))}"
+        command = f"{program()} run {shlex.quote(str(write or 'my.yaml'))}"
     else:
         config = resolve(place, overrides, root)
         problems, checked = _checked(config)
@@ -48,7 +48,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
             click.echo(line)
         _warn(checked)
         stopped = [*problems, *_model(config), *checked.stopped]
-        command = f"sana run {same_options(place, overrides, root)}"
+        command = f"{program()} run {same_options(place, overrides, root)}"
     if stopped:
         click.echo(f"\n{len(stopped)} {'thing' if len(stopped) == 1 else 'things'} would stop a run:")
         for problem in stopped:

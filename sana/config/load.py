@@ -1,59 +1,17 @@
 """Read a config: YAML, then `key=value` overrides, then every check at once."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from sana.config.pipeline import Config
 from sana.config.problems import all_problems
 from sana.config.renamed_keys import with_new_names
+from sana.config.yaml_reading import parse_yaml
 from sana.errors import ConfigError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as users expect it, which is 1.2: `no`, `on`, 007, 16:9 and 2024-01-01 are text, and 5e-5 is a number.
-
-    A key is text, whatever it looks like, and one that is given twice is an error. `yes`, `no`, `on` and `off` are
-    taken where a setting is true or false.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                continue  # an error in the base class
-            if key_node.value in seen and key_node.value != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice; remove one", key_node.start_mark
-                )
-            seen.add(key_node.value)
-            if key_node.tag != "tag:yaml.org,2002:merge":
-                key_node.tag = "tag:yaml.org,2002:str"
-        return super().construct_mapping(node, deep)
-
-
-_RESOLVERS = {  # the kinds of plain values in YAML 1.2's core schema, and numbers as 1_000 and .inf
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
-    "int": (r"[-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (
-        r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    "merge": (r"<<", "<"),
-}
-_Loader.yaml_implicit_resolvers = {}
-for _kind, (_pattern, _first) in _RESOLVERS.items():
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_kind}",
-        re.compile(rf"^(?:{_pattern})$"),
-        ["" if character == "\0" else character for character in _first],
-    )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -66,7 +24,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
-    raw = _parse(text, where=str(path))
+    raw = parse_yaml(text, where=str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
     return from_values(raw, overrides, where=str(path))
@@ -138,15 +96,6 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
         sample["prompts"] = {**inline, **prompts}
 
 
-def _parse(text: str, *, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with two stricter rules
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{where} is not valid YAML: brackets are nested too deep; is one left open?") from error
-
-
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
@@ -158,9 +107,9 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
             break
         node = _child(node, name, override)
     if isinstance(node, list):
-        node[_index(node, name, override)] = _parse(value, where=f"override {override!r}")
+        node[_index(node, name, override)] = parse_yaml(value, where=f"override {override!r}")
     else:
-        node[name] = _parse(value, where=f"override {override!r}")
+        node[name] = parse_yaml(value, where=f"override {override!r}")
 
 
 def _split_first(node: Any, path: str) -> tuple[str, str]:

@@ -16,6 +16,9 @@ from sana.config.pipeline import Config
 from sana.config.renamed_keys import KeyPath
 from sana.config.section import Section, union_members
 
+_MAX_MEANT = 3  # keys that an unknown one may be meant for
+_SURE, _LIKELY = 0.75, 0.5  # similarity of names
+
 
 class Problem(NamedTuple):
     """One mistake. `remedy` is set where the key is one of another member of a union: how to choose that one."""
@@ -39,7 +42,8 @@ def all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[Problem
             {**e, "loc": _in_raw(_path_in_file(e["loc"]), removed)} for e in pending.errors()
         ]
         wrong |= {e["loc"] for e in errors if e["type"] != "value_error"} - _missing(errors)
-        wrong |= {(*e["loc"][:-1], near) for e in errors if e["type"] == "extra_forbidden" for near in _near(e, raw)}
+        for unknown in (e["loc"] for e in errors if e["type"] == "extra_forbidden"):
+            wrong |= _wrong_through(unknown, raw)
         found = {e["loc"] for e in errors} | removed
         new = [e for e in errors if not _follows(e, wrong, found, removed)]
         problems += [_describe(e, raw) for e in new]
@@ -128,30 +132,50 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> Problem:
         remedy = f"-s {path}.name={others[0]}"
         keep = f"to keep {chosen}, remove it: -s '{path}={{name: {chosen}}}'"
         return Problem(loc, f"no setting of {chosen}, but of {' and '.join(others)}: {remedy}; {keep}", remedy)
-    deeper = [] if not path else [key for key in _keys_below(section) if key.endswith(f".{name}")]
-    near = [f"{path}.{deeper[0]}"] if deeper else _near_names(name, section)
-    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section.model_fields)}"
+    meant = _meant(loc, raw)
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(section.model_fields)}"
     return Problem(loc, f"unknown key; {hint}")
 
 
-def _near(error: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
-    """Return the key that an unknown one may be meant for, if there is one."""
-    loc: KeyPath = error["loc"]
-    return _near_names(str(loc[-1]), _section(_annotation(loc[:-1], raw), _value(raw, loc[:-1])))
+def _meant(loc: KeyPath, raw: Mapping[str, Any]) -> list[str]:
+    """Return what an unknown key may be meant for: a key beside it by its own name, others by their dotted names.
+
+    A key with nearly this name beside it comes first, then keys of this very name below, then less likely ones.
+    """
+    name, path = str(loc[-1]), ".".join(str(part) for part in loc[:-1])
+    section = _section(_annotation(loc[:-1], raw), _value(raw, loc[:-1]))
+
+    def of_this_name(start: type[BaseModel], prefix: str) -> list[str]:
+        return [f"{prefix}{key}" for key in _keys_below(start) if key.endswith(f".{name}")][:_MAX_MEANT]
+
+    return (
+        difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_SURE)
+        or of_this_name(section, f"{path}." if path else "")
+        or difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_LIKELY)
+        or of_this_name(Config, "")
+    )
 
 
-def _near_names(name: str, section: type[BaseModel]) -> list[str]:
-    return difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=0.5)
+def _wrong_through(loc: KeyPath, raw: Mapping[str, Any]) -> set[KeyPath]:
+    """Return the paths of the keys that an unknown key may be meant for, and of the sections that they are in."""
+    found: set[KeyPath] = set()
+    for meant in _meant(loc, raw):
+        key = (*loc[:-1], meant) if "." not in meant else tuple(int(p) if p.isdigit() else p for p in meant.split("."))
+        found |= {key[:depth] for depth in range(len(loc), len(key) + 1)}
+    return found
 
 
 def _keys_below(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """Return the dotted keys of a section and of the sections in it; of unions and lists their own name only."""
-    found = []
+    """Return the dotted keys of a section and of the sections in it, nearest first; of an entry of a list by `0`."""
+    found, below = [], []
     for name, field in section.model_fields.items():
         found.append(f"{prefix}{name}")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found += _keys_below(field.annotation, f"{prefix}{name}.")
-    return found
+        listed = "0." if str(field.annotation).startswith("tuple") else ""
+        kinds: list[type[BaseModel]] = list(union_members(field.annotation).values())
+        one = _model(field.annotation)
+        for kind in kinds or ([one] if one else []):
+            below += _keys_below(kind, f"{prefix}{name}.{listed}")
+    return list(dict.fromkeys([*found, *below]))
 
 
 def _path_in_file(loc: tuple[int | str, ...]) -> KeyPath:

@@ -83,6 +83,13 @@ MISTAKES: list[tuple[str, list[str]]] = [
     # an unknown key
     ("train.checkpoint_every=4", [
         "train.checkpoint_every: unknown key; did you mean train.resources.checkpoint_every?"]),
+    ("learning_rate=1", ["learning_rate: unknown key; did you mean train.learning_rate?"]),
+    ("seed=3", ["seed: unknown key; did you mean train.seed or sample.seed?"]),
+    ("train.delta=3", ["train.delta: unknown key; did you mean train.objective.delta?"]),
+    ("bucket.text_columns=[a]", [
+        "bucket.text_columns: unknown key; did you mean download.datasets.0.captions.text_columns?"]),
+    ("download={id: a}", ["download.id: unknown key; did you mean download.datasets.0.id?"]),
+    ("trian.max_steps=3", ["trian: unknown key; did you mean train?"]),
     ("7=x", [f"7: unknown key; known here: {', '.join(Config.model_fields)}"]),
     ("train.objective.delta=2", [
         "train.objective.delta: no setting of flow_matching, but of huber: -s train.objective.name=huber; "
@@ -157,6 +164,37 @@ def test_yaml_written_by_others_reads_back_the_same() -> None:
     assert check(yaml.safe_load(yaml.safe_dump(values)), where="x") == load_config(DEMO)
     merged = load_config(DEMO, ["encode_latents={<<: {dtype: bf16}, tiling: true}"]).encode_latents
     assert (merged.dtype, merged.tiling) == ("bf16", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "hint"),
+    [
+        ("holdout: [*.mp4]", (1, 12), "a text that begins with * is an alias: put the text in quotes, '*.mp4'"),
+        ("holdout: *all", (1, 10), "a text that begins with * is an alias"),
+        ("prompt: a cat: black", (1, 14), "if a text has ': ' in it, put the text in quotes"),
+        ("train:\n\tseed: 1", (2, 1), "indent with spaces, not with tabs"),
+        ("source: @home", (1, 9), "a text cannot begin with this: put the text in quotes"),
+        ("source: !clips", (1, 9), "a text that begins with ! is a tag: put the text in quotes"),
+        ('source: "C:\\clips"', (1, 13), "in double quotes \\ begins an escape: use single quotes, or / in paths"),
+        ("source: 'clips", (1, 15), "the quote is not closed"),
+        ("buckets: [17x96x160", (1, 20), "the bracket is not closed, or a text in it needs quotes"),
+        ("prompt: 'he said 'hi''", (1, 19), "text follows a closing quote or bracket: put all of it in quotes"),
+        ("prompt: {a} dog", (1, 13), "text follows a closing quote or bracket: put all of it in quotes"),
+        ("train:\n  seed: 1\n max_steps: 2", (3, 2), "the indentation fits no line above, or a `:` is missing"),
+        ("prompt: - dog", (1, 9), "put the text in quotes, if it is a text"),
+        ("prompt: > dog", (1, 11), "put the text in quotes, if it is a text"),
+    ],
+)
+def test_a_text_that_is_no_yaml_is_said_with_the_place_and_a_hint(
+    tmp_path: Path, text: str, place: tuple[int, int], hint: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} is not valid YAML: line {place[0]}, column {place[1]}: ") and hint in said
+    assert "\n" not in said
 
 
 def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple, Any]]:
