@@ -162,8 +162,8 @@ def check_captions(dataset: DatasetConfig, source: Source) -> list[str]:
         tables = read_tables(config, source, head=True)
         if source.is_table and not any(table.num_rows for _, _, table in tables):
             raise no_row(source)
-        sizes = source.caption_files.column("num_bytes")
-        is_whole = all(table.num_rows < HEAD_ROWS for _, _, table in tables) and pc.max(sizes).as_py() <= HEAD_BYTES
+        largest = pc.max(source.caption_files.column("num_bytes")).as_py() or 0
+        is_whole = all(table.num_rows < HEAD_ROWS for _, _, table in tables) and largest <= HEAD_BYTES
         if tables and is_whole and config.layout == "auto" and not config.columns and not source.is_table:
             _check_one_layout(join_rows(config, source, tables), source)
         if source.layout == "textfile" and "lines" not in config.model_fields_set:

@@ -98,7 +98,7 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
     if len(texts) and layout == "mixed":
         found.append(f"{_some(texts)}: no video has this name, or it lies below a table, which speaks for its folder")
     if len(tables) and layout in ("textfile", "mixed"):
-        is_stray = pc.match_substring_regex(tables, r"(?i)(^|/)metadata\.[a-z]+\z")
+        is_stray = pc.match_substring_regex(tables, r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z")
         stray, tables = tables.filter(is_stray), tables.filter(pc.invert(is_stray))
         if len(stray):
             found.append(
