@@ -15,10 +15,12 @@ from sana.pipeline.graph import STAGES
 def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
     from flows.display.show import plan_table
+    from sana.pipeline.advice import Advisor
     from sana.pipeline.plan import all_cached
     from sana.pipeline.plan import plan as decide
 
-    context = context_of(resolve(config, overrides, root), read_only=True)
+    settings = resolve(config, overrides, root)
+    context = context_of(settings, read_only=True)
     plans = decide(context, last=until, force=force)
     click.echo(plan_table(plans))
     options = "".join([*(f" --force {name}" for name in force), f" --until {until}" if until else ""])
@@ -27,6 +29,7 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
     elif all_cached(plans):
         click.echo("nothing to do")
     else:
+        Advisor(settings, warn).advise_on(plans)
         click.echo(f"to do it: {program()} run {same_options(config, overrides, root)}{options}")
 
 

@@ -108,7 +108,7 @@ def _run_flow(
     from sana.pipeline.advice import Advisor
 
     advisor = Advisor(context.config, warn)
-    advisor.advise()
+    advisor.advise_on(plans)
     prepare_environment(context.work_dir, quiet=True)  # the bars and the table say what Prefect's log would
     start_temporary_server(context.work_dir / "logs" / "prefect-server.log")
     from flows.pipeline import sana_pipeline

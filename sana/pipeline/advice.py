@@ -3,7 +3,7 @@
 Some of it is known from the config alone, the rest once the bucket stage has counted the samples.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sana.bucket import Bucket
 from sana.config.optimizer import CosineSchedule
@@ -11,6 +11,7 @@ from sana.config.pipeline import Config
 from sana.config.places import is_below
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer
+from sana.pipeline.plan import StagePlan
 
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
 _SOUND_EPOCHS = 100  # what is proposed instead of too many
@@ -146,6 +147,11 @@ class Advisor(Observer):
             if subject not in self._said:
                 self._said.add(subject)
                 self._say(line)
+
+    def advise_on(self, plans: Iterable[StagePlan]) -> None:
+        """Say what is known when a run is planned: of its samples only where the bucket stage is cached."""
+        made = {one.name: one.artifact for one in plans}.get(BucketFacts.STAGE)
+        self.advise(None if made is None else BucketFacts.of(made))
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Committed) and event.stage == BucketFacts.STAGE:

@@ -47,7 +47,7 @@ def remedy(config: Config, dataset: DatasetConfig, rows: pa.Table, facts: pa.Tab
         words = [int(text.split(" ")[0]) for text in rows["detail"].to_pylist()]
         low = reason == "caption_too_short"
         name, limit = ("min_words", min(words)) if low else ("max_words", max(words))
-        return f"{'lower' if low else 'raise'} it: -s filter_captions.{name}={max(1, limit)} takes all of them"
+        return f"{'lower' if low else 'raise'} it: -s filter_captions.{name}={max(1, limit)} lets all of them pass"
     changes = changes_for(reason, config.rules_of(dataset), facts) if facts.num_rows else []
     if not changes:
         return general_remedy(config, dataset.id, reason)

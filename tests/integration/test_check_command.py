@@ -124,6 +124,7 @@ RULES = [  # bucket rules that reject many of the demo's clips, which are 192x19
     "bucket={eval_fraction: 0.5, buckets: [17x480x832]}",
     "bucket={eval_fraction: 0.5, table: resolution, resolution: 480, num_frames: 17}",
     "bucket={eval_fraction: 0.5, buckets: [17x96x160], target_fps: 5}",
+    "download.datasets.demo.bucket={num_frames: 81}",
 ]
 
 
@@ -141,6 +142,14 @@ def test_a_remedy_takes_as_many_clips_as_it_says(place: Place, rules: str) -> No
             assert gained >= (rejected if says == "all" else int(says.split()[0])) > 0, (options, shown.stdout)
             tried += 1
     assert tried, shown.stdout
+
+
+@pytest.mark.parametrize(("rule", "reason"), [("min_words=21", "short"), ("max_words=15", "long")])
+def test_a_remedy_for_captions_lets_all_of_them_pass(place: Place, rule: str, reason: str) -> None:
+    shown = check(place, f"filter_captions.{rule}")
+    found = re.search(rf"caption_too_{reason} \d+: .*\n    .* -s (\S+) lets all of them pass\n", shown.stdout)
+    assert found, shown.stdout
+    assert "caption_too" not in check(place, f"filter_captions.{rule}", found[1]).stdout
 
 
 def used(shown: Result) -> int:
