@@ -4,6 +4,9 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from sana.errors import SanaError
 
 OUR_LOGGERS = ("sana", "tasks")
 
@@ -22,14 +25,45 @@ def prepare_environment(work_dir: str | Path, *, quiet: bool = False) -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # a line from a thread, or before the flow
     }
     # whoever has chosen a server with `prefect config set` has a profile, which another home would hide
-    if "PREFECT_API_URL" not in os.environ and not Path("~/.prefect/profiles.toml").expanduser().exists():
+    if "PREFECT_API_URL" not in os.environ and not os.path.exists(os.path.expanduser("~/.prefect/profiles.toml")):
         defaults["PREFECT_HOME"] = str(Path(work_dir).absolute() / "prefect")
     if quiet:
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        defaults["PREFECT_INTERNAL_LOGGING_LEVEL"] = "CRITICAL"  # whole events that could not be sent
+        # Prefect's threads write to stderr what its server did not take; a run says that by itself, once
+        logging.raiseExceptions = False
         for name in OUR_LOGGERS:
             logging.getLogger(name).addHandler(_Terminal(logging.WARNING))
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def prefect_is_configured() -> bool:
+    """Tell whether any of the places that Prefect reads its settings from has one, without importing Prefect (1 s).
+
+    The environment names a server, or there is a profile, or the working folder has settings of Prefect.
+    """
+    if "PREFECT_API_URL" in os.environ:  # set to nothing, it hides what the other places say
+        return os.environ["PREFECT_API_URL"] != ""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    # os.path, not Path, which raises where a folder may not be looked into
+    if os.path.exists(profiles) or os.path.exists("prefect.toml"):
+        return True
+    return any(
+        os.path.isfile(path) and mark in path.read_text(encoding="utf-8", errors="replace").lower()
+        for path, mark in ((Path(".env"), "prefect_"), (Path("pyproject.toml"), "[tool.prefect"))
+    )
+
+
+def settings_error(error: ValueError) -> SanaError:
+    """Say in one line what Prefect said of its settings while it was imported: pydantic, or a file that is no TOML."""
+    errors: list[dict[str, Any]] = getattr(error, "errors", list)()
+    said = [f"{'.'.join(str(part) for part in one['loc'])} is {one['input']!r}: {one['msg']}" for one in errors]
+    return SanaError(
+        f"Prefect does not take its settings ({'; '.join(said) or error}); mend the PREFECT_ variable, or the line of "
+        "the profile (prefect config view), .env, prefect.toml or pyproject.toml"
+    )
 
 
 class _Terminal(logging.Handler):

@@ -5,8 +5,8 @@ from typing import Any
 from prefect import flow
 
 from sana.pipeline import graph
-from sana.pipeline.run import Done, Run, inputs_of
-from tasks.flow_run import open_run
+from sana.pipeline.run import Done, inputs_of
+from tasks.flow_run import open_run, stages_of
 from tasks.stages import task_of
 
 
@@ -41,15 +41,12 @@ def run_stages(
     run = open_run(config, overrides or (), root, force or ())
     names = graph.until(run.context.config, until)
     graph.check_force(run.context.config, force or (), until)
-    with run:
-        return _compose(run, names)
-
-
-def _compose(run: Run, names: tuple[str, ...]) -> list[Done]:
     done: dict[str, Done] = {}
-    for name in names:
-        # directly, not submitted: the kernel ties a worker's life to the thread that starts it
-        state = task_of(name)(run, inputs_of(run, name, done), return_state=True)
-        artifact: Any = state.result()
-        done[name] = Done(name, (state.name or "").lower(), artifact)
-    return list(done.values())
+    with stages_of(run) as all_done:
+        for name in names:
+            # directly, not submitted: the kernel ties a worker's life to the thread that starts it
+            state = task_of(name)(run, inputs_of(run, name, done), return_state=True)
+            artifact: Any = state.result()
+            done[name] = Done(name, (state.name or "").lower(), artifact)
+            all_done.append(done[name])
+    return all_done

@@ -1,7 +1,8 @@
-"""A temporary Prefect server for one run in this process, as Prefect itself would start it, only sooner.
+"""The Prefect server of a run: the one that the user's settings name, else a temporary one for this process.
 
-Prefect's own imports the whole server into the client first, and starts it when the flow is called: 10 s on 2 cores.
-Started here as a process of its own, at once, it comes up while the client is still importing: nothing else differs.
+Prefect would start one by itself, but imports the whole server into the client first, and starts it when the flow is
+called: 10 s on 2 cores. Started here as a process of its own, at once, it comes up while planning goes on and the
+client is imported: nothing else differs.
 """
 
 import atexit
@@ -12,29 +13,108 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
+from flows.environment import prefect_is_configured, settings_error
 from sana.errors import SanaError
 from sana.runtime.job import die_with_parent
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0  # it still writes the last events
+# with Prefect's own, 5 and 60 s, a client tries for 6 minutes; with these 15 s, or 55 s where a server is silent
+_CAPS = {("client", "max_retries"): "3", ("api", "request_timeout"): "10"}
+_OF_THE_USERS_SERVER = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_API_BASE_PATH")
 
 
-def start_temporary_server(log_path: Path) -> None:
-    """Start a server on loopback, name it in PREFECT_API_URL, and end it last of all when this process ends.
+@dataclass(frozen=True)
+class TemporaryServer:
+    """A server process of this run."""
 
-    Nothing is done if PREFECT_API_URL names one already. Call it before Prefect is imported: what Prefect still has
-    to send at exit goes out before the server is ended. It may not answer yet: `wait_until_up` waits for it.
+    process: "subprocess.Popen[bytes]"
+    url: str
+    log_path: Path
+
+    def wait_until_up(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            SanaError: it has ended, or does not answer within two minutes.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # noqa: S310 - on loopback
+                    return
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                if self.process.poll() is not None:
+                    raise SanaError(
+                        f"the temporary Prefect server ended before it answered (exit code {self.process.returncode}): "
+                        f"{_last_line(self.log_path)}; all of it is in {self.log_path}"
+                    ) from None
+                time.sleep(0.1)
+        raise SanaError(
+            f"the temporary Prefect server does not answer after {START_TIMEOUT_S:g} s; is the machine very busy? "
+            f"Its log is {self.log_path}"
+        )
+
+    def stop(self) -> None:
+        """End it, after what it still has to write."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def find_or_start_server(log_path: Path) -> TemporaryServer | None:
+    """Check the server that the user's settings name, or, where they name none, start a temporary one on loopback.
+
+    The temporary one is named in PREFECT_API_URL and ended last of all when this process ends. Call it before Prefect
+    is imported: what Prefect still has to send at exit goes out before the server is ended. It may not answer yet:
+    `wait_until_up` waits for it.
+
+    Raises:
+        SanaError: Prefect's settings are wrong, or the server that they name cannot be used.
     """
-    if os.environ.get("PREFECT_API_URL"):
-        return
+    atexit.register(_stop_started)
+    if not prefect_is_configured():
+        for path, value in _CAPS.items():
+            os.environ.setdefault(_variable(path), value)
+        return _start(log_path)
+    try:
+        from prefect.context import refresh_global_settings_context
+        from prefect.settings import get_current_settings
+
+        from flows.server_check import check_server
+    except ValueError as error:
+        raise settings_error(error) from error
+    settings = get_current_settings()
+    for path, value in _CAPS.items():
+        if path[1] not in getattr(settings, path[0]).model_fields_set:
+            os.environ[_variable(path)] = value
+    if settings.api.url:
+        refresh_global_settings_context()
+        check_server()
+        return None
+    server = _start(log_path)
+    if settings.server.api.auth_string is not None:  # of a profile: the temporary server reads it as well
+        os.environ["PREFECT_API_AUTH_STRING"] = settings.server.api.auth_string.get_secret_value()
+    refresh_global_settings_context()
+    return server
+
+
+def _variable(path: tuple[str, str]) -> str:
+    return "_".join(("PREFECT", *path)).upper()
+
+
+def _start(log_path: Path) -> TemporaryServer:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    environment = {
-        **os.environ,
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_USERS_SERVER} | {
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",
@@ -42,41 +122,30 @@ def start_temporary_server(log_path: Path) -> None:
     }
     with log_path.open("ab") as log:
         # its own session: a Ctrl-C ends the flow first, which still has to report that to the server
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(port)],
             env=environment,
             stdout=log,
             stderr=log,
             start_new_session=True,
         )
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-    atexit.register(_stop, server)
+    server = TemporaryServer(process, f"http://127.0.0.1:{port}/api", log_path)
+    os.environ["PREFECT_API_URL"] = server.url
+    _started.append(server)
+    return server
 
 
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
-    try:
-        server.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
+_started: list[TemporaryServer] = []
 
 
-def wait_until_up() -> None:
-    """Wait until the server that PREFECT_API_URL names answers.
+def _stop_started() -> None:
+    for server in _started:
+        server.stop()
 
-    Raises:
-        SanaError: it does not, within two minutes.
-    """
-    url = os.environ["PREFECT_API_URL"]
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):  # noqa: S310 - our own server, or the user's
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.1)
-    raise SanaError(f"the Prefect server at {url} does not answer; unset PREFECT_API_URL, or start it")
+
+def _last_line(path: Path) -> str:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it wrote nothing"
 
 
 def main() -> None:

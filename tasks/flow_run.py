@@ -9,7 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from prefect import runtime
+from prefect.exceptions import PrefectException
 
 import sana
 from sana.config.load import load_config
@@ -17,39 +19,71 @@ from sana.context import Context
 from sana.errors import SanaError
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
-from sana.pipeline.run import Run
+from sana.pipeline.run import Done, Run
 from sana.store import open_store
 from sana.store_errors import StoreError
+from tasks.lost_server import use_own_events_client
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.tracking import Tracker
 from tasks.tracking_observer import TrackingObserver
 from tasks.tracking_values import pipeline_key
 
+# of Prefect's client, which raises a RuntimeError where a server does not tell its version
+PREFECT_TROUBLE = (httpx.HTTPError, PrefectException, RuntimeError)
 
-@dataclass(frozen=True)
-class _HandedOver:
+
+@dataclass
+class HandedOver:
+    """What a flow in this process is given, and, once its stages have ended, how they did."""
+
     context: Context
     plans: Sequence[StagePlan]
     observers: Sequence[Observer]
+    on_temporary_server: bool
+    done: list[Done] | None = None
+    error: BaseException | None = None
 
 
 # not a parameter of the flow: Prefect stores those
-_HANDED_OVER: ContextVar[_HandedOver | None] = ContextVar("_HANDED_OVER", default=None)
+_HANDED_OVER: ContextVar[HandedOver | None] = ContextVar("_HANDED_OVER", default=None)
 
 
 @contextmanager
-def handed_over(context: Context, plans: Sequence[StagePlan], observers: Sequence[Observer]) -> Iterator[None]:
+def handed_over(
+    context: Context,
+    plans: Sequence[StagePlan],
+    observers: Sequence[Observer],
+    *,
+    on_temporary_server: bool = False,
+) -> Iterator[HandedOver]:
     """Let a flow that is called in here, in this process, continue with what was planned on this context.
 
     A source is not listed again between planning and the end of download. A flow run that a deployment starts is given
-    nothing: it decides by itself.
+    nothing: it decides by itself. What is yielded says how the stages ended, should Prefect's server be gone by then.
     """
-    token = _HANDED_OVER.set(_HandedOver(context, plans, observers))
+    given = HandedOver(context, plans, observers, on_temporary_server)
+    token = _HANDED_OVER.set(given)
     try:
-        yield
+        yield given
     finally:
         _HANDED_OVER.reset(token)
+
+
+@contextmanager
+def stages_of(run: Run) -> Iterator[list[Done]]:
+    """Enter the run; the list is what its stages have done. Whoever handed the run over is told how they ended."""
+    done: list[Done] = []
+    given = _HANDED_OVER.get()
+    try:
+        with run:
+            yield done
+    except BaseException as error:
+        if given:
+            given.error = error
+        raise
+    if given:
+        given.done = done
 
 
 def open_run(config: str, overrides: Iterable[str], root: str | None, force: Iterable[str]) -> Run:
@@ -61,10 +95,13 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     """
     given = _HANDED_OVER.get()
     context = given.context if given else _context_of(config, overrides, root)
-    tracker = Tracker(context.config, context.store, pipeline_key(context.config), _facts())
+    temporary = given is not None and given.on_temporary_server
+    facts = _facts(with_link=not temporary)  # its address leads nowhere once the run has ended
+    tracker = Tracker(context.config, context.store, pipeline_key(context.config), facts)
     # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended. Those given
     # hear first: what they show does not wait for MLflow's files
-    observers = [*(given.observers if given else ()), TrackingObserver(tracker), DataReport(tracker), PrefectProgress()]
+    progress = PrefectProgress(return_s=0.0) if temporary else PrefectProgress()
+    observers = [*(given.observers if given else ()), TrackingObserver(tracker), DataReport(tracker), progress]
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 
@@ -76,22 +113,23 @@ def _context_of(config: str, overrides: Iterable[str], root: str | None) -> Cont
 
 
 class _Plain(logging.Filter):
-    """An error that is meant for the user is logged as its message, without a traceback."""
+    """An error that is meant for the user, or Prefect's own of its server, is logged as its message, no traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, SanaError | StoreError):
+        if isinstance(error, SanaError | StoreError | httpx.HTTPError | PrefectException):
             record.msg, record.args, record.exc_info = str(error), (), None
         return True
 
 
 for _name in ("prefect.task_runs", "prefect.flow_runs"):
     logging.getLogger(_name).addFilter(_Plain())
+use_own_events_client()
 
 
-def _facts() -> dict[str, str]:
+def _facts(*, with_link: bool) -> dict[str, str]:
     """What may differ from run to run: tags of the tracker."""
-    url = runtime.flow_run.ui_url or ""
+    url = (runtime.flow_run.ui_url or "") if with_link else ""
     return {
         "host": socket.gethostname(),
         "mlflow.source.git.commit": _git_commit(),

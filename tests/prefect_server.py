@@ -1,5 +1,6 @@
 """A Prefect server on loopback with its own home, and the `prefect` command against it."""
 
+import base64
 import json
 import os
 import signal
@@ -22,8 +23,10 @@ BUSY_S = 60.0
 class PrefectServer:
     """A server process, and whatever else is started through it: all are ended with it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, auth: str = "") -> None:
+        """`auth`: the user:password that it asks for."""
         self.home = home
+        self._headers = {"Content-Type": "application/json"}
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api"
@@ -37,7 +40,10 @@ class PrefectServer:
             "DO_NOT_TRACK": "true",
             "NO_PROXY": "127.0.0.1,localhost",
         }
-        self._started: list[subprocess.Popen[bytes]] = []
+        if auth:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+            self.env["PREFECT_SERVER_API_AUTH_STRING"] = auth
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         self.home.mkdir(parents=True, exist_ok=True)
@@ -55,10 +61,10 @@ class PrefectServer:
         self.close()
 
     def close(self) -> None:
-        for process in reversed(self._started):
+        for process in reversed(self.processes):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-        for process in self._started:
+        for process in self.processes:
             try:
                 process.wait(15)
             except subprocess.TimeoutExpired:
@@ -67,10 +73,10 @@ class PrefectServer:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a `prefect` command that goes on until `close`; its output goes to a log in the home."""
-        log = (self.home / f"{arguments[0]}-{len(self._started)}.log").open("wb")
+        log = (self.home / f"{arguments[0]}-{len(self.processes)}.log").open("wb")
         command = [sys.executable, "-m", "prefect", *arguments]
         process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log, start_new_session=True)
-        self._started.append(process)
+        self.processes.append(process)
         return process
 
     def run(self, *arguments: str, cwd: Path | None = None) -> str:
@@ -85,7 +91,7 @@ class PrefectServer:
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Call the API: POST with a body, GET without."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data=data, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(f"{self.url}{path}", data=data, headers=self._headers)
         deadline = time.monotonic() + BUSY_S
         while True:
             try:

@@ -8,6 +8,7 @@ import click
 from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
 from flows.cli import model as trained
 from sana.errors import SanaError
+from tasks.proxies import spare_loopback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +28,8 @@ for command in COMMANDS:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: a SanaError is one message and exit code 1, never a traceback."""
+    for warning in spare_loopback():  # before any client is made
+        click.echo(f"warning: {warning}", err=True)
     try:
         cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
     except SanaError as error:

@@ -3,12 +3,13 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options, warn
+from flows.local_run import LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.pipeline.graph import STAGES
@@ -29,23 +30,33 @@ def run(
     """Run the pipeline: only what is missing or changed."""
     from flows.display import show
     from flows.display.outcome import rows_of_plan
-    from sana.pipeline.plan import all_cached, check_work_dir, plan, preflight
+    from sana.pipeline.plan import all_cached, check_work_dir, never_finished, plan, preflight
 
     settings = resolve(config, overrides, root)
+    click.echo(f"{config}: looking at what is done under {settings.root}", err=True)
     context = context_of(settings).keeping_opened()  # what planning lists is listed for the whole run
     check_work_dir(context)
-    plans = plan(context, last=until, force=force)
-    if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
-        click.echo(show.result_table(rows_of_plan(plans), context.store))
-        raise stop
+    prefect = LocalPrefect(context.work_dir, lambda line: click.echo(line, err=True))
+    with ExitStack() as before_the_flow:
+        before_the_flow.callback(prefect.stop)
+        if record or force or never_finished(context, until):  # there is work, so it comes up beside planning
+            prefect.start()
+        plans = plan(context, last=until, force=force)
+        if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
+            click.echo(show.result_table(rows_of_plan(plans), context.store))
+            raise stop
+        needed = record or not all_cached(plans)
+        if needed:
+            prefect.start()
+            preflight(context)
+        before_the_flow.pop_all()
     same = same_options(config, overrides, root)
-    if all_cached(plans) and not record:
-        results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
-    else:
-        preflight(context)
+    if needed:
         command = f"{program()} run {same}{f' --until {until}' if until else ''}"
         with _told_where_it_ended(context, plans, command, force) as display:
-            results = _run_flow(context, plans, display, config, overrides, root, until, force)
+            results = _run_flow(prefect, context, plans, display, config, overrides, root, until, force)
+    else:
+        results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     click.echo(show.result_table(results, context.store))
     for name, _, artifact in results:
         for line in show.stage_lines(name, artifact, context.store, f"{program()} export-model {same} --to FOLDER"):
@@ -93,6 +104,7 @@ def _told_where_it_ended(
 
 
 def _run_flow(
+    prefect: LocalPrefect,
     context: Context,
     plans: "Sequence[StagePlan]",
     display: "RunDisplay",
@@ -103,18 +115,19 @@ def _run_flow(
     force: Sequence[str],
 ) -> list[tuple[str, str, Artifact]]:
     """Run the flow in this process, on what was planned, with progress bars."""
-    from flows.environment import prepare_environment
-    from flows.server import start_temporary_server, wait_until_up
     from sana.pipeline.advice import Advisor
 
     advisor = Advisor(context.config, warn)
     advisor.advise_on(plans)
-    prepare_environment(context.work_dir, quiet=True)  # the bars and the table say what Prefect's log would
-    start_temporary_server(context.work_dir / "logs" / "prefect-server.log")
-    from flows.pipeline import sana_pipeline
-    from tasks.flow_run import handed_over
-
-    wait_until_up()
-    with display, handed_over(context, plans, [display, advisor]):
-        done = sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
+    with display:
+        done = prefect.run(
+            context,
+            plans,
+            [display, advisor],
+            config=config,
+            overrides=overrides,
+            root=root,
+            until=until,
+            force=force,
+        )
     return [(result.stage, result.state, result.artifact) for result in done]

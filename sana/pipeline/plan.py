@@ -130,6 +130,11 @@ def committed(context: Context) -> list[StageState]:
     return states
 
 
+def never_finished(context: Context, last: str | None) -> bool:
+    """Tell whether the last stage was never committed under this root, so that there is work whatever the plan says."""
+    return latest(context.store, graph.until(context.config, last)[-1]) is None
+
+
 def all_cached(plans: Sequence[StagePlan]) -> bool:
     return all(stage_plan.state == CACHED for stage_plan in plans)
 

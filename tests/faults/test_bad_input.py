@@ -24,9 +24,9 @@ SANA = [sys.executable, "-m", "flows.cli.main"]
 SANA_COUNTED = [sys.executable, "-c", """
 import sys
 from flows.cli.main import main
-from sana.data.sources.source import Source
-listed, real = [], Source._list
-Source._list = lambda self: (listed.append(self.uri), real(self))[1]
+from sana.data.sources import source
+listed, real = [], source.list_source
+source.list_source = lambda backend, uri, captions: (listed.append(uri), real(backend, uri, captions))[1]
 try:
     main(sys.argv[1:])
 finally:
@@ -52,8 +52,11 @@ def sana(tmp_path: Path, model: Path | str, *arguments: str, command=SANA, env=N
 
 
 @pytest.fixture
-def sana_here(tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run `sana run` in this process: for what ends before Prefect is started."""
+def sana_here(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """Run `sana run` in this process: for what ends before Prefect is needed, whose server is left out."""
+    monkeypatch.setattr("flows.local_run.LocalPrefect.start", lambda self: None)
 
     def call(*arguments: str, model: Path | str = tiny_model) -> Done:
         with pytest.raises(SystemExit) as ended:
@@ -132,6 +135,7 @@ import flows.display.show, sana.pipeline.plan, sana.data.sources.source, sana.mo
 from flows.cli.main import main
 from sana.pipeline.graph import STAGES, stage
 [stage(name) for name in STAGES]
+sys.modules["flows.local_run"].LocalPrefect.start = lambda self: None  # Python itself may be out of reach
 os.setgid(65534)  # from here on the interpreter's own files may be out of reach, so all of it is imported before
 os.setuid(65534)
 main(sys.argv[1:])

@@ -110,7 +110,10 @@ def test_a_listing_that_would_hold_an_output_is_refused(
         assert not says or "Set " in problem or "Copy the videos" in problem
 
 
-def test_validate_and_a_run_refuse_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_and_a_run_refuse_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.local_run.LocalPrefect.start", lambda self: None)
     folder = make_files(tmp_path / "data", {"a.mp4": "1", "a.txt": "x"})
     sets = json.dumps([{"id": "d", "source": str(folder)}])
     places = [f"download.datasets={sets}", f"root={folder}/store", f"work_dir={tmp_path}/w"]

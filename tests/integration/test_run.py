@@ -9,7 +9,7 @@ import pytest
 from flows.display.outcome import rows_of_plan
 from flows.display.show import plan_table
 from sana.artifact import Recipe
-from sana.data.sources.source import Source
+from sana.data.sources import source
 from sana.errors import ConfigError
 from sana.pipeline import observers
 from sana.pipeline.graph import stage
@@ -30,13 +30,13 @@ def place(tmp_path: Path, tiny_model: Path) -> Place:
 def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The sources that were listed so far."""
     found: list[str] = []
-    real = Source._list
+    real = source.list_source
 
-    def counted(source: Source):
-        found.append(source.uri)
-        return real(source)
+    def counted(backend, uri, captions):
+        found.append(uri)
+        return real(backend, uri, captions)
 
-    monkeypatch.setattr(Source, "_list", counted)
+    monkeypatch.setattr(source, "list_source", counted)
     return found
 
 

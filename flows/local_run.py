@@ -1,0 +1,81 @@
+"""The flow in this process, as `sana run` has it: on the server of Prefect's settings, or on a temporary one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.environment import prepare_environment, settings_error
+from sana.context import Context
+from sana.errors import SanaError
+from sana.pipeline.observers import Observer
+from sana.pipeline.run import Done
+
+if TYPE_CHECKING:
+    from flows.server import TemporaryServer
+    from sana.pipeline.plan import StagePlan
+
+
+class LocalPrefect:
+    """Prefect for one run: its server is found or started once, by the first `start`; `say` gets a line on it."""
+
+    def __init__(self, work_dir: Path, say: Callable[[str], object]) -> None:
+        self._work_dir = work_dir
+        self._say = say
+        self._started = False
+        self._temporary: TemporaryServer | None = None  # None also where the user's own is used
+
+    def start(self) -> None:
+        """Check the server of Prefect's settings, or start a temporary one, which may not answer yet.
+
+        Raises:
+            SanaError: Prefect's settings are wrong, or their server cannot be used.
+        """
+        if self._started:
+            return
+        from flows.server import find_or_start_server
+
+        prepare_environment(self._work_dir, quiet=True)  # the bars and the table say what Prefect's log would
+        self._temporary = find_or_start_server(self._work_dir / "logs" / "prefect-server.log")
+        self._started = True
+        self._say(f"starting Prefect {'with a temporary server, about 10 s' if self._temporary else 'on its server'}")
+
+    def stop(self) -> None:
+        """End a temporary server: the flow will not begin."""
+        if self._temporary is not None:
+            self._temporary.stop()
+
+    def run(
+        self,
+        context: Context,
+        plans: "Sequence[StagePlan]",
+        observers: Sequence[Observer],
+        *,
+        config: str,
+        overrides: Sequence[str],
+        root: str | None,
+        until: str | None,
+        force: Sequence[str],
+    ) -> list[Done]:
+        """Run the flow on what was planned. It outlives Prefect's server.
+
+        Raises:
+            SanaError: Prefect's settings are wrong, or its server was gone before the first stage.
+        """
+        try:
+            from flows.pipeline import sana_pipeline
+            from tasks.flow_run import PREFECT_TROUBLE, handed_over
+        except ValueError as error:
+            raise settings_error(error) from error
+        if self._temporary is not None:
+            self._temporary.wait_until_up()
+        with handed_over(context, plans, observers, on_temporary_server=self._temporary is not None) as outcome:
+            try:
+                sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
+            except PREFECT_TROUBLE as error:
+                if outcome.error is not None:  # a stage's: Prefect only failed to note it
+                    raise outcome.error from None
+                if outcome.done is None:
+                    raise SanaError(
+                        f"Prefect's server does not take the run ({error}); nothing was done: run again"
+                    ) from error
+        return outcome.done or []
