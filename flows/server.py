@@ -23,7 +23,10 @@ from sana.runtime.job import die_with_parent
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 5.0  # it still writes the last events
 # with Prefect's own, 5 and 60 s, a client tries for 6 minutes; with these 15 s, or 55 s where a server is silent
-_CAPS = {("client", "max_retries"): "3", ("api", "request_timeout"): "10"}
+_CAPS = [
+    ("client", "max_retries", "PREFECT_CLIENT_MAX_RETRIES", "3"),
+    ("api", "request_timeout", "PREFECT_API_REQUEST_TIMEOUT", "10"),
+]
 _OF_THE_USERS_SERVER = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_API_BASE_PATH")
 
 
@@ -80,8 +83,8 @@ def find_or_start_server(log_path: Path) -> TemporaryServer | None:
     """
     atexit.register(_stop_started)
     if not prefect_is_configured():
-        for path, value in _CAPS.items():
-            os.environ.setdefault(_variable(path), value)
+        for _, _, name, value in _CAPS:
+            os.environ.setdefault(name, value)
         return _start(log_path)
     try:
         from prefect.context import refresh_global_settings_context
@@ -91,9 +94,9 @@ def find_or_start_server(log_path: Path) -> TemporaryServer | None:
     except ValueError as error:
         raise settings_error(error) from error
     settings = get_current_settings()
-    for path, value in _CAPS.items():
-        if path[1] not in getattr(settings, path[0]).model_fields_set:
-            os.environ[_variable(path)] = value
+    for section, field, name, value in _CAPS:
+        if field not in getattr(settings, section).model_fields_set:
+            os.environ[name] = value
     if settings.api.url:
         refresh_global_settings_context()
         check_server()
@@ -103,10 +106,6 @@ def find_or_start_server(log_path: Path) -> TemporaryServer | None:
         os.environ["PREFECT_API_AUTH_STRING"] = settings.server.api.auth_string.get_secret_value()
     refresh_global_settings_context()
     return server
-
-
-def _variable(path: tuple[str, str]) -> str:
-    return "_".join(("PREFECT", *path)).upper()
 
 
 def _start(log_path: Path) -> TemporaryServer:
