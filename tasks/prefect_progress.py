@@ -73,6 +73,6 @@ class PrefectProgress(Observer):
         if not self._warned:
             url = without_password(str(PREFECT_API_URL.value()))
             log.warning(
-                "the Prefect server at %s does not answer (%s). The run goes on without its records there", url, error
+                "the Prefect server at %s does not answer (%s). The run continues without its records there", url, error
             )
         self._warned = True

@@ -47,7 +47,7 @@ def test_a_server_that_is_gone_is_one_warning(
         progress.on_run_end(None)
     assert given_up and time.monotonic() - started < 10.0
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "does not answer" in warning and "goes on without its records" in warning and "secret" not in warning
+    assert "does not answer" in warning and "continues without its records" in warning and "secret" not in warning
 
 
 def test_letting_go_reaches_the_settings_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
