@@ -37,11 +37,16 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
 @config_options
 def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Check the config, the sources, the model and the root, before anything runs."""
+    from sana.data.bucketing.treatments import treatment_lines
+    from sana.facts import BucketFacts
     from sana.pipeline.advice import Advisor
-    from sana.pipeline.plan import preflight
+    from sana.pipeline.plan import found, preflight
 
     settings = resolve(config, overrides, root)
-    notes = preflight(context_of(settings))
+    context = context_of(settings)
+    notes = [*preflight(context)]
+    if (bucketed := found(context, BucketFacts.STAGE)) is not None:  # else `sana check` finds them
+        notes += treatment_lines(BucketFacts.of(bucketed))
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
     for note in notes:
         click.echo(f"note: {note}")

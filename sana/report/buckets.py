@@ -7,6 +7,7 @@ import numpy as np
 
 from sana.artifact import Artifact
 from sana.bucket import Bucket
+from sana.data.bucketing.treatments import treatment_lines
 from sana.facts import BucketFacts
 from sana.report.histogram import Histogram, histogram
 from sana.report.tables import batches, coded
@@ -40,6 +41,7 @@ class Buckets:
     seconds: float
     frames: int  # of the clips that gave samples, at the rate they are read
     frames_used: int  # of these: in a sample, once however many they are in
+    treatments: Sequence[str]  # what is done to fields and colours, a line each
 
     @property
     def train(self) -> int:
@@ -86,4 +88,5 @@ def buckets(store: Store, artifact: Artifact) -> Buckets:
         seconds=seconds,
         frames=facts.frames,
         frames_used=facts.frames_used,
+        treatments=treatment_lines(facts),
     )

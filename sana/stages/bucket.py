@@ -10,6 +10,7 @@ from sana.config.bucket import BucketRules
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.data.bucketing.split_check import check_splits, split_notes
+from sana.data.bucketing.treatments import treatment_lines
 from sana.data.bucketing.window_table import make_window_table
 from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.tables import content_digest, read_table
@@ -69,7 +70,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft.add("clips.parquet", to_parquet(windows))
     draft.add("rejects.parquet", to_parquet(assigned.rejects))
     check_splits(context.config, clips, assigned)
-    for note in split_notes(context.config, clips, assigned):
+    for note in [*split_notes(context.config, clips, assigned), *treatment_lines(assigned.facts)]:
         log.warning("%s", note)
     members = windows.select(["clip_id", "split"]).group_by(["clip_id", "split"]).aggregate([])
     return draft.commit(
