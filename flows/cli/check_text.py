@@ -134,7 +134,6 @@ def _buckets(config: Config, facts: BucketFacts) -> Iterator[str]:
         f"frames of used clips: {facts.frames}, in a sample {facts.frames_used} ({used:.1%}), "
         f"dropped {facts.frames_dropped}"
     )
-    yield from treatment_lines(facts)
     for name, small in facts.small_buckets.items():
         what = f"{name} has {_num(small.train, 'train sample')}, fewer than {config.bucket.min_bucket_samples}"
         if small.draws_per_epoch is not None:

@@ -74,7 +74,7 @@ def _hable(light: Floats) -> Floats:
 
 
 def tone_map(codes: Floats, transfer: str, primaries: str) -> Floats:
-    """Convert RGB [..., 3] in [0, 1], coded by `pq` or `hlg`, to BT.709 [..., 3] in [0, 1]."""
+    """Convert RGB [..., 3], coded by `pq` or `hlg` with black 0 and white 1, to BT.709 [..., 3] in [0, 1]."""
     to_709 = np.linalg.inv(_xyz_of("bt709")) @ _xyz_of(primaries)
     light = _LIGHT[transfer](codes) @ to_709.T
     signal = np.maximum(light.max(axis=-1, keepdims=True), _DARKEST)
@@ -84,9 +84,9 @@ def tone_map(codes: Floats, transfer: str, primaries: str) -> Floats:
 
 
 @cache
-def _table(transfer: str, primaries: str) -> VideoFrame:
+def _table(transfer: str, primaries: str, white: float) -> VideoFrame:
     """Return the table as a Hald image, red the fastest; its values are 255 v + 1/2, for truncation to round."""
-    axis = np.arange(_NODES) / (_NODES - 1)
+    axis = np.arange(_NODES) / (_NODES - 1) / white
     blue, green, red = np.meshgrid(axis, axis, axis, indexing="ij")
     values = tone_map(np.stack([red, green, blue], axis=-1), transfer, primaries) * 255 + 0.5
     side = _LEVEL**3
@@ -102,8 +102,11 @@ def _table(transfer: str, primaries: str) -> VideoFrame:
 class ToneMapper:
     """Tone-maps frames of one size and format: each to uint8 [H, W, 3]."""
 
-    def __init__(self, like: VideoFrame, transfer: str, primaries: str, *, scale: str = "") -> None:
-        """`like` is a first frame. `scale`: arguments of libav's scaler, which makes RGB of frames that are not."""
+    def __init__(self, like: VideoFrame, transfer: str, primaries: str, *, white: float, scale: str = "") -> None:
+        """`like` is a first frame. `scale`: arguments of libav's scaler, which makes RGB of frames that are not.
+
+        `white` is the value of white in that RGB.
+        """
         self._graph, self._num_mapped = Graph(), 0
         self._graph.threads = 1
         side = _LEVEL**3
@@ -118,11 +121,11 @@ class ToneMapper:
         table.link_to(lookup, 0, 1)
         lookup.link_to(sink)
         self._graph.configure()
-        self._graph.vpush(_table(transfer, primaries), at=1)
+        self._graph.vpush(_table(transfer, primaries, white), at=1)
         self._graph.vpush(None, at=1)
 
     def map(self, coded: VideoFrame) -> NDArray[np.uint8]:
-        """Tone-map a frame; its time is overwritten."""
+        """Tone-map a frame like the first; its time is overwritten."""
         coded.pts, coded.time_base = self._num_mapped, _TIME_BASE
         self._num_mapped += 1
         self._graph.vpush(coded, at=0)

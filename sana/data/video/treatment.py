@@ -70,7 +70,7 @@ class Treated:
         primaries = _PRIMARIES[number]
         assert primaries in PRIMARIES
         full_range = _FULL_RANGE in (frame.color_range, not frame.color_range and self._header[2])
-        scale = ""
+        white, scale = _white(frame, full_range=full_range), ""
         if self._codec in _SITED_CODECS and frame.format.name.startswith("yuv420p"):
             frame = frame.reformat(
                 format=RGB_FLOAT,
@@ -81,7 +81,15 @@ class Treated:
         else:
             levels = "pc" if full_range else "tv"
             scale = f"flags=bilinear:in_color_matrix={_MATRICES[matrix]}:in_range={levels}:in_chroma_loc=left"
-        key = (primaries, scale, frame.format.name, frame.width, frame.height)
+        key = (primaries, white, scale, frame.format.name, frame.width, frame.height)
         if key not in self._mappers:
-            self._mappers = {key: ToneMapper(frame, self._colors, primaries, scale=scale)}
+            self._mappers = {key: ToneMapper(frame, self._colors, primaries, white=white, scale=scale)}
         return self._mappers[key].map(frame)
+
+
+def _white(frame: VideoFrame, *, full_range: bool) -> float:
+    """Return what libav's scaler makes of white, of 1.0: it shifts values to 16 bits, and does not stretch them."""
+    bits = frame.format.components[0].bits
+    if bits > 16:  # floats
+        return 1.0
+    return (((1 << bits) - 1) << (16 - bits) if full_range or frame.format.is_rgb else 255 << 8) / 65535
