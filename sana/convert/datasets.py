@@ -124,7 +124,12 @@ def _captions(conversion: Conversion, keys: Keys, run: Run) -> None:
         conversion.set(f"{at}.fallback", prompt, "that caption", *prompts)
         return
     if strategy == "textfile":
-        conversion.set(f"{at}.layout", "textfile", "<name>.txt beside <name>.mp4, each line an alternative", *their)
+        whole = keys.present("disable_multiline_split")
+        is_whole = keys.flag("disable_multiline_split")
+        each = "the whole file one caption" if is_whole else "each line an alternative"
+        conversion.set(f"{at}.layout", "textfile", f"<name>.txt beside <name>.mp4, {each}", *their)
+        if whole:
+            conversion.set(f"{at}.lines", "one" if is_whole else "alternatives", each, *whole)
         conversion.set(
             f"{at}.missing", "reject", "a clip without a caption ended a run of SimpleTuner; here it is listed"
         )
@@ -191,7 +196,7 @@ DATASET_KEYS: Table = (
     Group("id dataset_type", _identity),
     Group("type instance_data_dir aws_bucket_name aws_data_prefix dataset_name revision csv_file parquet", _source),
     Group("caption_strategy csv_caption_column csv_url_column parquet huggingface instance_prompt "
-          "prepend_instance_prompt only_instance_prompt", _captions),
+          "prepend_instance_prompt only_instance_prompt disable_multiline_split", _captions),
     Group("dataset_type disabled disable probability", _sampling),
     Row("repeats", "repeats", 0, "extra draws per epoch, as in SimpleTuner: 0 is once, N is N + 1 times", at_least(0)),
     Row("max_rejected_fraction", "", 0.05, "more bad files than this is a reason to look"),

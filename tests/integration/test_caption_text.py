@@ -206,6 +206,15 @@ def test_a_parquet_table_of_missing_captions_rejects_them(tmp_path: Path) -> Non
     assert set(done.rejected.values()) == {(NONE, "its caption is empty")}
 
 
+def test_null_words_are_no_source_and_no_motion_score(tmp_path: Path) -> None:
+    table = "file_name,text,source_id,motion\na.mp4,x,nan,None\nb.mp4,y,NULL,12\nc.mp4,z,film,n/a\n"
+    folder = make_files(tmp_path / "s", {**videos(["a.mp4", "b.mp4", "c.mp4"]), "metadata.csv": table})
+    done = FinishedDownload(context(tmp_path, {"source": str(folder), "captions": {"motion_score_column": "motion"}}))
+    assert done.captions == {"a.mp4": ["x"], "b.mp4": ["y motion score: 12."], "c.mp4": ["z"]}
+    own = {clip["path"]: clip["clip_id"] for clip in done.clips}
+    assert {clip["path"]: clip["source_id"] for clip in done.clips} == {**own, "c.mp4": "film"}
+
+
 def test_a_row_that_names_no_video_and_cannot_be_read_is_a_reject_of_its_own(tmp_path: Path) -> None:
     table = "text,file_name\nA mouse, steering,a.mp4\none,b.mp4\n"
     folder = make_files(tmp_path / "s", {**videos(["a.mp4", "b.mp4"]), "metadata.csv": table})

@@ -48,6 +48,10 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
             {"layout": "metadata", "text_columns": ("c",)},
         ),
         ({"caption_strategy": "filename"}, {"layout": "auto"}),
+        ({"disable_multiline_split": True}, {"layout": "textfile", "lines": "one"}),
+        ({"disable_multiline_split": False}, {"layout": "textfile", "lines": "alternatives"}),
+        ({"disable_multiline_split": True, "caption_strategy": "parquet", "parquet": {"path": "x/metadata.parquet"}},
+         {"layout": "metadata", "lines": "alternatives"}),
     ],
 )  # fmt: skip
 def test_captions(tmp_path: Path, changes: dict, expected: dict) -> None:

@@ -70,7 +70,9 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
             columns = sorted(set(filter(None, wanted)))
             table = read_json_lines(blocks(), name, columns, texts=list(filter(None, wanted[3:])), head=head)
         video, source, motion, *texts = wanted
-        columns = [_strings(table, video, name), _strings(table, source, name), _scores(table, motion, name)]
+        words = [word.lower() for word in config.null_words]
+        sources = _without_words(_strings(table, source, name), words)  # else all clips without one would share it
+        columns = [_strings(table, video, name), sources, _scores(table, motion, name, words)]
         columns += [
             table.column(column) if column in table.column_names else _nothing(table.num_rows) for column in TROUBLES
         ]
@@ -236,17 +238,29 @@ def _numbers(column: pa.ChunkedArray) -> int:
     return int(pc.sum(pc.is_finite(column)).as_py() or 0)
 
 
-def _scores(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
+def _floats(cell: Sequence[object] | None, null_words: Sequence[str]) -> list[float]:
+    return [float(str(one)) for one in cell or () if one is not None and str(one).strip().lower() not in null_words]
+
+
+def _without_words(texts: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+    """Replace texts that are one of the words, given in lower case, by null."""
+    if not words:
+        return texts
+    is_word = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), pa.array(words, pa.large_string()))
+    return pc.if_else(is_word, pa.scalar(None, pa.large_string()), texts)
+
+
+def _scores(table: pa.Table, column: str | None, name: str, null_words: Sequence[str]) -> pa.ChunkedArray:
     """Return one number per row, null where there is none; of a list its mean, as in the official data set."""
     if column is None:
         return pa.chunked_array([pa.nulls(table.num_rows, pa.float64())])
     found = _column(table, column)
     try:
         if _is_list(found.type):
-            numbers = [[float(one) for one in cell or []] for cell in found.to_pylist()]
+            numbers = [_floats(cell, null_words) for cell in found.to_pylist()]
             return pa.chunked_array([pa.array([sum(some) / len(some) if some else None for some in numbers])])
         if _is_text(found.type):
-            found = pc.utf8_trim_whitespace(found.cast(pa.large_string()))
+            found = _without_words(pc.utf8_trim_whitespace(found.cast(pa.large_string())), null_words)
             found = pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.large_string()), found)
         scores = found.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
