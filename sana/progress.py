@@ -87,7 +87,7 @@ class Summed:
         for last in self._last.values():
             counts.update(last.counts)
         group, detail = progress.detail, ""
-        if group in self._totals:
+        if group in self._totals and done < total:
             of = self._totals[group]
             detail = f"{group} {min(counts[group], of)}/{of}, {counts[REJECTED]} rejected"
         phase = progress.phase if all(last.phase for last in self._last.values()) else ""

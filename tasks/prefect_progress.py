@@ -42,11 +42,12 @@ class PrefectProgress(Observer):
 
     def on_stage_progress(self, stage: str, progress: Progress) -> None:
         now = time.monotonic()
-        if now < self._next and (progress.done < progress.total or self._warned):
+        if now < self._next and (self._warned or not 0 < progress.total <= progress.done):
             return
         self._next = now + UPDATE_EVERY_S
         percent = 100.0 * progress.done / max(progress.total, 1)
-        text = f"{stage}: {progress.done} of {progress.total} {progress.unit} {progress.detail}".rstrip()
+        counts = f"{progress.done} of {progress.total} {progress.unit} " if progress.total else ""
+        text = f"{stage}: {counts}{progress.phase or progress.detail}".rstrip()
         try:
             with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 if self._id is None:

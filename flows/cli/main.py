@@ -10,19 +10,33 @@ from flows.cli import model as trained
 from sana.errors import SanaError
 from tasks.proxies import spare_loopback
 
+SECTIONS = (
+    ("Begin", (check.check, plan.validate, convert.convert_simpletuner, make_tiny_model.make_tiny_model)),
+    ("Run", (plan.plan, run.run, encode_worker.encode_worker)),
+    ("Look", (report.report, inspect.inspect, ui.ui)),
+    ("Use the model", trained.COMMANDS),
+    ("Keep the store", maintenance.COMMANDS),
+)
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Sections(click.Group):
+    """A group whose help lists its commands by section, in the order in which they are used."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        longest = max(len(command.name or "") for _, commands in SECTIONS for command in commands)
+        for title, commands in SECTIONS:
+            with formatter.section(title):
+                limit = formatter.width - longest - 6
+                formatter.write_dl([(f"{c.name or '':{longest}}", c.get_short_help_str(limit)) for c in commands])
+
+
+@click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="sana-video-pipeline")
 def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-COMMANDS = (
-    run.run, plan.plan, plan.validate, check.check, check.buckets, encode_worker.encode_worker,
-    report.report, inspect.inspect, *trained.COMMANDS, *maintenance.COMMANDS, convert.convert_simpletuner,
-    make_tiny_model.tiny, ui.ui,
-)  # fmt: skip
-for command in COMMANDS:
+for command in (*(one for _, commands in SECTIONS for one in commands), check.buckets, make_tiny_model.tiny):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from flows.cli.options import context_of, resolve
+from flows.cli.options import context_of, load_options, program, resolve, same_options
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, stage
 from sana.store import Store, open_store
@@ -22,9 +22,8 @@ SHOWN = 20  # lines of one list, unless all are asked for
 
 
 def root_options(command: F) -> F:
-    """Add [CONFIG] and `--root`, one of which names the root."""
-    command = click.option("--root", help="The root: a folder or s3://bucket/prefix; instead of the config's.")(command)
-    return click.argument("config", type=click.Path(dir_okay=False), required=False)(command)
+    """Add [CONFIG] with `-s key=value`, and `--root`: one of them names the root."""
+    return click.argument("config", type=click.Path(dir_okay=False), required=False)(load_options(command))
 
 
 deep_option = click.option("--deep", is_flag=True, help="Also compare every byte of what is there already.")
@@ -35,8 +34,10 @@ deep_option = click.option("--deep", is_flag=True, help="Also compare every byte
 @click.option("--deep", is_flag=True, help="Read everything: the digest of each file and of each sample.")
 @click.option("--invalidate", is_flag=True, help="Take back the records that need what is damaged or missing.")
 @click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
-def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, every: bool) -> None:
-    """Check that all that is committed is there and valid. Exit code 1 if not; then each problem says how to repair it.
+def verify(
+    config: str | None, overrides: Sequence[str], root: str | None, deep: bool, invalidate: bool, every: bool
+) -> None:
+    """Check that all that is committed is there and valid. Exit code 1 if not; then it says how to repair it.
 
     With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
@@ -45,24 +46,28 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
     from sana.maintenance.verify import invalidate as take_back
     from sana.maintenance.verify import verify as check
 
-    store = _open(config, root)
+    store = _open(config, overrides, root)
     with RunDisplay() as display:
         health = check(store, deep=deep, report=display.reporter("verify", with_unit=True))
     if not health.stages:  # a mistyped root must not be called valid
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
     click.echo(health_table(health, store))
-    same = shlex.join([*([config] if config else []), *(["--root", root] if root else []), *(["--deep"] * deep)])
-    lines = [f"{p.state}: {p.key}: {p.what}; needed by {p.by}; {_repair(p, same, invalidate)}" for p in health.problems]
-    _list(lines, every)
+    _list(_problem_lines(health.problems), every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphaned_objects], every)
     if health.superseded:
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
         click.echo("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
         return
+    same = same_options(config or "CONFIG", overrides, root)
+    run = f"{program()} run {same}"
+    run = run if config else f"{run}, with the config that made it"
     if invalidate:
         gone = take_back(store, health.problems)
-        click.echo(f"{len(gone)} records were invalidated; `sana run` makes again what they were of")
+        click.echo(f"{len(gone)} records were invalidated; to make again what they were of: {run}")
+    elif any(problem.state != "unreadable" for problem in health.problems):
+        where = same if config else shlex.join(["--root", str(root)])
+        click.echo(f"to repair: {program()} verify {where}{' --deep' * deep} --invalidate, then: {run}")
     sys.exit(1)
 
 
@@ -80,6 +85,7 @@ def verify(config: str | None, root: str | None, deep: bool, invalidate: bool, e
 @click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")
 def gc(
     config: str | None,
+    overrides: Sequence[str],
     root: str | None,
     delete: bool,
     grace_hours: float,
@@ -92,11 +98,11 @@ def gc(
     from sana.maintenance.gc import OrphanedObject, delete_objects, find_orphaned_objects
     from sana.maintenance.object_graph import read_object_graph
 
-    store, grace_s = _open(config, root), grace_hours * HOUR_S
+    store, grace_s = _open(config, overrides, root), grace_hours * HOUR_S
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
     with RunDisplay() as display:
         found = read_object_graph(store, report=display.reporter("gc", with_unit=True))
-        in_use = _in_use(config, root) if config and age_s is not None else ()
+        in_use = _in_use(config, overrides, root) if config and age_s is not None else ()
         orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
         if delete:
             orphaned = delete_objects(store, found, orphaned, report=display.reporter("delete", with_unit=True))
@@ -117,9 +123,12 @@ def gc(
 @click.option("--to", "target", required=True, help="The root to copy to: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
-def export(config: str | None, root: str | None, target: str, stages: Sequence[str], deep: bool) -> None:
+def export(
+    config: str | None, overrides: Sequence[str], root: str | None, target: str, stages: Sequence[str], deep: bool
+) -> None:
     """Copy what is committed to another root. A copy that was stopped resumes when run again."""
-    _copy(_open(config, root), _open(None, target), stages, config, "export", deep=deep)
+    staging = _staging(config, overrides)
+    _copy(_open(config, overrides, root), _open(None, (), target), stages, staging, "export", deep=deep)
 
 
 @click.command("import")
@@ -127,31 +136,39 @@ def export(config: str | None, root: str | None, target: str, stages: Sequence[s
 @click.option("--from", "source", required=True, help="The root to copy from: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
-def import_(config: str | None, root: str | None, source: str, stages: Sequence[str], deep: bool) -> None:
+def import_(
+    config: str | None, overrides: Sequence[str], root: str | None, source: str, stages: Sequence[str], deep: bool
+) -> None:
     """Copy what is committed from another root into this one. A copy that was stopped resumes when run again."""
-    _copy(_open(None, source), _open(config, root), stages, config, "import", deep=deep)
+    staging = _staging(config, overrides)
+    _copy(_open(None, (), source), _open(config, overrides, root), stages, staging, "import", deep=deep)
 
 
 COMMANDS = (verify, gc, export, import_)
 
 
-def _in_use(config: str, root: str | None) -> list[str]:
+def _in_use(config: str, overrides: Sequence[str], root: str | None) -> list[str]:
     """Return the folders of the artifacts that this config's stages would find cached."""
     from sana.pipeline.plan import committed
 
-    states = committed(context_of(resolve(config, (), root), read_only=True))
+    states = committed(context_of(resolve(config, overrides, root), read_only=True))
     return [state.artifact.key for state in states if state.artifact is not None]
 
 
-def _copy(source: Store, target: Store, stages: Sequence[str], config: str | None, name: str, *, deep: bool) -> None:
+def _staging(config: str | None, overrides: Sequence[str]) -> Path | None:
+    """Return the config's work_dir, for what is on its way; None without a config."""
+    if config is None:
+        return None
+    staging = Path(resolve(config, overrides, None).work_dir).absolute()
+    staging.mkdir(parents=True, exist_ok=True)
+    return staging
+
+
+def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | None, name: str, *, deep: bool) -> None:
     from flows.display.progress_display import RunDisplay
     from sana.maintenance.copy import copy_root
     from sana.progress import in_units
 
-    staging = None
-    if config:
-        staging = Path(resolve(config, (), None).work_dir).absolute()
-        staging.mkdir(parents=True, exist_ok=True)
     with RunDisplay() as display:
         report = display.reporter(name, with_unit=True)
         done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=report)
@@ -173,22 +190,26 @@ def _with_inputs(stages: Sequence[str]) -> set[str]:
     return wanted
 
 
-def _open(config: str | None, root: str | None) -> Store:
-    if config is None and root is None:
-        raise ConfigError("name a config, or a root by --root")
+def _open(config: str | None, overrides: Sequence[str], root: str | None) -> Store:
+    if config is None and (root is None or overrides):
+        raise ConfigError("name a config, or a root by --root" if root is None else "-s changes a config, so name one")
     try:
-        return open_store(root if root is not None else resolve(str(config), (), None).root)
+        return open_store(root if root is not None else resolve(str(config), overrides, None).root)
     except ValueError as error:
         raise ConfigError(f"root: {error}") from error
 
 
-def _repair(problem: "Problem", same: str, invalidated: bool) -> str:
-    """Say what to do; `same` are the arguments that found it: without --deep, say, nothing would be invalidated."""
-    if problem.state == "unreadable":
-        return "if no later version of this software wrote it, delete it by hand, then: sana run CONFIG"
-    return (
-        "now: sana run CONFIG" if invalidated else f"to repair: sana verify {same} --invalidate, then: sana run CONFIG"
-    )
+def _problem_lines(problems: "Sequence[Problem]") -> list[str]:
+    """Return one line for each object that something is wrong with, however many records need it."""
+    by_object: dict[tuple[str, str, str], list[str]] = {}
+    for problem in problems:
+        by_object.setdefault((problem.state, problem.key, problem.what), []).append(problem.by)
+    lines = []
+    for (state, key, what), records in by_object.items():
+        more = f" and {len(records) - 1} more records" if len(records) > 1 else ""
+        delete = "; if no later version of this software wrote it, delete it by hand" if state == "unreadable" else ""
+        lines.append(f"{state}: {key}: {what}; needed by {records[0]}{more}{delete}")
+    return lines
 
 
 def _list(lines: Sequence[str], every: bool) -> None:

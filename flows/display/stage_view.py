@@ -54,8 +54,9 @@ class StageView:
         if not progress.total:  # a process is being started
             self._restarted = True
             return
-        before = self.progress.before if self.progress else 0
-        if progress.before != before or (self._restarted and progress.phase):
+        last = self.progress or Progress(0, 0, progress.unit)
+        is_other = (progress.before, progress.unit) != (last.before, last.unit)
+        if is_other or (self._restarted and progress.phase):
             self.pace = Pace(now, progress.done)
         else:
             self.pace.add(progress.done, now)

@@ -26,7 +26,7 @@ def pending_detail(context: Context, name: str, waiting: str, *, forced: bool) -
     earlier = islice(history(context.store, name), _LOOKED_AT)
     if any(not config_diff(own, _comparable(one, own)) for one in earlier):
         return f"on {waiting}: {'; '.join(changed)}, as in an earlier run; {_PERHAPS}"
-    return f"on {waiting}: {'; '.join(changed)} -> will run"
+    return f"on {waiting}: {'; '.join(changed)}; will run"
 
 
 def _own_recipe(context: Context, name: str) -> Recipe | None:

@@ -56,7 +56,7 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
             )
             encoded |= {row["text_key"]: caption for row, caption in zip(batch, captions, strict=False)}
             done += len(batch)
-            job.report(Progress(done, total, "texts", f"in batches of {length} tokens"))
+            job.report(Progress(done, total, "texts", f"in batches of {length} tokens" if done < total else ""))
         tensors: dict[str, torch.Tensor] = {key: caption.tokens for key, caption in encoded.items()}
         locations = write_shard(store, f"{pool.folder}/shards", part_name(tensors), tensors)
         rows = [

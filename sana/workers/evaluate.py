@@ -93,8 +93,10 @@ class _Reporter:
 
     def on_round(self, done: int, total: int) -> bool:
         self._done = WEIGHTS.index(self.weights) * total + done
-        levels = self._job.config.evaluate.num_sigmas
-        self._report(self._done, f"{self.weights} weights: sample {done} of {total}, each at {levels} noise levels")
+        levels = f"at {self._job.config.evaluate.num_sigmas} noise levels"
+        at = f"{self.weights} weights: sample {done} of {total}, {levels}"
+        is_last = self._done == len(WEIGHTS) * total
+        self._report(self._done, f"{total} samples by {len(WEIGHTS)} sets of weights, {levels}" if is_last else at)
         return True
 
     def _report(self, done: int, detail: str = "", *, phase: str = "") -> None:

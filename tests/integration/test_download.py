@@ -1,11 +1,14 @@
 """Laws of the download stage: clips in = clips out + rejected, for any number of workers and every caption setting."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from sana.counts import DatasetCounts
+from sana.data.sources.listing import SourceFile
+from sana.data.sources.source import Source
 from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.progress import Progress
@@ -33,6 +36,22 @@ def test_workers_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert pieces.artifact.content == whole.artifact.content
     assert whole.artifact.counts.datasets == {"d0": DatasetCounts(300, 10), "d1": DatasetCounts(300, 5)}
     assert [p.done for p in seen] == sorted(p.done for p in seen) and (seen[-1].done, seen[-1].total) == (600, 600)
+
+
+def test_large_files_are_counted_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only when the whole part of a thread is read: a part of large files takes minutes."""
+    make_files(tmp_path / "one", {**videos([f"{i}.mp4" for i in range(12)]), **{f"{i}.txt": "x" for i in range(12)}})
+    digest = Source.digest
+
+    def slow(source: Source, file: SourceFile) -> str:
+        time.sleep(0.03)
+        return digest(source, file)
+
+    monkeypatch.setattr("sana.runtime.threads.IDLE_S", 0.01)
+    monkeypatch.setattr(Source, "digest", slow)
+    seen: list[Progress] = []
+    FinishedDownload(context(tmp_path, {"source": f"{tmp_path}/one"}, workers=1, report=seen.append))
+    assert {p.done for p in seen} >= set(range(1, 13)) and seen[-1].done == 12
 
 
 def test_rows_without_videos_and_videos_without_rows_are_rejected_by_name(tmp_path: Path) -> None:

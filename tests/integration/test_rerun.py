@@ -108,11 +108,11 @@ def test_every_changed_value_is_named_though_what_is_above_runs_again(place: Pla
     maybe = "cached if the same content comes out, else run"
     waits = "on encode_captions, encode_latents: "
     assert "window " in detail["bucket"] and detail["encode_captions"] == f"on bucket: {maybe}"
-    assert detail["train"] == f"{waits}learning_rate 0.003 -> 0.001; max_steps 6 -> 9 -> will run"
+    assert detail["train"] == f"{waits}learning_rate 0.003 -> 0.001; max_steps 6 -> 9; will run"
     assert detail["evaluate"] == f"{waits.removesuffix(': ')}, train: {maybe}"
-    assert detail["sample"] == "on encode_captions, train: seed 0 -> 5 -> will run"
+    assert detail["sample"] == "on encode_captions, train: seed 0 -> 5; will run"
     moved = {p.name: p.detail for p in plan(place.context("bucket.window=middle", f"model.path={other_vae(place)}"))}
-    assert moved["encode_latents"] == "on bucket: input vae changed -> will run"
+    assert moved["encode_latents"] == "on bucket: input vae changed; will run"
     forced = {p.name: p.detail for p in plan(place.context("bucket.window=middle"), force=["train"])}
     assert forced["train"] == f"{waits}forced, will run"
 

@@ -89,8 +89,11 @@ def test_the_command_line_names_the_damage_and_its_repair(place: Place, capsys: 
         main(["verify", "--root", place.root, "--deep"])
     output = capsys.readouterr().out
     assert ended.value.code == 1
-    [line, *_] = [line for line in output.splitlines() if line.startswith(f"damaged: {shard}")]
-    repair = line[line.index("sana verify ") :].partition(", then: ")[0]
+    [line] = [line for line in output.splitlines() if shard in line]  # once, though two records need it
+    assert line.startswith(f"damaged: {shard}: ") and line.endswith(" and 1 more records")
+    [line] = [line for line in output.splitlines() if line.startswith("to repair: ")]
+    repair, run = line.removeprefix("to repair: ").split(", then: ")
+    assert run == f"sana run CONFIG --root {place.root}, with the config that made it"
     with pytest.raises(SystemExit):
         main(shlex.split(repair)[1:])
     assert "2 records were invalidated" in capsys.readouterr().out  # the command, as it is printed, works

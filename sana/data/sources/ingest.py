@@ -7,6 +7,7 @@ text beyond 2 GiB. They grow chunk by chunk, so that only a chunk's rows are Pyt
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import NamedTuple
@@ -141,12 +142,15 @@ def ingest(
     rows = np.concatenate([np.arange(len(some)) for some in ids])[order]
     del ids
 
+    num_read: dict[int, int] = {}  # of a chunk, by the first row of each part
+
     def read(part: slice) -> list[Clip]:
         clips: list[Clip | None] = [None] * (part.stop - part.start)
         for number, dataset in enumerate(datasets):
             indices = np.flatnonzero(which[part] == number)
             for index, clip in zip(indices.tolist(), dataset.read(rows[part][indices]), strict=True):
                 clips[index] = clip
+                num_read[part.start] = num_read.get(part.start, 0) + 1
         return [clip for clip in clips if clip is not None]
 
     tables: list[list[pa.Table]] = [[], [], []]
@@ -157,9 +161,11 @@ def ingest(
         stop = min(start + CHUNK_CLIPS, len(rows))
         parts = [slice(i, min(i + at_once, stop)) for i in range(start, stop, at_once)]
         clips: list[Clip] = []
-        for some in in_threads(read, parts, num_threads=num_workers):
+        num_read.clear()
+        report_read = partial(_report_read, report, num_read, start, len(rows))
+        for some in in_threads(read, parts, num_threads=num_workers, while_waiting=report_read):
             clips += some
-            report(start + len(clips), len(rows))
+            report_read()
         for clip in clips:
             num_dropped[clip.dataset] += clip.num_dropped
         _append(tables, clips)
@@ -172,6 +178,11 @@ def ingest(
         pa.concat_tables([schema.empty_table(), *found]) for schema, found in zip(_SCHEMAS, tables, strict=True)
     )
     return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), num_in, num_dropped)
+
+
+def _report_read(report: Callable[[int, int], None], num_read: dict[int, int], start: int, total: int) -> None:
+    """Report what was read, within parts too: a part of large files takes minutes."""
+    report(start + sum(list(num_read.values())), total)  # a list, for threads add to it
 
 
 _SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
