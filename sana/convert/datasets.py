@@ -136,6 +136,7 @@ def _captions(conversion: Conversion, keys: Keys, run: Run) -> None:
     elif strategy in ("parquet", "csv", "huggingface"):
         _columns(conversion, keys, at, strategy)
     else:
+        conversion.notes.append(f"{conversion.entries[-1]} needs captions: no caption_strategy {strategy} here")
         conversion.set(
             f"{at}.layout", "auto", f"caption_strategy {strategy} is not known here: write a .txt a clip", *their
         )

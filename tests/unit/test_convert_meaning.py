@@ -198,5 +198,10 @@ def test_an_eval_data_set_of_what_is_trained_on_is_left_out(
     assert ("its folder is that of disney, which is trained on" in (tmp_path / "out.yaml").read_text()) == disabled
 
 
+def test_captions_that_nothing_gives_are_asked_for_at_the_end(tmp_path: Path) -> None:
+    _, conversion = converted(tmp_path, backends=[video(caption_strategy="filename"), video("b")])
+    assert conversion.notes == ["disney needs captions: no caption_strategy filename here"]
+
+
 def test_every_copy_of_a_video_is_trained_on_as_there(tmp_path: Path) -> None:
     assert converted(tmp_path)[0].probe.duplicates == "keep"
