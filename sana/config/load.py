@@ -21,9 +21,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: lists every mistake at once, each with the path of its key.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no config {path}; `sana check SOURCE --write {path}` makes one") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"config {path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror}; a YAML file is needed") from error
     raw = parse_yaml(text, where=str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")

@@ -214,7 +214,9 @@ def _probes_kept(inner: Context, known: Store | None, clips: pa.Table) -> Iterat
     pool = probe.pool_of(inner)
     path = inner.work_dir / "cache" / f"probes-{pool.key}.parquet"
     kept = rows = pool.schema.empty_table()
-    with suppress(SanaError, OSError, pa.ArrowException):  # damaged, or of another version: videos are opened again
+    with suppress(
+        SanaError, OSError, KeyError, pa.ArrowException
+    ):  # damaged, or of another version: videos are opened again
         kept = read_parquet(path.read_bytes()).select(pool.schema.names).cast(pool.schema)
     if known is not None:
         with suppress(SanaError, pa.ArrowException):

@@ -15,6 +15,7 @@ from sana.config.load import from_values
 from sana.config.pipeline import Config
 from sana.convert.yaml_text import scalar
 from sana.data.schemas import Reason
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from sana.pipeline.advice import advice
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import changes_for, facts_of
@@ -22,6 +23,7 @@ from sana.pipeline.remedies import changes_for, facts_of
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
 BATCH, STEPS, EPOCHS = 8, 2000, 100  # at most
 _CAPTION_CHARS = 300  # of the prompt that is taken from the captions
+_FILE_ENDINGS = (*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES)  # of a source that is a file
 _SETS: dict[str, tuple[str, ...]] = {  # rules that are changed for a reason itself; a change may bring others along
     Reason.TOO_SHORT: ("num_frames", "min_frames"),
     Reason.TOO_SMALL: ("table", "resolution", "allow_upscale"),
@@ -153,6 +155,8 @@ class Starter:
 def dataset_id(source: str) -> str:
     """Return a short name for a source, as a data set's id has to be."""
     name = PurePosixPath(source.rstrip("/")).name or "clips"
+    ending = max((end for end in _FILE_ENDINGS if name.lower().endswith(end)), key=len, default="")
+    name = name[: len(name) - len(ending)]
     text = re.sub(r"[^a-z0-9._-]+", "-", name.lower().partition("?")[0]).strip("-._")
     return text[:64] or "clips"
 

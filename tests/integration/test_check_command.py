@@ -273,7 +273,8 @@ def test_a_source_alone_gives_a_config_that_goes_through(
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("/data/My Clips (2)/", "my-clips-2"), ("s3://bucket/a_b", "a_b"), ("hf://datasets/o/Some.Set", "some.set"),
-     ("...", "clips"), ("é", "clips"), ("x" * 99, "x" * 64), ("clips.csv", "clips.csv")],
+     ("...", "clips"), ("é", "clips"), ("x" * 99, "x" * 64), ("a/Clips.csv", "clips"),
+     ("x.tar.gz", "x"), ("x.TAR", "x"), (".zip", "clips")],
 )  # fmt: skip
 def test_a_source_names_its_data_set(name: str, expected: str) -> None:
     from sana.pipeline.starter import dataset_id

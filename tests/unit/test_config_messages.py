@@ -197,6 +197,20 @@ def test_a_text_that_is_no_yaml_is_said_with_the_place_and_a_hint(
     assert "\n" not in said
 
 
+def test_a_config_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    def said(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        return str(caught.value).replace(str(tmp_path), "")
+
+    (tmp_path / "wide.yaml").write_text("root: a", encoding="utf-16")
+    (tmp_path / "marked.yaml").write_text("\ufeff" + DEMO.read_text(), encoding="utf-8")
+    assert said(tmp_path / "no.yaml") == "there is no config /no.yaml; `sana check SOURCE --write /no.yaml` makes one"
+    assert said(tmp_path) == "config  cannot be read: Is a directory; a YAML file is needed"
+    assert said(tmp_path / "wide.yaml").startswith("config /wide.yaml is not UTF-8 (invalid start byte at byte 0)")
+    assert load_config(tmp_path / "marked.yaml") == load_config(DEMO)
+
+
 def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple, Any]]:
     """Yield (path, annotation) of every setting, of each member of a union with its name chosen."""
     for name, field in section.model_fields.items():
