@@ -14,6 +14,7 @@ from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
+from sana.config.yaml_reading import parse_yaml
 from sana.convert.config_keys import CONFIG_KEYS
 from sana.convert.conversion import Conversion, Setting
 from sana.convert.mapping import Row, at_least, mapped_names
@@ -130,9 +131,7 @@ def test_values_read_back_as_themselves(value) -> None:
 
 
 def _loads(text: str):
-    from sana.config.load import _parse
-
-    return _parse(text, where="a test")
+    return parse_yaml(text, where="a test")
 
 
 def test_unknown_keys_are_named_with_what_they_may_mean(tmp_path: Path) -> None:
