@@ -1,7 +1,21 @@
 """The errors that a user is meant to read: one clear message, no traceback."""
 
+import errno
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
+
+FULL = {
+    "ENOSPC": "the disk is full",
+    "EDQUOT": "the disk quota is used up",
+    "EFBIG": "a file may not be that large here",
+}
+# what libraries say whose errors have no errno: safetensors, sqlite, PyTorch
+_FULL_TEXT = re.compile(
+    r"no space left on device|disk quota exceeded|database or disk is full|file too large|\(os error (28|122|27)\)",
+    re.IGNORECASE,
+)
 
 
 class SanaError(Exception):
@@ -14,6 +28,46 @@ class ConfigError(SanaError):
 
 class RejectedError(SanaError):
     """More clips were rejected than the data set allows, or none is left: trying again will not help."""
+
+
+class DiskFullError(SanaError):
+    """A disk or a quota is full: trying again will not help before there is room."""
+
+
+def disk_full(error: BaseException | None) -> DiskFullError | None:
+    """Return the error to tell where a full disk or quota is behind an exception; None where it is not."""
+    first, message = error, ""
+    while error is not None and not message:
+        if isinstance(error, DiskFullError):
+            return error
+        if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in FULL:
+            where = f"{error.filename}: " if error.filename else ""
+            message = f"{where}{FULL[errno.errorcode[error.errno or 0]]}"
+        elif isinstance(error, Exception) and _FULL_TEXT.search(str(error)):
+            message = " ".join(str(error).split())[:300]
+        error = error.__cause__ or error.__context__
+    if not message or not isinstance(first, Exception):
+        return None
+    return DiskFullError(
+        str(first)
+        if isinstance(first, SanaError)
+        else f"{message}. Free some space (`sana gc CONFIG`, work_dir/cache), or set root and work_dir to other disks, "
+        "then run again: what was finished is kept"
+    )
+
+
+class FullDiskExplained:
+    """A context whose exceptions become a DiskFullError where a full disk or quota is behind them."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        full = disk_full(error)
+        if full is not None and full is not error:
+            raise full from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sana.errors import SanaError
+from sana.errors import FULL, DiskFullError, SanaError
 
 _MISSING = {"ENOENT", "EISDIR", "ENOTDIR", "NoSuchKey", "404"}
 _NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the server is up, no firewall is between"
@@ -14,9 +14,12 @@ _BUSY = "the store is overloaded or failing, and stayed so through all retries: 
 _BROKEN = "the connection broke off in all retries: check the network, then run again"
 _NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
 TRUNCATED = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
+# of S3 servers on disks of their own: MinIO, Ceph
+S3_FULL = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "507")
 CAUSES = {  # errno name, S3 error code or exception name -> what happened and what to do
     "ENOSPC": "the disk is full: free some space or choose another root, then run again",
     "EDQUOT": "the disk quota is used up: free some space or choose another root, then run again",
+    **dict.fromkeys(S3_FULL, "the server's disk or this bucket's quota is full: make room there, then run again"),
     "EFBIG": "larger than a file may be for this process or disk: raise `ulimit -f`",
     "EACCES": _NO_PERMISSION,
     "EPERM": "not permitted: an immutable file, or a file system without hard links; choose another root",
@@ -50,6 +53,10 @@ class StoreError(SanaError):
     """Storage refused a request: one line with the object, the cause and the fix."""
 
 
+class StoreFullError(StoreError, DiskFullError):
+    """There is no room: trying again will not help."""
+
+
 @contextmanager
 def clear_errors(uri: str, *errors: type[Exception], note: str = "", writing: bool = False) -> Iterator[None]:
     """Turn what the system or botocore raises into FileNotFoundError or one clear StoreError."""
@@ -60,7 +67,8 @@ def clear_errors(uri: str, *errors: type[Exception], note: str = "", writing: bo
         if code in _MISSING and not writing:
             raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
         cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
-        raise StoreError(f"{uri}{note}: {cause} ({code})") from error
+        kind = StoreFullError if code in FULL or code in S3_FULL else StoreError
+        raise kind(f"{uri}{note}: {cause} ({code})") from error
 
 
 def error_code(error: Exception) -> str:

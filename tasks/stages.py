@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed
 
 from sana.artifact import Artifact
+from sana.errors import DiskFullError
 from sana.pipeline import graph
 from sana.pipeline.run import Before, Run, run_stage
 from sana.runtime.launcher import WorkerError, WorkerStartError
@@ -29,7 +30,7 @@ def worth_a_retry(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) ->
     Prefect asks only while there are retries left.
     """
     error = state.data
-    if not isinstance(error, TRANSIENT) or isinstance(error, WorkerStartError):
+    if not isinstance(error, TRANSIENT) or isinstance(error, WorkerStartError | DiskFullError):
         return False
     failed = "the worker" if isinstance(error, WorkerError) else "storage"
     if isinstance(error, ConnectionError | TimeoutError):

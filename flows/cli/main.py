@@ -7,7 +7,7 @@ import click
 
 from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
 from flows.cli import model as trained
-from sana.errors import SanaError
+from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
 SECTIONS = (
@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for warning in spare_loopback():  # before any client is made
         click.echo(f"warning: {warning}", err=True)
     try:
-        cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
+        with FullDiskExplained():
+            cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
     except SanaError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

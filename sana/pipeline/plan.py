@@ -165,8 +165,8 @@ def check_work_dir(context: Context) -> None:
     """
     try:
         context.work_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=context.work_dir):
-            pass
+        with TemporaryFile(dir=context.work_dir, buffering=0) as file:
+            file.write(bytes(4096))  # a full disk may still make empty files
     except OSError as error:
         raise SanaError(
             f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"

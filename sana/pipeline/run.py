@@ -15,6 +15,7 @@ from uuid import uuid4
 from sana.artifact import Artifact, Recipe, find
 from sana.context import Context
 from sana.data.rejections import check_rejects
+from sana.errors import FullDiskExplained
 from sana.pipeline import graph
 from sana.pipeline.graph import Stage
 from sana.pipeline.observers import (
@@ -105,7 +106,8 @@ def run_stage(run: Run, module: Stage, inputs: Mapping[str, Artifact], *, before
     state = FAILED
     failure: BaseException | None = None
     try:
-        done = _find_or_make(run, module, inputs, before)
+        with FullDiskExplained():
+            done = _find_or_make(run, module, inputs, before)
         check_rejects(run.context.config, done.artifact, run.context.store)
         state = done.state
         return done

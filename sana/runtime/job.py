@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from sana.config.load import check
 from sana.config.pipeline import Config
-from sana.errors import SanaError
+from sana.errors import DiskFullError, FullDiskExplained, SanaError
 from sana.progress import Progress
 from sana.record import JsonObject, Record
-from sana.runtime.launcher import EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
+from sana.runtime.launcher import EXIT_DISK_FULL, EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
 from sana.runtime.specs import Spec
 from sana.runtime.worker_process import imports_are_done, keep_freed_memory
 from sana.store import Store, open_store
@@ -122,7 +122,15 @@ def run_worker(body: Callable[[Job[S]], None], kind: type[S], argv: Sequence[str
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     path = Path((sys.argv[1:] if argv is None else argv)[0])
     try:
-        body(read_job(path, kind))
+        with FullDiskExplained():
+            body(read_job(path, kind))
+    except DiskFullError as error:
+        logging.getLogger(__name__).critical("%s", error)
+        try:
+            error_path(path).write_text(str(error), encoding="utf-8")
+        except OSError:  # it is the disk with this very file
+            raise SystemExit(EXIT_DISK_FULL) from None
+        raise SystemExit(EXIT_USER_ERROR) from None
     except SanaError as error:
         error_path(path).write_text(str(error), encoding="utf-8")
         # not as an ERROR, which the launcher would pass on at once: it raises this very message at the end

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from sana.errors import SanaError
+from sana.errors import DiskFullError, SanaError
 from sana.progress import Progress, Report
 
 # A worker that ends with one of these wrote `error_path`, whose text is all there is to say.
 EXIT_USER_ERROR = 3  # trying again will not help
+EXIT_DISK_FULL = 74  # there was no room even for `error_path` (EX_IOERR of sysexits.h)
 EXIT_TRY_AGAIN = 75  # it may help: storage or the network failed (EX_TEMPFAIL of sysexits.h)
 POLL_S = 0.2
 FORWARD_S = 2.0  # at most one ordinary log line is forwarded in this time; warnings and errors always are
@@ -246,6 +247,11 @@ def _signal(group: int, signum: signal.Signals) -> None:
 
 
 def _failure(module: str, code: int, error_file: Path, log_path: Path, progressed: bool) -> SanaError:
+    if code == EXIT_DISK_FULL:
+        return DiskFullError(
+            f"{module}: the disk of work_dir is full ({log_path.parent}): free some space, or set work_dir to a folder "
+            "on another disk, then run again: what was finished is kept"
+        )
     if code in (EXIT_USER_ERROR, EXIT_TRY_AGAIN) and error_file.exists():
         kind = SanaError if code == EXIT_USER_ERROR else WorkerError
         return kind(error_file.read_text(encoding="utf-8"))

@@ -6,10 +6,10 @@ import pytest
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Failed
 
-from sana.errors import ConfigError, RejectedError
+from sana.errors import ConfigError, DiskFullError, RejectedError
 from sana.pipeline import graph
 from sana.runtime.launcher import WorkerError, WorkerStartError
-from sana.store_errors import StoreError
+from sana.store_errors import StoreError, StoreFullError
 from tasks.stages import task_of
 
 pytestmark = pytest.mark.timeout(60)
@@ -42,7 +42,9 @@ def test_the_second_retry_waits_longer(caplog: pytest.LogCaptureFixture) -> None
     assert "trying again in 120 s (3 of 3)" in caplog.text
 
 
-@pytest.mark.parametrize("error", [ConfigError("x"), RejectedError("x"), WorkerStartError("x"), KeyError("x")])
+@pytest.mark.parametrize("error", [
+    ConfigError("x"), RejectedError("x"), WorkerStartError("x"), KeyError("x"), StoreFullError("x"), DiskFullError("x"),
+])  # fmt: skip
 def test_what_will_not_pass_is_not(caplog: pytest.LogCaptureFixture, error: Exception) -> None:
     assert not ask(error)
     assert caplog.messages == []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
 
 from sana.data.sources.hub_cache import HubCache, HubFile
-from sana.errors import ConfigError, SanaError
+from sana.errors import ConfigError, SanaError, disk_full
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 RETRY_WAITS_S = (0.5, 2.0)  # for calls that huggingface_hub does not retry itself
@@ -202,6 +202,8 @@ class HubRepo:
             try:
                 return request()
             except (HTTPError, OSError, ValueError, RuntimeError) as error:  # ValueError: no JSON; RuntimeError: xet
+                if full := disk_full(error):
+                    raise full from error
                 explained = self._explain(error, what)
                 if isinstance(explained, ConfigError) or wait_s is None or _status(error) not in {None, *_TRANSIENT}:
                     raise explained from error

@@ -22,7 +22,7 @@ from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, SourceFi
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.data.sources.source_listing import SourceListing, list_source
 from sana.data.sources.table_backend import TableBackend
-from sana.errors import ConfigError, error_prefix
+from sana.errors import ConfigError, FullDiskExplained, error_prefix
 
 HUB_PREFIX = "hf://datasets/"
 
@@ -117,7 +117,7 @@ class Source:
         Raises:
             OSError: the file is missing, not readable, or being written.
         """
-        with error_prefix(self._dataset.where):
+        with error_prefix(self._dataset.where), FullDiskExplained():
             return self._backend.digest(file)
 
     def read(self, file: SourceFile) -> bytes:
@@ -126,7 +126,7 @@ class Source:
         Raises:
             OSError: it is missing or not readable.
         """
-        with error_prefix(self._dataset.where):
+        with error_prefix(self._dataset.where), FullDiskExplained():
             return self._backend.read(file)
 
     def open_file(self, file: SourceFile) -> AbstractContextManager[Path]:
@@ -148,7 +148,10 @@ class Source:
     @contextmanager
     def _opened(self, path: str, digest: str) -> Iterator[Path]:
         with ExitStack() as stack:
-            with error_prefix(self._dataset.where):  # but not errors raised while the file is in use
+            with (
+                error_prefix(self._dataset.where),
+                FullDiskExplained(),
+            ):  # but not errors raised while the file is in use
                 local = stack.enter_context(self._backend.open(path, digest=digest))
             yield local
 
