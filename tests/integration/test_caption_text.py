@@ -242,7 +242,9 @@ ERRORS: dict[str, tuple[str, bytes | str, str]] = {
     "a lone surrogate": ("csv", b"file_name,text\na.mp4,\xed\xa0\x80\n", "not UTF-8: in line 2.*captions.encoding"),
     "JSON in latin-1": ("jsonl", b'{"video": "a.mp4", "text": "x"}\n{"video": "\xe9"}\n', "in line 2, byte 12 is 0xe9"),
     "JSON that is cut": ("jsonl", '{"video": "a.mp4", "text": "x"}\n{"video": "b', "line 2 is not.*was the file cut"),
-    "a JSON list": ("jsonl", '[\n{"video": "a.mp4"}\n]\n', "line 1 is not JSON"),
+    "a JSON list": ("jsonl", '[\n{"video": "a.mp4"}\n]\n', "line 1 is not JSON.*each line is an object of its own"),
+    "a JSON list in a line": ("jsonl", '[{"video": "a.mp4"}]\n', "line 1 is no object in braces.*object of its own"),
+    "another delimiter": ("csv", "file_name~text\na.mp4~x\n", "separated by ',' here; if it is '~', set captions.deli"),
     "UTF-16 without a mark": ("csv", "file_name,text\na.mp4,x\n".encode("utf-16-le"), "encoding: utf-16-le"),
     "no first line": ("csv", "a.mp4,one\nb.mp4,two\n", "none of the columns.*its first line must name the columns"),
 }  # fmt: skip

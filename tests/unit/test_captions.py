@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
 from sana.data.captions.caption_layouts import resolve_video_path
+from sana.data.captions.caption_lines import lines_of
 from sana.data.captions.composed import compose
-from sana.data.captions.metadata_readers import lines_of
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -249,7 +249,7 @@ def why_missing(path: str, near: str | None, *, is_source: bool) -> str:
     hint = f'; "{near}" is near' if near else ""
     if is_source or path.lower().endswith(VIDEO_SUFFIXES):
         return f"is not there{hint}"
-    return f"is not there, or does not end in {', '.join(VIDEO_SUFFIXES)}{hint}"
+    return f"is not there, or does not end as a video does (.mp4, .mkv, .webm, ...){hint}"
 
 
 def _require_one_per_folder(paths: Iterable[str]) -> None:

@@ -66,7 +66,7 @@ def utf8_blocks(path: Path, encoding: str, *, block_bytes: int = BLOCK_BYTES) ->
         head = file.read(4)
         found, start = encoding_of(head, encoding)
         file.seek(start)
-        decoder = None if found in (UTF_8, "ascii") else codecs.getincrementaldecoder(found)()
+        decoder = None if found == UTF_8 else codecs.getincrementaldecoder(found)()
         rest, num_lines = b"", 0
         is_mac: bool | None = None  # not known before the first line end
         while True:
@@ -118,7 +118,7 @@ def why_nul(text: str) -> str:
     """Say what text with NUL characters may be."""
     odd, even = text[1::2].count("\0"), text[::2].count("\0")
     says = "holds NUL characters, is it UTF-16? Save it as UTF-8"
-    if len(text) > 1 and max(odd, even) > len(text) // 4:
+    if max(odd, even) > len(text) // 3:
         says += f", or set captions.encoding: utf-16-{'le' if odd >= even else 'be'}"
     return says
 

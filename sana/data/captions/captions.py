@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from sana.config.captions import CaptionsConfig
 from sana.config.data import DatasetConfig
 from sana.data.captions.caption_layouts import is_within, paired_texts, row_files, text_files
+from sana.data.captions.caption_lines import lines_of
 from sana.data.captions.caption_text import TextError, decode_text, is_blank
 from sana.data.captions.composed import Found, VideoCaptions
 from sana.data.captions.json_lines import HEAD_ROWS
-from sana.data.captions.metadata_readers import HEAD_BYTES, lines_of
+from sana.data.captions.metadata_readers import HEAD_BYTES
 from sana.data.captions.name_matching import nearest
 from sana.data.captions.row_captions import MAX_NEAR, RowCaptions, UnmatchedRow, join_rows, no_row, read_tables
 from sana.data.sources.listing import SourceFile, files_of, stems

@@ -7,7 +7,6 @@ long, a stray quote) is read record by record.
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
+from sana.data.captions.caption_lines import Lines
 from sana.data.captions.caption_text import TextError, why_nul
 from sana.data.captions.json_lines import TROUBLE
 from sana.data.sources.listing import VIDEO_SUFFIXES
@@ -30,38 +30,6 @@ _AT_END = "unexpected end"  # in the message of the csv module for a quote that 
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?\Z")  # Excel's
 
 
-@dataclass
-class _Lines:
-    """Lines of text, which can be put back to the start of a record. `number` is that of the last line taken."""
-
-    blocks: Iterator[bytes]
-    number: int = 0
-    pending: list[str] = field(default_factory=list)  # the next line is the last one
-    taken: list[str] = field(default_factory=list)  # of the current record
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        if not self.pending:
-            self.load(next(self.blocks))
-        self.taken.append(self.pending.pop())
-        self.number += 1
-        return self.taken[-1]
-
-    def load(self, block: bytes) -> None:
-        """Take up the lines of a block. Bytes that are not UTF-8 become surrogates, and matter where they are read."""
-        lines = block.decode("utf-8", "surrogateescape").split("\n")
-        self.pending = [f"{line}\n" for line in lines[:-1]][::-1]
-        if lines[-1]:
-            self.pending.insert(0, lines[-1])
-
-    def rewind(self) -> None:
-        self.pending += self.taken[::-1]
-        self.number -= len(self.taken)
-        self.taken = []
-
-
 class CsvRows:
     """The rows of a CSV file, given as blocks of UTF-8 (`utf8_blocks`).
 
@@ -72,7 +40,7 @@ class CsvRows:
 
     def __init__(self, blocks: Iterator[bytes], *, delimiter: str, is_header: HeaderTest) -> None:
         csv.field_size_limit(MAX_CELL_CHARS)
-        self._lines = _Lines(blocks)
+        self._lines = Lines(blocks)
         self._row = 0  # rows read so far
         self.delimiter = {"tab": "\t"}.get(delimiter, delimiter)
         self.header = self._read_header(is_header)
@@ -255,7 +223,7 @@ class CsvRows:
                 )
 
 
-def _unclosed(row: str, lines: _Lines, error: csv.Error) -> TextError:
+def _unclosed(row: str, lines: Lines, error: csv.Error) -> TextError:
     if _AT_END in str(error) or "limit" in str(error):
         where = "is never closed"
     else:

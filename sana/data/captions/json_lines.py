@@ -15,6 +15,7 @@ HEAD_ROWS = 1000
 ABSENT, TROUBLE = "sana:absent", "sana:trouble"  # columns: what stands for no caption, and what is wrong
 TROUBLES = (ABSENT, TROUBLE)
 
+_ONE_OBJECT = "; in JSON lines each line is an object of its own, as pandas writes with orient='records', lines=True"
 _TEXTS = pa.large_list(pa.large_string())
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
@@ -40,9 +41,10 @@ def json_objects(blocks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, objec
                 cut = (
                     "" if ended or line is not lines[-1] else "; it is the last line and has no end: was the file cut?"
                 )
-                raise pa.ArrowInvalid(f"line {number} is not JSON: {error}{cut}") from error
+                whole = _ONE_OBJECT if line.strip() in ("{", "[") else ""
+                raise pa.ArrowInvalid(f"line {number} is not JSON: {error}{cut}{whole}") from error
             if not isinstance(found, dict):
-                raise pa.ArrowInvalid(f"line {number} is no object in braces, but {line[:80]!r}")
+                raise pa.ArrowInvalid(f"line {number} is no object in braces, but {line[:80]!r}{_ONE_OBJECT}")
             yield number, found
 
 

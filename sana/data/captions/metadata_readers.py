@@ -1,5 +1,6 @@
 """Readers of published tables of videos and captions: CSV, JSON lines, Parquet, and two text files line by line."""
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sana.config.captions import CaptionsConfig
+from sana.data.captions.caption_lines import lines_of
 from sana.data.captions.caption_text import BLOCK_BYTES, TextError, utf8_blocks
 from sana.data.captions.csv_rows import CsvRows
 from sana.data.captions.json_lines import HEAD_ROWS, TROUBLE, TROUBLES, json_names, read_json_lines
@@ -63,7 +65,10 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
             table = _read_parquet(path, sorted(set(filter(None, wanted))), head)
         elif suffix == ".csv":
             rows = CsvRows(blocks(), delimiter=config.delimiter, is_header=lambda names: _has_columns(names, config))
-            wanted = _columns(rows.header, name, config)
+            try:
+                wanted = _columns(rows.header, name, config)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_delimiter_hint(rows)}") from error
             table = _read_csv(rows, wanted, head)
         else:
             wanted = _columns(json_names(blocks()), name, config)
@@ -101,12 +106,6 @@ def read_lines(videos: str, prompts: str, *, names: Sequence[str]) -> pa.Table:
         [pa.array(columns.get(field.name, [None] * len(paths)), field.type) for field in rows_schema(1)],
         schema=rows_schema(1),
     )
-
-
-def lines_of(text: str) -> list[str]:
-    """Split at line feeds, with or without a carriage return: str.splitlines also splits inside of sentences."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines if lines[-1] else lines[:-1]
 
 
 def _has_columns(names: Sequence[str], config: CaptionsConfig) -> bool:
@@ -173,6 +172,15 @@ def _read_csv(rows: CsvRows, wanted: Sequence[str | None], head: bool) -> pa.Tab
     empty = pa.table([_nothing(0) for _ in names], names)
     tables = (table.rename_columns(names) for table in rows.tables(numbers[0], numbers))
     return pa.concat_tables([empty, *islice(tables, 1 if head else None)])
+
+
+def _delimiter_hint(rows: CsvRows) -> str:
+    """Say which character separates cells, where the first line may have another."""
+    if len(rows.header) != 1 or not (other := re.search(r"[^\w\s.-]", rows.header[0].replace(rows.delimiter, ""))):
+        return ""
+    return (
+        f". Cells are separated by {rows.delimiter!r} here; if it is {other[0]!r}, set captions.delimiter: '{other[0]}'"
+    )
 
 
 def _nothing(num_rows: int) -> pa.ChunkedArray:
