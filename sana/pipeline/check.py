@@ -145,7 +145,7 @@ def _open_sources(context: Context) -> tuple[dict[str, Source], list[str], list[
         except SanaError as error:
             source, wrong, said = {}, [error], []
         problems += [str(error) for error in wrong]
-        notes += [note for note in said if "is not read before a run" not in note]  # it is read here
+        notes += [note for note in said if "not read before a run" not in note]  # it is read here
         opened.update({} if wrong else source)
     return opened, problems, notes
 

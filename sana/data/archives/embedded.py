@@ -1,8 +1,10 @@
 """Parquet files whose rows hold whole videos: what `datasets` writes for a column of videos, or plain bytes."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -20,6 +22,9 @@ _KNOWN = ("video", "mp4", "webm", "mov", "avi", "mkv", "video_bytes", "clip", "b
 _PATHS = ("file_name", "path", "video_path", "__key__")
 _MAGIC = ((4, b"ftyp", ".mp4"), (0, b"\x1a\x45\xdf\xa3", ".mkv"), (8, b"AVI ", ".avi"), (0, b"GIF8", ".gif"))
 _BUFFER_BYTES = 2**20  # a column is read page by page, not a row group at once
+_LARGE_GROUP_BYTES = 256 * 2**20
+
+_one_large_group = threading.Lock()
 
 RowSink = Callable[[pa.Table], None]
 
@@ -70,7 +75,8 @@ def scan_rows(
                 yield not_an_archive(f"no column of it holds videos: {', '.join(schema.names)}")
                 return
             plain = [field.name for field in schema if _is_plain(field.type)]
-            for batch in table.iter_batches(1, columns=[column, *plain]):
+            groups = range(table.num_row_groups)
+            for batch in chain.from_iterable(_row_by_row(table, group, [column, *plain]) for group in groups):
                 data, written = _cell(batch, column)
                 number, outside = -1, written
                 if data is not None:
@@ -88,6 +94,13 @@ def scan_rows(
     except (pa.ArrowException, OSError) as error:
         why = "it is no Parquet file" if not at else f"it is cut off or damaged after row {at}"
         yield of_archive(f"{why}: {' '.join(str(error).split())[:200]}")
+
+
+def _row_by_row(table: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a row group. A page of it is in memory, and may be all of it: one large one at a time."""
+    is_large = table.metadata.row_group(group).total_byte_size > _LARGE_GROUP_BYTES
+    with _one_large_group if is_large else nullcontext():
+        yield from table.iter_batches(1, columns=columns, row_groups=[group])
 
 
 @contextmanager
@@ -157,26 +170,46 @@ def _row(batch: pa.RecordBatch, plain: list[str], column: str, number: int, outs
     return pa.table(columns)
 
 
-def group_rows(file: IO[bytes], row: int, wanted: str | None) -> Iterator[tuple[int, memoryview]]:
-    """Yield (row, bytes) of the videos in the row group of `row`.
+@contextmanager
+def open_rows(file: IO[bytes], wanted: str | None) -> Iterator["EmbeddedRows"]:
+    """Open a Parquet file whose rows hold videos.
 
     Raises:
-        DamagedError: the file has no such row, or it cannot be read.
+        DamagedError: it is no such file (any more), or it cannot be read.
     """
     try:
         with _opened(file) as table:
             column = video_column(table.schema_arrow, wanted)
-            first = 0
-            for group in range(table.num_row_groups):
-                num_rows = table.metadata.row_group(group).num_rows
-                if column is not None and row < first + num_rows:
-                    batches = table.iter_batches(1, columns=[column], row_groups=[group])
-                    for at, batch in enumerate(batches, first):
-                        data, _ = _cell(batch, column)
-                        if data is not None:
-                            yield at, data
-                    return
-                first += num_rows
+            if column is None:
+                raise DamagedError("no column of it holds videos")
+            yield EmbeddedRows(table, column)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"the Parquet file is damaged: {' '.join(str(error).split())[:200]}") from error
-    raise DamagedError(f"the Parquet file has no row {row}")
+
+
+class EmbeddedRows:
+    """The rows of an open Parquet file."""
+
+    def __init__(self, table: pq.ParquetFile, column: str) -> None:
+        self._table, self._column = table, column
+
+    def group_of(self, row: int) -> tuple[int, range]:
+        """Return the row group that holds a row, and all its rows.
+
+        Raises:
+            DamagedError: the file has no such row.
+        """
+        first = 0
+        for group in range(self._table.num_row_groups):
+            rows = range(first, first + self._table.metadata.row_group(group).num_rows)
+            if row in rows:
+                return group, rows
+            first = rows.stop
+        raise DamagedError(f"the Parquet file has no row {row}")
+
+    def videos(self, group: int, rows: range) -> Iterator[tuple[int, memoryview]]:
+        """Yield (row, bytes) of the videos of a row group with these rows."""
+        for at, batch in zip(rows, _row_by_row(self._table, group, [self._column]), strict=True):
+            data, _ = _cell(batch, self._column)
+            if data is not None:
+                yield at, data

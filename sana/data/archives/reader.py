@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sana.data.archives.embedded import group_rows, video_column
+from sana.data.archives.embedded import open_rows, video_column
 from sana.data.archives.index import GZIP_SUFFIXES, ArchiveIndex, IndexFolder
 from sana.data.archives.members import DIGESTERS, MEMBERS, Member, RangeFile, of_archive
 from sana.data.archives.packed import READ_BYTES, DamagedError, unpacked
@@ -26,8 +26,8 @@ from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import SourceFile
 
-_GROUP_SHARE = 8  # of the cache, what the videos of one row group may fill
-_GROUP_LOCKS, _ROWS_PER_LOCK = 64, 16  # so that threads that open neighbours rarely unpack a row group twice
+_GROUP_SHARE = 2  # of the cache, what the videos of one row group may fill
+_GROUP_LOCKS = 64  # so that threads that open neighbours do not unpack a row group twice
 
 
 class ArchiveReader:
@@ -178,24 +178,28 @@ class ArchiveReader:
 
     def _unpack_group(self, archive: SourceFile, index: ArchiveIndex, member: Member, suffix: str) -> None:
         """Unpack the row group of a video that is not in the cache, if there is room: one row costs as much as all."""
-        starts = index.members.column("start").to_numpy()
-        with self._group_locks[hash((archive.path, member.start // _ROWS_PER_LOCK)) % len(self._group_locks)]:
-            with self._unpack_cache.open_cached(member.digest, suffix) as cached:
-                if cached is not None:
+        if self._is_unpacked(member, suffix):
+            return
+        starts, sizes = (index.members.column(name).to_numpy() for name in ("start", "num_bytes"))
+        try:
+            with self._part(archive, index) as file, open_rows(file, self._column) as rows:
+                group, all_rows = rows.group_of(member.start)
+                inside = np.flatnonzero((starts >= all_rows.start) & (starts < all_rows.stop))
+                if sizes[inside].sum() > self._cache.max_bytes // _GROUP_SHARE:
                     return
-            num_bytes = 0
-            try:
-                with self._part(archive, index) as file:
-                    for row, data in group_rows(file, member.start, self._column):
-                        at = int(np.searchsorted(starts, row))
-                        other = index.member(at) if at < len(starts) and starts[at] == row else None
-                        num_bytes += len(data)
-                        if num_bytes > self._cache.max_bytes // _GROUP_SHARE:
-                            return
-                        if other is not None and not other.trouble:
-                            self._keep(other, data)
-            except DamagedError:  # the video itself is unpacked next, and says so
-                return
+                with self._group_locks[hash((archive.path, group)) % len(self._group_locks)]:
+                    if self._is_unpacked(member, suffix):
+                        return
+                    members = {other.start: other for at in inside.tolist() if not (other := index.member(at)).trouble}
+                    for row, data in rows.videos(group, all_rows):
+                        if row in members:
+                            self._keep(members[row], data)
+        except DamagedError:  # the video itself is unpacked next, and says so
+            return
+
+    def _is_unpacked(self, member: Member, suffix: str) -> bool:
+        with self._unpack_cache.open_cached(member.digest, suffix) as cached:
+            return cached is not None
 
     def _keep(self, member: Member, data: memoryview) -> None:
         hasher = DIGESTERS[self._method]()
@@ -224,9 +228,7 @@ def _write(data: memoryview, to: Path) -> None:
 
 def _blocks(archive: SourceFile, member: Member, file: Any, column: str | None) -> Iterator[Any]:
     if archive.path.lower().endswith(".parquet"):
-        for row, data in group_rows(file, member.start, column):
-            if row == member.start:
-                yield data
-                return
+        with open_rows(file, column) as rows:
+            yield from (data for row, data in rows.videos(*rows.group_of(member.start)) if row == member.start)
     else:
         yield from unpacked(file, member)
