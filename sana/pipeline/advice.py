@@ -14,13 +14,15 @@ from sana.pipeline.observers import Committed, Event, Observer
 from sana.pipeline.plan import StagePlan
 
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
+_MOST = 0.5  # of the sources
 _SOUND_EPOCHS = 100  # what is proposed instead of too many
 _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
 
 
 def advice(config: Config, facts: BucketFacts | None = None) -> list[str]:
     """Return the warnings about a config, one line each; `facts` of its bucket stage, where it is known."""
-    found = [*_of_roles(config), *_of_schedule(config), *_of_intervals(config), *_of_sampling(config, facts)]
+    found = [*_of_roles(config), *_of_shares(config), *_of_schedule(config), *_of_intervals(config)]
+    found += _of_sampling(config, facts)
     return found if facts is None else [*found, *_of_samples(config, facts)]
 
 
@@ -100,6 +102,20 @@ def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[str]:
         )
 
 
+def _of_shares(config: Config) -> Iterator[str]:
+    """Shares of the data that leave little to learn from."""
+    if config.bucket.eval_fraction >= _MOST:
+        yield (
+            f"bucket.eval_fraction {config.bucket.eval_fraction:g} holds out more than is trained on; "
+            "-s bucket.eval_fraction=0.05"
+        )
+    if config.train.caption_dropout >= 1:
+        yield (
+            f"train.caption_dropout {config.train.caption_dropout:g} replaces every caption: training sees no text; "
+            "-s train.caption_dropout=0.1"
+        )
+
+
 def _nearest(bucket: Bucket, others: Sequence[Bucket]) -> Bucket:
     return min(others, key=lambda one: (abs(one.log_aspect - bucket.log_aspect), -one.num_frames, -one.height))
 
@@ -109,6 +125,11 @@ def _of_samples(config: Config, facts: BucketFacts) -> Iterator[str]:
     samples = sum(of.train for of in facts.buckets.values())
     if not samples:
         return  # the run stops at the empty split
+    if facts.small_buckets and set(facts.buckets) <= set(facts.small_buckets):
+        yield (
+            f"bucket.min_bucket_samples {config.bucket.min_bucket_samples:,} is above what any bucket has, "
+            f"{max(of.train for of in facts.buckets.values()):,}: all of them count as small; lower it"
+        )
     at_once = train.resources.num_processes * train.resources.micro_batch_size
     if train.global_batch_size > samples:
         fewer = max(at_once, samples // at_once * at_once)

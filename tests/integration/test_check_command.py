@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
@@ -14,6 +15,8 @@ from flows.cli.main import cli, main
 from sana.config.load import load_config
 from sana.data.tables import read_table
 from sana.facts import BucketFacts
+from sana.pipeline.check import check_data
+from sana.progress import noop
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
 from tests.video_files import make_video
 
@@ -94,6 +97,38 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
     assert f"split: train {len(rows) - num_eval} samples of" in shown.output
     assert f"16 clips in {place.clips}, {made.counts.num_out} used, {16 - made.counts.num_out} rejected" in shown.output
     assert shown.output.splitlines()[-1].startswith("a run would go through: sana run ")
+
+
+TWO = "[{{id: a, source: {clips}}}, {{id: b, source: {clips}, bucket: {{buckets: [9x64x64], hdr: reject}}}}]"
+ROLES = "[{{id: a, source: {clips}, source_pattern: '^([a-z]+)-'}}, {{id: b, source: {other}, role: eval}}]"
+
+
+@pytest.mark.parametrize(
+    ("datasets", "overrides"),
+    [
+        (TWO, []),
+        (ROLES, ["bucket.holdout=[]"]),
+        (TWO, ["filter_captions.min_words=15", "bucket.window=random", "bucket.windows_per_clip=2"]),
+        (TWO, ["probe.duplicates=keep", "bucket.small_buckets=merge", "bucket.min_bucket_samples=4"]),
+    ],
+)
+def test_its_samples_and_rejects_are_those_of_the_stages(
+    place: Place, tmp_path: Path, datasets: str, overrides: list[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    make_video(tmp_path / "other" / "x.mp4", num_frames=30, width=160, height=96)
+    (tmp_path / "other" / "x.txt").write_text("a test picture")
+    made = datasets.format(clips=place.clips, other=tmp_path / "other")
+    split = () if datasets == ROLES else ("bucket.holdout=[]", "bucket.eval_fraction=0.3")
+    context = place.context(f"root={tmp_path}/root", f"download.datasets={made}", *split, *overrides)
+    checked = check_data(context, lambda name: noop)
+    assert not (tmp_path / "root").exists() and checked.assigned is not None
+    stages = run_stages(context, last="bucket")
+    windows = read_table(context.store, stages["bucket"], "clips.parquet")
+    assert windows.num_rows and checked.assigned.windows.sort_by("sample_id").equals(windows.sort_by("sample_id"))
+    rejects = [read_table(context.store, artifact, "rejects.parquet") for artifact in stages.artifacts.values()]
+    in_order = [("clip_id", "ascending"), ("stage", "ascending")]
+    assert checked.rejects.sort_by(in_order).equals(pa.concat_tables(rejects).sort_by(in_order))
 
 
 def test_every_reject_is_named_with_what_would_help(place: Place) -> None:

@@ -1,12 +1,13 @@
 """Warnings: which configs give which, with the numbers, the key, and a value that ends the warning."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sana.config.load import load_config
-from sana.facts import BucketFacts, BucketSummary
+from sana.facts import BucketFacts, BucketSummary, SmallBucket
 from sana.pipeline.advice import Advisor, advice
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +76,10 @@ CASES = [
     ("bucket.target_fps=8", None,
      "sample.fps 16 is not bucket.target_fps 8: sampled videos play at 2 times the speed of the clips; "
      "-s sample.fps=8"),
+    ("bucket.eval_fraction=0.6", None,
+     "bucket.eval_fraction 0.6 holds out more than is trained on; -s bucket.eval_fraction=0.05"),
+    ("train.caption_dropout=1", None,
+     "train.caption_dropout 1 replaces every caption: training sees no text; -s train.caption_dropout=0.1"),
     ("train.max_steps=130", 3,
      "train.global_batch_size 4 is above the 3 train samples: a step sees some of them more than once; add clips"),
     ("train.global_batch_size=64 | train.max_steps=70", 30,
@@ -100,6 +105,14 @@ def test_a_warning_says_numbers_key_and_remedy_and_the_remedy_ends_it(
     assert found == ([warning] if warning else [])
     if remedy := re.search(r"-s (\S+)$", warning):
         assert advice(load_config(DEMO, [*overrides.split(" | "), remedy[1]]), known) == []
+
+
+def test_a_limit_that_makes_every_bucket_small_is_said() -> None:
+    config = load_config(DEMO, ["bucket.small_buckets=merge", "bucket.min_bucket_samples=50"])
+    small = {name: SmallBucket(8, None, {}, 8) for name in facts(8).buckets}
+    assert advice(config, replace(facts(8), small_buckets=small)) == [
+        "bucket.min_bucket_samples 50 is above what any bucket has, 8: all of them count as small; lower it"
+    ]
 
 
 def test_nothing_is_said_of_what_is_off_or_never_trained() -> None:
