@@ -104,7 +104,7 @@ def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[str]:
 
 def _of_shares(config: Config) -> Iterator[str]:
     """Shares of the data that leave little to learn from."""
-    if config.bucket.eval_fraction >= _MOST:
+    if config.bucket.eval_fraction > _MOST:
         yield (
             f"bucket.eval_fraction {config.bucket.eval_fraction:g} holds out more than is trained on; "
             "-s bucket.eval_fraction=0.05"

@@ -14,9 +14,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import anti_join, read_parquet, to_parquet
 from sana.artifact import Artifact
-from sana.atomic_io import atomic_write
 from sana.config.bucket import BucketConfig
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
@@ -34,6 +32,7 @@ from sana.pipeline.plan import check_work_dir
 from sana.progress import Report
 from sana.runtime.pool import Pool
 from sana.stages import bucket, probe
+from sana.stages.bodies.probe_cache import ProbeCache
 from sana.store import Store, open_store
 
 ReportFor = Callable[[str], Report]  # name of a stage -> what hears its progress
@@ -210,28 +209,18 @@ def _readable(inner: Context, stage: str) -> Iterator[None]:
 
 @contextmanager
 def _probes_kept(inner: Context, known: Store | None, clips: pa.Table) -> Iterator[None]:
-    """Give the pool what is known of these clips, and keep what it learns under work_dir for the next check."""
-    pool = probe.pool_of(inner)
-    path = inner.work_dir / "cache" / f"probes-{pool.key}.parquet"
-    kept = rows = pool.schema.empty_table()
-    with suppress(
-        SanaError, OSError, KeyError, pa.ArrowException
-    ):  # damaged, or of another version: videos are opened again
-        kept = read_parquet(path.read_bytes()).select(pool.schema.names).cast(pool.schema)
+    """Give the pool what is known of these clips, and keep what it learns for the next check and the run."""
+    pool, cache = probe.pool_of(inner), ProbeCache(inner.work_dir, probe.pool_of(inner).key)
     if known is not None:
-        with suppress(SanaError, pa.ArrowException):
+        with suppress(SanaError):  # a damaged part: the videos are opened again
             rows = Pool(known, probe.NAME, pool.key, schema=pool.schema, id_column=pool.id_column).rows()
-    useful = anti_join(pa.concat_tables([kept, rows]), pool.schema.empty_table(), pool.id_column)
-    useful = useful.filter(pc.is_in(useful[pool.id_column], value_set=clips["digest"].combine_chunks()))
-    if useful.num_rows:
-        pool.commit_part(useful)
+            rows = rows.filter(pc.is_in(rows["digest"], value_set=clips["digest"].combine_chunks()))
+            if rows.num_rows:
+                pool.commit_part(rows)
     try:
         yield
     finally:
-        learnt = anti_join(pool.rows(), kept, pool.id_column)
-        if learnt.num_rows:
-            with atomic_write(path) as temp:
-                temp.write_bytes(to_parquet(pa.concat_tables([kept, learnt])))
+        cache.keep(pool)
 
 
 def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow.compute as pc
 
 from sana.arrow import value_counts
-from sana.bucket import Bucket
 from sana.config.load import from_values
 from sana.config.pipeline import Config
 from sana.convert.yaml_text import scalar
@@ -170,7 +169,10 @@ def first_caption(checked: Checked) -> str:
 
 
 def _number(text: str) -> Any:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text) if re.fullmatch(r"[\d.e+-]+", text) else str(Bucket.parse(text))
+    """Return an override's value: a whole number, a number, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -15,6 +15,7 @@ from sana.progress import Continued
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
 from sana.runtime.worker import restart_on_crash, run_worker
+from sana.stages.bodies.probe_cache import ProbeCache
 
 NAME = "probe"
 VERSION = 5
@@ -44,6 +45,8 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft = Draft(context.store, recipe, forced=bool(context.salt))
     clips = read_table(context.store, inputs["clips"], "clips.parquet")
     pool = pool_of(context)
+    if not context.salt:
+        ProbeCache(context.work_dir, pool.key).give(pool, clips)
     num_missing = anti_join(clips, pool.rows(), "digest").num_rows
     if num_missing:
         report = Continued(context.report, pc.count_distinct(clips.column("digest")).as_py())

@@ -263,6 +263,8 @@ def test_a_video_that_is_known_is_not_opened_again(place: Place, monkeypatch: py
     monkeypatch.setattr("sana.runtime.worker.launch", never)
     assert check(place, f"root={place.folder}/other").exit_code == 0
     assert not (place.folder / "other").exists()
+    found = run_stages(place.context(f"root={place.folder}/third"), last="probe")["probe"]  # nor does the run after it
+    assert found.counts.num_out == 14 and found.counts.extra["opened"] == 0
 
 
 def test_it_writes_nothing_to_root_and_imports_nothing_heavy(place: Place) -> None:
