@@ -8,6 +8,7 @@ NAMES = (
     "probe",
     "seek",
     "windows",
+    "hdr",
     "listing",
     "dry_run",
     "encode",

@@ -19,7 +19,10 @@ from sana.stages.bodies.probe_cache import ProbeCache
 
 NAME = "probe"
 VERSION = 5
-POOL_VERSION = 4  # of what is found in a video. Version 5 changed only what is a duplicate: no video is opened again
+POOL_VERSION = (
+    4  # of what is found in a video. Version 5 changed what is a duplicate, and finds two rare codings of colours
+)
+# colours in videos that are new: none is opened again
 READS = ("clips",)
 GIVES = ("probed_clips",)
 

@@ -83,6 +83,16 @@ def test_a_window_is_the_same_alone_among_others_and_in_the_whole(
     assert may_seek(treatment) == ("bwdif" not in treatment and treatment[:2] not in ("pq", "hl"))
 
 
+@pytest.mark.parametrize("treatment", ["bwdif", "bwdif+hlg", "pq"])
+def test_a_turned_video_is_upright(woven: Path, tmp_path: Path, treatment: str) -> None:
+    turned = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", "90", "-i", woven, "-c", "copy", turned)
+    assert probe_video(turned).rotation_deg == 90
+    plain = read_frames(woven, range(3), **SIZE, treatment=treatment)
+    upright = read_frames(turned, range(3), height=WIDTH, width=HEIGHT, treatment=treatment)
+    assert np.array_equal(upright, np.rot90(plain, axes=(1, 2)))
+
+
 @pytest.mark.parametrize("matrix", ["bt709", "bt2020nc"])
 def test_an_untagged_video_is_read_by_the_matrix_of_its_treatment(tmp_path: Path, matrix: str) -> None:
     coded = {"coded_by": matrix.removesuffix("nc")}

@@ -1,4 +1,4 @@
-"""Container metadata that PyAV does not show: the rotation of the picture, fragments, and whether a file is cut.
+"""Container metadata that PyAV does not show: rotation, fragments, Dolby Vision, and whether a file is cut.
 
 Nothing is decoded. `file` is the descriptor of an open file. A rotation that is not understood is None: then a decoded
 frame must show it.
@@ -20,6 +20,9 @@ _TOP_LEVEL_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"uuid
 _MATROSKA_HEAD_BYTES = 2**14
 _MAX_MOOV_BYTES = 2**26  # a damaged header may state any size
 _TRACKS, _CLUSTER = b"\x16\x54\xae\x6b", b"\x1f\x43\xb6\x75"
+# the configuration of Dolby Vision: a box of an MP4, or in Matroska a type and then the record in an element of its own
+_DOLBY_VISION = re.compile(rb"dv[cvw]C(?:\x41\xed\x98)?([\x01-\x03].{4})", re.DOTALL)
+_OWN_COLORS = (5, 10)  # profiles of HEVC and AV1 whose pictures may be of colours that only Dolby Vision shows
 _POSE = re.compile(rb"\x76[\x73-\x75][\x84\x88]")  # ProjectionPoseYaw, Pitch or Roll, a float of 4 or 8 bytes
 
 
@@ -67,6 +70,13 @@ def matroska_may_rotate(file: int) -> bool:
     """Return False if nothing in the header of a Matroska or WebM file can rotate the picture."""
     head, cluster, _ = os.pread(file, _MATROSKA_HEAD_BYTES, 0).partition(_CLUSTER)
     return not (cluster and _TRACKS in head) or _POSE.search(head) is not None
+
+
+def needs_dolby_vision(file: int) -> bool:
+    """Whether a file's pictures have Dolby Vision's own colours, and are not also PQ, HLG or SDR."""
+    headers = _read_moov(file) or os.pread(file, _MATROSKA_HEAD_BYTES, 0)
+    records = [found[1] for found in _DOLBY_VISION.finditer(headers)]  # profile: 7 bits; what else it is: 4 bits
+    return any(record[2] >> 1 in _OWN_COLORS and not record[4] >> 4 for record in records)
 
 
 def _box(head: bytes, start: int, end: int) -> tuple[int, bytes, int]:

@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from operator import add, sub
 from pathlib import Path
@@ -17,7 +17,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sana.data.video.container_metadata import matroska_may_rotate, mp4_is_cut, mp4_rotation
+from sana.data.video.container_metadata import matroska_may_rotate, mp4_is_cut, mp4_rotation, needs_dolby_vision
 from sana.data.video.video import MP4, ClipRejected, opened, rotation_deg, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
@@ -37,6 +37,8 @@ _PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte24
 _TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 11: "iec61966-2-4",
               13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 17: "smpte428",
               18: "arib-std-b67"}  # fmt: skip
+_MAY_BE_HLG = ("bt2020-10", "bt2020-12")
+_OF_DOLBY_VISION = ("hevc", "av1")
 _RANGES = {1: "tv", 2: "pc"}
 _FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
 
@@ -103,21 +105,34 @@ def probe_video(path: Path) -> VideoInfo:
     """Read a video's facts.
 
     The tables of MP4, MOV and AVI suffice in plain cases; of any other file all packets are read and counted. No frame
-    is decoded unless only a frame can show its rotation.
+    is decoded unless only a frame can show its rotation, or that it is HLG.
 
     Raises:
-        ClipRejected: empty, unreadable (mirrored videos, too), no_video or truncated.
+        ClipRejected: empty, unreadable (mirrored videos, too), no_video, truncated or color (Dolby Vision alone).
         OSError: the file is missing or the disk failed.
     """
     with _descriptor(path) as file:
         try:
-            return _probe(path, file)
+            info = _probe(path, file)
         except ClipRejected as rejection:
             if rejection.reason in ("empty", "truncated") or not mp4_is_cut(file):
                 raise
             # without its tables its facts are unknown
             detail = f"the file ends early, at byte {os.fstat(file).st_size} ({rejection.detail})"
             raise ClipRejected("truncated", detail) from None
+        if info.codec in _OF_DOLBY_VISION and needs_dolby_vision(file):
+            raise ClipRejected("color", "its colours are those of Dolby Vision alone (profile 5, or 10.0)")
+    if info.codec == "hevc" and info.color_transfer in _MAY_BE_HLG:
+        return replace(info, color_transfer=_shown_transfer(path) or info.color_transfer)
+    return info
+
+
+def _shown_transfer(path: Path) -> str:
+    """Return the transfer curve of the first frame, where HEVC may name HLG beside one for old devices; "": none."""
+    with opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            return _TRANSFERS.get(frame.color_trc, "")
+    return ""
 
 
 @contextmanager
