@@ -59,17 +59,25 @@ def zip_of(
     return out.getvalue()
 
 
-def embedded(rows: Sequence[Mapping[str, Any]], *, rows_per_group: int = 10, struct: bool = True) -> bytes:
-    """A Parquet file as `push_to_hub` writes it: `video` is a struct of bytes and path, or bytes alone."""
+def embedded(rows: Sequence[Mapping[str, Any]], *, rows_per_group: int = 10, checksums: bool = False) -> bytes:
+    """A Parquet file as `push_to_hub` writes it: `video` is a struct of bytes and path."""
     columns: dict[str, Any] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
         kind = None
         if name == "video":
-            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if struct else pa.binary()
+            kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         columns[name] = pa.array(values, kind)
     out = io.BytesIO()
-    pq.write_table(pa.table(columns), out, row_group_size=rows_per_group)
+    compression = "none" if checksums else "snappy"
+    pq.write_table(
+        pa.table(columns),
+        out,
+        row_group_size=rows_per_group,
+        use_dictionary=False,
+        compression=compression,
+        write_page_checksum=checksums,
+    )
     return out.getvalue()
 
 

@@ -284,3 +284,11 @@ def test_s3_archives_have_the_content_digests_of_a_local_folder(
     assert 0 < len(one.clips) < len(found.clips)
     rows = downloaded(tmp_path / "rows", f"{s3_root}/one.parquet")
     assert rows.artifact.content == plain_digests
+
+
+def test_the_check_names_damaged_local_archives(tmp_path: Path) -> None:
+    whole = tar_of({"a.mp4": b"1", "a.txt": b"x", "b.mp4": b"2" * 999})
+    folder = make_files(tmp_path / "s", {"good.tar": tar_of({"c.mp4": b"3", "c.txt": b"z"}), "cut.tar": whole[:3000]})
+    at = context(tmp_path, {"source": str(folder)})
+    problems, notes = check_sources(at.config, work_dir=at.work_dir)
+    assert not problems and any("[d0]: cut.tar: " in note and "cut off" in note for note in notes)

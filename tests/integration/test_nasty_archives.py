@@ -1,5 +1,6 @@
 """Archives that are damaged, hostile or merely odd: what can be read is read, the rest is rejected by name."""
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.downloads import FinishedDownload, context
-from tests.packed_files import tar_member, tar_of, zip_of
+from tests.packed_files import embedded, tar_member, tar_of, zip_of
 from tests.source_files import make_files
 
 pytestmark = pytest.mark.timeout(60)
@@ -65,6 +66,12 @@ def bomb() -> bytes:
     return out.getvalue()
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
+ROWS = embedded(
+    [{"video": {"bytes": data, "path": path}, "text": "x"} for path, data in AB.items() if path.endswith(".mp4")],
+    rows_per_group=1,
+    checksums=True,
+)
 TAR, ZIP = tar_of(AB), zip_of(AB)
 # case -> (name of the archive, its bytes, captions by path, {rejected path: what the reason says})
 CASES: dict[str, tuple[str, bytes, list[str], dict[str, str]]] = {
@@ -104,10 +111,14 @@ CASES: dict[str, tuple[str, bytes, list[str], dict[str, str]]] = {
         {"x.tar": "damaged after a.txt"},
     ),
     "tar: without its end mark": ("x.tar", TAR[:5120], ["a.mp4", "b.mp4"], {}),
-    "tar: not one": ("x.tar", b"<html>404</html>" * 100, [], {"x.tar": "no tar archive"}),
+    "tar: a page": ("x.tar", b"<html>404</html>" * 100, [], {"x.tar": "an HTML page, not a tar archive: 404"}),
+    "tar: a pointer": ("x.tar", LFS, [], {"x.tar": "Git LFS pointer, not a tar archive; run `git lfs pull`"}),
+    "tar: zipped": ("x.tar", tar_of(AB, zipped=True), [], {"x.tar": "a gzip file, not a tar archive"}),
+    "tar: noise": ("x.tar", b"\xfe\xed" * 1000, [], {"x.tar": "no tar archive"}),
     "tar: empty file": ("x.tar", b"", [], {"x.tar": "no tar archive"}),
     "tar.gz: cut": ("x.tgz", tar_of(AB, zipped=True)[:-100], [], {"x.tgz": "cut off", "a.mp4": "no a.txt"}),
-    "tar.gz: not one": ("x.tar.gz", b"nothing", [], {"x.tar.gz": "ot a gzip"}),
+    "tar.gz: not one": ("x.tar.gz", b"\xfe\xed" * 99, [], {"x.tar.gz": "ot a gzip"}),
+    "tar.gz: another zip in it": ("x.tgz", gzip.compress(ZIP), [], {"x.tgz": "no tar archive"}),
     "tar: a name twice": (
         "x.tar",
         tar_of(AB, again={"a.mp4": b"later"}),
@@ -143,6 +154,21 @@ CASES: dict[str, tuple[str, bytes, list[str], dict[str, str]]] = {
         patched(zip_of({"\u00e9.mp4": b"e", "\u00e9.txt": b"cat"}), (b"\x00\x08", b"\x00\x00")),
         ["\u00e9.mp4"],
         {},
+    ),
+    "zip: a pointer": ("x.zip", LFS, [], {"x.zip": "Git LFS pointer, not a zip archive"}),
+    "parquet: a pointer": ("x.parquet", LFS, [], {"x.parquet": "Git LFS pointer, not a Parquet table"}),
+    "parquet: cut": ("x.parquet", ROWS[:-50], [], {"x.parquet": "no Parquet file"}),
+    "parquet: damaged in a page": (
+        "x.parquet",
+        patched(ROWS, (b"video b" * 50, bytes(350))),
+        ["a.mp4"],
+        {"x.parquet": "damaged after row 1"},
+    ),
+    "parquet: a path that leads out": (
+        "x.parquet",
+        embedded([{"video": {"bytes": b"b", "path": "../b.mp4"}, "text": "x"}]),
+        [],
+        {"x.parquet/../b.mp4": "'..'"},
     ),
     "parquet: not one": ("x.parquet", b"PAR1 but not really", [], {"x.parquet": "no Parquet file"}),
 }

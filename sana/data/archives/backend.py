@@ -27,6 +27,7 @@ from sana.runtime.threads import in_threads
 
 INDEX_THREADS = 4  # archives that are read at the same time
 _CAPTIONS = r"(?i)\.(txt|json|jsonl|csv|tsv|parquet)\z"  # files beside archives that may hold captions
+_SHOWN = 3  # damaged archives that are named
 
 Report = Callable[[int, int], None]
 
@@ -81,8 +82,9 @@ class ArchiveBackend:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of the choice of archives."""
-        return self._choice()[2]
+        """What a user should know of the choice of archives and, once they are read, of those that are damaged."""
+        broken = list(files_of(self._unpacked.folder.broken())) if self._unpacked else []
+        return [*self._choice()[2], *(f"{file.path}: {file.trouble}" for file in broken[:_SHOWN])]
 
     def holds_rows(self, path: str) -> bool:
         """Whether a file is Parquet with videos in its rows."""

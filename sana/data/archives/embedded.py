@@ -105,7 +105,8 @@ def _row_by_row(table: pq.ParquetFile, group: int, columns: list[str]) -> Iterat
 
 @contextmanager
 def _opened(file: IO[bytes]) -> Iterator[pq.ParquetFile]:
-    with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table:
+    options = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False, "page_checksum_verification": True}
+    with pq.ParquetFile(file, **options) as table:
         yield table
 
 

@@ -19,9 +19,16 @@ from sana.atomic_io import atomic_write
 from sana.data.archives.embedded import scan_rows
 from sana.data.archives.members import DIGESTERS, MEMBERS, NO_ARCHIVE, Member, of_archive
 from sana.data.archives.packed import scan_tar, scan_zip
+from sana.data.file_heads import HEAD_BYTES, what_it_is
 
 GZIP_SUFFIXES = (".tar.gz", ".tgz")
 
+_KINDS = (
+    (".zip", "a zip archive"),
+    (".parquet", "a Parquet table"),
+    (".tar", "a tar archive"),
+    *((end, "a gzip file") for end in GZIP_SUFFIXES),
+)
 _VERSION = 2  # of what an index says: part of its name
 _ROWS_AT_ONCE = 4096
 
@@ -86,6 +93,20 @@ class IndexFolder:
 
 
 def _members_of(name: str, file: Any, column: str | None, method: str, kept: list[pa.Table]) -> Iterator[Member]:
+    """Yield the members; a file that is no archive at all is named for what it is."""
+    kind = next(kind for end, kind in _KINDS if name.lower().endswith(end))
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
+    for number, member in enumerate(_scanned(name, file, column, method, kept)):
+        if number == 0 and not member.name and member.method != NO_ARCHIVE:
+            said = what_it_is(head, kind)
+            if said and not said.startswith(f"it is {kind}"):  # it is, but cannot be read
+                yield of_archive(said)
+                continue
+        yield member
+
+
+def _scanned(name: str, file: Any, column: str | None, method: str, kept: list[pa.Table]) -> Iterator[Member]:
     digester, end = DIGESTERS[method], name.lower()
     try:
         if end.endswith(".zip"):

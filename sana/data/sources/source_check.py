@@ -42,9 +42,9 @@ def check_sources(
             source = (opened or {}).get(dataset.id) or open_source(
                 dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs
             )
-            notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
             unread = source.unread_archives()
             if unread and (not source.is_local or sum(file.num_bytes for file in unread) > READ_AT_ONCE_BYTES):
+                notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
                 notes.append(f"{dataset.where}: {unread_note(unread, is_local=source.is_local)}")
                 if not source.is_local:
                     large = too_large_note(unread, int(config.download.resources.cache_gib * 2**30))
@@ -59,6 +59,7 @@ def check_sources(
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
             notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset.id, source)]
+            notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
         except SanaError as error:
             problems.append(error)
     return problems, notes
