@@ -154,8 +154,8 @@ def scan_tar(file: IO[bytes], digester: Digester, method: str) -> Iterator[Membe
         file.seek(archive.offset)
         if any(file.read(tarfile.BLOCKSIZE)):
             raise tarfile.ReadError("no member begins there")
-    except DamagedError as error:
-        yield of_archive(f"it ends within what follows {last}: {error}; what comes before was read")
+    except DamagedError:
+        yield of_archive(f"it is cut off or damaged after {last}, within the next member")
     except _BROKEN as error:
         why = "it is no tar archive" if last == "its beginning" else f"it is cut off or damaged after {last}"
         yield of_archive(f"{why}: {error or type(error).__name__}")
