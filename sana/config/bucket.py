@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import OFFICIAL_480P, OFFICIAL_720P, Bucket, sizes_for
-from sana.config.section import Neutral, Section
+from sana.config.section import MAX_SEED, Neutral, Section
 
 
 class BucketRules(Section):
@@ -24,12 +24,12 @@ class BucketRules(Section):
         description="aspect_ratio: every sample has num_frames; resolution_frames: as many as the clip has, from "
         "min_frames to num_frames in steps of frame_interval",
     )
-    num_frames: int = Field(81, ge=1, description="frames of a sample, 4k + 1; resolution_frames: the most")
+    num_frames: int = Field(81, ge=1, le=10_001, description="frames of a sample, 4k + 1; resolution_frames: the most")
     frame_interval: int = Field(
         16, ge=4, multiple_of=4, description="resolution_frames: sample lengths are 1 + k x frame_interval"
     )
     resolution: float | None = Field(
-        None, gt=0.0, description="table: resolution; in the unit of resolution_type, for example 480"
+        None, gt=0.0, le=1e5, description="table: resolution; in the unit of resolution_type, for example 480"
     )
     resolution_type: Literal["pixel_area", "area", "pixel"] = Field(
         "pixel_area",
@@ -37,13 +37,16 @@ class BucketRules(Section):
         "the shorter side",
     )
     minimum_image_size: float | None = Field(
-        None, gt=0.0, description="smaller clips are rejected, in the unit of resolution_type; unset: no such limit"
+        None,
+        gt=0.0,
+        le=1e5,
+        description="smaller clips are rejected, in the unit of resolution_type; unset: no such limit",
     )
     maximum_image_size: float | None = Field(
-        None, gt=0.0, description="crop: true only: larger clips are first scaled to target_downsample_size"
+        None, gt=0.0, le=1e5, description="crop: true only: larger clips are first scaled to target_downsample_size"
     )
     target_downsample_size: float | None = Field(
-        None, gt=0.0, description="crop: true only: what larger clips are scaled to before the crop"
+        None, gt=0.0, le=1e5, description="crop: true only: what larger clips are scaled to before the crop"
     )
     crop: bool = Field(
         False,
@@ -72,7 +75,10 @@ class BucketRules(Section):
         "head and middle give one",
     )
     window_stride: int | None = Field(
-        None, ge=1, description="window: stride; frames from one start to the next; unset: the sample's length"
+        None,
+        ge=1,
+        le=10**9,
+        description="window: stride; frames from one start to the next; unset: the sample's length",
     )
     target_fps: float | None = Field(
         None,
@@ -81,10 +87,13 @@ class BucketRules(Section):
         description="frames are chosen by time at this rate, each the one a player would show then, "
         "and all counts of frames are at this rate; unset: every frame of the file",
     )
-    min_frames: int = Field(1, ge=1, description="clips with fewer frames, at target_fps where set, are rejected")
+    min_frames: int = Field(
+        1, ge=1, le=10**9, description="clips with fewer frames, at target_fps where set, are rejected"
+    )
     max_frames: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="of a longer clip only the first so many frames are used, or it is rejected, by too_long; unset: "
         "no limit",
     )
@@ -179,7 +188,7 @@ class BucketConfig(BucketRules):
         "bucket that has as many and that they have the frames and pixels for, or stay; or its samples are repeated "
         "within an epoch. In every case a last batch is filled up by repeats",
     )
-    min_bucket_samples: int = Field(0, ge=0, description="what counts as a small bucket; 0: none does")
+    min_bucket_samples: int = Field(0, ge=0, le=10**9, description="what counts as a small bucket; 0: none does")
     eval_fraction: float = Field(
         0.05,
         ge=0.0,
@@ -192,7 +201,7 @@ class BucketConfig(BucketRules):
         description="what is held out by name: file names, paths in a data set, source_ids, or globs of those (`*` "
         "and `?` stand for anything but /, `**` for anything)",
     )
-    split_seed: int = Field(0, ge=0, description="salt of the hash that chooses held-out sources")
+    split_seed: int = Field(0, ge=0, le=MAX_SEED, description="salt of the hash that chooses held-out sources")
 
     @model_validator(mode="after")
     def _small_buckets_consistent(self) -> Self:

@@ -107,7 +107,7 @@ class DatasetConfig(Section):
 class DownloadResources(Section):
     num_workers: int = Field(8, ge=1, le=256, description="threads that list, hash and fetch files")
     cache_gib: float = Field(
-        20.0, gt=0.0, description="GiB of disk for fetched videos and archives, and unpacked videos"
+        20.0, gt=0.0, le=1e6, description="GiB of disk for fetched videos and archives, and unpacked videos"
     )
 
 

@@ -28,15 +28,16 @@ OptimizerConfig = Annotated[AdamWConfig | AdafactorConfig, Field(discriminator="
 
 class ConstantSchedule(Section):
     name: Literal["constant"] = Field("constant", description="the peak, after the warm-up")
-    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")
+    warmup_steps: int = Field(500, ge=0, le=10**9, description="steps of linear warm-up from 0")
 
 
 class CosineSchedule(Section):
     name: Literal["cosine"] = Field("cosine", description="a half period of a cosine down, after the warm-up")
-    warmup_steps: int = Field(500, ge=0, description="steps of linear warm-up from 0")
+    warmup_steps: int = Field(500, ge=0, le=10**9, description="steps of linear warm-up from 0")
     decay_steps: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="steps the cosine takes after the warm-up; unset: to max_steps, which then starts a new run",
     )
     min_learning_rate: float = Field(0.0, ge=0.0, description="where the cosine ends, and stays")

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
+MAX_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True)
 class Neutral:
@@ -26,7 +28,13 @@ class Section(BaseModel):
     `UNHASHED` (usually one sub-section, `resources`): changing them reruns nothing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,  # no hash and no job file can hold them
+        use_attribute_docstrings=True,
+    )
     UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources"})
 
     @model_validator(mode="before")

@@ -14,7 +14,7 @@ from sana.config.optimizer import (
     OptimizerConfig,
     resolve_schedule,
 )
-from sana.config.section import Neutral, Section
+from sana.config.section import MAX_SEED, Neutral, Section
 
 
 class TrainResources(Section):
@@ -33,21 +33,23 @@ class TrainResources(Section):
         description="disk budget in GiB, under work_dir/cache/shards, for whole shards of a root on S3; 0: none, each "
         "sample is one range request",
     )
-    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    checkpoint_every: int = Field(500, ge=1, le=10**9, description="steps between checkpoints")
     max_checkpoints: int = Field(
         3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays"
     )
     eval_every: int = Field(
-        500, ge=0, description="steps between eval losses in the loop; 0: only in the evaluate stage"
+        500, ge=0, le=10**9, description="steps between eval losses in the loop; 0: only in the evaluate stage"
     )
-    log_every: int = Field(10, ge=1, description="steps between lines in metrics.jsonl (which has every step)")
+    log_every: int = Field(
+        10, ge=1, le=10**9, description="steps between lines in metrics.jsonl (which has every step)"
+    )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
 
 
 class TrainConfig(Section):
-    seed: int = Field(0, ge=0, description="seed of shuffling, noise, noise levels and caption dropout")
-    max_steps: int = Field(ge=1, description="optimizer steps; raising it continues the same run")
-    global_batch_size: int = Field(ge=1, description="samples per optimizer step, over all ranks")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
+    max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
+    global_batch_size: int = Field(ge=1, le=10**9, description="samples per optimizer step, over all ranks")
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
     lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimizer")
@@ -109,7 +111,7 @@ class TrainConfig(Section):
 
 class EvaluateConfig(Section):
     num_sigmas: int = Field(8, ge=1, le=1000, description="noise levels: midpoints of equal slices of (0, 1)")
-    max_samples: int = Field(256, ge=1, description="eval samples used, the first by hash of sample_id")
+    max_samples: int = Field(256, ge=1, le=10**9, description="eval samples used, the first by hash of sample_id")
 
 
 class SampleResources(Section):
@@ -132,7 +134,7 @@ class SampleConfig(Section):
     num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")
     guidance_scale: float = Field(6.0, ge=1.0, le=100.0, description="classifier-free guidance; 1: off")
     weights: Literal["ema", "live"] = Field("ema", description="which weights are sampled: EMA or live")
-    seed: int = Field(0, ge=0, description="seed of the starting noise")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the starting noise")
     fps: float = Field(16.0, gt=0.0, le=240.0, description="frame rate of the written mp4")
     resources: SampleResources = SampleResources()
 

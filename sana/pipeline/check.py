@@ -227,11 +227,12 @@ def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:
     """Return what `max_rejected_fraction` would stop, by stage and data set."""
     found = []
     for stage, of_stage in counts.items():
+        if of_stage.num_in and not of_stage.num_out:
+            found.append(f"{stage}: all {of_stage.num_in} clips are rejected; above is what would help")
+            continue
         for name, of in of_stage.datasets.items():
             dataset = next(one for one in config.download.datasets if one.id == name)
-            if of.num_in and of.num_rejected == of.num_in and len(of_stage.datasets) == 1:
-                found.append(f"{stage}: all {of.num_in} clips are rejected; above is what would help")
-            elif of.num_rejected > dataset.max_rejected_fraction * of.num_in:
+            if of.num_rejected > dataset.max_rejected_fraction * of.num_in:
                 needed = math.ceil(100 * of.num_rejected / of.num_in) / 100
                 found.append(
                     f"{stage}: {dataset.where}: {of.num_rejected} of {of.num_in} clips are rejected, more than "
