@@ -172,7 +172,7 @@ class Draft:
                 elif commits:
                     _log.warning(
                         "%s: the same recipe gave other content than before; the new one is in effect beside %s. "
-                        "If the code was changed on purpose, raise VERSION in sana/stages/%s.py",
+                        "If the code was changed on purpose, and no file behind it, raise VERSION in sana/stages/%s.py",
                         artifact.key, commits[-1], artifact.stage,
                     )  # fmt: skip
                 stamp = f"{int(artifact.created_at * 1000):014d}"

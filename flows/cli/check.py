@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import context_of, load_options, program, resolve, same_options, warn
+from flows.cli.options import (
+    context_of,
+    load_options,
+    program,
+    rehash_files,
+    rehash_option,
+    resolve,
+    same_options,
+    warn,
+)
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.store import Store
@@ -25,7 +34,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 @click.option(
     "--write", type=click.Path(dir_okay=False, path_type=Path), help="Write a config for SOURCE to this file."
 )
-def check(place: str, overrides: Sequence[str], root: str | None, write: Path | None) -> None:
+@rehash_option
+def check(place: str, overrides: Sequence[str], root: str | None, write: Path | None, rehash: bool) -> None:
     """Say what a run would make of the data: rejects by name, captions, buckets, split, and what would stop it.
 
     SOURCE is a folder, a table, s3://bucket/prefix or hf://datasets/owner/name; CONFIG a .yaml file. Opens each video
@@ -39,11 +49,11 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     if write and write.exists():
         raise SanaError(f"--write {write}: there is such a file already; name another, or remove it")
     if not is_config:
-        stopped = _check_source(place, [*overrides, *([f"root={root}"] if root else [])], write)
+        stopped = _check_source(place, [*overrides, *([f"root={root}"] if root else [])], write, rehash=rehash)
         command = f"{program()} run {shlex.quote(str(write or 'my.yaml'))}"
     else:
         config = resolve(place, overrides, root)
-        problems, checked = _checked(config)
+        problems, checked = _checked(config, rehash=rehash)
         for line in lines_of(checked):
             click.echo(line)
         _warn(checked)
@@ -57,13 +67,13 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     click.echo(f"\na run would go through: {command}")
 
 
-def _check_source(source: str, overrides: Sequence[str], write: Path | None) -> list[str]:
+def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, rehash: bool) -> list[str]:
     """Check a source by the defaults, and make a config of what is found; returns what would stop a run of that."""
     from flows.cli.check_text import lines_of, lines_of_buckets, summary
     from sana.pipeline.starter import Starter
 
     starter = Starter(source, overrides)
-    problems, checked = _checked(starter.config)
+    problems, checked = _checked(starter.config, rehash=rehash)
     for line in lines_of(checked):
         click.echo(line)
     if checked.stopped:
@@ -83,7 +93,7 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None) -> 
     return [*problems, *improved.stopped]
 
 
-def _checked(config: Config) -> "tuple[list[str], Checked]":
+def _checked(config: Config, *, rehash: bool) -> "tuple[list[str], Checked]":
     """Return what is wrong with the root, and what the check of the data found."""
     from flows.display.progress_display import RunDisplay
     from sana.pipeline.check import check_data
@@ -97,6 +107,8 @@ def _checked(config: Config) -> "tuple[list[str], Checked]":
         problems, known = [str(error)], None
     # a folder that is there, as nothing is written to the root of this context
     context = context_of(config.model_copy(update={"root": config.work_dir}))
+    if rehash:
+        rehash_files(context, model=False)
     with RunDisplay() as display:
         return problems, check_data(context, display.reporter, known=known)
 

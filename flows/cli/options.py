@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,6 +14,9 @@ from sana.config.pipeline import Config
 from sana.context import Context
 from sana.errors import ConfigError
 from sana.store import open_store
+
+if TYPE_CHECKING:
+    from sana.pipeline.rehash import Rehashed
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -36,6 +39,21 @@ def load_options(command: F) -> F:
         metavar="KEY=VALUE",
         help="Change one value; may be repeated. A data set is named by its id: download.datasets.ID.repeats=2.",
     )(command)
+
+
+def rehash_option(command: F) -> F:
+    """Add `--rehash`."""
+    return click.option(
+        "--rehash", is_flag=True, help="Read all local files again: one may have changed and kept its size and time."
+    )(command)
+
+
+def rehash_files(context: Context, *, model: bool = True) -> "Rehashed":
+    """Read all local files of the data sets, and of the model if asked, again, and say so."""
+    from sana.pipeline.rehash import rehash
+
+    click.echo("--rehash: reading all local files again", err=True)
+    return rehash(context, model=model)
 
 
 def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:

@@ -4,7 +4,16 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli.options import config_options, context_of, program, resolve, same_options, warn
+from flows.cli.options import (
+    config_options,
+    context_of,
+    program,
+    rehash_files,
+    rehash_option,
+    resolve,
+    same_options,
+    warn,
+)
 from sana.pipeline.graph import STAGES
 
 
@@ -12,7 +21,10 @@ from sana.pipeline.graph import STAGES
 @config_options
 @click.option("--until", type=click.Choice(STAGES), help="Plan up to this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="As if this stage were to run again.")
-def plan(config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str]) -> None:
+@rehash_option
+def plan(
+    config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], rehash: bool
+) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
     from flows.display.show import plan_table
     from sana.pipeline.advice import Advisor
@@ -21,9 +33,15 @@ def plan(config: str, overrides: Sequence[str], root: str | None, until: str | N
 
     settings = resolve(config, overrides, root)
     context = context_of(settings, read_only=True)
-    plans = decide(context, last=until, force=force)
+    rehashed = rehash_files(context) if rehash else None
+    plans = decide(context, last=until, force=force, rehashed=rehashed)
     click.echo(plan_table(plans))
     options = "".join([*(f" --force {name}" for name in force), f" --until {until}" if until else ""])
+    options += " --rehash" if rehash else ""
+    if rehashed and rehashed.is_model_changed:
+        click.echo(
+            f"a file of model.path {settings.model.path} changed, and kept size and time: a run takes the new one"
+        )
     if stop := next((stage_plan for stage_plan in plans if stage_plan.stops), None):
         click.echo(f"a run would stop: {stop.stops}")
     elif all_cached(plans):

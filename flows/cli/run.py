@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import config_options, context_of, program, resolve, same_options, warn
+from flows.cli.options import (
+    config_options,
+    context_of,
+    program,
+    rehash_files,
+    rehash_option,
+    resolve,
+    same_options,
+    warn,
+)
 from flows.local_run import LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
@@ -24,8 +33,15 @@ if TYPE_CHECKING:
 @click.option("--until", type=click.Choice(STAGES), help="Stop after this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="Run this stage again although it is done.")
 @click.option("--record", is_flag=True, help="Run the flow, with its records, even if all is cached.")
+@rehash_option
 def run(
-    config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], record: bool
+    config: str,
+    overrides: Sequence[str],
+    root: str | None,
+    until: str | None,
+    force: Sequence[str],
+    record: bool,
+    rehash: bool,
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
     from flows.display import show
@@ -41,14 +57,16 @@ def run(
         before_the_flow.callback(prefect.stop)
         if record or force or never_finished(context, until):  # there is work, so it comes up beside planning
             prefect.start()
-        plans = plan(context, last=until, force=force)
+        plans = plan(context, last=until, force=force, rehashed=rehash_files(context) if rehash else None)
+        force = [*force, *(stage_plan.name for stage_plan in plans if stage_plan.must_force)]
         if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
             click.echo(show.result_table(rows_of_plan(plans), context.store))
             raise stop
         needed = record or not all_cached(plans)
         if needed:
             prefect.start()
-            preflight(context)
+            for note in preflight(context):
+                click.echo(f"note: {note}", err=True)
         before_the_flow.pop_all()
     same = same_options(config, overrides, root)
     if needed:

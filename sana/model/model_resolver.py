@@ -31,8 +31,8 @@ class ModelRef:
     digests: Mapping[str, str]
 
 
-def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = False) -> ModelRef:
-    """Find the model and digest its components; nothing is downloaded. A folder's digests are cached.
+def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = False, rehash: bool = False) -> ModelRef:
+    """Find the model and digest its components; nothing is downloaded. A folder's digests are cached, unless `rehash`.
 
     Raises:
         ConfigError: no such model, no right to read it (names its page and HF_TOKEN), or not in diffusers layout.
@@ -40,7 +40,7 @@ def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = Fals
     """
     folder = Path(config.path).expanduser().absolute()
     if folder.is_dir():
-        digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
+        digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only, rehash=rehash)
         names = [str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file()]
         top = [INDEX] if (folder / INDEX).is_file() else []
         try:

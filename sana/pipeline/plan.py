@@ -11,6 +11,7 @@ from sana.errors import RejectedError, SanaError, combine_errors
 from sana.pipeline import graph
 from sana.pipeline.graph import stage
 from sana.pipeline.pending import pending_detail
+from sana.pipeline.rehash import Rehashed
 from sana.report.states import StageState
 
 CACHED, PARTIAL, STALE, MISSING, PENDING = "cached", "partial", "stale", "missing", "pending"
@@ -27,6 +28,7 @@ class StagePlan:
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     artifact: Artifact | None = None
     stops: RejectedError | None = None  # why a run ends here although this is cached
+    must_force: bool = False  # what it reads changed, and its recipe does not show it
 
     @property
     def fingerprint(self) -> str:
@@ -34,8 +36,10 @@ class StagePlan:
         return self.recipe.fingerprint if self.recipe else ""
 
 
-def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()) -> list[StagePlan]:
-    """Decide each stage from storage.
+def plan(
+    context: Context, *, last: str | None = None, force: Sequence[str] = (), rehashed: Rehashed | None = None
+) -> list[StagePlan]:
+    """Decide each stage from storage; and, where files were `rehashed`, from what they hold.
 
     Below the first stage that must run, inputs are not known yet: such a stage is pending. It will be cached if what
     is above it turns out to yield the same content as before, and if none of its own settings was changed.
@@ -52,10 +56,22 @@ def plan(context: Context, *, last: str | None = None, force: Sequence[str] = ()
             continue
         inputs = graph.inputs_of(context.config, name, artifacts)
         decided = _decide(context, name, inputs, forced=name in force)
+        if rehashed is not None and not stage(name).READS and decided.artifact is not None:
+            decided = _where_rehashed(context, decided, rehashed, decided.artifact)
         if decided.state == CACHED and decided.artifact is not None:
             artifacts[name] = decided.artifact
         plans.append(decided)
     return plans
+
+
+def _where_rehashed(context: Context, decided: StagePlan, rehashed: Rehashed, artifact: Artifact) -> StagePlan:
+    """Return the plan of a cached stage that reads the sources: it is stale where a file changed without a sign."""
+    why = rehashed.why_again(context.store, artifact)
+    if not why:
+        return decided
+    _, total, unit = stage(decided.name).remaining(context, decided.inputs)
+    detail = f"{why} -> {total} {unit} to do"
+    return StagePlan(decided.name, STALE, detail, decided.recipe, decided.inputs, must_force=True)
 
 
 def _waits_for(context: Context, name: str, artifacts: Mapping[str, Artifact]) -> str:

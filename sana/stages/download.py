@@ -72,6 +72,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     extra = {
         "with_alternatives": sum(of.with_alternatives for of in captions.values()),
         "captions_dropped": sum(of.dropped for of in captions.values()),
+        "unused_files": sum(table.num_rows for table in unused),
     }
     return draft.commit(
         content={
@@ -79,7 +80,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
             "captions": content_digest(tables.captions, CAPTIONS.names),
         },
         counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects).with_extra(
-            unused_files=sum(table.num_rows for table in unused), **{name: num for name, num in extra.items() if num}
+            **{name: num for name, num in extra.items() if num}
         ),
         facts=DownloadFacts(
             {name: source.revision for name, source in sources.items()},

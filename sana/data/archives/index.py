@@ -54,13 +54,16 @@ class ArchiveIndex:
 
 @dataclass(frozen=True)
 class IndexFolder:
-    """Indexes in `folder`, which may be deleted at any time; `read_only` adds none."""
+    """Indexes in `folder`, which may be deleted at any time; `read_only` adds none, `rehash` takes none from it."""
 
     folder: Path
     read_only: bool
+    rehash: bool = False
 
     def load(self, key: str) -> ArchiveIndex | None:
         """Return the index that was stored under this key; None if there is none, or it is damaged."""
+        if self.rehash:
+            return None
         members, rows = self._paths(key)
         with suppress(FileNotFoundError, pa.ArrowInvalid):
             return ArchiveIndex(_mapped(members), _mapped(rows) if rows.exists() else None)

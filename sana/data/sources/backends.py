@@ -40,7 +40,7 @@ def changed(where: str, digest: str, found: str) -> SanaError:
     """Return the error for a file that is not what the listing said."""
     return SanaError(
         f"{where} is not what was listed: its content was {digest}, now it is {found}. "
-        "Run again: the download stage takes the new content"
+        "Run again: the download stage takes the new content; if the file kept its size and time, with --rehash"
     )
 
 

@@ -24,12 +24,13 @@ class DigestCache:
     """A sqlite file at `path`, shared by threads and processes; None: nothing is cached.
 
     `read_only` looks up and never writes, not even an empty database: a missing or unreadable one counts as empty.
-    The file may be deleted at any time.
+    `rehash` never looks up: each file is read, and the stored digests are replaced. The file may be deleted any time.
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False, rehash: bool = False) -> None:
         self._path = path
         self._read_only = read_only
+        self._rehash = rehash
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
@@ -58,7 +59,7 @@ class DigestCache:
         return digest
 
     def _find(self, name: bytes, stat: os.stat_result) -> str | None:
-        if self._path is None:
+        if self._path is None or self._rehash:
             return None
         try:
             with self._lock:

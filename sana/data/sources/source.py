@@ -162,13 +162,20 @@ class Source:
             return self._cached_listing
 
 
-def open_sources(config: Config, *, work_dir: Path, read_only: bool = False) -> Mapping[str, Source]:
-    """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget."""
+def open_sources(
+    config: Config, *, work_dir: Path, read_only: bool = False, rehash: bool = False
+) -> Mapping[str, Source]:
+    """Open all data sets of a config, by their ids. They share one cache of fetched videos and its budget.
+
+    `rehash` reads each local file for its digest, whatever is stored.
+    """
     download = config.download
     cache = FileCache(work_dir / "cache" / "videos", max_bytes=int(download.resources.cache_gib * 2**30))
     outputs = Outputs.of(config, work_dir)
     return {
-        dataset.id: open_source(dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs)
+        dataset.id: open_source(
+            dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs, rehash=rehash
+        )
         for dataset in download.enabled
     }
 
@@ -190,6 +197,7 @@ def open_source(
     cache: FileCache,
     read_only: bool = False,
     outputs: Outputs = NO_OUTPUTS,
+    rehash: bool = False,
 ) -> Source:
     """Open a folder, `s3://bucket/prefix`, `hf://datasets/owner/name`, or a table or an archive in a folder or in S3.
 
@@ -201,12 +209,25 @@ def open_source(
         StoreError: S3 does not answer or refuses.
     """
     with error_prefix(dataset.where):
-        return _open(dataset, work_dir, cache, read_only, outputs)
+        digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only, rehash=rehash)
+        indexes = IndexFolder(work_dir / "cache" / "archives", read_only, rehash)
+        hub = HubRepo("dataset", _hub_name(dataset.source), work_dir / "cache" / "hub", read_only)
+        return _open(dataset, cache, digests, indexes, hub, outputs)
 
 
-def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: bool, outputs: Outputs) -> Source:
+def _hub_name(uri: str) -> str:
+    return uri.removeprefix(HUB_PREFIX).rstrip("/")
+
+
+def _open(
+    dataset: DatasetConfig,
+    cache: FileCache,
+    digests: DigestCache,
+    indexes: IndexFolder,
+    hub: HubRepo,
+    outputs: Outputs,
+) -> Source:
     uri, captions = dataset.source, dataset.captions
-    indexes = IndexFolder(work_dir / "cache" / "archives", read_only)
     is_table = uri.lower().endswith(TABLE_SUFFIXES)
     is_archive = uri.lower().endswith(ARCHIVE_SUFFIXES) and not is_table
     if is_table and captions.layout in ("textfile", "lines"):
@@ -233,10 +254,8 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
             beside, _, name = uri.rpartition("/")
             return file(name, S3Backend(beside, cache, outputs))
         return folder(S3Backend(uri, cache, outputs))
-    name = uri.removeprefix(HUB_PREFIX).rstrip("/")
-    if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(name):
-        repo = HubRepo("dataset", name, work_dir / "cache" / "hub", read_only)
-        return folder(HubBackend(repo, dataset.revision, cache))
+    if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(hub.id):
+        return folder(HubBackend(hub, dataset.revision, cache))
     if "://" in uri:
         raise ConfigError(
             f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
@@ -244,7 +263,6 @@ def _open(dataset: DatasetConfig, work_dir: Path, cache: FileCache, read_only: b
             f"or a {', '.join((*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES[:-1]))} file, local or s3://"
         )
     path = Path(uri).expanduser().absolute()
-    digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
     if (is_table or is_archive) and path.is_file():
         return file(path.name, LocalBackend(path.parent, digests, outputs))
     return folder(LocalBackend(path, digests, outputs))
