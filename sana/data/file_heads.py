@@ -39,6 +39,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (  # patterns at the start, of which no 
     (rb"SQLite format 3\0", "a SQLite database"),
     (rb"PAR1", "a Parquet table"),
 )
+_ANY_KIND = re.compile(b"|".join(b"(?:%b)" % pattern for pattern, _ in _MAGIC), re.DOTALL)  # one pass over most texts
 _KINDS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _MAGIC)
 
 
@@ -62,8 +63,8 @@ def what_it_is(head: bytes, wanted: str, *, text_is_fine: bool = False) -> str:
     if _XML.match(text):
         kind = "an HTML page" if _HTML.search(text) else "an XML page"
         return f"it is {kind}, not {wanted}{_words(text)}"
-    kind = next((kind for pattern, kind in _KINDS if pattern.match(head)), "")
-    if kind:
+    if _ANY_KIND.match(head):
+        kind = next(kind for pattern, kind in _KINDS if pattern.match(head))
         unpack = "; unpack it" if kind.endswith(("archive", "file")) else ""
         return f"it is {kind}, not {wanted}{unpack}"
     if len(head) > 16 and not any(head):

@@ -82,10 +82,11 @@ def utf8_blocks(path: Path, encoding: str, *, block_bytes: int = BLOCK_BYTES) ->
                 is_mac = b"\n" not in data
             if is_mac:
                 data = data.replace(b"\r", b"\n")
-            block, cut, rest = data.rpartition(b"\n")
-            if cut:
-                num_lines += block.count(b"\n") + 1 if decoder else 0
-                yield block + cut
+            end = data.rfind(b"\n") + 1
+            block, rest = data[:end], data[end:]
+            if block:
+                num_lines += block.count(b"\n") if decoder else 0
+                yield block
             if not raw:
                 if rest:
                     yield rest

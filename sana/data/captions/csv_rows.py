@@ -108,14 +108,14 @@ class CsvRows:
 
     def _plain(self, block: bytes, columns: Sequence[int]) -> pa.Table | None:
         """Read a block in which each row has all its cells, and quotes stand where they should; else None."""
-        if b'\\"' in block or not _quotes_are_paired(block, self.delimiter):
+        if (b"\\" in block and b'\\"' in block) or not _quotes_are_paired(block, self.delimiter):
             return None
         names = [str(number) for number in range(len(self.header))]
         wanted = [str(number) for number in columns]
         try:
             table = pa_csv.read_csv(
                 pa.BufferReader(block),
-                read_options=pa_csv.ReadOptions(column_names=names, block_size=1 << 22),
+                read_options=pa_csv.ReadOptions(column_names=names, use_threads=False),
                 parse_options=pa_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
                 convert_options=pa_csv.ConvertOptions(
                     include_columns=wanted,
