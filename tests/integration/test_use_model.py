@@ -42,9 +42,8 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_generate_with_a_prompt_of_the_config_makes_the_video_of_the_sample_stage(
-    trained: tuple[Place, Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place, _ = trained
     prompt = place.config().sample.prompts["bunny"]
     with inline_workers(), Run(context_of(place, *SAMPLE)) as run:
         sample = run_stages(run, [name for name in graph.until(run.context.config, "sample") if name != "evaluate"])[-1]
