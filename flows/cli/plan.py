@@ -63,12 +63,13 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     settings = resolve(config, overrides, root)
     context = context_of(settings)
     notes = [*preflight(context)]
-    if (bucketed := found(context, BucketFacts.STAGE)) is not None:  # else `sana check` finds them
-        notes += treatment_lines(BucketFacts.of(bucketed))
+    bucketed = found(context, BucketFacts.STAGE)
+    facts = None if bucketed is None else BucketFacts.of(bucketed)  # before a run `sana check` finds them
+    notes += treatment_lines(facts) if facts else []
     click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
     for note in notes:
         click.echo(f"note: {note}")
-    Advisor(settings, warn).advise()
+    Advisor(settings, warn).advise(facts)
     if settings.train.schedule_ends_with_run:
         click.echo(
             f"note: the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "

@@ -16,7 +16,7 @@ from sana.data.video.probe import probe_video
 from sana.data.video.treatment import may_seek
 from sana.data.video.video import ClipRejected, rgb
 from tests.colored_videos import H264, HEIGHT, HEVC, WIDTH, ffmpeg, make_chart, make_interlaced
-from tests.video_files import decode_all, psnr, rejection
+from tests.video_files import blank_packet, decode_all, psnr, rejection
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -81,6 +81,23 @@ def test_a_window_is_the_same_alone_among_others_and_in_the_whole(
     late = window(36, 0.0, treatment)  # ends behind the last frame
     assert rejection(read_window, woven, late) == "truncated"
     assert may_seek(treatment) == ("bwdif" not in treatment and treatment[:2] not in ("pq", "hl"))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "ts"])
+def test_damage_does_to_a_window_what_it_does_to_it_alone(tmp_path: Path, ending: str) -> None:
+    """A frame is made with the one after it: damage there is met by the window before it too, in any company."""
+    encoder = H264 if ending == "mp4" else ("-c:v", "mpeg2video", "-q:v", "2")
+    path = make_interlaced(tmp_path / f"woven.{ending}", encoder=(*encoder, "-g", "4"), num_frames=24)
+    blank_packet(path, 10)
+    rows = [window(start, 0.0, "bwdif") for start in (0, 3, 5, 6, 8, 15)]
+    alone: list[bytes | str] = []
+    for row in rows:
+        try:
+            alone.append(read_window(path, row).tobytes())
+        except ClipRejected as rejected:
+            alone.append(str(rejected))
+    together = [str(one) if isinstance(one, ClipRejected) else one.tobytes() for one in read_windows(path, rows)]
+    assert together == alone and isinstance(alone[0], bytes)
 
 
 @pytest.mark.parametrize("treatment", ["bwdif", "bwdif+hlg", "pq"])
