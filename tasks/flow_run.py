@@ -17,6 +17,7 @@ import sana
 from sana.config.load import load_config
 from sana.context import Context
 from sana.errors import SanaError
+from sana.pipeline.advice import Advisor
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run
@@ -28,6 +29,8 @@ from tasks.report import DataReport
 from tasks.tracking import Tracker
 from tasks.tracking_observer import TrackingObserver
 from tasks.tracking_values import pipeline_key
+
+log = logging.getLogger(__name__)
 
 # of Prefect's client, which raises a RuntimeError where a server does not tell its version
 PREFECT_TROUBLE = (httpx.HTTPError, PrefectException, RuntimeError)
@@ -101,7 +104,8 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended. Those given
     # hear first: what they show does not wait for MLflow's files
     progress = PrefectProgress(return_s=0.0) if temporary else PrefectProgress()
-    observers = [*(given.observers if given else ()), TrackingObserver(tracker), DataReport(tracker), progress]
+    told = given.observers if given else [Advisor(context.config, log.warning)]
+    observers = [*told, TrackingObserver(tracker), DataReport(tracker), progress]
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 

@@ -10,7 +10,7 @@ from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
 from sana.config.places import is_below
 from sana.facts import BucketFacts
-from sana.pipeline.observers import Committed, Event, Observer
+from sana.pipeline.observers import Committed, Event, Observer, RunStart
 from sana.pipeline.plan import StagePlan
 
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
@@ -173,6 +173,10 @@ class Advisor(Observer):
         """Say what is known when a run is planned: of its samples only where the bucket stage is cached."""
         made = {one.name: one.artifact for one in plans}.get(BucketFacts.STAGE)
         self.advise(None if made is None else BucketFacts.of(made))
+
+    def on_run_start(self, start: RunStart) -> None:
+        self._config = start.context.config
+        self.advise()
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Committed) and event.stage == BucketFacts.STAGE:

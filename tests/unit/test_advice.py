@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from sana.config.load import load_config
+from sana.context import Context
 from sana.facts import BucketFacts, BucketSummary, SmallBucket
 from sana.pipeline.advice import Advisor, advice
+from sana.pipeline.observers import RunStart
+from sana.store import LocalStore
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/demo.yaml"
@@ -120,10 +123,13 @@ def test_nothing_is_said_of_what_is_off_or_never_trained() -> None:
     assert advice(load_config(DEMO), facts(0)) == []  # the run stops at the empty split
 
 
-def test_an_advisor_says_each_warning_once_though_it_learns_more() -> None:
+def test_an_advisor_says_each_warning_once_though_it_learns_more(tmp_path: Path) -> None:
     said: list[str] = []
-    advisor = Advisor(load_config(DEMO, ["sample.bucket=81x480x832", "train.max_steps=4000"]), said.append)
-    advisor.advise()
+    config = load_config(DEMO, ["sample.bucket=81x480x832", "train.max_steps=4000"])
+    advisor = Advisor(config, said.append)
+    advisor.advise_on([])
+    assert len(said) == 1
+    advisor.on_run_start(RunStart("again", Context(config, LocalStore(str(tmp_path)), tmp_path)))
     assert len(said) == 1
     for _ in range(2):
         advisor.advise(facts(8))
