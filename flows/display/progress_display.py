@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -46,6 +47,7 @@ class RunDisplay(Observer):
         self._has_bars = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live = Live(self, console=self._console, refresh_per_second=4) if self._has_bars else None
         self._over = threading.Event()
+        self._unsaid: list[str] = []
 
     def __enter__(self) -> "RunDisplay":
         if self._live is not None:
@@ -58,7 +60,7 @@ class RunDisplay(Observer):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._over.set()
-        with self._lock:
+        with self._changing():
             for view in self.views.values():
                 if view.state == RUNNING:  # no stage of a run, or one that heard of no end
                     self._end(view, _state_after(error))
@@ -73,13 +75,13 @@ class RunDisplay(Observer):
             shown = f"{name} {progress.unit}" if with_unit else name
             self.on_stage_progress(shown, progress)
             if progress.total and progress.done >= progress.total:
-                with self._lock:
+                with self._changing():
                     self._end(self.views[shown], COMPLETED)
 
         return report
 
     def on_event(self, event: Event) -> None:
-        with self._lock:
+        with self._changing():
             match event:
                 case StageStart():
                     self._tell_broken(tried_again=event.stage)
@@ -87,7 +89,7 @@ class RunDisplay(Observer):
                         view.try_again(self._clock())
                         self._said_at[event.stage] = self._clock()
                     else:
-                        self._view(event.stage)
+                        self._view(event.stage).phase = "looking it up"
                 case WorkStart():
                     self._start(event.stage).inputs = event.inputs
                 case Committed():
@@ -99,7 +101,7 @@ class RunDisplay(Observer):
                     self._end(self._view(event.stage), event.state)
 
     def on_stage_progress(self, stage: str, progress: Progress) -> None:
-        with self._lock:
+        with self._changing():
             view = self.views.get(stage) or self._start(stage)
             resumed = view.resumed()
             view.hear(progress, self._clock())
@@ -107,12 +109,12 @@ class RunDisplay(Observer):
                 self._say(f"{stage}: {view.resumed()}")
 
     def on_run_end(self, error: BaseException | None) -> None:  # noqa: ARG002
-        with self._lock:
+        with self._changing():
             self._tell_broken()
 
     def tick(self) -> None:
         """Say how far a stage is that was not heard of for long: for where there is no terminal."""
-        with self._lock:
+        with self._changing():
             now = self._clock()
             for name, view in self.views.items():
                 if view.state == RUNNING and now - self._said_at[name] >= LINE_EVERY_S:
@@ -183,11 +185,23 @@ class RunDisplay(Observer):
             self._say(text)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._unsaid.append(text)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change views, and then print what is to be said: not within the lock, which drawing waits for."""
+        with self._lock:
+            yield
+            unsaid, self._unsaid = self._unsaid, []
+        for text in unsaid:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _tick_on(self) -> None:
         while not self._over.wait(_TICK_S):
-            self.tick()
+            try:
+                self.tick()
+            except OSError:  # nobody reads any more, which is for the run's own thread to find
+                return
 
 
 def _state_after(error: BaseException | None) -> str:

@@ -124,7 +124,8 @@ class StageView:
 
     def running_line(self, now: float) -> str:
         """Return one line for a log, such as `train: 55/120 steps, 3.9 steps/s, ETA 0:17, loss 0.7`."""
-        parts = [self.counts(), self.time(now), self.note()]
+        time = self.time(now)
+        parts = [self.counts(), f"running {time}" if time.startswith("for ") else time, self.note()]
         return f"{self.name}: {', '.join(part for part in parts if part)}"
 
     def end_line(self, *, tried_again: bool = False) -> str:

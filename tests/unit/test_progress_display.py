@@ -1,5 +1,7 @@
 """What the terminal says of a run is true: counts, states, one rate; at any width, in a pipe, without colours."""
 
+import threading
+
 import pytest
 
 from sana.errors import SanaError
@@ -139,9 +141,9 @@ def test_a_log_gets_a_line_every_30_s_and_one_at_each_end() -> None:
     shown.end("bucket", CACHED)
     assert shown.lines() == [
         "probe: started",
-        "probe: for 0:30",
-        "probe: for 1:00",
-        "probe: for 1:30",
+        "probe: running for 0:30",
+        "probe: running for 1:00",
+        "probe: running for 1:30",
         "probe: 100/400 videos, 4 videos/s, ETA 1:15, 2 rejected",
         "probe: 220/400 videos, 4 videos/s, ETA 0:45, 2 rejected",
         "probe: completed, took 2:36; 400 in, 397 out, 3 rejected (3 too_short)",
@@ -194,6 +196,25 @@ def test_the_eval_loss_is_told_when_evaluate_ends(state: str, said: int) -> None
     shown.end("evaluate", state)
     assert shown.file.getvalue().count("eval loss on 5 held-out clips, before training: 1.5000 +- 0.0100") == said
     assert shown.file.getvalue().count("after 60 steps, ema  weights: 0.6000 +- 0.0100") == said
+
+
+def test_what_is_said_does_not_wait_for_what_is_drawn() -> None:
+    """The display is drawn in a thread of its own, which waits for views that change; printing waits for drawing."""
+    shown, over = ShownRun(80), threading.Event()
+
+    def draw() -> None:
+        while not over.is_set():
+            shown.display._live.refresh()  # type: ignore[union-attr]
+
+    with shown.display:
+        drawing = threading.Thread(target=draw, daemon=True)
+        drawing.start()
+        for number in range(200):
+            shown.start(f"s{number % 3}")
+            shown.say(f"s{number % 3}", Progress(number + 1, 500, "steps", before=number))
+        over.set()
+        drawing.join(10)
+    assert not drawing.is_alive() and shown.file.getvalue().count("resumed from step") == 199
 
 
 def test_work_that_is_no_stage_ends_with_what_ends_it() -> None:
