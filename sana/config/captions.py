@@ -32,7 +32,7 @@ class CaptionsConfig(Section):
     )
     delimiter: Annotated[str, Neutral("auto")] = Field(
         "auto",
-        pattern=r"^(auto|tab|[^\w\s\"\\]|\t)$",
+        pattern=r"^(auto|tab|\t|[!#-/:-@\[\]^_`{-~])$",
         description="what separates the cells of a .csv table: one character, or `tab`; `auto`: the one of , ; tab "
         "and | with which the first line names the columns",
     )

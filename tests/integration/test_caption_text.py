@@ -12,6 +12,9 @@ from sana.data.captions import csv_rows
 from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.facts import CaptionCounts, DownloadFacts
+from sana.report import captions as report
+from sana.report.page import data_report
+from sana.report.states import StageState
 from sana.stages import download
 from tests.downloads import FinishedDownload, context, videos
 from tests.pipeline_runs import run_alone
@@ -87,10 +90,29 @@ def test_what_is_text_is_a_caption(tmp_path: Path) -> None:
         assert facts[f"d{at}"] == CaptionCounts(num, num > 1, dropped, damaged), name
     several = sum(len(found) > 1 for _, found, _ in TEXTS.values())
     assert done.artifact.counts.extra == {
-        "unused_files": 0,
         "with_alternatives": several,
         "captions_dropped": 1,
     }
+
+
+def test_the_report_counts_alternatives_and_what_was_lost(tmp_path: Path) -> None:
+    files = {
+        **videos(["a.mp4", "b.mp4", "c.mp4"]),
+        "a.txt": "one\ntwo\nth\x07ree",
+        "b.txt": "x\ny",
+        "c.txt": "caf\ufffd",
+    }
+    done = FinishedDownload(context(tmp_path, {"source": str(make_files(tmp_path / "s", files))}))
+    found = report.captions(done.context.store, done.artifact)
+    assert (found.num_with_alternatives, found.num_dropped, found.num_damaged) == (2, 1, 1)
+    page = data_report(done.context, "demo", [StageState("download", "completed", done.artifact, "")], now=0.0)
+    words = " ".join(page.split())
+    for says in (
+        "with captions.lines: one a file is one caption",
+        "1 alternatives were no text",
+        "1 captions have U+FFFD",
+    ):
+        assert says in words
 
 
 NONE = "no_caption"

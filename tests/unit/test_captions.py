@@ -83,6 +83,13 @@ def test_lines_end_at_line_feeds_and_nowhere_else(lines: list[str]) -> None:
         ({"text_columns": ["a", "a"]}, "names a column twice"),
         ({"fallback": "x"}, "no effect"),
         ({"layout": "none"}, "needs it"),
+        ({"layout": "lines", "delimiter": ";"}, "delimiter: layout lines has no table"),
+        ({"layout": "metadata", "lines": "one"}, "lines: one is for layout textfile"),
+        ({"delimiter": ";;"}, "delimiter"),
+        ({"delimiter": "\u00a7"}, "delimiter"),
+        ({"delimiter": '"'}, "delimiter"),
+        ({"encoding": "klingon"}, "'klingon' is no encoding that Python knows"),
+        ({"encoding": "hex"}, "'hex' is no encoding"),
     ],
 )
 def test_a_setting_without_effect_is_an_error(settings: dict, says: str) -> None:
