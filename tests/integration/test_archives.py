@@ -115,6 +115,11 @@ WEBDATASET = {"0.mp4": b"v0", "0.json": b'{"caption": "a cat\\nasleep", "score":
         (WEBDATASET | {"0.txt": b"a text"}, {"layout": "metadata"}, {"0.mp4": ["a cat\nasleep"]}),
         ({"0.mp4": b"v", "0.json": b'{"prompt": ["a", "b"]}'}, {}, {"0.mp4": ["a", "b"]}),
         ({"d/0.mp4": b"v", "d/0.json": b'{"text": "x", "file_name": "y"}'}, {}, {"d/0.mp4": ["x"]}),
+        (
+            {"j/0.mp4": b"0", "j/0.json": b'{"text": "x"}', "t/1.mp4": b"1", "t/1.json": b"{}", "t/1.txt": b"y"},
+            {},
+            {"j/0.mp4": ["x"], "t/1.mp4": ["y"]},
+        ),
         ({"0.mp4": b"v", "metadata.csv": b"file_name,text\n0.mp4,a row\n"}, {}, {"0.mp4": ["a row"]}),
         ({"0.mp4": b"v", "prompts.txt": b"a line\n", "videos.txt": b"0.mp4\n"}, {}, {"0.mp4": ["a line"]}),
     ],

@@ -6,6 +6,7 @@ by the rules of any other table.
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -109,12 +110,15 @@ def tables_of_json(
 ) -> tuple[list[CaptionTable], pa.Array]:
     """Return a metadata.jsonl for each folder with `key.json` beside `key.mp4`, and the paths of the files it is of.
 
-    None is made where texts or a table hold the captions; `listed` is the whole virtual folder, `text_of` gives the
-    bytes of a row of `folder.members`.
+    None is made in a folder where texts or a table hold the captions; `listed` is the whole virtual folder, `text_of`
+    gives the bytes of a row of `folder.members`.
     """
+    if config.layout not in ("auto", "metadata"):
+        return [], pa.array([], pa.large_string())
     sidecars = _sidecars(listed, folder)
-    told = config.layout not in ("auto", "metadata") or _are_told_otherwise(listed, config)
-    if told or not sidecars.num_rows:
+    if sidecars.num_rows:
+        sidecars = sidecars.filter(pc.invert(_are_told_otherwise(sidecars.column("folder"), listed, config)))
+    if not sidecars.num_rows:
         return [], pa.array([], pa.large_string())
     made_of = _digest(config.video_column, [(archive.path, archive.identity) for archive in archives])
     starts = run_starts(sidecars.column("folder")).tolist()
@@ -145,19 +149,31 @@ def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
     videos = videos_of(listed)
     which = pc.index_in(_chunk(stems(found)), _chunk(stems(videos)))
     found = found.append_column("video", videos.column("path").take(which)).filter(pc.is_valid(which))
-    where = pc.replace_substring_regex(found.column("path"), r"[^/]*\z", "")
-    return found.append_column("folder", where).sort_by([("folder", "ascending"), ("path", "ascending")])
+    found = found.append_column("folder", _folders(found.column("path")))
+    return found.sort_by([("folder", "ascending"), ("path", "ascending")])
 
 
-def _are_told_otherwise(listed: pa.Table, config: CaptionsConfig) -> bool:
-    """Whether a table holds the captions or, unless a table is asked for, texts beside the videos."""
+def _are_told_otherwise(folders: pa.ChunkedArray, listed: pa.Table, config: CaptionsConfig) -> pa.Array:
+    """Return whether a table speaks for each folder or, unless a table is asked for, texts lie beside videos in it."""
     paths = listed.column("path")
-    if pc.any(pc.match_substring_regex(paths, _TABLE)).as_py():
-        return True
-    if config.layout == "metadata" or config.columns:
-        return False
+    tables = set(_folders(paths.filter(pc.match_substring_regex(paths, _TABLE))).to_pylist())
     texts = listed.filter(pc.match_substring_regex(paths, _TEXT))
-    return bool(pc.any(pc.is_in(_chunk(stems(texts)), _chunk(stems(videos_of(listed))))).as_py())
+    if config.layout == "metadata" or config.columns:
+        texts = texts.slice(0, 0)
+    paired = texts.filter(pc.is_in(_chunk(stems(texts)), _chunk(stems(videos_of(listed)))))
+    with_texts = sorted(pc.unique(_folders(paired.column("path"))).to_pylist())
+    told = []
+    for folder in pc.unique(folders).to_pylist():
+        above = [folder[: at + 1] for at, letter in enumerate(folder) if letter == "/"]
+        at = bisect_left(with_texts, folder)  # a table speaks for folders in its folder, so no text may be there
+        if tables & {"", *above} or (at < len(with_texts) and with_texts[at].startswith(folder)):
+            told.append(folder)
+    return pc.is_in(folders, pa.array(told, pa.large_string()))
+
+
+def _folders(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the folder of each path with a final "/"; "" at the top."""
+    return pc.replace_substring_regex(paths, r"[^/]*\z", "")
 
 
 def _json_row(text: bytes, video: str, config: CaptionsConfig) -> dict[str, object]:
