@@ -297,3 +297,21 @@ def test_the_check_names_damaged_local_archives(tmp_path: Path) -> None:
     at = context(tmp_path, {"source": str(folder)})
     problems, notes = check_sources(at.config, work_dir=at.work_dir)
     assert not problems and any("[d0]: cut.tar: " in note and "cut off" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("train-0.parquet", embedded([{"video": VIDEO, "label": 1}]), "the rows of train-0.parquet has none of"),
+        (
+            "0.tar",
+            tar_of({"a.mp4": b"1", "a.json": b'{"label": "x"}'}),
+            "the videos, such as a.json has none of",
+        ),
+    ],
+)
+def test_a_missing_column_is_one_of_the_archive(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    at = context(tmp_path, {"source": str(make_files(tmp_path / "s", {name: data}))})
+    [problem], _ = check_sources(at.config, work_dir=at.work_dir)
+    assert says in str(problem) and "name one in captions.text_columns" in str(problem)
+    assert "label" in str(problem) and "metadata." not in str(problem)

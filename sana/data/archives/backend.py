@@ -130,6 +130,11 @@ class ArchiveBackend:
     def files(self) -> Iterator[SourceFile]:
         yield from files_of(self.table())
 
+    def made_of(self, path: str) -> str:
+        """Say what a table of captions was made of that no file is; "" of any other file."""
+        table = self._unpacked.tables.get(path) if self._unpacked else None
+        return table.made_of if table else ""
+
     def digest(self, file: SourceFile) -> str:
         return self._inner.digest(file) if self._is_stored(file.path, file.identity) else file.identity
 

@@ -36,6 +36,7 @@ class CaptionTable:
     path: str
     digest: str
     num_bytes: int  # at most
+    made_of: str  # in words
     write: Callable[[Path], None]
 
     @property
@@ -69,9 +70,10 @@ def tables_of_rows(
 
         num_bytes = sum(2 * rows.nbytes for number in numbers if (rows := indexes[number].rows) is not None)
         identities = [(archives[number].path, archives[number].identity) for number in numbers]
-        yield CaptionTable(
-            f"{where}metadata.parquet", _digest(where, config.video_column, identities), num_bytes, write
-        )
+        digest = _digest(where, config.video_column, identities)
+        more = f" and {len(numbers) - 1} more" if len(numbers) > 1 else ""
+        made_of = f"the rows of {archives[numbers[0]].path}{more}"
+        yield CaptionTable(f"{where}metadata.parquet", digest, num_bytes, made_of, write)
 
 
 def _with_paths(
@@ -120,7 +122,7 @@ def tables_of_json(
         sidecars = sidecars.filter(pc.invert(_are_told_otherwise(sidecars.column("folder"), listed, config)))
     if not sidecars.num_rows:
         return [], pa.array([], pa.large_string())
-    made_of = _digest(config.video_column, [(archive.path, archive.identity) for archive in archives])
+    identity = _digest(config.video_column, [(archive.path, archive.identity) for archive in archives])
     starts = run_starts(sidecars.column("folder")).tolist()
     tables = []
     for start, stop in zip(starts, [*starts[1:], sidecars.num_rows], strict=True):
@@ -134,8 +136,9 @@ def tables_of_json(
                         found = _json_row(text_of(row["at"]), PurePosixPath(row["video"]).name, config)
                         out.write(json.dumps(found) + "\n")
 
+        words = f"the .json files beside the videos, such as {part.column('path')[0].as_py()}"
         num_bytes = 3 * pc.sum(part.column("num_bytes")).as_py() + 512 * part.num_rows
-        tables.append(CaptionTable(f"{where}metadata.jsonl", _digest(where, made_of), num_bytes, write))
+        tables.append(CaptionTable(f"{where}metadata.jsonl", _digest(where, identity), num_bytes, words, write))
     return tables, _chunk(sidecars.column("path"))
 
 

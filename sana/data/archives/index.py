@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +46,12 @@ class ArchiveIndex:
         """Of a Parquet file that holds no videos, and is a file like any other: its columns, in words. Else ""."""
         first = self.member(0) if self.members.num_rows else None
         return first.trouble if first and first.method == NO_ARCHIVE else ""
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of what all members hold."""
+        columns = [self.members.column(name).to_pylist() for name in ("name", "digest")]
+        return hashlib.blake2b(repr(columns).encode(), digest_size=16).hexdigest()
 
     def member(self, row: int) -> Member:
         """Return a row of the members, without its text."""

@@ -87,10 +87,7 @@ class ArchiveReader:
             return f"{archive.identity}\0{PurePosixPath(archive.path).name}\0{self._column}"
         if time.time_ns() - int(archive.identity.partition(":")[2]) <= MIN_AGE_NS:
             return ""
-        return f"{self._place(archive)}\0{self._column}"
-
-    def _place(self, archive: SourceFile) -> str:
-        return f"{self._inner.base}/{archive.path}\0{archive.num_bytes}\0{archive.identity}"
+        return f"{self._inner.base}/{archive.path}\0{archive.num_bytes}\0{archive.identity}\0{self._column}"
 
     @contextmanager
     def _whole(self, archive: SourceFile) -> Iterator[IO[bytes]]:
@@ -123,7 +120,7 @@ class ArchiveReader:
                     for start in range(0, num_bytes, READ_BYTES):
                         out.write(plain.read(min(READ_BYTES, num_bytes - start)))
 
-            tar = self._unpack_cache.open(f"tar of {self._place(archive)}", ".tar", size=lambda: num_bytes, fetch=unzip)
+            tar = self._unpack_cache.open(f"tar of {index.digest}", ".tar", size=lambda: num_bytes, fetch=unzip)
             with tar as path, path.open("rb") as plain_tar:
                 yield plain_tar
         elif isinstance(self._inner, LocalBackend):

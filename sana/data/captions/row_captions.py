@@ -93,7 +93,7 @@ def read_tables(config: CaptionsConfig, source: Source, *, head: bool = False) -
             texts = [_decoded(source.read(files[path]), path, config) for path in (videos, prompts)]
             tables.append((folder, videos, read_lines(*texts, names=(videos, prompts))))
         for file in files_of(found.tables):
-            with source.open_file(file) as path:
+            with source.open_file(file) as path, source.naming(file.path):
                 rows = _named(read_rows(path, file.path, config, head=head), file.path)
             tables.append((folder_of(file.path), file.path, rows))
     except OSError as error:

@@ -133,6 +133,17 @@ class Source:
         """Give a listed file as a local one, as `open_video` does."""
         return self._opened(file.path, self.digest(file))
 
+    @contextmanager
+    def naming(self, path: str) -> Iterator[None]:
+        """Name, in a ConfigError, what a table of captions was made of where no file has its path."""
+        try:
+            yield
+        except ConfigError as error:
+            made_of = self._backend.made_of(path) if isinstance(self._backend, ArchiveBackend) else ""
+            if made_of:
+                error.args = (str(error).replace(path, made_of),)
+            raise
+
     def open_video(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
         """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
 
