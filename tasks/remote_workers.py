@@ -76,6 +76,8 @@ def fan_out(deployment: str, num_runs: int, shared: SharedRun, remaining: Remain
             "or set encode_latents.resources.remote_workers to 0",
             deployment,
         )
+    except httpx.HTTPError as error:
+        log.warning("Prefect's server starts no runs of %s (%s): this machine does all the work", deployment, error)
     finally:
         _cancel(runs)
 

@@ -15,9 +15,11 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import requests
+from google.protobuf.json_format import ParseError
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
 
 from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
@@ -26,8 +28,13 @@ from sana.store_errors import StoreError
 from tasks import tracking_values as values
 from tasks.metrics_shipper import MetricShipper, Point
 from tasks.run_ids import RunIds
+from tasks.tracking_trouble import in_words
 
-TROUBLE = (MlflowException, requests.RequestException, OSError, StoreError)
+# of the server or database, and of an address that is none or needs a package that is not here
+_OF_AN_ADDRESS = (ImportError, ValueError)
+TROUBLE = (
+    *_OF_AN_ADDRESS, MlflowException, requests.RequestException, SQLAlchemyError, ParseError, OSError, StoreError,
+)  # fmt: skip
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
 DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
 log = logging.getLogger(__name__)
@@ -43,16 +50,16 @@ class Tracker:
 
     def __init__(self, config: Config, store: Store, key: str, facts: Mapping[str, str]) -> None:
         # the defaults of MLflow keep a caller waiting for 245 s when a server is down
-        for name, value in {"MAX_RETRIES": "2", "BACKOFF_FACTOR": "1", "TIMEOUT": "20"}.items():
+        for name, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "1", "TIMEOUT": "10"}.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
-        for noisy in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+        for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.databricks_utils", "urllib3.connectionpool"):
             logging.getLogger(noisy).setLevel(logging.ERROR)  # one warning of ours says it all
         self.config, self.store, self.key = config, store, key
         self.facts = {name: value for name, value in facts.items() if value}
         work_dir = Path(config.work_dir).absolute()
         self.uri = values.tracking_uri(config)
         self.run_id: str | None = None
-        self._ids = RunIds(work_dir / "mlflow-runs.json", self.uri)
+        self._ids = RunIds(work_dir / "mlflow-runs.json", values.without_password(self.uri))
         self._artifacts = (work_dir / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         self._client: MlflowClient | None = None
         self._experiment_id = ""
@@ -69,8 +76,7 @@ class Tracker:
     ) -> None:
         run_id = self.run_id
         if run_id:
-            why = str(error)[:5000] if error is not None else ""  # a stage may fail before it has a run of its own
-            self.try_to(lambda client: client.set_tag(run_id, "sana.error", why))
+            self.try_to(lambda client: _note_error(client, run_id, error))  # a stage's run may not have begun
             self.try_to(lambda client: client.set_terminated(run_id, values.status_of(error)))
 
     def stage(self, recipe: Recipe, inputs: Mapping[str, Artifact]) -> "StageRun":
@@ -87,8 +93,8 @@ class Tracker:
             self._silent_until = time.monotonic() + PAUSE_S
             if not self._warned:
                 where = values.without_password(self.uri)
-                what = str(error).partition("\n")[0].replace(self.uri, where)[:300]
-                log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, what)
+                why = in_words(error, self.uri)
+                log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, why)
             self._warned = True
             return None
 
@@ -159,6 +165,8 @@ class Tracker:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was first
                         raise
                     return self._connected()
+            elif not experiment.experiment_id:
+                raise ValueError("no experiment id")  # some other service's JSON
             else:
                 self._experiment_id = experiment.experiment_id
             self._client = client
@@ -188,8 +196,7 @@ class StageRun:
         self._drain(KILLED_DRAIN_S if status == "KILLED" else DRAIN_S)
         run_id = self._id
         if run_id and error is not None:
-            tags = {"sana.error": str(error)[:5000] or type(error).__name__}
-            self._tracker.try_to(lambda client: client.log_batch(run_id, tags=_tags(tags)))
+            self._tracker.try_to(lambda client: _note_error(client, run_id, error))
             self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
 
     def log_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
@@ -213,8 +220,7 @@ class StageRun:
             self._tracker.try_to(lambda client: self._record(client, run_id, artifact, complete=not unsent))
         if run.info.status != "FINISHED":
             self._tracker.try_to(lambda client: client.set_terminated(run_id, "FINISHED"))
-        if "sana.error" in run.data.tags:  # of an earlier attempt
-            self._tracker.try_to(lambda client: client.delete_tag(run_id, "sana.error"))
+        self._tracker.try_to(lambda client: _note_error(client, run_id, None))
         self._tracker.link(artifact, run_id, state)
 
     def _run_id(self) -> str | None:
@@ -269,6 +275,14 @@ class StageRun:
         unsent = self._shipper.close(timeout_s)
         self._shipper = None
         return unsent
+
+
+def _note_error(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
+    """Say what ended the run, or take back what an earlier attempt said."""
+    if error is not None:
+        client.set_tag(run_id, "sana.error", str(error)[:5000] or type(error).__name__)
+    elif "sana.error" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "sana.error")
 
 
 def _logged(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:

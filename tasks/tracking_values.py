@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import yaml
 from pydantic import JsonValue
@@ -149,8 +148,5 @@ def status_of(error: BaseException | None) -> str:
 
 
 def without_password(uri: str) -> str:
-    """Drop user and password from a uri."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """Drop user and password from a uri, also from one that is none."""
+    return re.sub(r"^([\w+.-]*:?//)[^/\s]*@", r"\1", uri)

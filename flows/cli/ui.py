@@ -1,7 +1,6 @@
 """`sana ui`: the MLflow UI of a config's runs, on loopback."""
 
-import os
-import sys
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +12,30 @@ from flows.cli.options import config_options, resolve
 @click.command()
 @config_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, help="Port to listen on.")
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port: int) -> None:
     """Open the MLflow UI. Choose "Model training" at its top left to see the runs."""
     from flows.environment import prepare_environment
-    from tasks.tracking_values import tracking_uri
+    from flows.mlflow_server import MlflowServer
+    from tasks.tracking_values import tracking_uri, without_password
 
     settings = resolve(config, overrides, root)
-    prepare_environment(Path(settings.work_dir))
+    work_dir = Path(settings.work_dir).absolute()
+    prepare_environment(work_dir)
     uri = tracking_uri(settings)
     if not uri.startswith("sqlite:"):
-        click.echo(f"the runs of this config are on {uri}")
+        click.echo(f"the runs of this config are on {without_password(uri)}")
         return
-    click.echo(f"MLflow on http://{host}:{port} (experiment {settings.tracking.experiment}); Ctrl-C ends it")
-    arguments = ["mlflow", "server", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", *arguments])  # noqa: S606 - this process becomes the server
+    log_path = work_dir / "logs" / "mlflow-ui.log"
+    try:
+        with MlflowServer(uri, host, port, log_path) as server:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+            click.echo(f"starting MLflow, which takes up to a minute; its log is {log_path}")
+            server.wait_until_up()
+            click.echo(
+                f"MLflow is at {server.url} (Model training at the top left, experiment "
+                f"{settings.tracking.experiment}); Ctrl-C ends it"
+            )
+            server.wait()
+    except KeyboardInterrupt:
+        click.echo("MLflow has ended")

@@ -117,6 +117,7 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     assert paths_of(config, parent) == {"config/resolved.yaml", "lineage.json"}
     assert child.data.tags["host"] == "gpu-1" and child.data.tags["sana.uri"].endswith(artifact.key)
     assert [data.dataset.digest for data in child.inputs.dataset_inputs] == [upstream.fingerprint]
+    assert "" not in {*parent.data.tags.values(), *child.data.tags.values()}, "what is not known has no tag"
 
 
 def test_a_rerun_continues_the_same_runs_and_logs_nothing_twice(config: Config) -> None:
