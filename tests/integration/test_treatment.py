@@ -16,7 +16,7 @@ from sana.data.video.probe import probe_video
 from sana.data.video.treatment import may_seek
 from sana.data.video.video import ClipRejected, rgb
 from tests.colored_videos import H264, HEIGHT, HEVC, WIDTH, ffmpeg, make_chart, make_interlaced
-from tests.video_files import blank_packet, decode_all, psnr, rejection
+from tests.video_files import blank_packet, decode_all, make_video, psnr, rejection
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -121,6 +121,56 @@ def test_an_untagged_video_is_read_by_the_matrix_of_its_treatment(tmp_path: Path
     assert psnr(told, np.stack(decode_all(untagged))) < 35
     # frames that say what they are hold, whatever the header made of it
     assert np.array_equal(read_frames(tagged, range(2), **SIZE, treatment="bt709"), decode_all(tagged))
+
+
+# libavutil's number of each matrix, and its weights of red and blue
+MATRICES = {
+    "bt709": (1, 0.2126, 0.0722),
+    "unknown": (2, 0.299, 0.114),
+    "reserved": (3, 0.299, 0.114),
+    "fcc": (4, 0.30, 0.11),
+    "bt470bg": (5, 0.299, 0.114),
+    "smpte170m": (6, 0.299, 0.114),
+    "smpte240m": (7, 0.212, 0.087),
+    "bt2020nc": (9, 0.2627, 0.0593),
+}
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv444p", "yuvj444p", "yuv420p10le"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_sdr_is_read_by_its_own_matrix_and_range_and_as_libav_does(name: str, pixel_format: str) -> None:
+    number, red, blue = MATRICES[name]
+    deep, full = pixel_format.endswith("10le"), "j" in pixel_format
+    frame = av.VideoFrame(32, 16, pixel_format)
+    for plane, value in zip(frame.planes, (120, 90, 190), strict=True):
+        values = np.full(plane.buffer_size // (2 if deep else 1), value * (4 if deep else 1))
+        plane.update(values.astype(np.uint16 if deep else np.uint8).tobytes())
+    frame.colorspace, frame.color_range = number, 2 if full else 1
+    light, height = (120 / 255, 255) if full else (104 / 219, 224)
+    r, b = light + 2 * (1 - red) * 62 / height, light - 2 * (1 - blue) * 38 / height
+    g = (light - red * r - blue * b) / (1 - red - blue)
+    got = rgb(frame)
+    assert np.abs(got - np.clip(np.array([r, g, b]) * 255, 0, 255)).max() <= 2.5
+    if name != "reserved":  # which libav refuses
+        assert np.array_equal(got, frame.to_ndarray(format="rgb24"))
+
+
+@pytest.mark.parametrize("rate", [0.0, 16.0])
+def test_a_named_matrix_holds_where_decoding_begins_late(
+    tmp_path: Path, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (frames, one_pass, h264_seek, decode_by_time):
+        monkeypatch.setattr(module, "MIN_SKIPPED", 12)
+    path = make_video(tmp_path / "long.mp4", num_frames=60, width=WIDTH, height=HEIGHT, gop=12)
+    with av.open(str(path)) as container:
+        whole = [rgb(frame, matrix=1) for frame in container.decode(video=0)]
+    entries: list[object] = []
+    for module in (frames, decode_by_time):
+        monkeypatch.setattr(
+            module, "find_entry", lambda *args: entries.append(h264_seek.find_entry(*args)) or entries[-1]
+        )
+    assert np.array_equal(read_window(path, window(50, rate, "bt709")), whole[50:55])
+    assert entries and None not in entries
 
 
 @pytest.mark.parametrize("transfer", ["smpte2084", "arib-std-b67"])

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from sana.data.schemas import TREATMENTS
 from sana.data.video.deinterlace import deinterlaced
-from sana.data.video.tone_map import PRIMARIES, RGB_FLOAT, ToneMapper
-from sana.data.video.video import ClipRejected, rgb
+from sana.data.video.tone_map import RGB_FLOAT, ToneMapper
+from sana.data.video.video import RESERVED_MATRIX, ClipRejected, rgb
 
 # numbers of libavutil, and the names that its scaler has for matrices
-UNKNOWN_COLORS = 2  # of matrices and primaries
+_UNSTATED = (2, RESERVED_MATRIX)  # of matrices and primaries
 _BT709, _BT2020 = 1, 9
 _MATRICES = {0: "auto", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020"}
 _PRIMARIES = {1: "bt709", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 9: "bt2020", 12: "smpte432", 22: "ebu3213"}
@@ -55,20 +55,18 @@ class Treated:
         Raises:
             ClipRejected: color (its matrix or primaries are not supported).
         """
-        matrix = frame.colorspace if frame.colorspace != UNKNOWN_COLORS else self._header[0]
         if self._colors in ("pq", "hlg"):
-            return self._tone_mapped(frame, _BT2020 if matrix == UNKNOWN_COLORS else matrix)
-        if self._colors and matrix == UNKNOWN_COLORS:
+            return self._tone_mapped(frame)
+        if self._colors and _first_stated(frame.colorspace, self._header[0]) is None:
             return rgb(frame, matrix=_BT2020 if self._colors == "bt2020" else _BT709)
         return rgb(frame)
 
-    def _tone_mapped(self, frame: VideoFrame, matrix: int) -> NDArray[np.uint8]:
-        known = (frame.color_primaries, self._header[1], _BT2020)
-        number = next(value for value in known if value != UNKNOWN_COLORS)
+    def _tone_mapped(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        matrix = _first_stated(frame.colorspace, self._header[0], _BT2020)
+        number = _first_stated(frame.color_primaries, self._header[1], _BT2020)
         if matrix not in _MATRICES or number not in _PRIMARIES:
             raise ClipRejected("color", f"{self._colors} with matrix {matrix} and primaries {number} is not supported")
         primaries = _PRIMARIES[number]
-        assert primaries in PRIMARIES
         full_range = _FULL_RANGE in (frame.color_range, not frame.color_range and self._header[2])
         white, scale = _white(frame, full_range=full_range), ""
         if self._codec in _SITED_CODECS and frame.format.name.startswith("yuv420p"):
@@ -85,6 +83,10 @@ class Treated:
         if key not in self._mappers:
             self._mappers = {key: ToneMapper(frame, self._colors, primaries, white=white, scale=scale)}
         return self._mappers[key].map(frame)
+
+
+def _first_stated(*numbers: int) -> int | None:
+    return next((number for number in numbers if number not in _UNSTATED), None)
 
 
 def _white(frame: VideoFrame, *, full_range: bool) -> float:

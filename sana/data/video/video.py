@@ -30,6 +30,8 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
 _LISTS_OF_FILES = ("concat", "dash", "hls", "imf", "sdp")  # their files may lie anywhere
 _STILL_BRANDS = ("avif", "heic", "heix", "mif1")
 _ALMOST_SQUARE = Fraction(1, 100)  # no pixel shape in use is this near to square: the nearest is 16:15
+RESERVED_MATRIX = 3  # of AVCOL_SPC: no matrix, which some encoders write
+_BT601 = 5  # AVCOL_SPC_BT470BG
 _BT709 = 1  # AVCOL_SPC_BT709, and the same number for its primaries and its transfer curve
 
 Box = tuple[float, float, float, float]  # left, top, width, height
@@ -150,11 +152,13 @@ def rotation_deg(frame: VideoFrame) -> int:
 def rgb(frame: VideoFrame, *, matrix: int | None = None) -> NDArray[np.uint8]:
     """Return a frame as it is stored: uint8 [H, W, 3]. `matrix`: libavutil's number, None for what the frame says.
 
-    libav reads BT.601 where the frame says nothing.
+    BT.601 is read where the frame says nothing.
 
     Raises:
         ClipRejected: color (libav does not know this matrix).
     """
+    if matrix is None and frame.colorspace == RESERVED_MATRIX:
+        matrix = _BT601
     try:
         return np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=matrix, threads=1), np.uint8)
     except OSError as error:
