@@ -6,6 +6,38 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+# What other programs call a setting: where it is here.
+OTHER_NAMES = {
+    "lr": ("train.learning_rate",),
+    "batch_size": ("train.global_batch_size",),
+    "train_batch_size": ("train.global_batch_size",),
+    "gradient_accumulation_steps": ("train.global_batch_size",),
+    "steps": ("train.max_steps", "sample.num_inference_steps"),
+    "num_steps": ("train.max_steps", "sample.num_inference_steps"),
+    "max_train_steps": ("train.max_steps",),
+    "epochs": ("train.max_steps",),
+    "num_train_epochs": ("train.max_steps",),
+    "warmup": ("train.lr_schedule.warmup_steps",),
+    "lr_warmup_steps": ("train.lr_schedule.warmup_steps",),
+    "scheduler": ("train.lr_schedule.name",),
+    "lr_scheduler": ("train.lr_schedule.name",),
+    "cfg": ("sample.guidance_scale",),
+    "cfg_scale": ("sample.guidance_scale",),
+    "frames": ("bucket.num_frames",),
+    "gpus": ("train.resources.num_processes",),
+    "num_gpus": ("train.resources.num_processes",),
+    "dataset": ("download.datasets",),
+    "path": ("download.datasets.0.source", "model.path"),
+    "folder": ("download.datasets.0.source",),
+    "dir": ("download.datasets.0.source",),
+    "data_dir": ("download.datasets.0.source",),
+    "name": ("download.datasets.0.id",),
+    "output_dir": ("root",),
+    "output": ("root",),
+    "pretrained_model_name_or_path": ("model.path",),
+    "ema": ("train.ema_decay",),
+    "validation_prompts": ("sample.prompts",),
+}
 MAX_SHOWN = 60  # characters of a value that a message quotes
 # The first word of pydantic's kinds of mistake: what is needed instead.
 _NEEDED = {
@@ -79,5 +111,10 @@ def sentence(error: Mapping[str, Any]) -> str:
 
 def none_of(value: Any, known: list[str]) -> str:
     """Say that a value is none of the known ones, and which of them may be meant."""
-    near = difflib.get_close_matches(str(value), known, n=1)
-    return f"{shown(value)} is none of {', '.join(known)}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"{shown(value)} is none of {', '.join(known)}{did_you_mean(value, known)}"
+
+
+def did_you_mean(value: Any, known: list[str]) -> str:
+    """Return `; did you mean ...?` with the nearest of the known values, or "": upper and lower case are the same."""
+    near = difflib.get_close_matches(value.lower(), known, n=1) if isinstance(value, str) else []
+    return f"; did you mean {near[0]}?" if near else ""

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from sana.config.messages import sentence, shown
+from sana.config.messages import OTHER_NAMES, did_you_mean, sentence, shown
 from sana.config.pipeline import Config
 from sana.config.renamed_keys import KeyPath
 from sana.config.section import Section, union_members
 
 _MAX_MEANT = 3  # keys that an unknown one may be meant for
-_SURE, _LIKELY = 0.75, 0.5  # similarity of names
+_SURE, _LIKELY = 0.75, 0.6  # similarity of names
 
 
 class Problem(NamedTuple):
@@ -106,11 +106,10 @@ def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> Problem:
     if error["type"] == "missing":
         return Problem(loc, "missing; it has no default")
     if error["type"] == "union_tag_invalid":
-        known = ", ".join(union_members(_annotation(loc, raw)))
+        known = list(union_members(_annotation(loc, raw)))
         name = error["input"]["name"] if isinstance(error["input"], Mapping) else error["ctx"]["tag"]
-        return Problem(
-            (*loc, "name"), f"there is no {name if isinstance(name, str) else shown(name)}; known here: {known}"
-        )
+        text = name if isinstance(name, str) else shown(name)
+        return Problem((*loc, "name"), f"there is no {text}; known here: {', '.join(known)}{did_you_mean(name, known)}")
     members = union_members(_annotation(loc, raw)) if error["type"] == "model_attributes_type" else {}
     if members:
         got = error["input"]
@@ -148,12 +147,22 @@ def _meant(loc: KeyPath, raw: Mapping[str, Any]) -> list[str]:
     def of_this_name(start: type[BaseModel], prefix: str) -> list[str]:
         return [f"{prefix}{key}" for key in _keys_below(start) if key.endswith(f".{name}")][:_MAX_MEANT]
 
+    # of another program's name the keys in this section are meant, if there are any
+    usual = OTHER_NAMES.get(name.lower(), ())
+    usual = tuple(key for key in usual if path and key.startswith(f"{_generic(path)}.")) or usual
+
     return (
         difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_SURE)
+        or list(usual)
         or of_this_name(section, f"{path}." if path else "")
         or difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_LIKELY)
         or of_this_name(Config, "")
     )
+
+
+def _generic(path: str) -> str:
+    """Return a dotted path with the first entry of each list instead of any other."""
+    return re.sub(r"\.\d+", ".0", path)
 
 
 def _wrong_through(loc: KeyPath, raw: Mapping[str, Any]) -> set[KeyPath]:

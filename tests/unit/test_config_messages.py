@@ -10,10 +10,11 @@ import yaml
 from pydantic import BaseModel
 
 from sana.config.load import check, load_config
-from sana.config.messages import PATTERNS
+from sana.config.messages import OTHER_NAMES, PATTERNS
 from sana.config.pipeline import Config
 from sana.config.section import union_members
 from sana.errors import ConfigError
+from tests.config_keys import dotted
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
 PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation"
@@ -84,6 +85,15 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.checkpoint_every=4", [
         "train.checkpoint_every: unknown key; did you mean train.resources.checkpoint_every?"]),
     ("learning_rate=1", ["learning_rate: unknown key; did you mean train.learning_rate?"]),
+    ("train.lr=1e-4", ["train.lr: unknown key; did you mean train.learning_rate?"]),
+    ("train.steps=5", ["train.steps: unknown key; did you mean train.max_steps?"]),
+    ("sample.steps=5", ["sample.steps: unknown key; did you mean sample.num_inference_steps?"]),
+    ("epochs=3", ["epochs: unknown key; did you mean train.max_steps?"]),
+    ("download.datasets.0.path=x", ["download.datasets.0.path: unknown key; did you mean download.datasets.0.source?"]),
+    ("train.optimizer.name=AdamW", [
+        "train.optimizer.name: there is no AdamW; known here: adamw, adafactor; did you mean adamw?"]),
+    ("train.mixed_precision=BF16", [
+        "train.mixed_precision: 'BF16' is none of fp32, bf16; did you mean bf16?"]),
     ("seed=3", ["seed: unknown key; did you mean train.seed or sample.seed?"]),
     ("train.delta=3", ["train.delta: unknown key; did you mean train.objective.delta?"]),
     ("bucket.text_columns=[a]", [
@@ -294,6 +304,15 @@ def test_no_number_is_too_large_for_what_uses_it() -> None:
                 check(with_value(path, value), where="x")
             first, *rest = str(caught.value).splitlines()
             assert first == "x: 1 mistake" and len(rest) == 1, f"{path}={value}: {caught.value}"
+
+
+def test_every_other_name_leads_to_a_key_of_today_and_is_none_itself() -> None:
+    today = dotted()
+    for name, keys in OTHER_NAMES.items():
+        for key in keys:
+            assert key.replace(".0.", ".*.") in today, name
+            beside = key.rpartition(".")[0].replace(".0", ".*")
+            assert key.endswith(f".{name}") or f"{beside}.{name}" not in today, name
 
 
 def test_every_pattern_has_words() -> None:
