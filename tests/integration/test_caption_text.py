@@ -108,9 +108,9 @@ def test_the_report_counts_alternatives_and_what_was_lost(tmp_path: Path) -> Non
     page = data_report(done.context, "demo", [StageState("download", "completed", done.artifact, "")], now=0.0)
     words = " ".join(page.split())
     for says in (
-        "with captions.lines: one a file is one caption",
-        "1 alternatives were no text",
-        "1 captions have U+FFFD",
+        "captions.lines: one a file is one caption",
+        "no text: 1 of the alternatives",
+        "before: 1 of the captions",
     ):
         assert says in words
 
