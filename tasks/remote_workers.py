@@ -69,7 +69,7 @@ def fan_out(deployment: str, num_runs: int, shared: SharedRun, remaining: Remain
             run: Any = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
             runs.append(run.id)
         log.info("started %d runs of %s", num_runs, deployment)
-        _wait(runs, remaining, report)
+        _wait(runs, remaining, report, before=done)
     except ObjectNotFound:
         log.warning(
             "there is no deployment %s here, so this machine does all the work; `prefect deploy --name encode-worker`, "
@@ -82,7 +82,7 @@ def fan_out(deployment: str, num_runs: int, shared: SharedRun, remaining: Remain
         _cancel(runs)
 
 
-def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
+def _wait(runs: list[UUID], remaining: Remaining, report: Report, *, before: int) -> None:
     started = heard = time.monotonic()
     any_ran, settled_at = False, float("inf")
     with get_client(sync_client=True) as client:
@@ -100,7 +100,8 @@ def _wait(runs: list[UUID], remaining: Remaining, report: Report) -> None:
             any_ran = any_ran or any(state.is_running() or state.is_final() for state in states)
             done, total, unit = remaining()
             num_running = sum(state.is_running() for state in states)
-            report(Progress(done, total, unit, f"{num_running} of {len(runs)} worker runs at work"))
+            at_work = f"{num_running} of {len(runs)} worker runs at work"
+            report(Progress(done, total, unit, at_work, before=before))
             if done == total:
                 settled_at = min(settled_at, asked + SETTLE_S)
             ended = bool(states) and all(state.is_final() for state in states)

@@ -206,7 +206,8 @@ def _problem_lines(problems: "Sequence[Problem]") -> list[str]:
         by_object.setdefault((problem.state, problem.key, problem.what), []).append(problem.by)
     lines = []
     for (state, key, what), records in by_object.items():
-        more = f" and {len(records) - 1} more records" if len(records) > 1 else ""
+        others = len(records) - 1
+        more = f" and {others} more record{'s' if others > 1 else ''}" if others else ""
         delete = "; if no later version of this software wrote it, delete it by hand" if state == "unreadable" else ""
         lines.append(f"{state}: {key}: {what}; needed by {records[0]}{more}{delete}")
     return lines

@@ -103,9 +103,10 @@ class RunDisplay(Observer):
     def on_stage_progress(self, stage: str, progress: Progress) -> None:
         with self._changing():
             view = self.views.get(stage) or self._start(stage)
-            resumed = view.resumed()
+            had_done = view.progress.done if view.progress else 0
             view.hear(progress, self._clock())
-            if view.resumed() and not resumed:
+            # later, what is done before a worker starts was done by other machines in this run
+            if view.resumed() and not had_done:
                 self._say(f"{stage}: {view.resumed()}")
 
     def on_run_end(self, error: BaseException | None) -> None:  # noqa: ARG002

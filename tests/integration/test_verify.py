@@ -90,7 +90,7 @@ def test_the_command_line_names_the_damage_and_its_repair(place: Place, capsys: 
     output = capsys.readouterr().out
     assert ended.value.code == 1
     [line] = [line for line in output.splitlines() if shard in line]  # once, though two records need it
-    assert line.startswith(f"damaged: {shard}: ") and line.endswith(" and 1 more records")
+    assert line.startswith(f"damaged: {shard}: ") and line.endswith(" and 1 more record")
     [line] = [line for line in output.splitlines() if line.startswith("to repair: ")]
     repair, run = line.removeprefix("to repair: ").split(", then: ")
     assert run == f"sana run CONFIG --root {place.root}, with the config that made it"

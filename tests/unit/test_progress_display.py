@@ -168,6 +168,20 @@ def test_resuming_is_said_once_and_is_not_counted_as_speed(stage: str, progress:
     assert shown.display.views[stage].pace.per_s(shown.now) == 1.0
 
 
+def test_what_other_machines_did_in_this_run_is_not_called_done_before() -> None:
+    shown = ShownRun(None)
+    shown.start("encode_latents")
+    shown.say("encode_latents", Progress(0, 40, "samples", "2 of 2 worker runs at work"))
+    shown.say("encode_latents", Progress(30, 40, "samples", "2 of 2 worker runs at work"), after_s=10)
+    shown.say("encode_latents", Progress(0, 0, "", phase="starting a process"), after_s=1)
+    shown.say("encode_latents", Progress(30, 40, "samples", before=30), after_s=8)
+    shown.say("encode_latents", Progress(35, 40, "samples", before=30), after_s=5)
+    assert shown.lines() == ["encode_latents: started"]
+    assert shown.display.views["encode_latents"].running_line(shown.now) == (
+        "encode_latents: 35/40 samples, 1 samples/s, ETA 0:05"
+    )
+
+
 @pytest.mark.parametrize("options", [{"no_color": True}, NO_COLOR])
 def test_states_are_words_without_colours(options: dict[str, object]) -> None:
     shown, _ = at_work("train", 100, **options)
