@@ -13,6 +13,7 @@ from sana.context import Context
 from sana.data.archives.backend import ArchiveBackend
 from sana.data.archives.index import IndexFolder
 from sana.data.captions.caption_layouts import Layout
+from sana.data.decoder_log import called
 from sana.data.sources.backends import Backend, LocalBackend, S3Backend
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
@@ -164,7 +165,8 @@ class Source:
                 FullDiskExplained(),
             ):  # but not errors raised while the file is in use
                 local = stack.enter_context(self._backend.open(path, digest=digest))
-            yield local
+            with called(local, path):
+                yield local
 
     def _listing(self) -> SourceListing:
         with self._lock, error_prefix(self._dataset.where):

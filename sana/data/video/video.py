@@ -21,10 +21,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from PIL import Image
 
+from sana.data import decoder_log
 from sana.data.file_heads import head_of, what_it_is
 
-# A bad file is reported once, as a ClipRejected: libav's own lines name no clip and flood a worker's log.
-av.logging.set_libav_level(-8)  # AV_LOG_QUIET
+# A bad file is reported once, as a ClipRejected; what libav says of it is one line of the log, with its name.
+av.logging.set_level(av.logging.ERROR)
+av.logging.set_skip_repeated(False)  # else the count of repeats comes with the next file's first line
+decoder_log.install()
 
 MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # as libavformat names it
 _LISTS_OF_FILES = ("concat", "dash", "hls", "imf", "sdp")  # their files may lie anywhere
@@ -97,7 +100,10 @@ def opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise ClipRejected("empty", "0 bytes")
     try:
         # absolute, or libav takes "a:b.mp4" for a protocol; "replace", or a bad letter in a title is an error
-        with av.open(str(path.absolute()), metadata_errors="replace") as container:
+        with (
+            decoder_log.complaints_of(path),
+            av.open(str(path.absolute()), metadata_errors="replace") as container,
+        ):
             stream = container.streams.best("video")
             _check_container(container, path)
             if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
