@@ -17,6 +17,7 @@ from sana.data.tables import read_table
 from sana.facts import BucketFacts
 from sana.pipeline.check import check_data
 from sana.progress import noop
+from sana.store import open_store
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
 from tests.video_files import make_video
 
@@ -354,3 +355,13 @@ def test_sana_buckets_says_where_it_went(capsys: pytest.CaptureFixture[str]) -> 
         main(["buckets", "my.yaml", "-s", "x=y"])
     assert "sana check CONFIG" in capsys.readouterr().err
     assert "buckets" not in CliRunner().invoke(cli, ["--help"]).output
+
+
+def test_a_source_and_a_root_in_s3_are_read_and_not_written(place: Place, s3_root: str) -> None:
+    clips, root = open_store(f"{s3_root}/clips"), open_store(f"{s3_root}/root")
+    for path in sorted(place.clips.iterdir()):
+        clips.put_if_absent(path.name, path.read_bytes())
+    before = [entry.key for entry in clips.list_entries("")]
+    shown = check(place, f"download.datasets.0.source={s3_root}/clips", f"root={s3_root}/root")
+    assert shown.exit_code == 0 and used(shown) == 13, shown.output
+    assert [entry.key for entry in clips.list_entries("")] == before and not root.list("")
