@@ -24,9 +24,9 @@ pytestmark = pytest.mark.timeout(120)
 PAPER_WHITE = {"pq": 146, "hlg": 189}  # 203 nits, coded by each curve: what is seen of it untreated
 LINES = [
     "2 clips are tone-mapped to SDR (1 hlg, 1 pq)",
-    "1 clip is of 720 lines or more without a tag: their colours are taken for BT.709",
-    "1 clip is interlaced: they are deinterlaced",
-    "1 clip is used as if usual SDR: primaries smpte432",
+    "1 clip is taken for BT.709 (untagged, from 720 lines on)",
+    "1 clip is deinterlaced",
+    "1 clip is used as it is: primaries smpte432",
 ]
 
 

@@ -14,6 +14,7 @@ from tests.probed_clips import probed
 
 PLAIN: dict[str, Any] = {
     "is_hd": True,
+    "variable_fps": False,
     "codec": "h264",
     "pixel_format": "yuv420p",
     "color_space": "bt709",
@@ -122,10 +123,10 @@ def test_what_is_done_and_what_is_not_is_counted_and_told() -> None:
     assert made.counts.reasons == {"color": 1, "too_small": 1} and made.counts.num_out == 9
     assert treatment_lines(made.facts) == [
         "3 clips are tone-mapped to SDR (2 hlg, 1 pq)",
-        "2 clips are of 720 lines or more without a tag: their colours are taken for BT.709",
-        "1 clip is interlaced: they are deinterlaced",
-        "1 clip is used as if usual SDR: primaries smpte432",
-        "1 clip is used as if usual SDR: transfer linear, primaries smpte432",
+        "2 clips are taken for BT.709 (untagged, from 720 lines on)",
+        "1 clip is deinterlaced",
+        "1 clip is used as it is: primaries smpte432",
+        "1 clip is used as it is: transfer linear, primaries smpte432",
     ]
     as_is = table_of(clips, hdr="as_is", interlaced="as_is").facts
     assert as_is.treatments == {"bt709": 2}
@@ -133,6 +134,11 @@ def test_what_is_done_and_what_is_not_is_counted_and_told() -> None:
         "transfer smpte2084": 1, "transfer arib-std-b67": 2, "interlaced": 1, **made.facts.untreated
     }  # fmt: skip
     assert treatment_lines(table_of([clip_of(PLAIN)]).facts) == []
+    varying = [clip_of(PLAIN | {"variable_fps": True}), clip_of(PLAIN | {"variable_fps": True})]
+    assert treatment_lines(table_of(varying).facts) == [
+        "2 clips are used as they are: a varying frame rate without target_fps"
+    ]
+    assert treatment_lines(table_of(varying, target_fps=16.0).facts) == []
 
 
 def test_the_keys_of_clips_that_nothing_is_done_to_do_not_move() -> None:

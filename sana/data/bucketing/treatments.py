@@ -1,4 +1,4 @@
-"""Treatments: what is done to the fields and colours of each clip, by what probe knows of them, or why it is rejected.
+"""Treatments: what is done to the fields and colours of each clip by what probe knows of it, or why it is rejected.
 
 Columns are numpy arrays over many clips. A million clips have a few dozen distinct codings; each is decided once.
 """
@@ -37,6 +37,7 @@ class Coding:
     """How the fields and colours of a clip are coded: columns of a probe row, and whether it has HD_LINES."""
 
     is_hd: bool
+    variable_fps: bool
     codec: str
     pixel_format: str
     color_space: str
@@ -127,8 +128,10 @@ def treatment_of(coding: Coding, rules: BucketRules) -> str:
 
 
 def untreated_of(coding: Coding, rules: BucketRules) -> str:
-    """Return what is unusual about the fields and colours of a clip and yet used as it is; empty: nothing."""
+    """Return what is unusual about the times, fields and colours of a clip and yet used as it is; empty: nothing."""
     phrases = []
+    if coding.variable_fps and rules.target_fps is None:
+        phrases.append("a varying frame rate without target_fps")
     if coding.is_interlaced and rules.interlaced == "as_is":
         phrases.append("interlaced")
     if coding.color_transfer in _HDR:
@@ -141,7 +144,7 @@ def untreated_of(coding: Coding, rules: BucketRules) -> str:
 
 
 def treatment_lines(facts: BucketFacts) -> list[str]:
-    """Say what is done to the fields and colours of the clips that are used: no line where nothing is."""
+    """Say what is done to the clips that are used, and what is not though unusual: no line where there is nothing."""
 
     def num_of(part: str) -> int:
         return sum(num for name, num in facts.treatments.items() if part in name.split("+"))
@@ -149,23 +152,19 @@ def treatment_lines(facts: BucketFacts) -> list[str]:
     mapped = ", ".join(f"{num} {name}" for name in ("hlg", "pq") if (num := num_of(name)))
     lines = [
         (num_of("hlg") + num_of("pq"), f"tone-mapped to SDR ({mapped})"),
-        (num_of("bt709"), f"of {HD_LINES} lines or more without a tag: their colours are taken for BT.709"),
-        (num_of("bt2020"), "without a tag of their matrix but with primaries of BT.2020: that matrix is taken"),
-        (num_of("bwdif"), "interlaced: they are deinterlaced"),
+        (num_of("bt709"), f"taken for BT.709 (untagged, from {HD_LINES} lines on)"),
+        (num_of("bt2020"), "taken for BT.2020 (only its primaries are tagged)"),
+        (num_of("bwdif"), "deinterlaced"),
     ]
-    told = [f"{num} {'clip is' if num == 1 else 'clips are'} {what}" for num, what in lines if num]
-    told += [
-        f"{num} {'clip is' if num == 1 else 'clips are'} used as if usual SDR: {what}"
-        for what, num in facts.untreated.items()
-    ]
-    return told
+    lines += [(num, f"used as {'it is' if num == 1 else 'they are'}: {what}") for what, num in facts.untreated.items()]
+    return [f"{num} {'clip is' if num == 1 else 'clips are'} {what}" for num, what in lines if num]
 
 
 def _codings(clips: pa.Table) -> tuple[tuple[Coding, ...], Ints]:
     """Return the distinct codings and each clip's index in them."""
     sideways = np.isin(clips["rotation_deg"].to_numpy(), (90, 270))
     lines = np.where(sideways, clips["width"].to_numpy(), clips["height"].to_numpy())  # neither has a sample aspect
-    codes = (lines >= HD_LINES).astype(np.int64)
+    codes = (lines >= HD_LINES).astype(np.int64) * 2 + clips["variable_fps"].to_numpy()
     names: list[list[str]] = []
     for fact in _FACTS:
         coded = clips[fact].combine_chunks().dictionary_encode()
@@ -178,5 +177,5 @@ def _codings(clips: pa.Table) -> tuple[tuple[Coding, ...], Ints]:
         for of_fact in reversed(names):
             code, index = divmod(code, len(of_fact))
             values.insert(0, of_fact[index])
-        codings.append(Coding(bool(code), *values))
+        codings.append(Coding(bool(code // 2), bool(code % 2), *values))
     return tuple(codings), of_clips.astype(np.int64)
