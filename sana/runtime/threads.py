@@ -1,9 +1,11 @@
 """Work on many items in threads, in order and in bounded memory."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import TypeVar
 
 _In = TypeVar("_In")
@@ -42,3 +44,43 @@ def in_threads(
             yield waiting.popleft().result()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
+
+
+def in_daemon_threads(
+    function: Callable[[_In], _Out],
+    items: Sequence[_In],
+    *,
+    num_threads: int = NUM_THREADS,
+    while_waiting: Callable[[], None] | None = None,
+) -> Generator[_Out, None, None]:
+    """Yield `function(item)` for each item, in order, as `in_threads` does; but who leaves early waits for nothing.
+
+    What runs then is abandoned: it ends by itself or with the process. For long work that a kill does not harm, such as
+    fetching a large file: Ctrl-C is not to wait for it.
+    """
+    futures: list[Future[_Out]] = [Future() for _ in items]
+    todo: SimpleQueue[tuple[_In, Future[_Out]]] = SimpleQueue()
+    for pair in zip(items, futures, strict=True):
+        todo.put(pair)
+    left = Event()
+
+    def work() -> None:
+        while not left.is_set():
+            try:
+                item, future = todo.get_nowait()
+            except Empty:
+                return
+            try:
+                future.set_result(function(item))
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+                future.set_exception(error)
+
+    for _ in range(min(num_threads, len(items))):
+        Thread(target=work, name="in_daemon_threads", daemon=True).start()
+    try:
+        for future in futures:
+            while while_waiting and not wait([future], IDLE_S).done:
+                while_waiting()
+            yield future.result()
+    finally:
+        left.set()

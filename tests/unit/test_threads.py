@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from sana.runtime.threads import in_threads
+from sana.runtime.threads import in_daemon_threads, in_threads
 
 
 def test_results_keep_the_order_and_no_more_than_so_many_are_ahead() -> None:
@@ -50,6 +50,41 @@ def test_leaving_early_ends_the_threads() -> None:
         next(results)
         raise KeyboardInterrupt
     assert not _threads()
+
+
+def test_leaving_daemon_threads_waits_for_none_of_them() -> None:
+    ends, started = threading.Event(), []
+
+    def work(item: int) -> int:
+        started.append(item)
+        assert item == 0 or ends.wait(10)
+        return item
+
+    begun = time.monotonic()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        closing(in_daemon_threads(work, range(100), num_threads=2)) as results,
+    ):
+        assert next(results) == 0
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun < 5
+    ends.set()
+    time.sleep(0.1)
+    assert len(started) <= 3, "nothing more is started"
+
+
+def test_daemon_threads_give_results_and_errors_in_order() -> None:
+    def work(item: int) -> int:
+        time.sleep(0.01 if item % 2 else 0.0)
+        if item == 7:
+            raise OSError("disk full")
+        return item * item
+
+    results = in_daemon_threads(work, range(20), num_threads=3)
+    assert [next(results) for _ in range(7)] == [item * item for item in range(7)]
+    with pytest.raises(OSError, match="disk full"):
+        next(results)
+    assert not list(in_daemon_threads(work, []))
 
 
 def test_who_waits_is_called_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:

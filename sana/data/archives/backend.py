@@ -23,7 +23,7 @@ from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import LISTED, SourceFile, files_of, is_video_path, table_of_files
 from sana.data.tables import content_digest
 from sana.errors import ConfigError
-from sana.runtime.threads import in_threads
+from sana.runtime.threads import in_daemon_threads
 
 INDEX_THREADS = 4  # archives that are read at the same time
 _CAPTIONS = r"(?i)\.(txt|json|jsonl|csv|tsv|parquet)\z"  # files beside archives that may hold captions
@@ -201,14 +201,8 @@ class ArchiveBackend:
             if report:
                 report(len(indexes), len(archives))
 
-        found_indexes = in_threads(
-            self._reader.index,
-            archives,
-            num_threads=INDEX_THREADS,
-            num_ahead=INDEX_THREADS,
-            while_waiting=tell,
-        )
-        for index in found_indexes:
+        read = in_daemon_threads(self._reader.index, archives, num_threads=INDEX_THREADS, while_waiting=tell)
+        for index in read:
             indexes.append(index)
             tell()
         no_archives = {a.path: why for a, index in zip(archives, indexes, strict=True) if (why := index.why_no_archive)}
@@ -220,8 +214,8 @@ class ArchiveBackend:
         tables = {table.path: table for table in tables_of_rows(archives, indexes, folder, self._config.captions)}
         listed = _joined(plain, folder.listed(), table_of_files(table.file for table in tables.values()))
         found = _Unpacked(archives, indexes, folder, tables, listed, no_archives)
-        read = lambda row: self._read_row(found, row)  # noqa: E731 - bound to what was found
-        made, used = tables_of_json(archives, listed, folder, self._config.captions, read)
+        text_of = lambda row: self._read_row(found, row)  # noqa: E731 - bound to what was found
+        made, used = tables_of_json(archives, listed, folder, self._config.captions, text_of)
         unused = listed.filter(pc.invert(pc.is_in(listed.column("path"), used)))
         listed = _joined(unused, table_of_files(table.file for table in made))
         tables |= {table.path: table for table in made}
