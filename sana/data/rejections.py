@@ -10,6 +10,7 @@ from sana.arrow import value_counts
 from sana.artifact import Artifact
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
+from sana.counts import DatasetCounts
 from sana.data.schemas import Reason
 from sana.data.tables import read_table
 from sana.errors import RejectedError
@@ -17,6 +18,7 @@ from sana.store import Store
 
 _MAX_REASONS = 3  # of a data set, in a message
 _MAX_DATASETS = 2
+_ROUNDING = 1e-6  # of a number of clips
 _BROKEN = "replace or remove these files"
 # What helps, by reason. {at}: the data set's key in the config; {bucket}: the section with its bucket rules.
 REMEDIES: Mapping[str, str] = {
@@ -60,7 +62,7 @@ def check_rejects(config: Config, artifact: Artifact, store: Store) -> None:
     """
     counts = artifact.counts
     limits = {dataset.id: dataset for dataset in config.download.datasets}
-    above = [name for name, of in counts.datasets.items() if of.num_rejected > _limit(limits.get(name)) * of.num_in]
+    above = [name for name, of in counts.datasets.items() if is_too_many(of, _limit(limits.get(name)))]
     if counts.num_out == 0 and counts.datasets:
         above = [name for name, of in counts.datasets.items() if of.num_rejected]
         first = [f"{artifact.stage}: no clip is left of {counts.num_in}"]
@@ -78,6 +80,16 @@ def check_rejects(config: Config, artifact: Artifact, store: Store) -> None:
     raise RejectedError("\n  ".join([*first, *lines, f"every rejection is listed in {where}"]))
 
 
+def is_too_many(of: DatasetCounts, limit: float) -> bool:
+    """Whether more clips were rejected than a `max_rejected_fraction` allows."""
+    return of.num_rejected > limit * of.num_in + _ROUNDING  # 0.29 of 100 is 29, and 28.999999999999996 in floats
+
+
+def fraction_of(of: DatasetCounts) -> float:
+    """Return the smallest `max_rejected_fraction`, in hundredths, that allows what was rejected."""
+    return ceil(100 * of.num_rejected / of.num_in - _ROUNDING) / 100
+
+
 def _limit(dataset: DatasetConfig | None) -> float:
     return 1.0 if dataset is None else dataset.max_rejected_fraction
 
@@ -92,7 +104,7 @@ def _told(config: Config, artifact: Artifact, rejects: pa.Table, name: str) -> l
     if of.num_rejected == of.num_in:
         more = "none is left"
     else:
-        needed = ceil(100 * of.num_rejected / of.num_in) / 100
+        needed = fraction_of(of)
         more = (
             f"more than max_rejected_fraction {limit:g} allows (to go on without them: "
             f"-s download.datasets.{name}.max_rejected_fraction={needed:g})"

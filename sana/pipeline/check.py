@@ -4,7 +4,6 @@ The stages up to the buckets run on a store that is thrown away. What stops a ru
 that the root's pool or an earlier check has probed are not opened again.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from sana.context import Context
 from sana.counts import Counts
 from sana.data.bucketing.split_check import check_splits, split_notes
 from sana.data.bucketing.window_table import WindowTable, make_window_table
+from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import REJECTS
 from sana.data.sources.source import Source, open_sources, sources_of
 from sana.data.sources.source_check import check_sources
@@ -224,19 +224,22 @@ def _probes_kept(inner: Context, known: Store | None, clips: pa.Table) -> Iterat
 
 
 def _limits(config: Config, counts: Mapping[str, Counts]) -> list[str]:
-    """Return what `max_rejected_fraction` would stop, by stage and data set."""
-    found = []
-    for stage, of_stage in counts.items():
-        if of_stage.num_in and not of_stage.num_out:
-            found.append(f"{stage}: all {of_stage.num_in} clips are rejected; above is what would help")
-            continue
-        for name, of in of_stage.datasets.items():
-            dataset = next(one for one in config.download.datasets if one.id == name)
-            if of.num_rejected > dataset.max_rejected_fraction * of.num_in:
-                needed = math.ceil(100 * of.num_rejected / of.num_in) / 100
-                found.append(
-                    f"{stage}: {dataset.where}: {of.num_rejected} of {of.num_in} clips are rejected, more than "
-                    f"max_rejected_fraction {dataset.max_rejected_fraction:g} allows: mend them, or "
-                    f"-s download.datasets.{name}.max_rejected_fraction={needed:g}"
-                )
+    """Return what `max_rejected_fraction` would stop: a line for each data set, whatever the number of stages."""
+    found = [
+        f"{stage}: all {of.num_in} clips are rejected; above is what would help"
+        for stage, of in counts.items()
+        if of.num_in and not of.num_out
+    ]
+    partly = {stage: of.datasets for stage, of in counts.items() if of.num_out}
+    for dataset in config.download.datasets:
+        mine = {stage: of[dataset.id] for stage, of in partly.items() if dataset.id in of}
+        above = {stage: of for stage, of in mine.items() if is_too_many(of, dataset.max_rejected_fraction)}
+        if above:
+            numbers = ", ".join(f"{of.num_rejected} of {of.num_in} in {stage}" for stage, of in above.items())
+            needed = max(fraction_of(of) for of in above.values())
+            found.append(
+                f"{dataset.where}: more clips are rejected than max_rejected_fraction "
+                f"{dataset.max_rejected_fraction:g} allows ({numbers}): mend them, or "
+                f"-s download.datasets.{dataset.id}.max_rejected_fraction={needed:g}"
+            )
     return found

@@ -1,7 +1,6 @@
 """A config to begin with, made from what a check found in one source: short, valid, each value with its reason."""
 
 import copy
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -13,6 +12,7 @@ from sana.arrow import value_counts
 from sana.config.load import from_values
 from sana.config.pipeline import Config
 from sana.convert.yaml_text import scalar
+from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import Reason
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from sana.pipeline.advice import advice
@@ -101,13 +101,14 @@ class Starter:
         assert checked.listed is not None and checked.assigned is not None
         dataset = checked.config.download.datasets[0]
         counts = [*checked.listed.counts.values(), checked.assigned.counts]
-        most = max((of.num_rejected / of.num_in for of in counts if of.num_in), default=0.0)
-        if not dataset.max_rejected_fraction < most < 1:
+        mine = [of.datasets[dataset.id] for of in counts if dataset.id in of.datasets and of.num_in]
+        above = [fraction_of(of) for of in mine if is_too_many(of, dataset.max_rejected_fraction)]
+        if not above or max(above) >= 1:
             return checked
         top = ", ".join(f"{num} {reason}" for reason, num in value_counts(checked.rejects["reason"]).items())
         key = "download.datasets.0.max_rejected_fraction"
         why = f"{top}: mend the files that are named above, and remove this"
-        return self._set(checked, {key: math.ceil(100 * most) / 100}, why=why)
+        return self._set(checked, {key: max(above)}, why=why)
 
     def _set(self, checked: Checked, settings: dict[str, Any], *, why: str = "") -> Checked:
         for key, value in settings.items():

@@ -9,7 +9,8 @@ from sana.arrow import table_of, to_parquet, value_counts
 from sana.artifact import Artifact, FileInfo
 from sana.config.load import load_config
 from sana.config.pipeline import Config
-from sana.data.rejections import REMEDIES, check_rejects, remedy
+from sana.counts import DatasetCounts
+from sana.data.rejections import REMEDIES, check_rejects, fraction_of, is_too_many, remedy
 from sana.data.schemas import REJECTS, Reason
 from sana.data.tables import count_rejects
 from sana.errors import RejectedError
@@ -110,3 +111,14 @@ def test_every_reason_has_a_remedy_whose_settings_exist() -> None:
         assert all(name in known for name in named if name != "captions.layout"), (reason, named)
     assert remedy(settings, "demo", "too_small").startswith("set download.datasets.demo.bucket.allow_upscale")
     assert remedy(config(), "demo", "too_small").startswith("set bucket.allow_upscale")
+
+
+def test_a_limit_allows_what_it_says_whatever_floats_make_of_it() -> None:
+    """0.29 * 100 is 28.999999999999996, and 100 * 7 / 100 is 7.000000000000001."""
+    for num_in in (3, 7, 100, 1000, 9_999_991):
+        for share in range(101):
+            allowed = share * num_in // 100
+            assert not is_too_many(DatasetCounts(num_in, allowed), share / 100)
+            assert is_too_many(DatasetCounts(num_in, allowed + 1), share / 100)
+            needed = fraction_of(DatasetCounts(num_in, allowed))
+            assert needed <= share / 100 and not is_too_many(DatasetCounts(num_in, allowed), needed)
