@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,8 +106,8 @@ def _checked(config: Config, *, rehash: bool) -> "tuple[list[str], Checked]":
         known.exists("artifact.json")  # any key: can it be read?
     except SanaError as error:
         problems, known = [str(error)], None
-    # a folder that is there, as nothing is written to the root of this context
-    context = context_of(config.model_copy(update={"root": config.work_dir}))
+    # a store that is there, as nothing is written to it; the config's own root: a source may not hold it
+    context = replace(context_of(config.model_copy(update={"root": config.work_dir})), config=config)
     if rehash:
         rehash_files(context, model=False)
     with RunDisplay() as display:

@@ -110,17 +110,18 @@ def test_a_listing_that_would_hold_an_output_is_refused(
         assert not says or "Set " in problem or "Copy the videos" in problem
 
 
-def test_validate_and_a_run_refuse_in_one_line(
+def test_commands_refuse_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flows.local_run.LocalPrefect.start", lambda self: None)
     folder = make_files(tmp_path / "data", {"a.mp4": "1", "a.txt": "x"})
     sets = json.dumps([{"id": "d", "source": str(folder)}])
     places = [f"download.datasets={sets}", f"root={folder}/store", f"work_dir={tmp_path}/w"]
-    for command in ("validate", "plan", "run"):
+    for command in ("validate", "plan", "run", "check"):
         with pytest.raises(SystemExit):
             main([command, str(DEMO), *(x for value in places for x in ("-s", value))])
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if "datasets[d]" in line]
+        said = capsys.readouterr()
+        (line,) = [line for line in f"{said.out}{said.err}".splitlines() if "datasets[d]" in line]
         assert f"{folder} holds root {folder}/store" in line
     assert not any(path.is_file() for path in (folder / "store").rglob("*")) and not (tmp_path / "w/mlflow.db").exists()
 
