@@ -14,6 +14,7 @@ from sana.data.bucketing.treatments import treatment_lines
 from sana.facts import BucketFacts
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import facts_of, remedy
+from sana.stages import bucket
 
 MAX_NAMES = 5  # of each reason
 
@@ -76,7 +77,9 @@ def _names(rows: pa.Table) -> str:
     rows = rows.sort_by("path")
     names = []
     for row in rows.slice(0, MAX_NAMES).to_pylist():
-        found = row["detail"].removeprefix(f"{row['path']}: ").partition(";")[0]
+        found = row["detail"].removeprefix(f"{row['path']}: ")
+        if row["stage"] == bucket.NAME:
+            found = found.partition(";")[0]  # the limit that follows is in the remedy
         names.append(f"{row['path']} ({found})" if found else row["path"])
     more = rows.num_rows - MAX_NAMES
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")

@@ -339,11 +339,14 @@ def test_the_template_needs_a_source_and_what_check_names(place: Place) -> None:
     assert CliRunner().invoke(cli, [*template, *problem.split()[-2:]]).exit_code == 0
 
 
-def test_several_captions_are_counted(place: Place, tmp_path: Path) -> None:
+def test_several_captions_are_counted_and_near_names_told(place: Place, tmp_path: Path) -> None:
     for number, text in enumerate(["one", "one\ntwo\nthree", "one\ntwo"]):
         make_video(tmp_path / f"{number}.mp4", num_frames=20 + number, width=160, height=96)
         (tmp_path / f"{number}.txt").write_text(text)
+    (tmp_path / "a-1.mp4").touch()
+    (tmp_path / "a_1.txt").write_text("a name that is near")
     shown = check(place, f"download.datasets=[{{id: own, source: {tmp_path}}}]", "bucket={buckets: [17x96x160]}").output
+    assert '  no_caption 1: a-1.mp4 (there is no a-1.txt; "a_1.txt" is near)\n' in shown
     assert "  captions: 2 of 3 clips have 2 to 3 alternatives, of which each step draws one" in shown
 
 

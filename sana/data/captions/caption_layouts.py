@@ -244,9 +244,9 @@ def resolve_video_path(video: str | None, *, folder: str, base: str, is_source: 
 
 def why_missing(path: str, near: str | None, *, is_source: bool) -> str:
     """Say why no listed video has this path; `near` is a video that has nearly the same name."""
-    if re.match(r"[A-Za-z]:[\\/]", path.rpartition("/")[2]) or "\\\\" in path[:2]:
-        return "is not there: it is an absolute path of Windows; use a path relative to the table"
     hint = f'; "{near}" is near' if near else ""
+    if re.match(r"[A-Za-z]:[\\/]", path.rpartition("/")[2]) or "\\\\" in path[:2]:
+        return f"is not there: it is an absolute path of Windows; use a path relative to the table{hint}"
     if is_source or path.lower().endswith(VIDEO_SUFFIXES):
         return f"is not there{hint}"
     return f"is not there, or does not end as a video does (.mp4, .mkv, .webm, ...){hint}"

@@ -88,9 +88,16 @@ def match_videos(names: pa.Array, videos: pa.Array, is_named: np.ndarray) -> np.
 
 
 def nearest(names: pa.Array, files: pa.Array) -> pa.Array:
-    """Return for each name a file whose letters and digits are the same but for accents and case, or null."""
-    keys = _loose(files)
-    return pc.take(files, pc.index_in(_loose(names), keys))
+    """Return for each name a file that may be meant by it, or null.
+
+    It is one whose letters and digits are the same but for accents and case; else, in whatever folder, the only one
+    whose own name is such.
+    """
+    wanted, keys = _loose(names), _loose(files)
+    elsewhere = _sole(_last_parts(wanted), _last_parts(keys), both_ways=False).astype(np.int32)
+    rows = pc.coalesce(pc.index_in(wanted, keys), pa.array(elsewhere, mask=elsewhere < 0))
+    is_blank = pc.match_substring_regex(wanted, r"(\A|/)\z")  # no letter is left
+    return pc.take(files, pc.if_else(is_blank, pa.scalar(None, pa.int32()), rows))
 
 
 def spellings(path: str) -> Iterator[str]:
@@ -138,3 +145,7 @@ def _decoded(names: pa.Array) -> pa.Array:
 def _loose(names: pa.Array) -> pa.Array:
     plain = pc.utf8_normalize(normalized(without_suffix(names)), form="NFKD")
     return pc.utf8_lower(pc.replace_substring_regex(plain, r"[^\pL\pN/]", ""))
+
+
+def _last_parts(paths: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(paths, r"(?s)\A.*/", "")

@@ -1,6 +1,6 @@
 """Captions in rows that name their videos: of tables, or of two text files line by line."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,12 +136,12 @@ def join_rows(
     if source.is_table and not rows.num_rows:
         raise no_row(source)
     row_paths = _paths_of(named, rows, source)
-    video_of, near = _videos_of(row_paths, source.videos.column("path").combine_chunks())
+    video_of = _videos_of(row_paths, source.videos.column("path").combine_chunks())
     order = np.argsort(video_of, kind="stable")
     starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
     names = [name for _, name, _ in named]
     no_row_reason = f"no row of {', '.join(names[:3])} names it" if named else "layout: none"
-    unmatched = _unmatched_rows(named, rows, row_paths, near, np.flatnonzero(video_of < 0), source)
+    unmatched = _unmatched_rows(named, rows, row_paths, np.flatnonzero(video_of < 0), source)
     null_words = frozenset(word.lower() for word in config.null_words) if source.layout != "lines" else frozenset()
     return RowCaptions(config, rows, order, starts, no_row_reason, null_words, names, unmatched)
 
@@ -160,37 +160,47 @@ def _paths_of(named: Sequence[tuple[str, str, int]], rows: pa.Table, source: Sou
     return pa.chunked_array(paths, pa.large_string()).combine_chunks()
 
 
-def _videos_of(row_paths: pa.Array, videos: pa.Array) -> tuple[np.ndarray, dict[str, str]]:
-    """Return int64 [rows]: the video of each path, or -1; and of paths without one the name that is near, if any.
+def _videos_of(row_paths: pa.Array, videos: pa.Array) -> np.ndarray:
+    """Return int64 [rows]: the video of each path, or -1.
 
     A path that no video has means the only one that is equal after normalising (`match_videos`).
     """
-    found = pc.fill_null(pc.index_in(row_paths, videos), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    exact = pc.fill_null(pc.index_in(row_paths, videos), -1)
+    found: np.ndarray = exact.to_numpy(zero_copy_only=False).astype(np.int64)
     left = np.flatnonzero((found < 0) & row_paths.is_valid().to_numpy(zero_copy_only=False))
     if not len(left):
-        return found, {}
+        return found
     is_named = np.zeros(len(videos), dtype=bool)
     is_named[found[found >= 0]] = True
     distinct = pc.dictionary_encode(row_paths.take(pa.array(left)))
     names = distinct.dictionary
     matched = match_videos(names, videos, is_named)
     found[left] = matched[distinct.indices.to_numpy(zero_copy_only=False)]
-    unknown = names.filter(pa.array(matched < 0)).slice(0, MAX_NEAR)
-    near = zip(unknown.to_pylist(), nearest(unknown, videos).to_pylist(), strict=True) if len(unknown) else ()
-    return found, {name: video for name, video in near if video}
+    return found
+
+
+def _near_names(written: pa.Array, videos: pa.Array) -> dict[str, str]:
+    """Return the video that is near to each of the first MAX_NEAR names that fit none, if any."""
+    names = pc.unique(written).drop_null().slice(0, MAX_NEAR)
+    if not len(names):
+        return {}
+    plain = pc.replace_substring_regex(names, r"(?s)\A([A-Za-z][A-Za-z0-9+.-]*://[^?#]*)[?#].*", r"\1")
+    near = zip(names.to_pylist(), nearest(plain, videos).to_pylist(), strict=True)
+    return {name: video for name, video in near if video}
 
 
 def _unmatched_rows(
     named: Sequence[tuple[str, str, int]],
     rows: pa.Table,
     row_paths: pa.Array,
-    near: Mapping[str, str],
     which: np.ndarray,
     source: Source,
 ) -> list[UnmatchedRow]:
     """Say where each of the rows `which` is, and why it has no video; each video once."""
     firsts = np.cumsum([0] + [num_rows for _, _, num_rows in named])
     unmatched: dict[str, UnmatchedRow] = {}
+    written = pc.coalesce(row_paths, rows.column("video").combine_chunks()).take(pa.array(which))
+    near = _near_names(written, source.videos.column("path").combine_chunks())
     for row in which.tolist():
         number = int(np.searchsorted(firsts, row, side="right")) - 1
         folder, name, _ = named[number]
@@ -206,5 +216,6 @@ def _unmatched_rows(
         _, why = resolve_video_path(video, folder=folder, base=source.base, is_source=source.is_table)
         shown = (video or at).replace("\0", "\\x00")[:MAX_NAME_CHARS]
         reason = Reason.OUTSIDE if video else Reason.MISSING
-        unmatched.setdefault(shown, UnmatchedRow(shown, reason, f"{at}: it {why}"))
+        hint = f'; "{near[video]}" is near' if video in near else ""
+        unmatched.setdefault(shown, UnmatchedRow(shown, reason, f"{at}: it {why}{hint}"))
     return list(unmatched.values())
