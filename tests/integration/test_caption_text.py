@@ -1,6 +1,5 @@
 """Captions that are no text are rejected by name, and tables are read as people write them or refused by line."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sana.data.captions import csv_rows
 from sana.data.sources.source_check import check_sources
 from sana.errors import ConfigError
 from sana.facts import CaptionCounts, DownloadFacts
@@ -281,16 +279,3 @@ def test_a_table_that_cannot_be_read_is_one_error_with_file_and_line(tmp_path: P
         run_alone(download, at, {})
     (problem,), _ = check_sources(at.config, work_dir=at.work_dir)
     assert str(problem) == str(caught.value), "the check before a run says the same"
-
-
-def test_arrow_and_the_record_reader_give_the_same_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of plain rows go to Arrow: what it gives must be what the record reader gives."""
-    rows = "".join(f'"{i} ""x"".mp4",{i}; text,"a, b ""{i}"""\r\n' for i in range(300))
-    folder = make_files(tmp_path / "s", {**videos(['1 "x".mp4']), "metadata.csv": f"file_name,fps,text\r\n{rows}"})
-    fast = FinishedDownload(context(tmp_path, {"source": str(folder)}))
-    calls = []
-    monkeypatch.setattr(csv_rows.CsvRows, "_plain", lambda *args: calls.append(args))
-    shutil.rmtree(tmp_path / "root")
-    slow = FinishedDownload(context(tmp_path, {"source": str(folder)}))
-    assert calls and slow.artifact.content == fast.artifact.content and slow.rejected == fast.rejected
-    assert fast.captions == {'1 "x".mp4': ['a, b "1"']} and len(fast.rejected) == 299

@@ -18,16 +18,25 @@ class Lines:
     number: int = 0
     pending: list[str] = field(default_factory=list)  # the next line is the last one
     taken: list[str] = field(default_factory=list)  # of the current record
+    carry: bytes = b""  # goes before the next block
 
     def __iter__(self) -> "Lines":
         return self
 
     def __next__(self) -> str:
         if not self.pending:
-            self.load(next(self.blocks))
+            block = self.next_block()
+            if not block:
+                raise StopIteration
+            self.load(block)
         self.taken.append(self.pending.pop())
         self.number += 1
         return self.taken[-1]
+
+    def next_block(self) -> bytes:
+        """Take the next block as it is; b"" at the end."""
+        block, self.carry = self.carry + next(self.blocks, b""), b""
+        return block
 
     def load(self, block: bytes) -> None:
         """Take up the lines of a block. Bytes that are not UTF-8 become surrogates, and matter where they are read."""

@@ -7,7 +7,6 @@ long, a stray quote) is read record by record.
 import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -44,8 +43,8 @@ class CsvRows:
         self._row = 0  # rows read so far
         self.delimiter = {"tab": "\t"}.get(delimiter, delimiter)
         self.header = self._read_header(is_header)
-        rest = "".join(reversed(self._lines.pending)).encode("utf-8", "surrogateescape")
-        self._lines.pending, self._lines.blocks = [], chain([rest] if rest else [], self._lines.blocks)
+        self._lines.carry = "".join(reversed(self._lines.pending)).encode("utf-8", "surrogateescape")
+        self._lines.pending = []
         # `a, "b, c"`: a space after each delimiter of the first line stands before quotes as well
         self._spaced = len(self.header) > 1 and all(cell.startswith(" ") for cell in self.header[1:])
         self.header = [cell.strip() for cell in self.header]
@@ -93,22 +92,33 @@ class CsvRows:
         lines = self._lines
         while True:
             if not lines.pending:
-                block = next(lines.blocks, None)
-                if block is None:
+                block = self._whole_records(lines.next_block())
+                if not block:
                     return
                 num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-                table = None if self._spaced else self._plain(block, columns)
-                if table is not None and table.num_rows == num_lines and not _has_empty(table.column(0)):
-                    self._row += num_lines
+                table = None if self._spaced else self._plain(block, num_lines, video, columns)
+                if table is not None:
+                    self._row += table.num_rows
                     lines.number += num_lines
                     yield table
-                    continue  # else: blank lines, cells of several lines, or rows without a video
+                    continue
                 lines.load(block)
             yield self._block_of_records(video, columns)
 
-    def _plain(self, block: bytes, columns: Sequence[int]) -> pa.Table | None:
+    def _whole_records(self, block: bytes) -> bytes:
+        """Cut a block before a cell of several lines that it ends in; the rest goes before the next block."""
+        if block.count(b'"') % 2:
+            quotes, ends = (np.flatnonzero(np.frombuffer(block, np.uint8) == ord(mark)) for mark in '"\n')
+            outside = ends[np.searchsorted(quotes, ends) % 2 == 0]
+            if len(outside) and outside[-1] + 1 < len(block):
+                self._lines.carry = block[outside[-1] + 1 :]
+                return block[: outside[-1] + 1]
+        return block
+
+    def _plain(self, block: bytes, num_lines: int, video: int, columns: Sequence[int]) -> pa.Table | None:
         """Read a block in which each row has all its cells, and quotes stand where they should; else None."""
-        if (b"\\" in block and b'\\"' in block) or not _quotes_are_paired(block, self.delimiter):
+        quotes = None if b"\\" in block and b'\\"' in block else _paired_quotes(block, self.delimiter)
+        if quotes is None:
             return None
         names = [str(number) for number in range(len(self.header))]
         wanted = [str(number) for number in columns]
@@ -125,7 +135,26 @@ class CsvRows:
             )
         except pa.ArrowInvalid:
             return None
+        if pc.any(pc.equal(table.column(0), "")).as_py():
+            return None  # perhaps a row without any text
+        if table.num_rows != num_lines:
+            ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
+            inside = ends[np.searchsorted(quotes, ends) % 2 == 1]  # of a cell of several lines
+            if table.num_rows + len(inside) != num_lines or self._may_swallow(block, inside, video, table.column(0)):
+                return None
         return table.append_column(TROUBLE, pa.nulls(table.num_rows, pa.large_string()))
+
+    def _may_swallow(self, block: bytes, ends: np.ndarray, video: int, videos: pa.ChunkedArray) -> bool:
+        """Whether a line after one of the line ends looks like a row, by the shape of any of the videos."""
+        names = set()
+        for end in ends.tolist():
+            line = block[end + 1 : block.find(b"\n", end + 1) + 1 or None].decode("utf-8", "replace")
+            if line.count(self.delimiter) >= len(self.header) - 1:
+                cells = next(csv.reader([line], delimiter=self.delimiter), [])
+                names |= {cells[video].strip()} if len(cells) == len(self.header) else set()
+        if any(name.lower().endswith(VIDEO_SUFFIXES) for name in names):
+            return True
+        return bool(names) and not {_shape(name) for name in names}.isdisjoint(map(_shape, videos.to_pylist()))
 
     def _block_of_records(self, video: int, columns: Sequence[int]) -> pa.Table:
         rows: list[list[str | None]] = []
@@ -243,17 +272,17 @@ def _shape(name: str) -> str:
     return re.sub(r"\d+", "0", name.strip())
 
 
-def _quotes_are_paired(block: bytes, delimiter: str) -> bool:
-    """Whether each quote opens a cell, closes one, or is one of two inside of a cell. Line ends do not matter here."""
+def _paired_quotes(block: bytes, delimiter: str) -> np.ndarray | None:
+    """Return where quotes are, if each opens a cell, closes one, or is one of two inside of a cell; else None."""
     data = np.frombuffer(block, np.uint8)
-    at = np.flatnonzero(data == ord('"'))
+    at: np.ndarray = np.flatnonzero(data == ord('"'))
     if len(at) % 2:
-        return False
+        return None
     is_edge = np.isin(np.arange(256), [ord(delimiter), *b'\r\n"'])  # what may stand beside a quote
     opens, closes = at[::2], at[1::2]
     opens_well = is_edge[data[np.maximum(opens - 1, 0)]] | (opens == 0)
     closes_well = is_edge[data[np.minimum(closes + 1, len(data) - 1)]]
-    return bool(opens_well.all() and closes_well.all())
+    return at if opens_well.all() and closes_well.all() else None
 
 
 def _check_encoding(cells: Sequence[str], line: int) -> None:
@@ -268,7 +297,3 @@ def _check_encoding(cells: Sequence[str], line: int) -> None:
                     f"{_shown(cell)[:40]!r} is 0x{bad:02x}; save it as UTF-8, or name its encoding in "
                     "captions.encoding, such as cp1252"
                 ) from error
-
-
-def _has_empty(column: pa.ChunkedArray) -> bool:
-    return bool(pc.any(pc.equal(column, "")).as_py())
