@@ -56,7 +56,7 @@ def what_it_is(head: bytes, wanted: str, *, text_is_fine: bool = False) -> str:
     """
     if found := _pointer(head):
         name, command = found
-        return f"it is a {name} pointer, not {wanted}; run `{command}` where it is"
+        return f"it is a {name} pointer (run `{command}` where it is), not {wanted}"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if _HTML.match(text):
         return f"it is an HTML page, not {wanted}{_words(text)}"
@@ -65,8 +65,8 @@ def what_it_is(head: bytes, wanted: str, *, text_is_fine: bool = False) -> str:
         return f"it is {kind}, not {wanted}{_words(text)}"
     if _ANY_KIND.match(head):
         kind = next(kind for pattern, kind in _KINDS if pattern.match(head))
-        unpack = "; unpack it" if kind.endswith(("archive", "file")) else ""
-        return f"it is {kind}, not {wanted}{unpack}"
+        unpack = " (unpack it)" if kind.endswith(("archive", "file")) else ""
+        return f"it is {kind}{unpack}, not {wanted}"
     if len(head) > 16 and not any(head):
         return f"it begins with {len(head)} zeros, not as {wanted}: its space was reserved, and it was never written"
     return "" if text_is_fine else _text(text, wanted)

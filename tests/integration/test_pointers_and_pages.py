@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60)
 
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'2d' * 32}\nsize 86690301\n".encode()
 PAGE = b"<!DOCTYPE html><html><head><style>p {}</style><title>403 Forbidden</title></head></html>"
-PULL = "it is a Git LFS pointer, not a video; run `git lfs pull` where it is"
+PULL = "it is a Git LFS pointer (run `git lfs pull` where it is), not a video"
 
 
 def image(kind: str) -> bytes:
@@ -62,9 +62,9 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "playlist": (b"#EXTM3U\n#EXTINF:10,\na.ts\n", "it is a playlist (m3u8)"),
     "list of files": (b"ffconcat version 1.0\nfile /etc/passwd\n", "it is text, not a video: ffconcat"),
     "subtitles": (b"1\n00:00:01,000 --> 00:00:02,000\nhello\n", "it is text, not a video: 1 00:00:01"),
-    "zip": (archive("zip"), "it is a zip archive, not a video; unpack it"),
-    "tar": (archive("tar"), "it is a tar archive, not a video; unpack it"),
-    "gzip": (gzip.compress(b"x" * 5000), "it is a gzip file, not a video; unpack it"),
+    "zip": (archive("zip"), "it is a zip archive (unpack it), not a video"),
+    "tar": (archive("tar"), "it is a tar archive (unpack it), not a video"),
+    "gzip": (gzip.compress(b"x" * 5000), "it is a gzip file (unpack it), not a video"),
     "bzip2": (bz2.compress(b"x" * 5000), "it is a bzip2 file"),
     "xz": (lzma.compress(b"x" * 5000), "it is an xz file"),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(range(99)), "it is a rar archive"),
@@ -129,9 +129,9 @@ def test_pointers_and_pages_are_no_captions(tmp_path: Path) -> None:
         f"{name}.mp4": text.decode() for name, text in good.items()
     }
     assert {path: detail for path, (_, detail) in done.rejected.items()} == {
-        "lfs.mp4": "lfs.txt is a Git LFS pointer, not a text; run `git lfs pull` where it is",
+        "lfs.mp4": "lfs.txt is a Git LFS pointer (run `git lfs pull` where it is), not a text",
         "page.mp4": "page.txt is an HTML page, not a text: 403 Forbidden",
-        "zip.mp4": "zip.txt is a zip archive, not a text; unpack it",
+        "zip.mp4": "zip.txt is a zip archive (unpack it), not a text",
         "jpg.mp4": "jpg.txt is a still image (JPEG), not a text",
     }
 
@@ -139,7 +139,11 @@ def test_pointers_and_pages_are_no_captions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "data", "says"),
     [
-        ("metadata.csv", LFS, "metadata.csv is a Git LFS pointer, not a table of captions; run `git lfs pull`"),
+        (
+            "metadata.csv",
+            LFS,
+            "metadata.csv is a Git LFS pointer (run `git lfs pull` where it is), not a table of captions",
+        ),
         ("metadata.jsonl", LFS, "metadata.jsonl is a Git LFS pointer"),
         ("metadata.parquet", LFS, "metadata.parquet is a Git LFS pointer"),
         ("metadata.csv", PAGE, "metadata.csv is an HTML page, not a table of captions: 403 Forbidden"),
