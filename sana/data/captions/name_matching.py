@@ -88,16 +88,22 @@ def match_videos(names: pa.Array, videos: pa.Array, is_named: np.ndarray) -> np.
 
 
 def nearest(names: pa.Array, files: pa.Array) -> pa.Array:
-    """Return for each name a file that may be meant by it, or null.
+    """Return for each name a file that may be meant, or null.
 
-    It is one whose letters and digits are the same but for accents and case; else, in whatever folder, the only one
-    whose own name is such.
+    Its letters and digits are the same but for accents and case; or it is the only one of that name, in another folder.
     """
-    wanted, keys = _loose(names), _loose(files)
-    elsewhere = _sole(_last_parts(wanted), _last_parts(keys), both_ways=False).astype(np.int32)
-    rows = pc.coalesce(pc.index_in(wanted, keys), pa.array(elsewhere, mask=elsewhere < 0))
-    is_blank = pc.match_substring_regex(wanted, r"(\A|/)\z")  # no letter is left
-    return pc.take(files, pc.if_else(is_blank, pa.scalar(None, pa.int32()), rows))
+    near = pc.take(files, pc.index_in(_loose(names), _loose(files)))
+    left = np.flatnonzero(near.is_null().to_numpy(zero_copy_only=False))
+    if not len(left):
+        return near
+    elsewhere = _sole(_loose(_last_part(names.take(pa.array(left)))), _loose(_last_part(files)), both_ways=False)
+    found = np.full(len(names), -1)
+    found[left] = elsewhere
+    return pc.coalesce(near, pc.take(files, pa.array(found, mask=found < 0)))
+
+
+def _last_part(names: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(names, r"(?s)\A.*[/\\]", "")
 
 
 def spellings(path: str) -> Iterator[str]:
