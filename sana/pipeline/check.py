@@ -89,6 +89,8 @@ class Checked:
         """The same clips under another config, which may differ in the buckets and below."""
         if self.listed is None:
             return replace(self, config=config)
+        if self.assigned is not None and _split_and_rules(config) == _split_and_rules(self.config):
+            return replace(self, config=config)
         assigned = make_window_table(self.listed.to_bucket, config)
         notes = [note for note in self.notes if not note.startswith("bucket.")]
         return replace(
@@ -97,6 +99,11 @@ class Checked:
             assigned=assigned,
             notes=[*notes, *split_notes(config, self.listed.to_bucket, assigned)],
         )
+
+
+def _split_and_rules(config: Config) -> object:
+    """Return what the buckets depend on."""
+    return config.bucket, [(dataset.id, dataset.role, dataset.bucket) for dataset in config.download.enabled]
 
 
 def check_data(context: Context, report_for: ReportFor, *, known: Store | None = None) -> Checked:
