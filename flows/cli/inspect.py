@@ -27,6 +27,7 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     import pyarrow.compute as pc
 
     from flows.display.progress_display import RunDisplay
+    from sana.data.sources.outputs import check_outside_sources
     from sana.data.tables import read_table
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import CACHED, plan
@@ -34,6 +35,8 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     from sana.runtime.worker import run_worker
 
     context = context_of(resolve(config, overrides, root))
+    if out is not None:
+        check_outside_sources(context.config, out, "--out")
     artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}
     if "encode_latents" not in artifacts:
         todo = f"sana run {same_options(config, overrides, root)} --until encode_latents"

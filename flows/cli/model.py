@@ -43,6 +43,7 @@ def generate(
     Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
     """
     from flows.display.progress_display import RunDisplay
+    from sana.data.sources.outputs import check_outside_sources
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import check_work_dir
     from sana.runtime.specs import GenerateSpec
@@ -57,6 +58,7 @@ def generate(
     path = (out or Path(f"{_file_name(prompt)}-seed{settings.sample.seed}.mp4")).absolute()
     if not path.parent.is_dir():
         raise ConfigError(f"--out: the folder {path.parent} is not there; make it, or name another")
+    check_outside_sources(settings, path, "--out")
     checkpoint, note = _checkpoint(context, same_options(config, overrides, root))
     model = source_of(resolve_model(settings.model, work_dir=context.work_dir))
     with RunDisplay() as display:

@@ -146,6 +146,36 @@ def test_a_converted_config_keeps_what_it_writes_from_the_videos(
         assert f"holds root {data}/output/store" in problem_of(inside)
 
 
+@pytest.mark.parametrize(
+    ("command", "out", "is_refused"),
+    [
+        (["generate", "a hill"], "data/new.mp4", True),
+        (["generate", "a hill"], "data", True),  # the current folder, where the file goes by default
+        (["generate", "a hill"], "linked/sub/new.mp4", True),
+        (["generate", "a hill"], "data/.out/new.mp4", False),
+        (["generate", "a hill"], "database/new.mp4", False),
+        (["inspect", "a.mp4"], "data/looked", True),
+        (["inspect", "a.mp4"], "looked", False),
+    ],
+)
+def test_what_a_command_writes_is_kept_out_of_the_sources(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    command: list[str], out: str, is_refused: bool,
+) -> None:  # fmt: skip
+    data = make_files(tmp_path / "data", {"a.mp4": "1", "a.txt": "x", "sub/b.mp4": "2", ".out/x": ""})
+    make_files(tmp_path, {"database/x": ""})
+    (tmp_path / "linked").symlink_to("data")
+    sets = json.dumps([{"id": "d", "source": str(data)}])
+    values = [f"download.datasets={sets}", f"root={tmp_path}/root", f"work_dir={tmp_path}/w"]
+    monkeypatch.chdir(data)
+    named = [] if out == "data" else ["--out", f"{tmp_path}/{out}"]
+    with pytest.raises(SystemExit):  # or else nothing is trained yet
+        main([command[0], str(DEMO), command[1], *named, *(x for value in values for x in ("-s", value))])
+    said = capsys.readouterr().err
+    assert ("lies in the source of download.datasets[d]" in said) == is_refused, said
+    assert sorted(path.name for path in data.iterdir()) == [".out", "a.mp4", "a.txt", "sub"]
+
+
 def test_artifacts_that_another_root_left_in_the_source_are_refused(tmp_path: Path) -> None:
     folder = make_files(tmp_path / "data", {"a.mp4": "1", "old/sample/0123456789abcdef/artifact.json": "{}"})
     problem = problem_of(config_of(str(folder), root=f"{tmp_path}/store"))

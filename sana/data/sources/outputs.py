@@ -98,6 +98,23 @@ class Outputs:
 NO_OUTPUTS = Outputs()
 
 
+def check_outside_sources(config: Config, path: Path, option: str) -> None:
+    """Check a file or folder that a command is to write, as `option` names it, against the folders of the data sets.
+
+    Raises:
+        ConfigError: a listing would hold it.
+    """
+    real = os.path.realpath(path)
+    for dataset in config.download.enabled:
+        folder = os.path.realpath(os.path.expanduser(dataset.source))
+        inside = _below(real, folder) if "://" not in dataset.source and os.path.isdir(folder) else None
+        if inside is not None and not is_hidden(inside):
+            raise ConfigError(
+                f"{option} {path} lies in the source of {dataset.where}, {folder}: the next run would train on it. "
+                "Name a place outside of it"
+            )
+
+
 def check_no_artifacts(source: str, listed: pa.Table) -> None:
     """Check that no artifact is among listed files: of an earlier root, or of one that is reached by another name.
 
