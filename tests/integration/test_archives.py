@@ -177,6 +177,17 @@ def test_rows_with_videos_are_clips(
     assert found.captions == expected and not found.rejected
 
 
+def test_a_table_beside_an_archive_names_its_members(tmp_path: Path) -> None:
+    packed = {"videos.zip": zip_of({"videos/a.mp4": b"1", "videos/b.mp4": b"2"}), "more.tar": tar_of({"c.mp4": b"3"})}
+    table = b"file_name,text\nvideos/a.mp4,a cat\nc.mp4,a dog\nvideos/b.mp4,\nd.mp4,nobody\n"
+    found = downloaded(tmp_path, make_files(tmp_path / "s", packed | {"metadata.csv": table}))
+    assert found.captions == {"videos/a.mp4": ["a cat"], "c.mp4": ["a dog"]}
+    assert {path: reason for path, (reason, _) in found.rejected.items()} == {
+        "videos/b.mp4": "no_caption",
+        "d.mp4": "missing",
+    }
+
+
 def test_archives_with_one_path_twice_are_unpacked_apart(tmp_path: Path) -> None:
     shards = {
         "s/0.tar": tar_of({"a.mp4": b"0a", "a.txt": b"zero"}),
@@ -198,7 +209,8 @@ def test_beside_plain_videos_archives_are_read_when_asked_for(tmp_path: Path) ->
     ignored = downloaded(tmp_path / "3", folder, archives="ignore")
     assert ignored.artifact.content == downloaded(tmp_path / "4", folder).artifact.content
     at = context(tmp_path / "5", {"source": str(folder)})
-    assert any("archives: read takes both" in note for note in check_sources(at.config, work_dir=at.work_dir)[1])
+    notes = check_sources(at.config, work_dir=at.work_dir)[1]
+    assert any("the archive x.tar lies beside 1 video: " in note and "archives: read" in note for note in notes)
 
 
 def test_splits_are_named_and_chosen(tmp_path: Path) -> None:
@@ -258,7 +270,7 @@ def test_a_parquet_file_without_videos_is_named_with_its_columns(tmp_path: Path)
 
 
 def test_more_archives_than_open_files(tmp_path: Path) -> None:
-    shards = {f"{i:03}.tar": tar_of({f"{i}.mp4": b"%d" % i, f"{i}.txt": b"x"}) for i in range(150)}
+    shards = {f"{i:03}.tar": tar_of({f"{i}.mp4": b"%d" % i, f"{i}.txt": b"x" * 2**16}) for i in range(150)}
     folder = make_files(tmp_path / "s", shards)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
@@ -315,3 +327,15 @@ def test_a_missing_column_is_one_of_the_archive(tmp_path: Path, name: str, data:
     [problem], _ = check_sources(at.config, work_dir=at.work_dir)
     assert says in str(problem) and "name one in captions.text_columns" in str(problem)
     assert "label" in str(problem) and "metadata." not in str(problem)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, damage: str) -> None:
+    folder = make_files(tmp_path / "s", {"train.parquet": embedded(ROWS), "0.tar": tar_of({"x.mp4": b"x"})})
+    before = opened(folder, tmp_path / "work").videos.column("path").to_pylist()
+    for path in (tmp_path / "work/cache/archives").rglob("*.*"):
+        data = path.read_bytes()
+        path.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "noise": bytes(len(data))}[damage])
+    later = opened(folder, tmp_path / "work")
+    assert len(later.unread_archives()) == 2 and later.videos.column("path").to_pylist() == before
+    assert not opened(folder, tmp_path / "work").unread_archives()

@@ -30,10 +30,8 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
     if config.archives == "ignore" or not found:
         return listed, [], []
     num_videos = videos_of(listed).num_rows
-    packed = [file for file in found if not file.path.lower().endswith(".parquet")]
     if config.archives == "auto" and not config.archive_files and num_videos:
-        beside = f"{len(packed)} archives, such as {packed[0].path}, lie beside {num_videos} videos" if packed else ""
-        return listed, [], [f"{beside} and are not read; archives: read takes both"] if packed else []
+        return listed, [], [_beside_note(found, num_videos)]
     chosen = [file for file in found if _is_chosen(file.path, config)]
     if not chosen:
         raise ConfigError(
@@ -46,6 +44,17 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
         others = pa.array([file.path for file in found if file not in chosen], pa.large_string())
         plain = plain.filter(pc.invert(pc.is_in(plain.column("path"), others)))
     return plain, chosen, list(_split_note(chosen, config))
+
+
+def _beside_note(found: list[SourceFile], num_videos: int) -> str:
+    """Say that archives lie beside videos and are not read."""
+    packed = [file.path for file in found if not file.path.lower().endswith(".parquet")]
+    name = (packed or [file.path for file in found])[0]
+    lie = f"{len(found)} archives, such as {name}, lie" if len(found) > 1 else f"the archive {name} lies"
+    if not packed:
+        lie = f"{len(found)} .parquet files, such as {name}, lie" if len(found) > 1 else f"{name} lies"
+    beside = "1 video" if num_videos == 1 else f"{num_videos} videos"
+    return f"{lie} beside {beside}: videos that may be inside are not read; archives: read takes both"
 
 
 def _is_chosen(path: str, config: DatasetConfig) -> bool:

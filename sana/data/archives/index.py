@@ -3,7 +3,6 @@
 An index is an Arrow file that is mapped into memory, and another with the rows of a Parquet file without its videos.
 """
 
-import errno
 import gzip
 import hashlib
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ _KINDS = (
 )
 _VERSION = 2  # of what an index says: part of its name
 _ROWS_AT_ONCE = 4096
+_SMALL_BYTES = 2**16  # of an index that is read, not mapped
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class IndexFolder:
         if self.rehash:
             return None
         members, rows = self._paths(key)
-        with suppress(FileNotFoundError, pa.ArrowInvalid):
+        with suppress(OSError, pa.ArrowInvalid):
             return ArchiveIndex(_mapped(members), _mapped(rows) if rows.exists() else None)
         return None
 
@@ -150,11 +150,8 @@ def _write_rows(out: Any, rows: pa.Table) -> None:
 
 
 def _mapped(path: Path) -> pa.Table:
-    """Map a table into memory; its file is closed again, because there may be more archives than open files."""
-    try:
-        with pa.memory_map(str(path)) as mapped:
+    """Map a table into memory, or read a small one: a process may have 65,530 maps, and fewer open files."""
+    if path.stat().st_size > _SMALL_BYTES:
+        with suppress(OSError), pa.memory_map(str(path)) as mapped:  # closed again: the buffers keep the map
             return pa.ipc.open_file(mapped).read_all()
-    except OSError as error:
-        if error.errno != errno.ENOMEM:  # a process may have 65,530 maps
-            raise
-        return pa.ipc.open_file(path.read_bytes()).read_all()
+    return pa.ipc.open_file(path.read_bytes()).read_all()
