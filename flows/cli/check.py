@@ -39,8 +39,8 @@ YAML_SUFFIXES = (".yaml", ".yml")
 def check(place: str, overrides: Sequence[str], root: str | None, write: Path | None, rehash: bool) -> None:
     """Say what a run would make of the data: rejects by name, captions, buckets, split, and what would stop it.
 
-    SOURCE is a folder, a table, s3://bucket/prefix or hf://datasets/owner/name; CONFIG a .yaml file. Opens each video
-    once, in a process of its own, and writes nothing under root. Exit code 1 if a run would stop.
+    SOURCE is a folder, a table, an archive, s3://bucket/prefix or hf://datasets/owner/name; CONFIG a .yaml file. Opens
+    each video once, in a process of its own, and writes nothing under root. Exit code 1 if a run would stop.
     """
     from flows.cli.check_text import lines_of
 
