@@ -57,7 +57,13 @@ def disk_full(error: BaseException | None) -> DiskFullError | None:
 
 
 class FullDiskExplained:
-    """A context whose exceptions become a DiskFullError where a full disk or quota is behind them."""
+    """A context whose exceptions become a DiskFullError where a full disk or quota is behind them.
+
+    `message` is told instead of the usual one.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        self._message = message
 
     def __enter__(self) -> None:
         pass
@@ -66,8 +72,8 @@ class FullDiskExplained:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         full = disk_full(error)
-        if full is not None and full is not error:
-            raise full from error
+        if full is not None and (self._message or full is not error):
+            raise (DiskFullError(self._message) if self._message else full) from error
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from flows.cli.main import main
 from sana.data.sources.backends import LocalBackend
+from sana.data.sources.file_cache import FileCache
 from sana.errors import DiskFullError, SanaError, disk_full
 from sana.runtime.launcher import EXIT_DISK_FULL, EXIT_USER_ERROR, WorkerError, _failure
 from sana.store import open_store
@@ -131,6 +132,20 @@ def test_a_full_cache_is_no_fault_of_a_clip(tmp_path: Path, monkeypatch: pytest.
         with monkeypatch.context() as patched, pytest.raises(DiskFullError, match=r"datasets\[d0\].*the disk is full"):
             patched.setattr(LocalBackend, method, full)
             FinishedDownload(at)
+
+
+def test_a_cache_whose_disk_is_smaller_than_its_budget_says_what_helps(small_disk: Path) -> None:
+    cache = FileCache(small_disk / "videos", max_bytes=20 * 2**30)
+
+    def fetch(to: Path) -> None:
+        with clear_errors("s3://b/k", OSError):
+            to.write_bytes(bytes(2**20))
+
+    says = r"disk of the cache .*/videos is full.* 1.0 MiB.* 20.0 GiB.*download.resources.cache_gib"
+    with pytest.raises(DiskFullError, match=says), cache.open("etag:x", ".mp4", size=lambda: 2**20, fetch=fetch):
+        pass
+    with cache.open("etag:y", ".mp4", size=lambda: 9, fetch=lambda to: to.write_bytes(bytes(9)) and None) as path:
+        assert path.read_bytes() == bytes(9), "with room it goes on"
 
 
 WORKER = """

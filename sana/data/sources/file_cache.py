@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sana.errors import FullDiskExplained
 from sana.progress import in_units
 
 _RESERVATION = ".room-"  # a sparse file as long as the file being fetched: it reserves the bytes in the budget
@@ -170,7 +171,8 @@ class FileCache:
             with self._stats_lock:
                 self._in_progress[folder] = num_bytes
             fetched = folder / path.name
-            fetch(fetched)
+            with self._disk_explained(num_bytes):
+                fetch(fetched)
             pin = _pin(fetched)
             if pin is None:
                 raise FileNotFoundError(f"{fetched} was not written by its fetch")
@@ -192,6 +194,14 @@ class FileCache:
                 shutil.rmtree(folder, ignore_errors=True)
                 reservation.unlink(missing_ok=True)
             os.close(reserved)
+
+    def _disk_explained(self, num_bytes: int) -> FullDiskExplained:
+        """Say what helps when the disk is full before the budget is used up."""
+        return FullDiskExplained(
+            f"the disk of the cache {self._folder} is full: a file of {in_units(num_bytes)} finds no room, though the "
+            f"cache may hold {in_units(self._max_bytes)}. Lower its budget (download.resources.cache_gib, of shards "
+            "train.resources.shard_cache_gib), make room, or set work_dir to a folder on another disk"
+        )
 
     def _reserve(self, reservation: Path, num_bytes: int, over_budget: bool) -> int | None:
         """Reserve `num_bytes` of the budget, evicting files for them; returns the descriptor of the reservation.
