@@ -1,7 +1,9 @@
 """Archives as sources: a data set that is packed is the data set that was packed, to the digest."""
 
+import errno
 import gzip
 import hashlib
+import os
 import resource
 import shutil
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from sana.config.data import DownloadResources
+from sana.data.archives.index import ArchiveIndex, IndexFolder
 from sana.data.sources.listing import files_of
 from sana.data.sources.source_check import check_sources
 from sana.progress import Progress
@@ -339,3 +342,32 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, damage: str) -> None:
     later = opened(folder, tmp_path / "work")
     assert len(later.unread_archives()) == 2 and later.videos.column("path").to_pylist() == before
     assert not opened(folder, tmp_path / "work").unread_archives()
+
+
+def test_an_archive_that_is_still_written_is_a_reject_of_this_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_files(tmp_path / "s", {"0.tar": tar_of({"a.mp4": b"1", "a.txt": b"x"}), "1.tar": tar_of({})})
+    build = IndexFolder.build
+
+    def grows(self: IndexFolder, key: str, name: str, file: Any, **options: Any) -> ArchiveIndex:
+        found = build(self, key, name, file, **options)
+        with (folder / name).open("ab") as out:
+            out.write(bytes(512) if name == "0.tar" else b"")
+        return found
+
+    monkeypatch.setattr(IndexFolder, "build", grows)
+    found = downloaded(tmp_path, folder)
+    assert list(found.rejected) == ["0.tar"] and "still being written" in found.rejected["0.tar"][1]
+    monkeypatch.undo()
+    assert list(downloaded(tmp_path, folder).captions) == ["a.mp4"]
+
+
+def test_a_full_disk_is_no_reject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = make_files(tmp_path / "s", {"0.tar": tar_of({"a.mp4": b"1", "a.txt": b"x"})})
+    monkeypatch.setattr("sana.data.archives.index.atomic_write", full)
+    with pytest.raises(OSError, match="No space left"):
+        downloaded(tmp_path, folder)

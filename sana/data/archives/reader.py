@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -49,8 +49,7 @@ class ArchiveReader:
     def known(self, archive: SourceFile) -> ArchiveIndex | None:
         """Return the index of an archive if nothing of the archive must be read for it."""
         if archive.trouble:
-            row = Member("", trouble=archive.trouble)
-            return ArchiveIndex(pa.Table.from_pylist([{n: getattr(row, n) for n in MEMBERS.names}], MEMBERS), None)
+            return _broken(archive.trouble)
         if archive.path not in self._known:
             key = self._key(archive)
             found = self._indexes.load(key) if key else None
@@ -68,16 +67,19 @@ class ArchiveReader:
         found = self.known(archive)
         if found is not None:
             return found
-        try:
-            with self._whole(archive) as file:
-                found = self._indexes.build(
-                    self._key(archive), archive.path, file, column=self._column, method=self._method
-                )
-        except OSError as error:
-            if not isinstance(self._inner, LocalBackend):
-                raise
-            row = of_archive(f"it cannot be read: {error.strerror or error}")
-            return ArchiveIndex(pa.Table.from_pylist([{n: getattr(row, n) for n in MEMBERS.names}], MEMBERS), None)
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(self._whole(archive))
+            except OSError as error:
+                if not isinstance(self._inner, LocalBackend):
+                    raise
+                return _broken(f"it cannot be read: {error.strerror or error}")
+            name, key = archive.path, self._key(archive)
+            found = self._indexes.build(key, name, file, column=self._column, method=self._method)
+            if isinstance(self._inner, LocalBackend):
+                now = os.fstat(file.fileno())
+                if (now.st_size, f"mtime_ns:{now.st_mtime_ns}") != (archive.num_bytes, archive.identity):
+                    return _broken("it changed while it was read; is it still being written?")
         self._known[archive.path] = found
         return found
 
@@ -217,6 +219,12 @@ class ArchiveReader:
                 return video_column(pq.read_schema(opened), self._column) is not None
         except (pa.ArrowException, OSError):  # as a table it says what is wrong
             return False
+
+
+def _broken(trouble: str) -> ArchiveIndex:
+    """Return the index of an archive of which nothing can be read."""
+    row = of_archive(trouble)
+    return ArchiveIndex(pa.Table.from_pylist([{name: getattr(row, name) for name in MEMBERS.names}], MEMBERS), None)
 
 
 def _write(data: memoryview, to: Path) -> None:
