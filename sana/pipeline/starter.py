@@ -52,6 +52,8 @@ class Starter:
         self._why = dict(_WHY)
         self._given = {override.partition("=")[0].strip() for override in overrides}  # not ours to change
         self.config = from_values(self._values, overrides, where=f"a config for {source}")
+        if self.config.model.path != MODEL:
+            del self._why["model.path"]
 
     def improve(self, checked: Checked) -> Checked:
         """Change what would stop a run or could not work well; returns what comes of the same clips then."""

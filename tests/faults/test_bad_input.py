@@ -228,7 +228,9 @@ def test_an_eval_source_that_is_not_there(tmp_path: Path, tiny_model: Path) -> N
     place = new_place(tmp_path, tiny_model)
     with inline_workers(), pytest.raises(SanaError) as raised:
         run_stages(place.context("bucket.holdout=[buny]"))
-    assert "bucket.holdout: 'buny' names no file, path or source; did you mean bunny?" in str(raised.value)
+    assert "bucket.holdout: 'buny' names no file, path or source that is not rejected; did you mean bunny?" in str(
+        raised.value
+    )
     assert len(str(raised.value).splitlines()) <= 8
     assert committed(tmp_path) == ["download", "probe"]
 

@@ -32,6 +32,10 @@ LAYOUTS: dict[str, dict[str, bytes | str]] = {
         "prompts.txt": "\n".join(row["text"] for row in ROWS),
         "videos.txt": "\r\n".join(f"./{row['file_name']}" for row in ROWS) + "\r\n",
     },
+    "lines, with blank ones at the end": {
+        "prompts.txt": "\n".join(row["text"] for row in ROWS) + "\n",
+        "videos.txt": "\r\n".join(row["file_name"] for row in ROWS) + "\r\n\r\n \r\n",
+    },
 }
 
 

@@ -139,6 +139,14 @@ TABLES: dict[str, tuple[str, bytes | str, dict[str, Any], dict[str, list[str] | 
         {"a.mp4": "metadata.jsonl line 1, text: NaN", "b.mp4": "line 2, text: true, which is no text",
          "c.mp4": "line 3, text: 3.5, which is no text", "d.mp4": ["x", "y"], "e.mp4": "'null'"},
     ),
+    "an object in JSON": (
+        "jsonl",
+        '{"video": "a.mp4", "text": {"en": "x"}}\n{"video": "b.mp4", "text": "y"}\n'
+        '{"video": "c.mp4", "text": [{"role": "user"}, "z"]}\n',
+        {},
+        {"a.mp4": 'metadata.jsonl line 1, text: {"en": "x"}, an object, which is no text', "b.mp4": ["y"],
+         "c.mp4": ["z"]},
+    ),
     "a lone surrogate in JSON": (
         "jsonl", '{"video": "a.mp4", "text": "x \\ud83d"}\n{"video": "b.mp4", "text": "\\ud83d\\udc31"}\n', {},
         {"a.mp4": "line 1, text: half of a surrogate pair (\\ud83d)", "b.mp4": ["\U0001f431"]},
@@ -264,8 +272,17 @@ ERRORS: dict[str, tuple[str, bytes | str, str]] = {
     "JSON that is cut": ("jsonl", '{"video": "a.mp4", "text": "x"}\n{"video": "b', "line 2 is not.*was the file cut"),
     "a JSON list": ("jsonl", '[\n{"video": "a.mp4"}\n]\n', "line 1 is not JSON.*each line is an object of its own"),
     "a JSON list in a line": ("jsonl", '[{"video": "a.mp4"}]\n', "line 1 is no object in braces.*object of its own"),
+    "a comma after each object": (
+        "jsonl", '{"video": "a.mp4", "text": "x"},\n{"video": "b.mp4", "text": "y"}\n',
+        "line 1 is not JSON: it ends with a comma; in JSON lines each line is an object of its own",
+    ),
+    "a comment in JSON": ("jsonl", '{"video": "a.mp4"}\n// b\n', "line 2 is not JSON: .* at character 1, '// b'"),
+    "an object over several lines": (
+        "jsonl", '{\n"video": "a.mp4"\n}\n', "line 1 is not JSON: .* at its end; in JSON lines each line",
+    ),
     "another delimiter": ("csv", "file_name~text\na.mp4~x\n", "separated by ',' here; if it is '~', set captions.deli"),
     "UTF-16 without a mark": ("csv", "file_name,text\na.mp4,x\n".encode("utf-16-le"), "encoding: utf-16-le"),
+    "no first line, semicolons": ("csv", "a.mp4;x, y\n", "It has: a.mp4;x, y.*its first line must name the columns"),
     "no first line": ("csv", "a.mp4,one\nb.mp4,two\n", "none of the columns.*its first line must name the columns"),
 }  # fmt: skip
 

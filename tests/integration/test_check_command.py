@@ -295,6 +295,7 @@ def test_a_source_alone_gives_a_config_that_goes_through(
     assert "  too_short 14: bunny-00.mp4 (36 frames)" in shown.output  # by the defaults
     assert "with my.yaml 10 of 16 clips are used (rejected: 4 too_short, 1 no_caption, 1 truncated)" in shown.output
     assert shown.output.endswith("a run would go through: sana run my.yaml\n") and "warning" not in shown.output
+    assert "18 GB" not in Path("my.yaml").read_text(), "the model is here"
     config = load_config("my.yaml")
     [dataset] = config.download.datasets
     assert (dataset.id, dataset.source, config.bucket.num_frames) == ("my-clips", str(source), 33)

@@ -153,7 +153,7 @@ def test_every_column_setting_has_its_effect(tmp_path: Path) -> None:
         ({}, {"metadata.csv": "video,text,text\na.mp4,x,y\n"}, "two columns of one name"),
         ({}, {"metadata.csv": "", "x.txt": ""}, "none of the columns"),
         ({}, {"metadata.jsonl": '{"video": "a.mp4", "text": "x"}\n{oops\n'}, "line 2 is not JSON"),
-        ({}, {"metadata.jsonl": '{"video": "a.mp4", "text": {"en": "x"}}\n'}, "line 1, text holds"),
+        ({}, {"metadata.jsonl": '{"video": {"path": "a.mp4"}, "text": "x"}\n'}, "line 1, video holds"),
         ({}, {"metadata.parquet": b"PAR1 and more"}, "metadata.parquet cannot be read"),
         ({}, {"metadata.csv": "video,text\n", "metadata.jsonl": ""}, "both tables of one folder"),
         ({"motion_score_column": "m"}, {"metadata.csv": "video,text,m\na.mp4,x,fast\n"}, "'m' is the motion.*fast"),

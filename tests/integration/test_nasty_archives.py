@@ -120,7 +120,16 @@ CASES: dict[str, tuple[str, bytes, list[str], dict[str, str]]] = {
     ),
     "tar: zipped": ("x.tar", tar_of(AB, zipped=True), [], {"x.tar": "a gzip file (unpack it), not a tar archive"}),
     "tar: noise": ("x.tar", b"\xfe\xed" * 1000, [], {"x.tar": "no tar archive"}),
-    "tar: empty file": ("x.tar", b"", [], {"x.tar": "no tar archive"}),
+    "tar: empty file": ("x.tar", b"", [], {"x.tar": "it is an empty file (0 bytes)"}),
+    "zip: empty file": ("x.zip", b"", [], {"x.zip": "it is an empty file (0 bytes)"}),
+    "parquet: empty file": ("x.parquet", b"", [], {"x.parquet": "it is an empty file (0 bytes)"}),
+    "tar.gz: empty file": ("x.tgz", b"", [], {"x.tgz": "it is an empty file (0 bytes)"}),
+    "parquet: a row without its video": (
+        "x.parquet",
+        embedded([{"video": {"bytes": b"a", "path": "a.mp4"}, "text": "x"}, {"video": None, "text": "y"}]),
+        ["a.mp4"],
+        {"row 2 of the rows of x.parquet": "it names no video"},
+    ),
     "tar.gz: cut": ("x.tgz", tar_of(AB, zipped=True)[:-100], [], {"x.tgz": "cut off", "a.mp4": "no a.txt"}),
     "tar.gz: not one": ("x.tar.gz", b"\xfe\xed" * 99, [], {"x.tar.gz": "ot a gzip"}),
     "tar.gz: another zip in it": ("x.tgz", gzip.compress(ZIP), [], {"x.tgz": "no tar archive"}),
@@ -193,6 +202,6 @@ def test_what_can_be_read_is_read_and_the_rest_is_rejected(tmp_path: Path, case:
     assert sorted(found.rejected) == sorted(rejected)
     for path, says in rejected.items():
         reason, detail = found.rejected[path]
-        assert says in detail and reason in ("unreadable", "no_caption")
+        assert says in detail and reason in ("unreadable", "no_caption", "missing")
     assert sorted(path.name for path in (tmp_path / "s").rglob("*")) == sorted(["in", name]), "nothing is written there"
     assert {path.name for path in tmp_path.iterdir()} == {"s", "root", "work"}

@@ -20,6 +20,15 @@ WRONG = {  # files of the folder, settings of the data set beside its id, and wh
     "of no kind": ({}, {"source": "gs://bucket/x"}, "is not one of"),
     "no bucket": ({}, {"source": "s3://"}, "source s3://: "),
     "no video": ({"a.txt": b""}, {}, "holds no video"),
+    "only hidden ones": ({".a.mp4": b"", ".b/c.mp4": b""}, {}, "holds no video.*hidden ones .* are not looked at"),
+    "other archives": ({"a.rar": b""}, {}, "holds no video.*1 .rar; a.rar: unpack it, or pack it as .tar"),
+    "videos in metadata.parquet": (
+        {"metadata.parquet": b"PAR1"}, {}, "metadata.parquet is read as a table of the files beside it; if the videos",
+    ),
+    "a page of the hub": (
+        {}, {"source": "https://huggingface.co/datasets/a/b/tree/main"}, "not one of.*did you mean hf://datasets/a/b",
+    ),
+    "a file address": ({}, {"source": "file:///data/x"}, "is not one of.*; did you mean /data/x"),
     "no table": ({"a.mp4": b""}, {"captions": {"layout": "metadata"}}, "no metadata.csv"),
     "table gone": ({}, {"source": "t.csv"}, "t.csv is not there"),
     "table without a column": ({"t.csv": b"video,words\n"}, {"source": "t.csv"}, "t.csv has none of"),

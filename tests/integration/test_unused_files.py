@@ -70,6 +70,25 @@ FOLDERS: dict[str, tuple[dict[str, Any], str, dict[str, int], list[str]]] = {
         {"without an ending": 3, ".mp4 ": 1, ".mp4\n": 1, ".\u043c\u043f4": 1},
         ["6 files are not read"],
     ),
+    "captions in other files beside the videos": (
+        {"a.mp4": "1", "a.txt": "x", "a.json": "{}", "b.mp4": "2", "b.caption": "y", "c.mp4": "3", "c.json": "{}",
+         "README.md": "r"},
+        "auto",
+        {".json": 2, ".caption": 1, ".md": 1},
+        ["4 files are not read", "b.caption, c.json: the text of clip.mp4 is read from clip.txt alone"],
+    ),
+    "a table where texts are asked for": (
+        {"a.mp4": "1", "a.txt": "x", "metadata.csv": "file_name,text\na.mp4,z\n"},
+        "textfile",
+        {".csv": 1},
+        ["1 file is not read", "metadata.csv: captions.layout is textfile, so texts alone are read"],
+    ),
+    "archives of other kinds": (
+        {"a.mp4": "1", "a.txt": "x", "b.rar": "2", "c.tar.zst": "3", "d.mp4.gz": "4", "e.zip.001": "5"},
+        "auto",
+        {".001": 1, ".gz": 1, ".rar": 1, ".zst": 1},
+        ["4 files are not read", "b.rar, c.tar.zst, d.mp4.gz and 1 more: unpack it, or pack it as .tar"],
+    ),
     "lines": (
         {"a.mp4": "1", "videos.txt": "a.mp4\n", "prompts.txt": "x\n", "a.txt": "y"},
         "auto",
@@ -98,6 +117,8 @@ def test_files_of_a_folder_are_clips_rejects_captions_and_unused_files(tmp_path:
     videos = {clip["path"] for clip in done.clips} | set(done.rejected)
     source = opened(folder, tmp_path / "work")
     captions = set(source.caption_files.column("path").to_pylist()) if layout == "auto" else set()
+    if layout == "textfile":
+        captions = {path for path in files if path.endswith(".txt")}
     shown = {row["path"]: row["num_bytes"] for row in rows}
     in_folder = {path for path in files if not is_hidden(path)}
     assert len(videos) + len(captions) + len(shown) == len(in_folder)

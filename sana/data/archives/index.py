@@ -109,7 +109,7 @@ def _members_of(name: str, file: Any, column: str | None, method: str, kept: lis
     file.seek(0)
     for number, member in enumerate(_scanned(name, file, column, method, kept)):
         if number == 0 and not member.name and member.method != NO_ARCHIVE:
-            said = what_it_is(head, kind)
+            said = what_it_is(head, kind) if head else "it is an empty file (0 bytes)"
             if said and not said.startswith(f"it is {kind}"):  # it is, but cannot be read
                 yield of_archive(said)
                 continue

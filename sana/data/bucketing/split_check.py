@@ -35,9 +35,13 @@ def check_splits(config: Config, clips: pa.Table, assigned: WindowTable) -> None
     for split in ("train", "eval"):
         if not any(one.train if split == "train" else one.eval for one in counted):
             raise RejectedError(
-                f"bucket: the {split} split is empty: {assigned.counts.num_out} clips, {assigned.facts.sources} "
-                f"sources are left; {_why_empty(config, clips, assigned, split)}"
+                f"bucket: the {split} split is empty: {_num(assigned.counts.num_out, 'clip')}, "
+                f"{_num(assigned.facts.sources, 'source')} are left; {_why_empty(config, clips, assigned, split)}"
             )
+
+
+def _num(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def split_notes(config: Config, clips: pa.Table, assigned: WindowTable) -> list[str]:
@@ -110,7 +114,8 @@ def _check_holdout(clips: pa.Table, assigned: WindowTable) -> None:
         if not len(rows):
             near = _nearest(clips, pattern)
             left = ", ".join(_named(clips, assigned.kept))
-            what = f"names no file, path or source; {f'did you mean {near}?' if near else f'there are {left}'}"
+            known = f"did you mean {near}?" if near else f"there are {left}"
+            what = f"names no file, path or source that is not rejected; {known}"
         elif not len(held):
             what = (
                 f"names {_named(clips, rows)[0]}, which is trained on: its data set has role: train, or one that has "

@@ -41,11 +41,21 @@ def json_objects(blocks: Iterator[bytes]) -> Iterator[tuple[int, dict[str, objec
                 cut = (
                     "" if ended or line is not lines[-1] else "; it is the last line and has no end: was the file cut?"
                 )
-                whole = _ONE_OBJECT if line.strip() in ("{", "[") else ""
-                raise pa.ArrowInvalid(f"line {number} is not JSON: {error}{cut}{whole}") from error
+                raise pa.ArrowInvalid(f"line {number} is not JSON: {_why_not(line, error)}{cut}") from error
             if not isinstance(found, dict):
                 raise pa.ArrowInvalid(f"line {number} is no object in braces, but {line[:80]!r}{_ONE_OBJECT}")
             yield number, found
+
+
+def _why_not(line: str, error: ValueError | RecursionError) -> str:
+    """Say what is wrong with a line, at which character, and what JSON lines are where it is JSON of another form."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    rest = line[error.pos :].strip()
+    if rest == "," and error.msg == "Extra data":
+        return f"it ends with a comma{_ONE_OBJECT}"
+    where = f"at character {error.pos + 1}, {rest[:40]!r}" if rest else "at its end"
+    return f"{error.msg} {where}{_ONE_OBJECT if line.strip() in ('{', '[') else ''}"
 
 
 def json_names(blocks: Iterator[bytes]) -> list[str]:
@@ -81,6 +91,11 @@ def read_json_lines(
     return pa.concat_tables([*chunks, pa.table(cells, schema=schema)])
 
 
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 class _Cell:
     """One cell. `odd`: by the name of a column in TROUBLES, what the cell holds beside texts."""
 
@@ -92,16 +107,17 @@ class _Cell:
         """Return the texts; of another column numbers too, as JSON writes them.
 
         Raises:
-            ConfigError: an object.
+            ConfigError: an object, in another column than one of captions.
         """
         if value is None:
             return None
         if isinstance(value, list):
             return [text for one in value for text in self.read(one) or []]
+        if isinstance(value, dict) and self._is_text:
+            self.odd[TROUBLE] = f"{_shown(value)}, an object, which is no text"
+            return []
         if isinstance(value, dict):
-            raise ConfigError(
-                f"{self._where} holds {json.dumps(value)[:80]}; a text, a number or a list of them is needed"
-            )
+            raise ConfigError(f"{self._where} holds {_shown(value)}; a text, a number or a list of them is needed")
         if isinstance(value, str):
             if not value.isascii() and (half := _SURROGATE.search(value)):
                 self.odd[TROUBLE] = f"half of a surrogate pair (\\u{ord(half[0]):04x}), which is no character"

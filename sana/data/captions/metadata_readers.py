@@ -26,6 +26,7 @@ SOURCE_COLUMN = "source_id"
 HEAD_BYTES = 1 << 19
 
 _TEXTS = pa.large_list(pa.large_string())
+_VIDEO_NAME = re.compile(rf"({'|'.join(map(re.escape, VIDEO_SUFFIXES))})(?![a-z0-9])", re.IGNORECASE)
 
 
 def rows_schema(num_texts: int) -> pa.Schema:
@@ -92,10 +93,15 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
 def read_lines(videos: str, prompts: str, *, names: Sequence[str]) -> pa.Table:
     """Pair the lines of two texts, given with their names: schema `rows_schema(1)`.
 
+    Blank lines at the end of the longer one, of which the other has none, are left out.
+
     Raises:
         ConfigError: they do not have as many lines.
     """
     paths, texts = lines_of(videos), lines_of(prompts)
+    num = min(len(paths), len(texts))
+    if not "".join([*paths[num:], *texts[num:]]).strip():
+        paths, texts = paths[:num], texts[:num]
     if len(paths) != len(texts):
         raise ConfigError(
             f"{names[0]} has {len(paths)} lines and {names[1]} has {len(texts)}: line N of one belongs to line N of "
@@ -143,7 +149,8 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
     def first(columns: Sequence[str], setting: str) -> str:
         found = next(filter(None, [*(c for c in columns if c in named), *map(like, columns)]), None)
         if found is None:
-            rows = "; its first line must name the columns" * any(n.lower().endswith(VIDEO_SUFFIXES) for n in names)
+            is_row = table.lower().endswith(".csv") and any(_VIDEO_NAME.search(name) for name in names)
+            rows = "; its first line must name the columns" * is_row
             raise ConfigError(
                 f"{table} has none of the columns {', '.join(columns)}; name one in captions.{setting}. {has}{rows}"
             )

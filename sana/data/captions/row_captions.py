@@ -94,7 +94,7 @@ def read_tables(config: CaptionsConfig, source: Source, *, head: bool = False) -
             tables.append((folder, videos, read_lines(*texts, names=(videos, prompts))))
         for file in files_of(found.tables):
             with source.open_file(file) as path, source.naming(file.path):
-                rows = _named(read_rows(path, file.path, config, head=head), file.path)
+                rows = _named(read_rows(path, file.path, config, head=head), source.table_name(file.path))
             tables.append((folder_of(file.path), file.path, rows))
     except OSError as error:
         raise SanaError(f"the captions of {source.uri} cannot be read: {error}") from error
@@ -139,7 +139,7 @@ def join_rows(
     video_of = _videos_of(row_paths, source.videos.column("path").combine_chunks())
     order = np.argsort(video_of, kind="stable")
     starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
-    names = [name for _, name, _ in named]
+    names = [source.table_name(name) for _, name, _ in named]
     no_row_reason = f"no row of {', '.join(names[:3])} names it" if named else "layout: none"
     unmatched = _unmatched_rows(named, rows, row_paths, np.flatnonzero(video_of < 0), source)
     null_words = frozenset(word.lower() for word in config.null_words) if source.layout != "lines" else frozenset()
@@ -198,14 +198,15 @@ def _unmatched_rows(
 ) -> list[UnmatchedRow]:
     """Say where each of the rows `which` is, and why it has no video; each video once."""
     firsts = np.cumsum([0] + [num_rows for _, _, num_rows in named])
+    shown_names = [source.table_name(name) for _, name, _ in named]
     unmatched: dict[str, UnmatchedRow] = {}
     written = pc.coalesce(row_paths, rows.column("video").combine_chunks()).take(pa.array(which))
     near = _near_names(written, source.videos.column("path").combine_chunks())
     for row in which.tolist():
         number = int(np.searchsorted(firsts, row, side="right")) - 1
-        folder, name, _ = named[number]
+        folder = named[number][0]
         video, path = rows.column("video")[row].as_py(), row_paths[row].as_py()
-        at = f"row {row - int(firsts[number]) + 1} of {name}"
+        at = f"row {row - int(firsts[number]) + 1} of {shown_names[number]}"
         if trouble := rows.column(TROUBLE)[row].as_py():
             unmatched.setdefault(at, UnmatchedRow(at, Reason.BAD_ROW, trouble))
             continue

@@ -1,5 +1,6 @@
 """Sources: the videos of a data set and the files that hold their captions, on whatever backend."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -140,10 +141,13 @@ class Source:
         try:
             yield
         except ConfigError as error:
-            made_of = self._backend.made_of(path) if isinstance(self._backend, ArchiveBackend) else ""
-            if made_of:
-                error.args = (str(error).replace(path, made_of),)
+            error.args = (str(error).replace(path, self.table_name(path)),)
             raise
+
+    def table_name(self, path: str) -> str:
+        """Return how messages name a table of captions: by what it was made of, where no file has its path."""
+        made_of = self._backend.made_of(path) if isinstance(self._backend, ArchiveBackend) else ""
+        return made_of or path
 
     def open_video(self, path: str, *, digest: str) -> AbstractContextManager[Path]:
         """Give a local file with that content, valid until the context ends. A remote one is fetched and cached.
@@ -270,10 +274,13 @@ def _open(
     if uri.startswith(HUB_PREFIX) and REPO_ID.fullmatch(hub.id):
         return folder(HubBackend(hub, dataset.revision, cache))
     if "://" in uri:
+        hub_page = re.match(r"https?://(?:huggingface\.co|hf\.co)/datasets/([^/?#]+/[^/?#]+)", uri)
+        meant = f"{HUB_PREFIX}{hub_page[1]}" if hub_page else uri.removeprefix("file://")
         raise ConfigError(
             f"source {uri} is not one of: a local folder, s3://bucket/prefix, "
             f"{HUB_PREFIX}owner/name (a branch, tag or commit goes to `revision`), "
             f"or a {', '.join((*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES[:-1]))} file, local or s3://"
+            + (f"; did you mean {meant}?" if meant != uri else "")
         )
     path = Path(uri).expanduser().absolute()
     if (is_table or is_archive) and path.is_file():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
 from sana.data.archives.choice import too_large_note, unread_note
 from sana.data.captions.captions import check_captions
@@ -16,10 +17,16 @@ from sana.errors import SanaError
 READ_AT_ONCE_BYTES = 2**30  # of local archives: they are read in seconds, and the check sees what is in them
 
 
-def unused_notes(dataset: str, source: Source) -> list[str]:
+def unused_notes(dataset: DatasetConfig, source: Source) -> list[str]:
     """Say which files of a data set nothing reads, and what would make them read; a line each."""
-    unused = table_of_unused(dataset, source.unused_files, source.videos)
-    return notes_of(unused, layout=source.layout, caption_files=source.caption_files)
+    unused = table_of_unused(dataset.id, source.unused_files, source.videos)
+    return notes_of(
+        unused,
+        layout=source.layout,
+        is_auto=dataset.captions.layout == "auto",
+        videos=source.videos,
+        caption_files=source.caption_files,
+    )
 
 
 def check_sources(
@@ -58,7 +65,7 @@ def check_sources(
             ):  # listing such a source reads the table
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
-            notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset.id, source)]
+            notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset, source)]
             notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
         except SanaError as error:
             problems.append(error)

@@ -1,5 +1,6 @@
 """What a data set is made of: its videos, the files that hold their captions, and the files that nothing reads."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ from sana.data.sources.backends import Backend
 from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES, is_video_path, table_of_files, videos_of
 from sana.data.sources.outputs import check_no_artifacts
 from sana.data.sources.table_backend import TableBackend
-from sana.data.sources.unused_files import count_by_ending, describe, unused_of
+from sana.data.sources.unused_files import count_by_ending, describe, unpack_note, unused_of
 from sana.data.tables import content_digest
 from sana.errors import ConfigError
 
@@ -53,10 +54,9 @@ def list_source(backend: Backend, uri: str, captions: CaptionsConfig) -> SourceL
     check_no_artifacts(uri, listed)
     videos = videos_of(listed)
     if not videos.num_rows and not broken.num_rows:
-        there = describe(count_by_ending(listed.column("path")))
         raise ConfigError(
             f"source {uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
-            + "".join(f"; {more}" for more in (there, packed.why_no_archive() if packed else "") if more)
+            + "".join(f"; {more}" for more in _what_is_there(listed, packed) if more)
         )
     is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
     try:
@@ -68,3 +68,14 @@ def list_source(backend: Backend, uri: str, captions: CaptionsConfig) -> SourceL
     if broken.num_rows:
         videos = pa.concat_tables([videos, broken]).sort_by("path").combine_chunks()
     return SourceListing(layout, videos, caption_files, unused_of(listed, caption_files))
+
+
+def _what_is_there(listed: pa.Table, packed: ArchiveBackend | None) -> Iterator[str]:
+    """Say what a source without a video holds instead, and what may be meant."""
+    paths = listed.column("path")
+    yield describe(count_by_ending(paths)) or "nor is there any other file; hidden ones (.name) are not looked at"
+    yield unpack_note(paths)
+    yield packed.why_no_archive() if packed else ""
+    tables = paths.filter(pc.match_substring_regex(paths, r"(?i)(^|/)metadata\.parquet\z"))
+    if len(tables):
+        yield f"{tables[0].as_py()} is read as a table of the files beside it; if the videos are in it, rename it"

@@ -20,6 +20,8 @@ TEXT, TABLE, OTHER = "text", "table", "other"
 _ROWS_AT_ONCE = 65536
 _READABLE_TABLE = r"(?i)\.(" + "|".join(suffix[1:] for suffix in TABLE_SUFFIXES) + r")\z"
 _UNFINISHED = r"(?i)\.(part|partial|crdownload|incomplete|download|aria2|ytdl|!qb|!ut|icloud)\z"
+_BESIDE = r"(?i)\.(json|captions?|cap|text|md|srt|vtt|ya?ml|xml)\z"  # how others name the texts of a video
+_PACKED = r"(?i)\.(rar|7z|bz2|xz|zst|lz4|gz|0\d\d|z\d\d)\z"
 _OTHER_TABLE = r"(?i)\.(tsv|tab|ndjson|json|arrow|feather|xlsx?|ods)\z"
 
 
@@ -77,8 +79,11 @@ def describe(counts: Mapping[str, int]) -> str:
     return f"{files} not read: {', '.join(f'{num} {ending}' for ending, num in counts.items())}"
 
 
-def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[str]:
-    """Say what is not read of a data set, and what would make it read: one line each, of its table UNUSED_FILES."""
+def notes_of(unused: pa.Table, *, layout: str, is_auto: bool, videos: pa.Table, caption_files: pa.Table) -> list[str]:
+    """Say what is not read of a data set, and what would make it read: one line each, of its table UNUSED_FILES.
+
+    `is_auto`: the layout was found, not set. `videos` and `caption_files` are tables LISTED.
+    """
     if not unused.num_rows:
         return []
     found = [describe(count_by_ending(unused.column("path")))]
@@ -87,6 +92,10 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
     paths = unused.column("path")
     if len(unfinished := paths.filter(pc.match_substring_regex(paths, _UNFINISHED))):
         found.append(f"{_some(unfinished)}: not here as a whole; let the download end, or fetch the file")
+    if note := unpack_note(paths):
+        found.append(note)
+    if layout == "textfile" and len(beside := _in_place_of_texts(unused, videos, caption_files)):
+        found.append(f"{_some(beside)}: the text of clip.mp4 is read from clip.txt alone, or from a table")
     if len(texts) and layout == "textfile":
         found.append(f"{_some(texts)}: no video has this name. The text of clip.mp4 is clip.txt, in the same folder")
     if len(texts) and layout in ("metadata", "lines"):
@@ -100,7 +109,9 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
     if len(tables) and layout in ("textfile", "mixed"):
         is_stray = pc.match_substring_regex(tables, r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z")
         stray, tables = tables.filter(is_stray), tables.filter(pc.invert(is_stray))
-        if len(stray):
+        if len(stray) and not is_auto:
+            found.append(f"{_some(stray)}: captions.layout is textfile, so texts alone are read")
+        elif len(stray):
             found.append(
                 f"{_some(stray)}: a table speaks for the videos in its folder, and none is there; the videos elsewhere "
                 "have texts. captions.layout: metadata reads the table instead of the texts"
@@ -116,6 +127,21 @@ def notes_of(unused: pa.Table, *, layout: str, caption_files: pa.Table) -> list[
         if len(others):
             found.append(f"{_some(others)}: if it holds captions, save it as metadata.csv, .jsonl or .parquet")
     return found
+
+
+def unpack_note(paths: pa.ChunkedArray) -> str:
+    """Say which files are archives of kinds that are not read; "" if none is."""
+    packed = paths.filter(pc.match_substring_regex(paths, _PACKED))
+    return f"{_some(packed)}: unpack it, or pack it as .tar, .tar.gz, .zip or Parquet, which are read" * bool(packed)
+
+
+def _in_place_of_texts(unused: pa.Table, videos: pa.Table, texts: pa.Table) -> pa.ChunkedArray:
+    """Return the unused files that may hold the captions of videos without a text."""
+    found = unused.filter(pc.match_substring_regex(unused.column("path"), _BESIDE))
+    if found.num_rows:
+        of_video, has_text = (pc.is_in(stems(found), _one_chunk(stems(files))) for files in (videos, texts))
+        found = found.filter(pc.and_not(of_video, has_text))
+    return found.column("path")
 
 
 def _some(paths: pa.ChunkedArray) -> str:
