@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -232,6 +233,21 @@ def test_a_parquet_table_of_missing_captions_rejects_them(tmp_path: Path) -> Non
     folder = make_files(tmp_path / "s", videos(["a.mp4", "b.mp4"]))
     done = FinishedDownload(context(tmp_path, {"source": str(folder)}))
     assert set(done.rejected.values()) == {(NONE, "its caption is empty")}
+
+
+@pytest.mark.parametrize("column", ["file_name", "text"])
+def test_a_parquet_table_of_bytes_that_are_no_text_is_one_error(tmp_path: Path, column: str) -> None:
+    """Arrow reads and writes them without a word."""
+    offsets, data = (pa.py_buffer(np.array([0, 1, 3], np.int32).tobytes()), pa.py_buffer(b"x\xff\xfe"))
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, data])
+    (tmp_path / "s").mkdir()
+    good = {"file_name": ["a.mp4", "b.mp4"], "text": ["x", "y"]}
+    pq.write_table(pa.table({**good, column: broken}), tmp_path / "s/metadata.parquet")
+    folder = make_files(tmp_path / "s", videos(["a.mp4", "b.mp4"]))
+    at = context(tmp_path, {"source": str(folder)})
+    with pytest.raises(ConfigError, match=f"metadata.parquet cannot be read: column '{column}': .*UTF8.* index 1"):
+        run_alone(download, at, {})
+    assert len(check_sources(at.config, work_dir=at.work_dir)[0]) == 1
 
 
 def test_null_words_are_no_source_and_no_motion_score(tmp_path: Path) -> None:

@@ -166,10 +166,18 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
 
 def _read_parquet(path: Path, columns: list[str], head: bool) -> pa.Table:
     file = pq.ParquetFile(path)
-    if not head:
-        return file.read(columns=columns)
-    first = next(file.iter_batches(HEAD_ROWS, columns=columns), None)
-    return file.schema_arrow.empty_table().select(columns) if first is None else pa.Table.from_batches([first])
+    if head:
+        first = next(file.iter_batches(HEAD_ROWS, columns=columns), None)
+        batches = [] if first is None else [first]
+        table = pa.Table.from_batches(batches, None if batches else pa.schema(map(file.schema_arrow.field, columns)))
+    else:
+        table = file.read(columns=columns)
+    for column in columns:
+        try:
+            table.column(column).validate(full=True)  # text that is not UTF-8 is read without a word
+        except pa.ArrowInvalid as error:
+            raise pa.ArrowInvalid(f"column {column!r}: {error}") from error
+    return table
 
 
 def _read_csv(rows: CsvRows, wanted: Sequence[str | None], head: bool) -> pa.Table:
