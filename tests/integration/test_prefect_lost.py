@@ -27,7 +27,7 @@ work_dir: {folder}/work
 model: {{path: {model}}}
 download:
   datasets: [{{id: demo, source: {clips}, source_pattern: "^([a-z]+)-", max_rejected_fraction: 0.2}}]
-bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, holdout_sources: [bunny]}}
+bucket: {{buckets: [9x96x160, 9x128x128, 9x160x96], eval_fraction: 0.0, holdout: [bunny]}}
 train: {{max_steps: 1, global_batch_size: 1}}
 sample: {{prompts: {{cat: a cat}}}}
 """
@@ -92,7 +92,10 @@ def test_a_run_outlives_the_server_of_a_profile(prefect_database: Path, tiny_mod
         with output.open("wb") as out:
             run = subprocess.Popen(command, env=environ, stdout=out, stderr=out)
         try:
-            server.wait_until(lambda: "probe: completed" in output.read_text(), "probe did not end", 120.0)
+            server.wait_until(
+                lambda: "probe: completed" in output.read_text() or run.poll() is not None, "probe did not end", 120.0
+            )
+            assert run.poll() is None, output.read_text()
             (flow_run,) = server.ask("/flow_runs/filter", {})
             assert flow_run["state"]["name"] == "Running"
             os.killpg(server.processes[0].pid, signal.SIGKILL)
