@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from flows.environment import prepare_environment, settings_error
 from sana.context import Context
 from sana.errors import SanaError
-from sana.pipeline.observers import Observer
-from sana.pipeline.run import Done
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the command line is imported before anything is said: all that is heavy waits
     from flows.server import TemporaryServer
+    from sana.pipeline.observers import Observer
     from sana.pipeline.plan import StagePlan
+    from sana.pipeline.run import Done
 
 
 class LocalPrefect:
@@ -48,14 +48,14 @@ class LocalPrefect:
         self,
         context: Context,
         plans: "Sequence[StagePlan]",
-        observers: Sequence[Observer],
+        observers: "Sequence[Observer]",
         *,
         config: str,
         overrides: Sequence[str],
         root: str | None,
         until: str | None,
         force: Sequence[str],
-    ) -> list[Done]:
+    ) -> "list[Done]":
         """Run the flow on what was planned. It outlives Prefect's server.
 
         Raises:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.main import main
 from flows.display.outcome import rows_of_plan
 from flows.display.show import plan_table
+from flows.local_run import LocalPrefect
 from sana.artifact import Recipe
 from sana.data.sources import source
-from sana.errors import ConfigError
+from sana.errors import ConfigError, SanaError
 from sana.pipeline import observers
 from sana.pipeline.graph import stage
 from sana.pipeline.observers import Committed, Event, Observer, RunStart, StageEnd, StageStart, WorkStart
@@ -168,3 +170,23 @@ def test_forcing_what_until_leaves_out_is_an_error(place: Place) -> None:
     with pytest.raises(ConfigError, match="--force train would do nothing: train comes after probe, where --until"):
         plan(place.context(), last="probe", force=["train"])
     assert plan(place.context(), last="train", force=["train"])[-1].detail.endswith("forced, will run")
+
+
+def test_prefect_starts_beside_planning_and_never_for_what_is_cached(
+    place: Place, listed: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(self: LocalPrefect) -> None:
+        raise SanaError("Prefect starts")
+
+    monkeypatch.setattr(LocalPrefect, "start", start)
+    places = {"root": place.root, "work_dir": place.folder / "work", "download.datasets.0.source": place.clips}
+    sets = [part for name, value in places.items() for part in ("-s", f"{name}={value}")]
+    command = ["run", "configs/demo.yaml", *sets, "-s", f"model.path={place.model}", "--until", "download"]
+    with pytest.raises(SystemExit):
+        main(command)
+    said = capsys.readouterr().err
+    assert "looking at what is done" in said.splitlines()[0] and "Prefect starts" in said and listed == []
+    with Run(place.context()) as run:
+        run_stages(run, ["download"])
+    main(command)
+    assert "every stage is cached" in capsys.readouterr().out
