@@ -63,10 +63,11 @@ class LocalPrefect:
         """
         try:
             from flows.pipeline import sana_pipeline
-            from tasks.flow_run import PREFECT_TROUBLE, handed_over
+            from tasks.flow_run import PREFECT_TROUBLE, handed_over, open_embedded_tracker
         except ValueError as error:
             raise settings_error(error) from error
         if self._temporary is not None:
+            open_embedded_tracker(context)
             self._temporary.wait_until_up()
         with handed_over(context, plans, observers, on_temporary_server=self._temporary is not None) as outcome:
             try:

@@ -28,7 +28,7 @@ from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.tracking import Tracker
 from tasks.tracking_observer import TrackingObserver
-from tasks.tracking_values import pipeline_key
+from tasks.tracking_values import pipeline_key, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,12 @@ def handed_over(
         yield given
     finally:
         _HANDED_OVER.reset(token)
+
+
+def open_embedded_tracker(context: Context) -> None:
+    """Open MLflow's database in work_dir, which takes 3 s, while Prefect's server comes up."""
+    if tracking_uri(context.config).startswith("sqlite:"):
+        Tracker(context.config, context.store, "", {}, quiet=True).try_to(lambda client: client.tracking_uri)
 
 
 @contextmanager

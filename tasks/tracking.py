@@ -30,11 +30,9 @@ from tasks.metrics_shipper import MetricShipper, Point
 from tasks.run_ids import RunIds
 from tasks.tracking_trouble import in_words
 
-# of the server or database, and of an address that is none or needs a package that is not here
-_OF_AN_ADDRESS = (ImportError, ValueError)
-TROUBLE = (
-    *_OF_AN_ADDRESS, MlflowException, requests.RequestException, SQLAlchemyError, ParseError, OSError, StoreError,
-)  # fmt: skip
+_OF_AN_ADDRESS = (ImportError, ValueError)  # that is none, or needs a package that is not here
+_OF_STORAGE = (SQLAlchemyError, OSError, StoreError)
+TROUBLE = (MlflowException, requests.RequestException, ParseError, *_OF_STORAGE, *_OF_AN_ADDRESS)
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
 DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
 log = logging.getLogger(__name__)
@@ -45,10 +43,12 @@ class Tracker:
     """One pipeline run in MLflow: a context manager that sets its status at the end.
 
     `key` names the pipeline's config: equal keys continue the same run. `facts` may differ from run to run and
-    become tags.
+    become tags. `quiet`: trouble is no warning, as another tracker will tell of it.
     """
 
-    def __init__(self, config: Config, store: Store, key: str, facts: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, store: Store, key: str, facts: Mapping[str, str], *, quiet: bool = False
+    ) -> None:
         # the defaults of MLflow keep a caller waiting for 245 s when a server is down
         for name, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "1", "TIMEOUT": "10"}.items():
             os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
@@ -65,7 +65,7 @@ class Tracker:
         self._experiment_id = ""
         self._lineage: dict[str, dict[str, object]] = {}
         self._silent_until = 0.0
-        self._warned = False
+        self._warned = quiet
 
     def __enter__(self) -> Self:
         self._pipeline_run()
