@@ -101,7 +101,7 @@ class Watcher(Observer):
         self.heard.append((type(event), event.stage, state))
 
     def on_stage_progress(self, stage: str, progress: Progress) -> None:
-        if progress.done == progress.total:
+        if progress.done == progress.total and (stage, progress.done) not in self.heard:  # threads may end together
             self.heard.append((stage, progress.done))
 
     def on_run_end(self, error: BaseException | None) -> None:
