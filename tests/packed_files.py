@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sana.data.sources.listing import is_video
+from tests.downloads import FinishedDownload, context
 
 DEMO_CLIPS = Path(__file__).parents[1] / "configs/demo/clips"
 
@@ -112,3 +113,11 @@ def packings(files: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
         "zips": {"a.zip": zip_of(one, method=zipfile.ZIP_DEFLATED), "b.zip": zip_of(two, method=zipfile.ZIP_BZIP2)},
         "parquet": {"train-00000-of-00002.parquet": embedded_folder(two), "train-1.parquet": embedded_folder(one)},
     }
+
+
+ROWS = [{"video": {"bytes": f"video {i}".encode(), "path": f"{i}.mp4"}, "caption": f"text {i}"} for i in range(4)]
+
+
+def downloaded(tmp_path: Path, source: Path | str, **settings: Any) -> FinishedDownload:
+    """Run the download of a data set `d`, in a root of its own."""
+    return FinishedDownload(context(tmp_path, {"id": "d", "source": str(source), **settings}))

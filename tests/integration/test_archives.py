@@ -22,18 +22,13 @@ from sana.store import open_store
 from tests.downloads import FinishedDownload, context
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET
-from tests.packed_files import demo_files, embedded, embedded_folder, packings, tar_of, zip_of
+from tests.packed_files import ROWS, demo_files, downloaded, embedded, embedded_folder, packings, tar_of, zip_of
 from tests.pipeline_runs import run_alone
 from tests.source_files import make_files, opened
 
 pytestmark = pytest.mark.timeout(60)
 
 PACKINGS = ("tar", "tars", "tar.gz", "zip", "zips", "parquet")
-
-
-def downloaded(tmp_path: Path, source: Path | str, **settings: Any) -> FinishedDownload:
-    """Run the download of a data set `d`, in a root of its own."""
-    return FinishedDownload(context(tmp_path, {"id": "d", "source": str(source), **settings}))
 
 
 @pytest.fixture(scope="module")
@@ -104,103 +99,6 @@ def test_a_member_of_an_archive_that_is_not_kept_is_fetched_alone(tmp_path: Path
         assert path.read_bytes() == files["short-00.mp4"]
     if packing != "tar.gz":
         assert hub.requests and all(request.endswith(" Range") for request in hub.requests)
-
-
-WEBDATASET = {"0.mp4": b"v0", "0.json": b'{"caption": "a cat\\nasleep", "score": 1.5}', "1.mp4": b"v1", "1.json": b"[]"}
-
-
-@pytest.mark.parametrize(
-    ("files", "captions", "expected"),
-    [
-        (WEBDATASET, {}, {"0.mp4": ["a cat\nasleep"]}),
-        (WEBDATASET | {"0.txt": b"a text"}, {}, {"0.mp4": ["a text"]}),
-        (WEBDATASET | {"0.txt": b"a text"}, {"text_columns": ["caption"]}, {"0.mp4": ["a cat\nasleep"]}),
-        (WEBDATASET | {"0.txt": b"a text"}, {"layout": "metadata"}, {"0.mp4": ["a cat\nasleep"]}),
-        ({"0.mp4": b"v", "0.json": b'{"prompt": ["a", "b"]}'}, {}, {"0.mp4": ["a", "b"]}),
-        ({"d/0.mp4": b"v", "d/0.json": b'{"text": "x", "file_name": "y"}'}, {}, {"d/0.mp4": ["x"]}),
-        (
-            {"j/0.mp4": b"0", "j/0.json": b'{"text": "x"}', "t/1.mp4": b"1", "t/1.json": b"{}", "t/1.txt": b"y"},
-            {},
-            {"j/0.mp4": ["x"], "t/1.mp4": ["y"]},
-        ),
-        ({"0.mp4": b"v", "metadata.csv": b"file_name,text\n0.mp4,a row\n"}, {}, {"0.mp4": ["a row"]}),
-        ({"0.mp4": b"v", "prompts.txt": b"a line\n", "videos.txt": b"0.mp4\n"}, {}, {"0.mp4": ["a line"]}),
-    ],
-)
-@pytest.mark.parametrize("pack", [tar_of, zip_of])
-def test_captions_in_an_archive_are_read_in_every_layout(
-    tmp_path: Path, pack: Any, files: dict[str, bytes], captions: dict[str, Any], expected: dict[str, list[str]]
-) -> None:
-    folder = make_files(tmp_path / "s", {"00000.tar" if pack is tar_of else "0.zip": pack(files)})
-    assert downloaded(tmp_path, folder, captions=captions).captions == expected
-
-
-ROWS = [{"video": {"bytes": f"video {i}".encode(), "path": f"{i}.mp4"}, "caption": f"text {i}"} for i in range(4)]
-VIDEO = {"bytes": b"\x1a\x45\xdf\xa3 and so on", "path": None}
-
-
-@pytest.mark.parametrize(
-    ("rows", "settings", "expected"),
-    [
-        (ROWS, {}, {f"{i}.mp4": [f"text {i}"] for i in range(4)}),
-        ([{"video": VIDEO, "text": "x"}], {}, {"train-0/000000.mkv": ["x"]}),
-        ([{"file_name": "k.mp4", "video": VIDEO, "text": "x"}], {}, {"k.mp4": ["x"]}),
-        ([{"__key__": "k", "mp4": b"1", "text": "x"}], {}, {"k.mp4": ["x"]}),
-        ([{"video": {"bytes": b"1", "path": "/home/me/k.mp4"}, "text": "x"}], {}, {"k.mp4": ["x"]}),
-        ([ROWS[0], {**ROWS[0], "caption": "other"}], {}, {"0.mp4": ["text 0", "other"]}),
-        (
-            [ROWS[0], {**ROWS[1], "video": {"bytes": b"other", "path": "0.mp4"}}],
-            {},
-            {"0.mp4": ["text 0"], "train-0/000001.mp4": ["text 1"]},
-        ),
-        (
-            [{"clip": b"1", "video": None, "text": "x"}],
-            {"captions": {"video_column": "clip"}},
-            {"train-0/000000.mp4": ["x"]},
-        ),
-        (
-            [{**ROWS[0], "words": ["a", "b"]}],
-            {"captions": {"text_columns": ["words", "caption"]}},
-            {"0.mp4": ["a", "b", "text 0"]},
-        ),
-        (
-            [ROWS[0], {"video": {"bytes": None, "path": "plain.mp4"}, "caption": "y"}],
-            {"archives": "read"},
-            {"0.mp4": ["text 0"], "plain.mp4": ["y"]},
-        ),
-    ],
-)
-def test_rows_with_videos_are_clips(
-    tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], expected: dict[str, list[str]]
-) -> None:
-    files: dict[str, bytes | str] = {"train-0.parquet": embedded(rows, rows_per_group=2)}
-    if "plain.mp4" in expected:
-        files["plain.mp4"] = "beside it"
-    found = downloaded(tmp_path, make_files(tmp_path / "s", files), **settings)
-    assert found.captions == expected and not found.rejected
-
-
-def test_a_table_beside_an_archive_names_its_members(tmp_path: Path) -> None:
-    packed = {"videos.zip": zip_of({"videos/a.mp4": b"1", "videos/b.mp4": b"2"}), "more.tar": tar_of({"c.mp4": b"3"})}
-    table = b"file_name,text\nvideos/a.mp4,a cat\nc.mp4,a dog\nvideos/b.mp4,\nd.mp4,nobody\n"
-    found = downloaded(tmp_path, make_files(tmp_path / "s", packed | {"metadata.csv": table}))
-    assert found.captions == {"videos/a.mp4": ["a cat"], "c.mp4": ["a dog"]}
-    assert {path: reason for path, (reason, _) in found.rejected.items()} == {
-        "videos/b.mp4": "no_caption",
-        "d.mp4": "missing",
-    }
-
-
-def test_archives_with_one_path_twice_are_unpacked_apart(tmp_path: Path) -> None:
-    shards = {
-        "s/0.tar": tar_of({"a.mp4": b"0a", "a.txt": b"zero"}),
-        "s/1.tar": tar_of({"a.mp4": b"1a", "a.txt": b"one", "b.mp4": b"1b", "b.txt": b"one b"}),
-        "s/2.zip": zip_of({"c.mp4": b"2c", "metadata.txt": b"no table"}),
-        "s/texts.zip": zip_of({"c.txt": b"two c", "metadata.txt": b"again"}),
-    }
-    found = downloaded(tmp_path, make_files(tmp_path / "s", shards))
-    expected = {"s/a.mp4": ["zero"], "s/1/a.mp4": ["one"], "s/1/b.mp4": ["one b"], "s/c.mp4": ["two c"]}
-    assert found.captions == expected and not found.rejected
 
 
 def test_beside_plain_videos_archives_are_read_when_asked_for(tmp_path: Path) -> None:
@@ -312,24 +210,6 @@ def test_the_check_names_damaged_local_archives(tmp_path: Path) -> None:
     at = context(tmp_path, {"source": str(folder)})
     problems, notes = check_sources(at.config, work_dir=at.work_dir)
     assert not problems and any("[d0]: cut.tar: " in note and "cut off" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "says"),
-    [
-        ("train-0.parquet", embedded([{"video": VIDEO, "label": 1}]), "the rows of train-0.parquet has none of"),
-        (
-            "0.tar",
-            tar_of({"a.mp4": b"1", "a.json": b'{"label": "x"}'}),
-            "the videos, such as a.json has none of",
-        ),
-    ],
-)
-def test_a_missing_column_is_one_of_the_archive(tmp_path: Path, name: str, data: bytes, says: str) -> None:
-    at = context(tmp_path, {"source": str(make_files(tmp_path / "s", {name: data}))})
-    [problem], _ = check_sources(at.config, work_dir=at.work_dir)
-    assert says in str(problem) and "name one in captions.text_columns" in str(problem)
-    assert "label" in str(problem) and "metadata." not in str(problem)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "noise"])
