@@ -6,6 +6,7 @@ Files and texts are synthetic: CPU seconds of this program are measured, and its
 is a process of its own.
 """
 
+import csv
 import io
 import resource
 import subprocess
@@ -31,7 +32,7 @@ from sana.data.sources.source import Source
 from sana.data.tables import content_digest
 
 CAPTION = "A black and white animated scene of a mouse who steers a boat along a river, and whistles. " * 3
-LAYOUTS = ("metadata", "textfile")
+LAYOUTS = ("metadata", "csv", "textfile")
 
 
 class SyntheticBackend:
@@ -40,7 +41,14 @@ class SyntheticBackend:
     revision, base = "", ""
 
     def __init__(self, num_clips: int, layout: str, folder: Path) -> None:
-        self.num_clips, self.layout, self.table = num_clips, layout, folder / "metadata.parquet"
+        self.num_clips, self.layout = num_clips, layout
+        self.table = folder / ("metadata.csv" if layout == "csv" else "metadata.parquet")
+        if layout == "csv":
+            with self.table.open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(["file_name", "text"])
+                for number in np.random.default_rng(0).permutation(num_clips).tolist():
+                    rows.writerow([self._name(number), f"{CAPTION}{self._name(number)}"])
         if layout == "metadata":
             schema = pa.schema([("file_name", pa.string()), ("text", pa.string())])
             with pq.ParquetWriter(self.table, schema) as out:  # in pieces: its memory must not be counted
@@ -52,7 +60,7 @@ class SyntheticBackend:
         return f"videos/{number // 1000:05}/clip-{number:08}.mp4"
 
     def files(self) -> Iterator[SourceFile]:
-        if self.layout == "metadata":
+        if self.layout != "textfile":
             yield SourceFile(self.table.name, 0, "etag:0")
         for number in range(self.num_clips):
             name = self._name(number)
