@@ -141,6 +141,8 @@ def test_an_encoded_run_shows_samples_tokens_and_bytes(done: tuple[Place, Outcom
     assert len(thumbnails_of(text)) == num_windows - 1, "of a sample that is not in the store there is no picture"
     assert f"{num_windows} = {num_windows - 1} + 1" in words and "2 captions (25.0 %) were cut at 30" in words
     assert "100 B a sample" in words and "100 B a text" in words
+    assert "truncated (probe)" in words and "truncated (encode_latents)" in words, "two columns of one reason"
+    assert "no_caption (" not in words
 
 
 def test_a_page_of_many_long_hostile_names_stays_small(done: tuple[Place, Outcome], tmp_path: Path) -> None:
