@@ -82,6 +82,7 @@ CELLS: dict[str, tuple[list[str], str, str]] = {  # videos, what a row names, an
     "an address near a file": (["b/a.mp4"], "https://host/v/a.mp4?dl=1", 'not read from here;.*; "b/a.mp4" is near'),
     "an absolute path near a file": (["a.mp4"], "/home/me/A.mov", 'is not below .*; "a.mp4" is near'),
     "a path of Windows near a file": (["a.mp4"], "D:\\v\\a.mp4", 'of Windows; .*; "a.mp4" is near'),
+    "single quotes": (["b/a.mp4"], "'a.mp4'", 'is not there.*; "b/a.mp4" is near'),
     "no letter": (["a.mp4", "....mp4"], "d/???.mp4", "is not there$"),
     "another folder": (["v/a.mp4"], "clips/a.mp4", 'it is not there; "v/a.mp4" is near'),
     "a path of another machine": (["v/a.mp4"], "C:\\old\\a.mp4", "is an absolute path of Windows"),

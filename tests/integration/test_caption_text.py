@@ -228,7 +228,8 @@ def test_tables_are_read_as_people_write_them(
 
 def test_a_parquet_table_of_missing_captions_rejects_them(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
-    rows = {"file_name": ["a.mp4", "b.mp4"], "text": pa.array([float("nan"), None], pa.float64())}
+    video = [{"path": path, "bytes": None} for path in ("a.mp4", "b.mp4")]  # as `datasets` writes them
+    rows = {"video": video, "text": pa.array([float("nan"), None], pa.float64())}
     pq.write_table(pa.table(rows), tmp_path / "s/metadata.parquet")
     folder = make_files(tmp_path / "s", videos(["a.mp4", "b.mp4"]))
     done = FinishedDownload(context(tmp_path, {"source": str(folder)}))

@@ -232,8 +232,8 @@ class CsvRows:
         if not any(cells) or len(cells) == num:
             return cells, ""
         mark = "a tab" if self.delimiter == "\t" else repr(self.delimiter)
-        more = f"; quote a cell that has {mark} in it" if len(cells) > num else ""
-        return cells, f"has {len(cells)} cells, and the first line names {num} columns{more}"
+        more = f"; quote a cell that has {mark} in it, by double quotes" if len(cells) > num else ""
+        return cells, f"has {len(cells)} cell{'s' * (len(cells) != 1)}, and the first line names {num} columns{more}"
 
     def _check_swallowed(self, first: int, record: Sequence[str], video: int) -> None:
         """Raise if a line inside of a cell looks like a row: as many cells, and a video where this one has its own."""

@@ -54,6 +54,8 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
     suffix = PurePosixPath(name).suffix.lower()
     start = head_of(path)
     other = what_it_is(start, "a table of captions", text_is_fine=True)
+    if not start:
+        raise ConfigError(f"{name} is an empty file: remove it, or set captions.layout to where the captions are")
     if other and not (suffix == ".parquet" and start.startswith(b"PAR1")):
         raise ConfigError(f"{name} {other.removeprefix('it ')}")
 
@@ -228,6 +230,8 @@ def _strings(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
         if pc.max(pc.list_value_length(found)).as_py() not in (None, 0, 1):
             raise _wrong(name, column, found.type, "one text a row")
         return pc.list_element(_padded(found), 0)
+    if pa.types.is_struct(found.type) and "path" in found.type.names:  # as `datasets` writes a Video
+        found = pc.struct_field(found, "path")
     if not (_is_text(found.type) or pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
         raise _wrong(name, column, found.type, "text")
     return found.cast(pa.large_string())

@@ -149,6 +149,7 @@ def _decoded(names: pa.Array) -> pa.Array:
 
 
 def _loose(names: pa.Array) -> pa.Array:
+    names = pc.replace_substring_regex(names, r"[^\pL\pN]+\z", "")  # quotes and dots after the ending
     plain = pc.utf8_normalize(normalized(without_suffix(names)), form="NFKD")
     return pc.utf8_lower(pc.replace_substring_regex(plain, r"[^\pL\pN/]", ""))
 
