@@ -19,6 +19,7 @@ def prepare_environment(work_dir: str | Path, *, quiet: bool = False) -> None:
     defaults = {
         "DO_NOT_TRACK": "true",  # MLflow does not take "1"
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each stage of a run on a server
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # 20 is too short on a busy machine
         "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(OUR_LOGGERS),

@@ -1,6 +1,8 @@
 """A Prefect server that cannot be used is one line, at once, with the remedy; proxies and settings are the user's."""
 
 import base64
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,10 +12,11 @@ from pathlib import Path
 import httpx
 import prefect
 import pytest
-from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, Settings, temporary_settings
 
 from flows import server_check
-from flows.environment import prefect_is_configured
+from flows.environment import prefect_is_configured, settings_error
+from flows.server import TemporaryServer
 from flows.server_check import check_server
 from sana.errors import SanaError
 from tasks.proxies import THIS_MACHINE, spare_loopback
@@ -211,3 +214,23 @@ def test_every_place_of_prefects_settings_is_looked_at(
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert prefect_is_configured() is configured
+
+
+def test_a_temporary_server_that_ends_is_one_line_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-c", "raise SystemExit('no space left on device')"], stderr=out)
+    server = TemporaryServer(process, f"http://127.0.0.1:{free_port()}/api", log)
+    with pytest.raises(SanaError) as raised:
+        server.wait_until_up()
+    assert "exit code 1" in str(raised.value) and "no space left on device" in str(raised.value)
+    assert str(log) in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["abc", "-1x"])
+def test_a_setting_of_the_wrong_type_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_REQUEST_TIMEOUT", text)
+    with pytest.raises(ValueError) as raised:
+        Settings()
+    message = str(settings_error(raised.value))
+    assert "request_timeout" in message and text in message and "\n" not in message
