@@ -64,11 +64,14 @@ class LocalPrefect:
         try:
             from flows.pipeline import sana_pipeline
             from tasks.flow_run import PREFECT_TROUBLE, handed_over, open_embedded_tracker
+            from tasks.lost_server import use_own_events_client
         except ValueError as error:
             raise settings_error(error) from error
         if self._temporary is not None:
             open_embedded_tracker(context)
             self._temporary.wait_until_up()
+        # here only: in the process of a deployment's run Prefect sends events before our code is loaded
+        use_own_events_client()
         with handed_over(context, plans, observers, on_temporary_server=self._temporary is not None) as outcome:
             try:
                 sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))

@@ -23,7 +23,6 @@ from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run
 from sana.store import open_store
 from sana.store_errors import StoreError
-from tasks.lost_server import use_own_events_client
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.tracking import Tracker
@@ -134,7 +133,6 @@ class _Plain(logging.Filter):
 
 for _name in ("prefect.task_runs", "prefect.flow_runs"):
     logging.getLogger(_name).addFilter(_Plain())
-use_own_events_client()
 
 
 def _facts(*, with_link: bool) -> dict[str, str]:
