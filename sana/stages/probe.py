@@ -19,10 +19,6 @@ from sana.stages.bodies.probe_cache import ProbeCache
 
 NAME = "probe"
 VERSION = 5
-POOL_VERSION = (
-    4  # of what is found in a video. Version 5 changed what is a duplicate, and finds two rare codings of colours
-)
-# colours in videos that are new: none is opened again
 READS = ("clips",)
 GIVES = ("probed_clips",)
 
@@ -33,7 +29,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
 
 
 def pool_of(context: Context) -> Pool:
-    return Pool(context.store, NAME, context.salted(f"v{POOL_VERSION}"), schema=PROBES, id_column="digest")
+    return Pool(context.store, NAME, context.salted(f"v{VERSION}"), schema=PROBES, id_column="digest")
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
