@@ -51,7 +51,8 @@ class Bucket:
         """
         match = _NAME.match(text)
         if match is None:
-            raise ValueError(f"bucket {text!r} is not frames x height x width, for example 81x480x832")
+            comma = "; between two of them a `,` is needed" if len(text.split()) > 1 else ""
+            raise ValueError(f"bucket {text!r} is not frames x height x width, for example 81x480x832{comma}")
         return cls(*(int(part) for part in match.groups()))
 
     @property

@@ -1,6 +1,7 @@
 """Read a config: YAML, then `key=value` overrides, then every check at once."""
 
 import json
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sana.config.problems import all_problems
 from sana.config.renamed_keys import with_new_names
 from sana.config.yaml_reading import parse_yaml
 from sana.errors import ConfigError
+
+_HEAD = 4096  # bytes in which what is no text has a zero byte
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -25,6 +28,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     except FileNotFoundError as error:
         raise ConfigError(f"there is no config {path}; `sana check SOURCE --write {path}` makes one") from error
     except UnicodeDecodeError as error:
+        if b"\0" in error.object[:_HEAD] and error.object[:2] not in (BOM_UTF16_LE, BOM_UTF16_BE):
+            raise ConfigError(f"config {path} is no text; a YAML file is needed") from error
         raise ConfigError(
             f"config {path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
@@ -32,7 +37,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"config {path} cannot be read: {error.strerror}; a YAML file is needed") from error
     raw = parse_yaml(text, where=str(path))
     if not isinstance(raw, dict):
-        raise ConfigError(f"config {path} holds no keys; see configs/demo.yaml for a complete one")
+        raise ConfigError(
+            f"config {path} holds no keys, which are written `key: value`; configs/demo.yaml is a complete one"
+        )
     return from_values(raw, overrides, where=str(path))
 
 

@@ -4,6 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 # What other programs call a setting: where it is here.
@@ -63,7 +64,7 @@ PATTERNS = {
     r"^[a-z0-9][a-z0-9._-]{0,63}$": (
         "must be of lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and have at most 64"
     ),
-    r"^(auto|tab|[^\w\s\"\\]|\t)$": "must be auto, tab, or one character such as , ; or |",
+    r"^(auto|tab|\t|[!#-/:-@\[\]^_`{-~])$": "must be auto, tab, or one character such as , ; or |",
     "^[^/]+/[^/]+$": "must name a flow and a deployment: flow/deployment",
 }
 
@@ -99,14 +100,50 @@ def sentence(error: Mapping[str, Any]) -> str:
     if value is None:
         return f"{needed} (got nothing): write it, or remove the key"
     if kind == "tuple_type":
-        one = value if isinstance(value, str) else shown(value)
-        like = "put `- ` before its first key" if isinstance(value, Mapping) else f"such as [{one}]"
-        return f"{needed}, {like}{got}"
+        return f"{needed}, {_as_list(value)}{got}"
+    if kind in ("dict_type", "model_attributes_type", "model_type") and (keys := _as_keys(kind, value)):
+        return f"{needed}, {keys}{got}"
+    if kind in ("int_parsing", "float_parsing") and (number := _meant_number(value, whole=kind == "int_parsing")):
+        return f"{needed}: write {number}{got}"
     if kind == "string_type" and isinstance(value, bool | int | float):
         return f'{needed}{got}: put it in quotes, "{shown(value)}"'
     if kind == "int_from_float":
         return f"{needed}, without a fraction{got}"
     return f"{needed}{got}"
+
+
+def _as_list(value: Any) -> str:
+    """Say how the value is written as a list."""
+    if isinstance(value, Mapping):
+        name = next(iter(value), "")
+        if value and all(isinstance(one, Mapping) for one in value.values()):  # entries under their names
+            return f"write `- id: {name}` instead of `{name}:`"
+        return "put `- ` before its first key"
+    return f"such as [{value if isinstance(value, str) else shown(value)}]"
+
+
+def _as_keys(kind: str, value: Any) -> str:
+    """Say how a value that stands where keys belong is written with one; "" where nobody knows."""
+    key, _, rest = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if rest and re.fullmatch(r"[\w.-]+", key) and not rest.startswith("//"):
+        return f"with a blank after the `:`, such as `{key}: {rest}`"
+    first = value[0] if isinstance(value, list) and value else value
+    return f"such as `first: {first}`" if kind == "dict_type" and isinstance(first, str) else ""
+
+
+def _meant_number(value: Any, *, whole: bool) -> str:
+    """Return the number that people mean by 10k, 20%, 40,000 or 0,5; "" for another text."""
+    found = re.fullmatch(r"([-+]?[\d.,]+)\s*([kKmM%]?)", value) if isinstance(value, str) else None
+    if found is None:
+        return ""
+    digits, unit = found.groups()
+    grouped = re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits)
+    digits = digits.replace(",", "") if grouped else digits.replace(",", ".")
+    try:
+        number = Decimal(digits).scaleb({"": 0, "k": 3, "m": 6, "%": -2}[unit.lower()])
+    except InvalidOperation:
+        return ""
+    return "" if whole and number != int(number) else f"{number.normalize():f}"
 
 
 def none_of(value: Any, known: list[str]) -> str:

@@ -1,5 +1,7 @@
 """The whole config of a run."""
 
+import os
+import re
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -43,7 +45,15 @@ class Config(Section):
     def _is_local(cls, work_dir: str) -> str:
         if "://" in work_dir:
             raise ValueError(f"{work_dir} must be a local folder: it holds locks and databases; root may be s3://")
-        return work_dir
+        return os.path.expanduser(work_dir)
+
+    @field_validator("root", "work_dir")
+    @classmethod
+    def _has_no_variable(cls, folder: str) -> str:
+        """Refuse what only a shell fills in: a folder of that name would be made."""
+        if found := re.match(r"\$(\w+|\{\w+\})", folder):
+            raise ValueError(f"{found[0]} is not filled in here; write the path itself (got {folder!r})")
+        return folder
 
     @model_validator(mode="after")
     def _no_split_is_empty(self) -> Self:

@@ -131,6 +131,8 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> Problem:
         remedy = f"-s {path}.name={others[0]}"
         keep = f"to keep {chosen}, remove it: -s '{path}={{name: {chosen}}}'"
         return Problem(loc, f"no setting of {chosen}, but of {' and '.join(others)}: {remedy}; {keep}", remedy)
+    if name.isdigit() and _value(raw, loc) is None:  # {max_steps: 40,000}
+        return Problem(loc, "unknown key; a `,` begins another key: write 40000, not 40,000")
     meant = _meant(loc, raw)
     hint = f"did you mean {' or '.join(meant)}?" if meant else f"known here: {', '.join(section.model_fields)}"
     return Problem(loc, f"unknown key; {hint}")
@@ -139,22 +141,24 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> Problem:
 def _meant(loc: KeyPath, raw: Mapping[str, Any]) -> list[str]:
     """Return what an unknown key may be meant for: a key beside it by its own name, others by their dotted names.
 
-    A key with nearly this name beside it comes first, then keys of this very name below, then less likely ones.
+    Keys of this very name below come first, then one with nearly this name beside it, then less likely ones.
     """
     name, path = str(loc[-1]), ".".join(str(part) for part in loc[:-1])
     section = _section(_annotation(loc[:-1], raw), _value(raw, loc[:-1]))
 
     def of_this_name(start: type[BaseModel], prefix: str) -> list[str]:
-        return [f"{prefix}{key}" for key in _keys_below(start) if key.endswith(f".{name}")][:_MAX_MEANT]
+        keys = [key for key in _keys_below(start) if key.endswith(f".{name}")]
+        return [f"{prefix}{key}" for key in sorted(keys, key=lambda key: key.count("."))][:_MAX_MEANT]
 
     # of another program's name the keys in this section are meant, if there are any
     usual = OTHER_NAMES.get(name.lower(), ())
     usual = tuple(key for key in usual if path and key.startswith(f"{_generic(path)}.")) or usual
 
+    below = of_this_name(section, f"{path}." if path else "")
     return (
-        difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_SURE)
+        ([] if below else difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_SURE))
         or list(usual)
-        or of_this_name(section, f"{path}." if path else "")
+        or below
         or difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=_LIKELY)
         or of_this_name(Config, "")
     )

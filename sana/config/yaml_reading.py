@@ -25,6 +25,14 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"key {key_node.value!r} is given twice; remove one", key_node.start_mark
                 )
             seen.add(key_node.value)
+            if (first := key_node.value[:1]).isspace() and not first.isascii():
+                raise yaml.constructor.ConstructorError(
+                    None,
+                    None,
+                    f"before the key {key_node.value.strip()!r} is a blank that is no space (U+{ord(first):04X}); "
+                    "indent with spaces",
+                    key_node.start_mark,
+                )
             if key_node.tag != "tag:yaml.org,2002:merge":
                 key_node.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
@@ -61,8 +69,22 @@ _HINTS = (
     (r"expected ',' or '[]}]'", "the bracket is not closed, or a text in it needs quotes"),
     (r"expected <block end>, but found '<scalar>'", "text follows a closing quote or bracket: put all of it in quotes"),
     (r"expected <block end>|could not find expected ':'", "the indentation fits no line above, or a `:` is missing"),
+    (r"'<document start>'", "keys are written `key: value`, all of them below each other"),
+    (r"expected a single document", "remove the line ---"),
     (r"(keys|entries) are not allowed|block scalar|node content", f"{_QUOTES}, if it is a text"),
 )
+# What PyYAML says where a line without a blank after its `:`, a text for it, was joined with the one below.
+_JOINED = r"mapping values are not allowed|could not find expected ':'"
+_NO_BLANK = re.compile(r"\s*(?:- +)*([\w.-]+):(?!//)\S")
+
+
+def _lacks_blank(text: str, line: int) -> str:
+    """Say which of the lines up to `line` lacks the blank after its key, or "": the nearest above that is joined."""
+    lines = text.splitlines()[: line + 1]
+    for number in range(len(lines), max(len(lines) - 3, 0), -1):
+        if found := _NO_BLANK.match(lines[number - 1]):
+            return f"line {number} lacks a blank after `{found[1]}:`"
+    return ""
 
 
 def parse_yaml(text: str, *, where: str) -> Any:
@@ -75,10 +97,17 @@ def parse_yaml(text: str, *, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with stricter rules
     except yaml.MarkedYAMLError as error:
         said = ", ".join(part for part in (error.context, error.problem) if part)
-        hint = next((hint for pattern, hint in _HINTS if re.search(pattern, said)), "")
         mark = error.problem_mark or error.context_mark
+        hint = _lacks_blank(text, mark.line) if mark and re.search(_JOINED, said) else ""
+        hint = hint or next((hint for pattern, hint in _HINTS if re.search(pattern, said)), "")
         at = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{where} is not valid YAML: {at}{said}" + (f"; {hint}" if hint else "")) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{where} is not valid YAML: line {line} holds the character U+{ord(text[error.position]):04X}, which no "
+            "text has; remove it, if this is a config"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:

@@ -62,7 +62,30 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.resources=", [f"train.resources: {KEYS} {NOTHING}"]),
     ("bucket=81x480x832", [f"bucket: {KEYS} (got '81x480x832')"]),
     ("filter_captions=yes", [f"filter_captions: {KEYS} (got 'yes')"]),
-    ("sample.prompts=[a cat]", [f'sample.prompts: {KEYS} (got ["a cat"])']),
+    ("sample.prompts=[a cat]", [f'sample.prompts: {KEYS}, such as `first: a cat` (got ["a cat"])']),
+    ("sample.prompts=a cat", [f"sample.prompts: {KEYS}, such as `first: a cat` (got 'a cat')"]),
+    ("train=max_steps:120", [
+        f"train: {KEYS}, with a blank after the `:`, such as `max_steps: 120` (got 'max_steps:120')"]),
+    ("model=s3://b/p", [f"model: {KEYS} (got 's3://b/p')"]),
+    ("download.datasets={demo: {source: x}}", [
+        "download.datasets: a list is needed, write `- id: demo` instead of `demo:` "
+        '(got {"demo": {"source": "x"}})']),
+    # numbers as people write them
+    ("train.max_steps=10k", ["train.max_steps: a whole number is needed: write 10000 (got '10k')"]),
+    ("train.max_steps=1.5M", ["train.max_steps: a whole number is needed: write 1500000 (got '1.5M')"]),
+    ("train.max_steps=40,000", ["train.max_steps: a whole number is needed: write 40000 (got '40,000')"]),
+    ("train.max_steps=5%", ["train.max_steps: a whole number is needed (got '5%')"]),
+    ("train.max_steps=1.2.3", ["train.max_steps: a whole number is needed (got '1.2.3')"]),
+    ("train.learning_rate=0,0001", ["train.learning_rate: a number is needed: write 0.0001 (got '0,0001')"]),
+    ("download.datasets.0.max_rejected_fraction=20%", [
+        "download.datasets.0.max_rejected_fraction: a number is needed: write 0.2 (got '20%')"]),
+    ("train.resources={log_every: 40,000}", [
+        "train.resources.000: unknown key; a `,` begins another key: write 40000, not 40,000"]),
+    ("bucket.buckets=[17x96x160 9x96x160]", [
+        "bucket.buckets: bucket '17x96x160 9x96x160' is not frames x height x width, for example 81x480x832; "
+        "between two of them a `,` is needed"]),
+    ("work_dir=$HOME/work", ["work_dir: $HOME is not filled in here; write the path itself (got '$HOME/work')"]),
+    ("root=${DATA}/store", ["root: ${DATA} is not filled in here; write the path itself (got '${DATA}/store')"]),
     ("sample.prompts={}", ["sample.prompts: is empty; at least 1 entry is needed"]),
     ("sample.prompts={cat: 5}", ['sample.prompts.cat: a text is needed (got 5): put it in quotes, "5"']),
     ("train.optimizer=", [
@@ -94,6 +117,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
         "train.optimizer.name: there is no AdamW; known here: adamw, adafactor; did you mean adamw?"]),
     ("train.mixed_precision=BF16", [
         "train.mixed_precision: 'BF16' is none of fp32, bf16; did you mean bf16?"]),
+    ("buckets=[17x96x160]", [
+        "buckets: unknown key; did you mean bucket.buckets or download.datasets.0.bucket.buckets?"]),
     ("seed=3", ["seed: unknown key; did you mean train.seed or sample.seed?"]),
     ("train.delta=3", ["train.delta: unknown key; did you mean train.objective.delta?"]),
     ("bucket.text_columns=[a]", [
@@ -192,6 +217,14 @@ def test_yaml_written_by_others_reads_back_the_same() -> None:
         ("train:\n  seed: 1\n max_steps: 2", (3, 2), "the indentation fits no line above, or a `:` is missing"),
         ("prompt: - dog", (1, 9), "put the text in quotes, if it is a text"),
         ("prompt: > dog", (1, 11), "put the text in quotes, if it is a text"),
+        # a line without a blank after its key is joined with the one below
+        ("root:/x\nmodel: y", (2, 6), "line 1 lacks a blank after `root:`"),
+        ("a: 1\nb:2\nc: 3", (3, 1), "line 2 lacks a blank after `b:`"),
+        ("datasets:\n  - id:demo\n    source: x", (3, 11), "line 2 lacks a blank after `id:`"),
+        ("- https://x\n  a: b", (2, 4), "else look at the indentation"),
+        ("train:\n\u00a0\u00a0seed: 1", (2, 1), "before the key 'seed' is a blank that is no space (U+00A0)"),
+        ("[train]\nmax_steps = 5", (2, 1), "keys are written `key: value`, all of them below each other"),
+        ("root: x\n---\nmodel: y", (2, 1), "remove the line ---"),
     ],
 )
 def test_a_text_that_is_no_yaml_is_said_with_the_place_and_a_hint(
@@ -218,6 +251,17 @@ def test_a_config_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert said(tmp_path) == "config  cannot be read: Is a directory; a YAML file is needed"
     assert said(tmp_path / "wide.yaml").startswith("config /wide.yaml is not UTF-8 (invalid start byte at byte 0)")
     assert load_config(tmp_path / "marked.yaml") == load_config(DEMO)
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom\xff")
+    (tmp_path / "nul.yaml").write_bytes(b"root: x\nmodel: a\0b\n")
+    (tmp_path / "eq.yaml").write_text("root = x\n")
+    assert said(tmp_path / "clip.mp4") == "config /clip.mp4 is no text; a YAML file is needed"
+    assert "line 2 holds the character U+0000, which no text has" in said(tmp_path / "nul.yaml")
+    assert "holds no keys, which are written `key: value`" in said(tmp_path / "eq.yaml")
+
+
+def test_a_work_dir_in_the_home_folder_is_found_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_config(DEMO, ["work_dir=~/work"]).work_dir == "/home/me/work"
 
 
 def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple, Any]]:
