@@ -28,6 +28,7 @@ from sana.progress import Progress, Report
 
 LINE_EVERY_S = 30.0  # of a stage at work, where there is no terminal
 _TICK_S = 1.0
+_ECHO = 2  # columns that a terminal's ^C takes: at the edge it would break the line that is drawn again
 _DOTS, _FRAMES_PER_S = "\u280b\u2819\u2839\u2838\u283c\u2834\u2826\u2827\u2807\u280f", 8
 _STYLES = {RUNNING: "", FAILED: "bold red", STOPPED: "yellow"}
 
@@ -129,7 +130,7 @@ class RunDisplay(Observer):
             widths = [max([len(row[column]) for row in cells], default=0) for column in range(3)]
             frames = "|/-\\" if options.ascii_only else _DOTS
             spinner = (f"{frames[int(now * _FRAMES_PER_S) % len(frames)]} ", "cyan")
-            width = options.max_width
+            width = options.max_width - _ECHO
             length = next((size for size in (16, 8) if 4 + sum(widths) + 3 + size + 12 <= width), 0)
             for view, (name, counts, time_) in zip(views, cells, strict=True):
                 bar = _bar(view, length, ascii_only=options.ascii_only).append(" " if length else "")

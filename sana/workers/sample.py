@@ -51,7 +51,14 @@ def sample(job: Job[SampleSpec]) -> None:
         def on_step(step: int, _steps: int, number: int = number, name: str = name) -> None:
             done = number * config.num_inference_steps + step
             of = f"prompt {number + 1} of {len(prompts)}: {name}"
-            job.report(Progress(done, steps, "sampler steps", of if done < steps else f"{len(prompts)} videos"))
+            job.report(
+                Progress(
+                    done,
+                    steps,
+                    "sampler steps",
+                    of if done < steps else f"{len(prompts)} video{'s' * (len(prompts) > 1)}",
+                )
+            )
 
         videos[name] = sample_one(config, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)

@@ -63,7 +63,8 @@ def test_in_a_log_it_is_one_line(stage: str, state: str) -> None:
 def test_at_work_there_is_one_rate_with_an_eta(stage: str, width: int) -> None:
     shown, counts = at_work(stage, width)
     row = shown.row(stage)
-    assert counts in row and row.count("/s, ETA 0:03") == 1 and "elapsed" not in row and len(row) <= width
+    assert counts in row and row.count("/s, ETA 0:03") == 1 and "elapsed" not in row
+    assert len(row) <= width - len("^C"), "a terminal echoes that, and must not break the row for it"
 
 
 def test_what_is_done_in_a_burst_has_no_rate_of_a_burst() -> None:
