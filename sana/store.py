@@ -88,6 +88,8 @@ def open_store(root: str) -> Store:
     path = local_root(root)
     if not root or "://" in path or "\0" in path:
         raise ValueError(f"root {root!r} is neither a local path (or file:///path) nor s3://bucket/prefix")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"root {root} is a file; a folder, or a name for a new one, is needed")
     return LocalStore(os.path.abspath(path))
 
 

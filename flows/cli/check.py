@@ -50,7 +50,9 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     if write and write.exists():
         raise SanaError(f"--write {write}: there is such a file already; name another, or remove it")
     if not is_config:
-        stopped = _check_source(place, [*overrides, *([f"root={root}"] if root else [])], write, rehash=rehash)
+        stopped = _check_source(
+            place, [*overrides, *([f"root={root}"] if root is not None else [])], write, rehash=rehash
+        )
         command = f"{program()} run {shlex.quote(str(write or 'my.yaml'))}"
     else:
         config = resolve(place, overrides, root)

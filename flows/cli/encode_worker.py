@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options
+from flows.cli.options import config_options, context_of, program, resolve, same_options
 
 # who says which worker this is of how many: ours, Slurm's and torchrun's names
 _PLACES = (("SANA_WORKER", "SANA_WORKERS"), ("SLURM_PROCID", "SLURM_NTASKS"), ("RANK", "WORLD_SIZE"))
@@ -31,13 +31,14 @@ def encode_worker(
 
     index, count = place(os.environ, index, count)
     context = context_of(resolve(config, overrides, root))
-    inputs = inputs_of(context, stage.NAME)
+    command = f"{program()} run {same_options(config, overrides, root)}"
+    inputs = inputs_of(context, stage.NAME, command=command)
     with RunDisplay() as display:
         context = replace(context, report=display.reporter(stage.NAME))
         num_samples = stage.encode_partition(context, inputs, index=index, count=count)
         display.on_event(StageEnd(stage.NAME, COMPLETED))
     click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
-    click.echo(f"when all have ended: sana run {same_options(config, overrides, root)}")
+    click.echo(f"when all have ended: {command}")
 
 
 def place(environ: Mapping[str, str], index: int | None, count: int | None) -> tuple[int, int]:

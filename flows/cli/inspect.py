@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve, same_options
+from flows.cli.options import config_options, context_of, program, resolve, same_options
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
@@ -39,7 +39,7 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
         check_outside_sources(context.config, out, "--out")
     artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}
     if "encode_latents" not in artifacts:
-        todo = f"sana run {same_options(config, overrides, root)} --until encode_latents"
+        todo = f"{program()} run {same_options(config, overrides, root)} --until encode_latents"
         raise SanaError(f"these latents are not encoded yet, or a data set was changed since: {todo}")
     index = read_table(context.store, artifacts["encode_latents"], "index.parquet")
     windows = read_table(context.store, artifacts["bucket"], "clips.parquet")

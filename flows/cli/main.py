@@ -17,6 +17,7 @@ SECTIONS = (
     ("Use the model", trained.COMMANDS),
     ("Keep the store", maintenance.COMMANDS),
 )
+_SENTENCE = 200  # characters of a command's help at most
 
 
 class _Sections(click.Group):
@@ -25,9 +26,8 @@ class _Sections(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         longest = max(len(command.name or "") for _, commands in SECTIONS for command in commands)
         for title, commands in SECTIONS:
-            with formatter.section(title):
-                limit = formatter.width - longest - 6
-                formatter.write_dl([(f"{c.name or '':{longest}}", c.get_short_help_str(limit)) for c in commands])
+            with formatter.section(title):  # whole sentences, which wrap
+                formatter.write_dl([(f"{c.name or '':{longest}}", c.get_short_help_str(_SENTENCE)) for c in commands])
 
 
 @click.group(cls=_Sections, context_settings={"help_option_names": ["-h", "--help"]})

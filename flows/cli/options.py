@@ -58,12 +58,14 @@ def rehash_files(context: Context, *, model: bool = True) -> "Rehashed":
 
 def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:
     """Load the config with its overrides, `--root` last."""
-    return load_config(config, [*overrides, *([f"root={root}"] if root else [])])
+    return load_config(config, [*overrides, *([f"root={root}"] if root is not None else [])])
 
 
 def same_options(config: str, overrides: Sequence[str], root: str | None) -> str:
     """Return the arguments that name the same config and places, to be pasted into a shell."""
-    return shlex.join([config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root else [])])
+    return shlex.join(
+        [config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root is not None else [])]
+    )
 
 
 def program() -> str:

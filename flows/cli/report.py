@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from flows.cli.options import config_options, context_of, resolve
+from flows.cli.options import config_options, context_of, program, resolve, same_options
 
 
 @click.command()
@@ -24,7 +24,8 @@ def report(config: str, overrides: Sequence[str], root: str | None, out: str) ->
     states = committed(context)
     if all(state.artifact is None for state in states):
         why = f" ({states[0].why})" if states[0].why else ""
-        raise SanaError(f"nothing of {config} is committed under {context.store.root}{why}; run it first")
+        command = f"{program()} run {same_options(config, overrides, root)}"
+        raise SanaError(f"nothing of {config} is committed under {context.store.root}{why}; first: {command}")
     page = data_report(context, Path(config).stem, states, now=time.time())
     try:
         Path(out).write_text(page, encoding="utf-8")

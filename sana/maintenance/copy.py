@@ -63,9 +63,7 @@ def copy_root(
     present = dict(target.list(""))
     wanted = {key for key in graph.records() if key.partition("/")[0] in stages}
     if not wanted:  # a mistyped source must not look like a copy that went well
-        raise SanaError(
-            f"nothing of {', '.join(sorted(stages))} is committed under {source.root}; is it the right root?"
-        )
+        raise SanaError(f"nothing that is to be copied is committed under {source.root}; is it the right root?")
     kept = _differing_records(source, target, wanted & set(present))
     chosen = graph.without(graph.records() - (wanted - kept))
     keys = set(chosen.references) | _history_markers(chosen)

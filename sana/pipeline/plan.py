@@ -155,8 +155,8 @@ def all_cached(plans: Sequence[StagePlan]) -> bool:
     return all(stage_plan.state == CACHED for stage_plan in plans)
 
 
-def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
-    """Return the committed artifacts that provide the tables a stage reads, by table.
+def inputs_of(context: Context, name: str, *, command: str = "sana run CONFIG") -> dict[str, Artifact]:
+    """Return the committed artifacts that provide the tables a stage reads, by table; `command` would make them.
 
     Raises:
         SanaError: one of them, or one that it is made of, is not there.
@@ -168,7 +168,7 @@ def inputs_of(context: Context, name: str) -> dict[str, Artifact]:
     if missing:
         raise SanaError(
             f"{name} reads what {', '.join(missing)} makes of these sources with this config, and that is not at "
-            f"{context.store.root}; first: sana run CONFIG --until {last}"
+            f"{context.store.root}; first: {command} --until {last}"
         )
     return graph.inputs_of(context.config, name, found)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -222,12 +223,14 @@ def test_the_command_encodes_and_leaves_the_index_to_the_run(
     monkeypatch.chdir(Path(__file__).parents[2])
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "sana run CONFIG --until bucket" in capsys.readouterr().err
+    same = shlex.join(arguments[1:])
+    assert capsys.readouterr().err.rstrip().endswith(f"; first: sana run {same} --until bucket")
     place = Place(bucketed.folder, bucketed.model, str(tmp_path / "root"))
     with inline_workers():
         run_stages(place.context(f"work_dir={tmp_path / 'work'}"), last="bucket")
         main([*arguments, "--index", "1", "--count", "2"])
-    assert "worker 1 of 2: all of 13 samples" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "worker 1 of 2: all of 13 samples" in said and f"when all have ended: sana run {same}\n" in said
     assert not list((tmp_path / "root/encode_latents").glob("*/artifact.json"))
     with inline_workers():
         made = run_stages(place.context(f"work_dir={tmp_path / 'work'}"), last="encode_latents")["encode_latents"]

@@ -61,7 +61,10 @@ def test_the_command_needs_storage_alone(
     assert "as it was when last listed" in two and "not shown" in two and not thumbnails_of(two)
     with pytest.raises(SystemExit):
         main(command(place, tmp_path / "three.html", f"root={tmp_path}/empty"))
-    assert f"nothing of configs/demo.yaml is committed under {tmp_path}/empty; run it" in capsys.readouterr().err
+    assert (
+        f"nothing of configs/demo.yaml is committed under {tmp_path}/empty; first: sana run configs/demo.yaml "
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "three.html").exists() and not (tmp_path / "empty").exists()
 
 

@@ -1,5 +1,6 @@
 """`sana --help` and what its commands have in common."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -15,9 +16,9 @@ def test_help_lists_every_command_once_by_section(capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     titles = ["Begin:", "Run:", "Look:", "Use the model:", "Keep the store:"]
     assert [line for line in text.splitlines() if line in titles] == titles
-    listed = [line.split()[0] for line in text[text.index("Begin:") :].splitlines() if line.startswith("  ")]
+    listed = re.findall(r"^  (\S+)", text[text.index("Begin:") :], re.MULTILINE)
     assert sorted(listed) == sorted(name for name, command in cli.commands.items() if not command.hidden)
-    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(len(line) <= 80 for line in text.splitlines()) and "..." not in text[text.index("Begin:") :]
 
 
 @pytest.mark.parametrize("rest", ["verify", "gc", "export --to x", "import --from x", "run", "plan", "report"])
@@ -34,6 +35,26 @@ def test_overrides_choose_the_root_of_maintenance(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit):
         main(["verify", "--root", str(tmp_path), "-s", "work_dir=/w"])
     assert "-s changes a config, so name one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["run", "plan", "validate", "check", "report", "verify", "gc", "export-model --to x"]
+)
+def test_a_root_that_cannot_be_one_is_said_by_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """`--root "$ROOT"` of a variable that is not set is no wish for the config's root; a file is no folder."""
+    (tmp_path / "file").touch()
+    name, *more = shlex.split(command)
+    for root, said in (
+        ("", "root"),
+        (str(tmp_path / "file"), "is a file; a folder, or a name for a new one, is needed"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "configs/demo.yaml", *more, "--root", root, "-s", f"work_dir={tmp_path}/work"])
+        out = capsys.readouterr()
+        assert stop.value.code == 1 and said in out.err + out.out, command
+    assert not (tmp_path / "work").exists() or name == "check"
 
 
 def test_an_old_name_says_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:

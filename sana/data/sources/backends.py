@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.file_cache import FileCache
-from sana.data.sources.listing import TABLE_SUFFIXES, SourceFile, is_hidden, is_video, printable
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, SourceFile, is_hidden, is_video, printable
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.errors import ConfigError, SanaError
 
@@ -53,7 +53,8 @@ class LocalBackend:
         if not folder.is_dir():
             what = "a file" if folder.exists() else "not there"
             raise ConfigError(
-                f"source {folder} is {what}; a folder with videos is needed, or a table: {', '.join(TABLE_SUFFIXES)}"
+                f"source {folder} is {what}; a folder with videos is needed, or a table or archive: "
+                f"{', '.join(dict.fromkeys(TABLE_SUFFIXES + ARCHIVE_SUFFIXES))}"
             )
         self._folder = folder
         self._digests = digests
