@@ -104,6 +104,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("sample.resources.device=gpu", [f"sample.resources.device: {DEVICE} (got 'gpu')"]),
     ("download.datasets.0.id=My Clips", [
         f"download.datasets.0.id: {PATTERNS['^[a-z0-9][a-z0-9._-]{0,63}$']} (got 'My Clips')"]),
+    ('download.datasets.0.captions.delimiter="::"', [
+        "download.datasets.0.captions.delimiter: must be auto, tab, or one character such as , ; or | (got '::')"]),
     # an unknown key
     ("train.checkpoint_every=4", [
         "train.checkpoint_every: unknown key; did you mean train.resources.checkpoint_every?"]),

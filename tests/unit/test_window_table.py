@@ -192,7 +192,7 @@ SPLIT = ["eval", "train", "train", "train", "eval", "train", "train"]
             [{"source_id": "a", "dataset": "x"}, {"source_id": "a", "dataset": "y"}],
             config({"id": "x", "role": "train"}, {"id": "y", "role": "eval"}),
             ConfigError,
-            "roles put 1 sources into both splits: .* of x is trained on and .* of y held out, and they are linked by",
+            "roles put 1 source into both splits: .* of x is trained on and .* of y held out, and they are linked by",
         ),
         ([{"path": "1.mp4", "digest": "d"}, {"path": "2.mp4", "digest": "d", "dataset": "y"}],
          config({"id": "demo", "role": "train"}, {"id": "y", "role": "eval"}), ConfigError,

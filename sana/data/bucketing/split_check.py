@@ -177,8 +177,8 @@ def _check_roles(config: Config, clips: pa.Table, assigned: WindowTable) -> None
     one, other = (f"{clips['path'][row].as_py()} of {clips['dataset'][row].as_py()}" for row in sides)
     same = clips["digest"][sides[0]] == clips["digest"][sides[1]]
     raise ConfigError(
-        f"download.datasets: roles put {len(both)} sources into both splits: {one} is trained on and {other} held "
-        f"out, and {'they are the same content' if same else 'they are linked by source_id or content'}, so training "
-        "would see what the eval loss is measured on. Give the data sets role: split, which keeps equal contents "
-        "together, or remove the files from one of them"
+        f"download.datasets: roles put {_num(len(both), 'source')} into both splits: {one} is trained on and {other} "
+        f"held out, and {'they are the same content' if same else 'they are linked by source_id or content'}, so "
+        "training would see what the eval loss is measured on. Give the data sets role: split, which keeps equal "
+        "contents together, or remove the files from one of them"
     )
