@@ -52,7 +52,7 @@ class S3Store:
 
         self._bucket, _, prefix = root.removeprefix("s3://").rstrip("/").partition("/")
         if not self._bucket:
-            raise ValueError(f"root {root!r} names no bucket: s3://bucket/prefix is needed")
+            raise ValueError(f"{root!r} names no bucket: s3://bucket/prefix is needed")
         self._prefix = f"{check_s3_key(prefix)}/" if prefix else ""
         self.root = f"s3://{self._bucket}/{self._prefix}".rstrip("/")
         self._errors = (OSError, BotoCoreError, ClientError, HttpError)

@@ -54,6 +54,9 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
             place, [*overrides, *([f"root={root}"] if root is not None else [])], write, rehash=rehash
         )
         command = f"{program()} run {shlex.quote(str(write or 'my.yaml'))}"
+        if write is None:  # what is printed can be pasted: the config is not there yet
+            written = same_options(place, overrides, root)
+            command = f"{program()} check {written} --write my.yaml && {command}"
     else:
         config = resolve(place, overrides, root)
         problems, checked = _checked(config, rehash=rehash)

@@ -304,8 +304,13 @@ def test_a_source_alone_gives_a_config_that_goes_through(
     assert used(again) == 10 and "warning" not in again.output
     other = CliRunner().invoke(cli, ["check", str(source), "--write", "my.yaml"])
     assert "there is such a file already" in str(other.exception)
+    Path("my.yaml").rename("mine.yaml")
     printed = CliRunner().invoke(cli, ["check", str(source), "-s", f"model.path={place.model}"]).output
-    assert Path("my.yaml").read_text() in printed
+    assert Path("mine.yaml").read_text() in printed
+    _, command = printed.splitlines()[-1].split("a run would go through: sana ")
+    check_again, run = command.split(" && ")
+    assert run == "sana run my.yaml" and CliRunner().invoke(cli, shlex.split(check_again)).exit_code == 0
+    assert Path("my.yaml").read_text() == Path("mine.yaml").read_text(), "the printed commands can be pasted"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,6 +45,20 @@ def changed(where: str, digest: str, found: str) -> SanaError:
     )
 
 
+def _meant(folder: Path) -> str:
+    """Say which place may be meant by one that is no folder, if any."""
+    if "*" in folder.name:
+        return f"; * is not expanded here, name the folder: {folder.parent}"
+    if folder.is_file():
+        return f"; its folder is {folder.parent}"
+    try:
+        names = {name.lower(): name for name in os.listdir(folder.parent)}
+    except OSError:
+        return ""
+    near = get_close_matches(folder.name.lower(), names, n=1, cutoff=0.8)
+    return f"; did you mean {folder.parent / names[near[0]]}?" if near else ""
+
+
 class LocalBackend:
     """A folder, read in place."""
 
@@ -54,7 +69,7 @@ class LocalBackend:
             what = "a file" if folder.exists() else "not there"
             raise ConfigError(
                 f"source {folder} is {what}; a folder with videos is needed, or a table or archive: "
-                f"{', '.join(dict.fromkeys(TABLE_SUFFIXES + ARCHIVE_SUFFIXES))}"
+                f"{', '.join(dict.fromkeys(TABLE_SUFFIXES + ARCHIVE_SUFFIXES))}{_meant(folder)}"
             )
         self._folder = folder
         self._digests = digests
