@@ -227,6 +227,7 @@ def test_all_that_would_stop_a_run_is_said_at_once(place: Place, tmp_path: Path)
     assert [re.sub(r"^(.*?\]?: .*?)[: ,].*", r"\1", problem) for problem in problems]
     for number, words in enumerate(
         [
+            f"root: root {tmp_path}/file is a file",
             "model.path /no/model is neither",
             "download.datasets[gone]: ",
             "download.datasets[table]: ",
@@ -360,7 +361,7 @@ def test_sana_buckets_says_where_it_went(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["buckets", "my.yaml", "-s", "x=y"])
     assert "sana check CONFIG" in capsys.readouterr().err
-    assert "buckets" not in CliRunner().invoke(cli, ["--help"]).output
+    assert "\n  buckets " not in CliRunner().invoke(cli, ["--help"]).output
 
 
 def test_a_source_and_a_root_in_s3_are_read_and_not_written(place: Place, s3_root: str) -> None:
