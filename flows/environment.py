@@ -3,8 +3,10 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from sana.errors import SanaError
 
@@ -65,6 +67,46 @@ def settings_error(error: ValueError) -> SanaError:
         f"Prefect does not take its settings ({'; '.join(said) or error}); mend the PREFECT_ variable, or the line of "
         "the profile (prefect config view), .env, prefect.toml or pyproject.toml"
     )
+
+
+@contextmanager
+def importing_prefect() -> Iterator[None]:
+    """Import Prefect within it. What it writes to stderr on the way is kept back if it fails: the error says it.
+
+    Raises:
+        SanaError: Prefect does not take its settings.
+    """
+    before, held = sys.stderr, _Held(sys.stderr)
+    sys.stderr = cast(TextIO, held)
+    try:
+        yield
+    except ValueError as error:
+        raise settings_error(error) from error
+    else:
+        held.release()
+    finally:
+        sys.stderr = before
+
+
+class _Held:
+    """A stream whose texts are kept until `release`; whoever has taken it for stderr meanwhile writes on through it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._texts: list[str] | None = []
+
+    def write(self, text: str) -> int:
+        if self._texts is None:
+            return self._stream.write(text)
+        self._texts.append(text)
+        return len(text)
+
+    def release(self) -> None:
+        texts, self._texts = self._texts or [], None
+        self._stream.write("".join(texts))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Terminal(logging.Handler):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.environment import prepare_environment, settings_error
+from flows.environment import importing_prefect, prepare_environment
 from sana.context import Context
 from sana.errors import SanaError
 
@@ -61,12 +61,10 @@ class LocalPrefect:
         Raises:
             SanaError: Prefect's settings are wrong, or its server was gone before the first stage.
         """
-        try:
+        with importing_prefect():
             from flows.pipeline import sana_pipeline
             from tasks.flow_run import PREFECT_TROUBLE, handed_over, open_embedded_tracker
             from tasks.lost_server import use_own_events_client
-        except ValueError as error:
-            raise settings_error(error) from error
         if self._temporary is not None:
             open_embedded_tracker(context)
             self._temporary.wait_until_up()

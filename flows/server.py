@@ -16,7 +16,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.environment import prefect_is_configured, settings_error
+from flows.environment import importing_prefect, prefect_is_configured
 from sana.errors import SanaError
 from sana.runtime.job import die_with_parent
 
@@ -86,13 +86,11 @@ def find_or_start_server(log_path: Path) -> TemporaryServer | None:
         for _, _, name, value in _CAPS:
             os.environ.setdefault(name, value)
         return _start(log_path)
-    try:
+    with importing_prefect():
         from prefect.context import refresh_global_settings_context
         from prefect.settings import get_current_settings
 
         from flows.server_check import check_server
-    except ValueError as error:
-        raise settings_error(error) from error
     settings = get_current_settings()
     for section, field, name, value in _CAPS:
         if field not in getattr(settings, section).model_fields_set:

@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import prefect
@@ -14,10 +15,12 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from sana.errors import SanaError
+from tasks.proxies import proxy_for
 from tasks.tracking_values import without_password
 
 # Prefect's client connects up to four times; a server at work on a busy machine may take seconds to answer
 TIMEOUT_S = httpx.Timeout(10.0, connect=2.5)
+_OR_FIREWALL = "; mend host and port, or let the firewall pass it"
 OR_ALONE = "or run without it, on a temporary server: PREFECT_API_URL= sana run ..."
 
 log = logging.getLogger(__name__)
@@ -36,13 +39,14 @@ def check_server() -> None:
     except PrefectHTTPStatusError as error:
         why = _of_status(error.response, url)
     except httpx.TimeoutException:
-        why = f"does not answer within {TIMEOUT_S.read:g} s; mend host and port, or let the firewall pass it"
+        why = f"does not answer within {TIMEOUT_S.read:g} s{_through(url) or _OR_FIREWALL}"
     except httpx.ProxyError as error:
         why = f"is not reached, as the proxy fails ({error}); mend http_proxy/https_proxy, or add the host to no_proxy"
     except (httpx.UnsupportedProtocol, httpx.InvalidURL):
         why = "is no address; it must look like http://127.0.0.1:4200/api"
     except httpx.ConnectError as error:
-        why = _of_connect(str(error), url)
+        through = _through(url)
+        why = f"is not reached ({error}){through}" if through else _of_connect(str(error), url)
     except httpx.HTTPError as error:  # it hangs up, speaks no HTTP, or redirects for ever
         scheme = "; if that server speaks TLS, write https://" if url.startswith("http://") else ""
         why = f"is another service, or breaks off ({error}){scheme}"
@@ -147,8 +151,22 @@ def _no_prefect(url: str, got: str) -> str:
     )
 
 
+def _through(url: str) -> str:
+    """Say which proxy it goes through, which may be what does not answer, and what to do; "" without one."""
+    found = proxy_for(url)
+    if found is None:
+        return ""
+    address, name = found
+    host = urlsplit(url).hostname
+    return f" through the proxy {without_password(address)} ({name}); mend that, or add {host} to no_proxy"
+
+
 def _of_connect(text: str, url: str) -> str:
-    """Say why no connection came about; httpx has it in words only."""
+    """Say why no connection came about; httpx has it in words only, and takes 99999 for port 34463."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return "has a port that is none, as they go from 0 to 65535; mend it"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return "shows a certificate that is not trusted here; name its issuer's in PREFECT_API_SSL_CERT_FILE"
     if "SSL" in text:

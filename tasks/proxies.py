@@ -4,6 +4,7 @@ import os
 from collections.abc import MutableMapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment
 
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - as an address to reach, which people write
 
@@ -31,6 +32,18 @@ def spare_loopback(environ: MutableMapping[str, str] = os.environ) -> list[str]:
         if "*" not in entries:
             environ[name] = ",".join([*entries, *(host for host in THIS_MACHINE if host not in entries)])
     return warnings
+
+
+def proxy_for(url: str, environ: MutableMapping[str, str] = os.environ) -> tuple[str, str] | None:
+    """Return (address, variable) of the proxy that stands between here and `url`, or None."""
+    place = urlsplit(url)
+    if proxy_bypass_environment(place.netloc.rpartition("@")[2], {"no": environ.get("no_proxy", "")}):
+        return None
+    for kind in (place.scheme, "all"):
+        for name in (f"{kind}_proxy", f"{kind}_proxy".upper()):
+            if address := environ.get(name):
+                return address, name
+    return None
 
 
 def _proxies(environ: MutableMapping[str, str]) -> list[str]:

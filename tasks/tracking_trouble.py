@@ -7,6 +7,8 @@ from tasks.tracking_values import without_password
 MEND = "mend tracking.uri or MLFLOW_TRACKING_URI"
 _WORDS: tuple[tuple[str, str], ...] = (
     # what the client's text holds, what it means
+    # first, as its text goes on with what went wrong on the way to the proxy
+    (r"ProxyError|Tunnel connection failed", "the proxy fails; mend http_proxy or https_proxy, or set no_proxy"),
     (
         r"NameResolutionError|Name or service not known|nodename nor servname",
         f"its host name is not known here; {MEND}",
@@ -15,7 +17,6 @@ _WORDS: tuple[tuple[str, str], ...] = (
     (r"ReadTimeout|ConnectTimeout|timed out", f"it does not answer in time; restart it, or {MEND} or the firewall"),
     (r"CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted here; name its issuer's in REQUESTS_CA_BUNDLE"),
     (r"SSLError|WRONG_VERSION_NUMBER", "it does not speak TLS; write http:// if it is a plain server"),
-    (r"ProxyError|Tunnel connection failed", "the proxy fails; mend http_proxy or https_proxy, or set no_proxy"),
     (
         r"error code 40[13]\b|Unauthorized|not authenticated|Permission denied|PERMISSION_DENIED",
         "it wants authentication; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN",

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,11 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, Settings, temporary_settings
 
 from flows import server_check
-from flows.environment import prefect_is_configured, settings_error
+from flows.environment import importing_prefect, prefect_is_configured, settings_error
 from flows.server import TemporaryServer
 from flows.server_check import check_server
 from sana.errors import SanaError
-from tasks.proxies import THIS_MACHINE, spare_loopback
+from tasks.proxies import THIS_MACHINE, proxy_for, spare_loopback
 from tests.loopback_servers import free_port, own_certificate, raw_server, web_server
 
 VERSION = "/api/admin/version"
@@ -61,6 +61,7 @@ def as_https(folder: Path) -> Iterator[str]:
 WRONG: dict[str, tuple[Server, str, list[str]]] = {
     # what is there, the path that is configured, what the line says
     "refused": (partial(nowhere, "http://127.0.0.1"), "/api", ["refuses connections", "prefect server start"]),
+    "no such port": (lambda _: nullcontext("http://127.0.0.1:99999"), "/api", ["a port that is none"]),
     "no such host": (partial(nowhere, "http://prefect.invalid"), "/api", ["host name that is not known"]),
     "no scheme": (partial(nowhere, "127.0.0.1"), "/api", ["is no address", "http://127.0.0.1:4200/api"]),
     "silence": (lambda _: raw_server(None), "/api", ["does not answer within 0.5 s"]),
@@ -181,6 +182,28 @@ def test_a_socks_proxy_without_its_package_does_not_stop_a_run(monkeypatch: pyte
     assert "all_proxy" not in environ and environ["http_proxy"] == "http://127.0.0.1:3128"
 
 
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_a_proxy_that_does_not_work_is_what_is_blamed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the server, which may well run; nor is a server that needs no proxy said to be behind one."""
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    dead = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv(name, f"http://ann:secret@{dead}")
+    remote = "http://prefect.invalid:4200/api"
+    with temporary_settings({PREFECT_API_URL: remote}), pytest.raises(SanaError) as raised:
+        check_server()
+    said = str(raised.value)
+    assert f"through the proxy http://{dead} ({name}); mend that, or add prefect.invalid to no_proxy" in said
+    assert "refuses connections" not in said and "secret" not in said
+    assert proxy_for(remote) == (f"http://ann:secret@{dead}", name)
+    for spared in (".invalid", "prefect.invalid", "*", "a.org, prefect.invalid:4200"):
+        assert proxy_for(remote, {name: dead, "no_proxy": spared}) is None, spared
+    with raw_server(None) as silent:
+        monkeypatch.setenv(name, silent)
+        with temporary_settings({PREFECT_API_URL: remote}), pytest.raises(SanaError, match="through the proxy"):
+            check_server()
+
+
 def test_a_proxy_that_is_no_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "gopher://127.0.0.1:1")
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}), pytest.raises(SanaError, match="http_proxy"):
@@ -234,3 +257,18 @@ def test_a_setting_of_the_wrong_type_is_named(text: str, monkeypatch: pytest.Mon
         Settings()
     message = str(settings_error(raised.value))
     assert "request_timeout" in message and text in message and "\n" not in message
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_prefect_writes_of_its_settings_is_left_out_where_the_error_says_it(
+    fails: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = pytest.raises(SanaError, match="does not take its settings \\(no TOML\\)") if fails else nullcontext()
+    with expected, importing_prefect():
+        taken = sys.stderr  # as a handler of logs does that is made meanwhile
+        print("Failed to initialize plugins: ...", file=sys.stderr)
+        if fails:
+            raise ValueError("no TOML")
+    print("later", file=taken)
+    said = capsys.readouterr().err
+    assert said == ("" if fails else "Failed to initialize plugins: ...\nlater\n")
