@@ -4,7 +4,7 @@ import os
 from collections.abc import MutableMapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # documented nowhere, used by requests
 
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - as an address to reach, which people write
 

@@ -7,6 +7,7 @@ import click
 
 from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
 from flows.cli import model as trained
+from flows.cli.options import to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with FullDiskExplained():
             cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
     except SanaError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {to_be_pasted(str(error))}", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -1,5 +1,6 @@
 """What several commands share: the config argument, its overrides, and the context made of them."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from sana.store import open_store
 if TYPE_CHECKING:
     from sana.pipeline.rehash import Rehashed
 
+_resolved: list[str] = []  # the arguments of the config that this process works with
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -58,6 +60,7 @@ def rehash_files(context: Context, *, model: bool = True) -> "Rehashed":
 
 def resolve(config: str, overrides: Sequence[str], root: str | None) -> Config:
     """Load the config with its overrides, `--root` last."""
+    _resolved[:] = [same_options(config, overrides, root)]
     return load_config(config, [*overrides, *([f"root={root}"] if root is not None else [])])
 
 
@@ -66,6 +69,13 @@ def same_options(config: str, overrides: Sequence[str], root: str | None) -> str
     return shlex.join(
         [config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root is not None else [])]
     )
+
+
+def to_be_pasted(message: str) -> str:
+    """Return a message with this command's config and options in the commands that it names: `sana run CONFIG`."""
+    if not _resolved:
+        return message
+    return re.sub(r"\bsana (\w[\w-]*) CONFIG\b", lambda found: f"{program()} {found[1]} {_resolved[0]}", message)
 
 
 def program() -> str:

@@ -57,6 +57,16 @@ def test_a_root_that_cannot_be_one_is_said_by_every_command(
     assert not (tmp_path / "work").exists() or name == "check"
 
 
+def test_the_commands_of_a_message_run_when_pasted() -> None:
+    from flows.cli.options import resolve, to_be_pasted
+
+    said = "make it again: sana verify CONFIG --invalidate, then: sana run CONFIG"
+    resolve("configs/demo.yaml", ["work_dir=a b"], "s3://b/p")
+    same = "configs/demo.yaml -s 'work_dir=a b' --root s3://b/p"
+    assert to_be_pasted(said) == f"make it again: sana verify {same} --invalidate, then: sana run {same}"
+    assert to_be_pasted("sana check SOURCE | CONFIG") == "sana check SOURCE | CONFIG"
+
+
 def test_an_old_name_says_the_new_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["tiny", "out", "--seed", "3"])
