@@ -227,10 +227,17 @@ def config_diff(recipe: Recipe, before: Artifact | None) -> list[str]:
     names = sorted(key for key in old | new if old.get(key) != new.get(key))
     # an item that was added to a list or removed from it is one change, not one for each of its keys
     added_or_removed = tuple(f"{item}." for item in _list_items(before.config) ^ _list_items(recipe.config))
-    changed += [f"{key} {old.get(key)} -> {new.get(key)}" for key in names if not key.startswith(added_or_removed)]
+    names = [key for key in names if not key.startswith(added_or_removed)]
+    changed += [f"{key} {_as_in_yaml(old.get(key))} -> {_as_in_yaml(new.get(key))}" for key in names]
     names = sorted({**before.inputs, **recipe.inputs})
     changed += [f"input {name} changed" for name in names if before.inputs.get(name) != recipe.inputs.get(name)]
     return changed
+
+
+def _as_in_yaml(value: Any) -> str:
+    if value is None:
+        return "(not set)"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

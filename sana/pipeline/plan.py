@@ -70,7 +70,7 @@ def _where_rehashed(context: Context, decided: StagePlan, rehashed: Rehashed, ar
     if not why:
         return decided
     _, total, unit = stage(decided.name).remaining(context, decided.inputs)
-    detail = f"{why} -> {total} {unit} to do"
+    detail = f"{why}; {_to_do(0, total, unit)}"
     return StagePlan(decided.name, STALE, detail, decided.recipe, decided.inputs, must_force=True)
 
 
@@ -103,12 +103,19 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
         return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs)
     before = latest(context.store, name)
     why = config_diff(recipe, before)
-    work = f"{total - done} of {total} {unit} to do" if done else f"{total} {unit} to do"
+    work = _to_do(done, total, unit)
     if why:
-        return StagePlan(name, STALE, f"{'; '.join(why)} -> {work}", recipe, inputs)
+        return StagePlan(name, STALE, f"{'; '.join(why)}; {work}", recipe, inputs)
     if done:
         return StagePlan(name, PARTIAL, work, recipe, inputs)
-    return StagePlan(name, MISSING, f"never run -> {work}", recipe, inputs)
+    return StagePlan(name, MISSING, f"never run; {work}", recipe, inputs)
+
+
+def _to_do(done: int, total: int, unit: str) -> str:
+    """Say what is left, such as `80 of 200 steps to do` or `1 video to do`."""
+    if done:
+        return f"{total - done} of {total} {unit} to do"
+    return f"{total} {unit.removesuffix('s') if total == 1 else unit} to do"
 
 
 def _why_it_stops(context: Context, artifact: Artifact) -> RejectedError | None:

@@ -204,7 +204,7 @@ def test_more_steps_go_on_from_where_it_stands(place: Place, caplog: pytest.LogC
     caplog.set_level("INFO")
     context = place.context("train.max_steps=8")
     train_plan = {p.name: p for p in plan(context)}["train"]
-    assert "2 of 8 steps to do" in train_plan.detail
+    assert train_plan.detail == "max_steps 6 -> 8; 2 of 8 steps to do"
     outcome = run_stages(context, last="train")
     assert outcome.ran == ["train"]
     assert "resuming from step 6" in caplog.text
@@ -273,7 +273,7 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
     tables, name = done[1].tables, place.config().download.datasets[0].id
     weighted = stage("train").recipe(place.context("download.datasets.0.repeats=2"), tables)
     assert weighted.config["draws_per_epoch"] == {name: 3.0}
-    assert config_diff(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} None -> 3.0"]
+    assert config_diff(weighted, latest(place.context().store, "train")) == [f"draws_per_epoch.{name} (not set) -> 3.0"]
     # a data set without train samples has no say
     elsewhere = dataclasses.replace(tables["latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
     plain = stage("train").recipe(place.context("download.datasets.0.repeats=2"), {**tables, "latents": elsewhere})

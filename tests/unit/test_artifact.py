@@ -82,7 +82,9 @@ def test_config_diff_names_what_differs(tmp_path: Path) -> None:
     assert config_diff(recipe(), before) == []
     assert config_diff(recipe(), None) == []
     after = recipe(version=2, config={"a": 2, "b": {"c": 3}}, inputs={"videos": "d2"})
-    assert config_diff(after, before) == ["stage version 1 -> 2", "a 1 -> 2", "b.c None -> 3", "input videos changed"]
+    said = ["stage version 1 -> 2", "a 1 -> 2", "b.c (not set) -> 3", "input videos changed"]
+    assert config_diff(after, before) == said
+    assert config_diff(recipe(config={"a": False}), before)[0] == "a 1 -> false"
 
 
 def test_config_diff_names_the_key_of_the_data_set_that_differs(tmp_path: Path) -> None:
