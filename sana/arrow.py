@@ -53,6 +53,11 @@ def run_starts(values: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]][: len(codes)])
 
 
+def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """Return a column as one array."""
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
 def value_counts(column: pa.ChunkedArray) -> dict[str, int]:
     """Count how often each value occurs in a column, without a Python object per row."""
     counted = pc.value_counts(column)

@@ -6,6 +6,11 @@ from dataclasses import dataclass, replace
 from sana.record import Record
 
 
+def ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return (name, number), the largest number first, and equal ones by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 @dataclass(frozen=True)
 class DatasetCounts(Record):
     """Clips of one data set (after bucket: samples, which are windows of clips)."""
@@ -59,7 +64,7 @@ class Counts(Record):
 
     def top_reasons(self) -> list[tuple[str, int]]:
         """Return (reason, number) of what was rejected, the most frequent first."""
-        return sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))
+        return ranked(self.reasons)
 
     def __str__(self) -> str:
         reasons = f" ({', '.join(f'{num} {reason}' for reason, num in self.top_reasons())})" if self.reasons else ""

@@ -131,12 +131,3 @@ class Pace:
             return None
         last_at, last = self._points[-1]
         return max((total - last) / rate - (now - last_at), 0.0)
-
-
-def in_units(num_bytes: float) -> str:
-    """Write a number of bytes as `12.3 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1024
-    return f"{num_bytes:.1f} TiB"

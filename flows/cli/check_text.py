@@ -10,11 +10,13 @@ from sana.arrow import value_counts
 from sana.bucket import Bucket
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
+from sana.counts import ranked
 from sana.data.bucketing.treatments import treatment_lines
 from sana.facts import BucketFacts
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import facts_of, remedy
 from sana.stages import bucket
+from sana.wording import counted, first_of
 
 MAX_NAMES = 5  # of each reason
 
@@ -43,7 +45,7 @@ def summary(checked: Checked) -> str:
     if checked.assigned is None or checked.listed is None:
         return "no data set can be read"
     found = sum(of.num_in for of in checked.listed.counts["download"].datasets.values())
-    reasons = sorted(value_counts(checked.rejects["reason"]).items(), key=lambda item: (-item[1], item[0]))
+    reasons = ranked(value_counts(checked.rejects["reason"]))
     why = f" (rejected: {', '.join(f'{num} {reason}' for reason, num in reasons)})" if reasons else ""
     return f"{checked.assigned.counts.num_out} of {found} clips are used{why}"
 
@@ -52,10 +54,10 @@ def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
     listed = checked.listed
     assert listed is not None
     rejects = checked.rejects.filter(pc.equal(checked.rejects["dataset"], dataset.id))
-    reasons = sorted(value_counts(rejects["reason"]).items(), key=lambda item: (-item[1], item[0]))
+    reasons = ranked(value_counts(rejects["reason"]))
     found = listed.counts["download"].datasets[dataset.id].num_in
     yield (
-        f"{dataset.id}: {_num(found, 'clip')} in {dataset.source}, {found - rejects.num_rows} used, "
+        f"{dataset.id}: {counted(found, 'clip')} in {dataset.source}, {found - rejects.num_rows} used, "
         f"{rejects.num_rows} rejected; captions.layout: {listed.layouts[dataset.id]}"
     )
     for reason, num in reasons:
@@ -68,10 +70,6 @@ def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
     yield from _videos(listed.probed.filter(pc.equal(listed.probed["dataset"], dataset.id)))
 
 
-def _num(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _names(rows: pa.Table) -> str:
     """Return the first names, each with what was found."""
     rows = rows.sort_by("path")
@@ -81,8 +79,7 @@ def _names(rows: pa.Table) -> str:
         if row["stage"] == bucket.NAME:
             found = found.partition(";")[0]  # the limit that follows is in the remedy
         names.append(f"{row['path']} ({found})" if found else row["path"])
-    more = rows.num_rows - MAX_NAMES
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return first_of(names, rows.num_rows)
 
 
 def _captions(captions: pa.Table) -> Iterator[str]:
@@ -91,12 +88,12 @@ def _captions(captions: pa.Table) -> Iterator[str]:
     lengths = pc.list_value_length(captions["captions"])
     several = lengths.filter(pc.greater(lengths, 1))
     if not len(several):
-        yield f"  captions: one each of {_num(len(lengths), 'clip')}"
+        yield f"  captions: one each of {counted(len(lengths), 'clip')}"
         return
     least, most = pc.min_max(several).values()
     span = f"{least}" if least == most else f"{least} to {most}"
     yield (
-        f"  captions: {len(several)} of {_num(len(lengths), 'clip')} have {span} alternatives, of which each step "
+        f"  captions: {len(several)} of {counted(len(lengths), 'clip')} have {span} alternatives, of which each step "
         "draws one"
     )
 
@@ -138,7 +135,7 @@ def _buckets(config: Config, facts: BucketFacts) -> Iterator[str]:
         f"dropped {facts.frames_dropped}"
     )
     for name, small in facts.small_buckets.items():
-        what = f"{name} has {_num(small.train, 'train sample')}, fewer than {config.bucket.min_bucket_samples}"
+        what = f"{name} has {counted(small.train, 'train sample')}, fewer than {config.bucket.min_bucket_samples}"
         if small.draws_per_epoch is not None:
             yield f"{what}: they are drawn {small.draws_per_epoch} times in an epoch"
         for target, num in small.moved.items():
@@ -148,7 +145,7 @@ def _buckets(config: Config, facts: BucketFacts) -> Iterator[str]:
     batch = config.train.global_batch_size
     for name, of in facts.buckets.items():
         if 0 < of.train < batch:
-            yield f"{name} has {_num(of.train, 'train sample')} for a batch of {batch}: it is filled up by repeats"
+            yield f"{name} has {counted(of.train, 'train sample')} for a batch of {batch}: it is filled up by repeats"
 
 
 def _split(checked: Checked) -> Iterator[str]:
@@ -158,5 +155,7 @@ def _split(checked: Checked) -> Iterator[str]:
     for split in ("train", "eval"):
         mine = windows.filter(pc.equal(windows["split"], split))
         clips, sources = (pc.count_distinct(mine[name]).as_py() for name in ("clip_id", "source_id"))
-        said.append(f"{split} {_num(mine.num_rows, 'sample')} of {_num(clips, 'clip')} from {_num(sources, 'source')}")
+        said.append(
+            f"{split} {counted(mine.num_rows, 'sample')} of {counted(clips, 'clip')} from {counted(sources, 'source')}"
+        )
     yield f"split: {', '.join(said)}"

@@ -13,6 +13,7 @@ from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
 from sana.runtime.results import SampleInspection
+from sana.wording import first_of
 
 
 @click.command()
@@ -74,8 +75,8 @@ def find_sample(name: str, index: Any, windows: Any) -> str:
     if name in found or len(found) == 1:
         return name if name in found else str(found[0])
     if found:
-        more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-        raise SanaError(f"{len(found)} samples are meant by {name!r}: {', '.join(sorted(found)[:8])}{more}; name one")
+        names = first_of(sorted(found)[:8], len(found))
+        raise SanaError(f"{len(found)} samples are meant by {name!r}: {names}; name one")
     known = [*windows.column("path").to_pylist(), *encoded.to_pylist()]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
     raise SanaError(f"no sample and no encoded clip is called {name!r}; near it: {', '.join(near)}")

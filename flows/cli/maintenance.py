@@ -167,7 +167,7 @@ def _staging(config: str | None, overrides: Sequence[str]) -> Path | None:
 def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | None, name: str, *, deep: bool) -> None:
     from flows.display.progress_display import RunDisplay
     from sana.maintenance.copy import copy_root
-    from sana.progress import in_units
+    from sana.wording import in_units
 
     with RunDisplay() as display:
         report = display.reporter(name, with_unit=True)

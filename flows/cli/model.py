@@ -78,8 +78,8 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
     from flows.display.progress_display import RunDisplay
     from flows.display.show import load_lines
     from sana.maintenance.export_model import export_model as copy
-    from sana.progress import in_units
     from sana.store import open_store
+    from sana.wording import in_units
 
     context = context_of(resolve(config, overrides, root), read_only=True)
     trained = _trained(context)

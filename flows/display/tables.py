@@ -10,8 +10,8 @@ from rich.text import Text
 
 from sana.maintenance.gc import OrphanedObject
 from sana.maintenance.verify import VerifyResult
-from sana.progress import in_units
 from sana.store import Store
+from sana.wording import in_units
 
 NO_TERMINAL = 120  # columns that a text which may wrap gets in a pipe or a log
 

@@ -10,7 +10,7 @@ from sana.arrow import value_counts
 from sana.artifact import Artifact
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
-from sana.counts import DatasetCounts
+from sana.counts import DatasetCounts, ranked
 from sana.data.schemas import Reason
 from sana.data.tables import read_table
 from sana.errors import RejectedError
@@ -98,7 +98,7 @@ def _told(config: Config, artifact: Artifact, rejects: pa.Table, name: str) -> l
     """Return the lines on one data set: its counts, and each of its top reasons with the remedy."""
     mine = rejects.filter(pc.equal(rejects["dataset"], name))
     of = artifact.counts.datasets[name]
-    reasons = sorted(value_counts(mine["reason"]).items(), key=lambda item: (-item[1], item[0]))[:_MAX_REASONS]
+    reasons = ranked(value_counts(mine["reason"]))[:_MAX_REASONS]
     limit = next((_limit(one) for one in config.download.datasets if one.id == name), 1.0)
     top = ", ".join(f"{num} {reason}" for reason, num in reasons)
     if of.num_rejected == of.num_in:

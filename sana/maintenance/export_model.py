@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
 from sana.maintenance.verify import file_digest
-from sana.progress import Progress, Report, in_units, noop
+from sana.progress import Progress, Report, noop
 from sana.store import Store
+from sana.wording import in_units
 
 FOLDER = "model/"  # of the names in the artifact
 LAST = "model_index.json"

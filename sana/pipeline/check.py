@@ -181,9 +181,8 @@ def _list(inner: Context, report_for: ReportFor, known: Store | None) -> Listed:
             guard = _readable(inner, name)
         with guard:
             artifacts[name] = module.run(stage_context, inputs, module.recipe(stage_context, inputs))
-    clips = {
-        name: read_table(inner.store, made, "clips.parquet") for name, made in artifacts.items()
-    }  # of each stage those that it kept
+    # of each stage those that it kept
+    clips = {name: read_table(inner.store, made, "clips.parquet") for name, made in artifacts.items()}
     return Listed(
         counts={name: made.counts for name, made in artifacts.items()},
         layouts={name: source.layout for name, source in inner.once(sources_of).items()},

@@ -13,6 +13,7 @@ from sana.data.sources.source import open_sources
 from sana.data.tables import content_digest, read_table
 from sana.model.model_resolver import resolve_model
 from sana.store import Store
+from sana.wording import first_of
 
 MAX_NAMES = 3
 
@@ -44,8 +45,8 @@ class Rehashed:
         paths = now.filter(pc.fill_null(pc.not_equal(now.column("digest"), before), True)).column("path")
         if not len(paths):
             return "rehashed: captions were changed, and their files kept size and time"
-        more = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
-        return f"rehashed: changed, and kept size and time: {', '.join(paths.slice(0, MAX_NAMES).to_pylist())}{more}"
+        names = first_of(paths.slice(0, MAX_NAMES).to_pylist(), len(paths))
+        return f"rehashed: changed, and kept size and time: {names}"
 
 
 def rehash(context: Context, *, model: bool = True) -> Rehashed:

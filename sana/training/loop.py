@@ -27,6 +27,7 @@ from sana.training.parallel import Parallel
 from sana.training.schedules import learning_rate_at
 from sana.training.state import TrainState
 from sana.training.trainable import Trainable
+from sana.wording import first_of
 
 REPORT_EVERY_S = 1.0
 NAMED_SAMPLES = 8  # of a bad batch, in the message
@@ -186,11 +187,10 @@ class Trainer:
 
     def _not_finite(self, step: int, numbers: dict[str, float]) -> SanaError:
         names = [self.samples.sample_id(int(row)) for row in self.cursor.batch(step - 1)[:NAMED_SAMPLES]]
-        more = self.config.global_batch_size - len(names)
         measured = [f"{name.rpartition('/')[2].replace('_', ' ')} {number:g}" for name, number in numbers.items()]
         return SanaError(
             f"step {step}: {', '.join(measured)}; all must be finite. "
-            f"Samples: {', '.join(names)}{f' and {more} more' if more else ''}. Training stopped; no checkpoint has "
+            f"Samples: {first_of(names, self.config.global_batch_size)}. Training stopped; no checkpoint has "
             "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these samples"
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
-BASE += ["sana.arrow", "sana.convert", "sana.record", "sana.counts", "sana.facts"]
+BASE += ["sana.arrow", "sana.convert", "sana.record", "sana.counts", "sana.facts", "sana.wording"]
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [
     BASE,

@@ -184,4 +184,4 @@ def test_training_does_not_start_on_a_damaged_sample(encoded: Encoded, tmp_path:
     job = train_job(encoded, train_config(encoded, tmp_path / "work", tiny_model, max_steps=1), tiny_model)
     with pytest.raises(DamagedSampleError, match="Training was not started"):
         train(job)
-    assert not job.progress_path.exists()
+    assert "preparing the first batch" not in job.progress_path.read_text()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sana.arrow import run_starts
+from sana.arrow import one_chunk, run_starts
 from sana.config.captions import CaptionsConfig
 from sana.data.archives.embedded import MEMBER_COLUMN, NAME_COLUMN
 from sana.data.archives.index import ArchiveIndex
@@ -99,10 +99,6 @@ def _with_paths(
     return rows.filter(pc.invert(lost)).drop_columns([MEMBER_COLUMN])
 
 
-def _chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
 def tables_of_json(
     archives: Sequence[SourceFile],
     listed: pa.Table,
@@ -139,7 +135,7 @@ def tables_of_json(
         words = f"the .json files beside the videos, such as {part.column('path')[0].as_py()}"
         num_bytes = 3 * pc.sum(part.column("num_bytes")).as_py() + 512 * part.num_rows
         tables.append(CaptionTable(f"{where}metadata.jsonl", _digest(where, identity), num_bytes, words, write))
-    return tables, _chunk(sidecars.column("path"))
+    return tables, one_chunk(sidecars.column("path"))
 
 
 def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
@@ -150,7 +146,7 @@ def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
     if not found.num_rows:
         return found
     videos = videos_of(listed)
-    which = pc.index_in(_chunk(stems(found)), _chunk(stems(videos)))
+    which = pc.index_in(one_chunk(stems(found)), one_chunk(stems(videos)))
     found = found.append_column("video", videos.column("path").take(which)).filter(pc.is_valid(which))
     found = found.append_column("folder", _folders(found.column("path")))
     return found.sort_by([("folder", "ascending"), ("path", "ascending")])
@@ -163,7 +159,7 @@ def _are_told_otherwise(folders: pa.ChunkedArray, listed: pa.Table, config: Capt
     texts = listed.filter(pc.match_substring_regex(paths, _TEXT))
     if config.layout == "metadata" or config.columns:
         texts = texts.slice(0, 0)
-    paired = texts.filter(pc.is_in(_chunk(stems(texts)), _chunk(stems(videos_of(listed)))))
+    paired = texts.filter(pc.is_in(one_chunk(stems(texts)), one_chunk(stems(videos_of(listed)))))
     with_texts = sorted(pc.unique(_folders(paired.column("path"))).to_pylist())
     told = []
     for folder in pc.unique(folders).to_pylist():

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sana.config.data import DatasetConfig
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, SourceFile, files_of, videos_of
 from sana.errors import ConfigError
-from sana.progress import in_units
+from sana.wording import in_units
 
 _ARCHIVE = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in ARCHIVE_SUFFIXES) + r")\z"
 _TABLE = r"(?i)(^|/)metadata\.parquet\z"  # a table of the files beside it

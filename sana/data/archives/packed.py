@@ -14,7 +14,7 @@ from typing import IO
 
 from sana.data.archives.members import STORED, Digester, Member, clean_name, holds_text, of_archive
 from sana.data.sources.listing import is_hidden, is_video
-from sana.progress import in_units
+from sana.wording import in_units
 
 READ_BYTES = 8 * 2**20
 MAX_HEADER_BYTES = 64 * 2**20  # of a tar's extended header: a real one has hundreds

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import one_chunk
 from sana.data.archives.index import ArchiveIndex
 from sana.data.sources.backends import MISSING
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, LISTED, VIDEO_SUFFIXES
@@ -91,7 +92,7 @@ def unpack_in_place(plain_paths: pa.Array, archives: Sequence[str], indexes: Seq
     critical = pc.match_substring_regex(table.column("path"), _MUST_DIFFER)
     good = pc.equal(table.column("trouble"), "")
     wanted = table.filter(pc.and_(critical, good))
-    paths = pa.concat_arrays([plain_paths.cast(pa.large_string()), _chunk(wanted.column("path"))])
+    paths = pa.concat_arrays([plain_paths.cast(pa.large_string()), one_chunk(wanted.column("path"))])
     number = np.r_[np.full(len(plain_paths), _PLAIN), wanted.column("archive").to_numpy()]
     codes = paths.dictionary_encode().indices.to_numpy()
     _, first = np.unique(codes, return_index=True)
@@ -111,7 +112,7 @@ def _joined(archives: Sequence[str], indexes: Sequence[ArchiveIndex], folders: S
         members = index.members.combine_chunks()
         if not members.num_rows:
             continue
-        name, trouble = (_chunk(members.column(column)) for column in ("name", "trouble"))
+        name, trouble = (one_chunk(members.column(column)) for column in ("name", "trouble"))
         inside = pc.binary_join_element_wise(_text(folder), name, _text(""))
         below = pc.binary_join_element_wise(_text(f"{archive}/"), name, _text(""))
         path = pc.if_else(pc.equal(name, ""), _text(archive), pc.if_else(pc.equal(trouble, ""), inside, below))
@@ -138,7 +139,7 @@ _SCHEMA = pa.schema(
 
 def _without_twins(table: pa.Table, plain_paths: pa.Array, archives: Sequence[str]) -> pa.Table:
     """Leave one member of each path: the folder's own, else of the first archive its last, as unpacking it leaves."""
-    path = _chunk(table.column("path"))
+    path = one_chunk(table.column("path"))
     codes = pa.concat_arrays([plain_paths.cast(pa.large_string()), path]).dictionary_encode().indices.to_numpy()
     counts = np.bincount(codes)[codes] if len(codes) else codes
     twins = np.flatnonzero(counts[len(plain_paths) :] > 1)
@@ -172,7 +173,3 @@ def _without_twins(table: pa.Table, plain_paths: pa.Array, archives: Sequence[st
 
 def _text(value: str) -> pa.Scalar:
     return pa.scalar(value, pa.large_string())
-
-
-def _chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

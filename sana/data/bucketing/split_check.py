@@ -15,6 +15,7 @@ from sana.data.bucketing.holdout import name_columns
 from sana.data.bucketing.split import Flags, Splits
 from sana.data.bucketing.window_table import WindowTable
 from sana.errors import ConfigError, RejectedError
+from sana.wording import counted
 
 _MAX_COMPARED = 20_000  # names that a mistyped one is compared with
 _MAX_NAMED = 8  # sources in a message
@@ -31,17 +32,13 @@ def check_splits(config: Config, clips: pa.Table, assigned: WindowTable) -> None
         return  # the rejections are what there is to say
     _check_holdout(clips, assigned)
     _check_roles(config, clips, assigned)
-    counted = assigned.facts.buckets.values()
+    buckets = assigned.facts.buckets.values()
     for split in ("train", "eval"):
-        if not any(one.train if split == "train" else one.eval for one in counted):
+        if not any(one.train if split == "train" else one.eval for one in buckets):
             raise RejectedError(
-                f"bucket: the {split} split is empty: {_num(assigned.counts.num_out, 'clip')}, "
-                f"{_num(assigned.facts.sources, 'source')} are left; {_why_empty(config, clips, assigned, split)}"
+                f"bucket: the {split} split is empty: {counted(assigned.counts.num_out, 'clip')}, "
+                f"{counted(assigned.facts.sources, 'source')} are left; {_why_empty(config, clips, assigned, split)}"
             )
-
-
-def _num(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def split_notes(config: Config, clips: pa.Table, assigned: WindowTable) -> list[str]:
@@ -176,9 +173,9 @@ def _check_roles(config: Config, clips: pa.Table, assigned: WindowTable) -> None
     sides = [np.flatnonzero(first & side)[0] for side in (~is_eval, is_eval)]
     one, other = (f"{clips['path'][row].as_py()} of {clips['dataset'][row].as_py()}" for row in sides)
     same = clips["digest"][sides[0]] == clips["digest"][sides[1]]
+    why = "they are the same content" if same else "they are linked by source_id or content"
     raise ConfigError(
-        f"download.datasets: roles put {_num(len(both), 'source')} into both splits: {one} is trained on and {other} "
-        f"held out, and {'they are the same content' if same else 'they are linked by source_id or content'}, so "
-        "training would see what the eval loss is measured on. Give the data sets role: split, which keeps equal "
-        "contents together, or remove the files from one of them"
+        f"download.datasets: roles put {counted(len(both), 'source')} into both splits: {one} is trained on and "
+        f"{other} held out, and {why}, so training would see what the eval loss is measured on. Give the data sets "
+        "role: split, which keeps equal contents together, or remove the files from one of them"
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import one_chunk
 from sana.config.captions import CaptionsConfig
 from sana.data.captions.name_matching import match_stems
 from sana.data.sources.listing import VIDEO_SUFFIXES, stems, videos_of
@@ -114,7 +115,7 @@ def row_files(layout: Layout, files: pa.Table) -> tuple[RowFiles, pa.Table]:
 def paired_texts(listed: pa.Table, videos: pa.Table) -> pa.Table:
     """Return the rows of texts that belong to one of the videos; both tables are LISTED."""
     texts = _matching(listed, r"(?i)\.txt\z")
-    text_stems, video_stems = _one_chunk(stems(texts)), _one_chunk(stems(videos))
+    text_stems, video_stems = one_chunk(stems(texts)), one_chunk(stems(videos))
     taken = pc.is_in(text_stems, video_stems).to_numpy(zero_copy_only=False)
     free = np.flatnonzero(~taken)
     lacking = videos.filter(pc.invert(pc.is_in(video_stems, text_stems))) if len(free) else videos.slice(0, 0)
@@ -202,8 +203,8 @@ def text_files(videos: pa.Table, texts: pa.Table) -> np.ndarray:
     rows = texts.append_column("stem", stems(texts)).append_column("row", pa.array(np.arange(texts.num_rows)))
     first = rows.select(["stem", "path", "row"]).sort_by([("path", "descending")])  # lower case sorts last
     first = first.group_by("stem", use_threads=False).aggregate([("row", "first")])
-    text_stems, text_rows = _one_chunk(first.column("stem")), _one_chunk(first.column("row_first"))
-    video_stems = _one_chunk(stems(videos))
+    text_stems, text_rows = one_chunk(first.column("stem")), one_chunk(first.column("row_first"))
+    video_stems = one_chunk(stems(videos))
     found = pc.fill_null(pc.index_in(video_stems, text_stems), -1).to_numpy(zero_copy_only=False).astype(np.int64)
     left = np.flatnonzero(found < 0)
     free = np.setdiff1d(np.arange(len(text_stems)), found)
@@ -258,7 +259,3 @@ def _require_one_per_folder(paths: Iterable[str]) -> None:
         before = folders.setdefault(path.rpartition("/")[0], path)
         if before != path:
             raise ConfigError(f"{before} and {path} are both tables of one folder; remove one")
-
-
-def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

@@ -152,7 +152,3 @@ def _loose(names: pa.Array) -> pa.Array:
     names = pc.replace_substring_regex(names, r"[^\pL\pN]+\z", "")  # quotes and dots after the ending
     plain = pc.utf8_normalize(normalized(without_suffix(names)), form="NFKD")
     return pc.utf8_lower(pc.replace_substring_regex(plain, r"[^\pL\pN/]", ""))
-
-
-def _last_parts(paths: pa.Array) -> pa.Array:
-    return pc.replace_substring_regex(paths, r"(?s)\A.*/", "")

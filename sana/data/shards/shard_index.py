@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sana.arrow import one_chunk
 from sana.data.schemas import LOCATION
 from sana.data.shards.shard import Location
 from sana.errors import SanaError
@@ -40,7 +41,7 @@ class ShardIndex:
             SanaError: shapes differ in their number of dimensions, or a digest is not one.
         """
         table = table.select([field.name for field in LOCATION]).combine_chunks()
-        shard, dtype = (_one_chunk(table[name]).dictionary_encode() for name in ("shard", "dtype"))
+        shard, dtype = (one_chunk(table[name]).dictionary_encode() for name in ("shard", "dtype"))
         dimensions = pc.unique(pc.list_value_length(table["shape"])).to_pylist() or [0]
         if len(dimensions) > 1:
             raise SanaError(
@@ -51,7 +52,7 @@ class ShardIndex:
             shard_codes=shard.indices.to_numpy().astype(np.int32),
             offsets=table["offset"].to_numpy(),
             num_bytes=table["num_bytes"].to_numpy(),
-            digests=_digests(_one_chunk(table["digest"])),
+            digests=_digests(one_chunk(table["digest"])),
             dtypes=tuple(dtype.dictionary.to_pylist()),
             dtype_codes=dtype.indices.to_numpy().astype(np.int8),
             shapes=pc.list_flatten(table["shape"]).to_numpy().astype(np.int32).reshape(table.num_rows, dimensions[0]),
@@ -72,11 +73,6 @@ class ShardIndex:
             self.dtype(row),
             tuple(self.shapes[row].tolist()),
         )
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _digests(column: pa.Array) -> np.ndarray:

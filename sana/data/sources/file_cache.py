@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sana.errors import FullDiskExplained
-from sana.progress import in_units
+from sana.wording import in_units
 
 _RESERVATION = ".room-"  # a sparse file as long as the file being fetched: it reserves the bytes in the budget
 _RETRY_S = 60.0  # until a cache that was full is tried again

@@ -164,10 +164,8 @@ class Source:
     @contextmanager
     def _opened(self, path: str, digest: str) -> Iterator[Path]:
         with ExitStack() as stack:
-            with (
-                error_prefix(self._dataset.where),
-                FullDiskExplained(),
-            ):  # but not errors raised while the file is in use
+            # not errors raised while the file is in use
+            with error_prefix(self._dataset.where), FullDiskExplained():
                 local = stack.enter_context(self._backend.open(path, digest=digest))
             with called(local, path):
                 yield local

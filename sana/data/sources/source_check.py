@@ -40,9 +40,8 @@ def check_sources(
     """
     problems: list[SanaError] = []
     notes = []
-    cache = FileCache(
-        work_dir / "cache" / "videos", max_bytes=1
-    )  # a table in S3 that is the source is its listing: it is fetched, not kept
+    # a table in S3 that is the source is its listing: it is fetched, not kept
+    cache = FileCache(work_dir / "cache" / "videos", max_bytes=1)
     outputs = Outputs.of(config, work_dir)
     for dataset in config.download.enabled:
         try:
@@ -60,9 +59,7 @@ def check_sources(
             check_pattern(dataset, source)
             if source.is_local:
                 notes += [f"{dataset.where}: {note}" for note in check_captions(dataset, source)]
-            elif (
-                source.layout in ("metadata", "lines", "mixed") and not source.is_table
-            ):  # listing such a source reads the table
+            elif source.layout in ("metadata", "lines", "mixed") and not source.is_table:  # one that is, listing reads
                 names = source.caption_files.column("path").slice(0, 3).to_pylist()
                 notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
             notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset, source)]

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import value_counts
+from sana.arrow import one_chunk, value_counts
+from sana.counts import ranked
 from sana.data.schemas import UNUSED_FILES
 from sana.data.sources.listing import TABLE_SUFFIXES, stems, videos_of
+from sana.wording import first_of
 
 MAX_ENDINGS = 20  # that are counted one by one; those of the others are counted together
 NO_ENDING, OTHER_ENDINGS = "without an ending", "of other endings"
@@ -30,7 +32,7 @@ def unused_of(listed: pa.Table, caption_files: pa.Table) -> pa.Table:
     videos = videos_of(listed)
     if listed.num_rows == videos.num_rows + caption_files.num_rows:
         return listed.slice(0, 0)
-    used = pa.concat_arrays([_one_chunk(some.column("path")) for some in (videos, caption_files)])
+    used = pa.concat_arrays([one_chunk(some.column("path")) for some in (videos, caption_files)])
     return listed.filter(pc.invert(pc.is_in(listed.column("path"), used))).combine_chunks()
 
 
@@ -42,8 +44,8 @@ def table_of_unused(dataset: str, unused: pa.Table, videos: pa.Table) -> pa.Tabl
         some = unused.slice(start, _ROWS_AT_ONCE).combine_chunks()
         columns = [
             pa.repeat(pa.scalar(dataset), some.num_rows),
-            _one_chunk(some.column("path")).cast(pa.string()),
-            _one_chunk(some.column("num_bytes")),
+            one_chunk(some.column("path")).cast(pa.string()),
+            one_chunk(some.column("num_bytes")),
             kinds.slice(start, _ROWS_AT_ONCE),
         ]
         batches.append(pa.RecordBatch.from_arrays(columns, schema=UNUSED_FILES))
@@ -52,22 +54,22 @@ def table_of_unused(dataset: str, unused: pa.Table, videos: pa.Table) -> pa.Tabl
 
 def _kinds(unused: pa.Table, videos: pa.Table) -> pa.Array:
     paths = unused.column("path")
-    beside_a_video = pc.is_in(stems(unused), _one_chunk(stems(videos)))  # x.json of x.mp4 is no table of captions
+    beside_a_video = pc.is_in(stems(unused), one_chunk(stems(videos)))  # x.json of x.mp4 is no table of captions
     is_table = pc.or_(
         pc.match_substring_regex(paths, _READABLE_TABLE),
         pc.and_(pc.match_substring_regex(paths, _OTHER_TABLE), pc.invert(beside_a_video)),
     )
     kinds = pc.if_else(pc.match_substring_regex(paths, r"(?i)\.txt\z"), TEXT, pc.if_else(is_table, TABLE, OTHER))
-    return _one_chunk(kinds).cast(pa.string())
+    return one_chunk(kinds).cast(pa.string())
 
 
 def count_by_ending(paths: pa.ChunkedArray) -> dict[str, int]:
     """Count paths by their ending in lower case, the most frequent first, at most MAX_ENDINGS and a sum of the rest."""
     endings = pc.utf8_lower(pc.replace_substring_regex(paths, r"(?s)\A.*?(\.[^./]+)?\z", r"\1"))
     counted = {ending or NO_ENDING: num for ending, num in value_counts(endings).items()}
-    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
-    rest = sum(num for _, num in ranked[MAX_ENDINGS:])
-    return dict(ranked[:MAX_ENDINGS]) | ({OTHER_ENDINGS: rest} if rest else {})
+    most = ranked(counted)
+    rest = sum(num for _, num in most[MAX_ENDINGS:])
+    return dict(most[:MAX_ENDINGS]) | ({OTHER_ENDINGS: rest} if rest else {})
 
 
 def describe(counts: Mapping[str, int]) -> str:
@@ -139,15 +141,10 @@ def _in_place_of_texts(unused: pa.Table, videos: pa.Table, texts: pa.Table) -> p
     """Return the unused files that may hold the captions of videos without a text."""
     found = unused.filter(pc.match_substring_regex(unused.column("path"), _BESIDE))
     if found.num_rows:
-        of_video, has_text = (pc.is_in(stems(found), _one_chunk(stems(files))) for files in (videos, texts))
+        of_video, has_text = (pc.is_in(stems(found), one_chunk(stems(files))) for files in (videos, texts))
         found = found.filter(pc.and_not(of_video, has_text))
     return found.column("path")
 
 
 def _some(paths: pa.ChunkedArray) -> str:
-    more = f" and {len(paths) - MAX_NAMES} more" if len(paths) > MAX_NAMES else ""
-    return ", ".join(paths.slice(0, MAX_NAMES).to_pylist()) + more
-
-
-def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return first_of(paths.slice(0, MAX_NAMES).to_pylist(), len(paths))
