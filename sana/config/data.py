@@ -41,7 +41,8 @@ class DatasetConfig(Section):
     archives: Annotated[Literal["auto", "read", "ignore"], Neutral("auto")] = Field(
         "auto",
         description="archives in the source, .tar (WebDataset), .tar.gz, .zip, and .parquet with videos in its rows: "
-        "`read` their members as files beside them; `ignore` them; `auto`, read if the source has no other video",
+        "`read` their members as files beside them; `ignore` them; `auto`, read if the source has no other video, "
+        "or less than a tenth of their bytes",
     )
     archive_files: Annotated[tuple[str, ...], Neutral(())] = Field(
         (), description="globs, such as data/train-*: only these archives are read; unset: all"

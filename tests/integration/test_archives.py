@@ -102,7 +102,8 @@ def test_a_member_of_an_archive_that_is_not_kept_is_fetched_alone(tmp_path: Path
 
 
 def test_beside_plain_videos_archives_are_read_when_asked_for(tmp_path: Path) -> None:
-    files = {"a.mp4": b"plain", "a.txt": b"p", "x.tar": tar_of({"a.mp4": b"1", "a.txt": b"q", "b.mp4": b"2"})}
+    packed = tar_of({"a.mp4": b"1", "a.txt": b"q", "b.mp4": b"2"})
+    files = {"a.mp4": bytes(len(packed) // 10 + 1), "a.txt": b"p", "x.tar": packed}
     folder = make_files(tmp_path / "s", files)
     assert downloaded(tmp_path / "1", folder).captions == {"a.mp4": ["p"]}
     both = downloaded(tmp_path / "2", folder, archives="read")
@@ -112,6 +113,24 @@ def test_beside_plain_videos_archives_are_read_when_asked_for(tmp_path: Path) ->
     at = context(tmp_path / "5", {"source": str(folder)})
     notes = check_sources(at.config, work_dir=at.work_dir)[1]
     assert any("the archive x.tar lies beside 1 video: " in note and "archives: read" in note for note in notes)
+
+
+@pytest.mark.parametrize("num_bytes", [1, 900, 1100])
+def test_shards_beside_a_small_preview_are_read_and_it_too(tmp_path: Path, num_bytes: int) -> None:
+    """A tar of 10,240 bytes is the data set, and videos of less than a tenth of it are not all that it holds."""
+    packed = tar_of({"a.mp4": b"1", "a.txt": b"q"})
+    folder = make_files(tmp_path / "s", {"preview.gif": bytes(num_bytes), "data/x.tar": packed, "README.md": b"#"})
+    at = context(tmp_path / "1", {"source": str(folder)})
+    notes = check_sources(at.config, work_dir=at.work_dir)[1]
+    if 10 * num_bytes <= len(packed):
+        found = downloaded(tmp_path / "2", folder)
+        assert found.captions == {"data/a.mp4": ["q"]} and list(found.rejected) == ["preview.gif"]
+        assert any("the archive data/x.tar (10.0 KiB) and the video preview.gif" in note for note in notes), notes
+        captions = {"layout": "none", "fallback": "f"}
+        ignored = downloaded(tmp_path / "3", folder, archives="ignore", captions=captions)
+        assert ignored.captions == {"preview.gif": ["f"]}
+    else:
+        assert any("are not read" in note for note in notes), notes
 
 
 def test_splits_are_named_and_chosen(tmp_path: Path) -> None:

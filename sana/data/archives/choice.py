@@ -15,6 +15,8 @@ from sana.wording import in_units
 
 _ARCHIVE = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in ARCHIVE_SUFFIXES) + r")\z"
 _TABLE = r"(?i)(^|/)metadata\.parquet\z"  # a table of the files beside it
+# archives with this many times the bytes of the videos beside them are the data set, and those a preview of it
+_MUCH_MORE = 10
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 
 
@@ -29,9 +31,12 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
     found = list(files_of(listed.filter(able)))
     if config.archives == "ignore" or not found:
         return listed, [], []
-    num_videos = videos_of(listed).num_rows
-    if config.archives == "auto" and not config.archive_files and num_videos:
-        return listed, [], [_beside_note(found, num_videos)]
+    notes, videos = [], videos_of(listed)
+    if config.archives == "auto" and not config.archive_files and videos.num_rows:
+        num_bytes = pc.sum(videos.column("num_bytes")).as_py()
+        if sum(file.num_bytes for file in found) < _MUCH_MORE * num_bytes:
+            return listed, [], [_beside_note(found, videos.num_rows)]
+        notes = [_both_note(found, videos, num_bytes)]
     chosen = [file for file in found if _is_chosen(file.path, config)]
     if not chosen:
         raise ConfigError(
@@ -43,7 +48,7 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
     if config.archive_files:  # the others are another's
         others = pa.array([file.path for file in found if file not in chosen], pa.large_string())
         plain = plain.filter(pc.invert(pc.is_in(plain.column("path"), others)))
-    return plain, chosen, list(_split_note(chosen, config))
+    return plain, chosen, [*notes, *_split_note(chosen, config)]
 
 
 def _beside_note(found: list[SourceFile], num_videos: int) -> str:
@@ -55,6 +60,18 @@ def _beside_note(found: list[SourceFile], num_videos: int) -> str:
         lie = f"{len(found)} .parquet files, such as {name}, lie" if len(found) > 1 else f"{name} lies"
     beside = "1 video" if num_videos == 1 else f"{num_videos} videos"
     return f"{lie} beside {beside}: videos that may be inside are not read; archives: read takes both"
+
+
+def _both_note(found: list[SourceFile], videos: pa.Table, num_bytes: int) -> str:
+    """Say that archives that lie beside a few videos are read, and these too."""
+    packed = f"{len(found)} archives" if len(found) > 1 else f"the archive {found[0].path}"
+    size = in_units(sum(file.num_bytes for file in found))
+    first = videos.column("path")[0].as_py()
+    plain = f"{videos.num_rows} videos, such as {first}" if videos.num_rows > 1 else f"the video {first}"
+    return (
+        f"{packed} ({size}) and {plain} ({in_units(num_bytes)}), beside, are both read; archives: ignore takes "
+        "what is not packed alone"
+    )
 
 
 def _is_chosen(path: str, config: DatasetConfig) -> bool:
