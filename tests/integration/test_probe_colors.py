@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sana.data.video.probe import probe_video
-from tests.colored_videos import HEVC, make_chart
+from tests.colored_videos import HEVC, ffmpeg, make_chart
 from tests.video_files import rejection
 
 pytestmark = pytest.mark.timeout(60)
@@ -43,3 +43,36 @@ def test_colours_of_dolby_vision_alone_are_rejected(tmp_path: Path, ending: str,
         assert rejection(probe_video, path) == "color"
     else:
         assert probe_video(path).codec == "hevc"
+
+
+# what a container says of HDR10 in HEVC, and the curve that counts: that of the stream, where it states one
+TAGS = {
+    "stream alone": ("smpte2084", ("-colorspace", "2", "-color_primaries", "2", "-color_trc", "2"), "smpte2084"),
+    "container is wrong": ("smpte2084", ("-colorspace", "1", "-color_primaries", "1", "-color_trc", "1"), "smpte2084"),
+    "container alone": ("unknown", ("-colorspace", "9", "-color_primaries", "9", "-color_trc", "16"), "smpte2084"),
+    "container is hasty": ("bt709", ("-colorspace", "9", "-color_primaries", "9", "-color_trc", "16"), "bt709"),
+}
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+@pytest.mark.parametrize("case", TAGS)
+def test_tags_of_a_stream_hold_before_those_of_its_container(tmp_path: Path, case: str, ending: str) -> None:
+    written, options, expected = TAGS[case]
+    matrix, primaries = {"smpte2084": ("bt2020nc", "bt2020")}.get(written, (written, written))
+    tags = {"matrix": matrix, "primaries": primaries, "transfer": written}
+    made = make_chart(tmp_path / "made.mp4", "bars", pixel_format="yuv420p10le", encoder=HEVC, **tags)
+    path = tmp_path / f"tagged.{ending}"
+    ffmpeg("-i", made, "-c", "copy", *options, path)
+    info = probe_video(path)
+    colors = ("bt2020nc", "bt2020") if expected == "smpte2084" else ("bt709", "bt709")
+    assert (info.color_space, info.color_primaries, info.color_transfer) == (*colors, expected)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "ts"])
+@pytest.mark.parametrize("fields", ["tff", "bff", ""])
+def test_fields_of_hevc_are_found_where_no_container_tells_of_them(tmp_path: Path, fields: str, ending: str) -> None:
+    parameters = "log-level=error:pools=1" + (f":interlace={fields}" if fields else "")
+    encoder = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", parameters)
+    chart = "testsrc2=s=96x96:r=16," + ("separatefields" if fields else "null")
+    path = make_chart(tmp_path / f"fields.{ending}", chart, encoder=encoder, num_frames=4)
+    assert probe_video(path).field_order in (("tt",) if fields else ("progressive", "unknown"))

@@ -134,3 +134,18 @@ def test_frames_that_an_edit_list_trims_are_not_counted(tmp_path: Path) -> None:
     assert info.num_frames == len(decode_all(path)) < 200
     assert numbers(read_frames(path, [0, 30], height=64, width=96)) == [0, 30]
     assert rejection(read_frames, path, [info.num_frames], height=64, width=96) == "truncated"
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "mjpeg"])
+def test_frames_that_avi_repeats_by_packets_without_bytes_are_not_lost_ones(tmp_path: Path, codec: str) -> None:
+    """Capture programs write such a packet for each frame that they drop; the header counts them."""
+    path, held = tmp_path / "capture.avi", "setpts='if(gte(N,4),N+8,N)/(16*TB)'"
+    options = ["-f", "lavfi", "-i", "testsrc2=s=96x64:r=16:d=0.5", "-vf", held, "-fps_mode", "passthrough"]
+    subprocess.run([*FFMPEG, *options, "-c:v", codec, str(path)], check=True)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames > 8 == len(container.streams.video[0].index_entries)
+    info = probe_video(path)
+    assert info.num_frames == 8 and info.variable_fps and info.duration_s == pytest.approx(1, abs=0.2)
+    cut = path.with_name("cut.avi")
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert rejection(probe_video, cut) == "truncated"

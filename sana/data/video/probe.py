@@ -17,7 +17,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sana.data.video.coding_names import FIELD_ORDERS, PRIMARIES, RANGES, SPACES, TRANSFERS, name_of
 from sana.data.video.container_metadata import matroska_may_rotate, mp4_is_cut, mp4_rotation, needs_dolby_vision
+from sana.data.video.hevc_header import HevcTags, hevc_tags
 from sana.data.video.video import MP4, ClipRejected, opened, rotation_deg, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each
@@ -29,18 +31,9 @@ _EMPTY_PACKET = bytes(16)
 _PICTURES = ("gif", "apng")  # that may move
 _COMPRESSED = ("h264", "hevc", "vp9", "av1", "mpeg4")
 
-# numbers of libavutil and libavcodec; those not listed are "unknown" or not in use
-_SPACES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "ycgco",
-           9: "bt2020nc", 10: "bt2020c", 14: "ictcp"}  # fmt: skip
-_PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film", 9: "bt2020",
-              10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "ebu3213"}  # fmt: skip
-_TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 11: "iec61966-2-4",
-              13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12", 16: "smpte2084", 17: "smpte428",
-              18: "arib-std-b67"}  # fmt: skip
 _MAY_BE_HLG = ("bt2020-10", "bt2020-12")
 _OF_DOLBY_VISION = ("hevc", "av1")
-_RANGES = {1: "tv", 2: "pc"}
-_FIELD_ORDERS = {1: "progressive", 2: "tt", 3: "bb", 4: "tb", 5: "bt"}
+_NO_TAGS = HevcTags(2, 2, 2, is_interlaced=False)
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def _shown_transfer(path: Path) -> str:
     """Return the transfer curve of the first frame, where HEVC may name HLG beside one for old devices; "": none."""
     with opened(path) as (container, stream):
         for frame in container.decode(stream):
-            return _TRANSFERS.get(frame.color_trc, "")
+            return TRANSFERS.get(frame.color_trc, "")
     return ""
 
 
@@ -226,7 +219,12 @@ def _times_of_packets(
 
 
 def _stated_packets(container: InputContainer, stream: VideoStream) -> int:
-    """Return the number of packets by the header, 0 if not stated (Matroska, fragmented MP4)."""
+    """Return the number of packets by the header, 0 if not stated (Matroska, fragmented MP4).
+
+    AVI counts packets without bytes, which repeat a frame; they are not in its index, and are not read.
+    """
+    if container.format.name == "avi" and stream.index_entries:  # it is the last thing that is written
+        return len(stream.index_entries)
     if container.format.name == MP4:  # an edit list removes samples from the index, not from the header's count
         return min(stream.frames, len(stream.index_entries))
     return stream.frames
@@ -255,7 +253,7 @@ def _describe(container: InputContainer, stream: VideoStream, times: _Times, rot
         raise ClipRejected("unreadable", f"{context.width} x {context.height} pixels of unknown format")
     size = max(1, round(context.width * aspect)), context.height
     width, height = size[::-1] if rotation in (90, 270) else size
-    fps = _frame_rate(stream, times)
+    fps, own = _frame_rate(stream, times), hevc_tags(context) if context.codec.canonical_name == "hevc" else _NO_TAGS
     return VideoInfo(
         width=width,
         height=height,
@@ -271,11 +269,13 @@ def _describe(container: InputContainer, stream: VideoStream, times: _Times, rot
         codec=context.codec.canonical_name,
         pixel_format=pixels.name,
         bit_depth=pixels.components[0].bits,
-        color_space=_SPACES.get(context.colorspace, "unknown"),
-        color_primaries=_PRIMARIES.get(context.color_primaries, "unknown"),
-        color_transfer=_TRANSFERS.get(context.color_trc, "unknown"),
-        color_range=_RANGES.get(context.color_range, "unknown"),
-        field_order=_FIELD_ORDERS.get(context.field_order, "unknown"),
+        color_space=name_of(SPACES, own.colorspace, context.colorspace),
+        color_primaries=name_of(PRIMARIES, own.color_primaries, context.color_primaries),
+        color_transfer=name_of(TRANSFERS, own.color_trc, context.color_trc),
+        color_range=RANGES.get(context.color_range, "unknown"),
+        field_order=name_of(
+            FIELD_ORDERS, 2 if own.is_interlaced and context.field_order < 2 else 0, context.field_order
+        ),
         has_audio=any(other.type == "audio" for other in container.streams),
     )
 
