@@ -149,6 +149,10 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str] | str]] 
     "a table of all": (
         {"metadata.csv": f"{TABLE}a.mp4,row a\nb.mp4,row b\n"}, {}, {"a.mp4": "row a", "b.mp4": "row b"}
     ),
+    "a table of all, some without a text and with lone quotes": (
+        {"c.mp4": "", "metadata.csv": f'{TABLE}c.mp4\na.mp4,5" row a\nb.mp4,row b'}, {},
+        {"a.mp4": '5" row a', "b.mp4": "row b", "c.mp4": ""},
+    ),
     "a table of most": (
         {"c.mp4": "", "metadata.csv": f"{TABLE}a.mp4,row a\nc.mp4,row c\n"}, {},
         {"a.mp4": "row a", "b.mp4": "", "c.mp4": "row c"},

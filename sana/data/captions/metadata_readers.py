@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -186,9 +185,12 @@ def _read_csv(rows: CsvRows, wanted: Sequence[str | None], head: bool) -> pa.Tab
     columns = list(dict.fromkeys(filter(None, wanted)))  # the video first
     numbers = [rows.header.index(column) for column in columns]
     names = [*columns, TROUBLE]
-    empty = pa.table([_nothing(0) for _ in names], names)
-    tables = (table.rename_columns(names) for table in rows.tables(numbers[0], numbers))
-    return pa.concat_tables([empty, *islice(tables, 1 if head else None)])
+    found = pa.table([_nothing(0) for _ in names], names)
+    for table in rows.tables(numbers[0], numbers):  # of a block there may be several
+        found = pa.concat_tables([found, table.rename_columns(names)])
+        if head and (found.num_rows >= HEAD_ROWS or found.nbytes > 2 * HEAD_BYTES):
+            break
+    return found
 
 
 def _delimiter_hint(rows: CsvRows) -> str:
