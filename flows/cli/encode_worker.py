@@ -26,11 +26,12 @@ def encode_worker(
     """
     from flows.display.progress_display import RunDisplay
     from sana.pipeline.observers import COMPLETED, StageEnd
-    from sana.pipeline.plan import inputs_of
+    from sana.pipeline.plan import check_work_dir, inputs_of
     from sana.stages import encode_latents as stage
 
     index, count = place(os.environ, index, count)
     context = context_of(resolve(config, overrides, root))
+    check_work_dir(context.work_dir)
     command = f"{program()} run {same_options(config, overrides, root)}"
     inputs = inputs_of(context, stage.NAME, command=command)
     with RunDisplay() as display:

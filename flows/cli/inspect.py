@@ -31,11 +31,12 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     from sana.data.sources.outputs import check_outside_sources
     from sana.data.tables import read_table
     from sana.model.model_resolver import resolve_model, source_of
-    from sana.pipeline.plan import CACHED, plan
+    from sana.pipeline.plan import CACHED, check_work_dir, plan
     from sana.runtime.specs import InspectSampleSpec, StoredTensor
     from sana.runtime.worker import run_worker
 
     context = context_of(resolve(config, overrides, root))
+    check_work_dir(context.work_dir)
     if out is not None:
         check_outside_sources(context.config, out, "--out")
     artifacts = {p.name: p.artifact for p in plan(context, last="encode_latents") if p.artifact and p.state == CACHED}

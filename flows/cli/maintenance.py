@@ -159,8 +159,10 @@ def _staging(config: str | None, overrides: Sequence[str]) -> Path | None:
     """Return the config's work_dir, for what is on its way; None without a config."""
     if config is None:
         return None
+    from sana.pipeline.plan import check_work_dir
+
     staging = Path(resolve(config, overrides, None).work_dir).absolute()
-    staging.mkdir(parents=True, exist_ok=True)
+    check_work_dir(staging)
     return staging
 
 

@@ -54,7 +54,7 @@ def generate(
     changed = [f"sample.{key}={value}" for key, value in (("seed", seed), ("bucket", bucket)) if value is not None]
     settings = resolve(config, [*overrides, *changed], root)
     context = context_of(settings)
-    check_work_dir(context)
+    check_work_dir(context.work_dir)
     path = (out or Path(f"{_file_name(prompt)}-seed{settings.sample.seed}.mp4")).absolute()
     if not path.parent.is_dir():
         raise ConfigError(f"--out: the folder {path.parent} is not there; make it, or name another")

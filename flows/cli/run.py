@@ -51,7 +51,7 @@ def run(
     settings = resolve(config, overrides, root)
     click.echo(f"{config}: looking at what is done under {settings.root}", err=True)
     context = context_of(settings).keeping_opened()  # what planning lists is listed for the whole run
-    check_work_dir(context)
+    check_work_dir(context.work_dir)
     prefect = LocalPrefect(context.work_dir, lambda line: click.echo(line, err=True))
     with ExitStack() as before_the_flow:
         before_the_flow.callback(prefect.stop)

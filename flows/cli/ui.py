@@ -17,6 +17,7 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
     """Open the MLflow UI. Choose "Model training" at its top left to see the runs."""
     from flows.environment import prepare_environment
     from flows.mlflow_server import MlflowServer
+    from sana.pipeline.plan import check_work_dir
     from tasks.tracking_values import tracking_uri, without_password
 
     settings = resolve(config, overrides, root)
@@ -27,6 +28,7 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
         click.echo(f"the runs of this config are on {without_password(uri)}")
         return
     log_path = work_dir / "logs" / "mlflow-ui.log"
+    check_work_dir(work_dir)
     try:
         with MlflowServer(uri, host, port, log_path) as server:
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does

@@ -112,7 +112,7 @@ def check_data(context: Context, report_for: ReportFor, *, known: Store | None =
     Raises:
         SanaError: work_dir cannot be written, or a worker failed otherwise than by a video.
     """
-    check_work_dir(context)
+    check_work_dir(context.work_dir)
     opened, unread, notes = _open_sources(context)
     while opened:
         datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]

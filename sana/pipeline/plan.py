@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryFile
 
 from sana.artifact import Artifact, Recipe, config_diff, find, latest
@@ -180,20 +181,18 @@ def inputs_of(context: Context, name: str, *, command: str = "sana run CONFIG") 
     return graph.inputs_of(context.config, name, found)
 
 
-def check_work_dir(context: Context) -> None:
+def check_work_dir(work_dir: Path) -> None:
     """Make work_dir, and a file in it for a moment. Before anything else: caches in it are read while planning.
 
     Raises:
         SanaError: it cannot be made or written.
     """
     try:
-        context.work_dir.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=context.work_dir, buffering=0) as file:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=work_dir, buffering=0) as file:
             file.write(bytes(4096))  # a full disk may still make empty files
     except OSError as error:
-        raise SanaError(
-            f"cannot write to work_dir {context.work_dir}: {error.strerror}; choose another work_dir"
-        ) from error
+        raise SanaError(f"cannot write to work_dir {work_dir}: {error.strerror}; choose another work_dir") from error
 
 
 def preflight(context: Context) -> list[str]:
@@ -208,7 +207,7 @@ def preflight(context: Context) -> list[str]:
     from sana.data.sources.source_check import check_sources
     from sana.model.model_resolver import resolve_model
 
-    check_work_dir(context)
+    check_work_dir(context.work_dir)
     # those that planning listed, when it kept them; else each is opened by itself, so that all errors are found
     opened = context.once(sources_of) if context.opened else None
     problems, notes = check_sources(

@@ -57,6 +57,22 @@ def test_a_root_that_cannot_be_one_is_said_by_every_command(
     assert not (tmp_path / "work").exists() or name == "check"
 
 
+@pytest.mark.parametrize(
+    "command", ["run", "validate", "check", "ui", "inspect x", "encode-worker", "generate x", "export --to x"]
+)
+def test_a_work_dir_that_cannot_be_written_is_said_by_every_command_that_writes_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "file").touch()
+    name, *more = shlex.split(command)
+    with pytest.raises(SystemExit) as stop:
+        main([name, "configs/demo.yaml", *more, "-s", f"work_dir={tmp_path}/file/w", "-s", f"root={tmp_path}/r"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert f"error: cannot write to work_dir {tmp_path}/file/w: Not a directory; choose another work_dir" in said
+
+
 def test_the_commands_of_a_message_run_when_pasted() -> None:
     from flows.cli.options import resolve, to_be_pasted
 
