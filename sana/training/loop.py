@@ -191,7 +191,8 @@ class Trainer:
         return SanaError(
             f"step {step}: {', '.join(measured)}; all must be finite. "
             f"Samples: {first_of(names, self.config.global_batch_size)}. Training stopped; no checkpoint has "
-            "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these samples"
+            "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these "
+            f"samples: sana inspect CONFIG {names[0]}"
         )
 
     def _evaluate(self) -> bool:
