@@ -133,8 +133,8 @@ def _model(config: Config) -> list[str]:
 def _warn(checked: "Checked") -> None:
     from sana.pipeline.advice import advice
 
-    for line in advice(checked.config, checked.assigned.facts if checked.assigned else None):
-        warn(line)
+    for one in advice(checked.config, checked.assigned.facts if checked.assigned else None):
+        warn(str(one))
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

@@ -4,6 +4,7 @@ Some of it is known from the config alone, the rest once the bucket stage has co
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from sana.bucket import Bucket
 from sana.config.optimizer import CosineSchedule
@@ -19,14 +20,27 @@ _SOUND_EPOCHS = 100  # what is proposed instead of too many
 _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
 
 
-def advice(config: Config, facts: BucketFacts | None = None) -> list[str]:
-    """Return the warnings about a config, one line each; `facts` of its bucket stage, where it is known."""
+@dataclass(frozen=True)
+class Advice:
+    """A warning of one line; it ends with the setting that ends it, `key` and `value`, where one does."""
+
+    text: str
+    key: str = ""
+    value: int | float | str = ""
+
+    def __str__(self) -> str:
+        value = f"{self.value:g}" if isinstance(self.value, float) else self.value
+        return f"{self.text} -s {self.key}={value}" if self.key else self.text
+
+
+def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
+    """Return the warnings about a config; `facts` of its bucket stage, where it is known."""
     found = [*_of_roles(config), *_of_shares(config), *_of_schedule(config), *_of_intervals(config)]
     found += _of_sampling(config, facts)
     return found if facts is None else [*found, *_of_samples(config, facts)]
 
 
-def _of_roles(config: Config) -> Iterator[str]:
+def _of_roles(config: Config) -> Iterator[Advice]:
     """A data set of role eval that has the files of another: what they share has one split."""
     datasets = config.download.enabled
     for held in (dataset for dataset in datasets if dataset.role == "eval"):
@@ -39,32 +53,35 @@ def _of_roles(config: Config) -> Iterator[str]:
                 if other.role == "train"
                 else f"all of {other.id} is held out, as what they share has one split"
             )
-            yield (
+            yield Advice(
                 f"{held.where} has role: eval and {other.where} role: {other.role}, and they have the same files: "
-                f"{end}; -s download.datasets.{held.id}.role=split"
+                f"{end};",
+                f"download.datasets.{held.id}.role",
+                "split",
             )
 
 
-def _of_schedule(config: Config) -> Iterator[str]:
+def _of_schedule(config: Config) -> Iterator[Advice]:
     train, schedule = config.train, config.train.lr_schedule
     if schedule.warmup_steps >= train.max_steps:
-        less = max(0, train.max_steps // _WARMUP_PART)
-        yield (
+        yield Advice(
             f"train.lr_schedule.warmup_steps {schedule.warmup_steps:,} is not below train.max_steps "
-            f"{train.max_steps:,}: the learning rate never stays at {train.learning_rate:g}; "
-            f"-s train.lr_schedule.warmup_steps={less}"
+            f"{train.max_steps:,}: the learning rate never stays at {train.learning_rate:g};",
+            "train.lr_schedule.warmup_steps",
+            max(0, train.max_steps // _WARMUP_PART),
         )
     elif isinstance(schedule, CosineSchedule) and schedule.decay_steps and not schedule.min_learning_rate:
         end = schedule.warmup_steps + schedule.decay_steps
         if end < train.max_steps:
-            yield (
+            yield Advice(
                 f"train.lr_schedule ends at step {end:,} with learning rate 0: the other {train.max_steps - end:,} of "
-                f"train.max_steps {train.max_steps:,} change nothing; "
-                f"-s train.lr_schedule.decay_steps={train.max_steps - schedule.warmup_steps}"
+                f"train.max_steps {train.max_steps:,} change nothing;",
+                "train.lr_schedule.decay_steps",
+                train.max_steps - schedule.warmup_steps,
             )
 
 
-def _of_intervals(config: Config) -> Iterator[str]:
+def _of_intervals(config: Config) -> Iterator[Advice]:
     steps, resources = config.train.max_steps, config.train.resources
     for name, every, never in (
         ("checkpoint_every", resources.checkpoint_every, "a kill before the last step loses all of the training"),
@@ -72,13 +89,14 @@ def _of_intervals(config: Config) -> Iterator[str]:
         ("log_every", resources.log_every, "no loss is shown before the last step"),
     ):
         if every > steps:
-            yield (
-                f"train.resources.{name} {every:,} is above train.max_steps {steps:,}: {never}; "
-                f"-s train.resources.{name}={max(1, steps // 4 if name != 'log_every' else steps // 20)}"
+            yield Advice(
+                f"train.resources.{name} {every:,} is above train.max_steps {steps:,}: {never};",
+                f"train.resources.{name}",
+                max(1, steps // 4 if name != "log_every" else steps // 20),
             )
 
 
-def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[str]:
+def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[Advice]:
     """The videos that are sampled: of a shape and a rate that was trained on?"""
     datasets = [dataset for dataset in config.download.enabled if dataset.role != "eval"]
     trained = sorted({bucket for dataset in datasets for bucket in config.rules_of(dataset).shapes})
@@ -89,30 +107,35 @@ def _of_sampling(config: Config, facts: BucketFacts | None) -> Iterator[str]:
     sampled = config.sample.shape
     if trained and sampled not in trained:
         names = ", ".join(str(bucket) for bucket in trained[:6]) + (f", ... ({len(trained)})" if trained[6:] else "")
-        yield (
-            f"sample.bucket {sampled} {which} {names}: its videos have a shape that training never sees; "
-            f"-s sample.bucket={_nearest(sampled, trained)}"
+        yield Advice(
+            f"sample.bucket {sampled} {which} {names}: its videos have a shape that training never sees;",
+            "sample.bucket",
+            str(_nearest(sampled, trained)),
         )
     rates = {config.rules_of(dataset).target_fps for dataset in datasets}
     rate = rates.pop() if len(rates) == 1 else None
     if rate is not None and rate != config.sample.fps:
-        yield (
+        yield Advice(
             f"sample.fps {config.sample.fps:g} is not bucket.target_fps {rate:g}: sampled videos play at "
-            f"{config.sample.fps / rate:.2g} times the speed of the clips; -s sample.fps={rate:g}"
+            f"{config.sample.fps / rate:.2g} times the speed of the clips;",
+            "sample.fps",
+            rate,
         )
 
 
-def _of_shares(config: Config) -> Iterator[str]:
+def _of_shares(config: Config) -> Iterator[Advice]:
     """Shares of the data that leave little to learn from."""
     if config.bucket.eval_fraction > _MOST:
-        yield (
-            f"bucket.eval_fraction {config.bucket.eval_fraction:g} holds out more than is trained on; "
-            "-s bucket.eval_fraction=0.05"
+        yield Advice(
+            f"bucket.eval_fraction {config.bucket.eval_fraction:g} holds out more than is trained on;",
+            "bucket.eval_fraction",
+            0.05,
         )
     if config.train.caption_dropout >= 1:
-        yield (
-            f"train.caption_dropout {config.train.caption_dropout:g} replaces every caption: training sees no text; "
-            "-s train.caption_dropout=0.1"
+        yield Advice(
+            f"train.caption_dropout {config.train.caption_dropout:g} replaces every caption: training sees no text;",
+            "train.caption_dropout",
+            0.1,
         )
 
 
@@ -120,24 +143,25 @@ def _nearest(bucket: Bucket, others: Sequence[Bucket]) -> Bucket:
     return min(others, key=lambda one: (abs(one.log_aspect - bucket.log_aspect), -one.num_frames, -one.height))
 
 
-def _of_samples(config: Config, facts: BucketFacts) -> Iterator[str]:
+def _of_samples(config: Config, facts: BucketFacts) -> Iterator[Advice]:
     train = config.train
     samples = sum(of.train for of in facts.buckets.values())
     if not samples:
         return  # the run stops at the empty split
     if facts.small_buckets and set(facts.buckets) <= set(facts.small_buckets):
-        yield (
+        yield Advice(
             f"bucket.min_bucket_samples {config.bucket.min_bucket_samples:,} is above what any bucket has, "
             f"{max(of.train for of in facts.buckets.values()):,}: all of them count as small; lower it"
         )
     at_once = train.resources.num_processes * train.resources.micro_batch_size
     if train.global_batch_size > samples:
         fewer = max(at_once, samples // at_once * at_once)
-        yield (
+        text = (
             f"train.global_batch_size {train.global_batch_size:,} is above the {samples:,} train samples: a step sees "
-            f"some of them more than once; "
-            + (f"-s train.global_batch_size={fewer}" if fewer < train.global_batch_size else "add clips")
+            "some of them more than once;"
         )
+        can_be_less = fewer < train.global_batch_size
+        yield Advice(text, "train.global_batch_size", fewer) if can_be_less else Advice(f"{text} add clips")
     draws = [dataset.draws_per_epoch for dataset in config.download.enabled if dataset.role != "eval"]
     drawn, work = train.max_steps * train.global_batch_size, f"train.max_steps {train.max_steps:,} x "
     work += f"train.global_batch_size {train.global_batch_size:,}"
@@ -145,13 +169,12 @@ def _of_samples(config: Config, facts: BucketFacts) -> Iterator[str]:
     fewest, most = drawn / (samples * max(draws)), drawn / (samples * min(draws))
     if most < FEW_EPOCHS:
         steps = -(-samples // train.global_batch_size)
-        yield f"{work} is {most:.2g} epochs of {samples:,} train samples: not all are seen; -s train.max_steps={steps}"
+        text = f"{work} is {most:.2g} epochs of {samples:,} train samples: not all are seen;"
+        yield Advice(text, "train.max_steps", steps)
     if fewest > MANY_EPOCHS:
         steps = max(1, round(_SOUND_EPOCHS * samples * max(draws) / train.global_batch_size))
-        yield (
-            f"{work} is {fewest:,.0f} epochs of {samples:,} train samples: they are likely to be memorised; "
-            f"add clips, or -s train.max_steps={steps}"
-        )
+        text = f"{work} is {fewest:,.0f} epochs of {samples:,} train samples: they are likely to be memorised; "
+        yield Advice(f"{text}add clips, or", "train.max_steps", steps)
 
 
 class Advisor(Observer):
@@ -163,7 +186,7 @@ class Advisor(Observer):
 
     def advise(self, facts: BucketFacts | None = None) -> None:
         """Say what is known and was not said."""
-        for line in advice(self._config, facts):
+        for line in map(str, advice(self._config, facts)):
             subject = line.partition(" ")[0]  # the key: what the config alone gives is not said again in other words
             if subject not in self._said:
                 self._said.add(subject)

@@ -64,7 +64,7 @@ class Checked:
 
     config: Config
     unread: Sequence[str]  # what is wrong with data sets that cannot be read
-    notes: Sequence[str]
+    source_notes: Sequence[str]
     listed: Listed | None = None
     assigned: WindowTable | None = None
 
@@ -73,6 +73,13 @@ class Checked:
         """REJECTS of all stages."""
         tables = [self.listed.rejects] if self.listed else []
         return pa.concat_tables([REJECTS.empty_table(), *tables, *([self.assigned.rejects] if self.assigned else [])])
+
+    @property
+    def notes(self) -> list[str]:
+        """What is said of the sources and of the split."""
+        if self.listed is None or self.assigned is None:
+            return [*self.source_notes]
+        return [*self.source_notes, *split_notes(self.config, self.listed.to_bucket, self.assigned)]
 
     @property
     def stopped(self) -> list[str]:
@@ -91,14 +98,7 @@ class Checked:
             return replace(self, config=config)
         if self.assigned is not None and _split_and_rules(config) == _split_and_rules(self.config):
             return replace(self, config=config)
-        assigned = make_window_table(self.listed.to_bucket, config)
-        notes = [note for note in self.notes if not note.startswith("bucket.")]
-        return replace(
-            self,
-            config=config,
-            assigned=assigned,
-            notes=[*notes, *split_notes(config, self.listed.to_bucket, assigned)],
-        )
+        return replace(self, config=config, assigned=make_window_table(self.listed.to_bucket, config))
 
 
 def _split_and_rules(config: Config) -> object:
@@ -147,11 +147,11 @@ def _open_sources(context: Context) -> tuple[dict[str, Source], list[str], list[
         alone = context.config.model_copy(update={"download": download.model_copy(update={"datasets": (dataset,)})})
         try:
             source = open_sources(alone, work_dir=context.work_dir)
-            wrong, said = check_sources(alone, work_dir=context.work_dir, opened=source)
+            wrong, said = check_sources(alone, work_dir=context.work_dir, opened=source, tell_unread=False)
         except SanaError as error:
             source, wrong, said = {}, [error], []
         problems += [str(error) for error in wrong]
-        notes += [note for note in said if "not read before a run" not in note]  # it is read here
+        notes += said
         opened.update({} if wrong else source)
     return opened, problems, notes
 

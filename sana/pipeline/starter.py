@@ -74,9 +74,9 @@ class Starter:
         checked = self._set(checked, {"train.global_batch_size": batch, "train.max_steps": steps})
         prompt = " ".join(first_caption(checked).split())[:_CAPTION_CHARS]
         checked = self._set(checked, {"sample.prompts.first": prompt}, why="the caption of the first clip")
-        for line in advice(checked.config, checked.assigned.facts if checked.assigned else None):
-            if remedy := re.search(r"-s (\S+)=(\S+)$", line):
-                checked = self._set(checked, {remedy[1]: _number(remedy[2])}, why=line.partition(":")[0])
+        for one in advice(checked.config, checked.assigned.facts if checked.assigned else None):
+            if one.key:
+                checked = self._set(checked, {one.key: one.value}, why=one.text.partition(":")[0].rstrip(";"))
         return checked
 
     def _loosen(self, checked: Checked, reason: str) -> Checked:
@@ -169,13 +169,3 @@ def first_caption(checked: Checked) -> str:
     order = pc.sort_indices(checked.listed.clips["path"])
     captions: list[str] = checked.listed.captions["captions"][order[0].as_py()].as_py()
     return captions[0]
-
-
-def _number(text: str) -> Any:
-    """Return an override's value: a whole number, a number, or the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

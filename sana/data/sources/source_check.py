@@ -30,13 +30,18 @@ def unused_notes(dataset: DatasetConfig, source: Source) -> list[str]:
 
 
 def check_sources(
-    config: Config, *, work_dir: Path, read_only: bool = False, opened: Mapping[str, Source] | None = None
+    config: Config,
+    *,
+    work_dir: Path,
+    read_only: bool = False,
+    opened: Mapping[str, Source] | None = None,
+    tell_unread: bool = True,
 ) -> tuple[list[SanaError], list[str]]:
     """List every source, read the heads of local caption tables, and count the lines of local paired text files.
 
-    Sources that are `opened` already, by id, are not listed again.
+    Sources that are `opened` already, by id, are not listed again. `tell_unread`: say what only a run would read.
 
-    Returns (at most one error per data set; notes: remote tables that were not read, and files that nothing reads).
+    Returns (at most one error per data set; notes: what was not read, and files that nothing reads).
     """
     problems: list[SanaError] = []
     notes = []
@@ -51,7 +56,8 @@ def check_sources(
             unread = source.unread_archives()
             if unread and (not source.is_local or sum(file.num_bytes for file in unread) > READ_AT_ONCE_BYTES):
                 notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
-                notes.append(f"{dataset.where}: {unread_note(unread, is_local=source.is_local)}")
+                if tell_unread:
+                    notes.append(f"{dataset.where}: {unread_note(unread, is_local=source.is_local)}")
                 if not source.is_local:
                     large = too_large_note(unread, int(config.download.resources.cache_gib * 2**30))
                     notes += [f"{dataset.where}: {large}"] if large else []
@@ -60,8 +66,9 @@ def check_sources(
             if source.is_local:
                 notes += [f"{dataset.where}: {note}" for note in check_captions(dataset, source)]
             elif source.layout in ("metadata", "lines", "mixed") and not source.is_table:  # one that is, listing reads
-                names = source.caption_files.column("path").slice(0, 3).to_pylist()
-                notes.append(f"{dataset.where}: {', '.join(names)} is not read before a run, because it is remote")
+                names = ", ".join(source.caption_files.column("path").slice(0, 3).to_pylist())
+                if tell_unread:
+                    notes.append(f"{dataset.where}: {names} is not read before a run, because it is remote")
             notes += [f"{dataset.where}: {note}" for note in unused_notes(dataset, source)]
             notes += [f"{dataset.where}: {note}" for note in source.archive_notes()]
         except SanaError as error:
