@@ -7,7 +7,7 @@ import click
 
 from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
 from flows.cli import model as trained
-from flows.cli.options import to_be_pasted
+from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: a SanaError is one message and exit code 1, never a traceback."""
     for warning in spare_loopback():  # before any client is made
         click.echo(f"warning: {warning}", err=True)
+    forget_options()
     try:
         with FullDiskExplained():
             cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)

@@ -19,7 +19,7 @@ from sana.store import open_store
 if TYPE_CHECKING:
     from sana.pipeline.rehash import Rehashed
 
-_resolved: list[str] = []  # the arguments of the config that this process works with
+_resolved: list[str] = []  # the arguments of the config that the command at work has, once it is loaded
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -69,6 +69,11 @@ def same_options(config: str, overrides: Sequence[str], root: str | None) -> str
     return shlex.join(
         [config, *(x for text in overrides for x in ("-s", text)), *(["--root", root] if root is not None else [])]
     )
+
+
+def forget_options() -> None:
+    """Begin a command, whose config is not known yet."""
+    _resolved.clear()
 
 
 def to_be_pasted(message: str) -> str:
