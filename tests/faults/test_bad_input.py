@@ -130,7 +130,7 @@ def test_more_refusals_than_allowed(
 
 
 AS_NOBODY = """
-import os, sys
+import encodings.utf_8_sig, os, sys
 import flows.display.show, sana.pipeline.plan, sana.data.sources.source, sana.model.model_resolver
 from flows.cli.main import main
 from sana.pipeline.graph import STAGES, stage
