@@ -82,7 +82,7 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, 
     problems, checked = _checked(starter.config, rehash=rehash)
     for line in lines_of(checked):
         click.echo(line)
-    if checked.stopped:
+    if checked.stopped and checked.assigned is not None:  # else what stops it is all there is to say
         click.echo(f"with the defaults of a config {summary(checked)}")
     improved = starter.improve(checked)
     if improved.assigned is None or not improved.assigned.windows.num_rows:

@@ -79,7 +79,7 @@ def find_sample(name: str, index: Any, windows: Any) -> str:
         names = first_of(sorted(found)[:8], len(found))
         raise SanaError(f"{len(found)} samples are meant by {name!r}: {names}; name one")
     known = [*windows.column("path").to_pylist(), *encoded.to_pylist()]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or sorted(known)[:3]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:3]
     raise SanaError(f"no sample and no encoded clip is called {name!r}; near it: {', '.join(near)}")
 
 

@@ -27,6 +27,8 @@ def test_a_sample_is_found_by_its_path_or_id(trained: tuple[Place, Outcome]) -> 
     assert find_sample("bunny-01.mp4", index, windows) == ids["bunny-01.mp4"]
     assert find_sample(ids["bunny-02.mp4"], index, windows) == ids["bunny-02.mp4"]
     assert find_sample(ids["bunny-02.mp4"][:12], index, windows) == ids["bunny-02.mp4"]
+    with pytest.raises(SanaError, match=r"near it: [\w-]+\.mp4, "):  # names that people know before ids
+        find_sample("#", index, windows)
     with pytest.raises(SanaError, match=r"near it: .*bunny-0"):
         find_sample("buny-01.mp4", index, windows)
     with pytest.raises(SanaError, match="13 samples"):

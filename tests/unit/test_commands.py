@@ -73,6 +73,17 @@ def test_a_work_dir_that_cannot_be_written_is_said_by_every_command_that_writes_
     assert f"error: cannot write to work_dir {tmp_path}/file/w: Not a directory; choose another work_dir" in said
 
 
+def test_a_source_that_is_not_there_is_all_that_check_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "nowhere"])
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert stop.value.code == 1 and lines[0] == "1 thing would stop a run:"
+    assert len(lines) == 2 and "is not there; a folder with videos is needed, or a table or archive: .csv" in lines[1]
+
+
 def test_the_commands_of_a_message_run_when_pasted() -> None:
     from flows.cli.options import resolve, to_be_pasted
 
