@@ -21,12 +21,10 @@ from sana.config.captions import CaptionsConfig
 from sana.data.archives.embedded import MEMBER_COLUMN, NAME_COLUMN
 from sana.data.archives.index import ArchiveIndex
 from sana.data.archives.virtual_folder import VirtualFolder
-from sana.data.sources.listing import SourceFile, stems, videos_of
+from sana.data.sources.listing import METADATA_TABLE, TEXT_FILE, SourceFile, stems, videos_of
 
 _ROWS_AT_ONCE = 4096
-_TEXT = r"(?i)\.txt\z"
 _JSON = r"(?i)\.json\z"
-_TABLE = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,8 @@ def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
 def _are_told_otherwise(folders: pa.ChunkedArray, listed: pa.Table, config: CaptionsConfig) -> pa.Array:
     """Return whether a table speaks for each folder or, unless a table is asked for, texts lie beside videos in it."""
     paths = listed.column("path")
-    tables = set(_folders(paths.filter(pc.match_substring_regex(paths, _TABLE))).to_pylist())
-    texts = listed.filter(pc.match_substring_regex(paths, _TEXT))
+    tables = set(_folders(paths.filter(pc.match_substring_regex(paths, METADATA_TABLE))).to_pylist())
+    texts = listed.filter(pc.match_substring_regex(paths, TEXT_FILE))
     if config.layout == "metadata" or config.columns:
         texts = texts.slice(0, 0)
     paired = texts.filter(pc.is_in(one_chunk(stems(texts)), one_chunk(stems(videos_of(listed)))))

@@ -9,12 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.config.data import DatasetConfig
-from sana.data.sources.listing import ARCHIVE_SUFFIXES, SourceFile, files_of, videos_of
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, PARQUET_METADATA_TABLE, SourceFile, files_of, videos_of
 from sana.errors import ConfigError
 from sana.wording import in_units
 
 _ARCHIVE = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in ARCHIVE_SUFFIXES) + r")\z"
-_TABLE = r"(?i)(^|/)metadata\.parquet\z"  # a table of the files beside it
 # archives with this many times the bytes of the videos beside them are the data set, and those a preview of it
 _MUCH_MORE = 10
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
@@ -27,7 +26,9 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
         ConfigError: `archive_files` matches no archive.
     """
     paths = listed.column("path")
-    able = pc.and_(pc.match_substring_regex(paths, _ARCHIVE), pc.invert(pc.match_substring_regex(paths, _TABLE)))
+    able = pc.and_(
+        pc.match_substring_regex(paths, _ARCHIVE), pc.invert(pc.match_substring_regex(paths, PARQUET_METADATA_TABLE))
+    )
     found = list(files_of(listed.filter(able)))
     if config.archives == "ignore" or not found:
         return listed, [], []

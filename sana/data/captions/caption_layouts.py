@@ -12,15 +12,12 @@ import pyarrow.compute as pc
 from sana.arrow import one_chunk
 from sana.config.captions import CaptionsConfig
 from sana.data.captions.name_matching import match_stems
-from sana.data.sources.listing import VIDEO_SUFFIXES, stems, videos_of
+from sana.data.sources.listing import LINE_FILE, METADATA_TABLE, TEXT_FILE, VIDEO_SUFFIXES, stems, videos_of
 from sana.errors import ConfigError
 
 Layout = Literal["textfile", "metadata", "lines", "mixed", "none"]  # mixed: of rows in sub-folders, and texts
 VIDEOS_FILE = "videos.txt"
 PROMPTS_FILES = ("prompts.txt", "prompt.txt", "captions.txt")
-
-_METADATA = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
-_LINES = r"(?i)(^|/)(prompts?|captions|videos)\.txt\z"
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.
     Raises:
         ConfigError: the files of the layout are missing, or there are two where one is needed.
     """
-    found = RowFiles(_matching(listed, _METADATA), ())
+    found = RowFiles(_matching(listed, METADATA_TABLE), ())
     if config.layout in ("auto", "lines"):
-        found = RowFiles(found.tables, line_files(_matching(listed, _LINES).column("path").to_pylist()))
+        found = RowFiles(found.tables, line_files(_matching(listed, LINE_FILE).column("path").to_pylist()))
     if config.layout == "metadata" or (config.layout == "auto" and config.columns and found.tables.num_rows):
         if not found.tables.num_rows:
             raise ConfigError("captions.layout is metadata, but no metadata.csv, .jsonl or .parquet is there")
@@ -108,13 +105,15 @@ def row_files(layout: Layout, files: pa.Table) -> tuple[RowFiles, pa.Table]:
         return RowFiles(nothing, ()), files
     if layout == "metadata":
         return RowFiles(files, ()), nothing
-    found = RowFiles(_matching(files, _METADATA), line_files(_matching(files, _LINES).column("path").to_pylist()))
+    found = RowFiles(
+        _matching(files, METADATA_TABLE), line_files(_matching(files, LINE_FILE).column("path").to_pylist())
+    )
     return found, files.filter(pc.invert(pc.is_in(files.column("path"), _paths(found.names))))
 
 
 def paired_texts(listed: pa.Table, videos: pa.Table) -> pa.Table:
     """Return the rows of texts that belong to one of the videos; both tables are LISTED."""
-    texts = _matching(listed, r"(?i)\.txt\z")
+    texts = _matching(listed, TEXT_FILE)
     text_stems, video_stems = one_chunk(stems(texts)), one_chunk(stems(videos))
     taken = pc.is_in(text_stems, video_stems).to_numpy(zero_copy_only=False)
     free = np.flatnonzero(~taken)

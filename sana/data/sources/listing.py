@@ -18,6 +18,11 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
+# which files may hold captions by their names: patterns of paths, for Arrow
+METADATA_TABLE = r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z"
+PARQUET_METADATA_TABLE = r"(?i)(^|/)metadata\.parquet\z"
+LINE_FILE = r"(?i)(^|/)(prompts?|captions|videos)\.txt\z"
+TEXT_FILE = r"(?i)\.txt\z"
 FILES_AT_ONCE = 65536  # rows of a listing that are Python objects at a time
 
 # large strings: ten million long paths exceed the 2 GiB limit of ordinary ones

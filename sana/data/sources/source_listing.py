@@ -12,7 +12,14 @@ from sana.config.captions import CaptionsConfig
 from sana.data.archives.backend import ArchiveBackend
 from sana.data.captions.caption_layouts import Layout, choose_layout
 from sana.data.sources.backends import Backend
-from sana.data.sources.listing import LISTED, VIDEO_SUFFIXES, is_video_path, table_of_files, videos_of
+from sana.data.sources.listing import (
+    LISTED,
+    PARQUET_METADATA_TABLE,
+    VIDEO_SUFFIXES,
+    is_video_path,
+    table_of_files,
+    videos_of,
+)
 from sana.data.sources.outputs import check_no_artifacts
 from sana.data.sources.table_backend import TableBackend
 from sana.data.sources.unused_files import count_by_ending, describe, unpack_note, unused_of
@@ -76,6 +83,6 @@ def _what_is_there(listed: pa.Table, packed: ArchiveBackend | None) -> Iterator[
     yield describe(count_by_ending(paths)) or "nor is there any other file; hidden ones (.name) are not looked at"
     yield unpack_note(paths)
     yield packed.why_no_archive() if packed else ""
-    tables = paths.filter(pc.match_substring_regex(paths, r"(?i)(^|/)metadata\.parquet\z"))
+    tables = paths.filter(pc.match_substring_regex(paths, PARQUET_METADATA_TABLE))
     if len(tables):
         yield f"{tables[0].as_py()} is read as a table of the files beside it; if the videos are in it, rename it"

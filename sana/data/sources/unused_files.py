@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sana.arrow import one_chunk, value_counts
 from sana.counts import ranked
 from sana.data.schemas import UNUSED_FILES
-from sana.data.sources.listing import TABLE_SUFFIXES, stems, videos_of
+from sana.data.sources.listing import METADATA_TABLE, TABLE_SUFFIXES, TEXT_FILE, stems, videos_of
 from sana.wording import first_of
 
 MAX_ENDINGS = 20  # that are counted one by one; those of the others are counted together
@@ -59,7 +59,7 @@ def _kinds(unused: pa.Table, videos: pa.Table) -> pa.Array:
         pc.match_substring_regex(paths, _READABLE_TABLE),
         pc.and_(pc.match_substring_regex(paths, _OTHER_TABLE), pc.invert(beside_a_video)),
     )
-    kinds = pc.if_else(pc.match_substring_regex(paths, r"(?i)\.txt\z"), TEXT, pc.if_else(is_table, TABLE, OTHER))
+    kinds = pc.if_else(pc.match_substring_regex(paths, TEXT_FILE), TEXT, pc.if_else(is_table, TABLE, OTHER))
     return one_chunk(kinds).cast(pa.string())
 
 
@@ -109,7 +109,7 @@ def notes_of(unused: pa.Table, *, layout: str, is_auto: bool, videos: pa.Table, 
     if len(texts) and layout == "mixed":
         found.append(f"{_some(texts)}: no video has this name, or it lies below a table, which speaks for its folder")
     if len(tables) and layout in ("textfile", "mixed"):
-        is_stray = pc.match_substring_regex(tables, r"(?i)(^|/)metadata\.(csv|jsonl|parquet)\z")
+        is_stray = pc.match_substring_regex(tables, METADATA_TABLE)
         stray, tables = tables.filter(is_stray), tables.filter(pc.invert(is_stray))
         if len(stray) and not is_auto:
             found.append(f"{_some(stray)}: captions.layout is textfile, so texts alone are read")
