@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from flows.environment import importing_prefect, prepare_environment
 from sana.context import Context
@@ -13,6 +13,16 @@ if TYPE_CHECKING:  # the command line is imported before anything is said: all t
     from sana.pipeline.observers import Observer
     from sana.pipeline.plan import StagePlan
     from sana.pipeline.run import Done
+
+
+class FlowParameters(TypedDict):
+    """The parameters of the flow `sana_pipeline`, as Prefect records them."""
+
+    config: str
+    overrides: list[str]
+    root: str | None
+    until: str | None
+    force: list[str]
 
 
 class LocalPrefect:
@@ -49,12 +59,7 @@ class LocalPrefect:
         context: Context,
         plans: "Sequence[StagePlan]",
         observers: "Sequence[Observer]",
-        *,
-        config: str,
-        overrides: Sequence[str],
-        root: str | None,
-        until: str | None,
-        force: Sequence[str],
+        parameters: FlowParameters,
     ) -> "list[Done]":
         """Run the flow on what was planned. It outlives Prefect's server.
 
@@ -72,7 +77,7 @@ class LocalPrefect:
         use_own_events_client()
         with handed_over(context, plans, observers, on_temporary_server=self._temporary is not None) as outcome:
             try:
-                sana_pipeline(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
+                sana_pipeline(**parameters)
             except PREFECT_TROUBLE as error:
                 if outcome.error is not None:  # a stage's: Prefect only failed to note it
                     raise outcome.error from None

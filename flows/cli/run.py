@@ -18,7 +18,7 @@ from flows.cli.options import (
     same_options,
     warn,
 )
-from flows.local_run import LocalPrefect
+from flows.local_run import FlowParameters, LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.pipeline.graph import STAGES
@@ -71,8 +71,9 @@ def run(
     same = same_options(config, overrides, root)
     if needed:
         command = f"{program()} run {same}{f' --until {until}' if until else ''}"
+        parameters = FlowParameters(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
         with _told_where_it_ended(context, plans, command, force) as display:
-            results = _run_flow(prefect, context, plans, display, config, overrides, root, until, force)
+            results = _run_flow(prefect, context, plans, display, parameters)
     else:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
     click.echo(show.result_table(results, context.store))
@@ -126,11 +127,7 @@ def _run_flow(
     context: Context,
     plans: "Sequence[StagePlan]",
     display: "RunDisplay",
-    config: str,
-    overrides: Sequence[str],
-    root: str | None,
-    until: str | None,
-    force: Sequence[str],
+    parameters: FlowParameters,
 ) -> list[tuple[str, str, Artifact]]:
     """Run the flow in this process, on what was planned, with progress bars."""
     from sana.pipeline.advice import Advisor
@@ -138,14 +135,5 @@ def _run_flow(
     advisor = Advisor(context.config, warn)
     advisor.advise_on(plans)
     with display:
-        done = prefect.run(
-            context,
-            plans,
-            [display, advisor],
-            config=config,
-            overrides=overrides,
-            root=root,
-            until=until,
-            force=force,
-        )
+        done = prefect.run(context, plans, [display, advisor], parameters)
     return [(result.stage, result.state, result.artifact) for result in done]
