@@ -1,8 +1,11 @@
 """Captions and paths of packed clips: every layout in an archive, rows of Parquet, names that come twice."""
 
+import io
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from sana.data.sources.source_check import check_sources
@@ -124,3 +127,32 @@ def test_a_missing_column_is_one_of_the_archive(tmp_path: Path, name: str, data:
     [problem], _ = check_sources(at.config, work_dir=at.work_dir)
     assert says in str(problem) and "name one in captions.text_columns" in str(problem)
     assert "label" in str(problem) and "metadata." not in str(problem)
+
+
+NO_BYTES = {"bytes": None, "path": "clips/0.mp4"}
+# rows of a Parquet file with a column `video`, what `datasets` declares as Video, what is said of it
+COLUMNS: dict[str, tuple[dict[str, Any], list[str], str]] = {
+    "one": ({"mp4": b"1", "text": "x"}, [], ""),
+    "one declared": ({"mp4": b"1", "left": b"2", "text": "x"}, ["left"], ""),
+    "two declared": (
+        {"right": b"1", "left": b"2", "text": "x"},
+        ["left", "right"],
+        "of its videos the column right is read, left is not; captions.video_column names another",
+    ),
+    "two by name": ({"mp4": b"1", "webm": b"2", "text": "x"}, [], "the column mp4 is read, webm is not"),
+    "paths alone": ({"video": NO_BYTES, "text": "x"}, [], "the rows of t.parquet name videos that are not there"),
+}
+
+
+@pytest.mark.parametrize("case", COLUMNS)
+def test_columns_of_videos_that_are_not_read_are_named(tmp_path: Path, case: str) -> None:
+    row, declared, said = COLUMNS[case]
+    table = pq.read_table(io.BytesIO(embedded([row])))
+    features = {name: {"_type": "Video" if name in declared else "Value"} for name in row if name != "mp4"}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (tmp_path / "s").mkdir()
+    pq.write_table(table, tmp_path / "s/t.parquet")
+    at = context(tmp_path, {"source": f"{tmp_path}/s"})
+    problems, notes = check_sources(at.config, work_dir=at.work_dir)
+    told = [*map(str, problems), *notes]
+    assert any(said in line for line in told) if said else not told, told

@@ -14,6 +14,7 @@ from sana.artifact import digest_of
 from sana.config.data import DatasetConfig
 from sana.data.archives.caption_tables import CaptionTable, tables_of_json, tables_of_rows
 from sana.data.archives.choice import choose_archives
+from sana.data.archives.embedded import columns_note
 from sana.data.archives.index import ArchiveIndex, IndexFolder
 from sana.data.archives.reader import ArchiveReader
 from sana.data.archives.virtual_folder import VirtualFolder, unpack_in_place
@@ -83,8 +84,14 @@ class ArchiveBackend:
     @property
     def notes(self) -> list[str]:
         """What a user should know of the choice of archives and, once they are read, of those that are damaged."""
-        broken = list(files_of(self._unpacked.folder.broken())) if self._unpacked else []
-        return [*self._choice()[2], *(f"{file.path}: {file.trouble}" for file in broken[:_SHOWN])]
+        notes = list(self._choice()[2])
+        if self._unpacked:
+            broken = list(files_of(self._unpacked.folder.broken()))
+            notes += [f"{file.path}: {file.trouble}" for file in broken[:_SHOWN]]
+            read = zip(self._unpacked.archives, self._unpacked.indexes, strict=True)
+            of_columns = (columns_note(file.path, index.rows) for file, index in read if index.rows is not None)
+            notes += [next(filter(None, of_columns), "")]
+        return list(filter(None, notes))
 
     def holds_rows(self, path: str) -> bool:
         """Whether a file is Parquet with videos in its rows."""

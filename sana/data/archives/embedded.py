@@ -20,6 +20,7 @@ NAME_COLUMN = "file_name"  # of the rows that are kept: the written path of a ro
 
 _KNOWN = ("video", "mp4", "webm", "mov", "avi", "mkv", "video_bytes", "clip", "bytes", "content", "data")
 _PATHS = ("file_name", "path", "video_path", "__key__")
+_COLUMNS = b"columns of videos"  # metadata of the rows that are kept: the one that is read, then the others
 _MAGIC = ((4, b"ftyp", ".mp4"), (0, b"\x1a\x45\xdf\xa3", ".mkv"), (8, b"AVI ", ".avi"), (0, b"GIF8", ".gif"))
 _BUFFER_BYTES = 2**20  # a column is read page by page, not a row group at once
 _LARGE_GROUP_BYTES = 256 * 2**20
@@ -31,15 +32,28 @@ RowSink = Callable[[pa.Table], None]
 
 def video_column(schema: pa.Schema, wanted: str | None) -> str | None:
     """Return the column that holds videos: the one that is wanted, that `datasets` declares, or by name; else None."""
-    able = [field.name for field in schema if _holds_bytes(field.type)]
     if wanted:
-        return wanted if wanted in able else None
+        return wanted if any(field.name == wanted and _holds_bytes(field.type) for field in schema) else None
+    return next(iter(_video_columns(schema)), None)
+
+
+def _video_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns that `datasets` declares as Video, or if there is none those with a known name."""
+    able = [field.name for field in schema if _holds_bytes(field.type)]
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-        declared = [name for name in able if features[name].get("_type") == "Video"]
+        declared = [name for name in able if features.get(name, {}).get("_type") == "Video"]
     except (ValueError, KeyError, TypeError, AttributeError):
         declared = []
-    return next(iter(declared), None) or next((name for name in _KNOWN if name in able), None)
+    return declared or [name for name in _KNOWN if name in able]
+
+
+def columns_note(name: str, rows: pa.Table) -> str:
+    """Say that a file, called `name`, has columns of videos that are not read; "" if it has none."""
+    column, *others = (rows.schema.metadata or {}).get(_COLUMNS, b"").decode().split("\n")
+    are = "are" if len(others) > 1 else "is"
+    one = f"{name}: of its videos the column {column} is read, {', '.join(others)} {are} not"
+    return f"{one}; captions.video_column names another" if others else ""
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -74,6 +88,7 @@ def scan_rows(
             if column is None:
                 yield not_an_archive(f"no column of it holds videos: {', '.join(schema.names)}")
                 return
+            others = [] if wanted else [other for other in _video_columns(schema) if other != column]
             plain = [field.name for field in schema if _is_plain(field.type)]
             groups = range(table.num_row_groups)
             for batch in chain.from_iterable(_row_by_row(table, group, [column, *plain]) for group in groups):
@@ -89,7 +104,8 @@ def scan_rows(
                             known[member.name] = (count, digest)
                         count += 1
                         yield member
-                keep(_row(batch, plain, column, number, outside))
+                row = _row(batch, plain, column, number, outside)
+                keep(row.replace_schema_metadata({_COLUMNS: "\n".join([column, *others])}))
                 at += 1
     except (pa.ArrowException, OSError) as error:
         why = "it is no Parquet file" if not at else f"it is cut off or damaged after row {at}"

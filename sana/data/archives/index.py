@@ -29,7 +29,7 @@ _KINDS = (
     (".tar", "a tar archive"),
     *((end, "a gzip file") for end in GZIP_SUFFIXES),
 )
-_VERSION = 2  # of what an index says: part of its name
+_VERSION = 3  # of what an index says: part of its name
 _ROWS_AT_ONCE = 4096
 _SMALL_BYTES = 2**16  # of an index that is read, not mapped
 

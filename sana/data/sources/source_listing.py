@@ -84,5 +84,8 @@ def _what_is_there(listed: pa.Table, packed: ArchiveBackend | None) -> Iterator[
     yield unpack_note(paths)
     yield packed.why_no_archive() if packed else ""
     tables = paths.filter(pc.match_substring_regex(paths, PARQUET_METADATA_TABLE))
-    if len(tables):
+    made_of = packed.made_of(tables[0].as_py()) if packed and len(tables) else ""
+    if made_of:
+        yield f"{made_of} name videos that are not there, and hold none themselves"
+    elif len(tables):
         yield f"{tables[0].as_py()} is read as a table of the files beside it; if the videos are in it, rename it"
