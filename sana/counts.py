@@ -69,5 +69,6 @@ class Counts(Record):
     def __str__(self) -> str:
         reasons = f" ({', '.join(f'{num} {reason}' for reason, num in self.top_reasons())})" if self.reasons else ""
         samples = {} if self.num_samples is None else {"samples": self.num_samples}
-        more = "".join(f", {num} {name.replace('_', ' ')}" for name, num in {**samples, **self.extra}.items())
+        others = {**samples, **{name: num for name, num in self.extra.items() if num}}  # `0 truncated` tells nothing
+        more = "".join(f", {num} {name.replace('_', ' ')}" for name, num in others.items())
         return f"{self.num_in} in, {self.num_out} out, {self.num_rejected} rejected{reasons}{more}"

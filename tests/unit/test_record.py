@@ -115,6 +115,8 @@ def test_a_stage_that_is_added_later_has_facts_of_its_own(tmp_path: Path) -> Non
     store, recipe = LocalStore(str(tmp_path)), Recipe("filter", 1, {"a": (1, 2)}, {})
     facts = FilterFacts(7, {"short": Part(2, None), "long": Part(3, 0.5)}, ("x",))
     counts = Counts(5, 3, 2, {"too_long": 2}, {}, num_samples=9, extra={"opened": 4})
+    assert str(counts) == "5 in, 3 out, 2 rejected (2 too_long), 9 samples, 4 opened"
+    assert str(Counts.all_kept(5, encoded=0, on_time=2)) == "5 in, 5 out, 0 rejected, 2 on time"
     made = Draft(store, recipe).commit(content={}, counts=counts, facts=facts)
     read = find(store, recipe)
     assert read == made and read is not None and FilterFacts.of(read) == facts and TrainFacts.find(read) is None
