@@ -73,7 +73,7 @@ class LocalPrefect:
         if self._temporary is not None:
             open_embedded_tracker(context)
             self._temporary.wait_until_up()
-        # here only: in the process of a deployment's run Prefect sends events before our code is loaded
+        # only for runs in this process: in that of a deployment Prefect sends events before our code is loaded
         use_own_events_client()
         with handed_over(context, plans, observers, on_temporary_server=self._temporary is not None) as outcome:
             try:

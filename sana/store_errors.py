@@ -14,7 +14,7 @@ _BUSY = "the store is overloaded or failing, and stayed so through all retries: 
 _BROKEN = "the connection broke off in all retries: check the network, then run again"
 _NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
 TRUNCATED = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
-# of S3 servers on disks of their own: MinIO, Ceph
+# what S3 servers that run on disks of their own (MinIO, Ceph) answer when those are full
 S3_FULL = ("QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "507")
 CAUSES = {  # errno name, S3 error code or exception name -> what happened and what to do
     "ENOSPC": "the disk is full: free some space or choose another root, then run again",

@@ -31,7 +31,7 @@ from tasks.tracking_values import pipeline_key, tracking_uri
 
 log = logging.getLogger(__name__)
 
-# of Prefect's client, which raises a RuntimeError where a server does not tell its version
+# what Prefect's client raises when its server fails: a RuntimeError where the server does not tell its version
 PREFECT_TROUBLE = (httpx.HTTPError, PrefectException, RuntimeError)
 
 

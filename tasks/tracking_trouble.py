@@ -7,7 +7,7 @@ from tasks.tracking_values import without_password
 MEND = "mend tracking.uri or MLFLOW_TRACKING_URI"
 _WORDS: tuple[tuple[str, str], ...] = (
     # what the client's text holds, what it means
-    # first, as its text goes on with what went wrong on the way to the proxy
+    # before the others: the text of a proxy's error also has what went wrong on the way to it
     (r"ProxyError|Tunnel connection failed", "the proxy fails; mend http_proxy or https_proxy, or set no_proxy"),
     (
         r"NameResolutionError|Name or service not known|nodename nor servname",

@@ -111,7 +111,7 @@ def _checked(config: Config, *, rehash: bool) -> "tuple[list[str], Checked]":
         known.exists("artifact.json")  # any key: can it be read?
     except SanaError as error:
         problems, known = [str(error)], None
-    # a store that is there, as nothing is written to it; the config's own root: a source may not hold it
+    # nothing is written to the store, so any that exists does; the config keeps its root, which no source may hold
     context = replace(context_of(config.model_copy(update={"root": config.work_dir})), config=config)
     if rehash:
         rehash_files(context, model=False)

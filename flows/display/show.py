@@ -34,7 +34,7 @@ def plan_table(plans: Sequence[StagePlan]) -> str:
         state, detail = (NOT_REACHED, f"the run stops at {stopped}") if stopped else (plan.state, plan.detail)
         if plan.stops and not stopped:
             stopped, detail = plan.name, "the run would stop here: see below"
-        # it quotes users: no markup
+        # as Text, not a string: a detail quotes what users wrote, and may look like markup
         table.add_row(plan.name, Text(state, style=_STYLES.get(state, "")), plan.fingerprint or "-", Text(detail))
     return render(table)
 

@@ -150,7 +150,7 @@ def _meant(loc: KeyPath, raw: Mapping[str, Any]) -> list[str]:
         keys = [key for key in _keys_below(start) if key.endswith(f".{name}")]
         return [f"{prefix}{key}" for key in sorted(keys, key=lambda key: key.count("."))][:_MAX_MEANT]
 
-    # of another program's name the keys in this section are meant, if there are any
+    # a name from another program means the keys in this section, where there are any, before those elsewhere
     usual = OTHER_NAMES.get(name.lower(), ())
     usual = tuple(key for key in usual if path and key.startswith(f"{_generic(path)}.")) or usual
 

@@ -40,6 +40,6 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # else <name> is a tag that is not shown, and | ends the cell
+    # unescaped, <name> would be a tag that is not shown, and | would end the cell
     plain = (one_line(cell).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|") for cell in cells)
     return f"| {' | '.join(plain)} |"

@@ -181,7 +181,7 @@ def _list(inner: Context, report_for: ReportFor, known: Store | None) -> Listed:
             guard = _readable(inner, name)
         with guard:
             artifacts[name] = module.run(stage_context, inputs, module.recipe(stage_context, inputs))
-    # of each stage those that it kept
+    # the clips that each stage kept
     clips = {name: read_table(inner.store, made, "clips.parquet") for name, made in artifacts.items()}
     return Listed(
         counts={name: made.counts for name, made in artifacts.items()},

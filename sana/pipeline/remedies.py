@@ -23,6 +23,7 @@ from sana.data.rejections import remedy as general_remedy
 from sana.data.schemas import Reason
 
 _SHORTEST, _SIDE = 1, 16  # frames and pixels of the smallest bucket
+Proposals = list[tuple[str, dict[str, Any]]]  # why, and settings of bucket rules
 MAX_SIZES = 6  # of a list of buckets, for which shorter ones are named
 
 
@@ -92,9 +93,6 @@ def _settled(rules: BucketRules, clips: ClipShapes, settings: dict[str, Any]) ->
     return settings, taken
 
 
-Proposals = list[tuple[str, dict[str, Any]]]
-
-
 def _shorter(rules: BucketRules, clips: ClipShapes) -> Proposals:
     longest, shortest = int(clips.frames.max()), int(clips.frames.min())
     lengths = np.sort(clips.frames)
@@ -152,8 +150,8 @@ def _smaller(rules: BucketRules, clips: ClipShapes) -> Proposals:
             for step in (2, 1, 0)
             if side - _SIDE * step >= _SIDE
         ][:1]
-    return [*proposals, ("or upscale them, which teaches blur," if proposals else f"{why} upscale them, "
-                         "which teaches blur,", {"allow_upscale": True, **settings})]  # fmt: skip
+    upscale = f"{'or' if proposals else why} upscale them, which teaches blur,"
+    return [*proposals, (upscale, {"allow_upscale": True, **settings})]
 
 
 def _wider(rules: BucketRules, clips: ClipShapes) -> Proposals:

@@ -14,7 +14,7 @@ from sana.errors import ConfigError
 from sana.wording import in_units
 
 _ARCHIVE = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in ARCHIVE_SUFFIXES) + r")\z"
-# archives with this many times the bytes of the videos beside them are the data set, and those a preview of it
+# archives with this many times the bytes of the videos beside them are the data set; the videos are a preview of it
 _MUCH_MORE = 10
 _SPLITS = ("train", "test", "validation", "valid", "val", "dev")
 

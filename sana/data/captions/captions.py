@@ -17,7 +17,7 @@ from sana.data.captions.json_lines import HEAD_ROWS
 from sana.data.captions.metadata_readers import HEAD_BYTES
 from sana.data.captions.name_matching import nearest
 from sana.data.captions.row_captions import MAX_NEAR, RowCaptions, UnmatchedRow, join_rows, no_row, read_tables
-from sana.data.sources.listing import SourceFile, files_of, stems
+from sana.data.sources.listing import TEXT_FILE, SourceFile, files_of, stems
 from sana.data.sources.source import Source
 from sana.errors import ConfigError, error_prefix
 
@@ -42,7 +42,7 @@ class TextFileCaptions:
     def _near_texts(self, videos: np.ndarray) -> dict[str, str]:
         """Return by stem the text that has nearly the name of a video without one."""
         paths = self._source.unused_files.column("path")
-        texts = paths.filter(pc.match_substring_regex(paths, r"(?i)\.txt\z")).combine_chunks()
+        texts = paths.filter(pc.match_substring_regex(paths, TEXT_FILE)).combine_chunks()
         if not len(videos) or not len(texts):
             return {}
         wanted = stems(self._videos.take(pa.array(videos))).combine_chunks()

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.config.pipeline import Config
+from sana.config.places import path_below
 from sana.data.sources.listing import is_hidden
 from sana.errors import ConfigError
 from sana.store import local_root
@@ -72,7 +73,7 @@ class Outputs:
             ConfigError: an output is in it and is not hidden there, or it is in an output.
         """
         for place in self.places:
-            inside = _below(place.path, folder)
+            inside = path_below(place.path, folder)
             if inside is not None and not is_hidden(inside):
                 through = f", through the link {link}" if link else ""
                 raise ConfigError(
@@ -85,7 +86,7 @@ class Outputs:
     def check_file(self, source: str, path: str, *, link: str = "") -> None:
         """Check a file that is listed, or where a `link` leads. Raises as `check` does."""
         for place in self.places:
-            inside = _below(path, place.path)
+            inside = path_below(path, place.path)
             if inside and place.writes(inside):
                 through = f", through the link {link}" if link else ""
                 raise ConfigError(
@@ -107,7 +108,7 @@ def check_outside_sources(config: Config, path: Path, option: str) -> None:
     real = os.path.realpath(path)
     for dataset in config.download.enabled:
         folder = os.path.realpath(os.path.expanduser(dataset.source))
-        inside = _below(real, folder) if "://" not in dataset.source and os.path.isdir(folder) else None
+        inside = path_below(real, folder) if "://" not in dataset.source and os.path.isdir(folder) else None
         if inside is not None and not is_hidden(inside):
             raise ConfigError(
                 f"{option} {path} lies in the source of {dataset.where}, {folder}: the next run would train on it. "
@@ -130,11 +131,3 @@ def check_no_artifacts(source: str, listed: pa.Table) -> None:
             f"source {source} holds artifacts of this pipeline, as {first}: their sampled videos would be trained on. "
             f"Move {root or 'them'} out of the source, or set source to a folder that holds the videos alone"
         )
-
-
-def _below(path: str, folder: str) -> str | None:
-    """Return a path relative to a folder that holds it, "" for the folder itself; None if it is elsewhere."""
-    if path == folder:
-        return ""
-    prefix = folder if folder.endswith("/") else f"{folder}/"  # of "/" as well
-    return path[len(prefix) :] if path.startswith(prefix) else None
