@@ -15,8 +15,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 
 from sana.errors import SanaError
+from sana.wording import without_password
 from tasks.proxies import proxy_for
-from tasks.tracking_values import without_password
 
 # Prefect's client connects up to four times; a server at work on a busy machine may take seconds to answer
 TIMEOUT_S = httpx.Timeout(10.0, connect=2.5)

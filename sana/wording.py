@@ -1,5 +1,6 @@
-"""Numbers and lists in the words of a message."""
+"""What messages are made of: numbers and lists in words, and addresses that may be shown."""
 
+import re
 from collections.abc import Sequence
 
 
@@ -21,3 +22,8 @@ def in_units(num_bytes: float) -> str:
             return f"{num_bytes:.1f} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
         num_bytes /= 1024
     return f"{num_bytes:.1f} TiB"
+
+
+def without_password(text: str) -> str:
+    """Remove user and password from an address, or from all addresses in a text."""
+    return re.sub(r"((?:^|:)//)[^/\s]*@", r"\1", text)

@@ -11,8 +11,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from sana.pipeline.observers import Event, Observer, WorkStart
 from sana.progress import Progress
+from sana.wording import without_password
 from tasks.lost_server import failure_of_server, let_go
-from tasks.tracking_values import without_password
 
 UPDATE_EVERY_S = 2.0  # each update is a call to Prefect's server
 PAUSE_S = 60.0  # a server that does not answer is left alone for so long

@@ -25,6 +25,7 @@ from sana.artifact import Artifact, Recipe
 from sana.config.pipeline import Config
 from sana.store import Store
 from sana.store_errors import StoreError
+from sana.wording import without_password
 from tasks import tracking_values as values
 from tasks.metrics_shipper import MetricShipper, Point
 from tasks.run_ids import RunIds
@@ -59,7 +60,7 @@ class Tracker:
         work_dir = Path(config.work_dir).absolute()
         self.uri = values.tracking_uri(config)
         self.run_id: str | None = None
-        self._ids = RunIds(work_dir / "mlflow-runs.json", values.without_password(self.uri))
+        self._ids = RunIds(work_dir / "mlflow-runs.json", without_password(self.uri))
         self._artifacts = (work_dir / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         self._client: MlflowClient | None = None
         self._experiment_id = ""
@@ -92,7 +93,7 @@ class Tracker:
         except TROUBLE as error:
             self._silent_until = time.monotonic() + PAUSE_S
             if not self._warned:
-                where = values.without_password(self.uri)
+                where = without_password(self.uri)
                 why = in_words(error, self.uri)
                 log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, why)
             self._warned = True

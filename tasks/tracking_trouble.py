@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.tracking_values import without_password
+from sana.wording import without_password
 
 MEND = "mend tracking.uri or MLFLOW_TRACKING_URI"
 _WORDS: tuple[tuple[str, str], ...] = (
@@ -43,4 +43,4 @@ def in_words(error: Exception, uri: str) -> str:
         if found := re.search(pattern, text):
             return found.expand(words)
     first = str(error).strip().partition("\n")[0].replace(uri, without_password(uri))
-    return re.sub(r"//[^/\s]*@", "//", first)[:300]
+    return without_password(first)[:300]

@@ -16,6 +16,7 @@ from sana.config.section import Section
 from sana.facts import TrainFacts
 from sana.store import Store
 from sana.training.metrics import parse_rows
+from sana.wording import without_password
 
 SMALL_BYTES = 20 * 10**6
 SMALL_KINDS = (".parquet", ".json", ".png", ".mp4", ".html", ".jsonl", ".md", ".csv", ".log", ".txt")
@@ -145,8 +146,3 @@ def status_of(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "FAILED" if isinstance(error, Exception) else "KILLED"
-
-
-def without_password(uri: str) -> str:
-    """Drop user and password from a uri, also from one that is none."""
-    return re.sub(r"^([\w+.-]*:?//)[^/\s]*@", r"\1", uri)

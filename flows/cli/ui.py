@@ -18,7 +18,8 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
     from flows.environment import prepare_environment
     from flows.mlflow_server import MlflowServer
     from sana.pipeline.plan import check_work_dir
-    from tasks.tracking_values import tracking_uri, without_password
+    from sana.wording import without_password
+    from tasks.tracking_values import tracking_uri
 
     settings = resolve(config, overrides, root)
     work_dir = Path(settings.work_dir).absolute()

@@ -15,8 +15,8 @@ from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.errors import SanaError
 from sana.store import open_store
+from sana.wording import without_password
 from tasks.tracking import Tracker
-from tasks.tracking_values import without_password
 from tests.loopback_servers import free_port, raw_server, web_server
 
 Server = Callable[[Path], AbstractContextManager[str]]

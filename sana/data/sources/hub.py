@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError, disk_full
+from sana.wording import without_password
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 RETRY_WAITS_S = (0.5, 2.0)  # for calls that huggingface_hub does not retry itself
@@ -43,7 +44,7 @@ class HubRepo:
     @property
     def page(self) -> str:
         """The address of its web page, where a gated repository's terms are accepted."""
-        return _without_password(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
+        return without_password(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
 
     def resolve(self, revision: str) -> str:
         """Return the commit (40 hex digits) that a branch, tag or commit is now; offline, what it was last."""
@@ -130,7 +131,7 @@ class HubRepo:
         self._call(lambda: self._download(commit, file, found, (start, length)), what=file.path, waits_s=())
         if len(found.getvalue()) != length:
             raise SanaError(
-                f"{_without_password(_endpoint())} gave {len(found.getvalue())} bytes for {length} of {file.path} of "
+                f"{without_password(_endpoint())} gave {len(found.getvalue())} bytes for {length} of {file.path} of "
                 f"{self._name}: it does not answer requests for ranges; use a mirror that does"
             )
         return found.getvalue()
@@ -155,7 +156,7 @@ class HubRepo:
             finally:
                 if partial.exists() and not partial.stat().st_size and file.num_bytes:
                     partial.unlink()
-        return cached or _without_password(_endpoint())
+        return cached or without_password(_endpoint())
 
     def _download(self, commit: str, file: HubFile, out: BinaryIO, part: tuple[int, int] | None = None) -> None:
         """Append the missing bytes, of the file or of a `part`: its first byte and length.
@@ -226,11 +227,11 @@ class HubRepo:
             return ConfigError(f"{self._name} does not exist, or not for {account} (HTTP {status}): {fix}")
         if isinstance(error, errors.HFValidationError):
             return ConfigError(f"{self._name} is no valid name: {error}")
-        cause = _without_password(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        cause = without_password(" ".join(f"{type(error).__name__}: {error}".split())[:300])
         if token:
             cause = cause.replace(token, "***")
         return SanaError(
-            f"{_without_password(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and "
+            f"{without_password(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and "
             "HF_ENDPOINT and run again; HF_HUB_OFFLINE=1 works with what is already here"
         )
 
@@ -255,11 +256,6 @@ def _api() -> Any:
 
 def _status(error: Exception) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _without_password(text: str) -> str:
-    """Remove user name and password from any address."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _git_blob(path: Path) -> Any:
