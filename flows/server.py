@@ -27,7 +27,7 @@ _CAPS = [
     ("client", "max_retries", "PREFECT_CLIENT_MAX_RETRIES", "3"),
     ("api", "request_timeout", "PREFECT_API_REQUEST_TIMEOUT", "10"),
 ]
-_OF_THE_USERS_SERVER = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_API_BASE_PATH")
+_USERS_SERVER_SETTINGS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_SERVER_API_BASE_PATH")  # not for ours
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _start(log_path: Path) -> TemporaryServer:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_THE_USERS_SERVER} | {
+    environment = {name: value for name, value in os.environ.items() if name not in _USERS_SERVER_SETTINGS} | {
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
         "PREFECT__SERVER_FINAL": "1",

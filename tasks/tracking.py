@@ -31,9 +31,8 @@ from tasks.metrics_shipper import MetricShipper, Point
 from tasks.run_ids import RunIds
 from tasks.tracking_trouble import in_words
 
-_OF_AN_ADDRESS = (ImportError, ValueError)  # that is none, or needs a package that is not here
-_OF_STORAGE = (SQLAlchemyError, OSError, StoreError)
-TROUBLE = (MlflowException, requests.RequestException, ParseError, *_OF_STORAGE, *_OF_AN_ADDRESS)
+_ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
+TROUBLE = (MlflowException, requests.RequestException, ParseError, SQLAlchemyError, OSError, StoreError, *_ADDRESS)
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
 DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
 log = logging.getLogger(__name__)
