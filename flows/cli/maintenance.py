@@ -12,6 +12,7 @@ from flows.cli.options import context_of, load_options, program, resolve, same_o
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, stage
 from sana.store import Store, open_store
+from sana.wording import counted, in_units
 
 if TYPE_CHECKING:
     from sana.maintenance.object_graph import Problem
@@ -169,7 +170,6 @@ def _staging(config: str | None, overrides: Sequence[str]) -> Path | None:
 def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | None, name: str, *, deep: bool) -> None:
     from flows.display.progress_display import RunDisplay
     from sana.maintenance.copy import copy_root
-    from sana.wording import in_units
 
     with RunDisplay() as display:
         report = display.reporter(name, with_unit=True)
@@ -209,7 +209,7 @@ def _problem_lines(problems: "Sequence[Problem]") -> list[str]:
     lines = []
     for (state, key, what), records in by_object.items():
         others = len(records) - 1
-        more = f" and {others} more record{'s' if others > 1 else ''}" if others else ""
+        more = f" and {counted(others, 'more record')}" if others else ""
         delete = "; if no later version of this software wrote it, delete it by hand" if state == "unreadable" else ""
         lines.append(f"{state}: {key}: {what}; needed by {records[0]}{more}{delete}")
     return lines

@@ -26,6 +26,7 @@ from sana.runtime.results import SampleResult
 from sana.runtime.specs import CheckpointName, ModelSource, SampleSpec
 from sana.store import Store
 from sana.training.checkpoint_io import load_weights
+from sana.wording import counted
 
 _SHEET_FRAMES = 6  # frames shown per video
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -50,15 +51,8 @@ def sample(job: Job[SampleSpec]) -> None:
 
         def on_step(step: int, _steps: int, number: int = number, name: str = name) -> None:
             done = number * config.num_inference_steps + step
-            of = f"prompt {number + 1} of {len(prompts)}: {name}"
-            job.report(
-                Progress(
-                    done,
-                    steps,
-                    "sampler steps",
-                    of if done < steps else f"{len(prompts)} video{'s' * (len(prompts) > 1)}",
-                )
-            )
+            of = f"prompt {number + 1} of {len(prompts)}: {name}" if done < steps else counted(len(prompts), "video")
+            job.report(Progress(done, steps, "sampler steps", of))
 
         videos[name] = sample_one(config, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
