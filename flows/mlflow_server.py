@@ -6,13 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from flows.child_server import answers
 from sana.errors import SanaError
 from sana.runtime.job import die_with_parent
 
@@ -67,17 +65,9 @@ class MlflowServer:
         Raises:
             SanaError: it has ended, or does not answer within three minutes.
         """
-        deadline = time.monotonic() + START_TIMEOUT_S
         here = self.url.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]")  # noqa: S104 - where it is asked
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{here}/health", timeout=5):  # noqa: S310 - our own server
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if self._process.poll() is not None:
-                    break
-                time.sleep(0.2)
-        raise SanaError(f"MLflow does not start; its log {self._log_path} says why")
+        if not answers(here, self._process, START_TIMEOUT_S):
+            raise SanaError(f"MLflow does not start; its log {self._log_path} says why")
 
     def wait(self) -> None:
         """Wait until it ends.

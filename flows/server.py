@@ -10,12 +10,10 @@ import os
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.child_server import answers
 from flows.environment import importing_prefect, prefect_is_configured
 from sana.errors import SanaError
 from sana.runtime.job import die_with_parent
@@ -44,18 +42,13 @@ class TemporaryServer:
         Raises:
             SanaError: it has ended, or does not answer within two minutes.
         """
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # noqa: S310 - on loopback
-                    return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if self.process.poll() is not None:
-                    raise SanaError(
-                        f"the temporary Prefect server ended before it answered (exit code {self.process.returncode}): "
-                        f"{_last_line(self.log_path)}; all of it is in {self.log_path}"
-                    ) from None
-                time.sleep(0.1)
+        if answers(self.url, self.process, START_TIMEOUT_S):
+            return
+        if self.process.poll() is not None:
+            raise SanaError(
+                f"the temporary Prefect server ended before it answered (exit code {self.process.returncode}): "
+                f"{_last_line(self.log_path)}; all of it is in {self.log_path}"
+            )
         raise SanaError(
             f"the temporary Prefect server does not answer after {START_TIMEOUT_S:g} s; is the machine very busy? "
             f"Its log is {self.log_path}"
