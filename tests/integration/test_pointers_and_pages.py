@@ -64,7 +64,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "subtitles": (b"1\n00:00:01,000 --> 00:00:02,000\nhello\n", "it is text, not a video: 1 00:00:01"),
     "zip": (archive("zip"), "it is a zip archive (unpack it), not a video"),
     "tar": (archive("tar"), "it is a tar archive (unpack it), not a video"),
-    "gzip": (gzip.compress(b"x" * 5000), "it is a gzip file (unpack it), not a video"),
+    "gzip": (gzip.compress(b"x" * 5000, mtime=0), "it is a gzip file (unpack it), not a video"),
     "bzip2": (bz2.compress(b"x" * 5000), "it is a bzip2 file"),
     "xz": (lzma.compress(b"x" * 5000), "it is an xz file"),
     "rar": (b"Rar!\x1a\x07\x01\x00" + bytes(range(99)), "it is a rar archive"),
@@ -148,7 +148,7 @@ def test_pointers_and_pages_are_no_captions(tmp_path: Path) -> None:
         ("metadata.parquet", LFS, "metadata.parquet is a Git LFS pointer"),
         ("metadata.csv", PAGE, "metadata.csv is an HTML page, not a table of captions: 403 Forbidden"),
         ("metadata.csv", archive("zip"), "metadata.csv is a zip archive"),  # an .xlsx is one
-        ("metadata.csv", gzip.compress(b"file_name,text\na.mp4,x\n"), "metadata.csv is a gzip file"),
+        ("metadata.csv", gzip.compress(b"file_name,text\na.mp4,x\n", mtime=0), "metadata.csv is a gzip file"),
         ("metadata.csv", parquet_of([{"file_name": "a.mp4", "text": "x"}]), "metadata.csv is a Parquet table"),
         ("metadata.jsonl", b"<html><title>Rate limited", "metadata.jsonl is an HTML page"),
     ],
