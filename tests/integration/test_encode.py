@@ -191,7 +191,9 @@ def test_a_clip_that_crashes_its_worker_twice_is_rejected(
     crashing = read_table(context.store, inputs["windows"], "clips.parquet").to_pylist()[4]
     with forked_workers(partial(crash_at, crashing["digest"], tmp_path / "tried")) as launches:
         made = run_alone(stage, context, inputs)
-    assert (tmp_path / "tried").read_text() == "xx" and len(launches) == 3
+    # two workers may have it open at once when the first of them dies: one crash of the stage, two tries
+    tried = (tmp_path / "tried").read_text()
+    assert len(launches) == 3 and tried in ("xx", "xxx"[: workers + 1])
     rejected = read_table(context.store, made, "rejects.parquet").to_pylist()
     assert [(row["path"], row["reason"]) for row in rejected] == [(crashing["path"], "killed_worker")]
     assert made.counts.num_in == made.counts.num_out + 1 == reference.counts.num_in
