@@ -71,7 +71,7 @@ def _rank(environ: dict[str, str], body: Callable[[Job[Any]], None], job_path: P
 
 def train_and_die(place: Place, step: int, *overrides: str) -> None:
     """Run the train stage in this process, which kills itself once a checkpoint of that step is committed."""
-    from sana.training.checkpoint_manager import CheckpointManager
+    from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 
     save = CheckpointManager.save
 

@@ -8,7 +8,7 @@ from typing import Any
 from sana.config.pipeline import Config
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
-from sana.training.checkpoint import Checkpoint, read_checkpoint, read_metrics
+from sana.training.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_metrics
 from sana.training.metrics import parse_rows
 from sana.workers import train as trainer
 from tests.forked import start_ranks

@@ -12,7 +12,7 @@ from sana.artifact import Artifact, Draft, Recipe
 from sana.bucket import Bucket
 from sana.config.load import check
 from sana.config.pipeline import Config
-from sana.config.train import TrainResources
+from sana.config.training.resources import TrainResources
 from sana.counts import Counts
 from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
 from sana.data.shards.shard import Location, write_shard

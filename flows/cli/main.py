@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import check, convert, encode_worker, inspect, maintenance, make_tiny_model, plan, report, run, ui
+from flows.cli import check, convert, encode_worker, inspect, maintenance, plan, report, run, ui
 from flows.cli import model as trained
 from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
 SECTIONS = (
-    ("Begin", (check.check, plan.validate, convert.convert_simpletuner, make_tiny_model.make_tiny_model)),
+    ("Begin", (check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
     ("Run", (plan.plan, run.run, encode_worker.encode_worker)),
     ("Look", (report.report, inspect.inspect, ui.ui)),
     ("Use the model", trained.COMMANDS),
@@ -37,7 +37,7 @@ def cli() -> None:
     """Train Sana Video on your own clips, stage by stage; finished work is never done again."""
 
 
-for command in (*(one for _, commands in SECTIONS for one in commands), check.buckets, make_tiny_model.tiny):
+for command in (*(one for _, commands in SECTIONS for one in commands), check.buckets, trained.tiny):
     cli.add_command(command)
 
 

@@ -1,6 +1,7 @@
-"""`sana generate` and `sana export-model`: use what was trained."""
+"""`sana generate` and `sana export-model`: use what was trained; `sana make-tiny-model`: something to try with."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,27 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
         click.echo(line)
 
 
+@click.command("make-tiny-model")
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
+def make_tiny_model(out: Path, seed: int) -> None:
+    """Write a complete tiny Sana Video checkpoint (random weights, real architecture) to the folder OUT."""
+    from sana.model.tiny_model import build_tiny_model
+
+    try:
+        build_tiny_model(out, seed=seed)
+    except OSError as error:
+        raise SanaError(str(error)) from error
+    click.echo(f"wrote a tiny random-weight Sana Video to {out}")
+
+
+@click.command(hidden=True, context_settings={"ignore_unknown_options": True})
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+def tiny(rest: Sequence[str]) -> None:
+    """Say what `sana tiny` is called now."""
+    raise SanaError(f"`sana tiny` is called `sana make-tiny-model` now: {program()} make-tiny-model {shlex.join(rest)}")
+
+
 COMMANDS = (generate, export_model)
 
 
@@ -124,7 +146,7 @@ def _checkpoint(context: Context, options: str) -> "tuple[CheckpointName, str]":
     from sana.pipeline.plan import plan
     from sana.runtime.specs import CheckpointName
     from sana.stages.train import trajectory_of
-    from sana.training.checkpoint import newest_checkpoint
+    from sana.training.checkpoints.checkpoint import newest_checkpoint
 
     if (trained := _trained(context)) is not None:
         facts = TrainFacts.of(trained)

@@ -9,9 +9,11 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
+from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
+from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
-from sana.config.train import EvaluateConfig, SampleConfig, TrainConfig
+from sana.config.training.train import TrainConfig
 
 
 class TrackingConfig(Section):

@@ -23,7 +23,7 @@ from sana.runtime.pool import compacted_names
 from sana.runtime.threads import in_threads
 from sana.store import Entry, Store
 from sana.store_errors import StoreError
-from sana.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
+from sana.training.checkpoints.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
 
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sana.bucket import Bucket
-from sana.config.optimizer import CosineSchedule
 from sana.config.pipeline import Config
 from sana.config.places import is_below
+from sana.config.training.schedule import CosineSchedule
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer, RunStart
 from sana.pipeline.plan import StagePlan

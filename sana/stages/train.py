@@ -16,7 +16,7 @@ from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker import run_worker
-from sana.training.checkpoint import newest_checkpoint
+from sana.training.checkpoints.checkpoint import newest_checkpoint
 
 NAME = "train"
 VERSION = 1

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import LATENTS, Reader
 from sana.errors import ConfigError

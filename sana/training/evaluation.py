@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from sana.artifact import digest_of
-from sana.config.train import EvaluateConfig
+from sana.config.evaluate import EvaluateConfig
 from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
 from sana.training.batch import MicroBatch, pad_captions
 from sana.training.objectives.objective import Objective
-from sana.training.parallel import Parallel
+from sana.training.parallel.parallel import Parallel
 
 
 @dataclass(frozen=True)

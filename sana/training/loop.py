@@ -9,38 +9,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple
 
 from sana.config.pipeline import Config
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Reader
-from sana.errors import SanaError
 from sana.progress import Progress, Report
 from sana.runtime.threads import in_threads
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare
-from sana.training.checkpoint_manager import CheckpointManager, ResumePoint
-from sana.training.distributed import StopFlag
+from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.evaluation import EvalTable, evaluate_model
 from sana.training.objectives.objective import Objective
-from sana.training.parallel import Parallel
-from sana.training.schedules import learning_rate_at
+from sana.training.parallel.distributed import StopFlag
+from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
+from sana.training.step_window import StepWindow
+from sana.training.train_step import TrainStep
 from sana.training.trainable import Trainable
-from sana.wording import first_of
 
 REPORT_EVERY_S = 1.0
-NAMED_SAMPLES = 8  # of a bad batch, in the message
 
 _log = logging.getLogger(__name__)
-
-
-class StepMetrics(NamedTuple):
-    """What one step measured."""
-
-    step: int  # steps done, this one included
-    scalars: dict[str, m.Scalar]  # on the device until the window is flushed
-    numbers: dict[str, float]  # on the host
 
 
 class Trainer:
@@ -69,6 +58,7 @@ class Trainer:
         trainable.model.train()
         self.model = parallel.wrap(trainable)
         self.state = TrainState(trainable, self.config)
+        self.train_step = TrainStep(self.config, parallel, self.model, self.state, objective)
         self.samples = reader.samples
         self.cursor = Cursor(
             self.samples.bucket_codes,
@@ -93,8 +83,8 @@ class Trainer:
             text_padding=self.config.text_padding,
             on_round=self._after_eval_round,
         )
-        self.window: list[StepMetrics] = []
-        self.window_started = self.last_report = time.perf_counter()
+        self.window = StepWindow(self.cursor, self.samples, parallel.sum)
+        self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
         self.last_losses = ""  # as they were measured last, for reports
@@ -135,65 +125,17 @@ class Trainer:
         self._write([], "from the start" if step == 0 else f"resuming from step {step}")
 
     def _train_step(self, batches: Iterator[MicroBatch]) -> None:
-        """Take one optimizer step on the mean loss of the global batch."""
-        if not self.window:
-            self.window_started = time.perf_counter()
-        step, data_wait_s = self.state.step, 0.0
-        scalars: dict[str, m.Scalar] = {}
-        for micro in reversed(range(self.partition.num_micro_batches)):
-            wait_started = time.perf_counter()
-            batch = next(batches)
-            data_wait_s += time.perf_counter() - wait_started
-            with self.parallel.gradients(self.model, exchanged=micro == 0):
-                self._backward(batch.to(self.parallel.device), scalars)
-        grad_norm = self.parallel.clip(self.trainable.parameters.values(), self.config.max_grad_norm)
-        learning_rate = learning_rate_at(step, self.config)
-        self.state.optimizer.step(learning_rate)
-        self.state.ema.update(step)
-        self.state.step = step + 1
-        scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
-        numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
-        self.window.append(StepMetrics(step + 1, scalars, numbers))
+        self.window.step_begins()
+        self.window.add(self.train_step.take(batches, self.partition.num_micro_batches))
         if time.perf_counter() - self.last_report > REPORT_EVERY_S:
             self.say()
 
-    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
-        """Add a micro batch's gradients, and its scalars to the step's."""
-        with self.parallel.autocast():
-            losses = self.objective.loss(self.model, batch)
-            partial_loss = losses.per_sample.sum() / self.config.global_batch_size
-        self.parallel.backward(partial_loss)
-        measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
-        m.accumulate(scalars, measured, part=len(batch) / self.config.global_batch_size)
-
     def _flush(self) -> None:
-        """Move the window's scalars to the host, which is its only sync, and write and report them."""
-        if not self.window:
-            return
-        numbers = m.to_host([step.scalars for step in self.window], self.parallel.sum)
-        step_s = (time.perf_counter() - self.window_started) / len(self.window)
-        bad = m.first_not_finite(numbers)
-        if bad is not None:
-            raise self._not_finite(self.window[bad].step, numbers[bad])
-        rows = [
-            {m.STEP: step.step, m.EPOCH: step.step / self.cursor.num_batches, m.STEP_S: step_s}
-            | measured
-            | step.numbers
-            for step, measured in zip(self.window, numbers, strict=True)
-        ]
-        self.window.clear()
-        self.last_losses = f"loss {rows[-1][m.TRAIN_LOSS]:.4f}"
-        self._write(rows, f"{self.last_losses}, {step_s:.3g} s per step")
-
-    def _not_finite(self, step: int, numbers: dict[str, float]) -> SanaError:
-        names = [self.samples.sample_id(int(row)) for row in self.cursor.batch(step - 1)[:NAMED_SAMPLES]]
-        measured = [f"{name.rpartition('/')[2].replace('_', ' ')} {number:g}" for name, number in numbers.items()]
-        return SanaError(
-            f"step {step}: {', '.join(measured)}; all must be finite. "
-            f"Samples: {first_of(names, self.config.global_batch_size)}. Training stopped; no checkpoint has "
-            "this step. Lower train.learning_rate or lengthen train.lr_schedule.warmup_steps, or look at these "
-            f"samples: sana inspect CONFIG {names[0]}"
-        )
+        """Write and report what was measured since the last flush."""
+        rows = self.window.flush()
+        if rows:
+            self.last_losses = f"loss {rows[-1][m.TRAIN_LOSS]:.4f}"
+            self._write(rows, f"{self.last_losses}, {rows[-1][m.STEP_S]:.3g} s per step")
 
     def _evaluate(self) -> bool:
         """Evaluate live and EMA weights, once per step; False when a stop was requested meanwhile."""

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sana.config.optimizer import ConstantSchedule, CosineSchedule, resolve_schedule
-from sana.config.train import TrainConfig
+from sana.config.training.schedule import ConstantSchedule, CosineSchedule, resolve_schedule
+from sana.config.training.train import TrainConfig
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

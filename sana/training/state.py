@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.training.ema import Ema
 from sana.training.optimizers.registry import build_optimizer
-from sana.training.parallel import Parallel, Parts
+from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.trainable import Trainable
 
 
@@ -35,6 +35,12 @@ class TrainState:
         """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         return {"weights": weights, "ema": self.ema.shadow, "optimizer": self.optimizer.state()}
+
+    def advance(self, learning_rate: float) -> None:
+        """Take the optimizer's step along the gradients, and move the EMA after it."""
+        self.optimizer.step(learning_rate)
+        self.ema.update(self.step)
+        self.step += 1
 
     def set_step(self, step: int) -> None:
         """Set the number of steps done, which the optimizer's bias correction depends on."""

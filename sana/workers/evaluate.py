@@ -24,10 +24,10 @@ from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName, EvaluateSpec
-from sana.training.checkpoint_io import load_weights
+from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
-from sana.training.parallel import Parallel
+from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
 
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sana.artifact import digest_of
 from sana.config.pipeline import Config
-from sana.config.train import SampleConfig
+from sana.config.sample import SampleConfig
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.video import write_mp4
@@ -25,7 +25,7 @@ from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleResult
 from sana.runtime.specs import CheckpointName, ModelSource, SampleSpec
 from sana.store import Store
-from sana.training.checkpoint_io import load_weights
+from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.wording import counted
 
 _SHEET_FRAMES = 6  # frames shown per video

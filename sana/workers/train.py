@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sana.artifact import FileInfo, digest_of
-from sana.config.objective import CheckpointSampling, TimestepSampling
+from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
@@ -28,12 +28,12 @@ from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
 from sana.store import Store
-from sana.training.checkpoint_io import weights_digest
-from sana.training.checkpoint_manager import CheckpointManager
-from sana.training.lease import hold_lease
+from sana.training.checkpoints.checkpoint_io import weights_digest
+from sana.training.checkpoints.checkpoint_manager import CheckpointManager
+from sana.training.checkpoints.lease import hold_lease
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.objectives.registry import build_objective
-from sana.training.parallel import Parallel
+from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
 
 _log = logging.getLogger(__name__)

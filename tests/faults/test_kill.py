@@ -28,7 +28,7 @@ from sana.pipeline.plan import inputs_of
 from sana.progress import Progress
 from sana.runtime.job import Job
 from sana.store import Store, open_store
-from sana.training.checkpoint import read_checkpoint, read_metrics
+from sana.training.checkpoints.checkpoint import read_checkpoint, read_metrics
 from tests import forked
 from tests.pipeline_runs import ROOT, Outcome, Place, inline_workers, new_place, run_stages
 

@@ -9,8 +9,8 @@ from diffusers import SanaVideoTransformer3DModel
 
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
-from sana.training.checkpoint import checkpoint_steps, index_key
-from sana.training.checkpoint_io import load_weights, weights_digest
+from sana.training.checkpoints.checkpoint import checkpoint_steps, index_key
+from sana.training.checkpoints.checkpoint_io import load_weights, weights_digest
 from sana.workers.train import train
 from tests.s3_server import WeedServer
 from tests.training_lab import Lab

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from sana.training.checkpoint import read_checkpoint, read_metrics
+from sana.training.checkpoints.checkpoint import read_checkpoint, read_metrics
 from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests import forked

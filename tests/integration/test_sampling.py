@@ -17,7 +17,7 @@ from sana.model.random import philox_normal
 from sana.model.text import TextEncoder, pad
 from sana.model.transformer import load_transformer
 from sana.stages import sample as stage
-from sana.training.checkpoint_io import load_weights
+from sana.training.checkpoints.checkpoint_io import load_weights
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_alone
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}

@@ -12,7 +12,7 @@ from sana.errors import ConfigError, SanaError
 from sana.progress import Progress
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
-from sana.training.checkpoint import DataPosition, checkpoint_steps, newest_checkpoint
+from sana.training.checkpoints.checkpoint import DataPosition, checkpoint_steps, newest_checkpoint
 from sana.workers.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded, reports_to

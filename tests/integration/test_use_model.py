@@ -16,7 +16,7 @@ from sana.maintenance.export_model import LAST, export_model
 from sana.pipeline import graph
 from sana.pipeline.run import Run, run_stages
 from sana.store import LocalStore, Store, open_store
-from sana.training.checkpoint_io import load_weights
+from sana.training.checkpoints.checkpoint_io import load_weights
 from tests.maintained_stores import context_of, flip, store_of
 from tests.pipeline_runs import SMALL_BUCKETS, Outcome, Place, inline_workers
 from tests.s3_server import WeedServer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.model.random import philox_normal
 from sana.model.tiny_model import CAPTION_CHANNELS
 from sana.model.transformer import load_transformer

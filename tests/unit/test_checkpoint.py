@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sana.maintenance.verify import invalidate, verify
 from sana.store import LocalStore
-from sana.training.checkpoint import Checkpoint, DataPosition, commit, index_key, newest_checkpoint
+from sana.training.checkpoints.checkpoint import Checkpoint, DataPosition, commit, index_key, newest_checkpoint
 
 
 def saved(step: int) -> Checkpoint:

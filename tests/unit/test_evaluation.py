@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from sana.config.objective import LogitNormalSampling
-from sana.config.train import EvaluateConfig
+from sana.config.evaluate import EvaluateConfig
+from sana.config.training.objective import LogitNormalSampling
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random import philox_normal

@@ -12,7 +12,7 @@ import pytest
 
 from sana.errors import SanaError
 from sana.store import Store, open_store
-from sana.training import lease
+from sana.training.checkpoints import lease
 
 
 @pytest.fixture

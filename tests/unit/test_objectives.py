@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from sana.config.objective import LogitNormalSampling
-from sana.config.train import TrainConfig
+from sana.config.training.objective import LogitNormalSampling
+from sana.config.training.train import TrainConfig
 from sana.model.random import philox_normal
 from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch, pad_captions

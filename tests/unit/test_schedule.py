@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.training.optimizers.adamw import MOMENTS
 from sana.training.optimizers.optimizer import decay_groups
 from sana.training.optimizers.registry import build_optimizer

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from sana.atomic_io import read_at
-from sana.config.train import TrainResources
+from sana.config.training.resources import TrainResources
 from sana.data.sources.file_cache import FileCache
 from sana.store import Store
 from sana.store_errors import TRUNCATED, StoreError, clear_errors

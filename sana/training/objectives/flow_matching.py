@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sana.config.objective import FlowMatchingConfig
+from sana.config.training.objective import FlowMatchingConfig
 from sana.model.objective import flow_matching_loss, noise_latents, timesteps_of, velocity_target
 from sana.model.transformer import predict
 from sana.training.batch import BatchSlot, MicroBatch

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sana.config.objective import HuberConfig
+from sana.config.training.objective import HuberConfig
 from sana.model.objective import velocity_target
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.metrics import SIGMA_MEAN, Scalar

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sana.config.objective import LogitNormalSampling, TimestepSampling
+from sana.config.training.objective import LogitNormalSampling, TimestepSampling
 from sana.model.objective import sigmas
 from sana.model.random import philox_normal, philox_uniform
 from sana.training.batch import BatchSlot

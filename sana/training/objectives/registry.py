@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.training.objectives import flow_matching, huber
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Objective

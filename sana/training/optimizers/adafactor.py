@@ -5,7 +5,7 @@ A step is relative to the parameter's own size: at most the learning rate times 
 
 import torch
 
-from sana.config.optimizer import AdafactorConfig
+from sana.config.training.optimizer import AdafactorConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, decay_groups
 
 

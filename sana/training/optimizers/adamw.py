@@ -2,7 +2,7 @@
 
 import torch
 
-from sana.config.optimizer import AdamWConfig
+from sana.config.training.optimizer import AdamWConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, decay_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the running means of the gradient and of its square

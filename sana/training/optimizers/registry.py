@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.training.optimizers import adafactor, adamw
 from sana.training.optimizers.optimizer import Optimizer, Parameters
 

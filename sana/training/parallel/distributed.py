@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other ranks wait while rank 0 uploads a checkpoint

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from sana.config.train import TrainConfig
-from sana.training.distributed import open_accelerator
+from sana.config.training.train import TrainConfig
+from sana.training.parallel.distributed import open_accelerator
 from sana.training.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]  # of a checkpoint: part, name of a tensor

@@ -7,12 +7,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sana.config.train import TrainConfig
+from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.store import Store
-from sana.training import checkpoint, checkpoint_io
+from sana.training.checkpoints import checkpoint, checkpoint_io
 from sana.training.metrics import EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
-from sana.training.parallel import Parts
+from sana.training.parallel.parallel import Parts
 from sana.training.state import Snapshot
 
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from torch import Tensor
 from sana.artifact import FileInfo, digest_of
 from sana.data.shards.shard import tensor_digest
 from sana.store import Store
-from sana.training.checkpoint import (
+from sana.training.checkpoints.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,
     DataPosition,

@@ -1,0 +1,10 @@
+"""Config of the eval loss."""
+
+from pydantic import Field
+
+from sana.config.section import Section
+
+
+class EvaluateConfig(Section):
+    num_sigmas: int = Field(8, ge=1, le=1000, description="noise levels: midpoints of equal slices of (0, 1)")
+    max_samples: int = Field(256, ge=1, le=10**9, description="eval samples used, the first by hash of sample_id")

@@ -1,0 +1,50 @@
+"""Config of sampling: the prompts, and how their videos are made."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from sana.bucket import Bucket
+from sana.config.section import MAX_SEED, Section
+
+
+class SampleResources(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where sampling runs")
+
+
+class SampleConfig(Section):
+    # the prompts of the file are in `prompts` once the config is loaded: the content is hashed, not the path
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library"})
+
+    prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
+    prompt_library: str | None = Field(
+        None,
+        min_length=1,
+        description='JSON file with more prompts, {"nickname": "prompt"} or {"nickname": {"prompt": "..."}}; '
+        "added to `prompts` when the config is read",
+    )
+    negative_prompt: str = Field("", description="what guidance steers away from; empty: the null caption of training")
+    bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
+    num_inference_steps: int = Field(50, ge=1, le=1000, description="sampler steps")
+    guidance_scale: float = Field(6.0, ge=1.0, le=100.0, description="classifier-free guidance; 1: off")
+    weights: Literal["ema", "live"] = Field("ema", description="which weights are sampled: EMA or live")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the starting noise")
+    fps: float = Field(16.0, gt=0.0, le=240.0, description="frame rate of the written mp4")
+    resources: SampleResources = SampleResources()
+
+    @field_validator("prompts")
+    @classmethod
+    def _nicknames(cls, prompts: dict[str, str]) -> dict[str, str]:
+        bad = [name for name in prompts if not name or not all(c.isalnum() or c in "_-<>" for c in name)]
+        if bad:
+            raise ValueError(f"nickname {bad[0]!r} names a file: use letters, digits, _ and - only")
+        return prompts
+
+    @field_validator("bucket")
+    @classmethod
+    def _shape(cls, name: str) -> str:
+        return str(Bucket.parse(name))
+
+    @property
+    def shape(self) -> Bucket:
+        return Bucket.parse(self.bucket)

@@ -1,0 +1,36 @@
+"""Config of training that changes its speed, its memory and what is saved, and no address."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from sana.config.section import Section
+
+
+class TrainResources(Section):
+    num_processes: int = Field(1, ge=1, le=4096, description="ranks started on this machine")
+    micro_batch_size: int = Field(
+        1, ge=1, le=1024, description="samples per forward pass and rank; the rest is accumulated"
+    )
+    gradient_checkpointing: bool = Field(True, description="recompute activations: less memory, bit-equal gradients")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
+    prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
+    verify_checksums: bool = Field(True, description="check each sample's digest on every read")
+    shard_cache_gib: float = Field(
+        0.0,
+        ge=0.0,
+        le=1e6,
+        description="disk budget in GiB, under work_dir/cache/shards, for whole shards of a root on S3; 0: none, each "
+        "sample is one range request",
+    )
+    checkpoint_every: int = Field(500, ge=1, le=10**9, description="steps between checkpoints")
+    max_checkpoints: int = Field(
+        3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays"
+    )
+    eval_every: int = Field(
+        500, ge=0, le=10**9, description="steps between eval losses in the loop; 0: only in the evaluate stage"
+    )
+    log_every: int = Field(
+        10, ge=1, le=10**9, description="steps between lines in metrics.jsonl (which has every step)"
+    )
+    stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")

@@ -1,0 +1,74 @@
+"""Config of training: what is learned, from which seed to which step."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sana.config.section import MAX_SEED, Neutral, Section
+from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
+from sana.config.training.optimizer import AdamWConfig, OptimizerConfig
+from sana.config.training.resources import TrainResources
+from sana.config.training.schedule import ConstantSchedule, CosineSchedule, LrSchedule, resolve_schedule
+
+
+class TrainConfig(Section):
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
+    max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
+    global_batch_size: int = Field(ge=1, le=10**9, description="samples per optimizer step, over all ranks")
+    learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
+    lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
+    optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimizer")
+    max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
+    caption_dropout: float = Field(
+        0.1, ge=0.0, le=1.0, description="probability that the null caption replaces a caption"
+    )
+    ema_decay: float = Field(
+        0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32"
+    )
+    mixed_precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
+    timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
+    objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
+        FlowMatchingConfig(), description="the training objective"
+    )
+    text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(
+        "batch",
+        description="tokens that captions are padded to: as many as the longest of the batch has, or one of a few "
+        "fixed lengths, so that compiled code is not compiled again for every batch; other last bits",
+    )
+    resources: TrainResources = TrainResources()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        schedule = self.lr_schedule
+        if isinstance(schedule, CosineSchedule) and schedule.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"lr_schedule.min_learning_rate {schedule.min_learning_rate} is above learning_rate "
+                f"{self.learning_rate}; lower it"
+            )
+        at_once = self.resources.num_processes * self.resources.micro_batch_size
+        if self.global_batch_size % at_once:
+            raise ValueError(
+                f"global_batch_size {self.global_batch_size} is not a multiple of num_processes x micro_batch_size = "
+                f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
+                f"use {-(-self.global_batch_size // at_once) * at_once}"
+            )
+        if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"lr_schedule.warmup_steps {schedule.warmup_steps} leaves no step of {self.max_steps} for the "
+                f"{schedule.name}; lower it, or set lr_schedule.decay_steps"
+            )
+        return self
+
+    @property
+    def schedule_ends_with_run(self) -> bool:
+        """Whether the learning rate of a step depends on max_steps, so that raising it starts a new run."""
+        return resolve_schedule(self.lr_schedule, self.max_steps) != self.lr_schedule
+
+    def trajectory_settings(self) -> dict[str, object]:
+        """Return the settings that determine the bytes of every step: all but the number of steps.
+
+        A cosine without `decay_steps` ends with the run, so it includes the number of steps.
+        """
+        settings = {**self.hashed(), "lr_schedule": resolve_schedule(self.lr_schedule, self.max_steps).hashed()}
+        settings.pop("max_steps")
+        return settings

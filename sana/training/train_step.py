@@ -1,0 +1,58 @@
+"""One optimizer step: the gradients of the global batch, clipped, then the optimizer and the EMA."""
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+from sana.config.training.train import TrainConfig
+from sana.training import metrics as m
+from sana.training.batch import MicroBatch
+from sana.training.objectives.objective import Objective
+from sana.training.parallel.parallel import Parallel
+from sana.training.schedules import learning_rate_at
+from sana.training.state import TrainState
+
+
+class StepMetrics(NamedTuple):
+    """What one step measured."""
+
+    step: int  # steps done, this one included
+    scalars: dict[str, m.Scalar]  # on the device until they are flushed
+    numbers: dict[str, float]  # on the host
+
+
+class TrainStep:
+    """Takes the steps of a run; `model` is wrapped for all ranks, and `state` holds what it learns."""
+
+    def __init__(
+        self, config: TrainConfig, parallel: Parallel, model: nn.Module, state: TrainState, objective: Objective
+    ) -> None:
+        self._config, self._parallel, self._model = config, parallel, model
+        self._state, self._objective = state, objective
+
+    def take(self, batches: Iterator[MicroBatch], num_micro_batches: int) -> StepMetrics:
+        """Take one optimizer step on the mean loss of the global batch, of which this rank has so many parts."""
+        step, data_wait_s = self._state.step, 0.0
+        scalars: dict[str, m.Scalar] = {}
+        for micro in reversed(range(num_micro_batches)):
+            wait_started = time.perf_counter()
+            batch = next(batches)
+            data_wait_s += time.perf_counter() - wait_started
+            with self._parallel.gradients(self._model, exchanged=micro == 0):
+                self._backward(batch.to(self._parallel.device), scalars)
+        grad_norm = self._parallel.clip(self._state.parameters.values(), self._config.max_grad_norm)
+        learning_rate = learning_rate_at(step, self._config)
+        self._state.advance(learning_rate)
+        scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
+        return StepMetrics(step + 1, scalars, {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s})
+
+    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
+        """Add a micro batch's gradients, and its scalars to the step's."""
+        with self._parallel.autocast():
+            losses = self._objective.loss(self._model, batch)
+            partial_loss = losses.per_sample.sum() / self._config.global_batch_size
+        self._parallel.backward(partial_loss)
+        measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
+        m.accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)
