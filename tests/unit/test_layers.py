@@ -14,6 +14,7 @@ BASE += ["sana.arrow", "sana.convert", "sana.record", "sana.counts", "sana.facts
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [
     BASE,
+    ["sana.costs"],
     ["sana.runtime"],
     ["sana.data"],
     ["sana.model"],
