@@ -76,6 +76,8 @@ CONFIG_KEYS: Table = (
     Group("num_processes train_batch_size", convert_micro_batch),
     Row("train.resources.gradient_checkpointing", "gradient_checkpointing", True,
         "else a block's activations are 9 GiB"),
+    Row("train.resources.ema_device", "ema_device", "auto", "auto: beside the weights; cpu: in the host's memory",
+        lambda device: "cpu" if device == "cpu" else "auto"),
     Row("train.resources.checkpoint_every", "checkpointing_steps checkpoint_step_interval", 500, "steps", at_least(1)),
     Row("train.resources.max_checkpoints", "checkpoints_total_limit", 5, "checkpoints; 0 there: no limit",
         lambda limit: limit if limit > 0 else 1000),

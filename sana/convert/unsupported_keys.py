@@ -62,7 +62,6 @@ FAMILIES = (
            "officially 3; std)"),
     Family("lr_power lr_num_cycles lr_scale",
            "schedules are constant and cosine, see train.lr_schedule; the peak is train.learning_rate"),
-    Family("ema_device", "the EMA weights are kept beside the weights, in fp32"),
     Family("gradient_precision", "gradients are summed in fp32"),
     Family("gradient_checkpointing_interval gradient_checkpointing_backend",
            "every block is recomputed, or none: train.resources.gradient_checkpointing"),

@@ -1,6 +1,7 @@
 """The exponential moving average of the weights."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -17,21 +18,42 @@ def decay_at(num_updates: int, decay: float) -> float:
 
 
 class Ema:
-    """The EMA weights, float32, on the device of the parameters that learn: `shadow <- d shadow + (1 - d) weights`."""
+    """The EMA weights, float32: `shadow <- d shadow + (1 - d) weights`.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+    They are beside the parameters that learn, or, `on_cpu`, in the host's memory, and are then moved by a thread of
+    their own while the next step's gradients are computed. Weights on a GPU are copied for it into pinned memory by a
+    stream of its own. The CPU may round an update otherwise than a GPU does, by one unit in the last place.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float, *, on_cpu: bool = False) -> None:
         self._decay = decay
         self._live = parameters
-        self.shadow: dict[str, Tensor] = {
+        self._shadow: dict[str, Tensor] = {
             name: parameter.detach().to(torch.float32, copy=True) for name, parameter in self._live.items()
         }
+        self._moves: _MovesBehind | None = None
+        if on_cpu:
+            self._shadow = {name: in_host_memory(tensor) for name, tensor in self._shadow.items()}
+            self._moves = _MovesBehind(list(self._live.values()), list(self._shadow.values()))
 
-    @torch.no_grad()
+    @property
+    def shadow(self) -> dict[str, Tensor]:
+        """The EMA weights themselves, not copies, after every update that was asked for."""
+        self.finish()
+        return self._shadow
+
     def update(self, num_updates: int) -> None:
         """Move towards the live weights, after `num_updates` earlier updates (that is, optimizer steps)."""
         weight = 1.0 - decay_at(num_updates, self._decay)
-        live = [parameter.to(torch.float32) for parameter in self._live.values()]
-        torch._foreach_lerp_(list(self.shadow.values()), live, weight)
+        if self._moves is not None:
+            self._moves.start(weight)
+        else:
+            _move(list(self._shadow.values()), [parameter.detach() for parameter in self._live.values()], weight)
+
+    def finish(self) -> None:
+        """Wait for an update that runs beside training: call it before the live weights change."""
+        if self._moves is not None:
+            self._moves.finish()
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
@@ -47,7 +69,54 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self) -> None:
+        shadow = self.shadow
         for name, parameter in self._live.items():
             live = parameter.clone()
-            parameter.copy_(self.shadow[name])
-            self.shadow[name].copy_(live)
+            parameter.copy_(shadow[name])
+            shadow[name].copy_(live)
+
+
+class _MovesBehind:
+    """Moves EMA weights in the host's memory by a thread, one update at a time."""
+
+    def __init__(self, live: list[nn.Parameter], shadow: list[Tensor]) -> None:
+        self._live, self._shadow = live, shadow
+        self._copies = {i: torch.empty_like(shadow[i]) for i, weight in enumerate(live) if weight.is_cuda}
+        self._copies = {i: in_host_memory(copy) for i, copy in self._copies.items()}
+        self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if self._copies else None  # type: ignore[no-untyped-call]
+        self._thread = ThreadPoolExecutor(1, "ema")
+        self._pending: Future[None] | None = None
+
+    def start(self, weight: float) -> None:
+        self.finish()
+        live = [parameter.detach() for parameter in self._live]
+        copied = None
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())  # after the optimizer's step
+            with torch.cuda.stream(self._stream):
+                for i, copy in self._copies.items():
+                    live[i] = copy.copy_(live[i], non_blocking=True)
+                copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                copied.record()
+        self._pending = self._thread.submit(self._run, copied, live, weight)
+
+    def _run(self, copied: torch.cuda.Event | None, live: list[Tensor], weight: float) -> None:
+        if copied is not None:
+            copied.synchronize()
+        _move(self._shadow, live, weight)
+
+    def finish(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
+@torch.no_grad()  # in each thread by itself
+def _move(shadow: list[Tensor], live: list[Tensor], weight: float) -> None:
+    torch._foreach_lerp_(shadow, [tensor.to(torch.float32) for tensor in live], weight)
+
+
+def in_host_memory(tensor: Tensor) -> Tensor:
+    """Return a tensor in the host's memory, pinned where there is a GPU, so that copies run beside computation."""
+    tensor = tensor.cpu()
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor

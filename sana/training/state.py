@@ -28,7 +28,7 @@ class TrainState:
     def __init__(self, trainable: Trainable, config: TrainConfig) -> None:
         self.parameters = trainable.parameters
         self.optimizer = build_optimizer(config, trainable.parameters)
-        self.ema = Ema(trainable.parameters, config.ema_decay)
+        self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=config.resources.ema_device == "cpu")
         self.step = 0
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -38,6 +38,7 @@ class TrainState:
 
     def advance(self, learning_rate: float) -> None:
         """Take the optimizer's step along the gradients, and move the EMA after it."""
+        self.ema.finish()
         self.optimizer.step(learning_rate)
         self.ema.update(self.step)
         self.step += 1

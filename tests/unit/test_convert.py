@@ -80,8 +80,8 @@ def test_every_key_of_the_quickstart_is_mapped_or_has_the_reason_why_not(tmp_pat
 
 def test_a_row_of_the_table_carries_a_key_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a new feature needs: the row is stronger than the family that the key was in."""
-    changes = {"lora_rank": 4, "ema_device": "cpu"}
-    assert {"lora_rank", "ema_device"} <= {key.name for key in convert(*files(tmp_path, changes)).not_carried}
+    changes = {"lora_rank": 4, "gradient_precision": "fp32"}
+    assert {"lora_rank", "gradient_precision"} <= {key.name for key in convert(*files(tmp_path, changes)).not_carried}
     row = Row("train.method.rank", "lora_rank", 16, "of the adapter", at_least(8))
     monkeypatch.setattr("sana.convert.simpletuner.CONFIG_KEYS", (*CONFIG_KEYS, row))
     conversion = convert(*files(tmp_path, changes))

@@ -51,3 +51,53 @@ def test_swapping_in_gives_both_back_bit_for_bit_even_after_an_error() -> None:
     assert torch.equal(model.weight, live)
     assert torch.equal(ema.shadow["weight"], shadow)
     assert model.weight.requires_grad
+
+
+def moved(*, on_cpu: bool) -> list[torch.Tensor]:
+    """Return the EMA weights after each of ten updates of weights that follow one another."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(300, 300), nn.LayerNorm(300))
+    ema = Ema(dict(model.named_parameters()), decay=0.9, on_cpu=on_cpu)
+    after = []
+    for n in range(10):
+        ema.finish()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ema.update(n)
+        if n % 3 == 0:
+            after.append(torch.cat([tensor.flatten() for tensor in ema.shadow.values()]).clone())
+    with ema.swapped_in():
+        after.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).clone())
+    after.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    return after
+
+
+def test_on_the_cpu_it_is_the_same_bit_for_bit() -> None:
+    for beside, on_cpu in zip(moved(on_cpu=False), moved(on_cpu=True), strict=True):
+        assert torch.equal(beside, on_cpu)
+
+
+def test_an_update_that_failed_beside_training_is_raised() -> None:
+    model = nn.Linear(3, 2)
+    ema = Ema(dict(model.named_parameters()), decay=0.9, on_cpu=True)
+    ema.shadow["weight"].resize_(0)
+    ema.update(0)
+    with pytest.raises(RuntimeError, match="size"):
+        ema.finish()
+
+
+@pytest.mark.gpu
+def test_of_weights_on_a_gpu_it_is_in_pinned_memory_and_one_rounding_off_at_most() -> None:
+    model = nn.Linear(512, 512).cuda()
+    beside = Ema(dict(model.named_parameters()), decay=0.9)
+    on_cpu = Ema(dict(model.named_parameters()), decay=0.9, on_cpu=True)
+    for n in range(10):
+        on_cpu.finish()
+        with torch.no_grad():
+            model.weight.add_(torch.randn_like(model.weight))
+        beside.update(n)
+        on_cpu.update(n)
+    found = on_cpu.shadow["weight"]
+    assert found.is_pinned() and not found.is_cuda
+    assert torch.allclose(found, beside.shadow["weight"].cpu(), rtol=1e-6, atol=1e-6)
