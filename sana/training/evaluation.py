@@ -1,13 +1,15 @@
 """The eval loss: fixed samples, fixed noise levels, fixed noise, so that two losses differ by the weights alone.
 
-One forward is one sample at all its levels, always; ranks take whole samples; sums are exact. So the loss is bit-equal
-for any number of ranks and any order on one device type. Shapes: N eval samples, S noise levels.
+One forward is one sample at as many of its levels as its shape says; ranks take whole samples; sums are exact. So the
+loss is bit-equal for any number of ranks and any order on one device type. Shapes: N eval samples, S noise levels.
 """
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,13 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from sana.artifact import digest_of
+from sana.bucket import PATCH
 from sana.config.evaluate import EvaluateConfig
 from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
+from sana.runtime.threads import in_threads
 from sana.training.batch import MicroBatch, pad_captions
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
+
+# Tokens of one forward: a clip of 81x480x832. At this size a GPU is busy; eight such levels at once took twice as long
+# a level as one, for tensors of more than 2^31 elements, and small clips one by one would leave it idle.
+TOKENS_PER_FORWARD = 32_760
 
 
 @dataclass(frozen=True)
@@ -122,17 +130,19 @@ def evaluate_model(
     rows = eval_rows(samples, config.max_samples)
     levels = eval_sigmas(config.num_sigmas)
     losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=parallel.device)
+    indexes = [min(start + parallel.rank, len(rows) - 1) for start in range(0, len(rows), parallel.num_ranks)]
+    read = partial(_all_levels, reader, levels=levels, padding=text_padding)
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(rows), parallel.num_ranks):
-            index = min(start + parallel.rank, len(rows) - 1)
-            batch = _all_levels(reader, rows[index], levels, text_padding)
-            sample_losses = _forward(parallel, model, objective, batch)
-            if index == start + parallel.rank:
-                losses[index] = sample_losses
-            if not on_round(min(start + parallel.num_ranks, len(rows)), len(rows)):
-                return None
+        # the next sample is read, and its noise drawn, while the device works on this one
+        with closing(in_threads(read, [rows[index] for index in indexes], num_threads=1, num_ahead=1)) as batches:
+            for turn, (index, batch) in enumerate(zip(indexes, batches, strict=True)):
+                sample_losses = _losses(parallel, model, objective, batch)
+                if index == turn * parallel.num_ranks + parallel.rank:
+                    losses[index] = sample_losses
+                if not on_round(min((turn + 1) * parallel.num_ranks, len(rows)), len(rows)):
+                    return None
     finally:
         model.train(was_training)
     # every entry is one rank's loss plus zeros, so this sum rounds nothing
@@ -140,7 +150,30 @@ def evaluate_model(
     return EvalTable(tuple(samples.sample_id(row) for row in rows), levels, gathered)
 
 
+def levels_per_forward(num_levels: int, latent_shape: Sequence[int]) -> int:
+    """Return how many of a sample's noise levels one forward takes: a divisor of all, of at most TOKENS_PER_FORWARD.
+
+    It depends on the sample's own latent shape [16, f, h, w] alone, so nothing else changes the bits of its losses. A
+    divisor, so that compiled code meets one batch size a bucket.
+    """
+    tokens = math.prod(latent_shape[1:]) // PATCH**2
+    fitting = [n for n in range(1, num_levels + 1) if num_levels % n == 0 and n * tokens <= TOKENS_PER_FORWARD]
+    return max(fitting, default=1)
+
+
 @torch.no_grad()
+def _losses(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
+    """Return the losses of one sample at all its levels: float64 [S], on the device."""
+    return torch.cat([_forward(parallel, model, objective, part) for part in _forwards(batch)])
+
+
+def _forwards(batch: MicroBatch) -> Iterator[MicroBatch]:
+    """Cut one sample at all its levels, [S, ...], into the batches of its forwards."""
+    size = levels_per_forward(len(batch), batch.latents.shape[1:])
+    for start in range(0, len(batch), size):
+        yield MicroBatch({name: tensor[start : start + size] for name, tensor in batch.tensors.items()})
+
+
 def _forward(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
     with parallel.autocast():
         batch = batch.to(parallel.device)
@@ -148,7 +181,9 @@ def _forward(parallel: Parallel, model: nn.Module, objective: Objective, batch: 
         return flow_matching_loss(velocity, velocity_target(batch.latents, batch.noise)).double()
 
 
-def _all_levels(reader: Reader, row: int, levels: tuple[float, ...], padding: Literal["batch", "fixed"]) -> MicroBatch:
+def _all_levels(
+    reader: Reader, row: int, *, levels: tuple[float, ...], padding: Literal["batch", "fixed"]
+) -> MicroBatch:
     """Return one sample at all noise levels, [S, ...]: first caption, no dropout, noise by (sample_id, S, level)."""
     sample, sample_id, num = reader.read(row, caption=0), reader.samples.sample_id(row), len(levels)
     noise = [philox_normal(sample.latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
 from sana.config.training.objective import LogitNormalSampling
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random import philox_normal
+from sana.model.transformer import load_transformer
 from sana.training.evaluation import (
     EvalTable,
     eval_list_digest,
     eval_rows,
     eval_sigmas,
     evaluate_model,
+    levels_per_forward,
     paired_difference,
 )
 from sana.training.objectives.flow_matching import FlowMatching
@@ -104,11 +108,63 @@ def test_each_loss_is_the_formula(encoded: Encoded) -> None:
             assert table.losses[row, level] == pytest.approx(error.square().mean().item(), rel=1e-5)
 
 
-def test_one_forward_is_one_sample_at_all_levels_and_the_mode_is_restored(encoded: Encoded) -> None:
+def test_one_forward_is_one_sample_and_the_mode_is_restored(encoded: Encoded) -> None:
     model = Scale().train()
     evaluate(encoded, model)
     assert model.batches == [3] * 5
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("bucket", "num_levels", "at_once"),
+    [
+        ("81x480x832", 8, 1),  # 32,760 tokens a level
+        ("81x448x896", 8, 1),
+        ("81x624x624", 8, 1),
+        ("17x480x832", 8, 4),  # 7,800
+        ("17x480x832", 6, 3),  # a divisor, though 4 would fit
+        ("17x480x832", 7, 1),
+        ("17x96x160", 8, 8),  # the tiny model's clips: all at once
+        ("1x480x832", 100, 20),
+    ],
+)
+def test_the_latent_shape_alone_decides_how_many_levels_a_forward_takes(
+    bucket: str, num_levels: int, at_once: int
+) -> None:
+    assert levels_per_forward(num_levels, Bucket.parse(bucket).latent_shape) == at_once
+
+
+@pytest.mark.parametrize(("at_once", "forwards"), [(1, [1] * 4), (2, [2] * 2), (4, [4])])
+def test_losses_level_by_level_are_those_of_all_levels_at_once(
+    encoded: Encoded, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, at_once: int, forwards: list[int]
+) -> None:
+    """The tolerance that docs/evaluation.md states: 1e-5 of each loss in fp32."""
+    model = load_transformer(str(tiny_model))
+    together = evaluate(encoded, model, num_sigmas=4, max_samples=2)
+    sizes: list[int] = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr("sana.training.evaluation.TOKENS_PER_FORWARD", at_once * 48)  # latents of 2x8x12: 48 tokens
+    apart = evaluate(encoded, model, num_sigmas=4, max_samples=2)
+    hook.remove()
+    assert sizes == forwards * 2
+    assert together is not None and apart is not None
+    assert np.abs(apart.losses / together.losses - 1).max() < 1e-5
+    assert apart.mean() == pytest.approx(together.mean(), rel=1e-6)
+
+
+def test_the_next_sample_is_read_while_this_one_is_computed(encoded: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a stop leaves no thread behind."""
+    readers: set[str] = set()
+    read = Reader.read
+
+    def noted(self: Reader, row: int, *, caption: int | None) -> Any:
+        readers.add(threading.current_thread().name)
+        return read(self, row, caption=caption)
+
+    monkeypatch.setattr(Reader, "read", noted)
+    assert evaluate(encoded, Scale(), on_round=lambda done, _: done < 2) is None
+    assert readers and threading.main_thread().name not in readers
+    assert not [thread for thread in threading.enumerate() if thread.name in readers]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
