@@ -1,10 +1,10 @@
 """Config of the model to start from and of the two encode stages."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from sana.config.section import Section
+from sana.config.section import HashedAs, Section
 
 
 class ModelConfig(Section):
@@ -34,6 +34,9 @@ class EncodeCaptionsConfig(Section):
         "multiple of 64: about twice as fast, with other last bits. Stored embeddings have no padding",
     )
     resources: EncodeCaptionsResources = EncodeCaptionsResources()
+
+
+VaePrecision = Literal["tf32", "fp32", "bf16"]
 
 
 class EncodeLatentsResources(Section):
@@ -69,7 +72,12 @@ class EncodeLatentsConfig(Section):
     dtype: Literal["fp16", "bf16", "fp32"] = Field(
         "fp16", description="dtype latents are stored in: fp16 keeps 73.6 dB of normalised latents, bf16 55.6 dB"
     )
-    vae_dtype: Literal["fp32", "bf16"] = Field("fp32", description="dtype of the VAE while encoding")
+    # tf32 has the address that float32 had when torch chose, and on a GPU torch chose TF32
+    vae_precision: Annotated[VaePrecision, HashedAs("vae_dtype", {"tf32": "fp32", "fp32": "fp32_strict"})] = Field(
+        "tf32",
+        description="what the VAE computes in: float32 with TF32 convolutions on a GPU (on a CPU tf32 is fp32), strict "
+        "fp32, which takes 3.4 times as long on a GPU, or bf16, which drifts",
+    )
     tiling: bool = Field(False, description="encode in spatial tiles: less memory, other bytes")
     batch_size: int = Field(1, ge=1, le=64, description="windows per forward pass, 1 or even; changes the last bits")
     resources: EncodeLatentsResources = EncodeLatentsResources()

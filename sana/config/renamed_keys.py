@@ -11,6 +11,7 @@ RENAMED_KEYS = {
     "download.datasets.*.weight": "download.datasets.*.sampling_weight",
     "bucket.eval_sources": "bucket.holdout",
     "bucket.holdout_sources": "bucket.holdout",
+    "encode_latents.vae_dtype": "encode_latents.vae_precision",
     "encode_latents.resources.worker_runs": "encode_latents.resources.remote_workers",
     "train.resources.keep_last": "train.resources.max_checkpoints",
     "train.schedule": "train.lr_schedule.name",
@@ -26,6 +27,10 @@ RENAMED_KEYS = {
     "train.sigma.std": "train.timestep_sampling.std",
     "train.sigma.shift": "train.timestep_sampling.shift",
     "train.sigma": "train.timestep_sampling",
+}
+# Old dotted key: {its value: the one that means it under the new key}.
+VALUES_OF_RENAMED_KEYS: dict[str, dict[str, str]] = {
+    "encode_latents.vae_dtype": {"fp32": "tf32"},  # fp32 there is strict, with an address of its own
 }
 # Dotted key, as it is called now: {old value: new one}.
 RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
@@ -61,6 +66,10 @@ def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[KeyPath
                 for at, text in keys.items()
                 if not text.partition(":")[0].endswith(f".{at[-1]}")
             ]
+            meant = VALUES_OF_RENAMED_KEYS.get(old, {}).get(value) if isinstance(value, str) else None
+            if meant is not None:
+                renamed.append(f"its {value} is now {meant}")
+                value = meant
             problems[target] = ", and ".join([f"{_dotted(path)}: is now {_dotted(target)}", *renamed])
             _put(values, target, value)
     for key, new_values in RENAMED_VALUES.items():

@@ -1,11 +1,12 @@
 """Config of sampling: the prompts, and how their videos are made."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from sana.bucket import Bucket
-from sana.config.section import MAX_SEED, Section
+from sana.config.encode import VaePrecision
+from sana.config.section import MAX_SEED, Neutral, Section
 
 
 class SampleResources(Section):
@@ -30,6 +31,11 @@ class SampleConfig(Section):
     weights: Literal["ema", "live"] = Field("ema", description="which weights are sampled: EMA or live")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of the starting noise")
     fps: float = Field(16.0, gt=0.0, le=240.0, description="frame rate of the written mp4")
+    vae_precision: Annotated[VaePrecision, Neutral("tf32")] = Field(
+        "tf32",
+        description="what the VAE decodes in: float32 with TF32 convolutions on a GPU (on a CPU tf32 is fp32), strict "
+        "fp32, or bf16. The transformer computes in train.mixed_precision",
+    )
     resources: SampleResources = SampleResources()
 
     @field_validator("prompts")

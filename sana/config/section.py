@@ -1,6 +1,6 @@
 """The closed base of every config section, and which settings enter a hash."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
@@ -18,6 +18,17 @@ class Neutral:
     """
 
     value: Any
+
+
+@dataclass(frozen=True)
+class HashedAs:
+    """The name and values under which a setting enters hashes, where those in a config were changed later.
+
+    Written as `name: Annotated[kind, HashedAs("old_name", {"new value": "old value"})]`.
+    """
+
+    name: str
+    values: Mapping[str, str]
 
 
 class Section(BaseModel):
@@ -63,8 +74,15 @@ class Section(BaseModel):
             elif isinstance(value, tuple) and all(isinstance(item, Section) for item in value) and value:
                 hashed[name] = [item.hashed() for item in value]
             else:
-                hashed[name] = plain[name]
+                hashed |= _hashed_as(name, plain[name], field.metadata)
         return hashed
+
+
+def _hashed_as(name: str, value: Any, metadata: Sequence[Any]) -> dict[str, Any]:
+    for one in metadata:
+        if isinstance(one, HashedAs):
+            return {one.name: one.values.get(value, value)}
+    return {name: value}
 
 
 def default_member(name: str) -> BeforeValidator:

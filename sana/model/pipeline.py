@@ -15,6 +15,8 @@ from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoT
 from torch import Tensor
 
 from sana.bucket import Bucket
+from sana.config.encode import VaePrecision
+from sana.model.precision import STRICT, Float32Math, float32_math
 from sana.model.text import pad
 from sana.model.transformer import load_transformer
 from sana.model.vae import decode_latents, load_vae
@@ -42,19 +44,20 @@ def load_pipeline(
     transformer: SanaVideoTransformer3DModel | None = None,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
+    vae_precision: VaePrecision = "tf32",
     device: str | torch.device = "cpu",
 ) -> SanaPipeline:
     """Load what sampling from cached captions needs: no tokenizer and no text encoder (5 GB of the published model).
 
-    A given `transformer` is used as it is; one that is loaded gets `dtype`. The VAE stays in float32. The scheduler
-    is of the checkpoint's own class: another class reading its config may silently miss the flow shift.
+    A given `transformer` is used as it is; one that is loaded gets `dtype`. The scheduler is of the
+    checkpoint's own class: another class reading its config may silently miss the flow shift.
     """
     pipe: SanaPipeline = SanaPipeline.from_pretrained(
         path,
         revision=revision,
         tokenizer=None,
         text_encoder=None,
-        vae=load_vae(path, revision=revision),
+        vae=load_vae(path, revision=revision, precision=vae_precision),
         transformer=transformer or load_transformer(path, revision=revision, dtype=dtype),
     )
     pipe.set_progress_bar_config(disable=True)
@@ -74,6 +77,8 @@ def sample_video(
     steps: int,
     guidance: float,
     seed: int,
+    math: Float32Math = STRICT,
+    vae_precision: VaePrecision = "tf32",
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Sample one video: uint8 [F, H, W, 3], the same for the same seed.
@@ -81,6 +86,7 @@ def sample_video(
     `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
     The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
     generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
+    The transformer computes with `math`, the VAE in `vae_precision`, which it was loaded with.
 
     Raises:
         ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
@@ -94,23 +100,24 @@ def sample_video(
             on_step(index + 1, steps)
         return tensors
 
-    latents = pipe(
-        prompt_embeds=embeds[:1],
-        prompt_attention_mask=mask[:1],
-        negative_prompt=None,  # the default "" is an error beside embeddings
-        negative_prompt_embeds=embeds[1:],
-        negative_prompt_attention_mask=mask[1:],
-        frames=num_frames,
-        height=height,
-        width=width,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(seed),
-        use_resolution_binning=False,  # it would change the size
-        callback_on_step_end=report,
-        output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
-    ).frames
-    pixels = decode_latents(pipe.vae, latents)[0].permute(1, 2, 3, 0)
+    with float32_math(math):
+        latents = pipe(
+            prompt_embeds=embeds[:1],
+            prompt_attention_mask=mask[:1],
+            negative_prompt=None,  # the default "" is an error beside embeddings
+            negative_prompt_embeds=embeds[1:],
+            negative_prompt_attention_mask=mask[1:],
+            frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed),
+            use_resolution_binning=False,  # it would change the size
+            callback_on_step_end=report,
+            output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
+        ).frames
+    pixels = decode_latents(pipe.vae, latents, precision=vae_precision)[0].permute(1, 2, 3, 0)
     return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
 
 

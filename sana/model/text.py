@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
+from sana.model.precision import STRICT, float32_math
 from sana.model.prompt_templates import IMAGE, VIDEO
 
 # What is put before a caption. The template belongs in every cache key: it changes each token's embedding.
@@ -90,7 +91,8 @@ class TextEncoder:
         batch = self.tokenizer(
             prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(self.model.device)
-        hidden = self.model(batch.input_ids, attention_mask=batch.attention_mask)[0]
+        with float32_math(STRICT):  # of an encoder in fp32: matrix products alone, where torch takes no TF32 either
+            hidden = self.model(batch.input_ids, attention_mask=batch.attention_mask)[0]
         kept = [0, *range(full - max_tokens + 1, length)]
         captions = []
         for text, size, row, mask in zip(

@@ -8,22 +8,25 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from sana.bucket import LATENT_CHANNELS, Bucket
+from sana.config.encode import VaePrecision
+from sana.model.precision import VAE_DTYPES, VAE_MATH, float32_math
 
 
 def load_vae(
     path: str,
     *,
     revision: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    precision: VaePrecision = "tf32",
     device: str | torch.device = "cpu",
     tiling: bool = False,
 ) -> AutoencoderKLWan:
     """Load the VAE of a diffusers-layout checkpoint, frozen and in eval mode.
 
-    Encode in float32: bfloat16 drifts. `tiling` (256 pixels, stride 192) saves memory but changes the latents, so
-    it belongs in every cache key. The VAE keeps state while it runs: use one per thread.
+    Give `encode_latents` and `decode_latents` the same precision; bf16 drifts. `tiling` (256 pixels, stride 192) saves
+    memory but changes the latents, so it belongs in every cache key. The VAE keeps state while it runs: use one per
+    thread.
     """
-    vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=dtype)
+    vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=VAE_DTYPES[precision])
     vae.requires_grad_(False).eval().to(device)
     vae.enable_slicing()  # clip by clip: a batch would change the last bits of each clip's latents
     if tiling:
@@ -32,7 +35,7 @@ def load_vae(
 
 
 @torch.no_grad()
-def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
+def encode_latents(vae: AutoencoderKLWan, pixels: Tensor, *, precision: VaePrecision = "tf32") -> Tensor:
     """Encode float32 [B, 3, F, H, W] in [-1, 1] to float32 [B, 16, 1 + (F - 1) / 4, H / 8, W / 8].
 
     The latent is `(mode - mean) / std` per channel, with the checkpoint's `latents_mean` and `latents_std`: the
@@ -48,14 +51,15 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor) -> Tensor:
     low, high = (bound.item() for bound in torch.aminmax(pixels))
     if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
-    mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+    with float32_math(VAE_MATH[precision]):
+        mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae)
     latents: Tensor = (mode - mean) / std
     return latents
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+def decode_latents(vae: AutoencoderKLWan, latents: Tensor, *, precision: VaePrecision = "tf32") -> Tensor:
     """Decode normalised latents [B, 16, f, h, w] to float32 [B, 3, 1 + 4 (f - 1), 8 h, 8 w] in [-1, 1].
 
     Raises:
@@ -65,7 +69,8 @@ def decode_latents(vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
         raise ValueError(f"latents are {tuple(latents.shape)}; need [B, {LATENT_CHANNELS}, f, h, w]")
     mean, std = _statistics(vae)
     z = latents.to(vae.device).float() * std + mean
-    pixels: Tensor = vae.decode(z.to(vae.dtype)).sample.float()
+    with float32_math(VAE_MATH[precision]):
+        pixels: Tensor = vae.decode(z.to(vae.dtype)).sample.float()
     return pixels
 
 

@@ -64,7 +64,7 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
                 **row,
                 "truncated": encoded[row["text_key"]].truncated,
                 **vars(locations[row["text_key"]]),
-                "provenance": provenance(device),
+                "provenance": provenance(device, config.dtype),
             }
             for row in part
         ]

@@ -62,7 +62,7 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     vae = load_vae(
         spec.model.path,
         revision=spec.model.revision,
-        dtype=DTYPES[config.vae_dtype],
+        precision=config.vae_precision,
         device=device,
         tiling=config.tiling,
     )
@@ -82,7 +82,7 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
                 rejections[rows[0]["sample_key"]] = result
                 num_rejected += 1
             else:
-                latents = encode_latents(vae, torch.from_numpy(result))
+                latents = encode_latents(vae, torch.from_numpy(result), precision=config.vae_precision)
                 for row, latent in zip(rows, latents, strict=False):  # the batch may be filled up by repeats
                     shards.add(row["sample_key"], _store_dtype(latent, config.dtype, row))
             part += rows
@@ -90,7 +90,7 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
             done[bucket] += len(rows)
             counts = {**done, REJECTED: num_rejected}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
-        index = _index(part, shards.close(), rejections, provenance(device))
+        index = _index(part, shards.close(), rejections, provenance(device, config.vae_precision))
         require_shards(store, index)  # `gc` may have deleted them
         pool.commit_part(index)
 

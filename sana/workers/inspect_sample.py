@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sana.bucket import Bucket
-from sana.data.shards.shard import DTYPES, Location, read_tensor
+from sana.data.shards.shard import Location, read_tensor
 from sana.data.sources.source import open_sources
 from sana.data.video.frames import read_window
 from sana.data.video.video import write_mp4
@@ -40,12 +40,12 @@ def inspect_sample(job: Job[InspectSampleSpec]) -> None:
     vae = load_vae(
         spec.model.path,
         revision=spec.model.revision,
-        dtype=DTYPES[config.vae_dtype],
+        precision=config.vae_precision,
         device=resolve_device(config.resources.device),
         tiling=config.tiling,
     )
     stored = read_tensor(job.open_store(), Location(**vars(spec.latent)))
-    pixels = decode_latents(vae, stored[None].float())[0].clamp(-1, 1)
+    pixels = decode_latents(vae, stored[None].float(), precision=config.vae_precision)[0].clamp(-1, 1)
     decoded = ((pixels + 1) * 127.5).round().byte().permute(1, 2, 3, 0).cpu().numpy()
     inspection = SampleInspection(
         path=window["path"],

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sana.artifact import digest_of
 from sana.config.pipeline import Config
-from sana.config.sample import SampleConfig
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.video import write_mp4
 from sana.model.device import resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
+from sana.model.precision import MODEL_MATH
 from sana.model.transformer import load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -29,7 +29,7 @@ from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.wording import counted
 
 _SHEET_FRAMES = 6  # frames shown per video
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
 def sample(job: Job[SampleSpec]) -> None:
@@ -54,7 +54,7 @@ def sample(job: Job[SampleSpec]) -> None:
             of = f"prompt {number + 1} of {len(prompts)}: {name}" if done < steps else counted(len(prompts), "video")
             job.report(Progress(done, steps, "sampler steps", of))
 
-        videos[name] = sample_one(config, pipe, embeds, negative, on_step)
+        videos[name] = sample_one(job.config, pipe, embeds, negative, on_step)
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     _contact_sheet(videos, texts).save(out / "contact_sheet.png")
     result = SampleResult(
@@ -75,23 +75,32 @@ def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: C
     weights = load_weights(store, checkpoint.trajectory, checkpoint.step, which=config.sample.weights)
     transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are not weights and stay float32
     device = resolve_device(config.sample.resources.device)
-    return load_pipeline(model.path, transformer=transformer, revision=model.revision, device=device)
+    return load_pipeline(
+        model.path,
+        transformer=transformer,
+        revision=model.revision,
+        vae_precision=config.sample.vae_precision,
+        device=device,
+    )
 
 
 def sample_one(
-    config: SampleConfig, pipe: SanaPipeline, embeds: Tensor, negative: Tensor, on_step: Callable[[int, int], None]
+    config: Config, pipe: SanaPipeline, embeds: Tensor, negative: Tensor, on_step: Callable[[int, int], None]
 ) -> np.ndarray:
     """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens."""
+    settings = config.sample
     return sample_video(
         pipe,
         prompt_embeds=embeds,
         negative_embeds=negative,
-        num_frames=config.shape.num_frames,
-        height=config.shape.height,
-        width=config.shape.width,
-        steps=config.num_inference_steps,
-        guidance=config.guidance_scale,
-        seed=config.seed,
+        num_frames=settings.shape.num_frames,
+        height=settings.shape.height,
+        width=settings.shape.width,
+        steps=settings.num_inference_steps,
+        guidance=settings.guidance_scale,
+        seed=settings.seed,
+        math=MODEL_MATH[config.train.mixed_precision],
+        vae_precision=settings.vae_precision,
         on_step=on_step,
     )
 

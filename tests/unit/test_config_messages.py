@@ -20,7 +20,7 @@ DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
 PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation"
 NOTHING = "(got nothing): write it, or remove the key"
 KEYS = "keys and values below it are needed"
-NO_FP16 = "'fp16' is none of fp32, bf16; did you mean bf16?"
+NO_FP16 = "'fp16' is none of fp32, tf32, bf16; did you mean bf16?"
 DEVICE = "must be auto, cpu, cuda, or one GPU such as cuda:0"
 
 
@@ -118,7 +118,7 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.optimizer.name=AdamW", [
         "train.optimizer.name: there is no AdamW; known here: adamw, adafactor; did you mean adamw?"]),
     ("train.mixed_precision=BF16", [
-        "train.mixed_precision: 'BF16' is none of fp32, bf16; did you mean bf16?"]),
+        "train.mixed_precision: 'BF16' is none of fp32, tf32, bf16; did you mean bf16?"]),
     ("buckets=[17x96x160]", [
         "buckets: unknown key; did you mean bucket.buckets or download.datasets.0.bucket.buckets?"]),
     ("seed=3", ["seed: unknown key; did you mean train.seed or sample.seed?"]),

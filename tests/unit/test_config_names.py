@@ -54,6 +54,11 @@ def test_keys_of_another_member_are_named_with_what_to_do() -> None:
     [
         ("train.warmup_steps=5", "train.warmup_steps: is now train.lr_schedule.warmup_steps"),
         ("train.sigma.policy=uniform", "train.sigma.policy: is now train.timestep_sampling.name"),
+        (
+            "encode_latents.vae_dtype=fp32",
+            "encode_latents.vae_dtype: is now encode_latents.vae_precision, and its fp32 is now tf32",
+        ),
+        ("encode_latents.vae_dtype=bf16", "encode_latents.vae_dtype: is now encode_latents.vae_precision"),
         ("train.beta1=0.8", "train.beta1: is now train.optimizer.beta1"),
         ("train.sigma={}", "train.sigma: is now train.timestep_sampling"),
         ("train.mixed_precision='no'", "train.mixed_precision: 'no' is now fp32"),

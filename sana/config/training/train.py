@@ -25,7 +25,11 @@ class TrainConfig(Section):
     ema_decay: float = Field(
         0.9999, ge=0.0, lt=1.0, description="EMA decay, warmed up as min(decay, (1 + n) / (10 + n)); fp32"
     )
-    mixed_precision: Literal["fp32", "bf16"] = Field("bf16", description="autocast dtype; master weights stay fp32")
+    mixed_precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "bf16",
+        description="what the model computes in: bf16 by autocast; strict fp32; or tf32: float32 with TF32 "
+        "convolutions and matrix products on a GPU, on a CPU the same as fp32. Master weights stay fp32",
+    )
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
         FlowMatchingConfig(), description="the training objective"

@@ -22,7 +22,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
     return Accelerator(
-        mixed_precision="no" if config.mixed_precision == "fp32" else config.mixed_precision,
+        mixed_precision="bf16" if config.mixed_precision == "bf16" else "no",
         cpu=device == "cpu",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),

@@ -4,8 +4,8 @@ Data parallelism today: every rank holds the whole state. All methods but `autoc
 them, in the same order.
 """
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
+from sana.model.precision import MODEL_MATH, Float32Math, float32_math
 from sana.training.parallel.distributed import open_accelerator
 from sana.training.trainable import Trainable
 
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class Parallel:
     """The ranks of a run; one process is the same with one rank."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, math: Float32Math) -> None:
+        self._accelerator, self._math = accelerator, math
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
         self.num_ranks: int = accelerator.num_processes
@@ -35,17 +36,18 @@ class Parallel:
     @classmethod
     def open(cls, config: TrainConfig) -> "Parallel":
         """Join the other ranks, if there are any. Raises ConfigError: the device is not there."""
-        return cls(open_accelerator(config))
+        return cls(open_accelerator(config), MODEL_MATH[config.mixed_precision])
 
     def wrap(self, trainable: Trainable) -> nn.Module:
         """Move the model to the device, and return what is called in training: ranks exchange gradients through it."""
         wrapped: nn.Module = self._accelerator.prepare_model(trainable.model)
         return wrapped
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """Compute in the dtype of `train.mixed_precision` within it."""
-        context: AbstractContextManager[None] = self._accelerator.autocast()
-        return context
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Compute in `train.mixed_precision` within it."""
+        with float32_math(self._math), self._accelerator.autocast():
+            yield
 
     def gradients(self, wrapped: nn.Module, *, exchanged: bool) -> AbstractContextManager[None]:
         """Around a backward pass: ranks exchange gradients once a step, with its last micro batch."""
@@ -53,7 +55,8 @@ class Parallel:
 
     def backward(self, partial_loss: Tensor) -> None:
         """Add the gradients of this rank's part of the loss; the loss is the sum of all ranks' parts."""
-        self._accelerator.backward(partial_loss * self.num_ranks)  # the exchange averages over ranks
+        with float32_math(self._math):
+            self._accelerator.backward(partial_loss * self.num_ranks)  # the exchange averages over ranks
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
