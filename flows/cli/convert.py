@@ -16,7 +16,12 @@ from sana.errors import SanaError
 @click.option(
     "--num-processes", default=1, show_default=True, type=click.IntRange(min=1), help="GPUs that run was started on."
 )
-def convert_simpletuner(config: Path, backends: Path, output: Path, num_processes: int) -> None:
+@click.option(
+    "--keep-clipping",
+    is_flag=True,
+    help="Keep max_grad_norm 0 (gradients are not clipped); without it they are clipped to norm 0.1, as officially.",
+)
+def convert_simpletuner(config: Path, backends: Path, output: Path, num_processes: int, keep_clipping: bool) -> None:
     """Turn SimpleTuner's CONFIG (config.json) and BACKENDS (multidatabackend.json) into a config that validates.
 
     Every key is mapped, or listed with the reason why it is not and what is used instead, in a file beside the YAML.
@@ -31,7 +36,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
     for path in (output, tables):
         if path.exists():
             raise SanaError(f"{path} is there already and may hold your own changes; choose another -o, or remove it")
-    conversion = convert(config, backends, num_processes=num_processes)
+    conversion = convert(config, backends, num_processes=num_processes, keep_clipping=keep_clipping)
     made = f"Made by `sana convert-simpletuner {config} {backends}`"
     _write(output, yaml_text(conversion, title=f"{made}; in brackets: the names of keys there."))
     _write(tables, markdown_text(conversion, title=f"{made}: what became of each key"))

@@ -14,7 +14,7 @@ class Run:
 
     `num_processes`: GPUs it had, which no file says; `folder`: where its config.json is; `datasets`: the data loader
     file's entries, and `where`: that file's path. `at`: what the names of our settings begin with; `entry`: the entry
-    that is being read.
+    that is being read; `keep_clipping`: gradients are clipped as there, or not at all.
     """
 
     num_processes: int
@@ -23,6 +23,7 @@ class Run:
     where: str
     at: str = ""
     entry: Mapping[str, Any] = field(default_factory=dict)
+    keep_clipping: bool = False
 
 
 @dataclass(frozen=True)

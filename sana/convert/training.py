@@ -8,8 +8,11 @@ from sana.errors import ConfigError
 
 WARMUP_STEPS = 500  # officially
 MAX_GRAD_NORM = 0.1  # officially
+SIMPLETUNER_MAX_GRAD_NORM = 2.0  # its default; with its default method it bounds each number, not the norm
+NOT_CLIPPED = "officially, as one bad batch can ruin a run; 0 there clips nothing, which --keep-clipping keeps"
 EMA_DECAY = 0.995  # SimpleTuner's default
 HALF_PERIOD = 1000  # SimpleTuner's, where lr_warmup_steps is 0
+POWER = 0.8  # SimpleTuner's default lr_power
 END_LEARNING_RATE = 4e-7  # SimpleTuner's default lr_end
 
 
@@ -49,33 +52,53 @@ def convert_micro_batch(conversion: Conversion, keys: Keys, run: Run) -> None:
 
 
 def convert_schedule(conversion: Conversion, keys: Keys, run: Run) -> None:
-    """Write `train.lr_schedule`: constant, or a cosine for all others."""
+    """Write `train.lr_schedule`: the one of the same name, or the nearest that falls once and stays down."""
     at, name = "train.lr_schedule", keys.text("lr_scheduler", "constant_with_warmup")
     scheduler, warmups = keys.present("lr_scheduler"), keys.present("lr_warmup_steps")
     given = keys.integer("lr_warmup_steps", 0)
     end = min(keys.number("learning_rate", 4e-7), keys.number("lr_end", END_LEARNING_RATE))
+    power = keys.number("lr_power", POWER)
+    if name != "polynomial":
+        _of_no_effect(conversion, keys, name, "lr_power")
     if name in ("constant", "constant_with_warmup"):
         warms = name == "constant_with_warmup"
         conversion.set(f"{at}.name", "constant", "officially too", *scheduler)
         conversion.set(f"{at}.warmup_steps", given if warms else 0, "linear, from 0", *(warmups if warms else []))
-        for key in [*keys.present("lr_end"), *([] if warms else warmups)]:
-            conversion.leave_out(key, keys.take(key), f"of no effect with lr_scheduler: {name}")
+        _of_no_effect(conversion, keys, name, "lr_end", *([] if warms else ["lr_warmup_steps"]))
         return
-    # of these three, lr_warmup_steps is the half period there (x processes, which the counter is too); there is no
+    half = given if given > 0 else HALF_PERIOD
+    if name == "sine":  # there it begins in the middle and rises for half of lr_warmup_steps, its half period
+        conversion.set(f"{at}.name", "sine", "as there: a wave without end", *scheduler)
+        conversion.set(f"{at}.warmup_steps", half // 2, "there it rises to the first peak in as many, from the middle")
+        conversion.set(f"{at}.period_steps", 2 * half, "lr_warmup_steps is half a period there", *warmups)
+        conversion.set(f"{at}.min_learning_rate", end, "lr_end there", *keys.present("lr_end"))
+        return
+    # of these two, lr_warmup_steps is the half period there (x processes, which the counter is too); there is no
     # warm-up, and afterwards the learning rate rises again
-    if name in ("cosine", "cosine_with_restarts", "sine"):
+    if name in ("cosine", "cosine_with_restarts"):
         warmup = WARMUP_STEPS, "officially 500; SimpleTuner's cosine has none"
-        period, why = given if given > 0 else HALF_PERIOD, "the half period there"
+        period, why = half, "the half period there"
         of_warmup, of_period = [], warmups
     else:
         warmup = given, "as there"
         period, why = max(1, keys.integer("max_train_steps", 0) - given), "from the warm-up to max_train_steps"
         of_warmup, of_period = warmups, []
-    other = "" if name == "cosine" else f"there: {name}, which is not here; "
-    conversion.set(f"{at}.name", "cosine", f"{other}falls once and stays down", *scheduler)
+    ours = name if name in ("linear", "polynomial") else "cosine"
+    other = "as there; " if name == ours else f"there: {name}, which is not here; "
+    conversion.set(f"{at}.name", ours, f"{other}falls once and stays down", *scheduler)
     conversion.set(f"{at}.warmup_steps", *warmup, *of_warmup)
     conversion.set(f"{at}.decay_steps", period, f"{why}; fixed, so that max_steps may be raised", *of_period)
-    conversion.set(f"{at}.min_learning_rate", end, "lr_end there", *keys.present("lr_end"))
+    if ours == "polynomial":
+        conversion.set(f"{at}.power", power, "as there", *keys.present("lr_power"))
+    if ours == "linear":  # diffusers' own, which ends at 0
+        _of_no_effect(conversion, keys, name, "lr_end")
+    else:
+        conversion.set(f"{at}.min_learning_rate", end, "lr_end there", *keys.present("lr_end"))
+
+
+def _of_no_effect(conversion: Conversion, keys: Keys, scheduler: str, *names: str) -> None:
+    for key in keys.present(*names):
+        conversion.leave_out(key, keys.take(key), f"of no effect with lr_scheduler: {scheduler}")
 
 
 def convert_optimizer(conversion: Conversion, keys: Keys, run: Run) -> None:
@@ -102,12 +125,33 @@ def convert_optimizer(conversion: Conversion, keys: Keys, run: Run) -> None:
 
 
 def convert_clipping(conversion: Conversion, keys: Keys, run: Run) -> None:
-    norm, method = keys.number("max_grad_norm", 2.0), keys.text("grad_clip_method", "value")
-    if keys.has("grad_clip_method"):
-        conversion.leave_out("grad_clip_method", method, "gradients are always clipped by their norm, as officially")
-    keep = norm > 0 and method == "norm"
-    why = "as there" if keep else "officially; 0 there is no clipping" if norm <= 0 else "officially; there by value"
-    conversion.set("train.max_grad_norm", norm if keep else MAX_GRAD_NORM, why, *keys.present("max_grad_norm"))
+    """Write how gradients are clipped: as there, but to the official norm where nothing was clipped.
+
+    Raises:
+        ConfigError: the method is none of SimpleTuner's two.
+    """
+    given, bound = keys.present("max_grad_norm"), keys.number("max_grad_norm", SIMPLETUNER_MAX_GRAD_NORM)
+    named, method = keys.present("grad_clip_method"), keys.text("grad_clip_method", "value")
+    if method not in ("value", "norm"):
+        raise ConfigError(f"{keys.where}: grad_clip_method is {method!r}, neither value nor norm")
+    clipped_there = bound > 0 and (bool(given) or run.keep_clipping)
+    if clipped_there and method == "value":
+        conversion.set("train.gradient_clipping", "value", "as there; officially the norm, to 0.1", *named)
+        conversion.set("train.max_grad_value", bound, "as there; it was called max_grad_norm", *given)
+        return
+    if bound <= 0 and run.keep_clipping:
+        conversion.set(
+            "train.gradient_clipping", "none", "as there, by --keep-clipping; officially to norm 0.1", *given
+        )
+        for key in named:
+            conversion.leave_out(key, method, f"of no effect with max_grad_norm {bound:g}")
+        return
+    conversion.set("train.gradient_clipping", "norm", "officially" if not clipped_there else "as there",
+                   *(named if method == "norm" else []))  # fmt: skip
+    for key in named if method == "value" else []:
+        conversion.leave_out(key, method, f"of no effect with max_grad_norm {bound:g}" if given else NOT_CLIPPED)
+    why = "as there" if clipped_there else NOT_CLIPPED if given else "officially; SimpleTuner's default is +-2 by value"
+    conversion.set("train.max_grad_norm", bound if clipped_there else MAX_GRAD_NORM, why, *given)
 
 
 def convert_ema(conversion: Conversion, keys: Keys, run: Run) -> None:

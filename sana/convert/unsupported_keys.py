@@ -60,8 +60,9 @@ FAMILIES = (
            "flow_sigmoid_scale",
            "of no effect on Sana Video there; here: train.timestep_sampling (name: logit_normal or uniform; shift, "
            "officially 3; std)"),
-    Family("lr_power lr_num_cycles lr_scale",
-           "schedules are constant and cosine, see train.lr_schedule; the peak is train.learning_rate"),
+    Family("lr_num_cycles lr_scale",
+           "schedules are constant, cosine, linear, polynomial and sine, see train.lr_schedule; the peak is "
+           "train.learning_rate"),
     Family("gradient_precision", "gradients are summed in fp32"),
     Family("gradient_checkpointing_interval gradient_checkpointing_backend",
            "every block is recomputed, or none: train.resources.gradient_checkpointing"),

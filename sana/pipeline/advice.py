@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.config.places import is_below
-from sana.config.training.schedule import CosineSchedule
+from sana.config.training.schedule import FallingSchedule
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer, RunStart
 from sana.pipeline.plan import StagePlan
@@ -70,7 +70,7 @@ def _of_schedule(config: Config) -> Iterator[Advice]:
             "train.lr_schedule.warmup_steps",
             max(0, train.max_steps // _WARMUP_PART),
         )
-    elif isinstance(schedule, CosineSchedule) and schedule.decay_steps and not schedule.min_learning_rate:
+    elif isinstance(schedule, FallingSchedule) and schedule.decay_steps and not schedule.min_learning_rate:
         end = schedule.warmup_steps + schedule.decay_steps
         if end < train.max_steps:
             yield Advice(

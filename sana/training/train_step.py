@@ -9,6 +9,7 @@ from torch import nn
 from sana.config.training.train import TrainConfig
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
+from sana.training.clipping import clip_gradients
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.schedules import learning_rate_at
@@ -42,7 +43,7 @@ class TrainStep:
             data_wait_s += time.perf_counter() - wait_started
             with self._parallel.gradients(self._model, exchanged=micro == 0):
                 self._backward(batch.to(self._parallel.device), scalars)
-        grad_norm = self._parallel.clip(self._state.parameters.values(), self._config.max_grad_norm)
+        grad_norm = clip_gradients(self._parallel, self._state.parameters.values(), self._config)
         learning_rate = learning_rate_at(step, self._config)
         self._state.advance(learning_rate)
         scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")

@@ -288,8 +288,10 @@ def with_value(path: tuple, value: object) -> dict[str, Any]:
         if isinstance(part, str) and part.startswith("<"):
             node.clear()
             node["name"] = part.strip("<>")
-            if part == "<cosine>":
+            if part in ("<cosine>", "<linear>", "<polynomial>"):
                 node["warmup_steps"] = 5  # as many as the demo's steps leave room for
+            if part == "<sine>":
+                node["period_steps"] = 8
         elif isinstance(part, int):
             node = node[part]
         else:

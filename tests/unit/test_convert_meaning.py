@@ -97,10 +97,15 @@ def test_bucket_rules(tmp_path: Path, changes: dict, expected: dict) -> None:
     [
         ({"lr_scheduler": "constant", "lr_warmup_steps": 9}, ("constant", None, 0)),
         ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 9}, ("constant", None, 9)),
-        ({"lr_scheduler": "polynomial", "lr_warmup_steps": 1000, "max_train_steps": 5000}, ("cosine", 4000, 1000)),
+        ({"lr_scheduler": "polynomial", "lr_warmup_steps": 1000, "max_train_steps": 5000},
+         ("polynomial", 4000, 1000)),
+        ({"lr_scheduler": "linear", "lr_warmup_steps": 1000, "max_train_steps": 5000, "lr_power": 2},
+         ("linear", 4000, 1000)),
+        ({"lr_scheduler": "sine", "lr_warmup_steps": 1000}, ("sine", None, 500)),
+        ({"lr_scheduler": "piecewise_constant", "lr_warmup_steps": 9, "max_train_steps": 50}, ("cosine", 41, 9)),
         ({"lr_scheduler": "cosine", "lr_warmup_steps": 0}, ("cosine", 1000, 500)),
     ],
-)
+)  # fmt: skip
 def test_schedules(tmp_path: Path, changes: dict, expected: tuple) -> None:
     train = converted(tmp_path, changes)[0].train
     assert (

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from sana.config.training.train import TrainConfig
@@ -47,13 +48,47 @@ def test_cosine_falls_to_the_minimum_and_stays() -> None:
     assert rates[14] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2)
 
 
-def test_cosine_without_decay_steps_ends_with_the_run() -> None:
-    assert learning_rate_at(99, of("cosine", min_learning_rate=0.3)) == pytest.approx(0.3)
-
-
 def test_max_steps_does_not_change_a_rate_of_an_explicit_schedule() -> None:
     short, long = (of("cosine", steps, decay_steps=20) for steps in (50, 5000))
     assert [learning_rate_at(step, short) for step in range(50)] == [learning_rate_at(step, long) for step in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ({"name": "constant"}, partial(transformers.get_constant_schedule_with_warmup, num_warmup_steps=10)),
+        ({"name": "cosine", "decay_steps": 20},
+         partial(transformers.get_cosine_schedule_with_warmup, num_warmup_steps=10, num_training_steps=30)),
+        ({"name": "linear", "decay_steps": 20},
+         partial(transformers.get_linear_schedule_with_warmup, num_warmup_steps=10, num_training_steps=30)),
+        ({"name": "polynomial", "decay_steps": 20, "power": 2.5, "min_learning_rate": 0.1},
+         partial(transformers.get_polynomial_decay_schedule_with_warmup, num_warmup_steps=10, num_training_steps=30,
+                 power=2.5, lr_end=0.1)),
+    ],
+    ids=lambda value: value["name"] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_rates_are_those_of_transformers(settings: dict, reference: Callable) -> None:
+    """Theirs is counted from 0 and ours from 1: step 0 there has the rate 0, and is no step here."""
+    factor = reference(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)).lr_lambdas[0]
+    # past its end transformers' cosine rises again, and ours stays
+    steps = range(30) if settings["name"] == "cosine" else range(50)
+    ours = [learning_rate_at(step, of(**settings)) for step in steps]
+    assert ours == pytest.approx([factor(step + 1) for step in steps], rel=1e-12, abs=1e-15)
+
+
+def test_sine_is_a_wave_from_the_peak() -> None:
+    sine = of("sine", period_steps=8, min_learning_rate=0.2)
+    rates = [learning_rate_at(step, sine) for step in range(60)]
+    expected = [0.2 + 0.8 * (1 + math.cos(2 * math.pi * t / 8)) / 2 for t in range(1, 51)]
+    assert rates[9:] == pytest.approx([1.0, *expected], rel=1e-12)
+    assert min(rates[10:]) == pytest.approx(0.2) and max(rates[10:]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "polynomial"])
+def test_one_that_falls_ends_with_the_run_unless_it_has_an_end(name: str) -> None:
+    assert of(name).schedule_ends_with_run and not of(name, decay_steps=5).schedule_ends_with_run
+    assert learning_rate_at(99, of(name, min_learning_rate=0.3)) == pytest.approx(0.3)
+    assert learning_rate_at(5000, of(name, decay_steps=5, min_learning_rate=0.3)) == pytest.approx(0.3)
 
 
 def test_only_matrices_decay() -> None:

@@ -1,6 +1,6 @@
 """Config of training: what is learned, from which seed to which step."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,7 +8,7 @@ from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig
 from sana.config.training.resources import TrainResources
-from sana.config.training.schedule import ConstantSchedule, CosineSchedule, LrSchedule, resolve_schedule
+from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_schedule
 
 
 class TrainConfig(Section):
@@ -18,7 +18,16 @@ class TrainConfig(Section):
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
     lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimizer")
-    max_grad_norm: float = Field(0.1, gt=0.0, description="gradients are clipped to this norm")
+    gradient_clipping: Annotated[Literal["norm", "value", "none"], Neutral("norm")] = Field(
+        "norm",
+        description="how gradients are clipped: all together to max_grad_norm, each number to max_grad_value, or not",
+    )
+    max_grad_norm: float = Field(
+        0.1, gt=0.0, description="gradients are clipped to this norm, with gradient_clipping norm only"
+    )
+    max_grad_value: Annotated[float | None, Neutral(None)] = Field(
+        None, gt=0.0, description="each number of a gradient is clipped to +- this, with gradient_clipping value only"
+    )
     caption_dropout: float = Field(
         0.1, ge=0.0, le=1.0, description="probability that the null caption replaces a caption"
     )
@@ -44,10 +53,17 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         schedule = self.lr_schedule
-        if isinstance(schedule, CosineSchedule) and schedule.min_learning_rate > self.learning_rate:
+        low = getattr(schedule, "min_learning_rate", 0.0)  # constant has none
+        if low > self.learning_rate:
             raise ValueError(
-                f"lr_schedule.min_learning_rate {schedule.min_learning_rate} is above learning_rate "
-                f"{self.learning_rate}; lower it"
+                f"lr_schedule.min_learning_rate {low} is above learning_rate {self.learning_rate}; lower it"
+            )
+        if (self.gradient_clipping == "value") != (self.max_grad_value is not None):
+            raise ValueError(
+                "max_grad_value is needed with gradient_clipping value; set train.max_grad_value, such as 0.1"
+                if self.max_grad_value is None
+                else f"max_grad_value {self.max_grad_value} is the bound of gradient_clipping value, and "
+                f"gradient_clipping is {self.gradient_clipping}; remove it, or set train.gradient_clipping to value"
             )
         at_once = self.resources.num_processes * self.resources.micro_batch_size
         if self.global_batch_size % at_once:
@@ -68,10 +84,17 @@ class TrainConfig(Section):
         """Whether the learning rate of a step depends on max_steps, so that raising it starts a new run."""
         return resolve_schedule(self.lr_schedule, self.max_steps) != self.lr_schedule
 
+    def hashed(self) -> dict[str, Any]:
+        """Return the settings that change bytes; the bound of the norm is one only where the norm is clipped."""
+        settings = super().hashed()
+        if self.gradient_clipping != "norm":
+            settings.pop("max_grad_norm")
+        return settings
+
     def trajectory_settings(self) -> dict[str, object]:
         """Return the settings that determine the bytes of every step: all but the number of steps.
 
-        A cosine without `decay_steps` ends with the run, so it includes the number of steps.
+        A schedule without `decay_steps` ends with the run, so it includes the number of steps.
         """
         settings = {**self.hashed(), "lr_schedule": resolve_schedule(self.lr_schedule, self.max_steps).hashed()}
         settings.pop("max_steps")

@@ -63,6 +63,10 @@ class Parallel:
         norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
         return norm.detach()
 
+    def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Return the norm of all gradients, a scalar that is equal on all ranks; they stay as they are."""
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).detach()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks, on each of them."""
         total: Tensor = self._accelerator.reduce(tensor, reduction="sum")

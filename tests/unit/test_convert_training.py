@@ -1,0 +1,68 @@
+"""Conversion from SimpleTuner keeps the numbers of a run: its learning rates, its clipping, its optimizer."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.optimization import get_polynomial_decay_schedule_with_warmup
+
+from sana.config.load import check
+from sana.config.yaml_reading import parse_yaml
+from sana.convert.simpletuner import convert, faults_of
+from sana.convert.yaml_text import yaml_text
+from sana.training.schedules import learning_rate_at
+from tests.quickstart_files import accounted, all_keys, converted, files
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_converted_sine_is_the_wave_that_it_was(tmp_path: Path, processes: int) -> None:
+    """SimpleTuner: lr_end + (lr - lr_end) (1 + sin(pi t / T0)) / 2, T0 = lr_warmup_steps; from its first peak on."""
+    config, _ = converted(
+        tmp_path,
+        {"lr_scheduler": "sine", "lr_warmup_steps": 40, "lr_end": 1e-6, "learning_rate": 1e-4, "lr_num_cycles": 1,
+         "num_processes": processes},
+    )  # fmt: skip
+    for step in range(20, 300):
+        theirs = 1e-6 + (1e-4 - 1e-6) * (1 + math.sin(math.pi * (step + 1) / 40)) / 2
+        assert learning_rate_at(step, config.train) == pytest.approx(theirs, rel=1e-9, abs=1e-15)
+
+
+def test_a_converted_polynomial_is_diffusers_own(tmp_path: Path) -> None:
+    config, _ = converted(
+        tmp_path,
+        {"lr_scheduler": "polynomial", "lr_warmup_steps": 5, "lr_end": 1e-6, "lr_power": 0.8, "max_train_steps": 40},
+    )  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.train.learning_rate)
+    theirs = get_polynomial_decay_schedule_with_warmup(optimizer, 5, 40, lr_end=1e-6, power=0.8).lr_lambdas[0]
+    for step in range(60):
+        expected = config.train.learning_rate * theirs(step + 1)
+        assert learning_rate_at(step, config.train) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "expected"),  # (clipping, bound of the norm, bound of a value)
+    [
+        ({"max_grad_norm": 0.0, "grad_clip_method": "value"}, False, ("norm", 0.1, None)),
+        ({"max_grad_norm": 0, "grad_clip_method": "norm"}, False, ("norm", 0.1, None)),
+        ({"max_grad_norm": 0.0, "grad_clip_method": "value"}, True, ("none", 0.1, None)),
+        ({"max_grad_norm": 0.0, "grad_clip_method": "norm"}, True, ("none", 0.1, None)),
+        ({"max_grad_norm": 0.5, "grad_clip_method": "value"}, False, ("value", 0.1, 0.5)),
+        ({"max_grad_norm": 0.5, "grad_clip_method": None}, False, ("value", 0.1, 0.5)),
+        ({"max_grad_norm": 0.5, "grad_clip_method": "norm"}, True, ("norm", 0.5, None)),
+        ({"max_grad_norm": None, "grad_clip_method": None}, False, ("norm", 0.1, None)),
+        ({"max_grad_norm": None, "grad_clip_method": None}, True, ("value", 0.1, 2.0)),
+    ],
+)
+def test_clipping(tmp_path: Path, changes: dict, kept: bool, expected: tuple) -> None:
+    conversion = convert(*files(tmp_path, changes), keep_clipping=kept)
+    values = parse_yaml(yaml_text(conversion, title="made"), where="made")
+    train = check(values, where="made").train
+    assert (train.gradient_clipping, train.max_grad_norm, train.max_grad_value) == expected
+    assert {"max_grad_norm", "grad_clip_method"} & all_keys(changes, "") <= accounted(conversion)
+    why = {setting.key: setting.why for setting in conversion.settings}
+    turned_on = changes["max_grad_norm"] == 0 and not kept
+    assert ("--keep-clipping" in why.get("train.max_grad_norm", "")) == turned_on
+    assert any(fault.changes == "clipping" for fault in faults_of(conversion)) == turned_on
