@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
@@ -23,8 +22,10 @@ def clipped(gradients: list[Tensor], **settings: object) -> tuple[list[Tensor], 
     unused = nn.Parameter(torch.zeros(3))
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
-    config = TrainConfig(max_steps=1, global_batch_size=1, **settings)
-    norm = clip_gradients(Parallel(Accelerator(cpu=True)), [*parameters, unused], config)
+    config = TrainConfig(
+        max_steps=1, global_batch_size=1, mixed_precision="fp32", resources={"device": "cpu"}, **settings
+    )
+    norm = clip_gradients(Parallel.open(config), [*parameters, unused], config)
     return [parameter.grad for parameter in parameters], norm.item()
 
 
