@@ -1,0 +1,137 @@
+"""Memory of training by counting: weights, gradients, optimizer state, EMA and activations, from sizes alone.
+
+Activations are what autograd saves in a block for its backward pass, tensor by tensor, as the eager blocks of
+diffusers do; a test holds this list against torch's own hooks. Units in this module: D width, C width of
+cross-attention, H hidden channels of the feed-forward network, N tokens of a micro batch; bytes everywhere.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sana.bucket import Bucket
+from sana.costs.transformer import TransformerSizes
+
+Precision = Literal["fp32", "autocast", "bf16"]  # autocast: fp32 weights, computed with in bf16
+
+GIB = 2**30
+MASTER_BYTES = 4  # of an fp32 number
+# of Gemma's embeddings that come with each caption
+_STORED_CAPTION_BYTES = 2
+
+class _Saved(NamedTuple):
+    """Bytes that a block saves per token, by the number of channels of what is saved."""
+
+    per_d: int
+    per_c: int
+    per_h: int
+
+
+# Tensors of D: norm1 and its product with the scale (2), the input of q, k and v (1; cast for each under autocast),
+# norms of q and k (2 x 2), ReLU (2), factors of linear attention (3) and their product (1), the input of its output
+# projection (1) and of its gate (1), the input of cross-attention (1), norm2 (2), the inputs of the first and of the
+# temporal convolution (2) and of the gate (1). Of C: the norm of q (2), q and the output (2). Of H: SiLU (2), the
+# depthwise convolution (2), its gated halves (2), the activated half (1) and the input of the last convolution (1).
+# A norm in bf16 saves its input in fp32 and two more tensors; linear attention works in fp32 but under autocast.
+SAVED: dict[Precision, _Saved] = {
+    "fp32": _Saved(per_d=21 * 4, per_c=4 * 4, per_h=8 * 4),
+    "bf16": _Saved(per_d=17 * 2 + 6 * 4, per_c=4 * 2 + 4, per_h=8 * 2),
+    "autocast": _Saved(per_d=9 * 4 + 18 * 2, per_c=2 * 4 + 4 * 2, per_h=8 * 2),
+}
+
+
+def block_activation_bytes(
+    sizes: TransformerSizes,
+    num_tokens: int,
+    *,
+    precision: Precision,
+    caption_tokens: int = 300,
+    attention: Literal["fused", "math"] = "fused",
+) -> int:
+    """Return the bytes that one block saves of N tokens; `math` attention saves its probabilities as well.
+
+    Under autocast the bf16 copies of its weights are among them.
+    """
+    saved = SAVED[precision]
+    d, c, h, element = sizes.width, sizes.cross_width, sizes.hidden, 4 if precision == "fp32" else 2
+    total = num_tokens * (saved.per_d * d + saved.per_c * c + saved.per_h * h) + caption_tokens * saved.per_c * c
+    # per head and token: the denominator and its inverse, and the logarithm of the sum of cross-attention
+    total += num_tokens * (2 * element * sizes.num_attention_heads + 4 * sizes.num_cross_attention_heads)
+    if precision == "autocast":
+        total += 2 * sizes.block_parameters
+    if attention == "math":  # fp32 probabilities, and the queries in fp32 too
+        total += 4 * num_tokens * caption_tokens * sizes.num_cross_attention_heads
+        total += (4 - element) * num_tokens * c
+    return total
+
+
+@dataclass(frozen=True)
+class TrainingSetting:
+    """What of a config decides the memory of a step on one rank."""
+
+    precision: Precision
+    micro_batch_size: int
+    kept: float  # share of the blocks' activations that is kept for the backward pass; 0: all are computed again
+    accumulates: bool  # several micro batches a step: gradients exist before a forward pass
+    optimizer_state: "OptimizerState"
+    caption_tokens: int = 300
+    has_ema_here: bool = True  # on the device that trains
+
+
+class OptimizerState(NamedTuple):
+    """Bytes of an optimizer's state per parameter, and of matrices per row and column instead, where it keeps those."""
+
+    per_parameter: float
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of one rank at the fullest moment of a step."""
+
+    weights: int
+    gradients: int  # those that exist at that moment
+    moments: int
+    ema: int
+    activations: int
+
+    @property
+    def state(self) -> int:
+        """What exists between steps."""
+        return self.weights + self.moments + self.ema
+
+    @property
+    def peak(self) -> int:
+        return self.state + self.gradients + self.activations
+
+
+def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSetting) -> TrainingMemory:
+    """Return the memory of a step on samples of one bucket.
+
+    The backward pass frees a block's activations as it makes the block's gradients, so the fullest moment is before
+    the last block's (all kept activations, no gradient yet), before the first block's (its activations, and the
+    gradients of all others), or the optimizer's step (all gradients).
+    """
+    n = setting.micro_batch_size * sizes.num_tokens(bucket)
+    text = setting.micro_batch_size * setting.caption_tokens
+    weight = 2 if setting.precision == "bf16" else MASTER_BYTES
+    parameters, block, layers = sizes.num_parameters, sizes.block_parameters, sizes.num_layers
+    saved = block_activation_bytes(sizes, n, precision=setting.precision, caption_tokens=text)
+    stream = n * sizes.width * (2 if setting.precision == "bf16" else 4)  # the tokens between two blocks
+    flowing = n * (sizes.hidden * (4 if setting.precision == "fp32" else 2)) + 3 * stream
+    ends = 3 * stream + 2 * n * sizes.attention_head_dim * 4 + text * sizes.width * 4 * 4
+    all_gradients = weight * parameters
+    kept = setting.kept
+    last = kept * layers * saved + (1 - kept) * (layers * stream + saved) + ends + flowing
+    first = saved + stream + ends + flowing
+    moments = [
+        (all_gradients if setting.accumulates else weight * (parameters - layers * block), last),
+        (all_gradients - (0 if setting.accumulates else weight * block), first),
+        (all_gradients, 0),
+    ]
+    gradients, activations = max(moments, key=sum)
+    return TrainingMemory(
+        weights=weight * parameters,
+        gradients=round(gradients),
+        moments=round(setting.optimizer_state.per_parameter * parameters),
+        ema=MASTER_BYTES * parameters if setting.has_ema_here else 0,
+        activations=round(activations),
+    )

@@ -1,0 +1,36 @@
+"""Models with random weights, of the sizes that config files give: for measurements, which no trained weight changes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan, SanaVideoTransformer3DModel
+from transformers import Gemma2Config, Gemma2Model
+
+
+def random_transformer(
+    config: Mapping[str, Any], *, device: torch.device, num_layers: int | None = None, gradient_checkpointing: bool
+) -> SanaVideoTransformer3DModel:
+    """Build the transformer of a config.json, in float32 on the device; `num_layers` in place of its own."""
+    sizes = dict(config) if num_layers is None else {**config, "num_layers": num_layers}
+    with torch.device(device):
+        model = SanaVideoTransformer3DModel.from_config(sizes)
+    if gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    return model
+
+
+def random_vae(config: Mapping[str, Any], *, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
+    """Build the VAE of a config.json, frozen and in eval mode."""
+    with torch.device(device):
+        vae = AutoencoderKLWan.from_config(dict(config))
+    vae.requires_grad_(False).eval().to(dtype)
+    vae.enable_slicing()  # as `load_vae` does
+    return vae
+
+
+def random_text_encoder(config: Mapping[str, Any], *, device: torch.device, dtype: torch.dtype) -> Gemma2Model:
+    """Build the text encoder of a config.json, frozen and in eval mode."""
+    with torch.device(device):
+        model = Gemma2Model(Gemma2Config(**config))
+    return model.requires_grad_(False).eval().to(dtype)

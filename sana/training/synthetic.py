@@ -1,0 +1,91 @@
+"""Training without data: the trainer's own step on made-up batches and random weights, for measurements.
+
+Shapes in this module: B samples of a micro batch, L caption tokens, C channels of the text encoder; a latent is
+[B, 16, f, h, w].
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sana.bucket import Bucket
+from sana.config.training.train import TrainConfig
+from sana.data.loading.loader import LATENTS
+from sana.model.random_weights import random_transformer
+from sana.training import metrics as m
+from sana.training.batch import MicroBatch
+from sana.training.objectives.registry import build_objective
+from sana.training.parallel.parallel import Parallel
+from sana.training.state import TrainState
+from sana.training.train_step import TrainStep
+from sana.training.trainable import FullTransformer
+
+_FLOW_SHIFT = 3.0  # of the noise levels: it changes no cost
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of the steps of a measurement: the first, which compiles and allocates, and the fastest after it."""
+
+    first_s: float
+    step_s: float
+
+
+class SyntheticTraining:
+    """The trainer's step over random weights; one rank. `num_layers` in place of those of `transformer_config`."""
+
+    def __init__(
+        self, config: TrainConfig, transformer_config: Mapping[str, Any], *, num_layers: int | None = None
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.parallel = config, Parallel.open(config)
+        transformer = random_transformer(
+            transformer_config,
+            device=self.parallel.device,
+            num_layers=num_layers,
+            gradient_checkpointing=config.resources.gradient_checkpointing,
+        )
+        self._caption_channels = int(transformer_config["caption_channels"])
+        trainable = FullTransformer(transformer)
+        trainable.model.train()
+        model = self.parallel.wrap(trainable)
+        self.state = TrainState(trainable, config)
+        objective = build_objective(config, flow_shift=_FLOW_SHIFT)
+        self._step = TrainStep(config, self.parallel, model, self.state, objective)
+
+    def measure(self, bucket: Bucket, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
+        """Take `num_steps` steps, at least two, of the global batch on one bucket.
+
+        Raises:
+            torch.OutOfMemoryError: a step does not fit.
+        """
+        batches = self._batches(bucket, caption_tokens)
+        num_micro_batches = self.config.global_batch_size // self.config.resources.micro_batch_size
+        times = []
+        for _ in range(num_steps):
+            started = time.perf_counter()
+            taken = self._step.take(batches, num_micro_batches)
+            float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
+            if self.parallel.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        return StepTimes(times[0], min(times[1:]))
+
+    def _batches(self, bucket: Bucket, caption_tokens: int) -> Iterator[MicroBatch]:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        size = self.config.resources.micro_batch_size
+        shape = (size, *bucket.latent_shape)
+        batch = MicroBatch(
+            {
+                LATENTS: torch.randn(shape, generator=generator).half(),
+                "noise": torch.randn(shape, generator=generator),
+                "sigma": torch.rand(size, generator=generator) * 0.9 + 0.05,
+                "captions": torch.randn(size, caption_tokens, self._caption_channels, generator=generator).bfloat16(),
+                "mask": torch.ones(size, caption_tokens, dtype=torch.int64),
+            }
+        )
+        return itertools.repeat(batch)
