@@ -16,6 +16,7 @@ NAMES = (
     "epoch",
     "report",
     "learning",
+    "estimates",
     "deciding",
     "ranks",
 )

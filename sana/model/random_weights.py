@@ -1,4 +1,4 @@
-"""Models with random weights, of the sizes that config files give: for measurements, which no trained weight changes."""
+"""Models with random weights, of the sizes that config files give: for measurements of time and memory."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,0 +1,97 @@
+"""Do the estimates of memory hold? Counted peaks of training against measured ones, each in a process of its own.
+
+    python -m benchmarks.estimates
+
+On a CPU: the trainer's own step on a mid-size model with random weights; measured is the peak of resident memory above
+that of a process which has imported everything and trained a tiny model.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sana.bucket import Bucket
+from sana.config.training.train import TrainConfig
+from sana.costs.training import estimate_training
+from sana.costs.transformer import TransformerSizes
+
+MIB = 2**20
+TINY = {
+    "num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 12, "num_cross_attention_heads": 2,
+    "cross_attention_head_dim": 12, "cross_attention_dim": 24, "caption_channels": 16, "mlp_ratio": 3.0,
+}  # fmt: skip
+ADAFACTOR = {"name": "adafactor"}
+# name: layers, width, bucket, caption tokens, precision, micro batch, global batch, recomputed, optimizer
+SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str]]] = {
+    "fp32, recomputed": (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
+    "fp32, all kept": (4, 512, "17x192x192", 64, "fp32", 1, 1, False, {}),
+    "bf16, recomputed": (6, 512, "17x256x256", 300, "bf16", 1, 1, True, {}),
+    "bf16, all kept, batch 2": (4, 512, "17x256x256", 64, "bf16", 2, 2, False, {}),
+    "bf16, recomputed, 2 accumulated, Adafactor": (4, 768, "9x192x256", 64, "bf16", 1, 2, True, ADAFACTOR),
+}
+_MEASURE = "--measure"  # one setting, in this process
+# memory that is freed goes back, so that resident memory is what is held
+_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+
+
+def transformer(layers: int, width: int) -> dict[str, Any]:
+    """Return a config.json of so many layers and channels, with heads of 64."""
+    heads = {"num_attention_heads": width // 64, "num_cross_attention_heads": width // 64}
+    sizes = {"attention_head_dim": 64, "cross_attention_head_dim": 64, "cross_attention_dim": width}
+    return {**TINY, **heads, **sizes, "num_layers": layers, "caption_channels": 64}
+
+
+def config_of(name: str) -> TrainConfig:
+    *_, precision, micro, batch, recomputed, optimizer = SETTINGS[name]
+    resources = {"device": "cpu", "micro_batch_size": micro, "gradient_checkpointing": recomputed}
+    settings = {"max_steps": 10, "global_batch_size": batch, "mixed_precision": precision, "resources": resources}
+    return TrainConfig.model_validate(settings | ({"optimizer": optimizer} if optimizer else {}))
+
+
+def estimated(name: str) -> int:
+    """Return the counted peak in bytes."""
+    layers, width, bucket, tokens, *_ = SETTINGS[name]
+    sizes = TransformerSizes.of(transformer(layers, width))
+    return estimate_training(config_of(name), sizes, Bucket.parse(bucket), caption_tokens=tokens, on_gpu=False).peak
+
+
+def measured(name: str) -> int:
+    """Return the peak in bytes of a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.estimates", _MEASURE, name]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **_MALLOC}, cwd=root)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measure(name: str) -> int:
+    """Train two steps, and return the peak of this process in bytes."""
+    import torch
+
+    from sana.training.peak_memory import PeakMemory
+    from sana.training.synthetic import SyntheticTraining
+
+    layers, width, bucket, tokens, *_ = SETTINGS[name]
+    config = config_of(name)
+    SyntheticTraining(config, TINY).measure(Bucket(5, 64, 64), caption_tokens=8, num_steps=2)
+    peak = PeakMemory(torch.device("cpu"))
+    training = SyntheticTraining(config, transformer(layers, width))
+    training.measure(Bucket.parse(bucket), caption_tokens=tokens, num_steps=2)
+    return peak.read()
+
+
+def main() -> None:
+    if _MEASURE in sys.argv:
+        print(measure(sys.argv[-1]))
+        return
+    print("| setting | layers x width, bucket | counted MiB | measured MiB | ratio |\n|---|---|---|---|---|")
+    for name, (layers, width, bucket, *_) in SETTINGS.items():
+        counted, peak = estimated(name), measured(name)
+        shape = f"{layers} x {width}, {bucket}"
+        print(f"| {name} | {shape} | {counted / MIB:.0f} | {peak / MIB:.0f} | {counted / peak:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

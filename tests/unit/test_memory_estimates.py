@@ -1,0 +1,125 @@
+"""Memory by counting: against what torch saves and holds, and against peaks that were measured."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import estimates
+from sana.bucket import Bucket
+from sana.config.training.train import TrainConfig
+from sana.costs.memory import GIB, Precision, TrainingSetting, block_activation_bytes, training_memory
+from sana.costs.training import estimate_training, optimizer_bytes
+from sana.costs.transformer import TransformerSizes
+from sana.model.random_weights import random_transformer
+from sana.training.optimizers.registry import build_optimizer
+from tests.published import TRANSFORMER
+
+FULL, SMALL_BUCKET = Bucket(81, 480, 832), Bucket(9, 128, 160)
+SMALL = {
+    **TRANSFORMER, "num_layers": 3, "num_attention_heads": 4, "attention_head_dim": 24, "num_cross_attention_heads": 4,
+    "cross_attention_head_dim": 24, "cross_attention_dim": 96, "caption_channels": 40,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "gib"), [("bf16", 8.98), ("fp32", 14.2)])
+def test_one_published_block_saves_what_was_measured(precision: Precision, gib: float) -> None:
+    """On the meta device, where attention keeps its probabilities."""
+    sizes = TransformerSizes.of(TRANSFORMER)
+    saved = block_activation_bytes(sizes, sizes.num_tokens(FULL), precision=precision, attention="math")
+    assert saved / GIB == pytest.approx(gib, rel=0.02)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
+def test_a_block_saves_what_autograd_keeps(precision: Precision) -> None:
+    sizes, cpu = TransformerSizes.of(SMALL), torch.device("cpu")
+    model = random_transformer(SMALL, device=cpu, gradient_checkpointing=False)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model.to(dtype)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}  # by address: held, so that none is used twice
+    within = False
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if within and tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    def enter(*_: Any) -> None:
+        nonlocal within
+        within = True
+
+    def leave(*_: Any) -> None:
+        nonlocal within
+        within = False
+
+    model.transformer_blocks[1].register_forward_pre_hook(enter)
+    model.transformer_blocks[1].register_forward_hook(leave)
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "autocast" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        model(
+            torch.randn(2, *SMALL_BUCKET.latent_shape).to(dtype),
+            torch.randn(2, 9, 40).to(dtype),
+            torch.full((2,), 500.0),
+            encoder_attention_mask=torch.ones(2, 9, dtype=torch.int64),
+        )
+    counted = block_activation_bytes(
+        sizes, 2 * sizes.num_tokens(SMALL_BUCKET), precision=precision, caption_tokens=2 * 9, batch=2
+    )
+    kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    # the rotary tables are those of all blocks and samples
+    kept -= 2 * sizes.num_tokens(SMALL_BUCKET) * sizes.attention_head_dim * (2 if precision == "bf16" else 4)
+    assert counted == pytest.approx(kept, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_optimizer_has_the_state_that_is_counted(name: str) -> None:
+    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name}})
+    model = random_transformer(SMALL, device=torch.device("cpu"), gradient_checkpointing=False)
+    state = build_optimizer(config, dict(model.named_parameters())).state()
+    blocks = {key: tensor for key, tensor in state.items() if name == "adamw" or "transformer_blocks" in key}
+    held = sum(tensor.nbytes for tensor in blocks.values())
+    assert optimizer_bytes(name, TransformerSizes.of(SMALL)) == pytest.approx(held, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("setting", "gib"),
+    [
+        ({}, 40.8),
+        ({"precision": "bf16"}, 24.1),
+        ({"compiled": True}, 37.4),
+        ({"precision": "bf16", "compiled": True}, 22.1),
+        ({"compiled": True, "kept": 0.2}, 53.7),
+        ({"compiled": True, "kept": 0.4}, 73.8),
+        ({"compiled": True, "kept": 0.6}, 89.1),
+        ({"compiled": True, "micro_batch_size": 2}, 47.1),
+    ],
+)
+def test_published_model_needs_what_an_h200_measured(setting: dict[str, Any], gib: float) -> None:
+    sizes = TransformerSizes.of(TRANSFORMER)
+    moments = (4 if setting.get("precision") == "bf16" else 8) * sizes.num_parameters
+    defaults = {"precision": "autocast", "micro_batch_size": 1, "kept": 0.0, "accumulates": False, "has_ema": False}
+    counted = training_memory(
+        sizes, FULL, TrainingSetting(**{**defaults, **setting}, optimizer_bytes=moments, caption_tokens=300)
+    )
+    assert counted.peak / GIB == pytest.approx(gib, rel=0.1)
+
+
+def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
+    sizes = TransformerSizes.of(TRANSFORMER)
+
+    def peak(**changed: Any) -> int:
+        config = {"max_steps": 1, "global_batch_size": changed.pop("batch", 1), "resources": changed}
+        return estimate_training(TrainConfig.model_validate(config), sizes, FULL, caption_tokens=300, on_gpu=True).peak
+
+    assert peak(gradient_checkpointing=False) > 4 * peak()
+    assert peak(batch=2, micro_batch_size=2) > peak(batch=2) > peak()
+    assert peak() - peak(ema_device="cpu") == 4 * sizes.num_parameters
+
+
+@pytest.mark.timeout(120)
+def test_a_process_needs_what_was_estimated() -> None:
+    """One of the five settings that `python -m benchmarks.estimates` shows."""
+    name = "fp32, all kept"
+    assert estimates.estimated(name) == pytest.approx(estimates.measured(name), rel=0.1)
