@@ -10,6 +10,7 @@ from torch import Tensor
 from sana.bucket import LATENT_CHANNELS, Bucket
 from sana.config.encode import VaePrecision
 from sana.model.precision import VAE_DTYPES, VAE_MATH, float32_math
+from sana.model.transfers import to_device
 
 
 def load_vae(
@@ -39,7 +40,8 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor, *, precision: VaePreci
     """Encode float32 [B, 3, F, H, W] in [-1, 1] to float32 [B, 16, 1 + (F - 1) / 4, H / 8, W / 8].
 
     The latent is `(mode - mean) / std` per channel, with the checkpoint's `latents_mean` and `latents_std`: the
-    posterior's mode and not a sample, as in the official Wan encoder, so that it is the same on every run.
+    posterior's mode and not a sample, as in the official Wan encoder, so that it is the same on every run. Pixels are
+    on the host; on a GPU the result may still be being computed on return.
 
     Raises:
         ValueError: F is not 4k + 1 or H or W not a multiple of 16 (the VAE would silently drop the rest),
@@ -52,7 +54,7 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor, *, precision: VaePreci
     if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
     with float32_math(VAE_MATH[precision]):
-        mode = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode().float()
+        mode = vae.encode(to_device(pixels, vae.device).to(vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae)
     latents: Tensor = (mode - mean) / std
     return latents
@@ -75,6 +77,7 @@ def decode_latents(vae: AutoencoderKLWan, latents: Tensor, *, precision: VaePrec
 
 
 def _statistics(vae: AutoencoderKLWan) -> tuple[Tensor, Tensor]:
-    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(1, -1, 1, 1, 1)
-    std = torch.tensor(vae.config.latents_std, device=vae.device).view(1, -1, 1, 1, 1)
+    """Return mean and standard deviation of each channel, [1, 16, 1, 1, 1] on the VAE's device."""
+    values = torch.tensor([vae.config.latents_mean, vae.config.latents_std])
+    mean, std = to_device(values, vae.device).view(2, 1, -1, 1, 1, 1)  # a plain copy would wait for the GPU
     return mean, std

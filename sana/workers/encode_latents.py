@@ -1,8 +1,9 @@
 """Worker: decode, resize and encode the windows that are missing in the pool, and commit them part by part.
 
-A bounded pipeline: threads decode ahead, across parts, so that the VAE does not wait. In memory are at most
-`decode_threads` + 1 windows, a batch, and the latents of one shard, however long or many the clips are. Windows of one
-video are neighbours, and decoded in one pass over it as far as a part and the threads' lanes go.
+A bounded pipeline: threads decode ahead, across parts, and one writes behind, so that the VAE does not wait; a GPU is
+given the next batch before the last one's result is fetched. In memory are at most `decode_threads` + 1 windows, a
+batch (two on a GPU), and the latents of two shards, however long or many the clips are. Windows of one video are
+neighbours, and decoded in one pass over it as far as a part and the threads' lanes go.
 Several workers take parts of one todo without communicating: each its own first, then those of the others.
 """
 
@@ -11,41 +12,39 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sana.arrow import table_of
 from sana.data.schemas import LATENTS, Reason
-from sana.data.shards.shard import DTYPES, Location, write_shard
-from sana.data.shards.shard_tables import require_shards
+from sana.data.shards.part_writer import PartWriter, Row
+from sana.data.shards.shard import DTYPES
 from sana.data.sources.source import open_sources
 from sana.data.video.one_pass import OF_ONE_PASS, read_windows
 from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
 from sana.model.device import provenance, resolve_device
+from sana.model.transfers import HostCopy
 from sana.model.vae import encode_latents, load_vae
 from sana.progress import REJECTED, Progress
 from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
-from sana.runtime.pool import Pool, part_name, slices
+from sana.runtime.pool import Pool, slices
 from sana.runtime.specs import EncodeLatentsSpec
 from sana.runtime.work_partition import WorkPartition
-from sana.store import Store
 
-_NO_LOCATION = Location("", 0, 0, "", "", ())
-Row = Mapping[str, Any]
 Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
 Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
+T = TypeVar("T")
+Batch = tuple[list[Row], T] | None  # None: the end of a part
 
 
 def encode(job: Job[EncodeLatentsSpec]) -> None:
@@ -73,26 +72,29 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     done = Counter(partition.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_rejected = 0
-    for _, items in groupby(_windows(job, partition, rank), key=itemgetter(0)):
-        shards = _ShardWriter(store, f"{pool.folder}/shards", config.resources.shard_mib * 2**20)
-        part: list[Row] = []
-        rejections: dict[str, ClipRejected] = {}
-        for rows, result in _batches(items, config.batch_size):
+    made_by = provenance(device, config.vae_precision)
+
+    def launch(pixels: np.ndarray) -> HostCopy:
+        latents = encode_latents(vae, torch.from_numpy(pixels), precision=config.vae_precision)
+        return HostCopy(latents.to(DTYPES[config.dtype]))
+
+    batches = _batches(_windows(job, partition, rank), config.batch_size)
+    with PartWriter(pool, shard_bytes=config.resources.shard_mib * 2**20, provenance=made_by) as writer:
+        for encoded in _encoded(batches, launch, num_behind=1 if device.type == "cuda" else 0):
+            if encoded is None:
+                writer.end_part()
+                continue
+            rows, result = encoded
             if isinstance(result, ClipRejected):
-                rejections[rows[0]["sample_key"]] = result
+                writer.reject(rows[0], result)
                 num_rejected += 1
             else:
-                latents = encode_latents(vae, torch.from_numpy(result), precision=config.vae_precision)
-                for row, latent in zip(rows, latents, strict=False):  # the batch may be filled up by repeats
-                    shards.add(row["sample_key"], _store_dtype(latent, config.dtype, row))
-            part += rows
+                for row, latent in zip(rows, result.wait(), strict=False):  # the batch may be filled up by repeats
+                    writer.add(row, _finite(latent, config.dtype, row))
             bucket = rows[0]["bucket"]
             done[bucket] += len(rows)
             counts = {**done, REJECTED: num_rejected}
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
-        index = _index(part, shards.close(), rejections, provenance(device, config.vae_precision))
-        require_shards(store, index)  # `gc` may have deleted them
-        pool.commit_part(index)
 
 
 def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
@@ -179,73 +181,67 @@ def _lanes(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
     return [rows[start:end] for start, end in pairwise(edges) if end > start]
 
 
-def _batches(items: Iterable[Item], batch_size: int) -> Iterator[tuple[list[Row], Decoded]]:
+def _batches(items: Iterable[Item], batch_size: int) -> Iterator[Batch[Decoded]]:
     """Yield rows and their pixels [B, 3, F, H, W], B always `batch_size`, or one row and its rejection.
 
-    The last batch is filled up by repeats: a sample's bytes depend on the size of the batch, not on what is in it.
+    None follows the last of a part, which is filled up by repeats: a sample's bytes depend on the size of the batch,
+    not on what is in it.
     """
-    rows: list[Row] = []
-    pixels: list[np.ndarray] = []
-    for _, row, future in items:
-        decoded = future.result()
-        if isinstance(decoded, ClipRejected):
-            yield [row], decoded
-            continue
-        rows.append(row)
-        pixels.append(decoded)
-        del decoded, future  # 400 MB at 81x480x832, which would stay while the next window is waited for
-        if len(rows) == batch_size:
-            yield rows, np.stack(pixels) if batch_size > 1 else pixels.pop()[None]
-            rows, pixels = [], []
-    if rows:
-        yield rows, np.stack(pixels + [pixels[-1]] * (batch_size - len(pixels)))
+    for _, of_part in groupby(items, key=itemgetter(0)):
+        rows: list[Row] = []
+        pixels: list[np.ndarray] = []
+        for _, row, future in of_part:
+            decoded = future.result()
+            if isinstance(decoded, ClipRejected):
+                yield [row], decoded
+                continue
+            rows.append(row)
+            pixels.append(decoded)
+            del decoded, future  # 400 MB at 81x480x832, which would stay while the next window is waited for
+            if len(rows) == batch_size:
+                yield rows, np.stack(pixels) if batch_size > 1 else pixels.pop()[None]
+                rows, pixels = [], []
+        if rows:
+            yield rows, np.stack(pixels + [pixels[-1]] * (batch_size - len(pixels)))
+        yield None
 
 
-def _store_dtype(latent: Tensor, dtype: str, row: Row) -> Tensor:
-    """Return a latent [16, f, h, w] in the stored dtype on the CPU, checked finite."""
-    stored = latent.to(DTYPES[dtype]).cpu()
-    if not torch.isfinite(stored).all():
+def _encoded(
+    batches: Iterable[Batch[Decoded]], launch: Callable[[np.ndarray], HostCopy], *, num_behind: int
+) -> Iterator[Batch[HostCopy | ClipRejected]]:
+    """Launch the encoding of batches; yields them in order, their latents [B, 16, f, h, w] on the way to the host.
+
+    Each is yielded when `num_behind` more have been launched, so that a GPU has work while the caller waits for a
+    result and checks it, and while pixels are waited for, checked and copied.
+    """
+    launched: deque[Batch[HostCopy | ClipRejected]] = deque()
+    num_launched = 0
+    for batch in batches:
+        if batch is None or isinstance(batch[1], ClipRejected):
+            launched.append(batch)  # type: ignore[arg-type]
+        else:
+            launched.append((batch[0], launch(batch[1])))
+            num_launched += 1
+        del batch
+        while launched and (num_launched > num_behind or not _is_launched(launched[0])):
+            num_launched -= _is_launched(launched[0])
+            yield launched.popleft()
+    yield from launched
+
+
+def _is_launched(batch: Batch[HostCopy | ClipRejected]) -> bool:
+    return batch is not None and isinstance(batch[1], HostCopy)
+
+
+def _finite(latent: Tensor, dtype: str, row: Row) -> Tensor:
+    """Return a latent [16, f, h, w], checked finite in the dtype that it is stored in."""
+    finite = torch.isfinite(latent)
+    if not finite.all():
         raise SanaError(
-            f"encode_latents: {row['path']} has latents that are not finite in {dtype} "
-            f"(largest {latent.abs().max().item():.3g}); set encode_latents.dtype to bf16 or fp32"
+            f"encode_latents: {row['path']} has latents that are not finite in {dtype} ({int((~finite).sum()):,} of "
+            f"{latent.numel():,} values); set encode_latents.dtype to bf16 or fp32"
         )
-    return stored
-
-
-class _ShardWriter:
-    """A part's latents, written as shards of about `shard_bytes`: one shard is in memory at a time."""
-
-    def __init__(self, store: Store, folder: str, shard_bytes: int) -> None:
-        self._store, self._folder, self._shard_bytes = store, folder, shard_bytes
-        self._open: dict[str, Tensor] = {}
-        self._written: dict[str, Location] = {}
-
-    def add(self, key: str, latent: Tensor) -> None:
-        self._open[key] = latent
-        if sum(tensor.nbytes for tensor in self._open.values()) >= self._shard_bytes:
-            self._flush()
-
-    def close(self) -> dict[str, Location]:
-        """Write the rest and return where each latent is."""
-        self._flush()
-        return self._written
-
-    def _flush(self) -> None:
-        if self._open:
-            self._written |= write_shard(self._store, self._folder, part_name(self._open), self._open)
-            self._open = {}
-
-
-def _index(
-    part: Sequence[Row], locations: Mapping[str, Location], rejections: Mapping[str, ClipRejected], provenance: str
-) -> pa.Table:
-    """Return the pool rows of a part."""
-    rows = []
-    for row in part:
-        rejection = rejections.get(row["sample_key"])
-        why = {"reason": rejection.reason, "detail": rejection.detail} if rejection else {"reason": "", "detail": ""}
-        rows.append({**row, **why, **vars(locations.get(row["sample_key"], _NO_LOCATION)), "provenance": provenance})
-    return table_of(rows, LATENTS)
+    return latent
 
 
 if __name__ == "__main__":

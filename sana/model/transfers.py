@@ -1,0 +1,48 @@
+"""Tensors between the host and a GPU while it computes: through pinned memory, and nothing waits before it must.
+
+On a CPU the same functions copy nothing.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a host tensor to a device on a stream of its own; what is launched after it waits for it, the host not."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    stream = _stream(device)
+    with torch.cuda.stream(stream):
+        moved = tensor.pin_memory().to(
+            device, non_blocking=True
+        )  # torch keeps pinned memory, for the next of this size
+    current = torch.cuda.current_stream(device)
+    current.wait_stream(stream)
+    moved.record_stream(current)  # else it could be overwritten by the next copy while it is read
+    return moved
+
+
+class HostCopy:
+    """A copy of a tensor to the host, which begins now, behind what computes it; on a CPU it is the tensor."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor
+        self._copied: torch.cuda.Event | None = None
+        if tensor.device.type == "cuda":
+            self._copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._copy.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait(self) -> Tensor:
+        """Return the copy once it is whole, in ordinary memory: pinned memory is scarce, and used again."""
+        if self._copied is None:
+            return self._copy
+        self._copied.synchronize()
+        return self._copy.clone()
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
