@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from sana.training.guards.skipped_steps import put_back
+
 
 def decay_at(num_updates: int, decay: float) -> float:
     """Return `min(decay, (1 + n) / (10 + n))` for the update after `n` earlier ones: 0.1 at first.
@@ -42,13 +44,16 @@ class Ema:
         self.finish()
         return self._shadow
 
-    def update(self, num_updates: int) -> None:
-        """Move towards the live weights, after `num_updates` earlier updates (that is, optimizer steps)."""
+    def update(self, num_updates: int, skip: Tensor | None = None) -> None:
+        """Move towards the live weights, after `num_updates` earlier updates (that is, optimizer steps).
+
+        If `skip`, a bool scalar on the device, they stay.
+        """
         weight = 1.0 - decay_at(num_updates, self._decay)
         if self._moves is not None:
-            self._moves.start(weight)
+            self._moves.start(weight, skip)
         else:
-            _move(list(self._shadow.values()), [parameter.detach() for parameter in self._live.values()], weight)
+            _move(list(self._shadow.values()), [parameter.detach() for parameter in self._live.values()], weight, skip)
 
     def finish(self) -> None:
         """Wait for an update that runs beside training: call it before the live weights change."""
@@ -86,24 +91,29 @@ class _MovesBehind:
         self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if self._copies else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "ema")
         self._pending: Future[None] | None = None
+        self._skip: Tensor | None = None
 
-    def start(self, weight: float) -> None:
+    def start(self, weight: float, skip: Tensor | None) -> None:
         self.finish()
         live = [parameter.detach() for parameter in self._live]
         copied = None
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())  # after the optimizer's step
             with torch.cuda.stream(self._stream):
+                self._skip = skip  # its memory must stay until it is copied
+                if skip is not None:
+                    skip = torch.empty_like(skip, device="cpu", pin_memory=True).copy_(skip, non_blocking=True)
                 for i, copy in self._copies.items():
                     live[i] = copy.copy_(live[i], non_blocking=True)
                 copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 copied.record()
-        self._pending = self._thread.submit(self._run, copied, live, weight)
+        self._pending = self._thread.submit(self._run, copied, live, weight, skip)
 
-    def _run(self, copied: torch.cuda.Event | None, live: list[Tensor], weight: float) -> None:
+    def _run(self, copied: torch.cuda.Event | None, live: list[Tensor], weight: float, skip: Tensor | None) -> None:
         if copied is not None:
             copied.synchronize()
-        _move(self._shadow, live, weight)
+        if skip is None or not skip:
+            _move(self._shadow, live, weight)
 
     def finish(self) -> None:
         if self._pending is not None:
@@ -112,7 +122,12 @@ class _MovesBehind:
 
 
 @torch.no_grad()  # in each thread by itself
-def _move(shadow: list[Tensor], live: list[Tensor], weight: float) -> None:
+def _move(shadow: list[Tensor], live: list[Tensor], weight: float, skip: Tensor | None = None) -> None:
+    if skip is not None:
+        for before, tensor in zip(shadow, live, strict=True):  # one by one: no more memory than one tensor
+            with put_back(skip, [before]):
+                before.lerp_(tensor.to(torch.float32), weight)
+        return
     torch._foreach_lerp_(shadow, [tensor.to(torch.float32) for tensor in live], weight)
 
 

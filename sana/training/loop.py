@@ -19,11 +19,12 @@ from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.evaluation import EvalTable, evaluate_model
+from sana.training.guards.loss_spikes import WINDOW_STEPS
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.distributed import StopFlag
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
-from sana.training.step_window import StepWindow
+from sana.training.step_window import NotFiniteError, StepWindow
 from sana.training.train_step import TrainStep
 from sana.training.trainable import Trainable
 
@@ -83,7 +84,7 @@ class Trainer:
             text_padding=self.config.text_padding,
             on_round=self._after_eval_round,
         )
-        self.window = StepWindow(self.cursor, self.samples, parallel.sum)
+        self.window = StepWindow(self.config, self.cursor, self.samples, parallel.sum, warns=parallel.is_main)
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
@@ -122,6 +123,8 @@ class Trainer:
         step, self.evaluated_step = self.parallel.broadcast([found.step, found.evaluated_step])
         self.state.restore(self.parallel, found.parts, step)
         self.resumed_step = step
+        if self.parallel.is_main:
+            self.window.remember(self.checkpoints.metrics.last_values(m.TRAIN_LOSS, WINDOW_STEPS))
         self._write([], "from the start" if step == 0 else f"resuming from step {step}")
 
     def _train_step(self, batches: Iterator[MicroBatch]) -> None:
@@ -132,9 +135,16 @@ class Trainer:
 
     def _flush(self) -> None:
         """Write and report what was measured since the last flush."""
-        rows = self.window.flush()
+        try:
+            rows = self.window.flush()
+        except NotFiniteError as error:
+            self.say(at=error.step)  # where it failed, not how far it went on
+            raise
         if rows:
-            self.last_losses = f"loss {rows[-1][m.TRAIN_LOSS]:.4f}"
+            losses = [row[m.TRAIN_LOSS] for row in rows if m.TRAIN_LOSS in row]
+            self.last_losses = f"loss {losses[-1]:.4f}" if losses else "skipped, the loss is not finite"
+            if self.window.spike:
+                self.last_losses, self.window.spike = f"{self.last_losses} ({self.window.spike})", ""
             self._write(rows, f"{self.last_losses}, {rows[-1][m.STEP_S]:.3g} s per step")
 
     def _evaluate(self) -> bool:
@@ -177,11 +187,14 @@ class Trainer:
             self.checkpoints.write(rows)
         self.say("", rows)
 
-    def say(self, phase: str = "", rows: Sequence[dict[str, float]] = ()) -> None:
-        """Report how far it is: the steps that were asked of the device, and the losses that were measured last."""
+    def say(self, phase: str = "", rows: Sequence[dict[str, float]] = (), *, at: int | None = None) -> None:
+        """Report how far it is: the steps that were asked of the device, and the losses that were measured last.
+
+        `at` is another step to be told: that at which the run ended.
+        """
         self.last_report = time.perf_counter()
         if self.parallel.is_main:
-            step, total = self.state.step, self.config.max_steps
+            step, total = self.state.step if at is None else at, self.config.max_steps
             said = Progress(step, total, "steps", self.last_losses, tuple(rows), phase=phase, before=self.resumed_step)
             self.report(said)
 

@@ -20,6 +20,8 @@ Row = Mapping[str, float]
 
 STEP = "step"  # optimizer steps done; 0 before the first
 TRAIN_LOSS = "train/loss"  # mean over the global batch of this step
+SKIPPED_STEPS = "train/skipped_steps"  # steps skipped so far; absent with max_skipped_steps 0
+LOSS_SPIKE = "train/loss_spike"  # robust standard deviations above the running level; of spikes only
 GRAD_NORM = "train/grad_norm"  # L2 norm of the whole gradient before clipping
 LEARNING_RATE = "train/learning_rate"  # of this step
 EPOCH = "train/epoch"  # epochs done, with a fraction
@@ -93,6 +95,16 @@ class MetricsWriter:
             file.writelines(lines)
         self._uncommitted += lines
 
+    def last_values(self, name: str, num_values: int) -> list[float]:
+        """Return the last values of a metric that the file has, in order."""
+        found: list[float] = []
+        for line in reversed(self.path.read_bytes().splitlines()):
+            row = json.loads(line)
+            found += [row[name]] if name in row else []
+            if len(found) == num_values:
+                break
+        return found[::-1]
+
     def cut_segment(self) -> bytes:
         """Return the rows since the last cut."""
         segment = "".join(self._uncommitted).encode()
@@ -105,6 +117,6 @@ def parse_rows(data: bytes) -> list[dict[str, float]]:
     return [json.loads(line) for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
-def first_not_finite(rows: Sequence[Row]) -> int | None:
-    """Return the index of the first row whose numbers are not all finite."""
-    return next((i for i, row in enumerate(rows) if not all(math.isfinite(number) for number in row.values())), None)
+def not_finite(row: Row) -> list[str]:
+    """Return the names of the numbers that are not finite."""
+    return [name for name, number in row.items() if not math.isfinite(number)]

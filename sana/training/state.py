@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sana.config.training.train import TrainConfig
 from sana.training.ema import Ema
+from sana.training.guards.skipped_steps import SKIPPED_STEPS, SkippedSteps
 from sana.training.optimizers.registry import build_optimizer
 from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.trainable import Trainable
@@ -29,24 +31,40 @@ class TrainState:
         self.parameters = trainable.parameters
         self.optimizer = build_optimizer(config, trainable.parameters)
         self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=config.resources.ema_device == "cpu")
+        self.skipped = SkippedSteps(_device_of(trainable)) if config.max_skipped_steps else None
+        self._num_skipped = 0  # of those that the optimizer was told of
         self.step = 0
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        return {"weights": weights, "ema": self.ema.shadow, "optimizer": self.optimizer.state()}
+        return {"weights": weights, "ema": self.ema.shadow, "optimizer": self._optimizer_state()}
 
-    def advance(self, learning_rate: float) -> None:
-        """Take the optimizer's step along the gradients, and move the EMA after it."""
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        counted = {SKIPPED_STEPS: self.skipped.count} if self.skipped else {}
+        return self.optimizer.state() | counted
+
+    def advance(self, learning_rate: float, skip: Tensor | None = None) -> None:
+        """Take the optimizer's step along the gradients, and move the EMA after it.
+
+        If `skip`, a bool scalar on the device that `skipped.decide` returned, all but the step's number stays.
+        """
         self.ema.finish()
-        self.optimizer.step(learning_rate)
-        self.ema.update(self.step)
+        num_skipped = self.skipped.num_before if self.skipped else 0
+        if num_skipped != self._num_skipped:  # a skipped step was counted by the optimizer
+            self._num_skipped = num_skipped
+            self.optimizer.set_step(self.step - num_skipped)
+        self.optimizer.step(learning_rate, skip)
+        self.ema.update(self.step - num_skipped, skip)
         self.step += 1
 
     def set_step(self, step: int) -> None:
         """Set the number of steps done, which the optimizer's bias correction depends on."""
         self.step = step
-        self.optimizer.set_step(step)
+        if self.skipped is not None:
+            self.skipped.restored()
+            self._num_skipped = self.skipped.num_before
+        self.optimizer.set_step(step - self._num_skipped)
 
     def restore(self, parallel: Parallel, found: Parts | None, step: int) -> None:
         """Restore the state after `step` steps that rank 0 read, bit for bit. Collective."""
@@ -56,3 +74,9 @@ class TrainState:
     def snapshot(self, parallel: Parallel) -> Snapshot:
         """Return the whole state as it is now. Collective."""
         return Snapshot(self.step, parallel.gather(self.parts()))
+
+
+def _device_of(trainable: Trainable) -> torch.device:
+    """Return the device of what learns: the GPU where a part is in the host's memory."""
+    devices = [parameter.device for parameter in trainable.parameters.values()]
+    return next((device for device in devices if device.type == "cuda"), devices[0])

@@ -45,7 +45,11 @@ class TrainStep:
                 self._backward(batch.to(self._parallel.device), scalars)
         grad_norm = clip_gradients(self._parallel, self._state.parameters.values(), self._config)
         learning_rate = learning_rate_at(step, self._config)
-        self._state.advance(learning_rate)
+        skip = None
+        if self._state.skipped is not None:
+            skip = self._state.skipped.decide(self._parallel.sum(scalars[m.TRAIN_LOSS].value), grad_norm)
+            scalars[m.SKIPPED_STEPS] = m.Scalar(self._state.skipped.count.clone(), "equal")
+        self._state.advance(learning_rate, skip)
         scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
         return StepMetrics(step + 1, scalars, {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s})
 

@@ -38,4 +38,11 @@ class TrainResources(Section):
     log_every: int = Field(
         10, ge=1, le=10**9, description="steps between lines in metrics.jsonl (which has every step)"
     )
+    loss_spike_threshold: float = Field(
+        10.0,
+        ge=0.0,
+        le=1e6,
+        description="warn of a loss that is more than so many robust standard deviations above the median of the 100 "
+        "steps before; it changes nothing in training. 0: no warning",
+    )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")

@@ -28,6 +28,13 @@ class TrainConfig(Section):
     max_grad_value: Annotated[float | None, Neutral(None)] = Field(
         None, gt=0.0, description="each number of a gradient is clipped to +- this, with gradient_clipping value only"
     )
+    max_skipped_steps: Annotated[int, Neutral(0)] = Field(
+        0,
+        ge=0,
+        le=10**6,
+        description="steps that may be skipped because their loss or gradient is not finite; one more stops the run, "
+        "with 0 the first. Above 0, it needs memory for a copy of weights and optimizer state, except adamw on a GPU",
+    )
     caption_dropout: float = Field(
         0.1, ge=0.0, le=1.0, description="probability that the null caption replaces a caption"
     )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sana.training.guards.skipped_steps import put_back
+
 STEP = "step"  # torch's name for the number of steps taken, in the state of each parameter
 
 Parameters = Mapping[str, nn.Parameter]
@@ -20,11 +22,21 @@ class Optimizer:
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
         self._optimizer, self._parameters = optimizer, parameters
 
-    def step(self, learning_rate: float) -> None:
-        """Take a step along the gradients, and free them."""
+    def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
+        """Take a step along the gradients, and free them; if `skip`, a bool scalar on the device, change nothing.
+
+        What a checkpoint holds is put back then; what it does not hold is set by `set_step`.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        self._optimizer.step()
+        if skip is None:
+            self._optimizer.step()
+        elif getattr(self._optimizer, "_step_supports_amp_scaling", False):
+            self._optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # torch's fused kernels look at it
+            self._optimizer.step()
+        else:
+            with put_back(skip, [*self._parameters.values(), *self.state().values()]):
+                self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:

@@ -1,0 +1,178 @@
+"""Guards of the loop: steps that are skipped, the stop after too many, and the loss-spike alarm."""
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sana.config.pipeline import Config
+from sana.errors import SanaError
+from sana.runtime.job import Job
+from sana.runtime.specs import TrainSpec
+from sana.training.batch import MicroBatch
+from sana.training.checkpoints.checkpoint import checkpoint_steps
+from sana.training.checkpoints.checkpoint_io import load
+from sana.training.objectives.flow_matching import FlowMatching
+from sana.training.objectives.objective import Losses
+from sana.workers.train import train
+from tests.training_lab import Lab
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_sigterm")]
+
+SKIPPED, LOSS = "train/skipped_steps", "train/loss"
+
+
+class Disturbed:
+    """Multiplies the loss of one sample, the last of the global batch, at chosen steps."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, factors: dict[int, float]) -> None:
+        self.factors = factors
+        draw, loss = FlowMatching.draw, FlowMatching.loss
+        marks = self.factors
+
+        def drawn(objective: FlowMatching, slots: Any, latents: Tensor) -> dict[str, Tensor]:
+            factor = [marks.get(slot.step + 1, 1.0) if slot.position == 3 else 1.0 for slot in slots]
+            return {**draw(objective, slots, latents), "factor": torch.tensor(factor)}
+
+        def disturbed(objective: FlowMatching, model: nn.Module, batch: MicroBatch) -> Losses:
+            losses = loss(objective, model, batch)
+            return losses._replace(per_sample=losses.per_sample * batch.tensors["factor"])
+
+        patch.setattr(FlowMatching, "draw", drawn)
+        patch.setattr(FlowMatching, "loss", disturbed)
+
+
+@pytest.fixture
+def disturbed(monkeypatch: pytest.MonkeyPatch) -> Disturbed:
+    return Disturbed(monkeypatch, {})
+
+
+def train_disturbed(job: Job[TrainSpec]) -> None:
+    """A rank of its own, on the second of which the sample of step 3 is not a number."""
+    with pytest.MonkeyPatch.context() as patch:
+        Disturbed(patch, {3: float("nan")})
+        train(job)
+
+
+def state_of(lab: Lab, trajectory: str, step: int) -> dict[str, Tensor]:
+    found = lab.at(trajectory, step)
+    parts = {part: load(lab.store, found, part, staging=lab.folder) for part in ("weights", "ema", "optimizer")}
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_skipped_step_changes_nothing_but_the_count(
+    lab: Lab, disturbed: Disturbed, optimizer: str, value: float
+) -> None:
+    settings = {"max_steps": 3, "checkpoint_every": 1, "max_skipped_steps": 2, "optimizer": {"name": optimizer}}
+    name = f"{optimizer}-{value}"
+    disturbed.factors[3] = value
+    lab.train(name, **settings)
+    before, after = state_of(lab, name, 2), state_of(lab, name, 3)
+    counted = "optimizer/skipped_steps"
+    assert (before.pop(counted).item(), after.pop(counted).item()) == (0, 1)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in before)
+    rows = lab.rows(lab.at(name, 3))
+    assert [row[SKIPPED] for row in rows] == [0, 0, 1]
+    assert LOSS in rows[1] and LOSS not in rows[2] and "train/grad_norm" not in rows[2]
+
+
+def test_without_a_bad_step_the_guard_changes_no_bit(lab: Lab, disturbed: Disturbed) -> None:
+    lab.train("off", max_steps=4)
+    lab.train("on", max_steps=4, max_skipped_steps=3)
+    off, on = state_of(lab, "off", 4), state_of(lab, "on", 4)
+    assert set(on) - set(off) == {"optimizer/skipped_steps"}
+    assert all(torch.equal(off[name], on[name]) for name in off)
+
+
+@pytest.mark.parametrize("ema_device", ["auto", "cpu"])
+def test_a_resumed_run_skips_and_counts_alike(lab: Lab, disturbed: Disturbed, ema_device: str) -> None:
+    """Bias corrections and the EMA decay count the steps that were taken, in both."""
+    disturbed.factors |= {2: float("nan"), 5: float("inf")}
+    settings = {"checkpoint_every": 100, "max_skipped_steps": 2, "ema_device": ema_device}
+    straight = lab.train(f"straight-{ema_device}", max_steps=7, **settings)
+    lab.train(f"stopped-{ema_device}", max_steps=3, **settings)
+    lab.assert_same(straight, lab.train(f"stopped-{ema_device}", max_steps=7, **settings))
+    assert [row[SKIPPED] for row in lab.rows(straight)] == [0, 1, 1, 1, 2, 2, 2]
+
+
+def test_one_more_than_may_be_skipped_stops_the_run(
+    lab: Lab, disturbed: Disturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    disturbed.factors |= {2: float("nan"), 4: float("nan")}
+    job = lab.job("many", max_steps=8, max_skipped_steps=1, log_every=3, checkpoint_every=3)
+    with pytest.raises(
+        SanaError,
+        match=r"2 steps .* train.max_skipped_steps is 1: step 2 \(clip\S+.*\); step 4 \(clip.*inspect CONFIG clip",
+    ):
+        train(job)
+    assert checkpoint_steps(lab.store, lab.key("many")) == [3]
+    assert "step 2: loss nan" in caplog.text and "skipped, 1 of at most 1 so far" in caplog.text
+    # after a restart the earlier one is still counted
+    with pytest.raises(SanaError, match=r"2 steps .*: step 4 \(clip.*; and 1 before"):
+        train(lab.job("many", max_steps=8, max_skipped_steps=1, log_every=3, checkpoint_every=3))
+
+
+def test_the_step_that_is_not_finite_is_the_step_that_is_reported(lab: Lab, disturbed: Disturbed) -> None:
+    disturbed.factors[4] = float("nan")
+    job = lab.job("told", max_steps=8, log_every=6, checkpoint_every=100)
+    with pytest.raises(SanaError, match="step 4: loss nan"):
+        train(job)
+    last = json.loads(job.progress_path.read_text().splitlines()[-1])
+    assert (last["done"], last["total"]) == (4, 8)
+
+
+def test_a_loss_spike_is_told_and_changes_nothing(
+    lab: Lab, disturbed: Disturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    disturbed.factors[23] = 1e4
+    settings = {"max_steps": 24, "checkpoint_every": 100, "log_every": 4}
+    off = lab.train("off", **settings, loss_spike_threshold=0.0)
+    assert "far above" not in caplog.text
+    job = lab.job("on", **settings, loss_spike_threshold=50.0)
+    with caplog.at_level(logging.WARNING):
+        train(job)
+    on = lab.at("on", 24)
+    assert re.search(
+        r"loss \S+ at step 23 is far above its level of \S+ \(\d+ robust std\)\. Samples: clip", caplog.text
+    )
+    assert "at step 23 is far above its level" in job.progress_path.read_text()
+    assert [row["step"] for row in lab.rows(on) if "train/loss_spike" in row] == [23]
+    assert lab.losses(on) == lab.losses(off)
+    assert {name: info.digest for name, info in on.files.items()} == {name: i.digest for name, i in off.files.items()}
+    # a restart knows the level
+    lab.train("cut", **{**settings, "max_steps": 21}, loss_spike_threshold=50.0)
+    lab.assert_same(on, lab.train("cut", **settings, loss_spike_threshold=50.0))
+
+
+def test_the_guard_is_part_of_the_trajectory(lab: Lab) -> None:
+    def settings(**train: Any) -> dict[str, object]:
+        config: Config = lab.job("x", **train).config
+        return config.train.trajectory_settings()
+
+    assert "max_skipped_steps" not in settings()
+    assert settings(max_skipped_steps=2)["max_skipped_steps"] == 2
+    assert settings(loss_spike_threshold=0.0) == settings()
+
+
+@pytest.mark.slow(group="two_ranks")  # two processes import torch
+def test_two_ranks_skip_as_one_does(lab: Lab, disturbed: Disturbed) -> None:
+    """One rank alone has the bad sample; none takes the step."""
+    settings = {"max_skipped_steps": 1, "checkpoint_every": 1, "micro_batch_size": 1, "max_checkpoints": 9}
+    lab.run(lab.job("two", max_steps=5, **settings, num_processes=2), train_disturbed, ranks=2)
+    before, after = state_of(lab, "two", 2), state_of(lab, "two", 3)
+    counted = "optimizer/skipped_steps"
+    assert (before.pop(counted).item(), after.pop(counted).item()) == (0, 1)
+    assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in before)
+    disturbed.factors[3] = float("nan")
+    one, two = (lab.rows(found) for found in (lab.train("one", max_steps=5, **settings), lab.at("two", 5)))
+    assert [row[SKIPPED] for row in two] == [row[SKIPPED] for row in one] == [0, 0, 1, 1, 1]
+    for name in (LOSS, "train/grad_norm"):
+        values = [[row[name] for row in rows if name in row] for rows in (one, two)]
+        assert len(values[0]) == 4 and values[1] == pytest.approx(values[0], rel=1e-5)
