@@ -14,6 +14,7 @@ NAMES = (
     "encode",
     "loader",
     "epoch",
+    "checkpoint",
     "report",
     "learning",
     "estimates",

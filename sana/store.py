@@ -9,6 +9,7 @@ import io
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from sana.store_errors import TRUNCATED, StoreError, clear_errors
 
 COPY_BYTES = 2**20
 
+Block = bytes | memoryview
 Listing = list[tuple[str, int]]  # (key, bytes)
 Names = list[str]
 
@@ -60,6 +62,12 @@ class Store(Protocol):
         """
 
     def put_file_if_absent(self, key: str, path: Path) -> bool: ...  # the same from a local file, which is copied
+    def put_blocks_if_absent(self, key: str, blocks: Iterable[Block], *, staging: Path) -> bool:
+        """The same of an object that comes block by block: it is not in memory at once, and on a disk not copied.
+
+        `staging` is a local folder, where S3 keeps the object until it is sent.
+        """
+
     def list(self, prefix: str) -> Listing: ...  # all below the folder ("": the root), at any depth, sorted by key
     def list_entries(self, prefix: str) -> Entries: ...  # the same with times
     def list_dirs(self, prefix: str) -> Names: ...  # folders directly in the folder, sorted; a disk's may be empty
@@ -137,14 +145,17 @@ class LocalStore:
             raise StoreError(f"{self.uri(key)}: {TRUNCATED} (got {done} of {len(buffer)} from byte {start})")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        return self._create(key, io.BytesIO(data))
+        return self._create(key, lambda file: shutil.copyfileobj(io.BytesIO(data), file, COPY_BYTES))
 
     def put_file_if_absent(self, key: str, path: Path) -> bool:
         with path.open("rb") as source:
-            return self._create(key, source)
+            return self._create(key, lambda file: shutil.copyfileobj(source, file, COPY_BYTES))
 
-    def _create(self, key: str, source: IO[bytes]) -> bool:
-        """Copy to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""
+    def put_blocks_if_absent(self, key: str, blocks: Iterable[Block], *, staging: Path) -> bool:  # noqa: ARG002
+        return self._create(key, lambda file: file.writelines(blocks))
+
+    def _create(self, key: str, write: Callable[[IO[bytes]], None]) -> bool:
+        """Write to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""
         final = self.local_path(key)
         temp = final.with_name(f"{TEMP_PREFIX}{os.urandom(16).hex()}")
         with clear_errors(str(final), OSError, writing=True):
@@ -155,7 +166,7 @@ class LocalStore:
             if not final.exists():
                 try:
                     with temp.open("xb") as file:
-                        shutil.copyfileobj(source, file, COPY_BYTES)
+                        write(file)
                         file.flush()
                         os.fsync(file.fileno())
                     with suppress(FileExistsError):

@@ -5,7 +5,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sana.atomic_io import TEMP_PREFIX, atomic_write
-from sana.store import Entries, Entry, Listing, Names, byte_view, check_key, put_and_delete_test_object
+from sana.store import Block, Entries, Entry, Listing, Names, byte_view, check_key, put_and_delete_test_object
 from sana.store_errors import TRUNCATED, StoreError, clear_errors, error_code, http_status
 
 _T = TypeVar("_T")
@@ -139,6 +139,16 @@ class S3Store:
     def put_file_if_absent(self, key: str, path: Path) -> bool:
         path.stat()  # a missing source must not be reported as a missing object
         return self._create(key, lambda mark: self._fs.put_file(str(path), self.uri(key), mode="create", Metadata=mark))
+
+    def put_blocks_if_absent(self, key: str, blocks: Iterable[Block], *, staging: Path) -> bool:
+        staging.mkdir(parents=True, exist_ok=True)
+        path = staging / f"{TEMP_PREFIX}{uuid.uuid4().hex}"
+        try:
+            with path.open("xb") as file:
+                file.writelines(blocks)
+            return self.put_file_if_absent(key, path)
+        finally:
+            path.unlink(missing_ok=True)
 
     def _create(self, key: str, send: Callable[[dict[str, str]], object]) -> bool:
         """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB).

@@ -75,9 +75,10 @@ def train_and_die(place: Place, step: int, *overrides: str) -> None:
 
     save = CheckpointManager.save
 
-    def save_and_die(self: CheckpointManager, snapshot: Any, cursor: Any) -> None:
-        save(self, snapshot, cursor)
-        if snapshot.step == step:
+    def save_and_die(self: CheckpointManager, state: Any, *others: Any, **named: Any) -> None:
+        save(self, state, *others, **named)
+        if state.step == step:
+            self.finish()
             os.kill(os.getpid(), signal.SIGKILL)
 
     CheckpointManager.save = save_and_die  # type: ignore[method-assign]

@@ -27,6 +27,7 @@ from sana.training.state import TrainState
 from sana.training.step_window import NotFiniteError, StepWindow
 from sana.training.train_step import TrainStep
 from sana.training.trainable import Trainable
+from sana.wording import in_units
 
 REPORT_EVERY_S = 1.0
 
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """Trains what is `trainable`, float32 master weights, in place. `checkpoints` and `report` are used on rank 0 only.
+    """Trains what is `trainable`, float32 master weights, in place. `report` is used on rank 0 only.
 
     Raises:
         ConfigError: the global batch does not divide among the ranks.
@@ -88,6 +89,7 @@ class Trainer:
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
+        self.started = time.perf_counter()  # of reading the checkpoint
         self.last_losses = ""  # as they were measured last, for reports
 
     def run(self) -> bool:
@@ -98,20 +100,25 @@ class Trainer:
         Raises:
             SanaError: a loss or gradient was not finite, or a stored sample is damaged.
         """
+        self.started = time.perf_counter()
         self._restore()
         slots = self.partition.slots(self.cursor, self.state.step, self.config.max_steps)
         depth = self.resources.prefetch_batches
-        with closing(in_threads(self.prepare, slots, num_threads=depth, num_ahead=depth)) as batches:
+        batches = in_threads(self.prepare, slots, num_threads=depth, num_ahead=depth)
+        with self.checkpoints, closing(batches):
             while True:
                 stopping = self.stop.agreed()
                 if not stopping and self._is_due(self.resources.eval_every):
                     stopping = not self._evaluate()
                 finished = self.state.step == self.config.max_steps
-                if stopping or finished or self._is_due(self.resources.checkpoint_every):
+                if stopping or finished or self.checkpoints.clock.is_due(self.state.step):
                     self._save()
                 if stopping or finished:
+                    self.checkpoints.finish(partial(self.say, "saving a checkpoint"))
+                    self.say()
                     return finished
                 self._train_step(batches)
+                self.checkpoints.raise_error()
                 if self._is_due(self.resources.log_every):
                     self._flush()
 
@@ -119,13 +126,19 @@ class Trainer:
         return every > 0 and self.state.step % every == 0
 
     def _restore(self) -> None:
-        found = self.checkpoints.restore() if self.parallel.is_main else ResumePoint()
+        found = self.checkpoints.restore(self._say_reading) if self.parallel.is_main else ResumePoint()
         step, self.evaluated_step = self.parallel.broadcast([found.step, found.evaluated_step])
         self.state.restore(self.parallel, found.parts, step)
+        self.checkpoints.resume(step, self.state)
         self.resumed_step = step
         if self.parallel.is_main:
             self.window.remember(self.checkpoints.metrics.last_values(m.TRAIN_LOSS, WINDOW_STEPS))
         self._write([], "from the start" if step == 0 else f"resuming from step {step}")
+
+    def _say_reading(self, done: int, total: int) -> None:
+        if time.perf_counter() - self.last_report > REPORT_EVERY_S or done == total:
+            rate = done / max(time.perf_counter() - self.started, 1e-3)
+            self.say(f"loading {in_units(total)}, {in_units(int(rate))}/s")
 
     def _train_step(self, batches: Iterator[MicroBatch]) -> None:
         self.window.step_begins()
@@ -173,13 +186,8 @@ class Trainer:
 
     def _save(self) -> None:
         self._flush()  # rejects numbers that are not finite, so no such weights are ever saved
-        snapshot = self.state.snapshot(self.parallel)
-        if self.parallel.is_main:
-            newest = self.checkpoints.newest
-            if self.state.step != (newest.step if newest else 0):
-                self.say("saving a checkpoint")
-            self.checkpoints.save(snapshot, self.cursor)
-            self.say()
+        waiting = partial(self.say, "saving the checkpoint before")
+        self.checkpoints.save(self.state, self.parallel, self.cursor, while_waiting=waiting)
 
     def _write(self, rows: list[dict[str, float]], message: str) -> None:
         if self.parallel.is_main:

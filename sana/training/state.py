@@ -1,7 +1,5 @@
 """What the next step depends on: live weights, EMA weights and the optimizer's state, as named tensors."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -11,17 +9,6 @@ from sana.training.guards.skipped_steps import SKIPPED_STEPS, SkippedSteps
 from sana.training.optimizers.registry import build_optimizer
 from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.trainable import Trainable
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state after a step, on rank 0, for a saver to take.
-
-    Its tensors are those in use, and change with the next step: copy them to keep them longer.
-    """
-
-    step: int  # optimizer steps done
-    parts: Parts  # weights, ema, optimizer, as in a checkpoint
 
 
 class TrainState:
@@ -70,10 +57,6 @@ class TrainState:
         """Restore the state after `step` steps that rank 0 read, bit for bit. Collective."""
         parallel.scatter(found, self.parts())
         self.set_step(step)
-
-    def snapshot(self, parallel: Parallel) -> Snapshot:
-        """Return the whole state as it is now. Collective."""
-        return Snapshot(self.step, parallel.gather(self.parts()))
 
 
 def _device_of(trainable: Trainable) -> torch.device:

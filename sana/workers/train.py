@@ -101,6 +101,8 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
             snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
             keep_steps=spec.keep_steps,
             check=check,
+            rank=parallel.rank,
+            num_ranks=parallel.num_ranks,
         ),
         report=job.report,
     )

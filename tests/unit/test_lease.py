@@ -12,6 +12,7 @@ import pytest
 
 from sana.errors import SanaError
 from sana.store import Store, open_store
+from sana.store_errors import StoreError
 from sana.training.checkpoints import lease
 
 
@@ -95,3 +96,28 @@ def test_only_one_of_many_concurrent_trainers_gets_the_lease(store: Store) -> No
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert len(won) == 1
+
+
+def test_a_holder_outlives_storage_that_is_away(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One heartbeat gets no answer, one gets through unseen; the lease is kept and still renewed."""
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.02)
+    put, calls = type(store).put_if_absent, iter(range(10**6))
+
+    def put_or_fail(self: Store, key: str, data: bytes) -> bool:
+        call = next(calls)
+        if call == 3:
+            put(self, key, data)
+        if call in (2, 3):
+            raise StoreError("s3://b/k: no connection")
+        return put(self, key, data)
+
+    monkeypatch.setattr(type(store), "put_if_absent", put_or_fail)
+    with lease.hold_lease(store, "t") as mine:
+        deadline = time.monotonic() + 10
+        while mine._number < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        mine.check()
+        assert mine._number >= 6 and "could not be renewed" in caplog.text
+    assert store.list("train/t/lease") == []

@@ -1,8 +1,8 @@
 """Config of training that changes its speed, its memory and what is saved, and no address."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sana.config.section import Section
 
@@ -29,8 +29,26 @@ class TrainResources(Section):
         "sample is one range request",
     )
     checkpoint_every: int = Field(500, ge=1, le=10**9, description="steps between checkpoints")
+    checkpoint_every_min: float = Field(
+        0.0, ge=0.0, le=1e6, description="also a checkpoint when the last is this many minutes old; 0: by steps alone"
+    )
+    checkpoint_in_background: bool = Field(
+        True,
+        description="copy the state to the host's memory and write it while training goes on; false: training waits, "
+        "and the host needs no memory for the copy",
+    )
     max_checkpoints: int = Field(
-        3, ge=1, le=1000, description="checkpoints kept; the last of a finished run always stays"
+        3, ge=1, le=1000, description="newest checkpoints kept; the last of a finished run always stays"
+    )
+    keep_best_checkpoints: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="checkpoints kept for the lowest eval loss of their EMA weights, beside the newest; then each "
+        "evaluated step is saved",
+    )
+    milestone_every: int = Field(
+        0, ge=0, le=10**9, description="steps between checkpoints that are saved and never removed; 0: none"
     )
     eval_every: int = Field(
         500, ge=0, le=10**9, description="steps between eval losses in the loop; 0: only in the evaluate stage"
@@ -46,3 +64,12 @@ class TrainResources(Section):
         "steps before; it changes nothing in training. 0: no warning",
     )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        if self.keep_best_checkpoints and not self.eval_every:
+            raise ValueError(
+                f"keep_best_checkpoints {self.keep_best_checkpoints} needs eval losses in the loop, but eval_every is "
+                "0; set eval_every, or keep_best_checkpoints to 0"
+            )
+        return self

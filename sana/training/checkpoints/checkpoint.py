@@ -2,13 +2,14 @@
 
     train/<trajectory>/checkpoints/step_00000030/index.json            created last: it commits, and names the attempt
     train/<trajectory>/checkpoints/step_00000030/<attempt>/weights.safetensors, ema.safetensors, optimizer.safetensors
+                                                                       of two ranks: weights-00001-of-00002.safetensors
     train/<trajectory>/metrics/<from>-<to>-<attempt>.jsonl             rows of steps from..to, immutable
 
 Learning rate, EMA decay, shuffling and every random number are functions of the step, so they need no state.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sana.artifact import FileInfo
@@ -152,14 +153,6 @@ def remove_checkpoint(store: Store, trajectory: str, step: int) -> None:
     store.delete(index_key(trajectory, step))
     for key, _ in store.list(f"{folder_of(trajectory)}/step_{step:08d}"):
         store.delete(key)
-
-
-def prune(store: Store, trajectory: str, *, max_checkpoints: int, keep_steps: Collection[int]) -> None:
-    """Remove all complete checkpoints except the newest `max_checkpoints` and those of `keep_steps`."""
-    for step in checkpoint_steps(store, trajectory)[:-max_checkpoints]:
-        if step not in keep_steps:
-            _log.info("removing the checkpoint of step %d: %d newer ones are kept", step, max_checkpoints)
-            remove_checkpoint(store, trajectory, step)
 
 
 def remove_unfinished(store: Store, trajectory: str) -> None:

@@ -1,18 +1,19 @@
-"""The tensors of a checkpoint: written, checked and read back. No pickle: safetensors files only."""
+"""The tensors of a checkpoint: written, checked and read back. No pickle: safetensors files only.
+
+Every rank writes the tensors that it owns as files of its own: `weights.safetensors`, or of two ranks
+`weights-00001-of-00002.safetensors` and so on. Any number of ranks reads them.
+"""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sana.artifact import FileInfo, digest_of
-from sana.data.shards.shard import tensor_digest
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import (
     Checkpoint,
@@ -23,11 +24,36 @@ from sana.training.checkpoints.checkpoint import (
     folder_of,
     read_checkpoint,
 )
+from sana.training.checkpoints.ownership import file_name
+from sana.training.checkpoints.tensor_file import Tensors, file_blocks, file_bytes, hashed, read_file, tensors_digests
 
-PARTS = ("weights", "ema", "optimizer")  # one file each
-Tensors = Mapping[str, Tensor]
+PARTS = ("weights", "ema", "optimizer")
 
-_READ_BYTES = 2**22
+
+def write_parts(
+    store: Store, folder: str, parts: Mapping[str, Tensors], *, rank: int, num_ranks: int, staging: Path
+) -> dict[str, FileInfo]:
+    """Store a rank's tensors below the key `folder`, one file a part, hashed on the way; returns the files by name.
+
+    `staging` is a local folder, which a root on S3 needs.
+    """
+    files = {}
+    for part, tensors in parts.items():
+        if not tensors and num_ranks > 1:  # fewer tensors than ranks
+            continue
+        name, digest = file_name(part, rank, num_ranks), xxhash.xxh3_128()
+        key = f"{folder}/{name}"
+        blocks = hashed(file_blocks(tensors), digest.update)
+        # False: a try of this very attempt got through though its answer was lost; an object is there whole or not
+        store.put_blocks_if_absent(key, blocks, staging=staging)
+        deque(blocks, maxlen=0)  # what is left to hash
+        files[name] = FileInfo(key, file_bytes(tensors), digest.hexdigest())
+    return files
+
+
+def attempt_folder(trajectory: str, step: int, attempt: str) -> str:
+    """Return the key of the folder of a checkpoint's files."""
+    return f"{folder_of(trajectory)}/step_{step:08d}/{attempt}"
 
 
 def save(
@@ -36,55 +62,59 @@ def save(
     *,
     step: int,
     attempt: str,
-    parts: Mapping[str, Tensors],
+    files: Mapping[str, FileInfo],
     segments: Sequence[MetricsSegment],
     cursor: DataPosition,
     seed: int,
     snapshot: Mapping[str, Mapping[str, str]],
-    staging: Path,
 ) -> Checkpoint:
-    """Write each of PARTS to the local folder `staging`, upload it, and commit."""
-    files = {}
-    staging.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        name = f"{part}.safetensors"
-        key, path = f"{folder_of(trajectory)}/step_{step:08d}/{attempt}/{name}", staging / name
-        save_file({name: tensor.detach().contiguous() for name, tensor in parts[part].items()}, path)
-        files[name] = FileInfo(key, path.stat().st_size, file_digest(path))
-        store.put_file_if_absent(key, path)
-        path.unlink()
+    """Commit a checkpoint whose files are stored."""
     now = round(time.time(), 3)
     return commit(
         store, Checkpoint(trajectory, step, attempt, files, tuple(segments), cursor, seed, snapshot, created_at=now)
     )
 
 
-def load(store: Store, checkpoint: Checkpoint, part: str, *, staging: Path) -> dict[str, Tensor]:
-    """Read one of PARTS to the CPU and check its digest; a remote file is fetched to `staging`.
+def files_of(checkpoint: Checkpoint, part: str) -> dict[str, FileInfo]:
+    """Return the files of one of PARTS, by name, in order."""
+    names = sorted(checkpoint.files)
+    return {name: checkpoint.files[name] for name in names if name.split(".")[0].split("-")[0] == part}
+
+
+def load(
+    store: Store, checkpoint: Checkpoint, part: str, *, on_bytes: Callable[[int], None] | None = None
+) -> dict[str, Tensor]:
+    """Read one of PARTS to the CPU, whichever ranks wrote it, and check its digests on the way.
+
+    `on_bytes` is told how many bytes each block had.
 
     Raises:
-        DamagedCheckpointError: the file is missing or of another digest.
+        DamagedCheckpointError: a file is missing, of another size or of another digest.
     """
-    info = checkpoint.files[f"{part}.safetensors"]
-    fetched = staging / f"{checkpoint.step}-{part}.safetensors"
+    files = files_of(checkpoint, part)
+    if not files:
+        raise DamagedCheckpointError(f"{store.uri(checkpoint.key)} names no file of {part}")
+    tensors: dict[str, Tensor] = {}
+    for info in files.values():
+        tensors |= _load_file(store, info, on_bytes)
+    return tensors
+
+
+def _load_file(store: Store, info: FileInfo, on_bytes: Callable[[int], None] | None) -> dict[str, Tensor]:
+    uri = store.uri(info.key)
+    hint = "the file is damaged; run train again, which resumes from an older checkpoint"
     try:
-        path = store.local_path(info.key)
-        if path is None:
-            store.fetch(info.key, fetched)
-            path = fetched
-        found = file_digest(path)
-        if found != info.digest:
-            raise DamagedCheckpointError(
-                f"{store.uri(info.key)} has digest {found}, its index says {info.digest}: the file is damaged; "
-                "run train again, which resumes from an older checkpoint"
-            )
-        return load_file(path)
+        num_bytes = store.size(info.key)
+        if num_bytes != info.num_bytes:
+            raise DamagedCheckpointError(f"{uri} has {num_bytes} bytes, its index says {info.num_bytes}: {hint}")
+        tensors, found = read_file(store, info.key, num_bytes, on_bytes=on_bytes)
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{store.uri(info.key)} is gone though its index is there: {error}") from error
-    except SafetensorError as error:
-        raise DamagedCheckpointError(f"{store.uri(info.key)} is no safetensors file: {error}") from error
-    finally:
-        fetched.unlink(missing_ok=True)
+        raise DamagedCheckpointError(f"{uri} is gone though its index is there: {error}") from error
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{uri} is no safetensors file: {error}; {hint}") from error
+    if found != info.digest:
+        raise DamagedCheckpointError(f"{uri} has digest {found}, its index says {info.digest}: {hint}")
+    return tensors
 
 
 def load_weights(store: Store, trajectory: str, step: int, *, which: Literal["live", "ema"]) -> dict[str, Tensor]:
@@ -94,19 +124,10 @@ def load_weights(store: Store, trajectory: str, step: int, *, which: Literal["li
         SanaError: there is no such checkpoint, or it is damaged.
     """
     part = {"live": "weights", "ema": "ema"}[which]
-    with TemporaryDirectory(prefix="sana-weights-") as staging:
-        return load(store, read_checkpoint(store, trajectory, step), part, staging=Path(staging))
+    return load(store, read_checkpoint(store, trajectory, step), part)
 
 
 def weights_digest(tensors: Tensors) -> str:
     """Return a digest of named tensors: names, shapes, dtypes and values, in no particular order."""
-    return digest_of({name: [list(t.shape), str(t.dtype), tensor_digest(t)] for name, t in tensors.items()})
-
-
-def file_digest(path: Path) -> str:
-    """Return the xxh3-128 of a file, 32 hex digits."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    digests = tensors_digests(tensors)
+    return digest_of({name: [list(t.shape), str(t.dtype), digests[name]] for name, t in tensors.items()})

@@ -6,6 +6,7 @@ Nothing is overwritten: a heartbeat or a take-over creates the next number, and 
 finds another's number above its own has lost the lease and must stop. Clocks need to agree to within a minute.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 from sana.errors import SanaError
 from sana.record import Record
 from sana.store import Store
+from sana.store_errors import StoreError
 
 HEARTBEAT_S = 20.0
 EXPIRES_S = 120.0  # several heartbeats, and more than clocks differ
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,24 @@ class Lease:
         """Create the next number; False when another process did."""
         claim = Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
         key = _key(self._folder, self._number + 1)
-        data = claim.to_json(indent=None)
-        if not self._store.put_if_absent(key, data) and self._store.read(key) != data:
-            return False
-        if self._number:
-            self._store.delete(_key(self._folder, self._number))
+        if not self._store.put_if_absent(key, claim.to_json(indent=None)):
+            # ours, where a put got through though storage seemed away
+            there = Claim.from_json(self._store.read(key), where=self._store.uri(key))
+            if there.owner != self._owner:
+                return False
         self._number += 1
+        if self._number > 1:
+            self._store.delete(_key(self._folder, self._number - 1))
         return True
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            if not self._claim():
+            try:
+                kept = self._claim()
+            except StoreError as error:  # storage is away, as it is for all others
+                _log.warning("the lease could not be renewed, which is tried again: %s", error)
+                continue
+            if not kept:
                 self._lost = True
                 return
 

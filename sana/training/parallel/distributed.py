@@ -43,6 +43,10 @@ class StopFlag:
         """Request a stop; safe in a signal handler."""
         self._requested = True
 
+    def clear(self) -> None:
+        """Take this rank's request back, after all ranks have seen it."""
+        self._requested = False
+
     def agreed(self) -> bool:
         """Return whether any rank requested a stop: the same on all ranks, which all must call it."""
         if self._group is None:

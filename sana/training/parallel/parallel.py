@@ -76,9 +76,9 @@ class Parallel:
         """Return rank 0's values; the list has the same length on every rank."""
         return broadcast_object_list(list(values)) if self.num_ranks > 1 else values
 
-    def gather(self, parts: Parts) -> Parts:
-        """Return the whole tensors of the state, on rank 0 at least; here every rank has them already."""
-        return parts
+    def gather_tensor(self, tensor: Tensor, owner: int) -> Tensor | None:
+        """Return the whole tensor on rank `owner`, None on the others; here every rank has it already."""
+        return tensor if self.rank == owner else None
 
     @torch.no_grad()
     def scatter(self, found: Parts | None, into: Parts) -> None:
