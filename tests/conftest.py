@@ -9,11 +9,15 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 import fcntl
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.rank_pair import RankPair
 
 settings.register_profile("laws", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("laws")
@@ -74,3 +78,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "tiny"
     build_tiny_model(out)
     return out
+
+
+@pytest.fixture(scope="session")
+def pair() -> "Iterator[RankPair]":
+    """Two ranks for all cases of this test process; see tests/rank_pair.py."""
+    from tests.rank_pair import RankPair  # here: the light tests must not pay for torch
+
+    ranks = RankPair()
+    yield ranks
+    ranks.end()
