@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import check, convert, encode_worker, inspect, maintenance, plan, report, run, ui
+from flows.cli import calibrate, check, convert, encode_worker, inspect, maintenance, plan, report, run, ui
 from flows.cli import model as trained
 from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
@@ -13,7 +13,7 @@ from tasks.proxies import spare_loopback
 
 SECTIONS = (
     ("Begin", (check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
-    ("Run", (plan.plan, run.run, encode_worker.encode_worker)),
+    ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker)),
     ("Look", (report.report, inspect.inspect, ui.ui)),
     ("Use the model", trained.COMMANDS),
     ("Keep the store", maintenance.COMMANDS),

@@ -47,6 +47,24 @@ def kept_activations(config: TrainConfig) -> float:
     return 0.0 if config.resources.gradient_checkpointing else 1.0
 
 
+def activation_levels(config: TrainConfig) -> tuple[float, ...]:
+    """Return the shares of activations that a config can be told to keep, the least first."""
+    return (0.0, 1.0)
+
+
+def with_activations(config: TrainConfig, *, kept: float, micro_batch_size: int, global_batch_size: int) -> TrainConfig:
+    """Return a config that keeps this share of the activations, with these batches, on one rank."""
+    resources = config.resources.model_copy(
+        update={"gradient_checkpointing": kept < 1.0, "micro_batch_size": micro_batch_size, "num_processes": 1}
+    )
+    return config.model_copy(update={"resources": resources, "global_batch_size": global_batch_size})
+
+
+def how_to_keep(kept: float) -> str:
+    """Return the setting that keeps this share of the activations, as it is written after -s."""
+    return f"train.resources.gradient_checkpointing={'false' if kept == 1.0 else 'true'}"
+
+
 def estimate_training(
     config: TrainConfig, sizes: TransformerSizes, bucket: Bucket, *, caption_tokens: int, on_gpu: bool
 ) -> TrainingMemory:

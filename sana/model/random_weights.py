@@ -20,12 +20,16 @@ def random_transformer(
     return model
 
 
-def random_vae(config: Mapping[str, Any], *, device: torch.device, dtype: torch.dtype) -> AutoencoderKLWan:
+def random_vae(
+    config: Mapping[str, Any], *, device: torch.device, dtype: torch.dtype, tiling: bool = False
+) -> AutoencoderKLWan:
     """Build the VAE of a config.json, frozen and in eval mode."""
     with torch.device(device):
         vae = AutoencoderKLWan.from_config(dict(config))
     vae.requires_grad_(False).eval().to(dtype)
     vae.enable_slicing()  # as `load_vae` does
+    if tiling:
+        vae.enable_tiling()
     return vae
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sana.artifact import Artifact
-from sana.record import Record
+from sana.record import JsonObject, Record
 
 
 @dataclass(frozen=True)
@@ -162,3 +162,14 @@ class GenerateSpec(Spec):
     checkpoint: CheckpointName
     prompt: str
     out: str
+
+
+@dataclass(frozen=True)
+class CalibrateSpec(Spec):
+    """Measure the job's training step, VAE and text encoder on random weights of these sizes."""
+
+    WORKER: ClassVar[str] = "calibrate"
+    model_configs: Mapping[str, JsonObject]  # config.json by component
+    bucket: str
+    caption_tokens: int
+    memory_bytes: int  # use no more of the device; 0: all that is free

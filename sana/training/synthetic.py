@@ -35,8 +35,8 @@ class StepTimes:
     step_s: float
 
 
-class SyntheticTraining:
-    """The trainer's step over random weights; one rank. `num_layers` in place of those of `transformer_config`."""
+class SyntheticModel:
+    """A transformer with random weights as the trainer calls it; `num_layers` in place of those of its config."""
 
     def __init__(
         self, config: TrainConfig, transformer_config: Mapping[str, Any], *, num_layers: int | None = None
@@ -50,32 +50,27 @@ class SyntheticTraining:
             gradient_checkpointing=config.resources.gradient_checkpointing,
         )
         self._caption_channels = int(transformer_config["caption_channels"])
-        trainable = FullTransformer(transformer)
-        trainable.model.train()
-        model = self.parallel.wrap(trainable)
-        self.state = TrainState(trainable, config)
-        objective = build_objective(config, flow_shift=_FLOW_SHIFT)
-        self._step = TrainStep(config, self.parallel, model, self.state, objective)
+        self.trainable = FullTransformer(transformer)
+        self.trainable.model.train()
+        self.model = self.parallel.wrap(self.trainable)
+        self.objective = build_objective(config, flow_shift=_FLOW_SHIFT)
 
-    def measure(self, bucket: Bucket, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
-        """Take `num_steps` steps, at least two, of the global batch on one bucket.
-
-        Raises:
-            torch.OutOfMemoryError: a step does not fit.
-        """
-        batches = self._batches(bucket, caption_tokens)
-        num_micro_batches = self.config.global_batch_size // self.config.resources.micro_batch_size
-        times = []
-        for _ in range(num_steps):
+    @torch.no_grad()
+    def measure_forward(self, bucket: Bucket, *, caption_tokens: int) -> float:
+        """Return the seconds of a forward pass over one micro batch, as evaluation takes it: the second of two."""
+        batch = next(self.batches(bucket, caption_tokens)).to(self.parallel.device)
+        self.model.eval()
+        for _ in range(2):
             started = time.perf_counter()
-            taken = self._step.take(batches, num_micro_batches)
-            float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
-            if self.parallel.device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - started)
-        return StepTimes(times[0], min(times[1:]))
+            with self.parallel.autocast():
+                velocity = self.objective.velocity(self.model, batch)
+            velocity.flatten()[0].item()  # waits for the device
+            elapsed = time.perf_counter() - started
+        self.model.train()
+        return elapsed
 
-    def _batches(self, bucket: Bucket, caption_tokens: int) -> Iterator[MicroBatch]:
+    def batches(self, bucket: Bucket, caption_tokens: int) -> Iterator[MicroBatch]:
+        """Yield one made-up micro batch for ever; captions are as long as they can be."""
         generator = torch.Generator().manual_seed(self.config.seed)
         size = self.config.resources.micro_batch_size
         shape = (size, *bucket.latent_shape)
@@ -89,3 +84,32 @@ class SyntheticTraining:
             }
         )
         return itertools.repeat(batch)
+
+
+class SyntheticTraining(SyntheticModel):
+    """The trainer's own step over it, on one rank: with EMA and the optimizer's state."""
+
+    def __init__(
+        self, config: TrainConfig, transformer_config: Mapping[str, Any], *, num_layers: int | None = None
+    ) -> None:
+        super().__init__(config, transformer_config, num_layers=num_layers)
+        self.state = TrainState(self.trainable, config)
+        self._step = TrainStep(config, self.parallel, self.model, self.state, self.objective)
+
+    def measure(self, bucket: Bucket, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
+        """Take `num_steps` steps, at least two, of the global batch on one bucket.
+
+        Raises:
+            torch.OutOfMemoryError: a step does not fit.
+        """
+        batches = self.batches(bucket, caption_tokens)
+        num_micro_batches = self.config.global_batch_size // self.config.resources.micro_batch_size
+        times = []
+        for _ in range(num_steps):
+            started = time.perf_counter()
+            taken = self._step.take(batches, num_micro_batches)
+            float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
+            if self.parallel.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+        return StepTimes(times[0], min(times[1:]))

@@ -1,0 +1,81 @@
+"""`sana calibrate`: measure this machine for a config, on random weights, and say what to set."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.cli.options import config_options, context_of, program, resolve, same_options
+from sana.bucket import Bucket
+from sana.config.pipeline import Config
+from sana.errors import ConfigError, SanaError
+
+if TYPE_CHECKING:
+    pass
+
+GIB = 2**30
+
+
+@click.command()
+@config_options
+@click.option("--bucket", metavar="FxHxW", help="Frames x height x width; unset: the largest of the config's buckets.")
+@click.option(
+    "--memory-gib",
+    type=click.FloatRange(min=0.01),
+    help="Find what fits into so much memory; unset: all that is free on the device.",
+)
+def calibrate(
+    config: str, overrides: Sequence[str], root: str | None, bucket: str | None, memory_gib: float | None
+) -> None:
+    """Measure seconds and peak memory of training, VAE and text encoder on this machine, and choose what is fastest.
+
+    Needs the model's config files only: weights are random, and no clip is read. The record is kept under work_dir,
+    and `sana plan` goes by it.
+    """
+    from flows.display.calibration import calibration_lines
+    from flows.display.progress_display import RunDisplay
+    from sana.costs.calibration import Calibration, save_calibration
+    from sana.model.model_configs import read_model_sizes
+    from sana.pipeline.plan import check_work_dir
+    from sana.runtime.launcher import result_path
+    from sana.runtime.specs import CalibrateSpec
+    from sana.runtime.worker import run_worker
+
+    settings = resolve(config, overrides, root)
+    shape = largest_bucket(settings) if bucket is None else _parsed(bucket)
+    context = context_of(settings)
+    check_work_dir(context.work_dir)
+    sizes = read_model_sizes(settings.model, work_dir=context.work_dir)
+    spec = CalibrateSpec(
+        model_configs=sizes.configs,
+        bucket=str(shape),
+        caption_tokens=settings.encode_captions.max_tokens,
+        memory_bytes=round((memory_gib or 0) * GIB),
+    )
+    with RunDisplay() as display:
+        job = run_worker(replace(context, report=display.reporter("calibrate")), spec, lock="calibrate")
+    measured: Calibration = Calibration.load(result_path(job), repair_hint="run again")
+    path = save_calibration(measured, context.work_dir)
+    for line in calibration_lines(measured, settings, sizes):
+        click.echo(line)
+    click.echo(f"kept in {path}; what a run would cost: {program()} plan {same_options(config, overrides, root)}")
+    if measured.chosen is None:
+        raise SanaError(
+            f"no setting fits: {shape} needs more than {measured.capacity_bytes / GIB:.1f} GiB even when all "
+            "activations are computed again, one sample at a time; use smaller buckets, another optimizer, "
+            "train.resources.ema_device=cpu, or a device with more memory"
+        )
+
+
+def largest_bucket(config: Config) -> Bucket:
+    """Return the bucket with the most tokens that a config may give samples of."""
+    shapes = {shape for dataset in config.download.enabled for shape in config.rules_of(dataset).shapes}
+    return max(shapes, key=lambda shape: (shape.num_tokens, shape))
+
+
+def _parsed(name: str) -> Bucket:
+    try:
+        return Bucket.parse(name)
+    except ValueError as error:
+        raise ConfigError(f"--bucket: {error}") from error

@@ -1,0 +1,117 @@
+"""What `sana calibrate` measured on a machine, as a record under work_dir, and how it is found again.
+
+It holds for one device and version of torch, one model's sizes, one bucket and the settings that change speed or
+memory: any other has a record of its own.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sana.artifact import digest_of
+from sana.atomic_io import atomic_write
+from sana.config.pipeline import Config
+from sana.costs.machine import Machine, this_machine
+from sana.record import Record
+
+FOLDER = "calibration"  # under work_dir
+
+
+@dataclass(frozen=True)
+class Trial(Record):
+    """One setting that was tried: steps of the trainer, on random weights. A first step allocates and compiles."""
+
+    num_layers: int  # two, or those of the model
+    micro_batch_size: int
+    kept: float  # share of the activations that was kept; the rest was computed again
+    fits: bool
+    samples_per_step: int
+    first_step_s: float = 0.0
+    step_s: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def sample_s(self) -> float:
+        """Seconds of training per sample."""
+        return self.step_s / self.samples_per_step
+
+
+@dataclass(frozen=True)
+class Rate(Record):
+    """Seconds of one item, and the peak memory; `fits` False where there was not enough."""
+
+    seconds: float
+    peak_bytes: int
+    fits: bool = True
+
+
+@dataclass(frozen=True)
+class Calibration(Record):
+    """All that was measured. `forward` is one sample at one noise level; encode, decode and captions are one item."""
+
+    machine: Machine
+    capacity_bytes: int  # what a setting had to fit into
+    model: str  # digest of the config files
+    settings: Mapping[str, str]
+    bucket: str
+    caption_tokens: int
+    trials: tuple[Trial, ...]
+    chosen: Trial | None  # of the whole model; None: nothing fitted
+    forward: Rate | None
+    encode: Rate | None
+    decode: Rate | None
+    captions: Rate | None
+    seconds: float  # that it took
+
+    def whole_model(self, num_layers: int) -> list[Trial]:
+        """Return the trials of the whole model."""
+        return [trial for trial in self.trials if trial.num_layers == num_layers]
+
+
+def calibrated_settings(config: Config) -> dict[str, str]:
+    """Return the settings, but for those that calibration chooses, which change speed or memory."""
+    train, latents, captions = config.train, config.encode_latents, config.encode_captions
+    return {
+        "train": f"{train.mixed_precision}, {train.optimizer.name}, EMA {train.resources.ema_device}",
+        "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
+        "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}",
+    }
+
+
+def calibration_path(
+    work_dir: Path, machine: Machine, model_digest: str, settings: Mapping[str, str], bucket: str
+) -> Path:
+    """Return the file of a calibration."""
+    key = digest_of([machine.device, machine.torch, model_digest, dict(settings), bucket])
+    return work_dir / FOLDER / f"{key[:16]}.json"
+
+
+def save_calibration(calibration: Calibration, work_dir: Path) -> Path:
+    """Write it where `find_calibration` looks, and return the path."""
+    path = calibration_path(work_dir, calibration.machine, calibration.model, calibration.settings, calibration.bucket)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temp:
+        temp.write_bytes(calibration.to_json())
+    return path
+
+
+def find_calibration(config: Config, model_configs: Mapping[str, Mapping[str, Any]], bucket: str) -> Calibration | None:
+    """Return what was measured on this machine for this model, bucket and settings; None: never.
+
+    Raises:
+        SanaError: the record is damaged, or of another version.
+    """
+    machine = this_machine(config.train.resources.device)
+    path = calibration_path(
+        Path(config.work_dir).absolute(), machine, configs_digest(model_configs), calibrated_settings(config), bucket
+    )
+    if not path.exists():
+        return None
+    return Calibration.load(path, repair_hint="remove it, and run `sana calibrate CONFIG` again")
+
+
+def configs_digest(model_configs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a digest of a model's config files, equal for equal values."""
+    return digest_of(json.loads(json.dumps({name: dict(found) for name, found in model_configs.items()})))

@@ -1,0 +1,294 @@
+"""Worker: measure this machine with random weights of the model's sizes. Each measurement is a process of its own.
+
+This process imports what they need and touches no device; they are forked from it, so none waits for imports, and
+what one of them leaves of a device's memory, or dies of, is gone with it.
+"""
+
+import sana.runtime.worker_process  # noqa: F401 - first of all
+
+# isort: split
+import multiprocessing
+import resource
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from sana.bucket import Bucket
+from sana.config.encode import EncodeCaptionsConfig
+from sana.config.pipeline import Config
+from sana.costs.calibration import Calibration, Rate, Trial, calibrated_settings, configs_digest
+from sana.costs.machine import this_machine
+from sana.costs.search import MOST_TRIALS, Search
+from sana.costs.training import with_activations
+from sana.costs.transformer import TransformerSizes
+from sana.costs.vae import VaeSizes
+from sana.data.shards.shard import DTYPES
+from sana.errors import SanaError
+from sana.model.device import resolve_device
+from sana.model.precision import VAE_DTYPES
+from sana.model.random_weights import random_text_encoder, random_vae
+from sana.model.text import TEMPLATES
+from sana.model.vae import decode_latents, encode_latents
+from sana.progress import Progress
+from sana.runtime.job import Job, run_worker
+from sana.runtime.launcher import result_path
+from sana.runtime.specs import CalibrateSpec
+from sana.training.peak_memory import PeakMemory
+from sana.training.synthetic import SyntheticModel, SyntheticTraining
+
+SHORT_FRAMES = 17  # of the clip that the VAE is measured on: it works through all clips in the same chunks
+CHARACTERS_PER_TOKEN = 4  # of a prompt template, whose tokens no config file counts
+SHORT_TOKENS = 128  # of a caption that is padded to the next multiple of 64
+_NOT_ENOUGH = ("can't allocate memory", "not enough memory", "out of memory")  # what a CPU's allocator says
+_KEPT_FREE = 0.9  # of a CPU's free memory: the rest of the machine goes on
+
+T = TypeVar("T")
+
+
+def calibrate(job: Job[CalibrateSpec]) -> None:
+    """Measure, and leave a Calibration beside the job."""
+    started = time.perf_counter()
+    spec, config = job.spec, job.config
+    bucket, sizes = Bucket.parse(spec.bucket), TransformerSizes.of(spec.model_configs["transformer"])
+    reporter = _Steps(job, MOST_TRIALS + 4)  # the whole model, encode, decode and captions
+    reporter.say("looking at the device")
+    capacity = in_process(partial(_capacity, config, spec.memory_bytes))
+    if capacity is None:
+        raise SanaError("the device has no memory left; end what else uses it, and run again")
+
+    def measure(kept: float, micro_batch_size: int, num_layers: int) -> Trial:
+        whole = " (the whole model)" if num_layers == sizes.num_layers else ""
+        reporter.say(f"training step: {num_layers} layers{whole}, {kept:.0%} kept, micro batch {micro_batch_size}")
+        part = config.train.global_batch_size // config.train.resources.num_processes
+        samples = micro_batch_size * min(2, part // micro_batch_size)  # two micro batches tell what accumulating needs
+        trial = Trial(num_layers, micro_batch_size, kept, fits=False, samples_per_step=samples)
+        measured = in_process(partial(_train, job, trial, capacity))
+        reporter.done += 1
+        return trial if measured is None else measured
+
+    on_gpu = in_process(partial(_is_gpu, config)) or False
+    search = Search(config.train, sizes, bucket, spec.caption_tokens, capacity, on_gpu, measure)
+    chosen = search.run()
+    reporter.done = max(reporter.done, MOST_TRIALS + 1)  # of the trials, what was not needed is done too
+    rates: dict[str, Rate | None] = {"forward": None}
+    if chosen is not None:
+        rates["forward"] = in_process(partial(_forward, job, capacity))
+    for name, what in (("encode", _encode), ("decode", _decode), ("captions", _captions)):
+        reporter.say({"encode": "VAE, encoding", "decode": "VAE, decoding", "captions": "text encoder"}[name])
+        rates[name] = in_process(partial(what, job, capacity))
+        reporter.done += 1
+    reporter.say("")
+    calibration = Calibration(
+        machine=this_machine(config.train.resources.device),
+        capacity_bytes=capacity,
+        model=configs_digest(spec.model_configs),
+        settings=calibrated_settings(config),
+        bucket=spec.bucket,
+        caption_tokens=spec.caption_tokens,
+        trials=tuple(search.trials),
+        chosen=chosen,
+        seconds=time.perf_counter() - started,
+        **rates,
+    )
+    result_path(job.path).write_bytes(calibration.to_json())
+
+
+class _Steps:
+    """Reports the measurements that are done, of so many at most, and what is measured now."""
+
+    def __init__(self, job: Job[CalibrateSpec], total: int) -> None:
+        self._job, self._total, self.done = job, total, 0
+
+    def say(self, what: str) -> None:
+        self._job.report(Progress(min(self.done, self._total), self._total, "measurements", detail=what))
+
+
+def in_process(measure: Callable[[], T]) -> T | None:
+    """Return what a function gives in a forked process; None: there was not enough memory for it.
+
+    Raises:
+        SanaError: it failed otherwise.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(measure, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        kind, value = receiver.recv()
+    except EOFError:  # it died: a kernel that is out of memory kills
+        kind, value = "died", None
+    process.join()
+    if kind == "error":
+        raise SanaError(value)
+    if kind == "died" and process.exitcode != -signal.SIGKILL:
+        raise SanaError(f"a measurement ended with exit code {process.exitcode}; its output is in the log of this job")
+    result: T | None = value if kind == "measured" else None
+    return result
+
+
+def _run(measure: Callable[[], Any], sender: Connection) -> None:
+    """Measure, in the process that was forked for it, and send what came of it."""
+    try:
+        sender.send(("measured", measure()))
+    except (torch.OutOfMemoryError, MemoryError):
+        sender.send(("full", None))
+    except SanaError as error:
+        sender.send(("error", str(error)))
+    except RuntimeError as error:
+        if not any(text in str(error).lower() for text in _NOT_ENOUGH):
+            raise
+        sender.send(("full", None))
+
+
+def _is_gpu(config: Config) -> bool:
+    return _device(config).type == "cuda"
+
+
+def _device(config: Config) -> torch.device:
+    return resolve_device(config.train.resources.device)
+
+
+def _capacity(config: Config, limit: int) -> int:
+    """Return the bytes of the device that may be used."""
+    if _is_gpu(config):
+        free = torch.cuda.mem_get_info(_device(config))[0]
+    else:
+        lines = (line.partition(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in lines}
+        free = min(round(_KEPT_FREE * sizes["MemAvailable"]), this_machine("cpu").memory_bytes)
+    return min(free, limit) if limit else free
+
+
+def _limit(device: torch.device, capacity: int) -> None:
+    """Fail where more than the capacity is needed, before the kernel ends this or another process."""
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, capacity / total), device)
+    else:
+        status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        data = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmData"))
+        resource.setrlimit(resource.RLIMIT_DATA, (data + capacity, resource.RLIM_INFINITY))
+
+
+def _train(job: Job[CalibrateSpec], trial: Trial, capacity: int) -> Trial:
+    """Take three steps of the trainer, and return the trial with what they needed."""
+    spec = job.spec
+    config = with_activations(
+        job.config.train,
+        kept=trial.kept,
+        micro_batch_size=trial.micro_batch_size,
+        global_batch_size=trial.samples_per_step,
+    )
+    device = _device(job.config)
+    _limit(device, capacity)
+    peak = PeakMemory(device)
+    training = SyntheticTraining(config, spec.model_configs["transformer"], num_layers=trial.num_layers)
+    times = training.measure(Bucket.parse(spec.bucket), caption_tokens=spec.caption_tokens)
+    return Trial(
+        trial.num_layers,
+        trial.micro_batch_size,
+        trial.kept,
+        fits=True,
+        samples_per_step=trial.samples_per_step,
+        first_step_s=times.first_s,
+        step_s=times.step_s,
+        peak_bytes=peak.read(),
+    )
+
+
+def _forward(job: Job[CalibrateSpec], capacity: int) -> Rate:
+    """Evaluate one sample at one noise level, without an optimizer."""
+    spec, device = job.spec, _device(job.config)
+    _limit(device, capacity)
+    peak = PeakMemory(device)
+    config = with_activations(job.config.train, kept=0.0, micro_batch_size=1, global_batch_size=1)
+    evaluation = SyntheticModel(config, spec.model_configs["transformer"])
+    seconds = evaluation.measure_forward(Bucket.parse(spec.bucket), caption_tokens=spec.caption_tokens)
+    return Rate(seconds, peak.read())
+
+
+def _encode(job: Job[CalibrateSpec], capacity: int) -> Rate:
+    """Encode a short clip, and say what a whole one takes."""
+    config, spec = job.config.encode_latents, job.spec
+    whole, short = _clips(spec.bucket)
+    device = resolve_device(config.resources.device)
+    _limit(device, capacity)
+    peak = PeakMemory(device)
+    dtype = VAE_DTYPES[config.vae_precision]
+    vae = random_vae(spec.model_configs["vae"], device=device, dtype=dtype, tiling=config.tiling)
+    pixels = torch.rand(1, 3, short.num_frames, short.height, short.width) * 2 - 1
+    seconds = _second(lambda: encode_latents(vae, pixels, precision=config.vae_precision))
+    flops = VaeSizes.of(spec.model_configs["vae"])
+    longer = flops.encode_flops(whole, tiling=config.tiling) / flops.encode_flops(short, tiling=config.tiling)
+    return Rate(seconds * longer, peak.read() + _pixel_bytes(whole) - _pixel_bytes(short))
+
+
+def _decode(job: Job[CalibrateSpec], capacity: int) -> Rate:
+    """Decode a short clip, and say what a whole one takes."""
+    config, spec = job.config.sample, job.spec
+    whole, short = _clips(spec.bucket)
+    device = resolve_device(config.resources.device)
+    _limit(device, capacity)
+    peak = PeakMemory(device)
+    vae = random_vae(spec.model_configs["vae"], device=device, dtype=VAE_DTYPES[config.vae_precision])
+    latents = torch.randn(1, *short.latent_shape)
+    seconds = _second(lambda: decode_latents(vae, latents, precision=config.vae_precision))
+    flops = VaeSizes.of(spec.model_configs["vae"])
+    # the frames so far are copied when the next ones are added
+    more = 2 * (_pixel_bytes(whole) - _pixel_bytes(short))
+    return Rate(seconds * flops.decode_flops(whole) / flops.decode_flops(short), peak.read() + more)
+
+
+def _captions(job: Job[CalibrateSpec], capacity: int) -> Rate:
+    """Encode one batch of captions that are as long as they can be, and say what one takes."""
+    config, spec = job.config.encode_captions, job.spec
+    device = resolve_device(config.resources.device)
+    _limit(device, capacity)
+    peak = PeakMemory(device)
+    encoder = random_text_encoder(spec.model_configs["text_encoder"], device=device, dtype=DTYPES[config.dtype])
+    length = padded_tokens(config)
+    tokens = torch.ones(config.batch_size, length, dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def encode() -> Tensor:
+        hidden: Tensor = encoder(tokens, attention_mask=torch.ones_like(tokens))[0]
+        return hidden
+
+    return Rate(_second(encode) / config.batch_size, peak.read())
+
+
+def padded_tokens(config: EncodeCaptionsConfig) -> int:
+    """Return about how many tokens a caption is padded to, its template included."""
+    template = len(TEMPLATES[config.template]) // CHARACTERS_PER_TOKEN
+    return template + (config.max_tokens if config.padding == "pipeline" else SHORT_TOKENS)
+
+
+def _clips(name: str) -> tuple[Bucket, Bucket]:
+    """Return the bucket, and the same with few frames."""
+    whole = Bucket.parse(name)
+    return whole, Bucket(min(whole.num_frames, SHORT_FRAMES), whole.height, whole.width)
+
+
+def _pixel_bytes(bucket: Bucket) -> int:
+    return 3 * 4 * bucket.num_frames * bucket.height * bucket.width
+
+
+def _second(work: Callable[[], Tensor]) -> float:
+    """Return the seconds that the second of two calls takes."""
+    for _ in range(2):
+        started = time.perf_counter()
+        work().flatten()[0].item()  # waits for the device
+        elapsed = time.perf_counter() - started
+    return elapsed
+
+
+if __name__ == "__main__":
+    run_worker(calibrate, CalibrateSpec)

@@ -1,0 +1,157 @@
+"""Calibration: what is tried, what is chosen, and that a measurement that dies is one that does not fit."""
+
+import os
+import resource
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sana.bucket import Bucket
+from sana.config.training.train import TrainConfig
+from sana.costs.calibration import Calibration, Rate, Trial, save_calibration
+from sana.costs.machine import Machine, this_machine
+from sana.costs.memory import GIB, training_memory
+from sana.costs.search import MOST_TRIALS, SMALL_LAYERS, Search
+from sana.costs.training import training_setting
+from sana.costs.transformer import TransformerSizes
+from sana.errors import SanaError
+from sana.workers.calibrate import in_process
+from tests.published import TRANSFORMER
+
+SIZES, FULL = TransformerSizes.of(TRANSFORMER), Bucket(81, 480, 832)
+
+
+def search(capacity_gib: float, *, batch: int = 1, over: float = 1.0, gain: float = 1.0) -> Search:
+    """A search on a made-up card: what is not state needs `over` times what is counted; larger batches gain."""
+    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": batch})
+
+    def measure(kept: float, micro: int, layers: int) -> Trial:
+        sizes = replace(SIZES, num_layers=layers)
+        setting = training_setting(config, sizes, caption_tokens=300, on_gpu=True, kept=kept, micro_batch_size=micro)
+        counted = training_memory(sizes, FULL, setting)
+        peak = counted.state + round(over * (counted.peak - counted.state))
+        if peak > capacity_gib * GIB:
+            return Trial(layers, micro, kept, fits=False, samples_per_step=micro)
+        seconds = layers * micro * (1.4 - 0.4 * kept) / (gain if micro > 1 else 1.0)
+        return Trial(layers, micro, kept, True, micro, 30.0, seconds, peak)
+
+    return Search(config, SIZES, FULL, 300, round(capacity_gib * GIB), True, measure)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "options", "chosen"),
+    [
+        (400.0, {}, (1.0, 1)),
+        (80.0, {}, (0.0, 1)),
+        (60.0, {"batch": 4}, (0.0, 1)),  # what two layers needed says that two samples do not fit
+        (400.0, {"batch": 2, "gain": 1.5}, (1.0, 1)),  # two samples are counted not to fit
+        (800.0, {"batch": 2, "gain": 1.5}, (1.0, 2)),
+        (40.0, {}, None),
+        (75.0, {"over": 1.9}, (0.0, 1)),
+        (58.0, {"over": 2.0}, None),  # counted to fit, and does not
+    ],
+)
+def test_search_chooses_what_fits(capacity: float, options: dict[str, Any], chosen: tuple[float, int] | None) -> None:
+    one = search(capacity, **options)
+    found = one.run()
+    small = [trial for trial in one.trials if trial.num_layers == SMALL_LAYERS]
+    assert (None if found is None else (found.kept, found.micro_batch_size)) == chosen
+    assert len(small) <= MOST_TRIALS
+    if found is not None:
+        assert found.num_layers == SIZES.num_layers
+        assert [trial for trial in one.trials if trial.num_layers == SIZES.num_layers] == [found]
+
+
+@pytest.mark.parametrize(("gain", "micro"), [(1.5, 4), (1.0, 1)])
+def test_larger_micro_batches_are_taken_while_they_are_faster(gain: float, micro: int) -> None:
+    one = search(10_000.0, batch=4, gain=gain)
+    rising = one.measure
+    one.measure = lambda kept, size, layers: replace(
+        rising(kept, size, layers), step_s=layers * size / (gain ** (size - 1))
+    )
+    found = one.run()
+    assert found is not None and found.micro_batch_size == micro
+
+
+def record(**changed: Any) -> Calibration:
+    chosen = Trial(20, 1, 0.0, True, 1, 30.0, 1.9, 45 * GIB)
+    values: dict[str, Any] = {
+        "machine": Machine("card", 80 * GIB, "2.13.0", is_gpu=True), "capacity_bytes": 79 * GIB, "model": "m",
+        "settings": {"train": "bf16"}, "bucket": "81x480x832", "caption_tokens": 300, "trials": (chosen,),
+        "chosen": chosen, "forward": Rate(0.5, GIB), "encode": None, "decode": Rate(2.0, GIB, fits=True),
+        "captions": Rate(0.04, GIB), "seconds": 100.0,
+    }  # fmt: skip
+    return Calibration(**{**values, **changed})
+
+
+def test_a_record_is_read_back_where_it_holds_and_nowhere_else(tmp_path: Path) -> None:
+    written = record()
+    path = save_calibration(written, tmp_path)
+    assert Calibration.load(path) == written
+    others = [
+        record(machine=Machine("other card", 80 * GIB, "2.13.0", is_gpu=True)),
+        record(machine=Machine("card", 80 * GIB, "2.14.0", is_gpu=True)),
+        record(model="n"),
+        record(settings={"train": "fp32"}),
+        record(bucket="17x480x832"),
+    ]
+    assert len({path, *(save_calibration(other, tmp_path) for other in others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("NVIDIA H200, 143771\n", ("NVIDIA H200", 143771 * 2**20)),
+        ("NVIDIA A, B, 100\nNVIDIA C, 200\n", ("NVIDIA A, B", 100 * 2**20)),
+        ("GRID, [N/A]\n", ("GRID", 0)),
+        ("", None),
+    ],
+)
+def test_a_gpu_is_known_without_torch(
+    printed: str, expected: tuple[str, int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(f"#!/bin/sh\nprintf '{printed}'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = this_machine()
+    assert ((found.device, found.memory_bytes) if found.is_gpu else None) == expected
+    assert not this_machine("cpu").is_gpu and this_machine("cpu").memory_bytes > 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert not this_machine().is_gpu
+
+
+def _exhaust() -> int:
+    resource.setrlimit(resource.RLIMIT_DATA, (2**30, resource.RLIM_INFINITY))
+    return torch.empty(2**31, dtype=torch.uint8).fill_(1).numel()
+
+
+def _raise(error: Exception) -> int:
+    raise error
+
+
+def _kill() -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [_exhaust, _kill, partial(_raise, torch.OutOfMemoryError("CUDA out of memory")), partial(_raise, MemoryError())],
+)
+def test_what_runs_out_of_memory_does_not_fit(measurement: Any) -> None:
+    assert in_process(measurement) is None
+
+
+def test_what_fails_otherwise_is_told() -> None:
+    assert in_process(partial(max, 3, 4)) == 4
+    with pytest.raises(SanaError, match="no such GPU"):
+        in_process(partial(_raise, SanaError("no such GPU")))
+    with pytest.raises(SanaError, match="exit code 1"):
+        in_process(partial(_raise, ValueError("a bug")))
