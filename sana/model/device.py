@@ -28,10 +28,10 @@ def resolve_device(name: str, *, rank: int = 0) -> torch.device:
     return torch.empty(0, device=name).device
 
 
-def provenance(device: torch.device, precision: str) -> str:
-    """Return device, precision and versions that bytes were made with: recorded per sample, in no key."""
+def provenance(device: torch.device, precision: str, how: str = "") -> str:
+    """Return device, precision (and `how`) and versions that bytes were made with: per sample, in no key."""
     if precision == "tf32" and device.type == "cpu":
         precision = "fp32"  # what a CPU computes in then
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]  # importing them takes seconds
-    return "; ".join([where, precision, f"torch {torch.__version__}", *versions])
+    return "; ".join([where, precision + how, f"torch {torch.__version__}", *versions])

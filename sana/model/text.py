@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
+from sana.model.cuda_graph import Replayed
 from sana.model.precision import STRICT, float32_math
 from sana.model.prompt_templates import IMAGE, VIDEO
 
@@ -34,6 +35,7 @@ class TextEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Gemma2Model) -> None:
         self.tokenizer = tokenizer
         self.model = model
+        self._forward = Replayed(self._run)
 
     @classmethod
     def load(
@@ -49,6 +51,10 @@ class TextEncoder:
         tokenizer = AutoTokenizer.from_pretrained(path, subfolder="tokenizer", revision=revision, padding_side="right")
         model = Gemma2Model.from_pretrained(path, subfolder="text_encoder", revision=revision, dtype=dtype)
         return cls(tokenizer, model.requires_grad_(False).eval().to(device))
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden: Tensor = self.model(input_ids, attention_mask=attention_mask)[0]
+        return hidden
 
     def padded_length(self, template: str, max_tokens: int) -> int:
         """Return the number of tokens that the pipeline pads a caption to, template included.
@@ -92,7 +98,7 @@ class TextEncoder:
             prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
         ).to(self.model.device)
         with float32_math(STRICT):  # of an encoder in fp32: matrix products alone, where torch takes no TF32 either
-            hidden = self.model(batch.input_ids, attention_mask=batch.attention_mask)[0]
+            hidden = self._forward(batch.input_ids, batch.attention_mask)
         kept = [0, *range(full - max_tokens + 1, length)]
         captions = []
         for text, size, row, mask in zip(

@@ -5,7 +5,7 @@ Shapes in this module: B clips; F frames, H height, W width (pixels); f h w the 
 
 import torch
 from diffusers import AutoencoderKLWan
-from torch import Tensor
+from torch import Tensor, nn
 
 from sana.bucket import LATENT_CHANNELS, Bucket
 from sana.config.encode import VaePrecision
@@ -29,10 +29,23 @@ def load_vae(
     """
     vae = AutoencoderKLWan.from_pretrained(path, subfolder="vae", revision=revision, torch_dtype=VAE_DTYPES[precision])
     vae.requires_grad_(False).eval().to(device)
+    if has_channels_last(precision, vae.device):
+        for module in vae.modules():
+            if isinstance(module, nn.Conv3d):  # the attention's 2-D ones stay
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     vae.enable_slicing()  # clip by clip: a batch would change the last bits of each clip's latents
     if tiling:
         vae.enable_tiling()
     return vae
+
+
+def has_channels_last(precision: VaePrecision, device: torch.device) -> bool:
+    """Return whether a VAE that is loaded onto a device has its 3-D convolutions in channels_last_3d.
+
+    Faster in TF32 and bf16 on a GPU (1.56 against 1.72 s a clip on an H200), slower on a CPU (by a fifth, the tiny
+    VAE), not measured in strict fp32. Other kernels add in another order: less than the 2e-3 by which devices differ.
+    """
+    return device.type == "cuda" and precision != "fp32"
 
 
 @torch.no_grad()

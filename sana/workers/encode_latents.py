@@ -33,7 +33,7 @@ from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
 from sana.model.device import provenance, resolve_device
 from sana.model.transfers import HostCopy
-from sana.model.vae import encode_latents, load_vae
+from sana.model.vae import encode_latents, has_channels_last, load_vae
 from sana.progress import REJECTED, Progress
 from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
 from sana.runtime.job import Job, rank_journal, run_worker
@@ -72,7 +72,8 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     done = Counter(partition.done() if rank == 0 else {})
     job.report(Progress(done.total(), todo.num_rows, "samples", worker=rank, counts=dict(done)))
     num_rejected = 0
-    made_by = provenance(device, config.vae_precision)
+    layout = ", channels_last_3d" if has_channels_last(config.vae_precision, device) else ""
+    made_by = provenance(device, config.vae_precision, layout)
 
     def launch(pixels: np.ndarray) -> HostCopy:
         latents = encode_latents(vae, torch.from_numpy(pixels), precision=config.vae_precision)

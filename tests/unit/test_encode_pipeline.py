@@ -15,7 +15,7 @@ from sana.data.video.video import ClipRejected
 from sana.errors import SanaError
 from sana.model.precision import VAE_DTYPES
 from sana.model.transfers import HostCopy, to_device
-from sana.model.vae import encode_latents, load_vae
+from sana.model.vae import encode_latents, has_channels_last, load_vae
 from sana.runtime.pool import Pool
 from sana.store import open_store
 from sana.workers.encode_latents import _encoded
@@ -150,3 +150,35 @@ def test_on_a_gpu_encoding_waits_for_nothing_until_the_result_is_asked_for(tiny_
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(copy.wait(), one) for copy, one in zip(copies, expected, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_channels_last_on_a_gpu_is_within_what_devices_may_differ_by(tiny_model: Path, precision: Any) -> None:
+    last, first = (load_vae(str(tiny_model), precision=precision, device="cuda") for _ in range(2))
+    for module in first.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous()
+    assert last.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    clip = torch.rand(1, 3, 9, 96, 160) * 2 - 1
+    one, other = (encode_latents(vae, clip, precision=precision) for vae in (last, first))
+    assert ((one - other).norm() / other.norm()).item() < (2e-3 if precision == "tf32" else 2e-2)
+
+
+def test_channels_last_changes_less_than_devices_may_on_a_cpu_too(tiny_model: Path) -> None:
+    first, last = (load_vae(str(tiny_model)) for _ in range(2))
+    assert not has_channels_last("tf32", first.device)
+    for module in last.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    clip = torch.rand(1, 3, 5, 64, 96) * 2 - 1
+    one, other = encode_latents(last, clip), encode_latents(first, clip)
+    assert ((one - other).norm() / other.norm()).item() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "expected"),
+    [("tf32", "cuda", True), ("bf16", "cuda", True), ("fp32", "cuda", False), ("tf32", "cpu", False)],
+)
+def test_where_convolutions_are_channels_last(precision: Any, device: str, expected: bool) -> None:
+    assert has_channels_last(precision, torch.device(device)) == expected
