@@ -9,10 +9,12 @@ from sana.config.pipeline import Config
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_metrics
-from sana.training.metrics import parse_rows
+from sana.training.metrics import GRAD_NORM, OF_THE_MACHINE, parse_rows
 from sana.workers import train as trainer
 from tests.forked import start_ranks
 from tests.training_store import Encoded, train_config, train_job
+
+NOT_COMPARED = (*OF_THE_MACHINE, f"{GRAD_NORM}_")
 
 
 class Lab:
@@ -40,9 +42,9 @@ class Lab:
         return read_checkpoint(self.store, self.key(trajectory), step)
 
     def rows(self, checkpoint: Checkpoint) -> list[dict[str, float]]:
-        """All metrics but times, which differ between any two runs."""
+        """All metrics but those of the machine, and but norms by group, which are taken at the end of a log window."""
         rows = parse_rows(read_metrics(self.store, checkpoint))
-        return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+        return [{name: value for name, value in row.items() if not name.startswith(NOT_COMPARED)} for row in rows]
 
     def losses(self, checkpoint: Checkpoint) -> list[float]:
         return [row["train/loss"] for row in self.rows(checkpoint) if "train/loss" in row]

@@ -6,9 +6,11 @@ from a checkpoint, on another number of ranks or with another micro batch size, 
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
+
+import torch
 
 from sana.config.pipeline import Config
 from sana.data.loading.epoch import Cursor
@@ -19,6 +21,9 @@ from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.evaluation import EvalTable, evaluate_model
+from sana.training.gauges.matmul_peak import matmul_peak_flops
+from sana.training.gauges.throughput import Throughput
+from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import WINDOW_STEPS
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.distributed import StopFlag
@@ -85,12 +90,35 @@ class Trainer:
             text_padding=self.config.text_padding,
             on_round=self._after_eval_round,
         )
-        self.window = StepWindow(self.config, self.cursor, self.samples, parallel.sum, warns=parallel.is_main)
+        self.window = StepWindow(
+            self.config,
+            self.cursor,
+            self.samples,
+            parallel.sum,
+            gauges=self._gauges(),
+            warns=parallel.is_main,
+        )
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
         self.started = time.perf_counter()  # of reading the checkpoint
         self.last_losses = ""  # as they were measured last, for reports
+
+    def _gauges(self) -> WindowGauges:
+        transformer_config = self.trainable.model.config
+        assert isinstance(transformer_config, Mapping)  # diffusers' own
+        dtype = torch.bfloat16 if self.config.mixed_precision == "bf16" else torch.float32
+        parallel = self.parallel
+        peak = matmul_peak_flops(parallel.device, dtype, parallel.autocast) if parallel.is_main else None
+        throughput = Throughput(
+            transformer_config,
+            self.cursor,
+            self.samples,
+            batch_size=self.config.global_batch_size,
+            num_ranks=parallel.num_ranks,
+            peak_flops=peak,
+        )
+        return WindowGauges(throughput, parallel.device)
 
     def run(self) -> bool:
         """Train up to max_steps, from the newest checkpoint if there is one; False when `stop` ended it before.
@@ -158,7 +186,8 @@ class Trainer:
             self.last_losses = f"loss {losses[-1]:.4f}" if losses else "skipped, the loss is not finite"
             if self.window.spike:
                 self.last_losses, self.window.spike = f"{self.last_losses} ({self.window.spike})", ""
-            self._write(rows, f"{self.last_losses}, {rows[-1][m.STEP_S]:.3g} s per step")
+            rate = f"{rows[-1][m.STEP_S]:.3g} s per step, {rows[-1][m.SAMPLES_PER_S]:.3g} samples/s"
+            self._write(rows, f"{self.last_losses}, {rate}")
 
     def _evaluate(self) -> bool:
         """Evaluate live and EMA weights, once per step; False when a stop was requested meanwhile."""

@@ -28,11 +28,20 @@ EPOCH = "train/epoch"  # epochs done, with a fraction
 SIGMA_MEAN = "train/sigma_mean"  # mean noise level of the global batch of this step
 STEP_S = "time/step_s"  # seconds per step, mean over the log window, which ends with a device sync
 DATA_WAIT_S = "time/data_wait_s"  # seconds of this step in which rank 0 waited for data
+SAMPLES_PER_S = "throughput/samples_per_s"  # of all ranks; this and the next, means over the log window
+TOKENS_PER_S = "throughput/tokens_per_s"  # latent tokens of the transformer, of all ranks
+TFLOPS = "throughput/tflop_per_s"  # 10^12 FLOPs a second and device, 3 x those of the forward pass
+MFU = "throughput/mfu"  # that over the measured peak of a matrix product on this device
+GPU_ALLOCATED_PEAK_GIB = "memory/gpu_allocated_peak_gib"  # of rank 0, since its start
+GPU_RESERVED_PEAK_GIB = "memory/gpu_reserved_peak_gib"  # of the allocator, of rank 0, since its start
+HOST_PEAK_GIB = "memory/host_peak_gib"  # resident pages of rank 0, since its start
 EVAL_LOSS_LIVE = "eval/loss_live"  # mean over the fixed grid, see sana/training/evaluation.py
 EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the EMA weights
 EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample
 EVAL_STDERR_EMA = "eval/stderr_ema"
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
+
+OF_THE_MACHINE = ("time/", "throughput/", "memory/")  # how names begin that differ between two runs of a trajectory
 
 
 class Scalar(NamedTuple):

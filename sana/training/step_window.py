@@ -11,6 +11,8 @@ from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Samples
 from sana.errors import SanaError
 from sana.training import metrics as m
+from sana.training.gauges.throughput import CountedStep
+from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import LossSpikes
 from sana.training.train_step import StepMetrics
 from sana.wording import first_of
@@ -42,10 +44,12 @@ class StepWindow:
         samples: Samples,
         sum_over_ranks: Callable[[Tensor], Tensor],
         *,
+        gauges: WindowGauges,
         warns: bool,
     ) -> None:
         self._cursor, self._samples, self._sum = cursor, samples, sum_over_ranks
         self._log_level = logging.WARNING if warns else logging.DEBUG
+        self._gauges = gauges
         self._max_skipped = config.max_skipped_steps
         self._spikes = LossSpikes(config.resources.loss_spike_threshold)
         self._skipped: list[str] = []  # as they are named in the message
@@ -78,13 +82,15 @@ class StepWindow:
         if not self._steps:
             return []
         numbers = m.to_host([step.scalars for step in self._steps], self._sum)
-        step_s = (time.perf_counter() - self._started) / len(self._steps)
+        seconds = time.perf_counter() - self._started
+        step_s = seconds / len(self._steps)
         rows = [
             {m.STEP: step.step, m.EPOCH: step.step / self._cursor.num_batches, m.STEP_S: step_s}
             | self._judged(step.step, measured)
             | step.numbers
             for step, measured in zip(self._steps, numbers, strict=True)
         ]
+        rows[-1] |= self._gauges.read([CountedStep(step.step, step.caption_tokens) for step in self._steps], seconds)
         self._steps.clear()
         return rows
 

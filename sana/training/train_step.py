@@ -10,6 +10,7 @@ from sana.config.training.train import TrainConfig
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.clipping import clip_gradients
+from sana.training.gauges.gradient_norms import gradient_norms, groups_of
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.schedules import learning_rate_at
@@ -22,6 +23,7 @@ class StepMetrics(NamedTuple):
     step: int  # steps done, this one included
     scalars: dict[str, m.Scalar]  # on the device until they are flushed
     numbers: dict[str, float]  # on the host
+    caption_tokens: int  # that captions were padded to, in the longest micro batch
 
 
 class TrainStep:
@@ -32,17 +34,21 @@ class TrainStep:
     ) -> None:
         self._config, self._parallel, self._model = config, parallel, model
         self._state, self._objective = state, objective
+        self._groups = groups_of(state.parameters)
 
     def take(self, batches: Iterator[MicroBatch], num_micro_batches: int) -> StepMetrics:
         """Take one optimizer step on the mean loss of the global batch, of which this rank has so many parts."""
-        step, data_wait_s = self._state.step, 0.0
+        step, data_wait_s, caption_tokens = self._state.step, 0.0, 0
         scalars: dict[str, m.Scalar] = {}
         for micro in reversed(range(num_micro_batches)):
             wait_started = time.perf_counter()
             batch = next(batches)
             data_wait_s += time.perf_counter() - wait_started
+            caption_tokens = max(caption_tokens, batch.captions.shape[1])
             with self._parallel.gradients(self._model, exchanged=micro == 0):
                 self._backward(batch.to(self._parallel.device), scalars)
+        if (step + 1) % self._config.resources.log_every == 0:
+            scalars |= gradient_norms(self._parallel, self._groups)
         grad_norm = clip_gradients(self._parallel, self._state.parameters.values(), self._config)
         learning_rate = learning_rate_at(step, self._config)
         skip = None
@@ -51,7 +57,8 @@ class TrainStep:
             scalars[m.SKIPPED_STEPS] = m.Scalar(self._state.skipped.count.clone(), "equal")
         self._state.advance(learning_rate, skip)
         scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
-        return StepMetrics(step + 1, scalars, {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s})
+        numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
+        return StepMetrics(step + 1, scalars, numbers, caption_tokens)
 
     def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
         """Add a micro batch's gradients, and its scalars to the step's."""

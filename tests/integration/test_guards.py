@@ -1,4 +1,4 @@
-"""Guards of the loop: steps that are skipped, the stop after too many, and the loss-spike alarm."""
+"""Guards and gauges of the loop: skipped steps, too many of them, the loss-spike alarm, what a window measures."""
 
 import json
 import logging
@@ -13,8 +13,9 @@ from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
+from sana.training import metrics as m
 from sana.training.batch import MicroBatch
-from sana.training.checkpoints.checkpoint import checkpoint_steps
+from sana.training.checkpoints.checkpoint import checkpoint_steps, read_metrics
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.objectives.flow_matching import FlowMatching
 from sana.training.objectives.objective import Losses
@@ -176,3 +177,18 @@ def test_two_ranks_skip_as_one_does(lab: Lab, disturbed: Disturbed) -> None:
     for name in (LOSS, "train/grad_norm"):
         values = [[row[name] for row in rows if name in row] for rows in (one, two)]
         assert len(values[0]) == 4 and values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+def test_a_run_has_its_gauges_at_the_end_of_each_log_window(lab: Lab) -> None:
+    saved = lab.train("gauged", max_steps=7, log_every=3, checkpoint_every=100)
+    rows = m.parse_rows(read_metrics(lab.store, saved))
+    of_window = {m.SAMPLES_PER_S, m.TOKENS_PER_S, m.TFLOPS, m.MFU, m.HOST_PEAK_GIB}
+    assert [row["step"] for row in rows if of_window <= row.keys()] == [3, 6, 7]
+    assert [row["step"] for row in rows if "train/grad_norm_other" in row] == [3, 6]
+    for row in rows:
+        if m.SAMPLES_PER_S in row:
+            assert row[m.SAMPLES_PER_S] * row[m.STEP_S] == pytest.approx(4)
+            assert 0 < row[m.MFU] < 1.5
+        if "train/grad_norm_other" in row:
+            groups = [value for name, value in row.items() if name.startswith("train/grad_norm_")]
+            assert sum(norm**2 for norm in groups) == pytest.approx(row["train/grad_norm"] ** 2, rel=1e-4)

@@ -1,0 +1,37 @@
+"""The gradient's norm by group of parameters: which part of the model a large gradient comes from."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from sana.training.metrics import GRAD_NORM, Scalar
+from sana.training.parallel.parallel import Parallel
+
+# the part of a parameter's name that says which group it belongs to; the rest embeds, modulates or projects
+_GROUPS = {".attn1.": "self_attention", ".attn2.": "cross_attention", ".ff.": "feed_forward"}
+OTHER = "other"
+
+
+def group_of(name: str) -> str:
+    """Return the group of a parameter of the transformer, by its name."""
+    return next((group for part, group in _GROUPS.items() if part in f".{name}"), OTHER)
+
+
+def groups_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters of each group that has some."""
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        groups.setdefault(group_of(name), []).append(parameter)
+    return groups
+
+
+def gradient_norms(parallel: Parallel, groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Scalar]:
+    """Return the L2 norm of each group's gradient, by metric name; none where gradients are freed in backward.
+
+    Collective. Their squares add up to that of `train/grad_norm`. Call it before clipping.
+    """
+    return {
+        f"{GRAD_NORM}_{group}": Scalar(parallel.grad_norm(members), "equal")
+        for group, members in groups.items()
+        if any(parameter.grad is not None for parameter in members)
+    }
