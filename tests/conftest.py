@@ -19,6 +19,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.rank_pair import RankPair
 
+sys.modules.setdefault("torchao", None)  # as in workers, see sana/runtime/worker_process.py
+
 settings.register_profile("laws", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("laws")
 

@@ -63,7 +63,7 @@ CONFIG_KEYS: Table = (
     Group("train_batch_size gradient_accumulation_steps num_processes", convert_batch),
     Row("train.learning_rate", "learning_rate", 4e-7, "officially 5e-5"),
     Group("lr_scheduler lr_warmup_steps lr_end lr_power", convert_schedule),
-    Group("optimizer optimizer_config optimizer_beta1 optimizer_beta2", convert_optimizer),
+    Group("optimizer optimizer_config optimizer_beta1 optimizer_beta2 base_model_default_dtype", convert_optimizer),
     Group("max_grad_norm grad_clip_method", convert_clipping),
     Row("train.caption_dropout", "caption_dropout_probability", 0.1, "what makes guidance possible"),
     Group("use_ema ema_decay ema_update_interval", convert_ema),

@@ -2,12 +2,30 @@
 
 import math
 
+from sana.config.section import union_members
+from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.train import TrainConfig
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.mapping import Run
 from sana.errors import ConfigError
 
 WARMUP_STEPS = 500  # officially
 MAX_GRAD_NORM = 0.1  # officially
+# SimpleTuner's names of optimizers that are here, and of the numbers in optimizer_config
+OPTIMIZERS = {
+    "adamw_bf16": "adamw_bf16",
+    "optimi-adamw": "optimi_adamw",
+    "ao-adamw8bit": "adamw_8bit",
+    "bnb-adamw8bit": "adamw_8bit",
+    "bnb-adamw8bit-paged": "adamw_8bit",
+    "bnb-adamw": "adamw",
+    "bnb-adamw-paged": "adamw",
+    "adafactor": "adafactor",
+    "prodigy": "prodigy",
+    "came": "came",
+    "muon": "muon",
+}
+OPTIMIZER_SETTINGS = {"eps": "epsilon", "d0": "initial_distance", "d_coef": "distance_factor"}
 SIMPLETUNER_MAX_GRAD_NORM = 2.0  # its default; with its default method it bounds each number, not the norm
 NOT_CLIPPED = "officially, as one bad batch can ruin a run; 0 there clips nothing, which --keep-clipping keeps"
 EMA_DECAY = 0.995  # SimpleTuner's default
@@ -102,26 +120,58 @@ def _of_no_effect(conversion: Conversion, keys: Keys, scheduler: str, *names: st
 
 
 def convert_optimizer(conversion: Conversion, keys: Keys, run: Run) -> None:
-    """Write `train.optimizer`: AdamW. Raises ConfigError: optimizer_config is not name=number, ..."""
-    name = keys.text("optimizer", "adamw_bf16")
+    """Write `train.optimizer` and `train.weights_dtype`: the one of that name, or AdamW for one that is not here.
+
+    Raises:
+        ConfigError: optimizer_config is not name=number, ...
+    """
+    at, name = "train.optimizer", keys.text("optimizer", "adamw_bf16")
+    given = _numbers(keys)
+    ours = OPTIMIZERS.get(name, "adamw")
+    known = union_members(TrainConfig.model_fields["optimizer"].annotation)[ours].model_fields
+    why = "as there" if name.replace("-", "_") == ours else f"there: {name}"
+    conversion.set(f"{at}.name", ours, why if name in OPTIMIZERS else f"{why}, which is not here",
+                   *keys.present("optimizer"))  # fmt: skip
+    for beta, default in (("beta1", 0.9), ("beta2", 0.999)):
+        key = f"optimizer_{beta}"
+        decay = keys.number(key, given.pop(beta, default))
+        if beta in known:
+            conversion.set(f"{at}.{beta}", decay, f"officially {default}", *keys.present(key))
+        elif keys.has(key):
+            conversion.leave_out(key, decay, f"{ours} has no such setting here")
+    if ours in ("adamw", "adamw_bf16", "optimi_adamw"):
+        conversion.set(f"{at}.epsilon", given.pop("epsilon", 1e-10), "official; adamw_bf16 has 1e-6 there")
+    conversion.set(f"{at}.weight_decay", given.pop("weight_decay", 0.0), "official; adamw_bf16 has 0.01",
+                   *keys.present("optimizer_config"))  # fmt: skip
+    for setting, number in given.items():
+        if setting in known:
+            conversion.set(f"{at}.{setting}", number, "as there")
+        else:
+            conversion.leave_out(f"optimizer_config.{setting}", number, f"{ours} has no such setting here")
+    _convert_weights_dtype(conversion, keys, ours)
+
+
+def _numbers(keys: Keys) -> dict[str, float]:
+    """Return the numbers of optimizer_config, by the names that their settings have here where there are such."""
     given: dict[str, float] = {}
     for pair in filter(None, (part.strip() for part in keys.text("optimizer_config").split(","))):
         key, _, value = pair.partition("=")
         try:
-            given[key.strip()] = float(value)
+            given[OPTIMIZER_SETTINGS.get(key.strip(), key.strip())] = float(value)
         except ValueError:
             raise ConfigError(f"{keys.where}: optimizer_config: {pair!r} is not name=number") from None
-    why = "AdamW with fp32 master weights" + ("" if name == "adamw_bf16" else f"; there: {name}")
-    at = "train.optimizer"
-    conversion.set(f"{at}.name", "adamw", why, *keys.present("optimizer"))
-    for beta, default in (("beta1", 0.9), ("beta2", 0.999)):
-        decay = keys.number(f"optimizer_{beta}", given.pop(beta, default))
-        conversion.set(f"{at}.{beta}", decay, f"officially {default}", *keys.present(f"optimizer_{beta}"))
-    conversion.set(f"{at}.epsilon", given.pop("eps", 1e-10), "official; adamw_bf16 has 1e-6")
-    conversion.set(f"{at}.weight_decay", given.pop("weight_decay", 0.0), "official; adamw_bf16 has 0.01",
-                   *keys.present("optimizer_config"))  # fmt: skip
-    for setting, number in given.items():
-        conversion.leave_out(f"optimizer_config.{setting}", number, "AdamW has no such setting here")
+    return given
+
+
+def _convert_weights_dtype(conversion: Conversion, keys: Keys, optimizer: str) -> None:
+    """There the weights are bf16 unless base_model_default_dtype says otherwise; here where the optimizer allows it."""
+    named, wanted = keys.present("base_model_default_dtype"), keys.text("base_model_default_dtype", "bf16")
+    there = wanted == "bf16" and keys.text("mixed_precision", "bf16") == "bf16"
+    bf16 = there and SUPPORT[optimizer].bf16_weights
+    why = "fp32 master weights; " + (f"in bf16 {optimizer} would round small steps away" if there else "as there")
+    conversion.set("train.weights_dtype", "bf16" if bf16 else "fp32",
+                   "as there; fp32 master weights are safer, and take twice the memory" if bf16 else why,
+                   *named)  # fmt: skip
 
 
 def convert_clipping(conversion: Conversion, keys: Keys, run: Run) -> None:

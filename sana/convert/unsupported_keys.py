@@ -31,9 +31,9 @@ FAMILIES = (
     # what is not here yet
     Family("push_* hub_* model_card_note publishing_config",
            "nothing is published yet; the trained model is a folder under root, in diffusers layout"),
-    Family("quantize* base_model_precision base_model_default_dtype text_encoder_1_precision",
-           "no quantised training here; master weights are fp32, autocast is train.mixed_precision, and the text "
-           "encoder runs in encode_captions.dtype"),
+    Family("quantize* base_model_precision text_encoder_1_precision",
+           "no quantised training here; weights are in train.weights_dtype, computed in train.mixed_precision, and the "
+           "text encoder runs in encode_captions.dtype"),
     Family("lora* lycoris* peft_* lora_rank init_lora", "no LoRA here yet: all weights are trained"),
     Family("enable_model_cpu_offload optimizer_cpu_offload_method group_offload* enable_group_offload* musubi_* "
            "ramtorch*",
@@ -68,7 +68,8 @@ FAMILIES = (
            "every block is recomputed, or none: train.resources.gradient_checkpointing"),
     Family("attention_mechanism enable_xformers_memory_efficient_attention",
            "self-attention is linear; cross-attention uses torch's own"),
-    Family("fuse_optimizer optimizer_release_gradients", "AdamW is torch's own, in fp32; see train.optimizer"),
+    Family("fuse_optimizer optimizer_release_gradients",
+           "a step is taken when all gradients are there; see train.optimizer"),
     Family("report_to tracker_run_name logging_dir tracker_* swanlab* wandb*",
            "every run is recorded in MLflow, see tracking, and named by what went into it, so that a rerun finds its "
            "own; logs are under work_dir"),

@@ -14,6 +14,8 @@ from transformers.utils import cached_file
 
 from sana.bucket import PATCH
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by train.weights_dtype
+
 _MODULATION_TABLE = "scale_shift_table"
 
 

@@ -17,6 +17,8 @@ _KEPT_BYTES = 2**30
 _main = sys.modules["__main__"].__spec__
 if _main is not None and _main.name.startswith("sana.workers."):
     gc.disable()
+    # diffusers and transformers import torchao where it is installed, for 3 s; train.optimizer adamw_8bit alone uses it
+    sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 
 def keep_freed_memory() -> None:

@@ -26,7 +26,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         VERSION,
         # how training asks the model: evaluation asks it so too
         context.config.evaluate.hashed()
-        | {name: train[name] for name in ("mixed_precision", "text_padding") if name in train},
+        | {name: train[name] for name in ("mixed_precision", "text_padding", "weights_dtype") if name in train},
         {
             "latents": inputs["latents"].content["eval"],
             "captions": inputs["texts"].content["eval"],

@@ -1,8 +1,8 @@
 """The exponential moving average of the weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +64,16 @@ class Ema:
     def swapped_in(self) -> Iterator[None]:
         """Within it the model has the EMA weights; afterwards the live ones again, bit for bit.
 
-        Needs no more memory than one tensor. Parameters must be float32, as master weights are.
+        Float32 parameters need no more memory for it than one tensor. Others are kept beside, and the model has the EMA
+        weights rounded to their dtype; the EMA weights themselves stay float32.
         """
-        self._swap()
+        rounded = any(parameter.dtype != torch.float32 for parameter in self._live.values())
+        live = [parameter.detach().clone() for parameter in self._live.values()] if rounded else None
+        self._swap() if live is None else _fill(self._live.values(), self.shadow.values())
         try:
             yield
         finally:
-            self._swap()
+            self._swap() if live is None else _fill(self._live.values(), live)
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -123,12 +126,18 @@ class _MovesBehind:
 
 @torch.no_grad()  # in each thread by itself
 def _move(shadow: list[Tensor], live: list[Tensor], weight: float, skip: Tensor | None = None) -> None:
-    if skip is not None:
-        for before, tensor in zip(shadow, live, strict=True):  # one by one: no more memory than one tensor
-            with put_back(skip, [before]):
-                before.lerp_(tensor.to(torch.float32), weight)
+    if skip is None and all(tensor.dtype == torch.float32 for tensor in live):
+        torch._foreach_lerp_(shadow, live, weight)
         return
-    torch._foreach_lerp_(shadow, [tensor.to(torch.float32) for tensor in live], weight)
+    for before, tensor in zip(shadow, live, strict=True):  # one by one: no more memory than one tensor
+        with nullcontext() if skip is None else put_back(skip, [before]):
+            before.lerp_(tensor.to(torch.float32), weight)
+
+
+@torch.no_grad()
+def _fill(parameters: Iterable[nn.Parameter], tensors: Iterable[Tensor]) -> None:
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        parameter.copy_(tensor)
 
 
 def in_host_memory(tensor: Tensor) -> Tensor:

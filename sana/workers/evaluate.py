@@ -19,7 +19,7 @@ from sana.data.schemas import LOSSES
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.tables import content_digest
 from sana.facts import BASELINE, WEIGHTS, PairedDifference, SigmaLoss, WeightsLoss
-from sana.model.transformer import load_transformer
+from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
@@ -53,7 +53,8 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     samples = load_samples(store, spec.latents, spec.captions, "eval")
     report = _Reporter(job, min(len(samples), job.config.evaluate.max_samples), shown=parallel.is_main)
     report.phase("loading the model")
-    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision))
+    dtype = DTYPES[job.config.train.weights_dtype]  # as training computes
+    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision, dtype=dtype))
     trainable.model.to(parallel.device)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)

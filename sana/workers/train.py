@@ -21,7 +21,7 @@ from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
 from sana.model.pipeline import load_flow_shift, local_checkpoint
-from sana.model.transformer import load_transformer
+from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import result_path
@@ -76,6 +76,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     transformer = load_transformer(
         spec.model.path,
         revision=spec.model.revision,
+        dtype=DTYPES[config.train.weights_dtype],
         gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
     samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)

@@ -121,6 +121,16 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
             "train.max_grad_value=1",
             "max_grad_value 1.0 is the bound of gradient_clipping value, and gradient_clipping is",
         ),
+        ("train.weights_dtype=bf16", "optimizer.name adamw would round small steps of bf16 weights away; use one of"),
+        (
+            "train.weights_dtype=bf16 | train.optimizer.name=adamw_bf16",
+            "weights_dtype bf16 computes in bf16, and mixed_precision is fp32; set train.mixed_precision to bf16",
+        ),
+        (
+            "train.optimizer.name=prodigy | train.parameter_groups=[{names: 'a', learning_rate_factor: 2}]",
+            "optimizer.name prodigy estimates one step size for all parameters, so parameter_groups have no meaning",
+        ),
+        ("train.parameter_groups=[{names: 'a', learning_rate_factor: 0}]", "learning_rate_factor: must be above 0"),
         ("train.lr_schedule={name: sine, min_learning_rate: 1}", "train.lr_schedule.period_steps: missing"),
         ("train.lr_schedule={name: sine, period_steps: 9, min_learning_rate: 1}", "is above learning_rate"),
         ("train.lr_schedule={name: polynomial, warmup_steps: 120}", "leaves no step of 120 for the polynomial"),
@@ -132,7 +142,7 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
 )
 def test_a_wrong_override_is_one_clear_error(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=None) as caught:
-        load_config(DEMO, [override])
+        load_config(DEMO, override.split(" | "))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
 

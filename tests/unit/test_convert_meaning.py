@@ -128,7 +128,12 @@ def test_batch_clipping_ema_and_optimizer(tmp_path: Path) -> None:
     assert (train.global_batch_size, train.resources.micro_batch_size, train.resources.num_processes) == (24, 2, 3)
     assert (train.max_grad_norm, train.ema_decay, config.sample.weights) == (1.0, 0.0, "live")
     optimizer = train.optimizer
-    assert (optimizer.name, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == ("adamw", 0.8, 0.999, 0.02)
+    assert (optimizer.name, optimizer.beta1, optimizer.beta2, optimizer.weight_decay) == (
+        "adamw_bf16",
+        0.8,
+        0.999,
+        0.02,
+    )
     assert train.resources.max_checkpoints == 1000
 
 

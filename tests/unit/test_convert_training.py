@@ -8,6 +8,17 @@ import torch
 from transformers.optimization import get_polynomial_decay_schedule_with_warmup
 
 from sana.config.load import check
+from sana.config.section import Section
+from sana.config.training.optimizer import (
+    AdafactorConfig,
+    AdamW8bitConfig,
+    AdamWBf16Config,
+    AdamWConfig,
+    CameConfig,
+    MuonConfig,
+    OptimiAdamWConfig,
+    ProdigyConfig,
+)
 from sana.config.yaml_reading import parse_yaml
 from sana.convert.simpletuner import convert, faults_of
 from sana.convert.yaml_text import yaml_text
@@ -66,3 +77,33 @@ def test_clipping(tmp_path: Path, changes: dict, kept: bool, expected: tuple) ->
     turned_on = changes["max_grad_norm"] == 0 and not kept
     assert ("--keep-clipping" in why.get("train.max_grad_norm", "")) == turned_on
     assert any(fault.changes == "clipping" for fault in faults_of(conversion)) == turned_on
+
+
+@pytest.mark.parametrize(
+    ("changes", "optimizer", "weights"),
+    [
+        ({"optimizer": "adamw_bf16"}, AdamWBf16Config(), "bf16"),
+        ({"optimizer": "adamw_bf16", "base_model_default_dtype": "fp32"}, AdamWBf16Config(), "fp32"),
+        ({"optimizer": "adamw_bf16", "mixed_precision": "no"}, AdamWBf16Config(), "fp32"),
+        ({"optimizer": "optimi-adamw", "optimizer_config": "eps=1e-6"}, OptimiAdamWConfig(epsilon=1e-6), "bf16"),
+        ({"optimizer": "ao-adamw8bit", "optimizer_beta2": 0.99}, AdamW8bitConfig(beta2=0.99), "bf16"),
+        ({"optimizer": "bnb-adamw8bit", "optimizer_config": "eps=1e-7"}, AdamW8bitConfig(epsilon=1e-7), "bf16"),
+        ({"optimizer": "bnb-adamw"}, AdamWConfig(), "fp32"),
+        ({"optimizer": "adafactor", "optimizer_beta1": 0.5}, AdafactorConfig(), "fp32"),
+        ({"optimizer": "prodigy", "optimizer_config": "d_coef=2,d0=1e-5,weight_decay=0.01"},
+         ProdigyConfig(distance_factor=2.0, initial_distance=1e-5, weight_decay=0.01), "fp32"),
+        ({"optimizer": "came"}, CameConfig(), "fp32"),
+        ({"optimizer": "muon"}, MuonConfig(), "fp32"),
+        ({"optimizer": "soap", "optimizer_config": "precondition_frequency=3"}, AdamWConfig(), "fp32"),
+    ],
+    ids=lambda value: value["optimizer"] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_optimizers(tmp_path: Path, changes: dict, optimizer: Section, weights: str) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert (config.train.optimizer, config.train.weights_dtype) == (optimizer, weights)
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+    names = {setting.key for setting in conversion.settings}
+    assert len(names) == len(conversion.settings), "each setting once"
+    assert ("optimizer_config.precondition_frequency" in {key.name for key in conversion.not_carried}) == (
+        "precondition_frequency" in changes.get("optimizer_config", "")
+    )

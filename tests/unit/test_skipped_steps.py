@@ -12,7 +12,7 @@ from sana.config.training.train import TrainConfig
 from sana.training.ema import Ema
 from sana.training.guards.loss_spikes import MIN_STEPS, LossSpikes
 from sana.training.guards.skipped_steps import SkippedSteps, put_back
-from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, decay_groups
+from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
 from sana.training.state import TrainState
 
@@ -28,7 +28,7 @@ def config_of(optimizer: str, **settings: Any) -> TrainConfig:
         {
             "max_steps": STEPS,
             "global_batch_size": 1,
-            "optimizer": {"name": optimizer},
+            "optimizer": {"name": optimizer, **({"matrices": "*"} if optimizer == "muon" else {})},
             "max_skipped_steps": 5,
             "ema_decay": 0.9,
             **settings,
@@ -94,7 +94,7 @@ def test_a_run_with_skipped_steps_is_the_run_without_them(name: str, ema_device:
     assert_bits(with_bad, short(state_of(name, max_skipped_steps=0, **resources), STEPS - len(BAD)))
 
 
-def fused_adamw(_: Any, named: Parameters) -> Optimizer:
+def fused_adamw(_: Any, named: Parameters, _setup: Setup) -> Optimizer:
     """As on a GPU; torch has the same kernels for the CPU."""
     optimizer = torch.optim.AdamW(decay_groups(named, 0.1), fused=True)
     for parameter in named.values():

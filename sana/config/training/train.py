@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
-from sana.config.training.optimizer import AdamWConfig, OptimizerConfig
+from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
+from sana.config.training.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
 from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_schedule
 
@@ -44,7 +45,15 @@ class TrainConfig(Section):
     mixed_precision: Literal["fp32", "tf32", "bf16"] = Field(
         "bf16",
         description="what the model computes in: bf16 by autocast; strict fp32; or tf32: float32 with TF32 "
-        "convolutions and matrix products on a GPU, on a CPU the same as fp32. Master weights stay fp32",
+        "convolutions and matrix products on a GPU, on a CPU the same as fp32. The weights themselves: weights_dtype",
+    )
+    weights_dtype: Annotated[Literal["fp32", "bf16"], Neutral("fp32")] = Field(
+        "fp32",
+        description="of the weights that learn, and of their gradients; bf16 halves both, and needs an optimizer that "
+        "rounds so that small steps add up. EMA weights stay fp32",
+    )
+    parameter_groups: Annotated[tuple[ParameterGroup, ...], Neutral(())] = Field(
+        (), max_length=32, description="parameters with a learning rate of their own; the first that matches counts"
     )
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
@@ -72,6 +81,7 @@ class TrainConfig(Section):
                 else f"max_grad_value {self.max_grad_value} is the bound of gradient_clipping value, and "
                 f"gradient_clipping is {self.gradient_clipping}; remove it, or set train.gradient_clipping to value"
             )
+        self._check_optimizer()
         at_once = self.resources.num_processes * self.resources.micro_batch_size
         if self.global_batch_size % at_once:
             raise ValueError(
@@ -85,6 +95,25 @@ class TrainConfig(Section):
                 f"{schedule.name}; lower it, or set lr_schedule.decay_steps"
             )
         return self
+
+    def _check_optimizer(self) -> None:
+        """Raises ValueError: the optimizer does not hold with another setting."""
+        name, support = self.optimizer.name, SUPPORT[self.optimizer.name]
+        if self.weights_dtype == "bf16" and not support.bf16_weights:
+            raise ValueError(
+                f"optimizer.name {name} would round small steps of bf16 weights away; use one of "
+                f"{names_with('bf16_weights')}, or set weights_dtype to fp32"
+            )
+        if self.weights_dtype == "bf16" and self.mixed_precision != "bf16":
+            raise ValueError(
+                f"weights_dtype bf16 computes in bf16, and mixed_precision is {self.mixed_precision}; "
+                "set train.mixed_precision to bf16, or train.weights_dtype to fp32"
+            )
+        if self.parameter_groups and not support.factors:
+            raise ValueError(
+                f"optimizer.name {name} estimates one step size for all parameters, so parameter_groups have no "
+                f"meaning with it; remove them, or use one of {names_with('factors')}"
+            )
 
     @property
     def schedule_ends_with_run(self) -> bool:

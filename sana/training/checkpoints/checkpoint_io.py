@@ -118,7 +118,7 @@ def _load_file(store: Store, info: FileInfo, on_bytes: Callable[[int], None] | N
 
 
 def load_weights(store: Store, trajectory: str, step: int, *, which: Literal["live", "ema"]) -> dict[str, Tensor]:
-    """Read the live or the EMA weights of one checkpoint: float32, for `load_state_dict`.
+    """Read the live or the EMA weights of one checkpoint, for `load_state_dict`: float32, live ones of `weights_dtype`.
 
     Raises:
         SanaError: there is no such checkpoint, or it is damaged.

@@ -6,13 +6,13 @@ A step is relative to the parameter's own size: at most the learning rate times 
 import torch
 
 from sana.config.training.optimizer import AdafactorConfig
-from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, decay_groups
+from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
 
-def build(config: AdafactorConfig, parameters: Parameters) -> Optimizer:
+def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Optimizer:
     """Return Adafactor over all parameters, with its state: zeros, as before the first step."""
     optimizer = torch.optim.Adafactor(
-        decay_groups(parameters, config.weight_decay),
+        decay_groups(parameters, config.weight_decay, setup.factors),
         beta2_decay=config.beta2_decay,
         eps=(None, config.epsilon),
         d=config.clip_threshold,

@@ -1,26 +1,39 @@
 """AdamW (Loshchilov and Hutter, arXiv 1711.05101), torch's own."""
 
 import torch
+from torch import Tensor, nn
 
 from sana.config.training.optimizer import AdamWConfig
-from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, decay_groups
+from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the running means of the gradient and of its square
 
 
-def build(config: AdamWConfig, parameters: Parameters) -> Optimizer:
+def build(config: AdamWConfig, parameters: Parameters, setup: Setup) -> Optimizer:
     """Return AdamW over all parameters, with its state: zeros, as before the first step."""
+    return Optimizer(torch_adamw(config, parameters, setup), parameters)
+
+
+def torch_adamw(config: AdamWConfig, parameters: Parameters, setup: Setup) -> torch.optim.AdamW:
+    """Return torch's AdamW with its state."""
     on_gpu = next(iter(parameters.values())).is_cuda
     optimizer = torch.optim.AdamW(
-        decay_groups(parameters, config.weight_decay),
+        decay_groups(parameters, config.weight_decay, setup.factors),
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         fused=on_gpu,  # without it foreach makes temporary copies of all weights
     )
     for parameter in parameters.values():
-        optimizer.state[parameter] = {
-            # where torch itself would put it at the first step
-            STEP: torch.zeros((), dtype=torch.float32, device=parameter.device if on_gpu else "cpu"),
-            **{moment: torch.zeros_like(parameter) for moment in MOMENTS},
-        }
-    return Optimizer(optimizer, parameters)
+        # where torch itself would put it at the first step
+        optimizer.state[parameter] = moments(parameter, step_device=parameter.device if on_gpu else None)
+    return optimizer
+
+
+def moments(
+    parameter: nn.Parameter, *, dtype: torch.dtype | None = None, step_device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Return the state of AdamW before the first step; moments are of the parameter's dtype unless one is given."""
+    return {
+        STEP: torch.zeros((), dtype=torch.float32, device=step_device),
+        **{moment: torch.zeros_like(parameter, dtype=dtype).detach() for moment in MOMENTS},
+    }

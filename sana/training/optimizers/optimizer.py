@@ -1,26 +1,43 @@
 """An optimizer as training uses it: a step at a learning rate, and its state as named tensors of whatever shape."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sana.config.training.optimizer import ParameterGroup
+from sana.errors import ConfigError
 from sana.training.guards.skipped_steps import put_back
 
 STEP = "step"  # torch's name for the number of steps taken, in the state of each parameter
+FACTOR = "learning_rate_factor"  # of a parameter group
 
 Parameters = Mapping[str, nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an optimizer needs beside its own section: the seed of its rounding, and the factors by parameter name."""
+
+    seed: int = 0
+    factors: Mapping[str, float] = field(default_factory=dict)  # those that are not 1
 
 
 class Optimizer:
     """A torch optimizer over named parameters, whose state exists before the first step.
 
-    A state tensor is named `<parameter>.<name in the optimizer>`, such as `<parameter>.exp_avg`.
+    A state tensor is named `<parameter>.<name in the optimizer>`, such as `<parameter>.exp_avg`. `unsaved` are names
+    of entries that the next step does not depend on.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Parameters, *, unsaved: Collection[str] = ()
+    ) -> None:
         self._optimizer, self._parameters = optimizer, parameters
+        self._unsaved = {STEP, *unsaved}
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         """Take a step along the gradients, and free them; if `skip`, a bool scalar on the device, change nothing.
@@ -28,16 +45,22 @@ class Optimizer:
         What a checkpoint holds is put back then; what it does not hold is set by `set_step`.
         """
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+            self._set_rate(group, learning_rate * group[FACTOR])
         if skip is None:
-            self._optimizer.step()
+            self._take()
         elif getattr(self._optimizer, "_step_supports_amp_scaling", False):
             self._optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # torch's fused kernels look at it
-            self._optimizer.step()
+            self._take()
         else:
             with put_back(skip, [*self._parameters.values(), *self.state().values()]):
-                self._optimizer.step()
+                self._take()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
+        group["lr"] = learning_rate
+
+    def _take(self) -> None:
+        self._optimizer.step()
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors themselves, not copies; the number of steps is not among them."""
@@ -45,23 +68,56 @@ class Optimizer:
             f"{name}.{key}": tensor
             for name, parameter in self._parameters.items()
             for key, tensor in self._optimizer.state[parameter].items()
-            if key != STEP
+            if key not in self._unsaved
         }
 
     def set_step(self, step: int) -> None:
-        """Set the number of steps taken: decays and bias corrections depend on it."""
+        """Set the number of steps taken, after the state was filled: decays and bias corrections depend on it."""
         for state in self._optimizer.state.values():
             state[STEP].fill_(step)
 
 
-def decay_groups(parameters: Parameters, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(
+    parameters: Parameters, weight_decay: float, factors: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """Return torch's parameter groups: weight decay applies to matrices and kernels.
 
     Not to biases, norms and modulation tables, as is usual (Loshchilov and Hutter, arXiv 1711.05101; the grouping of
-    nanoGPT's `configure_optimizers`).
+    nanoGPT's `configure_optimizers`). Parameters with a factor of their own on the learning rate are apart.
     """
-    decayed: list[nn.Parameter] = []
-    not_decayed: list[nn.Parameter] = []
+    found: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in parameters.items():
-        (not_decayed if parameter.ndim < 2 or name.endswith("scale_shift_table") else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": not_decayed, "weight_decay": 0.0}]
+        decays = parameter.ndim >= 2 and not name.endswith("scale_shift_table")
+        key = (weight_decay if decays else 0.0, (factors or {}).get(name, 1.0))
+        found.setdefault(key, []).append(parameter)
+    return [
+        {"params": members, "weight_decay": decay, FACTOR: factor}
+        for (decay, factor), members in found.items()
+        if members
+    ]
+
+
+def factors_of(groups: Collection[ParameterGroup], names: Collection[str]) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter that a group matches; the first group counts.
+
+    Raises:
+        ConfigError: a group matches no parameter that an earlier one has left; lists what names there are.
+    """
+    factors: dict[str, float] = {}
+    for index, group in enumerate(groups):
+        matching = [name for name in names if fnmatchcase(name, group.names)]
+        new = [name for name in matching if name not in factors]
+        if not new:
+            why = "which earlier groups have already" if matching else "and no parameter has such a name"
+            raise ConfigError(
+                f"train.parameter_groups.{index}.names is {group.names!r}, {why}; names begin with "
+                f"{', '.join(sorted({_beginning(name) for name in names}))}"
+            )
+        factors |= dict.fromkeys(new, group.learning_rate_factor)
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+def _beginning(name: str) -> str:
+    """Return the beginning of a parameter's name, with `*` for the number of a block: `transformer_blocks.*.attn1`."""
+    parts = ["*" if part.isdigit() else part for part in name.split(".")[:-1]] or [name]
+    return ".".join(parts[:3] if "*" in parts[:2] else parts[:1])

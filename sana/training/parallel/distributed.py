@@ -22,7 +22,8 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
     return Accelerator(
-        mixed_precision="bf16" if config.mixed_precision == "bf16" else "no",
+        # bf16 weights compute in bf16 by themselves
+        mixed_precision="bf16" if config.mixed_precision == "bf16" and config.weights_dtype == "fp32" else "no",
         cpu=device == "cpu",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),

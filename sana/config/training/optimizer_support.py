@@ -1,0 +1,57 @@
+"""Where each optimizer holds: data, for errors when a config is loaded and for the table in docs/optimizers.md."""
+
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from sana.errors import ConfigError
+
+EXTRA = "pip install -e '.[optimizers]'"
+
+
+@dataclass(frozen=True)
+class Support:
+    """Where an optimizer holds: bit-equal resume, and the same numbers on every rank."""
+
+    package: str  # that it is from
+    at_least: tuple[int, int]  # version of that package
+    ddp: bool = True  # data parallelism: the whole state on every rank
+    fsdp2: bool = False  # sharded: each rank has its part of every tensor
+    compile: bool = True  # beside a compiled model
+    bf16_weights: bool = False  # rounds so that small steps add up
+    factors: bool = True  # a learning rate per group of parameters
+    state_bytes: str = ""  # of a weight, beside the weight
+
+
+SUPPORT = {
+    "adamw": Support("torch", (2, 6), fsdp2=True, state_bytes="8"),
+    "adafactor": Support("torch", (2, 6), state_bytes="about 0"),
+    "adamw_bf16": Support("torch", (2, 6), fsdp2=True, bf16_weights=True, state_bytes="4"),
+    "optimi_adamw": Support("torch-optimi", (0, 3), bf16_weights=True, state_bytes="8, with bf16 weights 6"),
+    "adamw_8bit": Support("torchao", (0, 18), bf16_weights=True, state_bytes="2"),
+    "muon": Support("torch", (2, 9), state_bytes="4, of others 8"),
+    "prodigy": Support("pytorch_optimizer", (4, 1), factors=False, state_bytes="16"),
+    "came": Support("pytorch_optimizer", (4, 1), state_bytes="4"),
+}
+
+
+def check_package(name: str) -> None:
+    """Check that the package of the optimizer `name` is installed.
+
+    Raises:
+        ConfigError: it is not, or too old; says what to install.
+    """
+    package, needed = SUPPORT[name].package, SUPPORT[name].at_least
+    wanted = f"train.optimizer.name: {name} needs {package} {needed[0]}.{needed[1]} or newer"
+    install = EXTRA if package != "torch" else f"pip install 'torch>={needed[0]}.{needed[1]}'"
+    try:
+        found = version(package)
+    except PackageNotFoundError as error:
+        raise ConfigError(f"{wanted}, which is not installed: {install}; or use adamw") from error
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < needed:
+        raise ConfigError(f"{wanted}, and {found} is installed: {install}; or use adamw")
+
+
+def names_with(feature: str) -> str:
+    """Return the names of the optimizers that hold with a feature, a name of a field of `Support`."""
+    return ", ".join(name for name, support in SUPPORT.items() if getattr(support, feature))

@@ -1,0 +1,83 @@
+"""Groups of parameters, and where each optimizer holds: what is refused says what works."""
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+import torch
+
+from sana.config.training.optimizer_support import SUPPORT, check_package
+from sana.config.training.train import TrainConfig
+from sana.errors import ConfigError
+from sana.training.optimizers.registry import build_optimizer
+from tests.optimizer_cases import config, gradients, module
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize("name", [name for name, support in SUPPORT.items() if support.factors])
+def test_a_group_has_its_own_learning_rate(name: str) -> None:
+    group = {"names": "*.linear.*", "learning_rate_factor": 0.5}
+    grouped, plain, halved = (dict(module().named_parameters()) for _ in range(3))
+    for parameters, settings, factor in (
+        (grouped, {"parameter_groups": [group]}, 1),
+        (plain, {}, 1),
+        (halved, {}, 0.5),
+    ):
+        optimizer = build_optimizer(config(name, **settings), parameters)
+        gradients(parameters, 1)
+        optimizer.step(1e-2 * factor)
+    for key, weight in grouped.items():
+        expected = halved if ".linear." in key else plain
+        if name == "adamw_bf16":  # which draws are whose depends on the groups; the first step's weights do not
+            torch.testing.assert_close(weight, expected[key])
+        else:
+            assert torch.equal(weight, expected[key]), key
+
+
+def test_a_group_that_matches_nothing_is_an_error_that_lists_names() -> None:
+    groups = [{"names": "*.linear.*", "learning_rate_factor": 2}, {"names": "*.liner.*", "learning_rate_factor": 3}]
+    with pytest.raises(ConfigError) as caught:
+        build_optimizer(config("adamw", parameter_groups=groups), dict(module().named_parameters()))
+    said = "train.parameter_groups.1.names is '*.liner.*', and no parameter has such a name; names begin with blocks.*."
+    assert str(caught.value).startswith(said) and "depth, norm, scale_shift_table" in str(caught.value)
+    again = [groups[0], {"names": "blocks.0.linear.bias", "learning_rate_factor": 2}]
+    with pytest.raises(ConfigError, match="which earlier groups have already"):
+        build_optimizer(config("adamw", parameter_groups=again), dict(module().named_parameters()))
+    with pytest.raises(
+        ConfigError, match=r"train.optimizer.matrices is 'x.\*', and no matrix has such a name; there are"
+    ):
+        build_optimizer(
+            TrainConfig(max_steps=1, global_batch_size=1, optimizer={"name": "muon", "matrices": "x.*"}),
+            dict(module().named_parameters()),
+        )
+
+
+@pytest.mark.parametrize("name", [name for name, support in SUPPORT.items() if support.package != "torch"])
+def test_a_package_that_is_missing_is_an_error_at_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("sana.config.training.optimizer_support.version", missing)
+    with pytest.raises(ConfigError, match=r"is not installed: pip install -e '.\[optimizers\]'; or use adamw"):
+        check_package(name)
+
+
+def test_muon_needs_a_torch_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sana.config.training.optimizer_support.version", lambda package: "2.8.1+cu128")
+    with pytest.raises(ConfigError, match=r"muon needs torch 2.9 or newer, and 2.8.1\+cu128 is installed: pip install"):
+        check_package("muon")
+    check_package("adamw")
+
+
+def test_the_table_in_the_docs_is_the_data() -> None:
+    def yes(holds: bool) -> str:
+        return "yes" if holds else "no"
+
+    rows = []
+    for name, s in SUPPORT.items():
+        package = f"{s.package} >= {s.at_least[0]}.{s.at_least[1]}"
+        holds = [yes(each) for each in (s.ddp, s.fsdp2, s.compile, s.bf16_weights, s.factors)]
+        rows.append(f"| {' | '.join([f'`{name}`', package, s.state_bytes, *holds])} |")
+    text = (Path(__file__).parents[2] / "docs/optimizers.md").read_text()
+    assert "\n".join(rows) in text, "the table should be:\n" + "\n".join(rows)

@@ -1,0 +1,177 @@
+"""Each optimizer against its library driven plainly or its formula, step by step; resumed to the bit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sana.config.section import union_members
+from sana.config.training.optimizer import OptimizerConfig
+from sana.config.training.optimizer_support import SUPPORT
+from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
+from tests.optimizer_cases import CASES, DTYPES, LR, SETTINGS, config, copied, gradients, module, rate, steps
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def test_each_optimizer_has_a_section_support_a_builder_and_a_case_here() -> None:
+    assert list(union_members(OptimizerConfig.__origin__)) == list(SUPPORT) == list(OPTIMIZERS) == list(SETTINGS)
+
+
+@pytest.mark.parametrize(("name", "weights"), CASES)
+def test_two_steps_and_two_resumed_are_four_to_the_bit(name: str, weights: str) -> None:
+    straight, first, second = (dict(module(DTYPES[weights]).named_parameters()) for _ in range(3))
+    whole = build_optimizer(config(name, weights), straight)
+    steps(whole, straight, range(4))
+
+    half = build_optimizer(config(name, weights), first)
+    assert {key: tensor.shape for key, tensor in half.state().items()} == {
+        key: tensor.shape for key, tensor in whole.state().items()
+    }, "the state is whole before the first step"
+    steps(half, first, range(2))
+    saved = copied(half.state()) | {f"weight {key}": tensor for key, tensor in copied(first).items()}
+    assert all(type(tensor) is Tensor for tensor in saved.values()), "plain tensors, which safetensors can hold"
+    torch.rand(9)  # what others draw in between changes nothing
+
+    resumed = build_optimizer(config(name, weights), second)
+    with torch.no_grad():
+        for key, tensor in [*resumed.state().items(), *((f"weight {key}", p) for key, p in second.items())]:
+            tensor.copy_(saved[key])
+    resumed.set_step(2)
+    steps(resumed, second, range(2, 4))
+    for key, tensor in straight.items():
+        assert torch.equal(tensor, second[key]), key
+    found = resumed.state()
+    for key, tensor in whole.state().items():
+        assert torch.equal(tensor, found[key]), key
+
+
+def groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    decayed = [p for key, p in parameters.items() if p.ndim > 1 and key != "scale_shift_table"]
+    others = [p for key, p in parameters.items() if not any(p is one for one in decayed)]
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def library(name: str, parameters: dict[str, nn.Parameter]) -> Callable[[float], None]:
+    """The optimizer's own class driven plainly, without our wrapper: returns its step at a learning rate."""
+    s = SETTINGS[name]
+    betas, eps = (s.get("beta1", 0.9), s.get("beta2", 0.999)), s.get("epsilon", 1e-8)
+    made: list[torch.optim.Optimizer] = []
+    if name == "adamw":
+        made = [torch.optim.AdamW(groups(parameters, 0.1), betas=betas, eps=eps)]
+    elif name == "adafactor":
+        made = [torch.optim.Adafactor(groups(parameters, 0.1), beta2_decay=-0.7, eps=(None, eps), d=1.5)]
+    elif name == "optimi_adamw":
+        from optimi import AdamW
+
+        made = [AdamW(groups(parameters, 0.1), lr=0.0, betas=betas, eps=eps, foreach=False)]
+    elif name == "prodigy":
+        from pytorch_optimizer import Prodigy
+
+        made = [Prodigy(groups(parameters, 0.1), betas=betas, eps=eps, d0=1e-3, d_coef=2.0)]
+    elif name == "came":
+        from pytorch_optimizer import CAME
+
+        made = [CAME(groups(parameters, 0.1), betas=(0.8, 0.95, 0.97), clip_threshold=0.9, foreach=False)]
+
+    def step(learning_rate: float) -> None:
+        for optimizer in made:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def adamw_formula(weight: Tensor, grad: Tensor, state: dict, rate: float, decay: float) -> Tensor:
+    """AdamW as Loshchilov and Hutter write it, in float64; returns the new weight."""
+    betas, eps = (0.8, 0.95), 1e-6
+    state["t"] = state.get("t", 0) + 1
+    state["m"] = betas[0] * state.get("m", 0) + (1 - betas[0]) * grad
+    state["v"] = betas[1] * state.get("v", 0) + (1 - betas[1]) * grad**2
+    mean, variance = state["m"] / (1 - betas[0] ** state["t"]), state["v"] / (1 - betas[1] ** state["t"])
+    return weight * (1 - rate * decay) - rate * mean / (variance.sqrt() + eps)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [case for case in CASES if case[0] in ("adamw", "adafactor", "optimi_adamw", "prodigy", "came")],
+)
+def test_four_steps_are_those_of_the_library_to_the_bit(name: str, weights: str) -> None:
+    ours, theirs = (dict(module(DTYPES[weights]).named_parameters()) for _ in range(2))
+    mine, plain = build_optimizer(config(name, weights), ours), library(name, theirs)
+    for step in range(4):
+        steps(mine, ours, range(step, step + 1))
+        gradients(theirs, step)
+        plain(rate(step))
+        for key, weight in ours.items():
+            assert torch.equal(weight, theirs[key]), f"step {step}: {key}"
+
+
+# the largest difference after four steps, in steps of the size of the learning rate: of moments in 8 bits, in bf16
+FORMULA_TOLERANCE = {"adamw": 1e-4, "optimi_adamw": 1e-4, "adamw_bf16": 0.05, "adamw_8bit": 0.35}
+
+
+@pytest.mark.parametrize("name", FORMULA_TOLERANCE)
+def test_four_steps_are_those_of_the_formula(name: str) -> None:
+    ours = dict(module().named_parameters())
+    exact = {key: weight.detach().double() for key, weight in ours.items()}
+    states: dict[str, dict] = {key: {} for key in ours}
+    mine = build_optimizer(config(name), ours)
+    for step in range(4):
+        gradients(ours, step)
+        for key, weight in exact.items():
+            if ours[key].grad is not None:
+                decay = 0.1 if weight.ndim > 1 and key != "scale_shift_table" else 0.0
+                grad = ours[key].grad.double()
+                exact[key] = adamw_formula(weight, grad, states[key], rate(step), decay)
+        mine.step(rate(step))
+    worst = max((ours[key].double() - weight).abs().max().item() for key, weight in exact.items()) / LR
+    print(f"{name}: largest difference {worst:.1e} learning rates")
+    assert worst < FORMULA_TOLERANCE[name]
+
+
+def test_muon_is_torchs_for_matrices_and_adamw_for_the_others() -> None:
+    ours, theirs = (dict(module().named_parameters()) for _ in range(2))
+    mine = build_optimizer(config("muon"), ours)
+    matrices = {key: p for key, p in theirs.items() if key in ("blocks.0.linear.weight", "blocks.0.point.weight")}
+    flat = {key: nn.Parameter(p.detach().reshape(p.shape[0], -1)) for key, p in matrices.items()}
+    others = {key: p for key, p in theirs.items() if key not in flat}
+    plain = [
+        torch.optim.Muon(flat.values(), weight_decay=0.1, momentum=0.9, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups(others, 0.1), betas=(0.9, 0.95), eps=1e-10),
+    ]
+    for step in range(4):
+        steps(mine, ours, range(step, step + 1))
+        gradients(theirs, step)
+        for key, matrix in flat.items():
+            matrix.grad = matrices[key].grad.reshape(matrix.shape)
+        for optimizer in plain:
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
+            optimizer.step()
+        for key, weight in ours.items():
+            expected = flat[key].reshape(weight.shape) if key in flat else theirs[key]
+            assert torch.equal(weight, expected), f"step {step}: {key}"
+
+
+def test_moments_in_8_bits_are_torchaos() -> None:
+    from torchao.optim import AdamW8bit
+
+    ours, theirs = (dict(module().named_parameters()) for _ in range(2))
+    mine = build_optimizer(config("adamw_8bit"), ours)
+    plain = AdamW8bit(groups(theirs, 0.1), betas=(0.8, 0.95), eps=1e-6)
+    for step in range(3):
+        steps(mine, ours, range(step, step + 1))
+        gradients(theirs, step)
+        for group in plain.param_groups:
+            group["lr"].fill_(rate(step))
+        with torch.compiler.set_stance("force_eager"):
+            plain.step()
+        assert all(torch.equal(weight, theirs[key]) for key, weight in ours.items())
+    name, moment = "blocks.0.linear.weight", plain.state[theirs["blocks.0.linear.weight"]]["exp_avg"]
+    assert torch.equal(mine.state()[f"{name}.exp_avg.codes"], moment.codes)
+    assert mine.state()[f"{name}.exp_avg.codes"].dtype == torch.uint8
