@@ -68,6 +68,9 @@ class Store(Protocol):
         `staging` is a local folder, where S3 keeps the object until it is sent.
         """
 
+    def link_if_absent(self, key: str, existing: str) -> bool:
+        """Give an object a second name, on a disk, by a hard link or else a copy; False on S3, which has no links."""
+
     def list(self, prefix: str) -> Listing: ...  # all below the folder ("": the root), at any depth, sorted by key
     def list_entries(self, prefix: str) -> Entries: ...  # the same with times
     def list_dirs(self, prefix: str) -> Names: ...  # folders directly in the folder, sorted; a disk's may be empty
@@ -153,6 +156,21 @@ class LocalStore:
 
     def put_blocks_if_absent(self, key: str, blocks: Iterable[Block], *, staging: Path) -> bool:  # noqa: ARG002
         return self._create(key, lambda file: file.writelines(blocks))
+
+    def link_if_absent(self, key: str, existing: str) -> bool:
+        source, final = self.local_path(existing), self.local_path(key)
+        with clear_errors(str(final), OSError, writing=True):
+            make_folders(final.parent)
+            try:
+                os.link(source, final)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in (errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EXDEV):
+                    raise
+                return self.put_file_if_absent(key, source)
+            fsync_folder(final.parent)
+        return True
 
     def _create(self, key: str, write: Callable[[IO[bytes]], None]) -> bool:
         """Write to a temporary name, then link(2): unlike rename it never replaces, and it shows whole files only."""

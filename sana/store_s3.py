@@ -150,6 +150,10 @@ class S3Store:
         finally:
             path.unlink(missing_ok=True)
 
+    def link_if_absent(self, key: str, existing: str) -> bool:
+        check_s3_key(key), check_s3_key(existing)
+        return False
+
     def _create(self, key: str, send: Callable[[dict[str, str]], object]) -> bool:
         """Send one conditional PUT, or a multi-part upload with the condition at its completion (from 100 MB).
 

@@ -8,7 +8,7 @@ the target made itself stays, and the source's is left out.
 
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,8 @@ def copy_root(
         raise SanaError(f"nothing that is to be copied is committed under {source.root}; is it the right root?")
     kept = _differing_records(source, target, wanted & set(present))
     chosen = graph.without(graph.records() - (wanted - kept))
-    keys = set(chosen.references) | _history_markers(chosen)
+    links = chosen.links()
+    keys = (set(chosen.references) | _history_markers(chosen)) - set(links)
     lost = sorted(keys - set(graph.entries))
     if lost:
         raise SanaError(f"{source.uri(lost[0])} is not there ({len(lost)} such objects); {_REPAIR_HINT}")
@@ -81,7 +82,7 @@ def copy_root(
     result = CopyResult(num_present=len(keys) - len(missing), kept=sorted(kept))
     total = sum(graph.entries[key].num_bytes for key in missing)
     with TemporaryDirectory(dir=staging, prefix="copy-") as folder:
-        for key in _copy_all(source, target, chosen, missing, Path(folder)):
+        for key in _copy_all(source, target, chosen, missing, links, Path(folder)):
             result.num_copied += 1
             result.num_bytes += graph.entries[key].num_bytes
             report(Progress(result.num_bytes // _MIB, max(total // _MIB, 1), "MiB", key))
@@ -152,8 +153,13 @@ def _take_shards(source: Store, chosen: ObjectGraph, left: set[str]) -> Iterator
                 yield key, rows
 
 
-def _copy_all(source: Store, target: Store, chosen: ObjectGraph, missing: set[str], folder: Path) -> Iterator[str]:
-    """Copy what is missing and yield each key when it is copied: shards, other data, then records in their order."""
+def _copy_all(
+    source: Store, target: Store, chosen: ObjectGraph, missing: set[str], links: Mapping[str, str], folder: Path
+) -> Iterator[str]:
+    """Copy what is missing and yield each key when it is copied: shards, other data, then records in their order.
+
+    `links` are second names of objects, which a disk gets before the records.
+    """
     left = set(missing)
 
     def copy(group: tuple[str, Rows]) -> str:
@@ -173,6 +179,8 @@ def _copy_all(source: Store, target: Store, chosen: ObjectGraph, missing: set[st
 
     yield from in_threads(copy, _take_shards(source, chosen, left))
     yield from in_threads(copy, [(key, []) for key in sorted(left) if kind_of(key) not in _ORDER])
+    for name, key in sorted(links.items(), key=lambda link: link[0].endswith("/model_index.json")):
+        target.link_if_absent(name, key)
     for kind in _ORDER:
         records = sorted(key for key in left if kind_of(key) == kind)
         for number in sorted({commit_number(key) for key in records}):  # the first commits before the second

@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
+from sana.maintenance.object_graph import MODEL
 from sana.maintenance.verify import file_digest
 from sana.progress import Progress, Report, noop
 from sana.store import Store
 from sana.wording import in_units
 
-FOLDER = "model/"  # of the names in the artifact
 LAST = "model_index.json"
 _REPAIR_HINT = "`sana verify --deep` says how to repair it"
 
@@ -43,9 +43,9 @@ def export_model(
         SanaError: the target holds other files, or a file of the source is damaged.
         StoreError: storage failed; the same call resumes from there.
     """
-    files = {name.removeprefix(FOLDER): info for name, info in trained.files.items() if name.startswith(FOLDER)}
+    files = {name.removeprefix(MODEL): info for name, info in trained.files.items() if name.startswith(MODEL)}
     if LAST not in files:
-        raise SanaError(f"{store.uri(trained.key)} names no {FOLDER}{LAST}: it has no model to export")
+        raise SanaError(f"{store.uri(trained.key)} names no {MODEL}{LAST}: it has no model to export")
     present = dict(target.list(""))
     _check_target(target, files, present)
     names = sorted(files, key=lambda name: (name == LAST, name))

@@ -21,6 +21,7 @@ DATA_KINDS = {  # kind -> why an object of it is orphaned when no record refers 
     "shard": "a shard that no part refers to",
     "file": "left by an attempt that never committed",
     "checkpoint file": "left by a checkpoint that was never finished",
+    "base file": "a file of a base model that no trained model has",
     "metrics": "metrics that no checkpoint commits",
     "write test": "left by a test of whether the root can be written",
 }

@@ -25,6 +25,7 @@ from sana.store import Entry, Store
 from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
 
+MODEL = "model/"  # of the names of a train artifact's files
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
 
 _LAYOUT = {
@@ -38,6 +39,7 @@ _LAYOUT = {
     "metrics": r"train/[^/]+/metrics/[^/]+\.jsonl",
     "lease": r"train/[^/]+/lease/\d+\.json",
     "file": r"[a-z_]+/(?!pool/|history/)[^/]+/[0-9a-f]{12}/.+",
+    "base file": r"model/base/[0-9a-f]{32}/[^/]+",
     "write test": r"probe-[0-9a-f]{32}",
 }
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _LAYOUT.items()}
@@ -108,6 +110,10 @@ class ObjectGraph:
             if kept := [reference for reference in references if reference.by not in gone]:
                 left.references[key] = kept
         return left
+
+    def links(self) -> dict[str, str]:
+        """Return the second names that files of exported models have on a disk, each with the key it stands for."""
+        return {name: key for artifact in self.artifacts.values() for name, key in _links(artifact).items()}
 
     def superseded(self) -> set[str]:
         """Return the commit files that a later one of the same artifact replaced."""
@@ -196,6 +202,9 @@ def _add_record(graph: ObjectGraph, key: str, record: _RecordContent) -> None:
         _add_references(graph, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
         if INDEX in record.files:
             graph.tables[record.files[INDEX].key] = key
+        # on S3 there are no such names; where nothing is listed, those that may be there count
+        links = (name for name in _links(record) if not graph.entries or name in graph.entries)
+        _add_references(graph, key, *(Reference(name, key) for name in links))
         if trained := TrainFacts.find(record):
             _add_references(graph, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
     elif isinstance(record, Checkpoint):
@@ -208,6 +217,15 @@ def _add_record(graph: ObjectGraph, key: str, record: _RecordContent) -> None:
             graph.compacted_parts[key] = record.parts
         graph.tables[key] = key
         _add_references(graph, key, *(Reference(shard, key) for shard in record.shards))
+
+
+def _links(artifact: Artifact) -> dict[str, str]:
+    """Return the names in the folder of an exported model whose objects are elsewhere: name to key."""
+    trained = TrainFacts.find(artifact)
+    if trained is None:
+        return {}
+    names = {f"{trained.model}/{name.removeprefix(MODEL)}": file.key for name, file in artifact.files.items()}
+    return {name: key for name, key in names.items() if name != key}
 
 
 def _add_references(graph: ObjectGraph, by: str, *references: Reference) -> None:

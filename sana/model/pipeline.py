@@ -4,7 +4,6 @@ Shapes in this module: F frames, H height, W width (pixels); L caption tokens, C
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class SanaPipeline(SanaVideoPipeline):  # type: ignore[misc]  # diffusers is unt
     """SanaVideoPipeline for sizes that are multiples of 16.
 
     The stock one needs multiples of 32, which 7 of its own 11 480p sizes are not. Do not save it under this
-    name, which diffusers gives to the image model: `export_pipeline` writes the stock one's.
+    name, which diffusers gives to the image model: an export has the stock one's.
     """
 
     def check_inputs(self, prompt: Any, height: int, width: int, *rest: Any, **named: Any) -> None:
@@ -145,26 +144,20 @@ def local_checkpoint(path: str, *, revision: str | None = None) -> str:
     return path if Path(path).is_dir() else str(SanaVideoPipeline.download(path, revision=revision))
 
 
-def export_pipeline(base_path: str, out: Path, *, transformer: SanaVideoTransformer3DModel) -> None:
-    """Write a complete checkpoint that `SanaVideoPipeline.from_pretrained(out)` loads.
-
-    All components but the transformer are copied from `base_path`, a local folder in diffusers layout; links of a
-    hub cache are followed. `model_index.json` is written last: a folder without it is unfinished, and is completed
-    when run again.
+def base_files(folder: str, *, without: str) -> dict[str, Path]:
+    """Return the files of a model in diffusers layout by name, but those of one component; `model_index.json` as well.
 
     Raises:
-        FileExistsError: `out` holds a finished checkpoint.
-        FileNotFoundError: `base_path` is not a local folder in diffusers layout.
+        FileNotFoundError: it is not a local folder in diffusers layout.
     """
-    base = Path(base_path)
+    base = Path(folder)
     if not (base / MODEL_INDEX).is_file():
         raise FileNotFoundError(f"{base} has no {MODEL_INDEX}; need a local diffusers-layout folder to export from")
-    if (out / MODEL_INDEX).exists():
-        raise FileExistsError(f"{out} already holds a finished checkpoint; name another folder")
     index = json.loads((base / MODEL_INDEX).read_text())
+    files = {MODEL_INDEX: base / MODEL_INDEX}
     for name, kind in sorted(index.items()):
         # a component is [library, class]; null ones and "_class_name" and the like have no folder
-        if isinstance(kind, list) and kind[0] is not None and name != "transformer":
-            shutil.copytree(base / name, out / name, dirs_exist_ok=True)
-    transformer.save_pretrained(out / "transformer")
-    shutil.copyfile(base / MODEL_INDEX, out / MODEL_INDEX)
+        if isinstance(kind, list) and kind[0] is not None and name != without:
+            paths = sorted(path for path in (base / name).rglob("*") if path.is_file())
+            files |= {path.relative_to(base).as_posix(): path for path in paths}
+    return files

@@ -52,6 +52,12 @@ def load_transformer(
     return model
 
 
+def save_transformer_config(transformer: nn.Module, folder: Path) -> None:
+    """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights."""
+    assert isinstance(transformer, SanaVideoTransformer3DModel)
+    transformer.save_config(folder)
+
+
 def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor) -> Tensor:
     """Return the predicted velocity: float32 of the shape of `noisy`, [B, 16, f, h, w].
 

@@ -10,6 +10,7 @@ from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
+from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts, TrainFacts
 from sana.model.model_resolver import resolve_model, source_of
 from sana.runtime.launcher import result_path
@@ -94,6 +95,8 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     )
     result = TrainResult.load(result_path(job_path), repair_hint="run again")
     for name, info in result.files.items():
+        if not context.store.exists(info.key):  # `sana gc` may have found a shared file unused just before
+            raise SanaError(f"{context.store.uri(info.key)} is gone since it was stored; run again")
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
     return draft.commit(
         content={"weights": result.weights_digest},

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from sana.model.pipeline import export_pipeline
+from sana.model.transformer import save_transformer_config
 
 
 class Trainable(Protocol):
@@ -17,16 +17,21 @@ class Trainable(Protocol):
 
     model: nn.Module  # the bare model, not its distributed wrapper
     parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints
+    component: str  # of the pipeline: the folder that an export has new files in
+    weights_file: str  # and the name of its tensors there
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Load the live or EMA weights of a checkpoint into the model."""
 
-    def export(self, base: str, folder: Path) -> None:
-        """Write what was learned to an empty folder, as users load it. `base` is the model before training."""
+    def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
+        """Write the component's files but its tensors to an empty folder; returns the tensors that it has then."""
 
 
 class FullTransformer:
     """All weights of the transformer learn; the export is a whole checkpoint in diffusers layout."""
+
+    component = "transformer"
+    weights_file = "diffusion_pytorch_model.safetensors"  # diffusers' name
 
     def __init__(self, transformer: nn.Module) -> None:
         self.model = transformer
@@ -36,6 +41,8 @@ class FullTransformer:
         """Replace all weights. Raises RuntimeError: a tensor is missing, unknown or of another shape."""
         self.model.load_state_dict(tensors)
 
-    def export(self, base: str, folder: Path) -> None:
-        """Write the pipeline `base` with the current weights."""
-        export_pipeline(base, folder, transformer=self.model)
+    def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
+        """Write config.json; the tensors are those of the model, those that learned being `weights`."""
+        save_transformer_config(self.model, folder)
+        state = self.model.state_dict()
+        return {name: weights.get(name, tensor).to(tensor.dtype) for name, tensor in state.items()}

@@ -6,20 +6,19 @@ Rank 0 writes a TrainResult beside the job at the end; the stage that started it
 import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
-import hashlib
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
+from threading import Thread
 
-from sana.artifact import FileInfo, digest_of
+from sana.artifact import digest_of
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
+from sana.errors import SanaError
 from sana.model.pipeline import load_flow_shift, local_checkpoint
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
@@ -27,11 +26,11 @@ from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
-from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
 from sana.training.loop import REPORT_EVERY_S, Trainer
+from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
@@ -46,6 +45,8 @@ def train(job: Job[TrainSpec]) -> None:
     with hold_lease(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
         trainer = build_trainer(job, parallel, check=lease.check if lease else _no_check)
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
+        if parallel.is_main:
+            Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
         finished = trainer.run()
     if not finished:
         _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
@@ -54,6 +55,15 @@ def train(job: Job[TrainSpec]) -> None:
         trainer.say("exporting the model")
         result_path(job.path).write_bytes(export(job, trainer).to_json())
     parallel.finish()
+
+
+def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:
+    """Store what the export shares with the base model beside the first steps; the export itself makes sure of it."""
+    base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
+    try:
+        store_base(trainer.checkpoints.store, base, without=trainer.trainable.component, work_dir=job.work_dir)
+    except (OSError, SanaError) as error:
+        _log.warning("the base model's files are not stored yet, which the export tries again: %s", error)
 
 
 def _no_check() -> None:
@@ -134,15 +144,9 @@ def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
     checkpoints, state = trainer.checkpoints, trainer.state
     saved = checkpoints.newest
     assert saved is not None and saved.step == state.step  # run() saved the last step
-    folder = checkpoints.folder / "export"
-    shutil.rmtree(folder, ignore_errors=True)  # of an export that was killed
-    with state.ema.swapped_in():
-        base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
-        trainer.trainable.export(base, folder)
-    model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
-    files = _upload(checkpoints.store, folder, model)
-    shutil.rmtree(folder)
-    parts = state.parts()
+    base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
+    model, parts = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model", state.parts()
+    files = export_model(checkpoints.store, model, trainer.trainable, parts["ema"], base=base, work_dir=job.work_dir)
     live, ema = weights_digest(parts["weights"]), weights_digest(parts["ema"])
     return TrainResult(
         step=state.step,
@@ -156,18 +160,6 @@ def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
         metrics=tuple(segment.key for segment in saved.segments),
         metrics_path=str(checkpoints.metrics.path),
     )
-
-
-def _upload(store: Store, folder: Path, prefix: str) -> dict[str, FileInfo]:
-    """Store a folder's files under `prefix`, by name `model/...`; digests as `artifact.Draft` makes them."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        store.put_file_if_absent(f"{prefix}/{name}", path)
-        files[f"model/{name}"] = FileInfo(f"{prefix}/{name}", path.stat().st_size, digest)
-    return files
 
 
 if __name__ == "__main__":

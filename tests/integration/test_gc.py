@@ -40,6 +40,7 @@ def test_only_orphaned_objects_are_deleted(place: Place) -> None:
         "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet",
         f"train/{trajectory}/checkpoints/step_00000099/aaaaaaaaaaaa/weights.safetensors",
         f"train/{trajectory}/metrics/00000007-00000008-aaaaaaaaaaaa.jsonl",
+        f"model/base/{'0' * 32}/config.json",
         f"probe-{'0' * 32}",
     ]
     kept = [f"train/{trajectory}/lease/00000007.json", "notes.txt", "train/notes/of/mine.txt"]

@@ -1,5 +1,6 @@
 """Sampling from cached captions, and checkpoints that stock diffusers loads and samples."""
 
+import hashlib
 import json
 import shutil
 from contextlib import nullcontext
@@ -11,13 +12,17 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
 
 import sana.workers.sample as work
+from sana.artifact import FileInfo
 from sana.bucket import OFFICIAL_480P
-from sana.model.pipeline import SanaPipeline, export_pipeline, load_flow_shift, load_pipeline, sample_video
+from sana.model.pipeline import SanaPipeline, load_flow_shift, load_pipeline, sample_video
 from sana.model.random import philox_normal
 from sana.model.text import TextEncoder, pad
 from sana.model.transformer import load_transformer
 from sana.stages import sample as stage
+from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import load_weights
+from sana.training.model_export import export_model
+from sana.training.trainable import FullTransformer
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_alone
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}
@@ -134,7 +139,8 @@ def test_an_export_samples_in_stock_diffusers_as_the_transformer_did_here(
     with torch.no_grad():
         for index, weight in enumerate(transformer.parameters()):
             weight += 0.02 * philox_normal(weight.shape, key=("trained", index))
-    export_pipeline(str(tiny_model), tmp_path / "out", transformer=transformer)
+    (tmp_path / "work").mkdir()
+    exported(tmp_path, "out", tiny_model, transformer)
     stock = SanaVideoPipeline.from_pretrained(tmp_path / "out")
     assert type(stock) is SanaVideoPipeline
     loaded, kept = stock.transformer.state_dict(), transformer.state_dict()
@@ -148,17 +154,52 @@ def test_an_export_samples_in_stock_diffusers_as_the_transformer_did_here(
         assert np.abs(theirs - ours).max() <= 1
 
 
-def test_an_export_has_every_component_and_is_finished_last(tiny_model: Path, tmp_path: Path) -> None:
-    transformer = load_transformer(str(tiny_model))
-    out = tmp_path / "out"
-    (out / "vae").mkdir(parents=True)  # as an interrupted export leaves it
-    export_pipeline(str(tiny_model), out, transformer=transformer)
-    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    assert names == {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
-    with pytest.raises(FileExistsError, match="finished checkpoint"):
-        export_pipeline(str(tiny_model), out, transformer=transformer)
+def exported(root: Path, folder: str, base: Path, transformer: torch.nn.Module) -> dict[str, FileInfo]:
+    """Export to a folder of the store at `root`; returns the artifact's files."""
+    trainable = FullTransformer(transformer)
+    return export_model(
+        LocalStore(str(root)), folder, trainable, trainable.parameters, base=str(base), work_dir=root / "work"
+    )
+
+
+def test_an_export_has_every_component_and_shares_what_training_left_as_it_was(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    transformer, root = load_transformer(str(tiny_model)), tmp_path / "root"
+    (root / "work").mkdir(parents=True)
+    tensors = "transformer/diffusion_pytorch_model.safetensors"
+    files = exported(root, "one", tiny_model, transformer)
+    names = {str(path.relative_to(tiny_model)) for path in tiny_model.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(root / "one")) for path in (root / "one").rglob("*") if path.is_file()} == names
+    assert list(files) == sorted(f"model/{name}" for name in names)
+    for name in names:
+        info, data = files[f"model/{name}"], (root / "one" / name).read_bytes()
+        assert data == LocalStore(str(root)).read(info.key) and info.num_bytes == len(data)
+        assert info.digest == hashlib.blake2b(data, digest_size=16).hexdigest()
+        if not name.startswith("transformer/"):
+            assert data == (tiny_model / name).read_bytes()
+            assert (root / "one" / name).samefile(root / info.key)  # no second copy
+    # the bytes are those that diffusers itself writes
+    transformer.save_pretrained(tmp_path / "theirs")
+    assert (root / "one" / tensors).read_bytes() == (
+        tmp_path / "theirs/diffusion_pytorch_model.safetensors"
+    ).read_bytes()
+    assert (root / "one/transformer/config.json").read_bytes() == (tmp_path / "theirs/config.json").read_bytes()
+    # the next export writes the transformer alone
+    before = used_bytes(root)
+    again = exported(root, "two", tiny_model, transformer)
+    assert used_bytes(root) - before == sum(info.num_bytes for info in again.values() if info.key.startswith("two/"))
+    assert {name for name, info in again.items() if info.key.startswith("two/")} == {
+        f"model/{tensors}", "model/transformer/config.json"
+    }  # fmt: skip
     with pytest.raises(FileNotFoundError, match="model_index.json"):
-        export_pipeline(str(tmp_path / "nowhere"), tmp_path / "other", transformer=transformer)
+        exported(root, "three", tmp_path / "nowhere", transformer)
+
+
+def used_bytes(folder: Path) -> int:
+    """Return the bytes of all files, each counted once, whatever its names; caches aside."""
+    found = [path.stat() for path in folder.rglob("*") if path.is_file() and "work" not in path.parts]
+    return sum({status.st_ino: status.st_size for status in found}.values())
 
 
 def test_the_flow_shift_is_read_under_either_name(tiny_model: Path, tmp_path: Path) -> None:

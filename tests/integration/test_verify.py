@@ -139,6 +139,7 @@ def test_one_listing_finds_missing_files_and_wrong_sizes(place: Place, capsys: p
         "encode_captions",
         "encode_latents",
         "train",
+        "model",  # what exports share
     }
     assert verify(store).problems == [] and not store.requests, "no request for each file"
     orphan = "probe/0123456789abcdef/aaaaaaaaaaaa/clips.parquet"

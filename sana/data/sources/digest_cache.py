@@ -1,11 +1,13 @@
 """A cache of content digests of local files, by path, size and modification time: a file is hashed once."""
 
 import errno
+import hashlib
 import os
 import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import xxhash
 
@@ -25,17 +27,26 @@ class DigestCache:
 
     `read_only` looks up and never writes, not even an empty database: a missing or unreadable one counts as empty.
     `rehash` never looks up: each file is read, and the stored digests are replaced. The file may be deleted any time.
+    A database holds digests of one algorithm.
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False, rehash: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        read_only: bool = False,
+        rehash: bool = False,
+        algorithm: Literal["xxh3", "blake2b"] = "xxh3",
+    ) -> None:
         self._path = path
+        self._algorithm = algorithm
         self._read_only = read_only
         self._rehash = rehash
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
     def digest(self, path: Path) -> str:
-        """Return "xxh3:" and 32 hex digits of the file's content; symlinks are followed.
+        """Return "xxh3:", or the algorithm's name, and 32 hex digits of the file's content; symlinks are followed.
 
         Raises:
             OSError: the file is missing, not readable, or changed while it was read.
@@ -46,14 +57,14 @@ class DigestCache:
         cached = self._find(name, stat)
         if cached:
             return cached
-        hasher = xxhash.xxh3_128()
+        hasher = xxhash.xxh3_128() if self._algorithm == "xxh3" else hashlib.blake2b(digest_size=16)
         with open(name, "rb") as file:
             while block := file.read(READ_BYTES):
                 hasher.update(block)
             after = os.fstat(file.fileno())
         if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
             raise OSError(errno.EBUSY, "the file changed while it was read; is it still being written?", str(path))
-        digest = f"xxh3:{hasher.hexdigest()}"
+        digest = f"{self._algorithm}:{hasher.hexdigest()}"
         if time.time_ns() - stat.st_mtime_ns > MIN_AGE_NS:
             self._store(name, stat, digest)
         return digest

@@ -1,0 +1,91 @@
+"""The export: what was learned as a whole checkpoint in diffusers layout, in the store.
+
+    train/<fingerprint>/<attempt>/model/transformer/...     the trained weights, written and hashed in one pass
+    model/base/<blake2b>/<file name>                        files of the base model that training leaves as they are
+
+Those are stored once per root, whichever trainings refer to them. On a disk each also has a second name, a hard link,
+in the export's folder, so that diffusers loads the folder; on S3 `sana export-model` puts a folder together.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import Tensor
+
+from sana.artifact import FileInfo
+from sana.data.sources.digest_cache import DigestCache
+from sana.model.pipeline import MODEL_INDEX, base_files
+from sana.store import Block, Store
+from sana.training.checkpoints.tensor_file import file_blocks, file_bytes
+from sana.training.trainable import Trainable
+
+FOLDER = "model/"  # of the names in the artifact
+_METADATA = {"format": "pt"}  # as diffusers writes it, and looks for it
+
+
+def store_base(store: Store, base: str, *, without: str, work_dir: Path) -> dict[str, FileInfo]:
+    """Store the files of the model in the folder `base`, but those of one component; returns them by name.
+
+    What the root has is not copied again, nor read: digests of local files are cached in `work_dir`.
+
+    Raises:
+        FileNotFoundError: `base` is not a local folder in diffusers layout.
+    """
+    digests = DigestCache(work_dir / "cache" / "blake2b.sqlite", algorithm="blake2b")
+    files = {}
+    for name, path in base_files(base, without=without).items():
+        digest = digests.digest(path).removeprefix("blake2b:")
+        key = f"model/base/{digest}/{path.name}"
+        store.put_file_if_absent(key, path)
+        files[FOLDER + name] = FileInfo(key, path.stat().st_size, digest)
+    return files
+
+
+def export_model(
+    store: Store, folder: str, trainable: Trainable, weights: Mapping[str, Tensor], *, base: str, work_dir: Path
+) -> dict[str, FileInfo]:
+    """Store what was learned below the key `folder`, with all else from `base`; returns the files by name.
+
+    `model_index.json` comes last: a folder without it is unfinished.
+
+    Raises:
+        FileNotFoundError: `base` is not a local folder in diffusers layout.
+    """
+    files = store_base(store, base, without=trainable.component, work_dir=work_dir)
+    with TemporaryDirectory(dir=work_dir, prefix="export-") as name:
+        local = Path(name)
+        tensors = trainable.export(weights, local)
+        for path in sorted(path for path in local.rglob("*") if path.is_file()):
+            data, below = path.read_bytes(), f"{trainable.component}/{path.relative_to(local).as_posix()}"
+            store.put_if_absent(f"{folder}/{below}", data)
+            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+            files[FOLDER + below] = FileInfo(f"{folder}/{below}", len(data), digest)
+        below = f"{trainable.component}/{trainable.weights_file}"
+        hasher = hashlib.blake2b(digest_size=16)
+        blocks = _hashed_beside(file_blocks(tensors, metadata=_METADATA), hasher.update)
+        store.put_blocks_if_absent(f"{folder}/{below}", blocks, staging=local)
+        deque(blocks, maxlen=0)  # where an object was there
+        size = file_bytes(tensors, metadata=_METADATA)
+        files[FOLDER + below] = FileInfo(f"{folder}/{below}", size, hasher.hexdigest())
+    for name in sorted(files, key=lambda name: (name == FOLDER + MODEL_INDEX, name)):
+        linked = f"{folder}/{name.removeprefix(FOLDER)}"
+        if linked != files[name].key:
+            store.link_if_absent(linked, files[name].key)
+    return dict(sorted(files.items()))
+
+
+def _hashed_beside(blocks: Iterator[Block], update: Callable[[Block], None]) -> Iterator[Block]:
+    """Pass blocks on, each hashed by a thread meanwhile: blake2b is as slow as a disk."""
+    with ThreadPoolExecutor(1, "blake2b") as thread:
+        hashing: Future[None] | None = None
+        for block in blocks:
+            if hashing is not None:
+                hashing.result()
+            hashing = thread.submit(update, block)
+            yield block
+        if hashing is not None:
+            hashing.result()
