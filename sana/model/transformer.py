@@ -3,11 +3,13 @@
 Shapes in this module: B samples, L caption tokens, C channels of the text encoder; a latent is [B, 16, f, h, w].
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import SanaVideoTransformer3DModel
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers.utils import cached_file
@@ -56,6 +58,29 @@ def save_transformer_config(transformer: nn.Module, folder: Path) -> None:
     """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights."""
     assert isinstance(transformer, SanaVideoTransformer3DModel)
     transformer.save_config(folder)
+
+
+def transformer_with(
+    path: str, weights: Mapping[str, Tensor], *, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> SanaVideoTransformer3DModel:
+    """Build the transformer of a checkpoint with other weights, on the CPU and in eval mode.
+
+    Only its config.json is read: its own weights, 8 GB of the published model, would be replaced at once. `weights` are
+    rounded to `dtype` as they are copied; rotary tables are none, and stay float32.
+
+    Raises:
+        RuntimeError: a weight is missing, unknown or of another shape.
+    """
+    config = SanaVideoTransformer3DModel.load_config(path, subfolder="transformer", revision=revision)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with no_init_weights():
+            model: SanaVideoTransformer3DModel = SanaVideoTransformer3DModel.from_config(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: Tensor, mask: Tensor) -> Tensor:

@@ -8,10 +8,14 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from sana.arrow import to_parquet
 from sana.data.loading.loader import Reader, load_samples
@@ -24,11 +28,12 @@ from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName, EvaluateSpec
+from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
-from sana.training.trainable import FullTransformer
+from sana.training.trainable import FullTransformer, Trainable
 
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 
@@ -60,10 +65,12 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
     tables: dict[str, EvalTable] = {}
+    weights = _WeightsAhead(store, spec.checkpoint, trainable, parallel)
     for name in WEIGHTS:
         if name != BASELINE:
             report.phase(f"loading the {name} weights")
-            trainable.load(load_weights(store, spec.checkpoint.trajectory, spec.checkpoint.step, which=name))
+            weights.load()
+        weights.read_ahead(name)
         report.weights = name
         table = evaluate_model(
             parallel,
@@ -79,6 +86,30 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
     parallel.finish()
     return tables if parallel.is_main else None
+
+
+class _WeightsAhead:
+    """Reads the set of WEIGHTS after the one that is evaluated, and checks its digest, meanwhile; on rank 0 only."""
+
+    def __init__(self, store: Store, checkpoint: CheckpointName, trainable: Trainable, parallel: Parallel) -> None:
+        self._read = partial(load_weights, store, checkpoint.trajectory, checkpoint.step)
+        self._trainable, self._parallel = trainable, parallel
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weights")
+        self._next: Future[dict[str, Tensor]] | None = None
+
+    def read_ahead(self, name: Literal["initial", "live", "ema"]) -> None:
+        """Begin to read the set after `name`, if there is one."""
+        following = WEIGHTS[WEIGHTS.index(name) + 1 :]
+        if following and self._parallel.is_main:
+            self._next = self._thread.submit(self._read, which=following[0])
+
+    def load(self) -> None:
+        """Load the set that was read into the model, on all ranks."""
+        if self._next is not None:
+            self._trainable.load(self._next.result())
+            self._next = None  # another copy of the model
+        weights = {name: parameter.detach() for name, parameter in self._trainable.parameters.items()}
+        self._parallel.scatter(None, {"weights": weights})
 
 
 class _Reporter:

@@ -19,7 +19,7 @@ from sana.data.video.video import write_mp4
 from sana.model.device import resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH
-from sana.model.transformer import load_transformer
+from sana.model.transformer import transformer_with
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleResult
@@ -71,9 +71,10 @@ def file_name(nickname: str) -> str:
 
 def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: CheckpointName) -> SanaPipeline:
     """Load the model with a checkpoint's weights, those of `sample.weights`, on the device of `sample.resources`."""
-    transformer = load_transformer(model.path, revision=model.revision, dtype=_DTYPES[config.train.mixed_precision])
     weights = load_weights(store, checkpoint.trajectory, checkpoint.step, which=config.sample.weights)
-    transformer.load_state_dict(weights)  # rounded as they are copied; rotary tables are not weights and stay float32
+    dtype = _DTYPES[config.train.mixed_precision]
+    transformer = transformer_with(model.path, weights, revision=model.revision, dtype=dtype)
+    del weights  # another copy of the model
     device = resolve_device(config.sample.resources.device)
     return load_pipeline(
         model.path,

@@ -1,5 +1,6 @@
 """Two ranks take the steps of one, and the evaluate stage computes the loop's eval loss."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
 from sana.training.checkpoints.checkpoint_io import PARTS
+from sana.workers import evaluate as evaluate_worker
 from sana.workers.evaluate import evaluate
 from tests.training_lab import Lab
 from tests.training_store import evaluate_job, train_config
@@ -76,3 +78,31 @@ def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
     assert report.paired["live"].num_samples == 4
     weights = load_file(lab.path(saved.files["weights.safetensors"].key))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_each_set_of_weights_is_read_once_while_the_one_before_is_evaluated(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.train("saved", max_steps=2)
+    read: list[str] = []
+    started = {name: threading.Event() for name in ("live", "ema")}
+    order: list[tuple[int, list[str]]] = []
+
+    def load_weights(*args: Any, which: str) -> Any:
+        read.append(which)
+        started[which].set()
+        return worker_load_weights(*args, which=which)
+
+    def evaluate_model(*args: Any, **named: Any) -> Any:
+        number = len(order)
+        if number < 2:  # the next set is read meanwhile: it begins before this evaluation is over
+            assert started[("live", "ema")[number]].wait(20)
+        order.append((number, list(read)))
+        return worker_evaluate_model(*args, **named)
+
+    worker_load_weights, worker_evaluate_model = evaluate_worker.load_weights, evaluate_worker.evaluate_model
+    monkeypatch.setattr(evaluate_worker, "load_weights", load_weights)
+    monkeypatch.setattr(evaluate_worker, "evaluate_model", evaluate_model)
+    report = _evaluate(lab, "saved", 2)
+    assert order == [(0, ["live"]), (1, ["live", "ema"]), (2, ["live", "ema"])]
+    assert len({report.weights[name].mean for name in ("initial", "live", "ema")}) == 3
