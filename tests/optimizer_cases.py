@@ -47,7 +47,7 @@ def gradients(parameters: dict[str, nn.Parameter], step: int) -> None:
     for number, (name, parameter) in enumerate(parameters.items()):
         generator = torch.Generator().manual_seed(100 * step + number)
         gradient = torch.randn(parameter.shape, generator=generator) * 10.0 ** -(number % 3)
-        parameter.grad = None if name == "depth.bias" else gradient.to(parameter.dtype)
+        parameter.grad = None if name == "depth.bias" else gradient.to(parameter.device, parameter.dtype)
 
 
 def rate(step: int) -> float:

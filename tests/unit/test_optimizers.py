@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sana.config.section import union_members
 from sana.config.training.optimizer import OptimizerConfig
 from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.train import TrainConfig
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
 from tests.optimizer_cases import CASES, DTYPES, LR, SETTINGS, config, copied, gradients, module, rate, steps
+from tests.rank_pair import RankPair
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -20,9 +24,10 @@ def test_each_optimizer_has_a_section_support_a_builder_and_a_case_here() -> Non
     assert list(union_members(OptimizerConfig.__origin__)) == list(SUPPORT) == list(OPTIMIZERS) == list(SETTINGS)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize(("name", "weights"), CASES)
-def test_two_steps_and_two_resumed_are_four_to_the_bit(name: str, weights: str) -> None:
-    straight, first, second = (dict(module(DTYPES[weights]).named_parameters()) for _ in range(3))
+def test_two_steps_and_two_resumed_are_four_to_the_bit(name: str, weights: str, device: str) -> None:
+    straight, first, second = (dict(module(DTYPES[weights]).to(device).named_parameters()) for _ in range(3))
     whole = build_optimizer(config(name, weights), straight)
     steps(whole, straight, range(4))
 
@@ -46,6 +51,53 @@ def test_two_steps_and_two_resumed_are_four_to_the_bit(name: str, weights: str) 
     found = resumed.state()
     for key, tensor in whole.state().items():
         assert torch.equal(tensor, found[key]), key
+
+
+# of those that are imported fast, as each rank must; the two ranks of the others draw and compute alike too
+RANK_CASES = [case for case in CASES if SUPPORT[case[0]].package in ("torch", "torch-optimi")]
+
+
+def _whole_state_after_steps(sharded: bool) -> dict[str, Tensor]:
+    """Take four steps of each case that holds; returns the whole state of all. On a rank of a pair if `sharded`."""
+    mesh = init_device_mesh("cpu", (2,)) if sharded else None
+    found: dict[str, Tensor] = {}
+    for name, weights in RANK_CASES:
+        parameters = dict(module(DTYPES[weights]).named_parameters())
+        if mesh is not None and SUPPORT[name].fsdp2:
+            parameters = {key: nn.Parameter(distribute_tensor(p.detach(), mesh)) for key, p in parameters.items()}
+        optimizer = build_optimizer(config(name, weights), parameters)
+        for step in range(4):
+            plain = {key: nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for key, p in parameters.items()}
+            gradients(plain, step)
+            for key, parameter in parameters.items():
+                grad = plain[key].grad
+                if grad is not None and isinstance(parameter, DTensor):
+                    grad = distribute_tensor(grad, parameter.device_mesh)
+                parameter.grad = grad
+            optimizer.step(rate(step))
+        for key, tensor in (optimizer.state() | {f"weight {key}": p for key, p in parameters.items()}).items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            found[f"{name} {weights} {key}"] = whole.detach().clone()
+    return found
+
+
+def _on_a_rank() -> dict[str, bytes]:
+    from sana.training.parallel.parallel import Parallel
+
+    settings = {"mixed_precision": "fp32", "resources": {"device": "cpu", "num_processes": 2}}
+    Parallel.open(TrainConfig(max_steps=1, global_batch_size=2, **settings))
+    return {key: _bytes(tensor) for key, tensor in _whole_state_after_steps(sharded=True).items()}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()
+
+
+def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one_to_the_bit(pair: RankPair) -> None:
+    expected = {key: _bytes(tensor) for key, tensor in _whole_state_after_steps(sharded=False).items()}
+    for rank, found in enumerate(pair.run(_on_a_rank)):
+        assert found.keys() == expected.keys()
+        assert [key for key in expected if found[key] != expected[key]] == [], f"rank {rank}"
 
 
 def groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ torchao's `_AdamW` rounds weights like this, but moments to the nearest: with be
 never falls, as each step takes less than half a unit in the last place off it. So the step is written out here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.config.training.optimizer import AdamWBf16Config
 from sana.training.optimizers.adamw import moments
@@ -51,16 +52,40 @@ class AdamWBf16(torch.optim.Optimizer):
                     seed = (self._seed + step * _SEED_OF_STEP) % 2**63
                     generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
                 tensors = [_local(t) for t in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
-                _step(tensors, generators[parameter.device], group, step=step)
+                _step(tensors, _Draws(parameter, generators[parameter.device]), group, step=step)
 
 
 def _local(tensor: Tensor) -> Tensor:
     """Return this rank's part of a sharded tensor, or the tensor: a step is the same for each number."""
-    to_local: Callable[[], Tensor] | None = getattr(tensor, "to_local", None)
-    return to_local() if to_local else tensor
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _step(tensors: list[Tensor], generator: torch.Generator, group: dict[str, Any], *, step: int) -> None:
+_WHOLE: tuple[slice, ...] = ()
+
+
+class _Draws:
+    """16 random bits for each number of a tensor; of a sharded one for this rank's part of those for the whole one.
+
+    So the same bits are drawn on any number of ranks.
+    """
+
+    def __init__(self, parameter: Tensor, generator: torch.Generator) -> None:
+        self._shape, self._generator, self._part = parameter.shape, generator, _WHOLE
+        if isinstance(parameter, DTensor):
+            shape, offset = compute_local_shape_and_global_offset(
+                parameter.shape, parameter.device_mesh, parameter.placements
+            )
+            self._part = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
+
+    def next(self) -> Tensor:
+        """Return int32 numbers from 0 to 65535."""
+        device = self._generator.device
+        return torch.randint(0, 1 << 16, self._shape, generator=self._generator, dtype=torch.int32, device=device)[
+            self._part
+        ]
+
+
+def _step(tensors: list[Tensor], draws: _Draws, group: dict[str, Any], *, step: int) -> None:
     """Change a weight and its two moments; all is computed in float32."""
     lr, betas = group["lr"], group["betas"]
     weight, gradient, first, second = tensors
@@ -72,17 +97,16 @@ def _step(tensors: list[Tensor], generator: torch.Generator, group: dict[str, An
     divisor = (square / (1 - betas[1] ** step)).sqrt_().add_(group["eps"])
     new.addcdiv_(mean, divisor, value=-lr / (1 - betas[0] ** step))
     if new is not weight:
-        weight.copy_(round_stochastically(new, generator))
-    first.copy_(round_stochastically(mean, generator))
-    second.copy_(round_stochastically(square, generator))
+        weight.copy_(round_stochastically(new, draws.next()))
+    first.copy_(round_stochastically(mean, draws.next()))
+    second.copy_(round_stochastically(square, draws.next()))
 
 
-def round_stochastically(numbers: Tensor, generator: torch.Generator) -> Tensor:
+def round_stochastically(numbers: Tensor, draws: Tensor) -> Tensor:
     """Return float32 numbers as bf16: each is rounded up or down, with the chance that makes it right on average.
 
-    The 16 bits that bf16 lacks are added to a draw of 16 bits, and carry over into those it has. Changes `numbers`,
-    which must be finite; a value near the largest may become infinite.
+    The 16 bits that bf16 lacks are added to the draw of 16 bits, and carry over into those it has. Changes `numbers`;
+    a value near the largest may become infinite.
     """
-    draws = torch.randint(0, 1 << 16, numbers.shape, generator=generator, dtype=torch.int32, device=numbers.device)
     bits = numbers.view(torch.int32)
     return bits.add_(draws).bitwise_and_(-(1 << 16)).view(torch.float32).to(torch.bfloat16)
