@@ -26,7 +26,7 @@ class Lab:
 
     def job(self, trajectory: str, **settings: Any) -> Job[TrainSpec]:
         self.runs += 1
-        spec = {name: settings.pop(name) for name in ("keep_steps", "draws_per_epoch") if name in settings}
+        spec = {name: settings.pop(name) for name in ("keep_steps", "draws_per_epoch", "initial") if name in settings}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **settings)
         return train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
 

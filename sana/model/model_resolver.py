@@ -65,6 +65,27 @@ def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = Fals
     return ModelRef(config.path, commit, digested)
 
 
+def component_digest(folder: Path, component: str, *, work_dir: Path, read_only: bool = False) -> str:
+    """Return the digest of one component of a model in a folder; those of its files are cached.
+
+    Raises:
+        ConfigError: the folder has no such component.
+        SanaError: a file cannot be read.
+    """
+    names = sorted(str(path.relative_to(folder)) for path in folder.glob(f"{component}/*") if path.is_file())
+    names = [name for name in names if _belongs_to(component, name)]
+    if f"{component}/config.json" not in names:
+        raise ConfigError(
+            f"{folder} holds no {component}/config.json: name a folder in diffusers layout, such as that of "
+            "`sana export-model`, or FINGERPRINT[@STEP] of an earlier training"
+        )
+    digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
+    try:
+        return _digest_of([(name, digests.digest(folder / name)) for name in names])
+    except OSError as error:
+        raise SanaError(f"model {folder} cannot be read: {error}") from error
+
+
 def source_of(model: ModelRef) -> ModelSource:
     """Return what a worker needs to load a model."""
     return ModelSource(model.path, model.revision)

@@ -5,7 +5,7 @@ Imports base modules only. A worker that is added later has its spec in a module
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sana.artifact import Artifact
 from sana.record import JsonObject, Record
@@ -64,6 +64,16 @@ class CheckpointName(Record):
 
 
 @dataclass(frozen=True)
+class InitialWeights(Record):
+    """Weights to start from: those of a checkpoint, with its optimizer's state if asked, or of a model in a folder."""
+
+    checkpoint: CheckpointName | None
+    path: str | None
+    which: Literal["ema", "live"]
+    optimizer: bool
+
+
+@dataclass(frozen=True)
 class ProbeSpec(Spec):
     """Open the videos that download listed and the pool lacks."""
 
@@ -105,6 +115,7 @@ class TrainSpec(Spec):
     fingerprint: str  # of the artifact to be made
     keep_steps: tuple[int, ...]  # of checkpoints that committed artifacts refer to: they are not pruned
     draws_per_epoch: Mapping[str, float]  # by data set; without those whose clips are drawn once per epoch
+    initial: InitialWeights | None = None  # None: the weights of `model`
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ The trajectory is all that determines the bytes of step k; the artifact is (traj
 
 from collections.abc import Mapping
 
-from sana.artifact import Artifact, Draft, Recipe, digest_of
+from sana.artifact import Artifact, Draft, Recipe, digest_of, find
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
@@ -17,6 +17,7 @@ from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker import run_worker
+from sana.stages.bodies.initial_weights import check_is_there, find_initial_weights
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
 NAME = "train"
@@ -38,7 +39,13 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     settings = {**context.config.train.trajectory_settings(), "max_steps": context.config.train.max_steps}
     if draws_per_epoch := _draws_per_epoch(context.config, inputs["latents"]):
         settings["draws_per_epoch"] = draws_per_epoch
-    return Recipe(NAME, VERSION, settings, read)
+    named = find_initial_weights(context)
+    if named is not None:
+        read["init_from"] = named.digest
+    made = Recipe(NAME, VERSION, settings, read)
+    if named is not None and find(context.store, made) is None:  # a finished run needs it no more
+        check_is_there(context, named)
+    return made
 
 
 def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:
@@ -76,7 +83,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(recipe))
-    resources = context.config.train.resources
+    resources, named = context.config.train.resources, find_initial_weights(context)
     spec = TrainSpec(
         model=source_of(model),
         latents=inputs["latents"],
@@ -85,6 +92,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
         fingerprint=recipe.fingerprint,
         keep_steps=tuple(_steps_in_use(context, trajectory)),
         draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
+        initial=named.weights if named else None,
     )
     job_path = run_worker(
         context,

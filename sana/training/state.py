@@ -20,6 +20,7 @@ class TrainState:
         self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=config.resources.ema_device == "cpu")
         self.skipped = SkippedSteps(_device_of(trainable)) if config.max_skipped_steps else None
         self._num_skipped = 0  # of those that the optimizer was told of
+        self.optimizer_steps_before = 0  # taken by an earlier run, whose optimizer this one goes on with
         self.step = 0
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
@@ -40,7 +41,7 @@ class TrainState:
         num_skipped = self.skipped.num_before if self.skipped else 0
         if num_skipped != self._num_skipped:  # a skipped step was counted by the optimizer
             self._num_skipped = num_skipped
-            self.optimizer.set_step(self.step - num_skipped)
+            self._set_optimizer_step()
         self.optimizer.step(learning_rate, skip)
         self.ema.update(self.step - num_skipped, skip)
         self.step += 1
@@ -51,7 +52,10 @@ class TrainState:
         if self.skipped is not None:
             self.skipped.restored()
             self._num_skipped = self.skipped.num_before
-        self.optimizer.set_step(step - self._num_skipped)
+        self._set_optimizer_step()
+
+    def _set_optimizer_step(self) -> None:
+        self.optimizer.set_step(self.optimizer_steps_before + self.step - self._num_skipped)
 
     def restore(self, parallel: Parallel, found: Parts | None, step: int) -> None:
         """Restore the state after `step` steps that rank 0 read, bit for bit. Collective."""

@@ -29,6 +29,7 @@ from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
+from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, load_initial_weights
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
@@ -89,6 +90,9 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         dtype=DTYPES[config.train.weights_dtype],
         gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
+    trainable = FullTransformer(transformer)
+    if spec.initial is not None:
+        trainable.load(load_initial_weights(store, spec.initial, transformer.state_dict()))
     samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
@@ -97,10 +101,10 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         job.report(Progress(0, max_steps, "steps", phase="preparing the first batch"))
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
-    return Trainer(
+    trainer = Trainer(
         config,
         parallel,
-        FullTransformer(transformer),
+        trainable,
         build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
@@ -117,6 +121,16 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         ),
         report=job.report,
     )
+    if spec.initial is not None and spec.initial.optimizer:
+        _go_on_with(load_initial_optimizer(store, spec.initial, trainer.state.optimizer.state()), trainer, parallel)
+    return trainer
+
+
+def _go_on_with(optimizer: InitialOptimizer, trainer: Trainer, parallel: Parallel) -> None:
+    """Give the trainer an earlier run's optimizer. Collective."""
+    state = trainer.state
+    parallel.scatter({"optimizer": optimizer.tensors}, {"optimizer": state.optimizer.state()})
+    state.optimizer_steps_before = trainer.checkpoints.optimizer_steps_before = optimizer.num_steps
 
 
 def _check_progress(job: Job[TrainSpec]) -> Callable[[int, int], None]:

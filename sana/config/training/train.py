@@ -1,6 +1,6 @@
 """Config of training: what is learned, from which seed to which step."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,9 @@ from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_
 
 
 class TrainConfig(Section):
+    # what init_from names enters a hash by its digest: the stage's recipe has it
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "init_from"})
+
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
     max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
     global_batch_size: int = Field(ge=1, le=10**9, description="samples per optimizer step, over all ranks")
@@ -64,7 +67,35 @@ class TrainConfig(Section):
         description="tokens that captions are padded to: as many as the longest of the batch has, or one of a few "
         "fixed lengths, so that compiled code is not compiled again for every batch; other last bits",
     )
+    init_from: Annotated[str | None, Neutral(None)] = Field(
+        None,
+        min_length=1,
+        description="weights to start from instead of model.path's: FINGERPRINT[@STEP] of an earlier training in this "
+        "root (without @STEP its last), or a local folder in diffusers layout, such as an exported model",
+    )
+    init_weights: Annotated[Literal["ema", "live"], Neutral("ema")] = Field(
+        "ema", description="which weights of an earlier training init_from takes; the EMA begins with them too"
+    )
+    init_optimizer: Annotated[bool, Neutral(False)] = Field(
+        False, description="also take the optimizer's state, whose decays go on from its step; needs init_weights live"
+    )
     resources: TrainResources = TrainResources()
+
+    @model_validator(mode="after")
+    def _init_is_consistent(self) -> Self:
+        if self.init_from is None and (self.init_optimizer or self.init_weights != "ema"):
+            raise ValueError("init_weights and init_optimizer say what init_from takes, which is unset; set init_from")
+        if self.init_optimizer and self.init_weights != "live":
+            raise ValueError(
+                "init_optimizer takes the moments of the live weights, but init_weights is ema; set init_weights: live"
+            )
+        is_folder = self.init_from is not None and ("/" in self.init_from or self.init_from.startswith((".", "~")))
+        if is_folder and self.init_weights != "ema":
+            raise ValueError(
+                f"init_from {self.init_from} is a folder, which has one set of weights and no optimizer; leave out "
+                "init_weights and init_optimizer, or name FINGERPRINT@STEP"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -59,6 +59,7 @@ class Checkpoint(Record):
     seed: int
     snapshot: Mapping[str, Mapping[str, str]]
     created_at: float
+    optimizer_steps_before: int = 0  # that the optimizer had taken in the run that init_optimizer took it from
 
     @property
     def key(self) -> str:

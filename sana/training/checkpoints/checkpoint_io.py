@@ -7,6 +7,7 @@ Every rank writes the tensors that it owns as files of its own: `weights.safeten
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -67,12 +68,12 @@ def save(
     cursor: DataPosition,
     seed: int,
     snapshot: Mapping[str, Mapping[str, str]],
+    optimizer_steps_before: int = 0,
 ) -> Checkpoint:
     """Commit a checkpoint whose files are stored."""
     now = round(time.time(), 3)
-    return commit(
-        store, Checkpoint(trajectory, step, attempt, files, tuple(segments), cursor, seed, snapshot, created_at=now)
-    )
+    made = Checkpoint(trajectory, step, attempt, files, tuple(segments), cursor, seed, snapshot, created_at=now)
+    return commit(store, replace(made, optimizer_steps_before=optimizer_steps_before))
 
 
 def files_of(checkpoint: Checkpoint, part: str) -> dict[str, FileInfo]:

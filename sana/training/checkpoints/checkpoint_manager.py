@@ -69,6 +69,7 @@ class CheckpointManager:
         self.rank, self.num_ranks = rank, num_ranks
         self.clock = CheckpointClock(config.resources, rank=rank, num_ranks=num_ranks)
         self.newest: checkpoint.Checkpoint | None = None  # on rank 0
+        self.optimizer_steps_before = 0  # see Checkpoint
         self.saved_step = 0  # the last step that was saved, or is being saved: the same on all ranks
         self.metrics: MetricsWriter  # set by restore, which is called first
         self._exchange = RankExchange(rank, num_ranks)
@@ -222,6 +223,7 @@ class CheckpointManager:
             cursor=checkpoint.DataPosition(step, epoch, position),
             seed=self.config.seed,
             snapshot=self.snapshot,
+            optimizer_steps_before=self.optimizer_steps_before,
         )
         losses, resources = dict(self._eval_losses), self.config.resources
         prune(self.store, self.key, resources, eval_losses=losses, keep_steps=self.keep_steps)
