@@ -8,7 +8,6 @@ import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from sana.bucket import Bucket
-from sana.config.pipeline import Config
 from sana.errors import ConfigError, SanaError
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ def calibrate(
     from flows.display.progress_display import RunDisplay
     from sana.costs.calibration import Calibration, save_calibration
     from sana.model.model_configs import read_model_sizes
+    from sana.pipeline.costs import largest_bucket
     from sana.pipeline.plan import check_work_dir
     from sana.runtime.launcher import result_path
     from sana.runtime.specs import CalibrateSpec
@@ -66,12 +66,6 @@ def calibrate(
             "activations are computed again, one sample at a time; use smaller buckets, another optimizer, "
             "train.resources.ema_device=cpu, or a device with more memory"
         )
-
-
-def largest_bucket(config: Config) -> Bucket:
-    """Return the bucket with the most tokens that a config may give samples of."""
-    shapes = {shape for dataset in config.download.enabled for shape in config.rules_of(dataset).shapes}
-    return max(shapes, key=lambda shape: (shape.num_tokens, shape))
 
 
 def _parsed(name: str) -> Bucket:

@@ -1,6 +1,7 @@
 """`sana plan` and `sana validate`: what would be done and why, and whether it could be."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,18 +15,36 @@ from flows.cli.options import (
     same_options,
     warn,
 )
+from sana.context import Context
+from sana.errors import SanaError
 from sana.pipeline.graph import STAGES
+
+if TYPE_CHECKING:
+    from sana.pipeline.plan import StagePlan
 
 
 @click.command()
 @config_options
 @click.option("--until", type=click.Choice(STAGES), help="Plan up to this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="As if this stage were to run again.")
+@click.option(
+    "--price-per-hour", type=click.FloatRange(min=0.0), help="Of this machine, in any currency: say what a run costs."
+)
 @rehash_option
 def plan(
-    config: str, overrides: Sequence[str], root: str | None, until: str | None, force: Sequence[str], rehash: bool
+    config: str,
+    overrides: Sequence[str],
+    root: str | None,
+    until: str | None,
+    force: Sequence[str],
+    price_per_hour: float | None,
+    rehash: bool,
 ) -> None:
-    """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing."""
+    """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing.
+
+    What would run is shown with its time, the bytes it writes and its peak memory: measured here by `sana calibrate`,
+    or estimated.
+    """
     from flows.display.show import plan_table
     from sana.pipeline.advice import Advisor
     from sana.pipeline.plan import all_cached
@@ -47,8 +66,28 @@ def plan(
     elif all_cached(plans):
         click.echo("nothing to do")
     else:
+        _say_costs(context, plans, price_per_hour)
         Advisor(settings, warn).advise_on(plans)
         click.echo(f"to do it: {program()} run {same_options(config, overrides, root)}{options}")
+
+
+def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:
+    """Show what the plan would take. Raises ConfigError: it was measured not to fit."""
+    from flows.display.costs import costs_lines, warnings_of
+    from sana.pipeline.costs import check_fits, plan_costs
+
+    try:
+        costs = plan_costs(context, plans)
+    except SanaError as error:  # a plan needs no model while nothing that reads it can be decided
+        click.echo(f"\nwhat it would take is not known: {error}")
+        return
+    if not costs.stages:
+        return
+    for line in ["", *costs_lines(costs, price_per_hour)]:
+        click.echo(line)
+    check_fits(context, plans)
+    for line in warnings_of(costs):
+        warn(line)
 
 
 @click.command()

@@ -119,7 +119,7 @@ def test_package_files_are_empty() -> None:
 def test_planning_imports_no_heavy_library() -> None:
     """What `sana --help`, `plan` and a cached run import never includes torch, prefect or mlflow."""
     stages = "from sana.pipeline.graph import STAGES, stage; [stage(name) for name in STAGES]"
-    modules = "sana.pipeline.plan, sana.maintenance.copy"
+    modules = "sana.pipeline.plan, sana.pipeline.costs, sana.maintenance.copy"
     first = "import sys, flows.cli.main; assert 'pyarrow' not in sys.modules, 'before the first sign of life'"
     script = f"{first}; import {modules}; {stages}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT).stdout

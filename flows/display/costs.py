@@ -1,0 +1,62 @@
+"""What the terminal shows of a plan's costs."""
+
+from rich.table import Table
+from rich.text import Text
+
+from flows.display.tables import render
+from sana.pipeline.costs import HOUR_S, PlanCosts, StageCost
+from sana.wording import in_units
+
+
+def costs_lines(costs: PlanCosts, price_per_hour: float | None) -> list[str]:
+    """Render hours, bytes and peak memory of each stage, and the sum; the price where one is given."""
+    table = Table(box=None, pad_edge=False)
+    titles = ["stage", "time", *(["cost"] if price_per_hour is not None else []), "written", "peak memory", "basis", ""]
+    for title in titles:
+        right = title in ("time", "cost", "written", "peak memory")
+        table.add_column(title, justify="right" if right else "left", no_wrap=bool(title), overflow="fold")
+    for one in costs.stages:
+        table.add_row(*_row(one, price_per_hour), Text(one.unknown))
+    unknown = [one.name for one in costs.stages if one.seconds is None]
+    total = f"in all {duration(costs.seconds)}" if costs.seconds else "time unknown"
+    if price_per_hour is not None and costs.seconds:
+        total += f", {price(costs.seconds, price_per_hour)} at {price_per_hour:g} an hour"
+    if unknown and costs.seconds:
+        total += f", without {', '.join(unknown)}"
+    where = f"on {costs.device}" + (f" ({in_units(costs.memory_bytes)})" if costs.memory_bytes else "")
+    return [render(table), f"{total}; {where}"]
+
+
+def warnings_of(costs: PlanCosts) -> list[str]:
+    """Return what estimates say of memory: they refuse nothing."""
+    if not costs.memory_bytes:
+        return []
+    return [
+        f"{one.name} is {one.basis} to need {in_units(one.peak_bytes)}, and {costs.device} has "
+        f"{in_units(costs.memory_bytes)}; sana calibrate CONFIG tells what fits"
+        for one in costs.stages
+        if one.peak_bytes is not None and one.peak_bytes > costs.memory_bytes
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people read them: `35 s`, `12.3 min`, `4.5 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 1 else "<1 s"
+    return f"{seconds / 60:.1f} min" if seconds < HOUR_S else f"{seconds / HOUR_S:,.1f} h"
+
+
+def price(seconds: float, per_hour: float) -> str:
+    return f"{seconds / HOUR_S * per_hour:,.2f}"
+
+
+def _row(one: StageCost, price_per_hour: float | None) -> list[str]:
+    spent = [] if price_per_hour is None else ["-" if one.seconds is None else price(one.seconds, price_per_hour)]
+    return [
+        one.name,
+        "-" if one.seconds is None else duration(one.seconds),
+        *spent,
+        "-" if one.written_bytes is None else in_units(one.written_bytes),
+        "-" if one.peak_bytes is None else in_units(one.peak_bytes),
+        one.basis,
+    ]

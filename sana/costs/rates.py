@@ -1,0 +1,136 @@
+"""Seconds and peak memory of one item of each stage: measured on this machine, or else estimated."""
+
+from dataclasses import dataclass, replace
+
+from sana.bucket import Bucket
+from sana.config.pipeline import Config
+from sana.costs.calibration import Calibration, Rate, Trial
+from sana.costs.machine import Machine
+from sana.costs.memory import MASTER_BYTES, training_memory
+from sana.costs.text import TextSizes
+from sana.costs.training import kept_activations, optimizer_bytes, training_setting
+from sana.costs.transformer import TransformerSizes
+from sana.costs.vae import VaeSizes
+
+MEASURED, SCALED, ESTIMATED = "measured", "scaled", "estimated"  # scaled: from what was measured of another setting
+# Dense bf16 TFLOP/s of a data sheet, by what a card's name contains; the first that fits
+_TFLOPS = {
+    "B200": 2250, "GH200": 989, "H200": 989, "H100": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362,
+    "RTX 5090": 210, "RTX 4090": 165, "RTX 3090": 71, "L40": 181, "L4": 121, "A10": 125,
+}  # fmt: skip
+# Shares of it that an H200 reached: eager training (computed again included) and forward passes; the VAE in TF32; the
+# text encoder, a caption at a time
+_SHARE_MODEL, _SHARE_VAE, _SHARE_TEXT = 0.26, 0.096, 0.066
+_VAE_TENSORS = 10.5  # of the VAE's largest layer that exist at once, with cuDNN's workspace: 7.3 GiB on an H200
+_TEMPLATE_TOKENS = 300  # before a caption, with a template
+_CHUNK = 4  # frames that the VAE works on at once
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one item takes on a machine: 0 seconds where nothing tells the device's speed."""
+
+    config: Config
+    transformer: TransformerSizes
+    vae: VaeSizes
+    text_encoder: TextSizes
+    machine: Machine
+    calibration: Calibration | None = None
+
+    @property
+    def trial(self) -> Trial | None:
+        """What was measured of the config's own setting; else of the chosen one."""
+        if self.calibration is None:
+            return None
+        whole = [one for one in self.calibration.whole_model(self.transformer.num_layers) if one.fits]
+        return next((one for one in whole if self.is_own(one)), self.calibration.chosen)
+
+    def is_own(self, trial: Trial) -> bool:
+        """Whether a trial had the config's own setting."""
+        own = (kept_activations(self.config.train), self.config.train.resources.micro_batch_size)
+        return (trial.kept, trial.micro_batch_size) == own
+
+    def train(self, bucket: Bucket) -> Rate:
+        """Training, per sample; of another setting or bucket than was measured, scaled by what is counted of both."""
+        kept, micro = kept_activations(self.config.train), self.config.train.resources.micro_batch_size
+        tokens = self.config.encode_captions.max_tokens
+        flops = self.transformer.flops(bucket, caption_tokens=tokens).with_recompute(kept)
+        counted = self._counted(bucket, kept, micro)
+        trial, measured = self.trial, self.calibration
+        if trial is None or measured is None:
+            return self._estimated(flops, _SHARE_MODEL, counted)
+        at = Bucket.parse(measured.bucket)
+        of = self.transformer.flops(at, caption_tokens=measured.caption_tokens).with_recompute(trial.kept)
+        ratio = counted / self._counted(at, trial.kept, trial.micro_batch_size)
+        return Rate(trial.sample_s * flops / of, round(trial.peak_bytes * ratio))
+
+    def _counted(self, bucket: Bucket, kept: float, micro_batch_size: int) -> int:
+        setting = training_setting(
+            self.config.train,
+            self.transformer,
+            caption_tokens=self.config.encode_captions.max_tokens,
+            on_gpu=self.machine.is_gpu,
+            kept=kept,
+            micro_batch_size=micro_batch_size,
+        )
+        return training_memory(self.transformer, bucket, setting).peak
+
+    def forward(self, bucket: Bucket) -> Rate:
+        """A forward pass of one sample."""
+        flops = self.transformer.flops(bucket, caption_tokens=self.config.encode_captions.max_tokens).forward
+        if self.calibration is not None and self.calibration.forward is not None:
+            at = Bucket.parse(self.calibration.bucket)
+            return _scaled(self.calibration.forward, flops, self.transformer.flops(at).forward)
+        tokens, width = self.transformer.num_tokens(bucket), self.transformer.width
+        # of the feed-forward network two tensors in bf16, and six of the width in fp32
+        working = tokens * (2 * 2 * self.transformer.hidden * 2 + 6 * width * 4)
+        # and the weights with their copies in bf16
+        weights = (MASTER_BYTES + 2) * self.transformer.num_parameters
+        return self._estimated(flops, _SHARE_MODEL, weights + working)
+
+    def encode(self, bucket: Bucket) -> Rate:
+        """Encoding a clip."""
+        tiling = self.config.encode_latents.tiling
+        flops = self.vae.encode_flops(bucket, tiling=tiling)
+        if self.calibration is not None and self.calibration.encode is not None:
+            at = Bucket.parse(self.calibration.bucket)
+            return _scaled(self.calibration.encode, flops, self.vae.encode_flops(at, tiling=tiling))
+        return self._estimated(flops, _SHARE_VAE, self._vae_bytes(bucket, self.config.encode_latents.vae_precision))
+
+    def decode(self, bucket: Bucket) -> Rate:
+        """Decoding a clip."""
+        flops = self.vae.decode_flops(bucket)
+        if self.calibration is not None and self.calibration.decode is not None:
+            at = Bucket.parse(self.calibration.bucket)
+            return _scaled(self.calibration.decode, flops, self.vae.decode_flops(at))
+        return self._estimated(flops, _SHARE_VAE, self._vae_bytes(bucket, self.config.sample.vae_precision))
+
+    def caption(self) -> Rate:
+        """Encoding a caption."""
+        if self.calibration is not None and self.calibration.captions is not None:
+            return self.calibration.captions
+        config = self.config.encode_captions
+        tokens = config.max_tokens + (_TEMPLATE_TOKENS if config.template != "none" else 0)
+        weights = self.text_encoder.num_parameters * (4 if config.dtype == "fp32" else 2)
+        working = 8 * config.batch_size * tokens * self.text_encoder.intermediate_size * 4
+        return self._estimated(self.text_encoder.flops(tokens), _SHARE_TEXT, weights + working)
+
+    def _estimated(self, flops: float, share: float, peak_bytes: float) -> Rate:
+        name = self.machine.device.upper() if self.machine.is_gpu else ""
+        tflops = next((speed for known, speed in _TFLOPS.items() if known in name), None)
+        return Rate(0.0 if tflops is None else flops / (share * tflops * 1e12), round(peak_bytes))
+
+    def _vae_bytes(self, bucket: Bucket, precision: str) -> float:
+        element = 2 if precision == "bf16" else 4
+        largest = min(bucket.num_frames, _CHUNK) * bucket.height * bucket.width * self.vae.base_dim
+        pixels = 3 * 4 * bucket.num_frames * bucket.height * bucket.width
+        return element * (self.vae.num_parameters + _VAE_TENSORS * largest) + pixels
+
+
+def _scaled(rate: Rate, flops: float, of: float) -> Rate:
+    return replace(rate, seconds=rate.seconds * flops / of)
+
+
+def checkpoint_bytes(config: Config, transformer: TransformerSizes) -> int:
+    """Return the bytes of a checkpoint: weights, EMA and the optimizer's state."""
+    return 2 * MASTER_BYTES * transformer.num_parameters + optimizer_bytes(config.train.optimizer.name, transformer)

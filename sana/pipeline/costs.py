@@ -1,0 +1,234 @@
+"""What a plan costs: hours, bytes written and peak memory of each stage that is to be run, on this machine.
+
+Counts come from what is stored already; what is not counted yet is said to be unknown. Speeds and peaks are those that
+`sana calibrate` measured here, or estimates, which refuse nothing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sana.bucket import Bucket
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.costs.calibration import Calibration, Rate, find_calibration
+from sana.costs.machine import this_machine
+from sana.costs.memory import MASTER_BYTES
+from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes
+from sana.costs.training import how_to_keep, kept_activations
+from sana.errors import ConfigError
+from sana.facts import WEIGHTS, BucketFacts
+from sana.model.model_configs import ModelSizes, read_model_sizes
+from sana.pipeline.graph import stage
+from sana.pipeline.plan import CACHED, StagePlan
+
+HOUR_S = 3600.0
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage would take; None is unknown, and `unknown` says why. `basis` is of seconds and peak memory."""
+
+    name: str
+    basis: str
+    seconds: float | None = None
+    written_bytes: int | None = None
+    peak_bytes: int | None = None
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class PlanCosts:
+    """The costs of the stages that would run; those that take no device are left out."""
+
+    stages: tuple[StageCost, ...]
+    device: str
+    memory_bytes: int  # of the device; 0: unknown
+    is_calibrated: bool
+
+    @property
+    def seconds(self) -> float:
+        """All that is known."""
+        return sum(one.seconds or 0.0 for one in self.stages)
+
+
+def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
+    """Return the costs of what is to be run.
+
+    Raises:
+        SanaError: the model's config files cannot be read, or a calibration is damaged.
+    """
+    config = context.config
+    sizes = read_model_sizes(config.model, work_dir=context.work_dir, read_only=context.read_only)
+    machine = this_machine(config.train.resources.device)
+    calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))
+    rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, machine, calibration)
+    counts = _Counts(context, plans)
+    made = [_COSTS[plan.name](counts, rates, plan) for plan in plans if plan.state != CACHED and plan.name in _COSTS]
+    return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None)
+
+
+def largest_bucket(config: Config) -> Bucket:
+    """Return the bucket with the most tokens that a config may give samples of."""
+    shapes = {shape for dataset in config.download.enabled for shape in config.rules_of(dataset).shapes}
+    return max(shapes, key=lambda shape: (shape.num_tokens, shape))
+
+
+def check_fits(context: Context, plans: Sequence[StagePlan]) -> None:
+    """Refuse to train with a setting that was measured not to fit on this device. Estimates refuse nothing.
+
+    Raises:
+        ConfigError: it does not fit; names the nearest setting that was measured to.
+    """
+    if all(plan.name != "train" or plan.state == CACHED for plan in plans):
+        return
+    if not any((context.work_dir / "calibration").glob("*.json")):
+        return
+    config = context.config
+    sizes = read_model_sizes(config.model, work_dir=context.work_dir, read_only=context.read_only)
+    calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))
+    if calibration is not None and (why := why_not(config, calibration, sizes)):
+        raise ConfigError(why)
+
+
+def why_not(config: Config, calibration: Calibration, sizes: ModelSizes) -> str:
+    """Return why a config's setting cannot train on the device that was measured, or "" where nothing says so."""
+    kept, micro = kept_activations(config.train), config.train.resources.micro_batch_size
+    failed = [
+        one
+        for one in calibration.trials
+        if not one.fits and one.kept <= kept and one.micro_batch_size <= micro
+        and one.num_layers <= sizes.transformer.num_layers
+    ]  # fmt: skip
+    if not failed:
+        return ""
+    chosen, usable = calibration.chosen, f"{calibration.capacity_bytes / GIB:.1f} GiB"
+    text = (
+        f"train does not fit on {calibration.machine.device}: with {kept:.0%} of the activations kept and "
+        f"micro_batch_size {micro} {calibration.bucket} was measured to need more than {usable}"
+    )
+    if chosen is None:
+        return f"{text}, and so does every other setting that was tried; use smaller buckets or another device"
+    fits = f"-s {how_to_keep(chosen.kept)} -s train.resources.micro_batch_size={chosen.micro_batch_size}"
+    return f"{text}; this fits: {fits}"
+
+
+class _Counts:
+    """What is stored of a plan's data, counted."""
+
+    def __init__(self, context: Context, plans: Sequence[StagePlan]) -> None:
+        self.config, self._context = context.config, context
+        self._plans = {plan.name: plan for plan in plans}
+        bucketed = self._plans.get(BucketFacts.STAGE)
+        made = None if bucketed is None else bucketed.artifact
+        self.facts = None if made is None else BucketFacts.of(made)
+
+    def left(self, plan: StagePlan) -> tuple[int, int] | None:
+        """Return (done, total) of a stage, or None while what it reads is not there."""
+        if plan.recipe is None:
+            return None
+        done, total, _ = stage(plan.name).remaining(self._context, plan.inputs)
+        return (0 if plan.detail.startswith("forced") else done), total
+
+    def samples(self) -> Mapping[Bucket, tuple[int, int]]:
+        """Return the train and eval samples of each bucket; empty while they are not counted."""
+        if self.facts is None:
+            return {}
+        return {Bucket.parse(name): (of.train, of.eval) for name, of in self.facts.buckets.items()}
+
+    def mean(self, seconds: Callable[[Bucket], Rate], split: int) -> float:
+        """Return the mean seconds of a split's samples; where they are not counted, of the largest bucket."""
+        weights = {bucket: counts[split] for bucket, counts in self.samples().items() if counts[split]}
+        weights = weights or {largest_bucket(self.config): 1}
+        return sum(seconds(bucket).seconds * count for bucket, count in weights.items()) / sum(weights.values())
+
+    def peak(self, rate: Callable[[Bucket], Rate]) -> int:
+        """Return the peak memory of the largest bucket that has samples."""
+        buckets = list(self.samples()) or [largest_bucket(self.config)]
+        return max(rate(bucket).peak_bytes for bucket in buckets)
+
+
+def _cost(
+    rates: Rates, name: str, basis: str, seconds: float, written: int | None, peak: int, unknown: str = ""
+) -> StageCost:
+    """Return a cost; 0 seconds of an item mean that nothing tells the speed of the device."""
+    unknown = unknown if seconds else "speed of this device not known"
+    return StageCost(name, basis, seconds or None, written, peak, unknown)
+
+
+def _basis(rates: Rates, of: Callable[[Calibration], Rate | None]) -> str:
+    return ESTIMATED if rates.calibration is None or of(rates.calibration) is None else MEASURED
+
+
+def _captions(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    rate, config, left = rates.caption(), counts.config.encode_captions, counts.left(plan)
+    basis = _basis(rates, lambda measured: measured.captions)
+    if left is None:
+        return StageCost(plan.name, basis, peak_bytes=rate.peak_bytes, unknown=_UNCOUNTED)
+    texts = left[1] - left[0]
+    # at most: only a caption's own tokens are stored
+    written = texts * config.max_tokens * rates.text_encoder.hidden_size * (4 if config.dtype == "fp32" else 2)
+    return _cost(rates, plan.name, basis, texts * rate.seconds, written, rate.peak_bytes)
+
+
+def _latents(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    basis = _basis(rates, lambda measured: measured.encode)
+    peak, left, samples = counts.peak(rates.encode), counts.left(plan), counts.samples()
+    if left is None or not samples:
+        return StageCost(plan.name, basis, peak_bytes=peak, unknown=_UNCOUNTED)
+    share = (left[1] - left[0]) / max(1, left[1])  # of each bucket alike
+    seconds = sum(rates.encode(bucket).seconds * sum(of) for bucket, of in samples.items())
+    written = sum(bucket.latent_bytes(counts.config.encode_latents.dtype) * sum(of) for bucket, of in samples.items())
+    return _cost(rates, plan.name, basis, share * seconds, round(share * written), peak)
+
+
+def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    config = counts.config.train
+    resources = config.resources
+    left = counts.left(plan) or (0, config.max_steps)
+    steps = left[1] - left[0]
+    per_rank = config.global_batch_size / resources.num_processes
+    seconds = steps * per_rank * counts.mean(rates.train, 0)
+    if resources.eval_every:
+        evals = steps // resources.eval_every
+        seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(rates.forward, 1)
+    saves = -(-steps // resources.checkpoint_every)
+    written = saves * checkpoint_bytes(counts.config, rates.transformer)
+    written += MASTER_BYTES * rates.transformer.num_parameters  # the export
+    basis = ESTIMATED if rates.trial is None else MEASURED if rates.is_own(rates.trial) else SCALED
+    unknown = "" if counts.samples() else f"as if all were {largest_bucket(counts.config)}"
+    return _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)
+
+
+def _eval_samples(counts: _Counts) -> int:
+    """Return how many samples an evaluation takes; as many as it may while they are not counted."""
+    held_out = sum(of[1] for of in counts.samples().values())
+    most = counts.config.evaluate.max_samples
+    return min(held_out, most) if counts.samples() else most
+
+
+def _evaluate(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    passes = _eval_samples(counts) * counts.config.evaluate.num_sigmas * len(WEIGHTS)
+    basis = _basis(rates, lambda measured: measured.forward)
+    unknown = "" if counts.samples() else "at most: not counted yet"
+    seconds = passes * counts.mean(rates.forward, 1)
+    return _cost(rates, plan.name, basis, seconds, None, counts.peak(rates.forward), unknown)
+
+
+def _sample(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    config = counts.config.sample
+    forward, decode = rates.forward(config.shape), rates.decode(config.shape)
+    guided = 2 if config.guidance_scale > 1 else 1
+    seconds = len(config.prompts) * (config.num_inference_steps * guided * forward.seconds + decode.seconds)
+    basis = _basis(rates, lambda measured: measured.decode)
+    return _cost(rates, plan.name, basis, seconds, None, max(forward.peak_bytes, decode.peak_bytes))
+
+
+_UNCOUNTED = "not counted yet"
+_COSTS: Mapping[str, Callable[[_Counts, Rates, StagePlan], StageCost]] = {
+    "encode_captions": _captions,
+    "encode_latents": _latents,
+    "train": _train,
+    "evaluate": _evaluate,
+    "sample": _sample,
+}
