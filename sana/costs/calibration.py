@@ -74,7 +74,8 @@ def calibrated_settings(config: Config) -> dict[str, str]:
     """Return the settings, but for those that calibration chooses, which change speed or memory."""
     train, latents, captions = config.train, config.encode_latents, config.encode_captions
     return {
-        "train": f"{train.mixed_precision}, {train.optimizer.name}, EMA {train.resources.ema_device}",
+        "train": f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
+        f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}",
         "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
         "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}",
     }

@@ -81,6 +81,7 @@ class TrainingSetting:
     optimizer_bytes: int  # of all parameters
     caption_tokens: int
     has_ema: bool = True  # on the device that trains
+    has_spare: bool = False  # a copy of weights and optimizer state
     compiled: bool = False
 
 
@@ -93,11 +94,12 @@ class TrainingMemory:
     moments: int
     ema: int
     activations: int
+    spare: int = 0  # a copy of weights and moments
 
     @property
     def state(self) -> int:
         """What exists between steps."""
-        return self.weights + self.moments + self.ema
+        return self.weights + self.moments + self.ema + self.spare
 
     @property
     def peak(self) -> int:
@@ -139,4 +141,5 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         moments=setting.optimizer_bytes,
         ema=MASTER_BYTES * parameters if setting.has_ema else 0,
         activations=round(activations),
+        spare=weight * parameters + setting.optimizer_bytes if setting.has_spare else 0,
     )

@@ -133,4 +133,5 @@ def _scaled(rate: Rate, flops: float, of: float) -> Rate:
 
 def checkpoint_bytes(config: Config, transformer: TransformerSizes) -> int:
     """Return the bytes of a checkpoint: weights, EMA and the optimizer's state."""
-    return 2 * MASTER_BYTES * transformer.num_parameters + optimizer_bytes(config.train.optimizer.name, transformer)
+    weights = 2 if config.train.weights_dtype == "bf16" else MASTER_BYTES
+    return (weights + MASTER_BYTES) * transformer.num_parameters + optimizer_bytes(config.train, transformer)

@@ -1,18 +1,30 @@
 """What a training config costs on one rank, from the model's sizes: memory of a step, and its FLOPs."""
 
-from collections.abc import Callable
-
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.costs.memory import MASTER_BYTES, Precision, TrainingMemory, TrainingSetting, training_memory
 from sana.costs.transformer import KERNEL, TEMPORAL_KERNEL, TransformerSizes
 
 _PRECISION: dict[str, Precision] = {"fp32": "fp32", "tf32": "fp32", "bf16": "autocast"}
+_EIGHT_BIT = 2 * (1 + 4 / 256)  # bytes: two codes, and the scales of blocks of 256
 
 
-def optimizer_bytes(name: str, sizes: TransformerSizes) -> int:
-    """Return the bytes of an optimizer's state; of one that is not known, as many as AdamW's."""
-    return _OPTIMIZERS.get(name, _adamw)(sizes)
+def optimizer_bytes(config: TrainConfig, sizes: TransformerSizes) -> int:
+    """Return the bytes of the optimizer's state; of one that is not known here, as many as AdamW's."""
+    name: str = config.optimizer.name
+    parameters = sizes.num_parameters
+    per_parameter = {"adamw_bf16": 4.0, "adamw_8bit": _EIGHT_BIT, "prodigy": 16.0}
+    if name == "optimi_adamw" and config.weights_dtype == "bf16":
+        return 3 * 2 * parameters  # two moments, and what rounding lost
+    if name == "muon":  # one moment of its matrices, two of all others
+        d, h = sizes.width, sizes.hidden
+        matrices = 4 * d * d + 2 * (d + sizes.cross_attention_dim) * sizes.cross_width + 3 * d * h
+        return MASTER_BYTES * (2 * parameters - sizes.num_layers * matrices)
+    if name == "adafactor":
+        return _factored(sizes)
+    if name == "came":
+        return MASTER_BYTES * parameters + 2 * _factored(sizes)
+    return round(per_parameter.get(name, 2.0 * MASTER_BYTES) * parameters)
 
 
 def training_setting(
@@ -32,12 +44,14 @@ def training_setting(
     resources = config.resources
     micro = micro_batch_size or resources.micro_batch_size
     return TrainingSetting(
-        precision=_PRECISION[config.mixed_precision],
+        precision="bf16" if config.weights_dtype == "bf16" else _PRECISION[config.mixed_precision],
         micro_batch_size=micro,
         kept=kept_activations(config) if kept is None else kept,
         accumulates=config.global_batch_size > micro * (num_ranks or resources.num_processes),
-        optimizer_bytes=optimizer_bytes(config.optimizer.name, sizes),
+        optimizer_bytes=optimizer_bytes(config, sizes),
         caption_tokens=caption_tokens,
+        # to be able to undo a step; torch's fused AdamW on a GPU skips by itself
+        has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),
         has_ema=not (on_gpu and resources.ema_device == "cpu"),
     )
 
@@ -73,18 +87,10 @@ def estimate_training(
     return training_memory(sizes, bucket, setting)
 
 
-def _adamw(sizes: TransformerSizes) -> int:
-    """Two moments of each parameter."""
-    return 2 * MASTER_BYTES * sizes.num_parameters
-
-
-def _adafactor(sizes: TransformerSizes) -> int:
+def _factored(sizes: TransformerSizes) -> int:
     """Rows and columns of the last two dimensions: of a 1 x 1 kernel that is twice the kernel, of a matrix little."""
     d, h = sizes.width, sizes.hidden
     kernels = 2 * (2 * h * d + h * d) + (TEMPORAL_KERNEL + 1) * d * d + 2 * h * 2 * (KERNEL // 3)
     matrices = 8 * 2 * d + 6 + d  # of the two attentions, and the modulation
     vectors = 4 * h + 12 * d  # biases and norms, whose squares are kept whole
     return MASTER_BYTES * sizes.num_layers * (kernels + matrices + vectors)
-
-
-_OPTIMIZERS: dict[str, Callable[[TransformerSizes], int]] = {"adamw": _adamw, "adafactor": _adafactor}

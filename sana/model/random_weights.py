@@ -9,12 +9,22 @@ from transformers import Gemma2Config, Gemma2Model
 
 
 def random_transformer(
-    config: Mapping[str, Any], *, device: torch.device, num_layers: int | None = None, gradient_checkpointing: bool
+    config: Mapping[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    num_layers: int | None = None,
+    gradient_checkpointing: bool,
 ) -> SanaVideoTransformer3DModel:
-    """Build the transformer of a config.json, in float32 on the device; `num_layers` in place of its own."""
+    """Build the transformer of a config.json on the device; `num_layers` in place of its own."""
     sizes = dict(config) if num_layers is None else {**config, "num_layers": num_layers}
     with torch.device(device):
         model = SanaVideoTransformer3DModel.from_config(sizes)
+    if dtype != torch.float32:
+        rotary = dict(model.rope.named_buffers())
+        model.to(dtype)
+        for name, table in rotary.items():  # as a checkpoint is loaded: these stay float32
+            setattr(model.rope, name, table)
     if gradient_checkpointing:
         model.enable_gradient_checkpointing()
     return model

@@ -16,6 +16,7 @@ from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import LATENTS
 from sana.model.random_weights import random_transformer
+from sana.model.transformer import DTYPES
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.objectives.registry import build_objective
@@ -46,6 +47,7 @@ class SyntheticModel:
         transformer = random_transformer(
             transformer_config,
             device=self.parallel.device,
+            dtype=DTYPES[config.weights_dtype],
             num_layers=num_layers,
             gradient_checkpointing=config.resources.gradient_checkpointing,
         )

@@ -13,7 +13,8 @@ from sana.costs.memory import GIB, Precision, TrainingSetting, block_activation_
 from sana.costs.training import estimate_training, optimizer_bytes
 from sana.costs.transformer import TransformerSizes
 from sana.model.random_weights import random_transformer
-from sana.training.optimizers.registry import build_optimizer
+from sana.model.transformer import DTYPES
+from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
 from tests.published import TRANSFORMER
 
 FULL, SMALL_BUCKET = Bucket(81, 480, 832), Bucket(9, 128, 160)
@@ -73,14 +74,23 @@ def test_a_block_saves_what_autograd_keeps(precision: Precision) -> None:
     assert counted == pytest.approx(kept, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_optimizer_has_the_state_that_is_counted(name: str) -> None:
-    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name}})
-    model = random_transformer(SMALL, device=torch.device("cpu"), gradient_checkpointing=False)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "fp32") for name in OPTIMIZERS), ("adamw_bf16", "bf16"), ("optimi_adamw", "bf16")]
+)
+def test_optimizer_has_the_state_that_is_counted(name: str, dtype: str) -> None:
+    if name in ("optimi_adamw", "prodigy", "came"):
+        pytest.importorskip({"optimi_adamw": "optimi"}.get(name, "pytorch_optimizer"))
+    settings = {"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name}, "weights_dtype": dtype}
+    config = TrainConfig.model_validate(settings)
+    wide = {**SMALL, "num_attention_heads": 8, "num_cross_attention_heads": 8, "cross_attention_dim": 192}
+    model = random_transformer(wide, device=torch.device("cpu"), dtype=DTYPES[dtype], gradient_checkpointing=False)
     state = build_optimizer(config, dict(model.named_parameters())).state()
-    blocks = {key: tensor for key, tensor in state.items() if name == "adamw" or "transformer_blocks" in key}
-    held = sum(tensor.nbytes for tensor in blocks.values())
-    assert optimizer_bytes(name, TransformerSizes.of(SMALL)) == pytest.approx(held, rel=0.01)
+    counted, held = optimizer_bytes(config, TransformerSizes.of(wide)), 0
+    for key, tensor in state.items():  # what is outside of the blocks is small in a model of real size
+        if "transformer_blocks" in key or name not in ("adafactor", "came"):
+            held += tensor.nbytes if "qmap" not in key else 0
+    # of few layers: CAME has a first moment of all parameters, and 8 bits are not for small tensors
+    assert counted == pytest.approx(held, rel={"came": 0.25, "adamw_8bit": 0.1}.get(name, 0.05))
 
 
 @pytest.mark.parametrize(

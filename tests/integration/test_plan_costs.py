@@ -1,0 +1,90 @@
+"""`sana calibrate` and then `sana plan`: what was measured here is what a plan goes by."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flows.cli.main import main
+from flows.display.costs import costs_lines, warnings_of
+from sana.bucket import Bucket
+from sana.costs.calibration import FOLDER, Calibration, save_calibration
+from sana.costs.machine import Machine
+from sana.costs.training import kept_activations
+from sana.facts import BucketFacts
+from sana.model.model_configs import read_model_sizes
+from sana.pipeline import costs
+from sana.pipeline.costs import check_fits, plan_costs
+from sana.pipeline.plan import plan
+from tests.pipeline_runs import ROOT, Place, new_place, run_stages
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Place:
+    return new_place(tmp_path_factory.mktemp("costs"), tiny_model)
+
+
+def _command(place: Place, *words: str) -> list[str]:
+    sets = [f"model.path={place.model}", f"work_dir={place.folder / 'work'}", "train.global_batch_size=2",
+            "train.resources.micro_batch_size=1", f"download.datasets.0.source={place.clips}",
+            "bucket.buckets=[9x64x96,9x64x64]"]  # fmt: skip
+    options = [part for text in sets for part in ("-s", text)]
+    return [words[0], str(ROOT / "configs/demo.yaml"), *options, "--root", place.root, *words[1:]]
+
+
+def test_calibrate_measures_and_plan_goes_by_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    main(_command(place, "calibrate"))
+    shown = capsys.readouterr().out
+    (path,) = (place.folder / "work" / FOLDER).glob("*.json")
+    measured = Calibration.load(path)
+    assert measured.chosen is not None and measured.bucket == "9x64x96"
+    assert 1 <= len(measured.trials) <= 5 and all(trial.fits and trial.step_s > 0 for trial in measured.trials)
+    assert all((measured.forward, measured.encode, measured.decode, measured.captions))
+    micro = measured.chosen.micro_batch_size
+    assert f"train.resources.micro_batch_size={micro}" in shown and "chosen" in shown
+    main(_command(place, "plan", "--price-per-hour", "2"))
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines[lines.index("") :] if line}
+    assert "as if all were 9x64x96" in rows["train"] and ("measured" in rows["train"] or "scaled" in rows["train"])
+    assert "not counted yet" in rows["encode_latents"] and "at 2 an hour" in rows["in"]
+
+    # what was measured not to fit is refused, by plan and run, with what does
+    failed = replace(measured.chosen, fits=False, kept=0.0, micro_batch_size=1)
+    save_calibration(replace(measured, trials=(failed, measured.chosen)), place.folder / "work")
+    for command in ("plan", "run"):
+        with pytest.raises(SystemExit):
+            main(_command(place, command))
+        said = capsys.readouterr().err
+        assert "was measured to need more than" in said and f"micro_batch_size={micro}" in said
+
+
+def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a calibration of this device: estimates, which refuse nothing."""
+    monkeypatch.setattr(costs, "this_machine", lambda _: Machine("NVIDIA H100", 2**20, "2.13.0", is_gpu=True))
+    context = place.context("train.resources.eval_every=0", "train.resources.checkpoint_every=1000")
+    run_stages(context, last="bucket")
+    plans = plan(context)
+    found = plan_costs(context, plans)
+    by_name = {one.name: one for one in found.stages}
+    assert list(by_name) == ["encode_captions", "encode_latents", "train", "evaluate", "sample"]
+    assert all(one.basis == "estimated" and one.seconds for one in found.stages)
+    bucketed = next(one.artifact for one in plans if one.name == "bucket")
+    assert bucketed is not None
+    of = {Bucket.parse(name): one for name, one in BucketFacts.of(bucketed).buckets.items()}
+    assert by_name["encode_latents"].written_bytes == sum(
+        bucket.latent_bytes("fp16") * one.num_samples for bucket, one in of.items()
+    )
+    sizes = read_model_sizes(context.config.model, work_dir=context.work_dir).transformer
+    passes = sum(
+        sizes.flops(bucket).with_recompute(kept_activations(context.config.train)) * one.train
+        for bucket, one in of.items()
+    )
+    mean = passes / sum(one.train for one in of.values())
+    drawn = context.config.train.max_steps * context.config.train.global_batch_size
+    assert by_name["train"].seconds == pytest.approx(drawn * mean / (0.26 * 989e12), rel=0.01)
+    check_fits(context, plans)
+    lines = "\n".join(costs_lines(found, 1.0)).splitlines()
+    assert all(len(line) <= 120 for line in lines) and "at 1 an hour" in lines[-1]
+    assert warnings_of(replace(found, memory_bytes=1)) and not warnings_of(replace(found, memory_bytes=2**50))
