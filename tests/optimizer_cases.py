@@ -1,5 +1,6 @@
 """Optimizers in tests: their settings, a module with every kind of parameter, and the gradients of its steps."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,3 +63,51 @@ def steps(optimizer: Optimizer, parameters: dict[str, nn.Parameter], numbers: ra
 
 def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    decayed = [p for key, p in parameters.items() if p.ndim > 1 and key != "scale_shift_table"]
+    others = [p for key, p in parameters.items() if not any(p is one for one in decayed)]
+    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def library(name: str, parameters: dict[str, nn.Parameter]) -> Callable[[float], None]:
+    """The optimizer's own class driven plainly, without our wrapper: returns its step at a learning rate."""
+    s = SETTINGS[name]
+    betas, eps = (s.get("beta1", 0.9), s.get("beta2", 0.999)), s.get("epsilon", 1e-8)
+    made: list[torch.optim.Optimizer] = []
+    chosen: dict[str, nn.Parameter] = {}
+    flat: list[nn.Parameter] = []
+    if name == "adamw":
+        made = [torch.optim.AdamW(groups(parameters, 0.1), betas=betas, eps=eps)]
+    elif name == "adafactor":
+        made = [torch.optim.Adafactor(groups(parameters, 0.1), beta2_decay=-0.7, eps=(None, eps), d=1.5)]
+    elif name == "optimi_adamw":
+        from optimi import AdamW
+
+        made = [AdamW(groups(parameters, 0.1), lr=0.0, betas=betas, eps=eps, foreach=False)]
+    elif name == "muon":
+        chosen = {key: p for key, p in parameters.items() if key.startswith("blocks.") and p.ndim > 1}
+        others = groups({key: p for key, p in parameters.items() if key not in chosen}, 0.1)
+        flat = [nn.Parameter(p.detach().view(p.shape[0], -1)) for p in chosen.values()]  # in the weights' memory
+        settings = {"weight_decay": 0.1, "momentum": 0.9, "ns_steps": 4, "adjust_lr_fn": "match_rms_adamw"}
+        made = [torch.optim.Muon(flat, **settings), torch.optim.AdamW(others, betas=betas, eps=1e-10)]
+    elif name == "prodigy":
+        from pytorch_optimizer import Prodigy
+
+        made = [Prodigy(groups(parameters, 0.1), betas=betas, eps=eps, d0=1e-3, d_coef=2.0)]
+    elif name == "came":
+        from pytorch_optimizer import CAME
+
+        made = [CAME(groups(parameters, 0.1), betas=(0.8, 0.95, 0.97), clip_threshold=0.9, foreach=False)]
+
+    def step(learning_rate: float) -> None:
+        for matrix, weight in zip(flat, chosen.values(), strict=True):
+            matrix.grad = weight.grad.view(matrix.shape)
+        for optimizer in made:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step

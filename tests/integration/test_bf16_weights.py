@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
 from sana.runtime.specs import CheckpointName
+from sana.training.checkpoints.checkpoint import Checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.ema import Ema
 from sana.workers.evaluate import evaluate
@@ -32,6 +33,7 @@ def own_accelerator() -> Iterator[None]:
 
 # of the loss, after each of four steps; the computation is bf16 in both, fp32 weights by autocast
 LOSS_TOLERANCE = 0.01
+MOVEMENT_TOLERANCE = 0.25  # of the weights, of the length they moved
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,9 @@ def test_four_steps_are_near_those_with_fp32_masters_and_resume(lab: Lab, optimi
     AcceleratorState._reset_state()
     straight = lab.train(f"{optimizer}-straight", max_steps=4, **settings)
     assert lab.losses(straight) == pytest.approx(lab.losses(masters), rel=LOSS_TOLERANCE)
+    moved, off = _movement(lab, masters, straight)
+    print(f"{optimizer}: weights are {off / moved:.3f} of their movement off those of fp32 masters")
+    assert off < MOVEMENT_TOLERANCE * moved
     lab.train(f"{optimizer}-half", max_steps=2, **settings)
     lab.assert_same(straight, lab.train(f"{optimizer}-half", max_steps=4, **settings))
 
@@ -57,6 +62,15 @@ def test_four_steps_are_near_those_with_fp32_masters_and_resume(lab: Lab, optimi
     state = load_file(lab.path(straight.files["optimizer.safetensors"].key))
     kinds = {name.rpartition(".")[2]: tensor.dtype for name, tensor in state.items()}
     assert saved <= {kind for kind, dtype in kinds.items() if dtype == torch.bfloat16}
+
+
+def _movement(lab: Lab, masters: Checkpoint, rounded: Checkpoint) -> tuple[float, float]:
+    """Return how far four steps moved all weights with fp32 masters, and how far the others end from there."""
+    start = SanaVideoTransformer3DModel.from_pretrained(lab.model / "transformer").state_dict()
+    exact, found = (load_file(lab.path(each.files["weights.safetensors"].key)) for each in (masters, rounded))
+    moved = sum((exact[name] - start[name]).double().square().sum().item() for name in start)
+    off = sum((exact[name] - found[name].float()).double().square().sum().item() for name in start)
+    return moved**0.5, off**0.5
 
 
 def test_evaluation_and_export_see_what_was_trained(lab: Lab, tmp_path: Path) -> None:

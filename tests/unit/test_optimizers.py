@@ -1,8 +1,5 @@
 """Each optimizer against its library driven plainly or its formula, step by step; resumed to the bit."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +11,20 @@ from sana.config.training.optimizer import OptimizerConfig
 from sana.config.training.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
-from tests.optimizer_cases import CASES, DTYPES, LR, SETTINGS, config, copied, gradients, module, rate, steps
+from tests.optimizer_cases import (
+    CASES,
+    DTYPES,
+    LR,
+    SETTINGS,
+    config,
+    copied,
+    gradients,
+    groups,
+    library,
+    module,
+    rate,
+    steps,
+)
 from tests.rank_pair import RankPair
 
 pytestmark = pytest.mark.timeout(60)
@@ -100,44 +110,6 @@ def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one_to_the_bit(pair:
         assert [key for key in expected if found[key] != expected[key]] == [], f"rank {rank}"
 
 
-def groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    decayed = [p for key, p in parameters.items() if p.ndim > 1 and key != "scale_shift_table"]
-    others = [p for key, p in parameters.items() if not any(p is one for one in decayed)]
-    return [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def library(name: str, parameters: dict[str, nn.Parameter]) -> Callable[[float], None]:
-    """The optimizer's own class driven plainly, without our wrapper: returns its step at a learning rate."""
-    s = SETTINGS[name]
-    betas, eps = (s.get("beta1", 0.9), s.get("beta2", 0.999)), s.get("epsilon", 1e-8)
-    made: list[torch.optim.Optimizer] = []
-    if name == "adamw":
-        made = [torch.optim.AdamW(groups(parameters, 0.1), betas=betas, eps=eps)]
-    elif name == "adafactor":
-        made = [torch.optim.Adafactor(groups(parameters, 0.1), beta2_decay=-0.7, eps=(None, eps), d=1.5)]
-    elif name == "optimi_adamw":
-        from optimi import AdamW
-
-        made = [AdamW(groups(parameters, 0.1), lr=0.0, betas=betas, eps=eps, foreach=False)]
-    elif name == "prodigy":
-        from pytorch_optimizer import Prodigy
-
-        made = [Prodigy(groups(parameters, 0.1), betas=betas, eps=eps, d0=1e-3, d_coef=2.0)]
-    elif name == "came":
-        from pytorch_optimizer import CAME
-
-        made = [CAME(groups(parameters, 0.1), betas=(0.8, 0.95, 0.97), clip_threshold=0.9, foreach=False)]
-
-    def step(learning_rate: float) -> None:
-        for optimizer in made:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return step
-
-
 def adamw_formula(weight: Tensor, grad: Tensor, state: dict, rate: float, decay: float) -> Tensor:
     """AdamW as Loshchilov and Hutter write it, in float64; returns the new weight."""
     betas, eps = (0.8, 0.95), 1e-6
@@ -150,7 +122,7 @@ def adamw_formula(weight: Tensor, grad: Tensor, state: dict, rate: float, decay:
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [case for case in CASES if case[0] in ("adamw", "adafactor", "optimi_adamw", "prodigy", "came")],
+    [case for case in CASES if case[0] in ("adamw", "adafactor", "optimi_adamw", "muon", "prodigy", "came")],
 )
 def test_four_steps_are_those_of_the_library_to_the_bit(name: str, weights: str) -> None:
     ours, theirs = (dict(module(DTYPES[weights]).named_parameters()) for _ in range(2))
@@ -184,30 +156,6 @@ def test_four_steps_are_those_of_the_formula(name: str) -> None:
     worst = max((ours[key].double() - weight).abs().max().item() for key, weight in exact.items()) / LR
     print(f"{name}: largest difference {worst:.1e} learning rates")
     assert worst < FORMULA_TOLERANCE[name]
-
-
-def test_muon_is_torchs_for_matrices_and_adamw_for_the_others() -> None:
-    ours, theirs = (dict(module().named_parameters()) for _ in range(2))
-    mine = build_optimizer(config("muon"), ours)
-    matrices = {key: p for key, p in theirs.items() if key in ("blocks.0.linear.weight", "blocks.0.point.weight")}
-    flat = {key: nn.Parameter(p.detach().reshape(p.shape[0], -1)) for key, p in matrices.items()}
-    others = {key: p for key, p in theirs.items() if key not in flat}
-    plain = [
-        torch.optim.Muon(flat.values(), weight_decay=0.1, momentum=0.9, ns_steps=4, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(groups(others, 0.1), betas=(0.9, 0.95), eps=1e-10),
-    ]
-    for step in range(4):
-        steps(mine, ours, range(step, step + 1))
-        gradients(theirs, step)
-        for key, matrix in flat.items():
-            matrix.grad = matrices[key].grad.reshape(matrix.shape)
-        for optimizer in plain:
-            for group in optimizer.param_groups:
-                group["lr"] = rate(step)
-            optimizer.step()
-        for key, weight in ours.items():
-            expected = flat[key].reshape(weight.shape) if key in flat else theirs[key]
-            assert torch.equal(weight, expected), f"step {step}: {key}"
 
 
 def test_moments_in_8_bits_are_torchaos() -> None:
