@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# ranks and deciding need a finished `make demo`
+# evaluate, ranks and deciding need a finished `make demo`
 NAMES = (
     "probe",
     "seek",
@@ -15,6 +15,7 @@ NAMES = (
     "loader",
     "epoch",
     "checkpoint",
+    "evaluate",
     "report",
     "learning",
     "estimates",

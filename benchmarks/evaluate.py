@@ -1,0 +1,113 @@
+"""How long does an evaluation take a noise level, against the bare forward; by how many levels one forward takes?
+
+    python -m benchmarks.evaluate [MODEL] [BUCKET]
+
+MODEL is a folder in diffusers layout, by default the demo's tiny model; without a folder of that name, `published`
+stands for random weights of the published sizes, for a GPU. Rows take turns in one run; the best of all turns counts.
+The bare forward has its inputs on the device; evaluation reads, draws the noise, moves and computes the loss as well.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.loader import Case, build
+from sana.bucket import Bucket
+from sana.config.evaluate import EvaluateConfig
+from sana.config.training.objective import LogitNormalSampling
+from sana.data.loading.loader import Reader
+from sana.data.shards.shard_cache import ShardFiles
+from sana.model.random_weights import random_transformer
+from sana.model.transformer import load_transformer, predict
+from sana.training import evaluation
+from sana.training.objectives.flow_matching import FlowMatching
+from sana.training.objectives.noise import NoisePolicy
+from tests.published import TRANSFORMER
+
+NUM_SAMPLES, NUM_LEVELS, TURNS = 4, 8, 3
+TINY, TINY_BUCKET, BUCKET = ".sana/tiny", "17x96x160", "81x480x832"
+
+
+class OneDevice:
+    """The part of Parallel that evaluation uses."""
+
+    rank, num_ranks = 0, 1
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def autocast(self) -> Any:
+        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of some work, the device's included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    name, bucket = (*sys.argv[1:], *(TINY, TINY_BUCKET)[len(sys.argv) - 1 :])[:2]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: nn.Module
+    if Path(name).is_dir():
+        model = load_transformer(name).to(device)
+    else:
+        model = random_transformer(TRANSFORMER, device=device, gradient_checkpointing=False).eval()
+    channels = int(model.config.caption_channels)  # type: ignore[arg-type,union-attr]
+    parallel: Any = OneDevice(device)
+    objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))
+    config = EvaluateConfig(num_sigmas=NUM_LEVELS, max_samples=NUM_SAMPLES)
+    shape = Bucket.parse(bucket).latent_shape
+    one = torch.randn(1, *shape, device=device)
+    captions = torch.randn(1, 128, channels, device=device)
+    mask, timestep = torch.ones(1, 128, dtype=torch.int64, device=device), torch.tensor([500.0], device=device)
+
+    @torch.no_grad()
+    def bare() -> None:
+        with parallel.autocast():
+            for _ in range(NUM_LEVELS):
+                predict(model, one, timestep, captions, mask)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store, samples = build(folder, Case(bucket, NUM_SAMPLES, caption_channels=channels))
+        reader = Reader(ShardFiles(store), samples)
+        tokens = shape[1] * shape[2] * shape[3] // 4
+        default = evaluation.TOKENS_PER_FORWARD
+        chosen = evaluation.levels_per_forward(NUM_LEVELS, shape)
+        best: dict[str, float] = {}
+        for turn in range(TURNS + 1):  # the first warms up
+            rows = {"bare forward, one level": timed(bare, device) / NUM_LEVELS}
+            for levels in (1, 2, 4, 8):
+                evaluation.TOKENS_PER_FORWARD = levels * tokens
+
+                def evaluate() -> None:
+                    evaluation.evaluate_model(
+                        parallel, model, objective, reader, config, text_padding="batch", on_round=lambda *_: True
+                    )
+
+                seconds = timed(evaluate, device) / (NUM_SAMPLES * NUM_LEVELS)
+                rows[f"evaluation, {levels} at once{' (chosen)' if levels == chosen else ''}"] = seconds
+            evaluation.TOKENS_PER_FORWARD = default
+            best = {key: min(value, best.get(key, value)) if turn else 1e9 for key, value in rows.items()}
+    bare_s = best["bare forward, one level"]
+    print(f"| {bucket}, {device.type} | ms a level | against bare |\n|---|---|---|")
+    for key, seconds in best.items():
+        print(f"| {key} | {1000 * seconds:.1f} | {seconds / bare_s:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
