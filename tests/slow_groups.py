@@ -20,6 +20,7 @@ GROUPS = {
     "stores": "gc beside what is old or encodes, uploads of 100 MB",
     "two_runs": "the real command twice at once on one root",
     "prefect": "runs of the encode-worker deployment",
+    "vae_compile": "the VAE's encoder compiled by inductor",
     "seek": "late windows of every kind of video",
 }
 

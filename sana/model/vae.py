@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sana.bucket import LATENT_CHANNELS, Bucket
 from sana.config.encode import VaePrecision
+from sana.model.compiled_vae import compiling
 from sana.model.precision import VAE_DTYPES, VAE_MATH, float32_math
 from sana.model.transfers import to_device
 
@@ -66,7 +67,7 @@ def encode_latents(vae: AutoencoderKLWan, pixels: Tensor, *, precision: VaePreci
     low, high = (bound.item() for bound in torch.aminmax(pixels))
     if not (low >= -1.0 and high <= 1.0):  # written so that NaN fails too
         raise ValueError(f"pixels span [{low}, {high}]; need [-1, 1], that is uint8 / 127.5 - 1")
-    with float32_math(VAE_MATH[precision]):
+    with float32_math(VAE_MATH[precision]), compiling(vae):
         mode = vae.encode(to_device(pixels, vae.device).to(vae.dtype)).latent_dist.mode().float()
     mean, std = _statistics(vae)
     latents: Tensor = (mode - mean) / std

@@ -31,6 +31,7 @@ from sana.data.sources.source import open_sources
 from sana.data.video.one_pass import OF_ONE_PASS, read_windows
 from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
+from sana.model.compiled_vae import compile_encoder
 from sana.model.device import provenance, resolve_device
 from sana.model.transfers import HostCopy
 from sana.model.vae import encode_latents, has_channels_last, load_vae
@@ -67,6 +68,8 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
     )
     if config.batch_size > 1:
         vae.disable_slicing()
+    if config.compile:
+        compile_encoder(vae, cache=job.work_dir / "cache" / "compiled")
     partition = WorkPartition(pool, todo, part_size=config.resources.samples_per_part)
     # by bucket; samples that earlier runs encoded are counted by the first worker only
     done = Counter(partition.done() if rank == 0 else {})
