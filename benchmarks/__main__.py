@@ -12,6 +12,7 @@ NAMES = (
     "listing",
     "dry_run",
     "encode",
+    "encode_rates",
     "loader",
     "epoch",
     "checkpoint",

@@ -59,8 +59,8 @@ def test_inductor_is_near_and_repeats_itself(tiny_model: Path, tmp_path: Path, m
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     plain, vae = load_vae(str(tiny_model)), load_vae(str(tiny_model))
     compile_encoder(vae, cache=tmp_path / "compiled")
-    first, expected = encode_latents(vae, clip(9)), encode_latents(plain, clip(9))
+    first, expected = encode_latents(vae, clip(5)), encode_latents(plain, clip(5))
     assert ((first - expected).norm() / expected.norm()).item() < 1e-6
-    encode_latents(vae, clip(13, seed=1))
-    assert torch.equal(encode_latents(vae, clip(9)), first)
+    encode_latents(vae, clip(5, seed=1))
+    assert torch.equal(encode_latents(vae, clip(5)), first)
     assert any((tmp_path / "compiled").iterdir())
