@@ -52,8 +52,9 @@ def test_four_steps_are_near_those_with_fp32_masters_and_resume(lab: Lab, optimi
     moved, off = _movement(lab, masters, straight)
     print(f"{optimizer}: weights are {off / moved:.3f} of their movement off those of fp32 masters")
     assert off < MOVEMENT_TOLERANCE * moved
-    lab.train(f"{optimizer}-half", max_steps=2, **settings)
-    lab.assert_same(straight, lab.train(f"{optimizer}-half", max_steps=4, **settings))
+    if optimizer == "optimi_adamw":  # tests/unit/test_optimizers.py resumes them all
+        lab.train("half", max_steps=2, **settings)
+        lab.assert_same(straight, lab.train("half", max_steps=4, **settings))
 
     parts = {part: load_file(lab.path(straight.files[f"{part}.safetensors"].key)) for part in ("weights", "ema")}
     assert {tensor.dtype for tensor in parts["weights"].values()} == {torch.bfloat16}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -61,6 +62,34 @@ def test_two_steps_and_two_resumed_are_four_to_the_bit(name: str, weights: str, 
     found = resumed.state()
     for key, tensor in whole.state().items():
         assert torch.equal(tensor, found[key]), key
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        return self.outer(torch.nn.functional.silu(self.inner(numbers)))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_compiled_model_learns_the_same_and_is_compiled_once(name: str) -> None:
+    def learned(counter: CompileCounter | None) -> list[Tensor]:
+        torch.manual_seed(2)
+        model = nn.Module()
+        model.blocks = nn.ModuleList([Block()])
+        if counter is not None:
+            model.blocks[0].compile(backend=counter)
+        optimizer = build_optimizer(config(name), dict(model.named_parameters()))
+        for step in range(4):
+            model.blocks[0](torch.full((2, 4), 0.1 * step + 1)).square().sum().backward()
+            optimizer.step(LR)
+        return [parameter.detach() for parameter in model.parameters()]
+
+    counter = CompileCounter()
+    assert all(torch.equal(a, b) for a, b in zip(learned(None), learned(counter), strict=True))
+    assert counter.frame_count == 1
 
 
 # of those that are imported fast, as each rank must; the two ranks of the others draw and compute alike too
