@@ -98,6 +98,18 @@ def test_a_batch_is_filled_up_so_that_parts_have_no_effect(bucketed: Place, tmp_
     assert whole.content == single.content
 
 
+def test_a_compiled_vae_has_an_address_of_its_own_and_a_cache(
+    bucketed: Place, reference: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches: list[Path] = []
+    compiled = "sana.workers.encode_latents.compile_encoder"  # compiling itself: tests/unit/test_compiled_vae.py
+    monkeypatch.setattr(compiled, lambda _vae, *, cache: caches.append(cache))
+    with inline_workers():
+        made, _ = encode(bucketed, tmp_path, "compile=true")
+    assert caches == [bucketed.folder / "work" / "cache" / "compiled"]
+    assert made.fingerprint != reference.fingerprint and made.content == reference.content
+
+
 def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Artifact, tmp_path: Path) -> None:
     """Machine 1 of 3 is alone at first and does everything; the others find nothing to do; the run only commits."""
     heard: list[Progress] = []

@@ -13,8 +13,10 @@ from torch import nn
 from sana.config.load import load_config
 from sana.errors import ConfigError
 from sana.model.device import provenance
+from sana.model.pipeline import load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH, STRICT, TF32, TF32_CONVOLUTIONS, VAE_MATH, Float32Math, float32_math
 from sana.model.text import TextEncoder
+from sana.model.tiny_model import CAPTION_CHANNELS
 from sana.model.vae import decode_latents, encode_latents, load_vae
 from sana.training.parallel.parallel import Parallel
 
@@ -157,6 +159,16 @@ def test_the_vae_computes_in_the_precision_that_is_said(tiny_model: Path, precis
     assert set(seen) == {VAE_MATH[precision]} and len(seen) == 2
     assert next(vae.parameters()).dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
     assert flags() == outside
+
+
+def test_a_sample_is_made_in_both_precisions(tiny_model: Path) -> None:
+    pipe, seen = load_pipeline(str(tiny_model)), []
+    for part in (pipe.transformer, pipe.vae.decoder):
+        part.register_forward_pre_hook(lambda *_: seen.append(now()))
+    one = torch.ones(2, CAPTION_CHANNELS)
+    shape = {"num_frames": 1, "height": 32, "width": 32, "steps": 1, "guidance": 1.0, "seed": 0}
+    sample_video(pipe, prompt_embeds=one, negative_embeds=one, **shape, math=TF32, vae_precision="fp32")
+    assert seen == [TF32, STRICT]
 
 
 def test_the_text_encoder_is_strict(tiny_model: Path) -> None:
