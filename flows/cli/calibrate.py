@@ -22,7 +22,7 @@ GIB = 2**30
 @click.option(
     "--memory-gib",
     type=click.FloatRange(min=0.01),
-    help="Find what fits into so much memory; unset: all that is free on the device.",
+    help="Find what fits into so much memory, as of a smaller device, and keep no record; unset: all that is free.",
 )
 def calibrate(
     config: str, overrides: Sequence[str], root: str | None, bucket: str | None, memory_gib: float | None
@@ -56,10 +56,13 @@ def calibrate(
     with RunDisplay() as display:
         job = run_worker(replace(context, report=display.reporter("calibrate")), spec, lock="calibrate")
     measured: Calibration = Calibration.load(result_path(job), repair_hint="run again")
-    path = save_calibration(measured, context.work_dir)
     for line in calibration_lines(measured, settings, sizes):
         click.echo(line)
-    click.echo(f"kept in {path}; what a run would cost: {program()} plan {same_options(config, overrides, root)}")
+    if memory_gib is None:
+        path = save_calibration(measured, context.work_dir)
+        click.echo(f"kept in {path}; what a run would cost: {program()} plan {same_options(config, overrides, root)}")
+    else:
+        click.echo("not kept, as it is of less memory than this device has")
     if measured.chosen is None:
         raise SanaError(
             f"no setting fits: {shape} needs more than {measured.capacity_bytes / GIB:.1f} GiB even when all "

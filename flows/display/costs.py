@@ -1,30 +1,37 @@
 """What the terminal shows of a plan's costs."""
 
 from rich.table import Table
-from rich.text import Text
 
 from flows.display.tables import render
 from sana.pipeline.costs import HOUR_S, PlanCosts, StageCost
 from sana.wording import in_units
 
+MEANING = {True: "as measured on", False: "estimated for"}
+
 
 def costs_lines(costs: PlanCosts, price_per_hour: float | None) -> list[str]:
     """Render hours, bytes and peak memory of each stage, and the sum; the price where one is given."""
     table = Table(box=None, pad_edge=False)
-    titles = ["stage", "time", *(["cost"] if price_per_hour is not None else []), "written", "peak memory", "basis", ""]
+    titles = ["stage", "time", *(["cost"] if price_per_hour is not None else []), "written", "peak memory", "basis"]
     for title in titles:
         right = title in ("time", "cost", "written", "peak memory")
-        table.add_column(title, justify="right" if right else "left", no_wrap=bool(title), overflow="fold")
+        table.add_column(title, justify="right" if right else "left", no_wrap=True)
     for one in costs.stages:
-        table.add_row(*_row(one, price_per_hour), Text(one.unknown))
+        table.add_row(*_row(one, price_per_hour))
     unknown = [one.name for one in costs.stages if one.seconds is None]
     total = f"in all {duration(costs.seconds)}" if costs.seconds else "time unknown"
     if price_per_hour is not None and costs.seconds:
         total += f", {price(costs.seconds, price_per_hour)} at {price_per_hour:g} an hour"
     if unknown and costs.seconds:
         total += f", without {', '.join(unknown)}"
-    where = f"on {costs.device}" + (f" ({in_units(costs.memory_bytes)})" if costs.memory_bytes else "")
-    return [render(table), f"{total}; {where}"]
+    where = f"{MEANING[costs.is_calibrated]} {costs.device}" + (
+        f" ({in_units(costs.memory_bytes)})" if costs.memory_bytes else ""
+    )
+    why: dict[str, list[str]] = {}
+    for one in costs.stages:
+        why.setdefault(one.unknown, []).append(one.name)
+    notes = [f"{', '.join(names)}: {unknown}" for unknown, names in why.items() if unknown]
+    return [render(table), *notes, total, where]
 
 
 def warnings_of(costs: PlanCosts) -> list[str]:

@@ -5,18 +5,22 @@ memory: any other has a record of its own.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sana.artifact import digest_of
 from sana.atomic_io import atomic_write
+from sana.bucket import Bucket
 from sana.config.pipeline import Config
+from sana.config.training.train import TrainConfig
 from sana.costs.machine import Machine, this_machine
+from sana.costs.transformer import TransformerSizes
 from sana.record import Record
 
 FOLDER = "calibration"  # under work_dir
+_REPAIR = "remove it, and run `sana calibrate CONFIG` again"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Calibration(Record):
     machine: Machine
     capacity_bytes: int  # what a setting had to fit into
     model: str  # digest of the config files
+    transformer: str  # digest of the transformer's sizes
     settings: Mapping[str, str]
     bucket: str
     caption_tokens: int
@@ -72,13 +77,17 @@ class Calibration(Record):
 
 def calibrated_settings(config: Config) -> dict[str, str]:
     """Return the settings, but for those that calibration chooses, which change speed or memory."""
-    train, latents, captions = config.train, config.encode_latents, config.encode_captions
+    latents, captions = config.encode_latents, config.encode_captions
     return {
-        "train": f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
-        f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}",
+        "train": _of_training(config.train),
         "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
         "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}",
     }
+
+
+def _of_training(train: TrainConfig) -> str:
+    text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
+    return f"{text}EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}"
 
 
 def calibration_path(
@@ -110,9 +119,42 @@ def find_calibration(config: Config, model_configs: Mapping[str, Mapping[str, An
     )
     if not path.exists():
         return None
-    return Calibration.load(path, repair_hint="remove it, and run `sana calibrate CONFIG` again")
+    return Calibration.load(path, repair_hint=_REPAIR)
 
 
 def configs_digest(model_configs: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a digest of a model's config files, equal for equal values."""
     return digest_of(json.loads(json.dumps({name: dict(found) for name, found in model_configs.items()})))
+
+
+def sizes_digest(sizes: TransformerSizes) -> str:
+    """Return a digest of what of a transformer decides its costs."""
+    return digest_of({name: str(value) for name, value in asdict(sizes).items()})
+
+
+def measured_activations(
+    config: TrainConfig, sizes: TransformerSizes, buckets: Iterable[Bucket], *, work_dir: Path
+) -> float | None:
+    """Return the share of activations that `sana calibrate` measured to fit and be fastest; None: it did not.
+
+    It holds for this device, these sizes and settings, and for the buckets and micro batches that are not larger than
+    what was measured.
+
+    Raises:
+        SanaError: a record is damaged, or of another version.
+    """
+    paths = sorted((work_dir / FOLDER).glob("*.json"))
+    if not paths:
+        return None
+    machine, most = this_machine(config.resources.device), max(sizes.num_tokens(bucket) for bucket in buckets)
+    fitting: list[float] = []
+    for path in paths:
+        found = Calibration.load(path, repair_hint=_REPAIR)
+        here = (found.machine.device, found.machine.torch) == (machine.device, machine.torch)
+        same = found.transformer == sizes_digest(sizes) and found.settings["train"] == _of_training(config)
+        if not here or not same or found.chosen is None:
+            continue
+        large_enough = sizes.num_tokens(Bucket.parse(found.bucket)) >= most
+        if large_enough and found.chosen.micro_batch_size >= config.resources.micro_batch_size:
+            fitting.append(found.chosen.kept)
+    return max(fitting, default=None)

@@ -42,6 +42,9 @@ class Search:
         found = self._bisect(levels, micro[0])
         if found is not None:
             found = self._larger_batch(found, micro)
+        least = (levels[0], micro[0])
+        if found is None and self._try(*least, self._small.num_layers).fits:
+            found = least  # the whole was only predicted not to fit: see
         for kept, size in [] if found is None else self._from(found, levels, micro)[:MOST_CONFIRMATIONS]:
             trial = self._try(kept, size, self.sizes.num_layers)
             if trial.fits:

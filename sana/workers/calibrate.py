@@ -23,7 +23,7 @@ from torch import Tensor
 from sana.bucket import Bucket
 from sana.config.encode import EncodeCaptionsConfig
 from sana.config.pipeline import Config
-from sana.costs.calibration import Calibration, Rate, Trial, calibrated_settings, configs_digest
+from sana.costs.calibration import Calibration, Rate, Trial, calibrated_settings, configs_digest, sizes_digest
 from sana.costs.machine import this_machine
 from sana.costs.search import MOST_TRIALS, Search
 from sana.costs.training import with_activations
@@ -89,6 +89,7 @@ def calibrate(job: Job[CalibrateSpec]) -> None:
         machine=this_machine(config.train.resources.device),
         capacity_bytes=capacity,
         model=configs_digest(spec.model_configs),
+        transformer=sizes_digest(sizes),
         settings=calibrated_settings(config),
         bucket=spec.bucket,
         caption_tokens=spec.caption_tokens,

@@ -13,7 +13,8 @@ import torch
 
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
-from sana.costs.calibration import Calibration, Rate, Trial, save_calibration
+from sana.costs import calibration
+from sana.costs.calibration import Calibration, Rate, Trial, measured_activations, save_calibration, sizes_digest
 from sana.costs.machine import Machine, this_machine
 from sana.costs.memory import GIB, training_memory
 from sana.costs.search import MOST_TRIALS, SMALL_LAYERS, Search
@@ -54,6 +55,7 @@ def search(capacity_gib: float, *, batch: int = 1, over: float = 1.0, gain: floa
         (40.0, {}, None),
         (75.0, {"over": 1.9}, (0.0, 1)),
         (58.0, {"over": 2.0}, None),  # counted to fit, and does not
+        (51.0, {}, (0.0, 1)),  # predicted to need more than 0.94 of it, and tried all the same
     ],
 )
 def test_search_chooses_what_fits(capacity: float, options: dict[str, Any], chosen: tuple[float, int] | None) -> None:
@@ -81,7 +83,8 @@ def test_larger_micro_batches_are_taken_while_they_are_faster(gain: float, micro
 def record(**changed: Any) -> Calibration:
     chosen = Trial(20, 1, 0.0, True, 1, 30.0, 1.9, 45 * GIB)
     values: dict[str, Any] = {
-        "machine": Machine("card", 80 * GIB, "2.13.0", is_gpu=True), "capacity_bytes": 79 * GIB, "model": "m",
+        "machine": Machine("card", 80 * GIB, "2.13.0", is_gpu=True), "capacity_bytes": 79 * GIB,
+        "model": "m", "transformer": "t",
         "settings": {"train": "bf16"}, "bucket": "81x480x832", "caption_tokens": 300, "trials": (chosen,),
         "chosen": chosen, "forward": Rate(0.5, GIB), "encode": None, "decode": Rate(2.0, GIB, fits=True),
         "captions": Rate(0.04, GIB), "seconds": 100.0,
@@ -101,6 +104,40 @@ def test_a_record_is_read_back_where_it_holds_and_nowhere_else(tmp_path: Path) -
         record(bucket="17x480x832"),
     ]
     assert len({path, *(save_calibration(other, tmp_path) for other in others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({}, 0.4),
+        ({"resources": {"micro_batch_size": 2}}, None),  # more than was measured
+        ({"mixed_precision": "fp32"}, None),
+        ({"optimizer": {"name": "adafactor"}}, None),
+        ({"max_skipped_steps": 3}, None),
+    ],
+)
+def test_auto_keeps_what_was_measured(
+    changed: dict[str, Any], kept: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Machine("card", 80 * GIB, "2.13.0", is_gpu=True)
+    monkeypatch.setattr(calibration, "this_machine", lambda _: here)
+    plain = {"max_steps": 1, "global_batch_size": 2}
+    settings = {"train": calibration._of_training(TrainConfig.model_validate(plain))}
+    chosen = Trial(20, 1, 0.4, True, 1, 30.0, 0.95, 74 * GIB)
+    known = {"machine": here, "transformer": sizes_digest(SIZES), "settings": settings}
+    config = TrainConfig.model_validate(plain | changed)
+
+    def found(sizes: TransformerSizes = SIZES, bucket: Bucket = FULL) -> float | None:
+        return measured_activations(config, sizes, [Bucket(17, 480, 832), bucket], work_dir=tmp_path)
+
+    assert found() is None  # nothing was measured
+    save_calibration(record(chosen=chosen, **known), tmp_path)
+    save_calibration(record(chosen=None, model="m2", **known), tmp_path)  # nothing fitted
+    assert found() == kept
+    assert found(bucket=Bucket(161, 480, 832)) is None
+    assert found(replace(SIZES, num_layers=28)) is None
+    monkeypatch.setattr(calibration, "this_machine", lambda _: replace(here, device="another card"))
+    assert found() is None
 
 
 @pytest.mark.parametrize(
