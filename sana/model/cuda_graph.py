@@ -55,14 +55,15 @@ class Replayed:
 
 def _capture(forward: Forward, inputs: tuple[Tensor, ...]) -> Forward:
     held = tuple(tensor.clone() for tensor in inputs)
-    current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(current)
-    with torch.cuda.stream(side):
-        forward(*held)  # what is made once, on first use, is no part of the graph
-    current.wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = forward(*held)
+    with torch.cuda.device(held[0].device):
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            forward(*held)  # what is made once, on first use, is no part of the graph
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = forward(*held)
 
     def replay(*inputs: Tensor) -> Tensor:
         for to, tensor in zip(held, inputs, strict=True):
