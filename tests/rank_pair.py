@@ -13,6 +13,7 @@ late, ends the pair, as the other rank may wait in a collective; the next case s
 few files. Memory that a case holds on to stays in the pair: return numbers, not models.
 """
 
+import faulthandler
 import importlib.util
 import os
 import pickle
@@ -53,7 +54,7 @@ class RankPair:
         if not self._processes:
             self._start()
         for pipe in self._pipes:
-            pipe.send((sys.path, _module_file(function), pickle.dumps((function, args))))
+            pipe.send((sys.path, _module_file(function), pickle.dumps((function, args)), time_limit_s))
         results: dict[int, Any] = {}
         while len(results) < NUM_RANKS:
             waiting = {pipe: rank for rank, pipe in enumerate(self._pipes) if rank not in results}
@@ -109,13 +110,18 @@ def _module_file(function: Callable[..., Any]) -> tuple[str, str | None]:
 
 def _serve(environ: dict[str, str], pipe: Connection) -> None:
     """Be a rank: call what comes through the pipe, until it closes."""
+    from accelerate.state import PartialState
+
     os.environ.update(environ)
+    # a training ends its process group; another one through the same store would meet the addresses of the first
+    PartialState.destroy_process_group = lambda *_: None  # type: ignore[method-assign]
     while True:
         try:
-            path, (name, file), pickled = pipe.recv()
+            path, (name, file), pickled, time_limit_s = pipe.recv()
         except EOFError:
             return
         sys.path[:] = path
+        faulthandler.dump_traceback_later(0.9 * time_limit_s)  # to stderr, where each thread hangs
         try:
             _import(name, file)
             function, args = pickle.loads(pickled)  # noqa: S301 - of the test itself
@@ -123,6 +129,7 @@ def _serve(environ: dict[str, str], pipe: Connection) -> None:
         except BaseException as error:  # noqa: BLE001 - whatever it is, the test is told
             reply = _failure(error)
         finally:
+            faulthandler.cancel_dump_traceback_later()
             _forget_state()
         pipe.send_bytes(reply)
 

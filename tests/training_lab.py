@@ -23,12 +23,15 @@ class Lab:
     def __init__(self, encoded: Encoded, folder: Path, model: Path) -> None:
         self.encoded, self.folder, self.model, self.store = encoded, folder, model, encoded.store
         self.runs = 0
+        self.last_job = Path()
 
     def job(self, trajectory: str, **settings: Any) -> Job[TrainSpec]:
         self.runs += 1
         spec = {name: settings.pop(name) for name in ("keep_steps", "draws_per_epoch", "initial") if name in settings}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **settings)
-        return train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
+        job = train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
+        self.last_job = job.path
+        return job
 
     def key(self, trajectory: str) -> str:
         return f"{self.folder.name}-{trajectory}"

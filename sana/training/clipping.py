@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
 from sana.training.parallel.parallel import Parallel
+from sana.training.parallel.sharding import local
 
 
 def clip_gradients(parallel: Parallel, parameters: Collection[nn.Parameter], config: TrainConfig) -> Tensor:
@@ -15,5 +16,7 @@ def clip_gradients(parallel: Parallel, parameters: Collection[nn.Parameter], con
         return parallel.clip(parameters, config.max_grad_norm)
     norm = parallel.grad_norm(parameters)
     if config.max_grad_value is not None:
-        torch.nn.utils.clip_grad_value_(parameters, config.max_grad_value)  # foreach where the device has it
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        torch._foreach_clamp_min_(gradients, -config.max_grad_value)
+        torch._foreach_clamp_max_(gradients, config.max_grad_value)
     return norm

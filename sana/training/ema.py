@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sana.training.guards.skipped_steps import put_back
+from sana.training.parallel.sharding import local
 
 
 def decay_at(num_updates: int, decay: float) -> float:
@@ -53,7 +54,12 @@ class Ema:
         if self._moves is not None:
             self._moves.start(weight, skip)
         else:
-            _move(list(self._shadow.values()), [parameter.detach() for parameter in self._live.values()], weight, skip)
+            _move(
+                [local(tensor) for tensor in self._shadow.values()],
+                [local(parameter.detach()) for parameter in self._live.values()],
+                weight,
+                skip,
+            )
 
     def finish(self) -> None:
         """Wait for an update that runs beside training: call it before the live weights change."""

@@ -164,7 +164,11 @@ def levels_per_forward(num_levels: int, latent_shape: Sequence[int]) -> int:
 @torch.no_grad()
 def _losses(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
     """Return the losses of one sample at all its levels: float64 [S], on the device."""
-    return torch.cat([_forward(parallel, model, objective, part) for part in _forwards(batch)])
+    parts = list(_forwards(batch))
+    # ranks gather sharded weights together: one with fewer forwards repeats its last, and its result is dropped
+    repeats = parallel.largest(len(parts)) - len(parts) if parallel.is_sharded else 0
+    losses = [_forward(parallel, model, objective, part) for part in [*parts, *parts[-1:] * repeats]]
+    return torch.cat(losses[: len(parts)])
 
 
 def _forwards(batch: MicroBatch) -> Iterator[MicroBatch]:

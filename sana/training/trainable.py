@@ -16,7 +16,7 @@ class Trainable(Protocol):
     """A model, and the part of it that learns."""
 
     model: nn.Module  # the bare model, not its distributed wrapper
-    parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints
+    parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints; perhaps shards
     component: str  # of the pipeline: the folder that an export has new files in
     weights_file: str  # and the name of its tensors there
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sana.config.pipeline import Config
 from sana.errors import SanaError
-from sana.runtime.job import read_job
+from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
@@ -20,9 +19,7 @@ from sana.training.checkpoints.checkpoint import checkpoint_steps, read_metrics
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.objectives.flow_matching import FlowMatching
 from sana.training.objectives.objective import Losses
-from sana.training.parallel.parallel import Parallel
-from sana.workers.train import build_trainer, train
-from tests.rank_pair import RankPair
+from sana.workers.train import train
 from tests.training_lab import Lab
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_sigterm")]
@@ -55,18 +52,16 @@ def disturbed(monkeypatch: pytest.MonkeyPatch) -> Disturbed:
     return Disturbed(monkeypatch, {})
 
 
-def train_disturbed(job_path: Path) -> None:
-    """Be a rank, on the second of which the sample of step 3 is not a number."""
-    job = read_job(job_path, TrainSpec)
+def train_disturbed(job: Job[TrainSpec]) -> None:
+    """A rank of its own, on the second of which the sample of step 3 is not a number."""
     with pytest.MonkeyPatch.context() as patch:
         Disturbed(patch, {3: float("nan")})
-        trainer = build_trainer(job, Parallel.open(job.config.train))
-        assert trainer.run()
+        train(job)
 
 
 def state_of(lab: Lab, trajectory: str, step: int) -> dict[str, Tensor]:
     found = lab.at(trajectory, step)
-    parts = {part: load(lab.store, found, part) for part in ("weights", "ema", "optimizer")}
+    parts = {part: load(lab.store, found, part, staging=lab.folder) for part in ("weights", "ema", "optimizer")}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
@@ -167,10 +162,11 @@ def test_the_guard_is_part_of_the_trajectory(lab: Lab) -> None:
     assert settings(loss_spike_threshold=0.0) == settings()
 
 
-def test_two_ranks_skip_as_one_does(lab: Lab, pair: RankPair, disturbed: Disturbed) -> None:
+@pytest.mark.slow(group="two_ranks")  # two processes import torch
+def test_two_ranks_skip_as_one_does(lab: Lab, disturbed: Disturbed) -> None:
     """One rank alone has the bad sample; none takes the step."""
     settings = {"max_skipped_steps": 1, "checkpoint_every": 1, "micro_batch_size": 1, "max_checkpoints": 9}
-    pair.run(train_disturbed, lab.job("two", max_steps=5, **settings, num_processes=2).path)
+    lab.run(lab.job("two", max_steps=5, **settings, num_processes=2), train_disturbed, ranks=2)
     before, after = state_of(lab, "two", 2), state_of(lab, "two", 3)
     counted = "optimizer/skipped_steps"
     assert (before.pop(counted).item(), after.pop(counted).item()) == (0, 1)

@@ -19,6 +19,11 @@ class TrainResources(Section):
         description="where the EMA weights are: beside the weights, or in the host's memory, which saves 4 bytes a "
         "parameter of a GPU's (7.7 GiB of the published model) and updates them while the next step runs",
     )
+    sharding: Literal["none", "full", "hybrid"] = Field(
+        "none",
+        description="weights, gradients, optimizer state and EMA: whole on every rank (none); FSDP2: each rank a part "
+        "of them (full), or each machine a copy in parts (hybrid, HSDP). No effect with one rank",
+    )
     prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
     verify_checksums: bool = Field(True, description="check each sample's digest on every read")
     shard_cache_gib: float = Field(
@@ -64,6 +69,15 @@ class TrainResources(Section):
         "steps before; it changes nothing in training. 0: no warning",
     )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
+
+    @model_validator(mode="after")
+    def _sharding_holds(self) -> Self:
+        if self.sharding != "none" and self.ema_device == "cpu":
+            raise ValueError(
+                f"ema_device cpu is for whole EMA weights; with sharding {self.sharding} each rank holds its part of "
+                "them only, on its device; set ema_device to auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _best_is_measured(self) -> Self:

@@ -140,6 +140,12 @@ class TrainConfig(Section):
                 f"weights_dtype bf16 computes in bf16, and mixed_precision is {self.mixed_precision}; "
                 "set train.mixed_precision to bf16, or train.weights_dtype to fp32"
             )
+        sharding = self.resources.sharding
+        if sharding != "none" and not support.fsdp2:
+            raise ValueError(
+                f"resources.sharding {sharding} gives each rank parts of tensors, which optimizer.name {name} is not "
+                f"made for; use one of {names_with('fsdp2')}, or set resources.sharding to none"
+            )
         if self.parameter_groups and not support.factors:
             raise ValueError(
                 f"optimizer.name {name} estimates one step size for all parameters, so parameter_groups have no "

@@ -1,7 +1,7 @@
 """What ranks do together: the wrapped model, gradients, clipping, sums, and the state on all of them.
 
-Data parallelism today: every rank holds the whole state. All methods but `autocast` are collective: every rank calls
-them, in the same order.
+Every rank holds the whole state, or, with `train.resources.sharding`, its part of each tensor. All methods but
+`autocast` are collective: every rank calls them, in the same order.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,12 +10,14 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sana.config.training.train import TrainConfig
 from sana.model.precision import MODEL_MATH, Float32Math, float32_math
 from sana.training.parallel.distributed import open_accelerator
+from sana.training.parallel.sharding import Sharding, fill, gradients_of_shards, open_mesh, shard, whole
 from sana.training.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]  # of a checkpoint: part, name of a tensor
@@ -26,8 +28,9 @@ T = TypeVar("T")
 class Parallel:
     """The ranks of a run; one process is the same with one rank."""
 
-    def __init__(self, accelerator: Accelerator, math: Float32Math) -> None:
+    def __init__(self, accelerator: Accelerator, math: Float32Math, sharding: Sharding = "none") -> None:
         self._accelerator, self._math = accelerator, math
+        self._sharding: Sharding = sharding if accelerator.num_processes > 1 else "none"  # one rank has all
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
         self.num_ranks: int = accelerator.num_processes
@@ -36,21 +39,33 @@ class Parallel:
     @classmethod
     def open(cls, config: TrainConfig) -> "Parallel":
         """Join the other ranks, if there are any. Raises ConfigError: the device is not there."""
-        return cls(open_accelerator(config), MODEL_MATH[config.mixed_precision])
+        return cls(open_accelerator(config), MODEL_MATH[config.mixed_precision], config.resources.sharding)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each rank holds its part of every tensor."""
+        return self._sharding != "none"
 
     def wrap(self, trainable: Trainable) -> nn.Module:
         """Move the model to the device, and return what is called in training: ranks exchange gradients through it."""
+        if self._sharding != "none":
+            shard(trainable, open_mesh(self._sharding, self.device, self.num_ranks), self.device)
+            return trainable.model
         wrapped: nn.Module = self._accelerator.prepare_model(trainable.model)
         return wrapped
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """Compute in `train.mixed_precision` within it."""
-        with float32_math(self._math), self._accelerator.autocast():
+        # sharded weights are freed after each block: the casts of all of them must not stay
+        cast = AutocastKwargs(cache_enabled=not self.is_sharded)
+        with float32_math(self._math), self._accelerator.autocast(autocast_handler=cast):
             yield
 
     def gradients(self, wrapped: nn.Module, *, exchanged: bool) -> AbstractContextManager[None]:
         """Around a backward pass: ranks exchange gradients once a step, with its last micro batch."""
+        if self.is_sharded:
+            return gradients_of_shards(wrapped, exchanged=exchanged)
         return nullcontext() if exchanged else self._accelerator.no_sync(wrapped)
 
     def backward(self, partial_loss: Tensor) -> None:
@@ -61,11 +76,18 @@ class Parallel:
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
         norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
-        return norm.detach()
+        return whole(norm.detach())
 
     def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the norm of all gradients, a scalar that is equal on all ranks; they stay as they are."""
-        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).detach()
+        return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).detach())
+
+    def largest(self, number: int) -> int:
+        """Return the largest of the ranks' numbers, on each of them."""
+        largest = torch.tensor(number, device=self.device)
+        if self.num_ranks > 1:
+            torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+        return int(largest)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks, on each of them."""
@@ -77,8 +99,19 @@ class Parallel:
         return broadcast_object_list(list(values)) if self.num_ranks > 1 else values
 
     def gather_tensor(self, tensor: Tensor, owner: int) -> Tensor | None:
-        """Return the whole tensor on rank `owner`, None on the others; here every rank has it already."""
-        return tensor if self.rank == owner else None
+        """Return the whole tensor on rank `owner`, None on the others."""
+        found = whole(tensor)
+        return found if self.rank == owner else None
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return whole tensors, on rank 0 at least: sharded ones in the host's memory, one after the other."""
+        if not self.is_sharded:
+            return tensors
+        gathered = {}
+        for name, tensor in tensors.items():
+            if (found := self.gather_tensor(tensor, owner=0)) is not None:
+                gathered[name] = found.cpu()
+        return gathered
 
     @torch.no_grad()
     def scatter(self, found: Parts | None, into: Parts) -> None:
@@ -86,8 +119,13 @@ class Parallel:
 
         Rank 0 alone reads checkpoints, so ranks cannot disagree on one.
         """
+        is_found = self.broadcast([found is not None])[0]
         for part, tensors in into.items():
             for name, tensor in tensors.items():
+                if isinstance(tensor, DTensor):
+                    if is_found:  # else each has its shards of rank 0's already
+                        fill(tensor, found[part][name] if found is not None else None, is_main=self.is_main)
+                    continue
                 if found is not None:
                     tensor.copy_(found[part][name])
                 if self.num_ranks > 1:

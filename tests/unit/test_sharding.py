@@ -1,0 +1,140 @@
+"""Sharded by FSDP2, two ranks train as two with whole states and as one process; any of them resumes from any other."""
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from sana.config.training.train import TrainConfig
+from sana.runtime.job import read_job
+from sana.runtime.results import TrainResult
+from sana.runtime.specs import TrainSpec
+from sana.training.checkpoints.checkpoint_io import load_weights, weights_digest
+from sana.training.clipping import clip_gradients
+from sana.training.parallel.parallel import Parallel
+from sana.training.parallel.sharding import local
+from sana.workers.train import train
+from tests.rank_pair import RankPair
+from tests.training_lab import Lab
+from tests.training_store import build_encoded
+
+pytestmark = pytest.mark.timeout(240)
+
+TOLERANCE = 1e-5  # relative, of losses and gradient norms
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
+    folder = tmp_path_factory.mktemp("sharding")
+    return Lab(build_encoded(folder / "root"), folder / "lab", tiny_model)
+
+
+def _train(job_path: Path, local_ranks: int) -> None:
+    os.environ["LOCAL_WORLD_SIZE"] = str(local_ranks)
+    train(read_job(job_path, TrainSpec))
+
+
+SETTINGS = {"max_steps": STEPS, "global_batch_size": 4, "micro_batch_size": 1, "eval_every": 10, "checkpoint_every": 10}
+
+
+def train_on_two(pair: RankPair, lab: Lab, trajectory: str, *, local_ranks: int = 2, **settings: Any) -> None:
+    pair.run(_train, lab.job(trajectory, **{**SETTINGS, **settings}).path, local_ranks, time_limit_s=180)
+
+
+def worst(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
+    """Return the largest relative difference of the losses and gradient norms of two runs."""
+    names = ("train/loss", "train/grad_norm", "eval/loss_live", "eval/loss_ema")
+    pairs = [(left[name], right[name]) for left, right in zip(a, b, strict=False) for name in names if name in left]
+    assert len(pairs) >= 2 * (min(len(a), len(b)) - 3)
+    return max(abs(left / right - 1) for left, right in pairs)
+
+
+def test_sharded_ranks_take_the_steps_of_whole_ones_and_of_one_process(pair: RankPair, lab: Lab) -> None:
+    rows = lab.rows(lab.train("one", **SETTINGS))
+    for name, settings, local_ranks in (
+        ("none", {}, 2),
+        ("full", {"sharding": "full"}, 2),
+        ("hybrid", {"sharding": "hybrid", "gradient_checkpointing": True, "max_steps": 3}, 1),
+    ):
+        train_on_two(pair, lab, name, local_ranks=local_ranks, **settings)
+        found = lab.rows(lab.at(name, int(settings.get("max_steps", STEPS))))
+        print(f"{name}: {worst(rows, found):.1e}")
+        assert worst(rows, found) < TOLERANCE, name
+        assert found[0]["eval/loss_live"] == rows[0]["eval/loss_live"]  # evaluated with sharded weights: bit-equal
+    # files of the same names, shapes and types, whatever wrote them
+    full, whole = lab.at("full", STEPS), lab.at("none", STEPS)
+    assert {name: info.num_bytes for name, info in full.files.items()} == {
+        name: info.num_bytes for name, info in whole.files.items()
+    }
+
+
+def test_a_run_goes_on_with_other_ranks_and_another_sharding(pair: RankPair, lab: Lab) -> None:
+    settings = {**SETTINGS, "eval_every": 0, "checkpoint_every": 100, "max_skipped_steps": 2}
+    straight = lab.rows(lab.train("straight", **{**settings, "max_steps": 10}))
+    for max_steps, sharding in ((2, "none"), (4, "full"), (6, "none")):
+        train_on_two(pair, lab, "resumed", **{**settings, "max_steps": max_steps, "sharding": sharding})
+    lab.train("resumed", **{**settings, "max_steps": 8, "sharding": "full"})  # one rank has all, whatever the config
+    train_on_two(pair, lab, "resumed", **{**settings, "max_steps": 10, "sharding": "hybrid"}, local_ranks=1)
+    resumed = lab.at("resumed", 10)
+    assert worst(straight, lab.rows(resumed)) < TOLERANCE
+    # what the sharded ranks exported is the checkpoint's EMA, whole
+    digests = weights_digest(load_weights(lab.store, lab.key("resumed"), 10, which="ema"))
+    result = TrainResult.load(lab.last_job.with_suffix(".result.json"), repair_hint="")
+    assert result.weights.ema == digests
+
+
+def _sharded_norms(bounds: tuple[float, ...]) -> list[tuple[float, float, list[int]]]:
+    """Clip by value, sharded: the norm before, the largest number after on all ranks, and the sizes of the shards."""
+    found = []
+    for bound in bounds:
+        config = TrainConfig(
+            max_steps=1, global_batch_size=2, mixed_precision="fp32", gradient_clipping="value", max_grad_value=bound,
+            resources={"device": "cpu", "sharding": "full"},
+        )  # fmt: skip
+        parallel = Parallel.open(config)
+        trainable = SimpleNamespace(model=nn.Module(), parameters={})
+        trainable.model.transformer_blocks = nn.ModuleList([nn.Linear(3, 1)])
+        trainable.parameters = {f"of {name}": p for name, p in trainable.model.named_parameters()}
+        model = parallel.wrap(trainable)  # type: ignore[arg-type]
+        del model
+        for parameter in trainable.parameters.values():
+            parameter.grad = torch.ones_like(parameter) * 2
+        norm = clip_gradients(parallel, trainable.parameters.values(), config)
+        shards = [local(p.grad) for p in trainable.parameters.values()]
+        largest = parallel.largest(int(1000 * max([s.max().item() for s in shards if s.numel()], default=0)))
+        found.append((norm.item(), largest / 1000, [s.numel() for s in shards]))
+    return found
+
+
+def test_numbers_are_clipped_in_shards_too_and_a_rank_may_have_none(pair: RankPair) -> None:
+    first, second = pair.run(_sharded_norms, (0.5, 3.0))
+    assert [entry[0] for entry in first] == [entry[0] for entry in second] == pytest.approx([4.0, 4.0])
+    assert [entry[1] for entry in first] == [entry[1] for entry in second] == [0.5, 2.0]
+    assert first[0][2] == [3, 1] and second[0][2] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"resources": {"sharding": "full"}, "optimizer": {"name": "adafactor"}}, "use one of adamw, adamw_bf16"),
+        ({"resources": {"sharding": "hybrid", "ema_device": "cpu"}}, "set ema_device to auto"),
+        ({"resources": {"sharding": "half"}}, "'none', 'full' or 'hybrid'"),
+    ],
+)
+def test_what_does_not_hold_sharded_is_refused(settings: dict, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        TrainConfig(max_steps=1, global_batch_size=2, **settings)
+
+
+def test_sharding_changes_no_trajectory() -> None:
+    settings = [
+        TrainConfig(max_steps=1, global_batch_size=2, resources={"sharding": sharding}).trajectory_settings()
+        for sharding in ("none", "full", "hybrid")
+    ]
+    assert settings[0] == settings[1] == settings[2]
