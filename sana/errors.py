@@ -26,6 +26,10 @@ class ConfigError(SanaError):
     """The config, or what it names, is wrong: trying again will not help."""
 
 
+class RankLostError(SanaError):
+    """Another rank of a training is gone: trying again resumes."""
+
+
 class RejectedError(SanaError):
     """More clips were rejected than the data set allows, or none is left: trying again will not help."""
 

@@ -22,6 +22,7 @@ GROUPS = {
     "two_runs": "the real command twice at once on one root",
     "prefect": "runs of the encode-worker deployment",
     "vae_compile": "the VAE's encoder compiled by inductor",
+    "ranks": "training on two machines of which one is killed, cut off or pre-empted",
     "seek": "late windows of every kind of video",
 }
 

@@ -1,12 +1,15 @@
-"""`sana encode-worker`: one machine's part of the encoding, by hand, under Slurm or torchrun."""
+"""`sana encode-worker` and `sana train-worker`: one machine's part of the work, under Slurm, torchrun or by hand."""
 
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import click
 
-from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.options import config_options, context_of, program, resolve, same_options, to_be_pasted
+from sana.errors import SanaError
 
 # who says which worker this is of how many: ours, Slurm's and torchrun's names
 _PLACES = (("SANA_WORKER", "SANA_WORKERS"), ("SLURM_PROCID", "SLURM_NTASKS"), ("RANK", "WORLD_SIZE"))
@@ -40,6 +43,29 @@ def encode_worker(
         display.on_event(StageEnd(stage.NAME, COMPLETED))
     click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
     click.echo(f"when all have ended: {command}")
+
+
+@click.command("train-worker")
+@config_options
+def train_worker(config: str, overrides: Sequence[str], root: str | None) -> None:
+    """Be one rank of the training, started by torchrun, srun or a Kubernetes job; rank 0 commits.
+
+    Everything up to the encode stages must be there. Ranks meet as torchrun or srun says, or by RANK, WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT. Started again, they resume from the newest checkpoint. Exit codes: 0 trained;
+    1 something to mend; 75 start it again (SIGUSR1, a rank that is gone, storage); 143 ended by SIGTERM, and saved.
+    """
+    from sana.pipeline.train_rank import exit_code_of, train_rank
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    command = f"{program()} run {same_options(config, overrides, root)}"
+    context = context_of(resolve(config, overrides, root))
+    try:
+        made = train_rank(context, os.environ, command=command)
+    except SanaError as error:
+        click.echo(f"error: {to_be_pasted(str(error))}", err=True)
+        sys.exit(exit_code_of(error))
+    if made is not None:
+        click.echo(f"trained: {context.store.root}/train/{made.fingerprint}; what follows: {command}")
 
 
 def place(environ: Mapping[str, str], index: int | None, count: int | None) -> tuple[int, int]:

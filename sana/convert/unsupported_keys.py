@@ -39,8 +39,8 @@ FAMILIES = (
            "ramtorch*",
            "no offload here yet; train.resources.gradient_checkpointing saves memory"),
     Family("num_machines fsdp_* deepspeed* context_parallel*",
-           "ranks share the work by data parallelism, and no model is split; on several machines torchrun starts "
-           "`python -m sana.workers.train JOB` on each"),
+           "train.resources.sharding chooses DDP, FSDP2 or HSDP; on several machines torchrun or srun starts "
+           "`sana train-worker CONFIG` on each"),
     Family("dynamo_*", "nothing is compiled here yet"),
     Family("crepa_*", "no CREPA regulariser here yet; SimpleTuner's has faults on frames that are not square"),
     Family("scheduled_sampling*", "no scheduled sampling here yet; on Sana Video SimpleTuner ignores half of it"),

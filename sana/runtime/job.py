@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from sana.config.load import check
 from sana.config.pipeline import Config
-from sana.errors import DiskFullError, FullDiskExplained, SanaError
+from sana.errors import DiskFullError, FullDiskExplained, RankLostError, SanaError
 from sana.progress import Progress
 from sana.record import JsonObject, Record
 from sana.runtime.launcher import EXIT_DISK_FULL, EXIT_TRY_AGAIN, EXIT_USER_ERROR, error_path, progress_path
@@ -135,7 +135,7 @@ def run_worker(body: Callable[[Job[S]], None], kind: type[S], argv: Sequence[str
         error_path(path).write_text(str(error), encoding="utf-8")
         # not as an ERROR, which the launcher would pass on at once: it raises this very message at the end
         logging.getLogger(__name__).critical("%s", error)
-        raise SystemExit(EXIT_TRY_AGAIN if isinstance(error, StoreError) else EXIT_USER_ERROR) from None
+        raise SystemExit(EXIT_TRY_AGAIN if isinstance(error, StoreError | RankLostError) else EXIT_USER_ERROR) from None
 
 
 def die_with_parent() -> None:

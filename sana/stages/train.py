@@ -5,6 +5,7 @@ The trajectory is all that determines the bytes of step k; the artifact is (traj
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of, find
 from sana.config.pipeline import Config
@@ -81,10 +82,24 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
         SanaError: the loss is not finite, another trainer is at work, or the worker died.
     """
     draft = Draft(context.store, recipe, forced=bool(context.salt))
+    spec = spec_of(context, inputs, recipe)
+    resources = context.config.train.resources
+    job_path = run_worker(
+        context,
+        spec,
+        num_processes=resources.num_processes,
+        lock=f"train-{spec.trajectory}",
+        stall_timeout_s=resources.stall_timeout_s,
+    )
+    return commit(draft, job_path)
+
+
+def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> TrainSpec:
+    """Return what each rank is to do."""
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(recipe))
-    resources, named = context.config.train.resources, find_initial_weights(context)
-    spec = TrainSpec(
+    named = find_initial_weights(context)
+    return TrainSpec(
         model=source_of(model),
         latents=inputs["latents"],
         captions=inputs["texts"],
@@ -94,22 +109,19 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
         draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
         initial=named.weights if named else None,
     )
-    job_path = run_worker(
-        context,
-        spec,
-        num_processes=resources.num_processes,
-        lock=f"train-{trajectory}",
-        stall_timeout_s=resources.stall_timeout_s,
-    )
+
+
+def commit(draft: Draft, job_path: Path) -> Artifact:
+    """Commit what rank 0 left beside its job."""
     result = TrainResult.load(result_path(job_path), repair_hint="run again")
     for name, info in result.files.items():
-        if not context.store.exists(info.key):  # `sana gc` may have found a shared file unused just before
-            raise SanaError(f"{context.store.uri(info.key)} is gone since it was stored; run again")
+        if not draft.store.exists(info.key):  # `sana gc` may have found a shared file unused just before
+            raise SanaError(f"{draft.store.uri(info.key)} is gone since it was stored; run again")
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
     return draft.commit(
         content={"weights": result.weights_digest},
         counts=Counts.all_kept(result.num_samples, steps=result.step),
-        facts=TrainFacts(trajectory, result.step, result.checkpoint, result.metrics, result.model),
+        facts=TrainFacts(result.trajectory, result.step, result.checkpoint, result.metrics, result.model),
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m sana.workers.train JOB`: train on a trajectory, then export the EMA weights. Runs under torchrun too.
+"""`python -m sana.workers.train JOB`: train on a trajectory, then export the EMA weights; `sana train-worker` calls it.
 
 Rank 0 writes a TrainResult beside the job at the end; the stage that started it commits the artifact.
 """
@@ -8,10 +8,13 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import logging
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from threading import Thread
+
+from torch import Tensor
 
 from sana.artifact import digest_of
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
@@ -23,7 +26,7 @@ from sana.model.pipeline import load_flow_shift, local_checkpoint
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
-from sana.runtime.launcher import result_path
+from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
 from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint_io import weights_digest
@@ -33,6 +36,8 @@ from sana.training.initial_weights import InitialOptimizer, load_initial_optimiz
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
+from sana.training.parallel.distributed import lost_rank_explained
+from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
 
@@ -40,21 +45,42 @@ _log = logging.getLogger(__name__)
 
 
 def train(job: Job[TrainSpec]) -> None:
-    """Train, and export if max_steps was reached; SystemExit 143 when SIGTERM came before."""
+    """Train, and export if max_steps was reached; it ends with a checkpoint when a signal came before.
+
+    Raises:
+        SystemExit: 143 after SIGTERM, 75 after SIGUSR1, by which a scheduler says that it will start the run again.
+        RankLostError: another rank is gone.
+    """
+    signal.signal(signal.SIGUSR1, lambda *_: sys.exit(EXIT_TRY_AGAIN))  # there is nothing to save yet
     parallel = Parallel.open(job.config.train)
+    heartbeat = Heartbeat(parallel.rank, parallel.num_ranks)
+    try:
+        with lost_rank_explained(parallel.num_ranks):
+            _train(job, parallel)
+    finally:
+        heartbeat.stop()
+
+
+def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
+    # several ranks may have been started again, on other machines, before the claim of those that are gone is old
+    wait = parallel.num_ranks > 1
     # only rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
-    with hold_lease(job.open_store(), job.spec.trajectory) if parallel.is_main else nullcontext() as lease:
+    with hold_lease(job.open_store(), job.spec.trajectory, wait=wait) if parallel.is_main else nullcontext() as lease:
         trainer = build_trainer(job, parallel, check=lease.check if lease else _no_check)
-        signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request())
+        signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request(EXIT_TERMINATED))
+        signal.signal(signal.SIGUSR1, lambda *_: trainer.stop.request(EXIT_TRY_AGAIN))
         if parallel.is_main:
             Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
         finished = trainer.run()
     if not finished:
-        _log.info("SIGTERM: stopped after step %d, which is saved", trainer.state.step)
-        raise SystemExit(EXIT_TERMINATED)
+        name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
+        _log.info("%s: stopped after step %d, which is saved", name, trainer.state.step)
+        raise SystemExit(trainer.stop.exit_code)
+    trainer.say("exporting the model")
+    parts = trainer.state.parts()
+    live, ema = parallel.gather(parts["weights"]), parallel.gather(parts["ema"])
     if parallel.is_main:
-        trainer.say("exporting the model")
-        result_path(job.path).write_bytes(export(job, trainer).to_json())
+        result_path(job.path).write_bytes(export(job, trainer, live=live, ema=ema).to_json())
     parallel.finish()
 
 
@@ -153,15 +179,17 @@ def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
     return sampling.shift
 
 
-def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
-    """Write the EMA weights as a diffusers checkpoint to the store, and return the job's result."""
+def export(
+    job: Job[TrainSpec], trainer: Trainer, *, live: Mapping[str, Tensor], ema: Mapping[str, Tensor]
+) -> TrainResult:
+    """Write the EMA weights as a diffusers checkpoint to the store, and return the job's result; both are whole."""
     checkpoints, state = trainer.checkpoints, trainer.state
     saved = checkpoints.newest
     assert saved is not None and saved.step == state.step  # run() saved the last step
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
-    model, parts = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model", state.parts()
-    files = export_model(checkpoints.store, model, trainer.trainable, parts["ema"], base=base, work_dir=job.work_dir)
-    live, ema = weights_digest(parts["weights"]), weights_digest(parts["ema"])
+    model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
+    files = export_model(checkpoints.store, model, trainer.trainable, ema, base=base, work_dir=job.work_dir)
+    live_digest, ema_digest = weights_digest(live), weights_digest(ema)
     return TrainResult(
         step=state.step,
         trajectory=checkpoints.key,
@@ -169,8 +197,8 @@ def export(job: Job[TrainSpec], trainer: Trainer) -> TrainResult:
         num_samples=len(trainer.samples),
         model=model,
         files=files,
-        weights=WeightsDigests(live, ema),
-        weights_digest=digest_of({"live": live, "ema": ema}),
+        weights=WeightsDigests(live_digest, ema_digest),
+        weights_digest=digest_of({"live": live_digest, "ema": ema_digest}),
         metrics=tuple(segment.key for segment in saved.segments),
         metrics_path=str(checkpoints.metrics.path),
     )

@@ -22,6 +22,7 @@ from sana.store import Store
 from sana.store_errors import StoreError
 
 HEARTBEAT_S = 20.0
+_POLL_S = 2.0
 EXPIRES_S = 120.0  # several heartbeats, and more than clocks differ
 
 _log = logging.getLogger(__name__)
@@ -87,18 +88,24 @@ class Lease:
 
 
 @contextmanager
-def hold_lease(store: Store, trajectory: str) -> Iterator[Lease]:
+def hold_lease(store: Store, trajectory: str, *, wait: bool = False) -> Iterator[Lease]:
     """Hold the lease on a trajectory while the body runs.
 
     A claim whose process is gone, if it was on this machine, or without a heartbeat for EXPIRES_S is taken over.
+    `wait`: wait for that, as long as the holder is silent; else a claim that is no older is an error.
 
     Raises:
         SanaError: another trainer holds it (names who and since when), or a claim cannot be read.
     """
     folder = f"train/{trajectory}/lease"
     number, claim = _newest_claim(store, folder)
-    age_s = time.time() - claim.heartbeat_at if claim else 0.0
-    if claim and age_s < EXPIRES_S and not _owner_is_gone(claim):
+    while wait and claim and _is_held(claim):
+        _log.info("waiting for the lease of %s, which is silent since %.0f s", claim.owner, _age_s(claim))
+        time.sleep(_POLL_S)
+        before, (number, claim) = claim, _newest_claim(store, folder)
+        wait = claim == before
+    if claim and _is_held(claim):
+        age_s = _age_s(claim)
         raise SanaError(
             f"train: {claim.owner} is training {trajectory} already (last heard of {max(age_s, 0):.0f} s ago); "
             f"wait for it, or, if it is gone, for {EXPIRES_S:.0f} s"
@@ -115,6 +122,14 @@ def hold_lease(store: Store, trajectory: str) -> Iterator[Lease]:
         thread.join()
         if not lease._lost:
             store.delete(_key(folder, lease._number))
+
+
+def _age_s(claim: Claim) -> float:
+    return time.time() - claim.heartbeat_at
+
+
+def _is_held(claim: Claim) -> bool:
+    return _age_s(claim) < EXPIRES_S and not _owner_is_gone(claim)
 
 
 def _key(folder: str, number: int) -> str:

@@ -1,5 +1,8 @@
 """Distributed training: joining the other ranks, and agreeing to stop."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -7,7 +10,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from sana.config.training.train import TrainConfig
-from sana.errors import ConfigError
+from sana.errors import ConfigError, RankLostError
+from sana.runtime.job import EXIT_TERMINATED
+
+# as gloo, NCCL and the store write it
+_CONNECTION = re.compile(
+    r"connection (closed|reset|refused|was)|broken pipe|timed out waiting|gloo.*(socket|peer)|NCCL.*(remote|unhandled "
+    r"system|timeout)|recvValue failed|no such rank|failed to recv|sendBytes failed",
+    re.IGNORECASE | re.DOTALL,
+)
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the other ranks wait while rank 0 uploads a checkpoint
 
@@ -33,25 +44,46 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 
 class StopFlag:
-    """A request to stop, made on any rank and seen by all of them at the same step."""
+    """A request to stop, made on any rank and seen by all of them at the same step.
+
+    A request has the exit code that all ranks end with: the largest, where there are several.
+    """
 
     def __init__(self, num_ranks: int) -> None:
-        self._requested = False
+        self._requested = 0
+        self.exit_code = EXIT_TERMINATED  # of the request that all have agreed on
         # a group of its own on the CPU: a check at every step must not wait for the GPU
         self._group = torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if num_ranks > 1 else None
 
-    def request(self) -> None:
-        """Request a stop; safe in a signal handler."""
-        self._requested = True
+    def request(self, exit_code: int = EXIT_TERMINATED) -> None:
+        """Request a stop; safe in a signal handler, and as often as one likes."""
+        self._requested = max(self._requested, exit_code)
 
     def clear(self) -> None:
         """Take this rank's request back, after all ranks have seen it."""
-        self._requested = False
+        self._requested = 0
 
     def agreed(self) -> bool:
         """Return whether any rank requested a stop: the same on all ranks, which all must call it."""
-        if self._group is None:
-            return self._requested
-        flag = torch.tensor([self._requested], dtype=torch.int32)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
-        return bool(flag.item())
+        exit_code = self._requested
+        if self._group is not None:
+            flag = torch.tensor([exit_code], dtype=torch.int32)
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._group)
+            exit_code = int(flag.item())
+        self.exit_code = exit_code or self.exit_code
+        return bool(exit_code)
+
+
+@contextmanager
+def lost_rank_explained(num_ranks: int) -> Iterator[None]:
+    """Turn what torch raises when another rank is gone into a RankLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if num_ranks > 1 and _CONNECTION.search(str(error)):
+            line = str(error).strip().splitlines()[0]
+            raise RankLostError(
+                f"lost the connection to another rank ({line}): its process or machine is gone, and its own log may "
+                "say why. What was saved is kept: start again, and training resumes from the newest checkpoint"
+            ) from error
+        raise
