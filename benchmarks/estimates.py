@@ -1,9 +1,9 @@
 """Do the estimates of memory hold? Counted peaks of training against measured ones, each in a process of its own.
 
-    python -m benchmarks.estimates
+    python -m benchmarks.estimates [--cuda]
 
-On a CPU: the trainer's own step on a mid-size model with random weights; measured is the peak of resident memory above
-that of a process which has imported everything and trained a tiny model.
+The trainer's own step on a mid-size model with random weights. On a CPU the peak is that of resident memory above that of
+a process which has imported everything and trained a tiny model; with --cuda it is that of a GPU's allocator.
 """
 
 import json
@@ -32,6 +32,7 @@ SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str
     "bf16, all kept, batch 2": (4, 512, "17x256x256", 64, "bf16", 2, 2, False, {}),
     "bf16, recomputed, 2 accumulated, Adafactor": (4, 768, "9x192x256", 64, "bf16", 1, 2, True, ADAFACTOR),
 }
+_CUDA = "--cuda"
 _MEASURE = "--measure"  # one setting, in this process
 # memory that is freed goes back, so that resident memory is what is held
 _MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -44,9 +45,9 @@ def transformer(layers: int, width: int) -> dict[str, Any]:
     return {**TINY, **heads, **sizes, "num_layers": layers, "caption_channels": 64}
 
 
-def config_of(name: str) -> TrainConfig:
+def config_of(name: str, device: str = "cpu") -> TrainConfig:
     *_, precision, micro, batch, recomputed, optimizer = SETTINGS[name]
-    resources = {"device": "cpu", "micro_batch_size": micro, "gradient_checkpointing": recomputed}
+    resources = {"device": device, "micro_batch_size": micro, "gradient_checkpointing": recomputed}
     settings = {"max_steps": 10, "global_batch_size": batch, "mixed_precision": precision, "resources": resources}
     return TrainConfig.model_validate(settings | ({"optimizer": optimizer} if optimizer else {}))
 
@@ -58,15 +59,15 @@ def estimated(name: str) -> int:
     return estimate_training(config_of(name), sizes, Bucket.parse(bucket), caption_tokens=tokens, on_gpu=False).peak
 
 
-def measured(name: str) -> int:
+def measured(name: str, device: str = "cpu") -> int:
     """Return the peak in bytes of a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.estimates", _MEASURE, name]
+    command = [sys.executable, "-m", "benchmarks.estimates", *([_CUDA] if device == "cuda" else []), _MEASURE, name]
     root = Path(__file__).parents[1]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **_MALLOC}, cwd=root)
     return int(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(name: str) -> int:
+def measure(name: str, device: str) -> int:
     """Train two steps, and return the peak of this process in bytes."""
     import torch
 
@@ -74,21 +75,22 @@ def measure(name: str) -> int:
     from sana.training.synthetic import SyntheticTraining
 
     layers, width, bucket, tokens, *_ = SETTINGS[name]
-    config = config_of(name)
+    config = config_of(name, device)
     SyntheticTraining(config, TINY).measure(Bucket(5, 64, 64), caption_tokens=8, num_steps=2)
-    peak = PeakMemory(torch.device("cpu"))
+    peak = PeakMemory(torch.device(device))
     training = SyntheticTraining(config, transformer(layers, width))
     training.measure(Bucket.parse(bucket), caption_tokens=tokens, num_steps=2)
     return peak.read()
 
 
 def main() -> None:
+    device = "cuda" if _CUDA in sys.argv else "cpu"
     if _MEASURE in sys.argv:
-        print(measure(sys.argv[-1]))
+        print(measure(sys.argv[-1], device))
         return
     print("| setting | layers x width, bucket | counted MiB | measured MiB | ratio |\n|---|---|---|---|---|")
     for name, (layers, width, bucket, *_) in SETTINGS.items():
-        counted, peak = estimated(name), measured(name)
+        counted, peak = estimated(name), measured(name, device)
         shape = f"{layers} x {width}, {bucket}"
         print(f"| {name} | {shape} | {counted / MIB:.0f} | {peak / MIB:.0f} | {counted / peak:.3f} |", flush=True)
 

@@ -18,7 +18,6 @@ from sana.costs.training import how_to_keep, kept_activations
 from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
 from sana.model.model_configs import ModelSizes, read_model_sizes
-from sana.pipeline.graph import stage
 from sana.pipeline.plan import CACHED, StagePlan
 
 HOUR_S = 3600.0
@@ -63,7 +62,7 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     machine = this_machine(config.train.resources.device)
     calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))
     rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, machine, calibration)
-    counts = _Counts(context, plans)
+    counts = _Counts(config, plans)
     made = [_COSTS[plan.name](counts, rates, plan) for plan in plans if plan.state != CACHED and plan.name in _COSTS]
     return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None)
 
@@ -116,19 +115,10 @@ def why_not(config: Config, calibration: Calibration, sizes: ModelSizes) -> str:
 class _Counts:
     """What is stored of a plan's data, counted."""
 
-    def __init__(self, context: Context, plans: Sequence[StagePlan]) -> None:
-        self.config, self._context = context.config, context
-        self._plans = {plan.name: plan for plan in plans}
-        bucketed = self._plans.get(BucketFacts.STAGE)
-        made = None if bucketed is None else bucketed.artifact
+    def __init__(self, config: Config, plans: Sequence[StagePlan]) -> None:
+        self.config = config
+        made = {plan.name: plan.artifact for plan in plans}.get(BucketFacts.STAGE)
         self.facts = None if made is None else BucketFacts.of(made)
-
-    def left(self, plan: StagePlan) -> tuple[int, int] | None:
-        """Return (done, total) of a stage, or None while what it reads is not there."""
-        if plan.recipe is None:
-            return None
-        done, total, _ = stage(plan.name).remaining(self._context, plan.inputs)
-        return (0 if plan.detail.startswith("forced") else done), total
 
     def samples(self) -> Mapping[Bucket, tuple[int, int]]:
         """Return the train and eval samples of each bucket; empty while they are not counted."""
@@ -161,7 +151,7 @@ def _basis(rates: Rates, of: Callable[[Calibration], Rate | None]) -> str:
 
 
 def _captions(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
-    rate, config, left = rates.caption(), counts.config.encode_captions, counts.left(plan)
+    rate, config, left = rates.caption(), counts.config.encode_captions, plan.work
     basis = _basis(rates, lambda measured: measured.captions)
     if left is None:
         return StageCost(plan.name, basis, peak_bytes=rate.peak_bytes, unknown=_UNCOUNTED)
@@ -173,7 +163,7 @@ def _captions(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
 
 def _latents(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     basis = _basis(rates, lambda measured: measured.encode)
-    peak, left, samples = counts.peak(rates.encode), counts.left(plan), counts.samples()
+    peak, left, samples = counts.peak(rates.encode), plan.work, counts.samples()
     if left is None or not samples:
         return StageCost(plan.name, basis, peak_bytes=peak, unknown=_UNCOUNTED)
     share = (left[1] - left[0]) / max(1, left[1])  # of each bucket alike
@@ -185,7 +175,7 @@ def _latents(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
 def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     config = counts.config.train
     resources = config.resources
-    left = counts.left(plan) or (0, config.max_steps)
+    left = plan.work or (0, config.max_steps)
     steps = left[1] - left[0]
     per_rank = config.global_batch_size / resources.num_processes
     seconds = steps * per_rank * counts.mean(rates.train, 0)

@@ -30,6 +30,7 @@ class StagePlan:
     artifact: Artifact | None = None
     stops: RejectedError | None = None  # why a run ends here although this is cached
     must_force: bool = False  # what it reads changed, and its recipe does not show it
+    work: tuple[int, int] | None = None  # how much is done, of how much; None: cached, or not known yet
 
     @property
     def fingerprint(self) -> str:
@@ -72,7 +73,7 @@ def _where_rehashed(context: Context, decided: StagePlan, rehashed: Rehashed, ar
         return decided
     _, total, unit = stage(decided.name).remaining(context, decided.inputs)
     detail = f"{why}; {_to_do(0, total, unit)}"
-    return StagePlan(decided.name, STALE, detail, decided.recipe, decided.inputs, must_force=True)
+    return StagePlan(decided.name, STALE, detail, decided.recipe, decided.inputs, must_force=True, work=(0, total))
 
 
 def _waits_for(context: Context, name: str, artifacts: Mapping[str, Artifact]) -> str:
@@ -101,15 +102,15 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
         return StagePlan(name, CACHED, "", recipe, inputs, artifact, _why_it_stops(context, artifact))
     done, total, unit = module.remaining(context, inputs)
     if forced:
-        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs)
+        return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs, work=(0, total))
     before = latest(context.store, name)
     why = config_diff(recipe, before)
-    work = _to_do(done, total, unit)
+    to_do, work = _to_do(done, total, unit), (done, total)
     if why:
-        return StagePlan(name, STALE, f"{'; '.join(why)}; {work}", recipe, inputs)
+        return StagePlan(name, STALE, f"{'; '.join(why)}; {to_do}", recipe, inputs, work=work)
     if done:
-        return StagePlan(name, PARTIAL, work, recipe, inputs)
-    return StagePlan(name, MISSING, f"never run; {work}", recipe, inputs)
+        return StagePlan(name, PARTIAL, to_do, recipe, inputs, work=work)
+    return StagePlan(name, MISSING, f"never run; {to_do}", recipe, inputs, work=work)
 
 
 def _to_do(done: int, total: int, unit: str) -> str:

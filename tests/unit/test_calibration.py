@@ -169,6 +169,11 @@ def _exhaust() -> int:
     return torch.empty(2**31, dtype=torch.uint8).fill_(1).numel()
 
 
+def _exhaust_gpu() -> int:
+    free, _ = torch.cuda.mem_get_info()
+    return torch.empty(2 * free, dtype=torch.uint8, device="cuda").numel()
+
+
 def _raise(error: Exception) -> int:
     raise error
 
@@ -180,7 +185,13 @@ def _kill() -> int:
 
 @pytest.mark.parametrize(
     "measurement",
-    [_exhaust, _kill, partial(_raise, torch.OutOfMemoryError("CUDA out of memory")), partial(_raise, MemoryError())],
+    [
+        _exhaust,
+        _kill,
+        partial(_raise, torch.OutOfMemoryError("CUDA out of memory")),
+        partial(_raise, MemoryError()),
+        pytest.param(_exhaust_gpu, marks=pytest.mark.gpu),
+    ],
 )
 def test_what_runs_out_of_memory_does_not_fit(measurement: Any) -> None:
     assert in_process(measurement) is None

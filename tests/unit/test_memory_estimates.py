@@ -129,7 +129,12 @@ def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_process_needs_what_was_estimated() -> None:
-    """One of the five settings that `python -m benchmarks.estimates` shows."""
-    name = "fp32, all kept"
-    assert estimates.estimated(name) == pytest.approx(estimates.measured(name), rel=0.1)
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("fp32, all kept", "cpu"),  # one of the five that `python -m benchmarks.estimates` shows
+        *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in estimates.SETTINGS),
+    ],
+)
+def test_a_process_needs_what_was_estimated(name: str, device: str) -> None:
+    assert estimates.estimated(name) == pytest.approx(estimates.measured(name, device), rel=0.1)
