@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimates [--cuda]
 
-The trainer's own step on a mid-size model with random weights. On a CPU the peak is that of resident memory above that of
-a process which has imported everything and trained a tiny model; with --cuda it is that of a GPU's allocator.
+The trainer's own step on a mid-size model with random weights. On a CPU the peak is that of resident memory above
+that of a process which has imported everything and trained a tiny model; with --cuda that of a GPU's allocator.
 """
 
 import json
