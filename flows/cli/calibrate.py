@@ -34,7 +34,7 @@ def calibrate(
     """
     from flows.display.calibration import calibration_lines
     from flows.display.progress_display import RunDisplay
-    from sana.costs.calibration import Calibration, save_calibration
+    from sana.costs.calibration import Calibration, is_sharded, save_calibration
     from sana.model.model_configs import read_model_sizes
     from sana.pipeline.costs import largest_bucket
     from sana.pipeline.plan import check_work_dir
@@ -43,6 +43,11 @@ def calibrate(
     from sana.runtime.worker import run_worker
 
     settings = resolve(config, overrides, root)
+    if is_sharded(settings.train):
+        raise ConfigError(
+            f"train.resources.sharding is {settings.train.resources.sharding}: one rank is measured, which holds the "
+            "whole state. -s train.resources.sharding=none measures that; of shards `sana plan` has estimates"
+        )
     shape = largest_bucket(settings) if bucket is None else _parsed(bucket)
     context = context_of(settings)
     check_work_dir(context.work_dir)

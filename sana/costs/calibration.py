@@ -85,9 +85,16 @@ def calibrated_settings(config: Config) -> dict[str, str]:
     }
 
 
+def is_sharded(train: TrainConfig) -> bool:
+    """Whether each rank holds a part of the state."""
+    return train.resources.sharding != "none" and train.resources.num_processes > 1
+
+
 def _of_training(train: TrainConfig) -> str:
+    # a rank that holds a part of the state is not what is measured
+    sharded = ", sharded" if is_sharded(train) else ""
     text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
-    return f"{text}EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}"
+    return f"{text}EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
 
 
 def calibration_path(

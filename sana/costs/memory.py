@@ -83,6 +83,7 @@ class TrainingSetting:
     has_ema: bool = True  # on the device that trains
     has_spare: bool = False  # a copy of weights and optimizer state
     compiled: bool = False
+    num_shards: int = 1  # ranks that hold a part each of weights, gradients, optimizer state and EMA
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,17 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         (all_gradients, 0),
     ]
     gradients, activations = max(moments, key=sum)
+    shards = setting.num_shards
+    if shards > 1 and setting.accumulates:  # weights and gradients stay whole until the last micro batch
+        activations += weight * parameters
+    elif shards > 1:  # the block at work and the next one are whole, and so are the gradients of one
+        activations += 3 * weight * block
+        gradients /= shards
     return TrainingMemory(
-        weights=weight * parameters,
+        weights=weight * parameters // shards,
         gradients=round(gradients),
-        moments=setting.optimizer_bytes,
-        ema=MASTER_BYTES * parameters if setting.has_ema else 0,
+        moments=setting.optimizer_bytes // shards,
+        ema=MASTER_BYTES * parameters // shards if setting.has_ema else 0,
         activations=round(activations),
-        spare=weight * parameters + setting.optimizer_bytes if setting.has_spare else 0,
+        spare=(weight * parameters + setting.optimizer_bytes) // shards if setting.has_spare else 0,
     )

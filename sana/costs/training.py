@@ -39,17 +39,19 @@ def training_setting(
 ) -> TrainingSetting:
     """Return what decides the memory of a step under a config; `kept` and the micro batch may be tried in its place.
 
+    Of sharded training the ranks of this machine are those that share the state.
     `on_gpu`: EMA weights in the host's memory take none of the device's.
     """
-    resources = config.resources
+    resources, ranks = config.resources, num_ranks or config.resources.num_processes
     micro = micro_batch_size or resources.micro_batch_size
     return TrainingSetting(
         precision="bf16" if config.weights_dtype == "bf16" else _PRECISION[config.mixed_precision],
         micro_batch_size=micro,
         kept=kept_activations(config) if kept is None else kept,
-        accumulates=config.global_batch_size > micro * (num_ranks or resources.num_processes),
+        accumulates=config.global_batch_size > micro * ranks,
         optimizer_bytes=optimizer_bytes(config, sizes),
         caption_tokens=caption_tokens,
+        num_shards=1 if resources.sharding == "none" else ranks,
         # to be able to undo a step; torch's fused AdamW on a GPU skips by itself
         has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),
         has_ema=not (on_gpu and resources.ema_device == "cpu"),

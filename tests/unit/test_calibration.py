@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from flows.cli.main import main
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.costs import calibration
@@ -203,3 +204,10 @@ def test_what_fails_otherwise_is_told() -> None:
         in_process(partial(_raise, SanaError("no such GPU")))
     with pytest.raises(SanaError, match="exit code 1"):
         in_process(partial(_raise, ValueError("a bug")))
+
+
+def test_a_sharded_rank_is_not_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    sets = ["train.resources.sharding=full", "train.resources.num_processes=2", "train.global_batch_size=8"]
+    with pytest.raises(SystemExit):
+        main(["calibrate", "configs/demo.yaml", *(part for text in sets for part in ("-s", text))])
+    assert "train.resources.sharding=none measures that" in capsys.readouterr().err

@@ -126,6 +126,8 @@ def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
     assert peak(gradient_checkpointing=False) > 4 * peak()
     assert peak(batch=2, micro_batch_size=2) > peak(batch=2) > peak()
     assert peak() - peak(ema_device="cpu") == 4 * sizes.num_parameters
+    whole, parts = (peak(batch=8, num_processes=8, sharding=kind) for kind in ("none", "full"))
+    assert 16 * 7 / 8 * sizes.num_parameters < whole - parts < 20 * 7 / 8 * sizes.num_parameters
 
 
 @pytest.mark.timeout(120)
