@@ -141,7 +141,7 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         activations += weight * parameters
     elif shards > 1:  # the block at work and the next one are whole, and so are the gradients of one
         activations += 3 * weight * block
-        gradients /= shards
+        gradients = round(gradients / shards)
     return TrainingMemory(
         weights=weight * parameters // shards,
         gradients=round(gradients),
