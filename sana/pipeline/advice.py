@@ -17,6 +17,7 @@ from sana.pipeline.plan import StagePlan
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
 _MOST = 0.5  # of the sources
 _SOUND_EPOCHS = 100  # what is proposed instead of too many
+_SMALL_FACTOR = 0.1  # of Prodigy's step size: below it is meant as another optimizer's learning rate
 _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
 
 
@@ -35,7 +36,13 @@ class Advice:
 
 def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
     """Return the warnings about a config; `facts` of its bucket stage, where it is known."""
-    found = [*_of_roles(config), *_of_shares(config), *_of_schedule(config), *_of_intervals(config)]
+    found = [
+        *_of_roles(config),
+        *_of_shares(config),
+        *_of_schedule(config),
+        *_of_optimizer(config),
+        *_of_intervals(config),
+    ]
     found += _of_sampling(config, facts)
     return found if facts is None else [*found, *_of_samples(config, facts)]
 
@@ -79,6 +86,17 @@ def _of_schedule(config: Config) -> Iterator[Advice]:
                 "train.lr_schedule.decay_steps",
                 train.max_steps - schedule.warmup_steps,
             )
+
+
+def _of_optimizer(config: Config) -> Iterator[Advice]:
+    rate = config.train.learning_rate
+    if config.train.optimizer.name == "prodigy" and rate < _SMALL_FACTOR:
+        yield Advice(
+            f"train.optimizer.name prodigy finds its step size itself, and train.learning_rate {rate:g} is a factor on "
+            "it: it learns that much slower;",
+            "train.learning_rate",
+            1,
+        )
 
 
 def _of_intervals(config: Config) -> Iterator[Advice]:

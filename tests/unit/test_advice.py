@@ -44,6 +44,10 @@ CASES = [
     ("train.lr_schedule={name: cosine, warmup_steps: 20, decay_steps: 50}", None,
      "train.lr_schedule ends at step 70 with learning rate 0: the other 50 of train.max_steps 120 change nothing; "
      "-s train.lr_schedule.decay_steps=100"),
+    ("train.optimizer.name=prodigy", None,
+     "train.optimizer.name prodigy finds its step size itself, and train.learning_rate 0.003 is a factor on it: it "
+     "learns that much slower; -s train.learning_rate=1"),
+    ("train.optimizer.name=prodigy | train.learning_rate=0.5", None, ""),
     ("train.resources.checkpoint_every=500", None,
      "train.resources.checkpoint_every 500 is above train.max_steps 120: a kill before the last step loses all of the "
      "training; -s train.resources.checkpoint_every=30"),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers.optimization import get_polynomial_decay_schedule_with_warmup
 
-from sana.config.load import check
+from flows.cli.main import cli
+from sana.config.load import check, load_config
 from sana.config.section import Section
 from sana.config.training.optimizer import (
     AdafactorConfig,
@@ -107,3 +109,14 @@ def test_optimizers(tmp_path: Path, changes: dict, optimizer: Section, weights: 
     assert ("optimizer_config.precondition_frequency" in {key.name for key in conversion.not_carried}) == (
         "precondition_frequency" in changes.get("optimizer_config", "")
     )
+
+
+def test_the_command_keeps_clipping_if_asked(tmp_path: Path) -> None:
+    paths = [str(path) for path in files(tmp_path)]
+    for options, expected in (([], ("norm", 0.1)), (["--keep-clipping"], ("none", 0.1))):
+        out = tmp_path / f"kept{len(options)}.yaml"
+        done = CliRunner().invoke(cli, ["convert-simpletuner", *paths, "-o", str(out), *options])
+        assert done.exit_code == 0, done.output
+        train = load_config(out).train
+        assert (train.gradient_clipping, train.max_grad_norm) == expected
+        assert ("clipping" in done.output) == (not options), "what changes results is said"

@@ -9,28 +9,34 @@ from sana.config.section import Section, default_member
 _DECAY = "decoupled weight decay of matrices and kernels"
 
 
-class AdamWConfig(Section):
-    name: Literal["adamw"] = Field("adamw", description="AdamW with decoupled weight decay")
+class AdamWSettings(Section):
+    """What AdamW and those that are made of it have."""
+
+    name: str
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="decay of the mean of gradients")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="decay of the mean of their squares")
     epsilon: float = Field(1e-10, gt=0.0, description="added to the root of the squares; the official run uses 1e-10")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description=_DECAY)
 
 
-class AdamWBf16Config(AdamWConfig):
-    name: Literal["adamw_bf16"] = Field(  # type: ignore[assignment]
+class AdamWConfig(AdamWSettings):
+    name: Literal["adamw"] = Field("adamw", description="AdamW with decoupled weight decay")
+
+
+class AdamWBf16Config(AdamWSettings):
+    name: Literal["adamw_bf16"] = Field(
         "adamw_bf16", description="AdamW with moments in bf16, which are rounded stochastically, as bf16 weights are"
     )
 
 
-class OptimiAdamWConfig(AdamWConfig):
-    name: Literal["optimi_adamw"] = Field(  # type: ignore[assignment]
+class OptimiAdamWConfig(AdamWSettings):
+    name: Literal["optimi_adamw"] = Field(
         "optimi_adamw", description="torch-optimi's AdamW: Kahan summation carries what bf16 weights round away"
     )
 
 
-class AdamW8bitConfig(AdamWConfig):
-    name: Literal["adamw_8bit"] = Field(  # type: ignore[assignment]
+class AdamW8bitConfig(AdamWSettings):
+    name: Literal["adamw_8bit"] = Field(
         "adamw_8bit",
         description="torchao's AdamW: moments in 8 bits, by blocks of 256, of tensors from 4096 numbers on",
     )
@@ -45,8 +51,8 @@ class AdafactorConfig(Section):
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description=_DECAY)
 
 
-class MuonConfig(AdamWConfig):
-    name: Literal["muon"] = Field(  # type: ignore[assignment]
+class MuonConfig(AdamWSettings):
+    name: Literal["muon"] = Field(
         "muon", description="torch's Muon for matrices and 1x1 convolutions, AdamW for all others at the same rate"
     )
     matrices: str = Field(
@@ -56,8 +62,8 @@ class MuonConfig(AdamWConfig):
     num_iterations: int = Field(5, ge=1, le=20, description="of Muon: Newton-Schulz iterations")
 
 
-class ProdigyConfig(AdamWConfig):
-    name: Literal["prodigy"] = Field(  # type: ignore[assignment]
+class ProdigyConfig(AdamWSettings):
+    name: Literal["prodigy"] = Field(
         "prodigy", description="Prodigy finds the size of its steps itself: learning_rate is a factor, usually 1"
     )
     epsilon: float = Field(1e-8, gt=0.0, description="added to the root of the squares, times the estimated distance")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sana.config.training.optimizer import AdamWConfig
+from sana.config.training.optimizer import AdamWConfig, AdamWSettings
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the running means of the gradient and of its square
@@ -14,7 +14,7 @@ def build(config: AdamWConfig, parameters: Parameters, setup: Setup) -> Optimize
     return Optimizer(torch_adamw(config, parameters, setup), parameters)
 
 
-def torch_adamw(config: AdamWConfig, parameters: Parameters, setup: Setup) -> torch.optim.AdamW:
+def torch_adamw(config: AdamWSettings, parameters: Parameters, setup: Setup) -> torch.optim.AdamW:
     """Return torch's AdamW with its state."""
     on_gpu = next(iter(parameters.values())).is_cuda
     optimizer = torch.optim.AdamW(
