@@ -25,11 +25,12 @@ def _sources(config: Config) -> list[str]:
 
 
 def _ranks_of_two_machines() -> int:
-    """Ranks that the script starts: machines times GPUs of each."""
+    """Ranks that the script starts: as many on each machine as it has GPUs."""
     text = (ROOT / "examples/two_machines.sh").read_text()
-    found = [re.search(rf"{option} (\d+)", text) for option in ("--nnodes", "--nproc-per-node")]
-    machines, gpus = (int(match[1]) for match in found if match)
-    return machines * gpus
+    found = [re.search(rf"{option} (\d+)", text) for option in ("--nodes", "--gpus-per-node", "srun --ntasks")]
+    machines, gpus, ranks = (int(match[1]) for match in found if match)
+    assert ranks == machines * gpus
+    return ranks
 
 
 PROMISES: dict[str, dict[str, Callable[[Config], bool]]] = {
