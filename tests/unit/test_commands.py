@@ -21,7 +21,9 @@ def test_help_lists_every_command_once_by_section(capsys: pytest.CaptureFixture[
     assert all(len(line) <= 80 for line in text.splitlines()) and "..." not in text[text.index("Begin:") :]
 
 
-@pytest.mark.parametrize("rest", ["verify", "gc", "export --to x", "import --from x", "run", "plan", "report"])
+@pytest.mark.parametrize(
+    "rest", ["verify", "gc", "export --to x", "import --from x", "run", "plan", "calibrate", "report"]
+)
 def test_every_command_of_a_config_takes_overrides(rest: str) -> None:
     name, *more = shlex.split(rest)
     parsed = check_command([name, "my.yaml", *more, "-s", "root=/elsewhere", "--set", "work_dir=/w"])
@@ -38,7 +40,7 @@ def test_overrides_choose_the_root_of_maintenance(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "plan", "validate", "check", "report", "verify", "gc", "export-model --to x"]
+    "command", ["run", "plan", "calibrate", "validate", "check", "report", "verify", "gc", "export-model --to x"]
 )
 def test_a_root_that_cannot_be_one_is_said_by_every_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
