@@ -27,7 +27,7 @@ ADAFACTOR = {"name": "adafactor"}
 # name: layers, width, bucket, caption tokens, precision, micro batch, global batch, recomputed, optimizer
 SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str]]] = {
     "fp32, recomputed": (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
-    "fp32, all kept": (4, 512, "17x192x192", 64, "fp32", 1, 1, False, {}),
+    "fp32, all kept": (3, 512, "17x160x160", 64, "fp32", 1, 1, False, {}),
     "bf16, recomputed": (6, 512, "17x256x256", 300, "bf16", 1, 1, True, {}),
     "bf16, all kept, batch 2": (4, 512, "17x256x256", 64, "bf16", 2, 2, False, {}),
     "bf16, recomputed, 2 accumulated, Adafactor": (4, 768, "9x192x256", 64, "bf16", 1, 2, True, ADAFACTOR),
