@@ -20,6 +20,7 @@ from sana.artifact import digest_of
 from sana.bucket import PATCH
 from sana.config.evaluate import EvaluateConfig
 from sana.data.loading.loader import LATENTS, Reader, Samples
+from sana.errors import SanaError
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
 from sana.runtime.threads import in_threads
@@ -51,6 +52,18 @@ class EvalTable:
     def stderr(self) -> float | None:
         """Return the standard error of the mean, over samples; None for a single sample, which has none."""
         return _stderr(self.per_sample())
+
+    def require_finite(self, weights: str, when: str = "") -> None:
+        """Raise SanaError if a loss is not finite: names the weights, and the first sample and level."""
+        bad = np.argwhere(~np.isfinite(self.losses))
+        if len(bad):
+            sample, level = (int(index) for index in bad[0])
+            raise SanaError(
+                f"{when}the eval loss of the {weights} weights is {self.losses[sample, level]:g} for sample "
+                f"{self.sample_ids[sample]} at sigma {self.sigmas[level]:g}; {len(bad)} of {self.losses.size} losses "
+                "are not finite. The weights or the sample are broken: look at it, sana inspect CONFIG "
+                f"{self.sample_ids[sample]}, or start from other weights (model.path, an earlier checkpoint)"
+            )
 
     def per_sigma(self) -> list[tuple[float, float | None]]:
         """Return (mean, standard error) over samples at each noise level."""

@@ -202,6 +202,8 @@ class Trainer:
                 ema = self.evaluate()
         if live is None or ema is None:
             return False
+        live.require_finite("live", f"after step {self.state.step}, ")
+        ema.require_finite("EMA", f"after step {self.state.step}, ")
         self.evaluated_step = self.state.step
         row = {m.STEP: self.state.step, **_eval_metrics(live, ema), m.EVAL_S: time.perf_counter() - started}
         self.last_losses = f"eval loss {live.mean():.4f}, of EMA weights {ema.mean():.4f}"

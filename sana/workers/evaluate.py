@@ -82,6 +82,7 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
             on_round=report.on_round,
         )
         assert table is not None  # on_round never stops it
+        table.require_finite(name)
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
     parallel.finish()

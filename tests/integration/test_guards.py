@@ -3,24 +3,31 @@
 import json
 import logging
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sana.config.pipeline import Config
 from sana.errors import SanaError
-from sana.runtime.job import Job
-from sana.runtime.specs import TrainSpec
+from sana.runtime.job import read_job
+from sana.runtime.specs import CheckpointName, TrainSpec
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.checkpoints.checkpoint import checkpoint_steps, read_metrics
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.objectives.flow_matching import FlowMatching
 from sana.training.objectives.objective import Losses
-from sana.workers.train import train
+from sana.training.parallel.parallel import Parallel
+from sana.workers.evaluate import evaluate
+from sana.workers.train import build_trainer, train
+from tests.rank_pair import RankPair
 from tests.training_lab import Lab
+from tests.training_store import evaluate_job, train_config
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_sigterm")]
 
@@ -52,16 +59,18 @@ def disturbed(monkeypatch: pytest.MonkeyPatch) -> Disturbed:
     return Disturbed(monkeypatch, {})
 
 
-def train_disturbed(job: Job[TrainSpec]) -> None:
-    """A rank of its own, on the second of which the sample of step 3 is not a number."""
+def train_disturbed(job_path: Path) -> None:
+    """Be a rank, on the second of which the sample of step 3 is not a number."""
+    job = read_job(job_path, TrainSpec)
     with pytest.MonkeyPatch.context() as patch:
         Disturbed(patch, {3: float("nan")})
-        train(job)
+        trainer = build_trainer(job, Parallel.open(job.config.train))
+        assert trainer.run()
 
 
 def state_of(lab: Lab, trajectory: str, step: int) -> dict[str, Tensor]:
     found = lab.at(trajectory, step)
-    parts = {part: load(lab.store, found, part, staging=lab.folder) for part in ("weights", "ema", "optimizer")}
+    parts = {part: load(lab.store, found, part) for part in ("weights", "ema", "optimizer")}
     return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
@@ -162,11 +171,10 @@ def test_the_guard_is_part_of_the_trajectory(lab: Lab) -> None:
     assert settings(loss_spike_threshold=0.0) == settings()
 
 
-@pytest.mark.slow(group="two_ranks")  # two processes import torch
-def test_two_ranks_skip_as_one_does(lab: Lab, disturbed: Disturbed) -> None:
+def test_two_ranks_skip_as_one_does(lab: Lab, pair: RankPair, disturbed: Disturbed) -> None:
     """One rank alone has the bad sample; none takes the step."""
     settings = {"max_skipped_steps": 1, "checkpoint_every": 1, "micro_batch_size": 1, "max_checkpoints": 9}
-    lab.run(lab.job("two", max_steps=5, **settings, num_processes=2), train_disturbed, ranks=2)
+    pair.run(train_disturbed, lab.job("two", max_steps=5, **settings, num_processes=2).path)
     before, after = state_of(lab, "two", 2), state_of(lab, "two", 3)
     counted = "optimizer/skipped_steps"
     assert (before.pop(counted).item(), after.pop(counted).item()) == (0, 1)
@@ -192,3 +200,23 @@ def test_a_run_has_its_gauges_at_the_end_of_each_log_window(lab: Lab) -> None:
         if "train/grad_norm_other" in row:
             groups = [value for name, value in row.items() if name.startswith("train/grad_norm_")]
             assert sum(norm**2 for norm in groups) == pytest.approx(row["train/grad_norm"] ** 2, rel=1e-4)
+
+
+def test_an_eval_loss_that_is_not_finite_is_an_error_that_names_weights_sample_and_level(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Of a broken base model, in the loop and in the stage."""
+    broken = shutil.copytree(lab.model, tmp_path / "broken")
+    weights = load_file(broken / "transformer" / "diffusion_pytorch_model.safetensors")
+    weights["proj_out.bias"][0] = float("nan")
+    save_file(weights, broken / "transformer" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    said = r"the eval loss of the {} weights is nan for sample clip\d+-0 at sigma 0\.125.*16 of 16 losses"
+    of_broken = Lab(lab.encoded, tmp_path / "runs", broken)
+    job = of_broken.job("broken", max_steps=2, eval_every=1)
+    with pytest.raises(SanaError, match=f"after step 0, {said.format('live')}"):
+        train(job)
+    lab.train("sound", max_steps=1)
+    config = train_config(lab.encoded, tmp_path / "stage", broken)
+    checkpoint = CheckpointName(lab.key("sound"), 1)
+    with pytest.raises(SanaError, match=said.format("initial")):
+        evaluate(evaluate_job(lab.encoded, config, broken, checkpoint, tmp_path / "out"))

@@ -1,5 +1,6 @@
 """Gauges: each against a count by hand or by another way."""
 
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
@@ -121,3 +122,13 @@ def test_the_peak_of_memory_follows_what_is_used() -> None:
     peaks = memory_peaks(CPU)
     assert set(peaks) == {m.HOST_PEAK_GIB} and 0.05 < before <= peaks[m.HOST_PEAK_GIB] < 64
     assert peaks[m.HOST_PEAK_GIB] >= held.nbytes / 2**30
+
+
+def test_every_metric_has_a_row_in_the_docs_and_a_name_that_mlflow_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training-metrics.md").read_text()
+    table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    names = {value for name, value in vars(m).items() if name.isupper() and isinstance(value, str) and "/" in value}
+    assert len(names) > 20
+    for name in names | {f"{m.GRAD_NORM}_{group}" for group in ("self_attention", "other")}:
+        assert f"`{name}`" in table, name
+        assert re.fullmatch(r"[\w./ -]+", name), name
