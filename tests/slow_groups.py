@@ -18,7 +18,6 @@ GROUPS = {
     "kills": "kill -9 at twenty random moments of probe, bucket and encode_latents, on a disk",
     "kills_s3": "kill -9 at twenty random moments of encode_latents on S3, and of a whole tree of training processes",
     "stores": "gc beside what is old or encodes, uploads of 100 MB",
-    "two_ranks": "laws of the loop on two ranks, in processes of their own",
     "two_runs": "the real command twice at once on one root",
     "prefect": "runs of the encode-worker deployment",
     "vae_compile": "the VAE's encoder compiled by inductor",

@@ -145,5 +145,6 @@ class StepWindow:
 
 
 def _measured(numbers: dict[str, float]) -> str:
-    shown = {name: number for name, number in numbers.items() if name != m.SKIPPED_STEPS}
+    unsaid = (m.SKIPPED_STEPS, f"{m.GRAD_NORM}_")  # the norms of groups are parts of one that is said
+    shown = {name: number for name, number in numbers.items() if not name.startswith(unsaid)}
     return ", ".join(f"{name.rpartition('/')[2].replace('_', ' ')} {number:g}" for name, number in shown.items())
