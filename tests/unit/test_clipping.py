@@ -53,6 +53,16 @@ def test_a_gradient_that_is_not_finite_is_seen_in_the_norm(clipping: dict) -> No
     assert not torch.isfinite(torch.tensor(norm))
 
 
+@pytest.mark.parametrize("clipping", [{"max_grad_norm": 0.1}, {"gradient_clipping": "none"}])
+def test_the_norm_of_bf16_gradients_is_not_rounded_to_bf16(clipping: dict) -> None:
+    gradients = [torch.randn(300, 300, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in range(3)]
+    exact = sum(gradient.double().square().sum().item() for gradient in gradients) ** 0.5
+    found, norm = clipped(gradients, **clipping)
+    assert norm == pytest.approx(exact, rel=1e-4)
+    after = sum(gradient.double().square().sum().item() for gradient in found) ** 0.5
+    assert after == pytest.approx(clipping.get("max_grad_norm", exact), rel=1e-3)
+
+
 def test_the_bound_of_the_norm_is_part_of_the_trajectory_only_where_the_norm_is_clipped() -> None:
     def settings(**given: object) -> dict[str, object]:
         return TrainConfig(max_steps=1, global_batch_size=1, **given).trajectory_settings()

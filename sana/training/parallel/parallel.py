@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from sana.config.training.train import TrainConfig
 from sana.model.precision import MODEL_MATH, Float32Math, float32_math
 from sana.training.parallel.distributed import open_accelerator
-from sana.training.parallel.sharding import Sharding, fill, gradients_of_shards, open_mesh, shard, whole
+from sana.training.parallel.sharding import Sharding, fill, gradients_of_shards, local, open_mesh, shard, whole
 from sana.training.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]  # of a checkpoint: part, name of a tensor
@@ -75,12 +75,22 @@ class Parallel:
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
-        norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
-        return whole(norm.detach())
+        parameters = list(parameters)
+        if all(parameter.dtype == torch.float32 for parameter in parameters):
+            norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
+            return whole(norm.detach())
+        norm = self.grad_norm(parameters)
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp_(max=1.0))  # as torch's own
+        return norm
 
     def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the norm of all gradients, a scalar that is equal on all ranks; they stay as they are."""
-        return whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).detach())
+        gradients = [p.grad.detach() for p in parameters if p.grad is not None]
+        if all(gradient.dtype == torch.float32 for gradient in gradients):
+            return whole(torch.nn.utils.get_total_norm(gradients))
+        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)  # torch's own would be rounded to bf16
+        return whole(torch.linalg.vector_norm(torch.stack(norms)))
 
     def largest(self, number: int) -> int:
         """Return the largest of the ranks' numbers, on each of them."""
