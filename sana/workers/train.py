@@ -7,6 +7,7 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import logging
+import os
 import signal
 import sys
 import time
@@ -52,7 +53,8 @@ def train(job: Job[TrainSpec]) -> None:
         RankLostError: another rank is gone.
     """
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(EXIT_TRY_AGAIN))  # there is nothing to save yet
-    parallel = Parallel.open(job.config.train)
+    with lost_rank_explained(int(os.environ.get("WORLD_SIZE", "1"))):
+        parallel = Parallel.open(job.config.train)
     heartbeat = Heartbeat(parallel.rank, parallel.num_ranks)
     try:
         with lost_rank_explained(parallel.num_ranks):

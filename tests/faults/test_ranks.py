@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from sana.training.checkpoints.checkpoint import newest_checkpoint
 from sana.training.metrics import parse_rows
 from sana.training.parallel.heartbeat import SILENT_S
 from tests.forked import start
-from tests.pipeline_runs import Place, inline_workers, new_place, run_stages
+from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.slow(group="ranks")]
 
@@ -119,3 +121,35 @@ def test_a_run_on_two_machines_survives_the_loss_of_either(tmp_path: Path, tiny_
     disturbed = losses(machines, TrainFacts.of(made).metrics)
     assert len(disturbed) == STEPS
     assert disturbed == pytest.approx(losses(machines, TrainFacts.of(straight).metrics), rel=1e-5)
+
+
+def test_torchrun_starts_the_ranks_again_and_they_resume(tmp_path: Path, tiny_model: Path) -> None:
+    place = new_place(tmp_path, tiny_model)
+    with inline_workers():
+        run_stages(place.context(), last="encode_latents")
+    machines = Machines(place)
+    torchrun = str(Path(sys.executable).with_name("torchrun"))
+    command = [torchrun, "--nproc-per-node", "2", "--max-restarts", "1", "--rdzv-backend", "c10d"]
+    command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "flows.cli.main", "train-worker", str(machines.config)]
+    with (tmp_path / "log").open("wb") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        try:
+            deadline = time.monotonic() + 120
+            while not machines.step():
+                assert run.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.1)
+            os.kill(_rank_1_of(run.pid), signal.SIGKILL)
+            assert run.wait(120) == 0, (tmp_path / "log").read_text()
+        finally:
+            run.terminate()  # it ends its ranks
+            run.wait(60)
+    said = (tmp_path / "log").read_text()
+    assert "lost the connection to another rank" in said and "resuming from step" in said and "trained: " in said
+    assert find(machines.context.store, machines.recipe) is not None
+
+
+def _rank_1_of(parent: int) -> int:
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if b"\0RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
+            return int(child)
+    raise AssertionError(f"{parent} has no rank 1")

@@ -12,11 +12,12 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError, RankLostError
 from sana.runtime.job import EXIT_TERMINATED
+from sana.training.parallel.elastic import join_restarted_ranks
 
 # as gloo, NCCL and the store write it
 _CONNECTION = re.compile(
-    r"connection (closed|reset|refused|was)|broken pipe|timed out waiting|gloo.*(socket|peer)|NCCL.*(remote|unhandled "
-    r"system|timeout)|recvValue failed|no such rank|failed to recv|sendBytes failed",
+    r"connection (closed|reset|refused|was)|broken pipe|timed out (waiting|connecting)|gloo.*(socket|peer)|"
+    r"NCCL.*(remote|unhandled system|timeout)|recvValue failed|no such rank|failed to recv|sendBytes failed",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -32,6 +33,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
     device = config.resources.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
+    join_restarted_ranks(COLLECTIVE_TIMEOUT, device=device)
     return Accelerator(
         # bf16 weights compute in bf16 by themselves
         mixed_precision="bf16" if config.mixed_precision == "bf16" and config.weights_dtype == "fp32" else "no",
