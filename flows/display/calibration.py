@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.tables import render
+from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.costs.calibration import Calibration, Rate, Trial
 from sana.costs.training import how_to_keep
@@ -26,6 +27,9 @@ def calibration_lines(measured: Calibration, config: Config, sizes: ModelSizes) 
         lines.append(
             f"fastest that fits: -s {how_to_keep(measured.chosen.kept)} -s train.resources.micro_batch_size={micro}"
         )
+        step = sizes.transformer.flops(Bucket.parse(measured.bucket), caption_tokens=measured.caption_tokens)
+        rate = step.training / measured.chosen.sample_s / 1e12
+        lines.append(f"that is {rate:.3g} TFLOP/s of forward and backward passes, what is computed again not counted")
         now = config.train.resources.micro_batch_size
         if now != micro:
             lines.append(f"the config has micro_batch_size {now}")

@@ -1,5 +1,6 @@
 """`sana calibrate` and then `sana plan`: what was measured here is what a plan goes by."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def test_calibrate_measures_and_plan_goes_by_it(place: Place, capsys: pytest.Cap
     assert all((measured.forward, measured.encode, measured.decode, measured.captions))
     micro = measured.chosen.micro_batch_size
     assert f"train.resources.micro_batch_size={micro}" in shown and "chosen" in shown
+    assert re.search(r"that is [\d.e-]+ TFLOP/s", shown)
     main(_command(place, "plan", "--price-per-hour", "2"))
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line for line in lines[lines.index("") :] if line and ":" not in line.split()[0]}
