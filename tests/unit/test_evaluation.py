@@ -39,6 +39,7 @@ class OneRank:
     """The part of Parallel that evaluation uses, for rank `rank` of `num_ranks`; a sum is this rank's own tensor."""
 
     device = torch.device("cpu")
+    is_sharded = False
 
     def __init__(self, rank: int = 0, num_ranks: int = 1) -> None:
         self.rank, self.num_ranks = rank, num_ranks
@@ -180,6 +181,18 @@ def test_every_rank_computes_in_every_round(encoded: Encoded) -> None:
     for rank, model in enumerate(models):
         evaluate(encoded, model, rank=rank, num_ranks=3)
     assert [model.batches for model in models] == [[3, 3]] * 3  # five samples
+
+
+def test_sharded_ranks_take_as_many_forwards_as_the_one_with_most(
+    encoded: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small clip takes all levels at once where another rank's takes one by one: weights are gathered together."""
+    expected, model = run(encoded), Scale().train()
+    monkeypatch.setattr(OneRank, "is_sharded", True)
+    monkeypatch.setattr(OneRank, "largest", lambda _, number: number + 2, raising=False)
+    found = evaluate(encoded, model)
+    assert found is not None and model.batches == [3, 3, 3] * 5
+    assert np.array_equal(found.losses, expected.losses)
 
 
 def test_fewer_samples_are_a_subset_with_equal_losses(encoded: Encoded) -> None:
