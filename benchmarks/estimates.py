@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def transformer(layers: int, width: int) -> dict[str, Any]:
 
 def config_of(name: str, device: str = "cpu") -> TrainConfig:
     *_, precision, micro, batch, recomputed, optimizer = SETTINGS[name]
-    resources = {"device": device, "micro_batch_size": micro, "gradient_checkpointing": recomputed}
+    kept = "recompute_all" if recomputed else 1.0
+    resources = {"device": device, "micro_batch_size": micro, "activation_memory": kept}
     settings = {"max_steps": 10, "global_batch_size": batch, "mixed_precision": precision, "resources": resources}
     return TrainConfig.model_validate(settings | ({"optimizer": optimizer} if optimizer else {}))
 
@@ -76,10 +78,12 @@ def measure(name: str, device: str) -> int:
 
     layers, width, bucket, tokens, *_ = SETTINGS[name]
     config = config_of(name, device)
-    SyntheticTraining(config, TINY).measure(Bucket(5, 64, 64), caption_tokens=8, num_steps=2)
+    work_dir = Path(tempfile.gettempdir())
+    warm = SyntheticTraining(config, TINY, work_dir=work_dir, bucket=Bucket(5, 64, 64))
+    warm.measure(caption_tokens=8, num_steps=2)
     peak = PeakMemory(torch.device(device))
-    training = SyntheticTraining(config, transformer(layers, width))
-    training.measure(Bucket.parse(bucket), caption_tokens=tokens, num_steps=2)
+    training = SyntheticTraining(config, transformer(layers, width), work_dir=work_dir, bucket=Bucket.parse(bucket))
+    training.measure(caption_tokens=tokens, num_steps=2)
     return peak.read()
 
 

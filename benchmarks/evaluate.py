@@ -66,7 +66,7 @@ def main() -> None:
     if Path(name).is_dir():
         model = load_transformer(name).to(device)
     else:
-        model = random_transformer(TRANSFORMER, device=device, gradient_checkpointing=False).eval()
+        model = random_transformer(TRANSFORMER, device=device).eval()
     channels = int(model.config.caption_channels)  # type: ignore[arg-type,union-attr]
     parallel: Any = OneDevice(device)
     objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))

@@ -15,6 +15,27 @@ WEIGHTS: tuple[Literal["initial", "live", "ema"], ...] = (BASELINE, "live", "ema
 
 
 @dataclass(frozen=True)
+class ComputeSettings(Record):
+    """How the numbers of a run were computed: what changes their last bits and is in no hash."""
+
+    device: str
+    torch: str
+    compiled: bool  # the transformer's blocks
+    activations_kept: float  # share, 0 to 1; of blocks that are not compiled it changes no bit
+    micro_batch_size: int
+    num_ranks: int
+    sharding: str = "none"
+
+    def differences(self, other: "ComputeSettings") -> list[str]:
+        """Return what was changed from `other`, as "num_ranks 1 -> 2", of what changes the last bits."""
+        names = ["device", "torch", "compiled", "micro_batch_size", "num_ranks", "sharding"]
+        if self.compiled and other.compiled:
+            names.append("activations_kept")
+        pairs = [(name, getattr(other, name), getattr(self, name)) for name in names]
+        return [f"{name} {before} -> {after}" for name, before, after in pairs if before != after]
+
+
+@dataclass(frozen=True)
 class CaptionCounts(Record):
     """The captions of one data set's clips."""
 

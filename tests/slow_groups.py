@@ -22,6 +22,7 @@ GROUPS = {
     "prefect": "runs of the encode-worker deployment",
     "vae_compile": "the VAE's encoder compiled by inductor",
     "ranks": "training on two machines of which one is killed, cut off or pre-empted",
+    "compile": "training with blocks compiled by inductor: its numbers, its resume, its cache",
     "seek": "late windows of every kind of video",
 }
 

@@ -126,7 +126,7 @@ def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: An
         "caption_dropout": 0.2,
     }  # fmt: skip
     resources: dict[str, Any] = {
-        "micro_batch_size": 2, "gradient_checkpointing": False, "device": "cpu",
+        "micro_batch_size": 2, "activation_memory": 1.0, "device": "cpu",
         "checkpoint_every": 4, "eval_every": 0, "log_every": 3,
     }  # fmt: skip
     for name, value in train.items():

@@ -13,6 +13,7 @@ RENAMED_KEYS = {
     "bucket.holdout_sources": "bucket.holdout",
     "encode_latents.vae_dtype": "encode_latents.vae_precision",
     "encode_latents.resources.worker_runs": "encode_latents.resources.remote_workers",
+    "train.resources.gradient_checkpointing": "train.resources.activation_memory",
     "train.resources.keep_last": "train.resources.max_checkpoints",
     "train.schedule": "train.lr_schedule.name",
     "train.warmup_steps": "train.lr_schedule.warmup_steps",
@@ -29,8 +30,9 @@ RENAMED_KEYS = {
     "train.sigma": "train.timestep_sampling",
 }
 # Old dotted key: {its value: the one that means it under the new key}.
-VALUES_OF_RENAMED_KEYS: dict[str, dict[str, str]] = {
+VALUES_OF_RENAMED_KEYS: dict[str, dict[str | bool, str | float]] = {
     "encode_latents.vae_dtype": {"fp32": "tf32"},  # fp32 there is strict, with an address of its own
+    "train.resources.gradient_checkpointing": {True: "recompute_all", False: 1.0},
 }
 # Dotted key, as it is called now: {old value: new one}.
 RENAMED_VALUES: dict[str, dict[str | bool, str]] = {
@@ -66,9 +68,9 @@ def with_new_names(raw: Mapping[str, Any]) -> tuple[dict[str, Any], dict[KeyPath
                 for at, text in keys.items()
                 if not text.partition(":")[0].endswith(f".{at[-1]}")
             ]
-            meant = VALUES_OF_RENAMED_KEYS.get(old, {}).get(value) if isinstance(value, str) else None
+            meant = VALUES_OF_RENAMED_KEYS.get(old, {}).get(value) if isinstance(value, str | bool) else None
             if meant is not None:
-                renamed.append(f"its {value} is now {meant}")
+                renamed.append(f"its {value if isinstance(value, str) else shown(value)} is now {meant}")
                 value = meant
             problems[target] = ", and ".join([f"{_dotted(path)}: is now {_dotted(target)}", *renamed])
             _put(values, target, value)

@@ -37,7 +37,7 @@ FAMILIES = (
     Family("lora* lycoris* peft_* lora_rank init_lora", "no LoRA here yet: all weights are trained"),
     Family("enable_model_cpu_offload optimizer_cpu_offload_method group_offload* enable_group_offload* musubi_* "
            "ramtorch*",
-           "no offload here yet; train.resources.gradient_checkpointing saves memory"),
+           "no offload here yet; train.resources.activation_memory saves memory"),
     Family("num_machines fsdp_* deepspeed* context_parallel*",
            "train.resources.sharding chooses DDP, FSDP2 or HSDP; on several machines torchrun or srun starts "
            "`sana train-worker CONFIG` on each"),
@@ -65,7 +65,7 @@ FAMILIES = (
            "train.learning_rate"),
     Family("gradient_precision", "gradients are summed in fp32"),
     Family("gradient_checkpointing_interval gradient_checkpointing_backend",
-           "every block is recomputed, or none: train.resources.gradient_checkpointing"),
+           "what is recomputed is chosen by memory: train.resources.activation_memory"),
     Family("attention_mechanism enable_xformers_memory_efficient_attention",
            "self-attention is linear; cross-attention uses torch's own"),
     Family("fuse_optimizer optimizer_release_gradients",

@@ -94,7 +94,8 @@ def _of_training(train: TrainConfig) -> str:
     # a rank that holds a part of the state is not what is measured
     sharded = ", sharded" if is_sharded(train) else ""
     text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
-    return f"{text}EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
+    text += f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
+    return f"{text}, compile {train.resources.compile}"
 
 
 def calibration_path(

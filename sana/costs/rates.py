@@ -47,12 +47,18 @@ class Rates:
 
     def is_own(self, trial: Trial) -> bool:
         """Whether a trial had the config's own setting."""
-        own = (kept_activations(self.config.train), self.config.train.resources.micro_batch_size)
+        own = (
+            kept_activations(self.config.train, on_gpu=self.machine.is_gpu),
+            self.config.train.resources.micro_batch_size,
+        )
         return (trial.kept, trial.micro_batch_size) == own
 
     def train(self, bucket: Bucket) -> Rate:
         """Training, per sample; of another setting or bucket than was measured, scaled by what is counted of both."""
-        kept, micro = kept_activations(self.config.train), self.config.train.resources.micro_batch_size
+        kept, micro = (
+            kept_activations(self.config.train, on_gpu=self.machine.is_gpu),
+            self.config.train.resources.micro_batch_size,
+        )
         tokens = self.config.encode_captions.max_tokens
         flops = self.transformer.flops(bucket, caption_tokens=tokens).with_recompute(kept)
         counted = self._counted(bucket, kept, micro)

@@ -38,7 +38,7 @@ class Search:
 
     def run(self) -> Trial | None:
         """Return the confirmed trial of the whole model that is fastest a sample; None: nothing fits."""
-        levels, micro = activation_levels(self.config), self._micro_batches()
+        levels, micro = activation_levels(self.config, on_gpu=self.on_gpu), self._micro_batches()
         found = self._bisect(levels, micro[0])
         if found is not None:
             found = self._larger_batch(found, micro)

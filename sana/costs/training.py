@@ -47,7 +47,8 @@ def training_setting(
     return TrainingSetting(
         precision="bf16" if config.weights_dtype == "bf16" else _PRECISION[config.mixed_precision],
         micro_batch_size=micro,
-        kept=kept_activations(config) if kept is None else kept,
+        kept=kept_activations(config, on_gpu=on_gpu) if kept is None else kept,
+        compiled=is_compiled(config, on_gpu=on_gpu),
         accumulates=config.global_batch_size > micro * ranks,
         optimizer_bytes=optimizer_bytes(config, sizes),
         caption_tokens=caption_tokens,
@@ -58,27 +59,39 @@ def training_setting(
     )
 
 
-def kept_activations(config: TrainConfig) -> float:
-    """Return the share of the blocks' activations that a config keeps for the backward pass."""
-    return 0.0 if config.resources.gradient_checkpointing else 1.0
+def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
+    """Return whether `train.resources.compile` compiles; `auto` does on a GPU, where it pays."""
+    setting = config.resources.compile
+    return setting == "always" or (setting == "auto" and on_gpu)
 
 
-def activation_levels(config: TrainConfig) -> tuple[float, ...]:
+def kept_activations(config: TrainConfig, *, on_gpu: bool) -> float:
+    """Return the share of the blocks' activations that a config keeps for the backward pass.
+
+    `auto` keeps what fits: this is the least that it needs on a GPU, and on a CPU, where it keeps all or nothing, all.
+    """
+    setting = config.resources.activation_memory
+    if isinstance(setting, str):
+        return 1.0 if setting == "auto" and not on_gpu else 0.0
+    return setting
+
+
+def activation_levels(config: TrainConfig, *, on_gpu: bool) -> tuple[float, ...]:
     """Return the shares of activations that a config can be told to keep, the least first."""
-    return (0.0, 1.0)
+    return (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if is_compiled(config, on_gpu=on_gpu) else (0.0, 1.0)
 
 
 def with_activations(config: TrainConfig, *, kept: float, micro_batch_size: int, global_batch_size: int) -> TrainConfig:
     """Return a config that keeps this share of the activations, with these batches, on one rank."""
     resources = config.resources.model_copy(
-        update={"gradient_checkpointing": kept < 1.0, "micro_batch_size": micro_batch_size, "num_processes": 1}
+        update={"activation_memory": kept or "recompute_all", "micro_batch_size": micro_batch_size, "num_processes": 1}
     )
     return config.model_copy(update={"resources": resources, "global_batch_size": global_batch_size})
 
 
 def how_to_keep(kept: float) -> str:
     """Return the setting that keeps this share of the activations, as it is written after -s."""
-    return f"train.resources.gradient_checkpointing={'false' if kept == 1.0 else 'true'}"
+    return f"train.resources.activation_memory={f'{kept:g}' if kept else 'recompute_all'}"
 
 
 def estimate_training(

@@ -14,7 +14,6 @@ def random_transformer(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     num_layers: int | None = None,
-    gradient_checkpointing: bool,
 ) -> SanaVideoTransformer3DModel:
     """Build the transformer of a config.json on the device; `num_layers` in place of its own."""
     sizes = dict(config) if num_layers is None else {**config, "num_layers": num_layers}
@@ -25,8 +24,6 @@ def random_transformer(
         model.to(dtype)
         for name, table in rotary.items():  # as a checkpoint is loaded: these stay float32
             setattr(model.rope, name, table)
-    if gradient_checkpointing:
-        model.enable_gradient_checkpointing()
     return model
 
 

@@ -26,7 +26,6 @@ def load_transformer(
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
-    gradient_checkpointing: bool = False,
 ) -> SanaVideoTransformer3DModel:
     """Load the transformer of a diffusers-layout checkpoint, on the CPU and in eval mode.
 
@@ -49,8 +48,6 @@ def load_transformer(
             f"{path}/transformer lacks {len(info['missing_keys'])} weights that SanaVideoTransformer3DModel needs, "
             f"first {min(info['missing_keys'])}; is it a Sana Video checkpoint in diffusers layout?"
         )
-    if gradient_checkpointing:
-        model.enable_gradient_checkpointing()
     return model
 
 

@@ -92,7 +92,8 @@ def check_fits(context: Context, plans: Sequence[StagePlan]) -> None:
 
 def why_not(config: Config, calibration: Calibration, sizes: ModelSizes) -> str:
     """Return why a config's setting cannot train on the device that was measured, or "" where nothing says so."""
-    kept, micro = kept_activations(config.train), config.train.resources.micro_batch_size
+    kept = kept_activations(config.train, on_gpu=calibration.machine.is_gpu)
+    micro = config.train.resources.micro_batch_size
     failed = [
         one
         for one in calibration.trials

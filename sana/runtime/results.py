@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sana.artifact import FileInfo
-from sana.facts import PairedDifference, WeightsLoss
+from sana.facts import ComputeSettings, PairedDifference, WeightsLoss
 from sana.record import Record
 
 
@@ -49,6 +49,7 @@ class EvalReport(Record):
     eval_list_digest: str  # of the ids of the samples
     weights: Mapping[str, WeightsLoss]
     paired: Mapping[str, PairedDifference]
+    compute: ComputeSettings | None = None  # None: an older version's
 
 
 @dataclass(frozen=True)

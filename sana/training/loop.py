@@ -20,6 +20,7 @@ from sana.runtime.threads import in_threads
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
+from sana.training.compute.blocks import BlockCompute
 from sana.training.evaluation import EvalTable, evaluate_model
 from sana.training.gauges.matmul_peak import matmul_peak_flops
 from sana.training.gauges.throughput import Throughput
@@ -57,10 +58,12 @@ class Trainer:
         eval_reader: Reader,
         checkpoints: CheckpointManager,
         report: Report,
+        compute: BlockCompute,
     ) -> None:
         self.config, self.resources = config.train, config.train.resources
         self.parallel, self.trainable, self.objective = parallel, trainable, objective
-        self.checkpoints, self.report = checkpoints, report
+        self.checkpoints, self.report, self.compute = checkpoints, report, compute
+        checkpoints.compute = compute.settings
         self.stop = StopFlag(parallel.num_ranks)
         trainable.model.train()
         self.model = parallel.wrap(trainable)
@@ -161,7 +164,13 @@ class Trainer:
         self.resumed_step = step
         if self.parallel.is_main:
             self.window.remember(self.checkpoints.metrics.last_values(m.TRAIN_LOSS, WINDOW_STEPS))
-        self._write([], "from the start" if step == 0 else f"resuming from step {step}")
+        self._write([], "from the start" if step == 0 else f"resuming from step {step}{self._computed_otherwise()}")
+
+    def _computed_otherwise(self) -> str:
+        """Return what is computed in another way than before, which changes the last bits from here on."""
+        before = self.checkpoints.newest.compute if self.checkpoints.newest else None
+        changed = self.compute.settings.differences(before) if before else []
+        return f"; other last bits from here: {', '.join(changed)}" if changed else ""
 
     def _say_reading(self, done: int, total: int) -> None:
         if time.perf_counter() - self.last_report > REPORT_EVERY_S or done == total:
@@ -182,6 +191,9 @@ class Trainer:
             self.say(at=error.step)  # where it failed, not how far it went on
             raise
         if rows:
+            if self.compute.blocks:
+                rows[-1][m.COMPILED_GRAPHS] = float(self.compute.blocks.num_graphs)
+                self.compute.blocks.check()
             losses = [row[m.TRAIN_LOSS] for row in rows if m.TRAIN_LOSS in row]
             self.last_losses = f"loss {losses[-1]:.4f}" if losses else "skipped, the loss is not finite"
             if self.window.spike:

@@ -35,6 +35,7 @@ MFU = "throughput/mfu"  # that over the measured peak of a matrix product on thi
 GPU_ALLOCATED_PEAK_GIB = "memory/gpu_allocated_peak_gib"  # of rank 0, since its start
 GPU_RESERVED_PEAK_GIB = "memory/gpu_reserved_peak_gib"  # of the allocator, of rank 0, since its start
 HOST_PEAK_GIB = "memory/host_peak_gib"  # resident pages of rank 0, since its start
+COMPILED_GRAPHS = "compile/graphs"  # graphs that rank 0 compiled so far; only where blocks are compiled
 EVAL_LOSS_LIVE = "eval/loss_live"  # mean over the fixed grid, see sana/training/evaluation.py
 EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the EMA weights
 EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample

@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from sana.model.random_weights import random_transformer
 from sana.model.transformer import DTYPES
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
+from sana.training.compute.blocks import prepare_blocks
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
@@ -37,10 +39,19 @@ class StepTimes:
 
 
 class SyntheticModel:
-    """A transformer with random weights as the trainer calls it; `num_layers` in place of those of its config."""
+    """A transformer with random weights as the trainer calls it; `num_layers` in place of those of its config.
+
+    `bucket` is the largest that it trains on; without one nothing is kept for a backward pass.
+    """
 
     def __init__(
-        self, config: TrainConfig, transformer_config: Mapping[str, Any], *, num_layers: int | None = None
+        self,
+        config: TrainConfig,
+        transformer_config: Mapping[str, Any],
+        *,
+        work_dir: Path,
+        bucket: Bucket | None = None,
+        num_layers: int | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.parallel = config, Parallel.open(config)
@@ -49,10 +60,11 @@ class SyntheticModel:
             device=self.parallel.device,
             dtype=DTYPES[config.weights_dtype],
             num_layers=num_layers,
-            gradient_checkpointing=config.resources.gradient_checkpointing,
         )
         self._caption_channels = int(transformer_config["caption_channels"])
         self.trainable = FullTransformer(transformer)
+        buckets = () if bucket is None else (str(bucket),)
+        self.blocks = prepare_blocks(transformer, config, self.parallel, buckets=buckets, work_dir=work_dir)
         self.trainable.model.train()
         self.model = self.parallel.wrap(self.trainable)
         self.objective = build_objective(config, flow_shift=_FLOW_SHIFT)
@@ -92,19 +104,26 @@ class SyntheticTraining(SyntheticModel):
     """The trainer's own step over it, on one rank: with EMA and the optimizer's state."""
 
     def __init__(
-        self, config: TrainConfig, transformer_config: Mapping[str, Any], *, num_layers: int | None = None
+        self,
+        config: TrainConfig,
+        transformer_config: Mapping[str, Any],
+        *,
+        work_dir: Path,
+        bucket: Bucket,
+        num_layers: int | None = None,
     ) -> None:
-        super().__init__(config, transformer_config, num_layers=num_layers)
+        super().__init__(config, transformer_config, work_dir=work_dir, bucket=bucket, num_layers=num_layers)
+        self.bucket = bucket
         self.state = TrainState(self.trainable, config)
         self._step = TrainStep(config, self.parallel, self.model, self.state, self.objective)
 
-    def measure(self, bucket: Bucket, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
-        """Take `num_steps` steps, at least two, of the global batch on one bucket.
+    def measure(self, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
+        """Take `num_steps` steps, at least two, of the global batch on its bucket.
 
         Raises:
             torch.OutOfMemoryError: a step does not fit.
         """
-        batches = self.batches(bucket, caption_tokens)
+        batches = self.batches(self.bucket, caption_tokens)
         num_micro_batches = self.config.global_batch_size // self.config.resources.micro_batch_size
         times = []
         for _ in range(num_steps):

@@ -191,8 +191,14 @@ def _train(job: Job[CalibrateSpec], trial: Trial, capacity: int) -> Trial:
     device = _device(job.config)
     _limit(device, capacity)
     peak = PeakMemory(device)
-    training = SyntheticTraining(config, spec.model_configs["transformer"], num_layers=trial.num_layers)
-    times = training.measure(Bucket.parse(spec.bucket), caption_tokens=spec.caption_tokens)
+    training = SyntheticTraining(
+        config,
+        spec.model_configs["transformer"],
+        work_dir=job.work_dir,
+        bucket=Bucket.parse(spec.bucket),
+        num_layers=trial.num_layers,
+    )
+    times = training.measure(caption_tokens=spec.caption_tokens)
     return Trial(
         trial.num_layers,
         trial.micro_batch_size,
@@ -211,7 +217,7 @@ def _forward(job: Job[CalibrateSpec], capacity: int) -> Rate:
     _limit(device, capacity)
     peak = PeakMemory(device)
     config = with_activations(job.config.train, kept=0.0, micro_batch_size=1, global_batch_size=1)
-    evaluation = SyntheticModel(config, spec.model_configs["transformer"])
+    evaluation = SyntheticModel(config, spec.model_configs["transformer"], work_dir=job.work_dir)
     seconds = evaluation.measure_forward(Bucket.parse(spec.bucket), caption_tokens=spec.caption_tokens)
     return Rate(seconds, peak.read())
 

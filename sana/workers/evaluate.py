@@ -9,6 +9,7 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -22,14 +23,16 @@ from sana.data.loading.loader import Reader, load_samples
 from sana.data.schemas import LOSSES
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.tables import content_digest
-from sana.facts import BASELINE, WEIGHTS, PairedDifference, SigmaLoss, WeightsLoss
+from sana.facts import BASELINE, WEIGHTS, ComputeSettings, PairedDifference, SigmaLoss, WeightsLoss
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName, EvaluateSpec
 from sana.store import Store
+from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
+from sana.training.compute.blocks import prepare_blocks
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
@@ -42,17 +45,17 @@ _log = logging.getLogger(__name__)
 
 def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
-    tables = evaluate_all(job)
+    tables, compute = evaluate_all(job)
     out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
     if tables is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
-        (out / EvalReport.FILE).write_bytes(build_report(tables, checkpoint).to_json())
+        (out / EvalReport.FILE).write_bytes(build_report(tables, checkpoint, compute).to_json())
         plot_losses(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
 
 
-def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
-    """Return a table per set of weights, in the order of WEIGHTS; None on all ranks but the first."""
+def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, ComputeSettings]:
+    """Return a table per set of weights, in the order of WEIGHTS, or None on all ranks but the first; and how."""
     spec, store = job.spec, job.open_store()
     parallel = Parallel.open(job.config.train)
     samples = load_samples(store, spec.latents, spec.captions, "eval")
@@ -60,6 +63,9 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
     report.phase("loading the model")
     dtype = DTYPES[job.config.train.weights_dtype]  # as training computes
     trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision, dtype=dtype))
+    # as the loop computes it
+    compute = prepare_blocks(trainable.model, job.config.train, parallel, buckets=(), work_dir=job.work_dir)
+    _warn_of_other_bits(store, spec.checkpoint, compute.settings)
     trainable.model.to(parallel.device)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
@@ -86,7 +92,23 @@ def evaluate_all(job: Job[EvaluateSpec]) -> dict[str, EvalTable] | None:
         tables[name] = table
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
     parallel.finish()
-    return tables if parallel.is_main else None
+    return (tables if parallel.is_main else None), compute.settings
+
+
+def _warn_of_other_bits(store: Store, checkpoint: CheckpointName, compute: ComputeSettings) -> None:
+    """Warn where the training loop computed its eval losses in another way than this stage does."""
+    before = read_checkpoint(store, checkpoint.trajectory, checkpoint.step).compute
+    if before is None:
+        return
+    # these change no eval loss
+    same = replace(
+        before,
+        num_ranks=compute.num_ranks,
+        micro_batch_size=compute.micro_batch_size,
+        activations_kept=compute.activations_kept,
+    )
+    if changed := compute.differences(same):
+        _log.warning("eval losses of the training loop differ from these in the last digits: %s", ", ".join(changed))
 
 
 class _WeightsAhead:
@@ -149,7 +171,9 @@ def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=LOSSES)
 
 
-def build_report(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> EvalReport:
+def build_report(
+    tables: dict[str, EvalTable], checkpoint: CheckpointName, compute: ComputeSettings | None = None
+) -> EvalReport:
     """Return the numbers of the report."""
     baseline = tables[BASELINE]
     return EvalReport(
@@ -161,6 +185,7 @@ def build_report(tables: dict[str, EvalTable], checkpoint: CheckpointName) -> Ev
         eval_list_digest=eval_list_digest(baseline.sample_ids),
         weights={name: _summary(table) for name, table in tables.items()},
         paired={name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
+        compute=compute,
     )
 
 

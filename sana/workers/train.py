@@ -33,6 +33,7 @@ from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
+from sana.training.compute.blocks import prepare_blocks
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, load_initial_weights
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
@@ -116,7 +117,6 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         spec.model.path,
         revision=spec.model.revision,
         dtype=DTYPES[config.train.weights_dtype],
-        gradient_checkpointing=config.train.resources.gradient_checkpointing,
     )
     trainable = FullTransformer(transformer)
     if spec.initial is not None:
@@ -127,6 +127,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         width = int(transformer.config.caption_channels)
         check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_check_progress(job))
         job.report(Progress(0, max_steps, "steps", phase="preparing the first batch"))
+    compute = prepare_blocks(transformer, config.train, parallel, buckets=samples.buckets, work_dir=job.work_dir)
     resources = config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     trainer = Trainer(
@@ -148,6 +149,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
             num_ranks=parallel.num_ranks,
         ),
         report=job.report,
+        compute=compute,
     )
     if spec.initial is not None and spec.initial.optimizer:
         _go_on_with(load_initial_optimizer(store, spec.initial, trainer.state.optimizer.state()), trainer, parallel)

@@ -94,7 +94,7 @@ def test_micro_batches_and_checkpointing_change_nothing(lab: Lab) -> None:
     whole = lab.train("whole", micro_batch_size=4)
     single = lab.train("single", micro_batch_size=1, prefetch_batches=5)
     assert lab.losses(single) == pytest.approx(lab.losses(whole), rel=1e-5)
-    saving = lab.train("saving", micro_batch_size=4, gradient_checkpointing=True)
+    saving = lab.train("saving", micro_batch_size=4, activation_memory="recompute_all")
     lab.assert_same(whole, saving)
 
 

@@ -35,7 +35,7 @@ def test_one_published_block_saves_what_was_measured(precision: Precision, gib: 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "autocast"])
 def test_a_block_saves_what_autograd_keeps(precision: Precision) -> None:
     sizes, cpu = TransformerSizes.of(SMALL), torch.device("cpu")
-    model = random_transformer(SMALL, device=cpu, gradient_checkpointing=False)
+    model = random_transformer(SMALL, device=cpu)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model.to(dtype)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -83,7 +83,7 @@ def test_optimizer_has_the_state_that_is_counted(name: str, dtype: str) -> None:
     settings = {"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name}, "weights_dtype": dtype}
     config = TrainConfig.model_validate(settings)
     wide = {**SMALL, "num_attention_heads": 8, "num_cross_attention_heads": 8, "cross_attention_dim": 192}
-    model = random_transformer(wide, device=torch.device("cpu"), dtype=DTYPES[dtype], gradient_checkpointing=False)
+    model = random_transformer(wide, device=torch.device("cpu"), dtype=DTYPES[dtype])
     state = build_optimizer(config, dict(model.named_parameters())).state()
     counted, held = optimizer_bytes(config, TransformerSizes.of(wide)), 0
     for key, tensor in state.items():  # what is outside of the blocks is small in a model of real size
@@ -123,7 +123,7 @@ def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
         config = {"max_steps": 1, "global_batch_size": changed.pop("batch", 1), "resources": changed}
         return estimate_training(TrainConfig.model_validate(config), sizes, FULL, caption_tokens=300, on_gpu=True).peak
 
-    assert peak(gradient_checkpointing=False) > 4 * peak()
+    assert peak(activation_memory=1.0) > 3 * peak()
     assert peak(batch=2, micro_batch_size=2) > peak(batch=2) > peak()
     assert peak() - peak(ema_device="cpu") == 4 * sizes.num_parameters
     whole, parts = (peak(batch=8, num_processes=8, sharding=kind) for kind in ("none", "full"))

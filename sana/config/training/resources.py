@@ -1,6 +1,6 @@
 """Config of training that changes its speed, its memory and what is saved, and no address."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,16 @@ class TrainResources(Section):
     micro_batch_size: int = Field(
         1, ge=1, le=1024, description="samples per forward pass and rank; the rest is accumulated"
     )
-    gradient_checkpointing: bool = Field(True, description="recompute activations: less memory, bit-equal gradients")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="compile the transformer's blocks: faster steps after a first one that takes a minute, other last "
+        "bits; auto: on a GPU",
+    )
+    activation_memory: Literal["auto", "recompute_all"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        "auto",
+        description="what is kept of the forward pass for the backward pass: as much as fits (auto), nothing but the "
+        "blocks' inputs (recompute_all), or a share of it, 0 to 1, of compiled blocks; 1 keeps all",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where training runs")
     ema_device: Literal["auto", "cpu"] = Field(
         "auto",
@@ -85,5 +94,15 @@ class TrainResources(Section):
             raise ValueError(
                 f"keep_best_checkpoints {self.keep_best_checkpoints} needs eval losses in the loop, but eval_every is "
                 "0; set eval_every, or keep_best_checkpoints to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _share_needs_compiled_blocks(self) -> Self:
+        share = self.activation_memory
+        if self.compile == "never" and not isinstance(share, str) and 0.0 < share < 1.0:
+            raise ValueError(
+                f"activation_memory {share:g} needs compiled blocks, and compile is never: only torch's compiler "
+                "keeps a share; use auto, recompute_all or 1"
             )
         return self

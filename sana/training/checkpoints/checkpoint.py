@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from sana.artifact import FileInfo
 from sana.errors import SanaError
+from sana.facts import ComputeSettings
 from sana.record import DamagedRecordError, Record
 from sana.store import Store
 
@@ -60,6 +61,7 @@ class Checkpoint(Record):
     snapshot: Mapping[str, Mapping[str, str]]
     created_at: float
     optimizer_steps_before: int = 0  # that the optimizer had taken in the run that init_optimizer took it from
+    compute: ComputeSettings | None = None  # of the steps since the checkpoint before; None: an older version's
 
     @property
     def key(self) -> str:

@@ -15,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from sana.artifact import FileInfo, digest_of
+from sana.facts import ComputeSettings
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import (
     Checkpoint,
@@ -69,11 +70,12 @@ def save(
     seed: int,
     snapshot: Mapping[str, Mapping[str, str]],
     optimizer_steps_before: int = 0,
+    compute: ComputeSettings | None = None,
 ) -> Checkpoint:
     """Commit a checkpoint whose files are stored."""
     now = round(time.time(), 3)
     made = Checkpoint(trajectory, step, attempt, files, tuple(segments), cursor, seed, snapshot, created_at=now)
-    return commit(store, replace(made, optimizer_steps_before=optimizer_steps_before))
+    return commit(store, replace(made, optimizer_steps_before=optimizer_steps_before, compute=compute))
 
 
 def files_of(checkpoint: Checkpoint, part: str) -> dict[str, FileInfo]:

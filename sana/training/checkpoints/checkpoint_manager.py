@@ -15,6 +15,7 @@ from sana.artifact import FileInfo
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.errors import SanaError
+from sana.facts import ComputeSettings
 from sana.store import Store
 from sana.training.checkpoints import checkpoint, checkpoint_io
 from sana.training.checkpoints.behind import Behind
@@ -68,6 +69,7 @@ class CheckpointManager:
         self.check = check
         self.rank, self.num_ranks = rank, num_ranks
         self.clock = CheckpointClock(config.resources, rank=rank, num_ranks=num_ranks)
+        self.compute: ComputeSettings | None = None  # set by the trainer, once it knows
         self.newest: checkpoint.Checkpoint | None = None  # on rank 0
         self.optimizer_steps_before = 0  # see Checkpoint
         self.saved_step = 0  # the last step that was saved, or is being saved: the same on all ranks
@@ -224,6 +226,7 @@ class CheckpointManager:
             seed=self.config.seed,
             snapshot=self.snapshot,
             optimizer_steps_before=self.optimizer_steps_before,
+            compute=self.compute,
         )
         losses, resources = dict(self._eval_losses), self.config.resources
         prune(self.store, self.key, resources, eval_losses=losses, keep_steps=self.keep_steps)

@@ -1,0 +1,99 @@
+"""Transformer blocks compiled by torch: one graph for all blocks of a shape, whatever the caption's length.
+
+Compiling changes the last bits: products are fused, and sums are taken in another order.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_MAX_GRAPHS = 256  # of one function: 11 buckets in training and in evaluation are 22; torch's own limit is 8
+_CAPTIONS = 1  # the dimension of captions' tokens in [B, L, D]; the mask has it last
+
+_log = logging.getLogger(__name__)
+
+Backend = str | Callable[..., Any]
+
+
+class CompiledBlocks:
+    """The blocks of a transformer, compiled in place: parameters, their names and hooks stay as they are.
+
+    Graphs are made at the first forward pass of a shape. `kept` is the share of a block's activations that is kept
+    for its backward pass; the rest is computed again from them (torch's activation memory budget), and 1 keeps all that
+    is not cheaper to compute again.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, *, kept: float = 1.0, backend: Backend = "inductor") -> None:
+        torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
+        self._kept = kept
+        self._shapes: set[tuple[object, ...]] = set()
+        self._graphs_before = _unique_graphs()
+        self._warned = False
+        # one function for all blocks, so that twenty of them are compiled once
+        self._compiled = torch.compile(type(blocks[0]).forward, backend=backend, dynamic=False)
+        for block in blocks:
+            block.forward = self._forward_of(block)
+
+    @property
+    def num_graphs(self) -> int:
+        """Graphs that were compiled so far."""
+        return _unique_graphs() - self._graphs_before
+
+    @property
+    def num_shapes(self) -> int:
+        """Shapes of latents that came, those of training and of evaluation counted apart: as many graphs are needed."""
+        return len(self._shapes)
+
+    def check(self) -> None:
+        """Warn, once, if more was compiled than one graph a shape: recompiling costs minutes on a GPU."""
+        if self.num_graphs > self.num_shapes and not self._warned:
+            self._warned = True
+            _log.warning(
+                "%d graphs were compiled for %d shapes of latents: blocks are compiled again and again. "
+                "TORCH_LOGS=recompiles says why; train.resources.compile=never trains without",
+                self.num_graphs,
+                self.num_shapes,
+            )
+
+    def _forward_of(self, block: nn.Module) -> Callable[..., Tensor]:
+        def forward(
+            hidden_states: Tensor,
+            attention_mask: Tensor | None,
+            encoder_hidden_states: Tensor,
+            encoder_attention_mask: Tensor | None,
+            *rest: Any,
+        ) -> Tensor:
+            self._shapes.add((torch.is_grad_enabled(), block.training, *hidden_states.shape, *rest[1:4]))
+            torch._dynamo.mark_dynamic(encoder_hidden_states, _CAPTIONS)
+            if encoder_attention_mask is not None:
+                torch._dynamo.mark_dynamic(encoder_attention_mask, encoder_attention_mask.ndim - 1)
+            # the patches come transposed to the first block, which would be a graph of its own
+            with torch._functorch.config.patch(activation_memory_budget=self._kept):
+                result: Tensor = self._compiled(
+                    block,
+                    hidden_states.contiguous(),
+                    attention_mask,
+                    encoder_hidden_states,
+                    encoder_attention_mask,
+                    *rest,
+                )
+            return result
+
+        return forward
+
+
+def use_compile_cache(work_dir: Path) -> None:
+    """Keep compiled code under work_dir, so that a second start compiles nothing. Before the first compilation.
+
+    A folder that the environment names already is left.
+    """
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work_dir / "cache" / "compiled"))
+
+
+def _unique_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

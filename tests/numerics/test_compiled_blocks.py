@@ -1,0 +1,140 @@
+"""Compiled blocks: as few graphs as shapes, the same numbers within a bound, and what is recorded of them."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sana.bucket import Bucket
+from sana.config.training.train import TrainConfig
+from sana.costs.transformer import TransformerSizes
+from sana.errors import ConfigError
+from sana.facts import ComputeSettings
+from sana.model.transformer import load_transformer, predict
+from sana.training.compute import activations
+from sana.training.compute.activations import kept_activations
+from sana.training.compute.blocks import prepare_blocks
+from sana.training.compute.compiled_blocks import CompiledBlocks
+
+SIDES = [(4, 10), (5, 8), (8, 5), (6, 6), (10, 4), (7, 6), (6, 7), (9, 5), (5, 9), (8, 6), (6, 8)]  # of tokens
+CAPTIONS = [64, 128, 192, 256, 320]
+
+
+def pass_through(graph: Any, _inputs: Any) -> Any:
+    """A backend of torch.compile that compiles nothing: what it is given is what would be compiled."""
+    return graph
+
+
+def loss_and_gradients(
+    model: Any, frames: int, height: int, width: int, num_tokens: int
+) -> tuple[float, dict[str, Any]]:
+    generator = torch.Generator().manual_seed(num_tokens)
+    latents = torch.randn(1, 16, frames, 2 * height, 2 * width, generator=generator)
+    captions = torch.randn(1, num_tokens, model.config.caption_channels, generator=generator)
+    mask = torch.ones(1, num_tokens, dtype=torch.int64)
+    loss = predict(model, latents, torch.tensor([500.0]), captions, mask).square().mean()
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), gradients
+
+
+@pytest.mark.parametrize("num_buckets", [2, pytest.param(len(SIDES), marks=pytest.mark.slow(group="compile"))])
+def test_one_graph_a_bucket_whatever_the_caption(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture, num_buckets: int
+) -> None:
+    model = load_transformer(str(tiny_model)).train()
+    blocks = CompiledBlocks(model.transformer_blocks, backend=pass_through)
+    for count, (height, width) in enumerate(SIDES[:num_buckets], start=1):
+        for num_tokens in CAPTIONS:
+            loss_and_gradients(model, 2, height, width, num_tokens)
+            assert (blocks.num_graphs, blocks.num_shapes) == (count, count), num_tokens
+    model.eval()
+    with torch.no_grad():  # evaluation has graphs of its own, one a bucket
+        for num_tokens in CAPTIONS:
+            predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, num_tokens, 16), None)
+    assert blocks.num_graphs == blocks.num_shapes == num_buckets + 1
+    blocks.check()
+    assert not warnings(caplog)
+    with caplog.at_level(logging.WARNING):
+        torch._dynamo.utils.counters["stats"]["unique_graphs"] += 1  # as if a guard had failed
+        blocks.check()
+        blocks.check()
+    torch._dynamo.utils.counters["stats"]["unique_graphs"] -= 1
+    [warning] = warnings(caplog)
+    assert f"{num_buckets + 2} graphs were compiled for {num_buckets + 1} shapes" in warning
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_wrapped_blocks_compute_what_blocks_do_and_keep_their_names(tiny_model: Path) -> None:
+    plain, wrapped = (load_transformer(str(tiny_model)).train() for _ in range(2))
+    CompiledBlocks(wrapped.transformer_blocks, backend="eager")
+    loss, gradients = loss_and_gradients(plain, 2, 4, 6, 9)
+    assert loss_and_gradients(wrapped, 2, 4, 6, 9)[0] == loss
+    assert list(wrapped.state_dict()) == list(plain.state_dict())
+    again = loss_and_gradients(wrapped, 2, 4, 6, 9)[1]
+    assert all(torch.equal(again[name], gradient) for name, gradient in gradients.items())
+
+
+def config(precision: str = "bf16", **resources: Any) -> TrainConfig:
+    settings = {"max_steps": 1, "global_batch_size": 1, "mixed_precision": precision, "resources": resources}
+    return TrainConfig.model_validate(settings)
+
+
+SIZES = TransformerSizes(20, 20, 112, 20, 112, 2240, 2304, 3.0)
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("setting", "compiling", "gib", "kept"),
+    [
+        ("recompute_all", "always", 10_000, 0.0),
+        (0.35, "always", 1, 0.35),
+        (1.0, "never", 1, 1.0),
+        ("auto", "always", 10_000, 1.0),
+        ("auto", "always", 80, 0.3),  # EMA included
+        ("auto", "always", 139 * 0.92, 0.8),
+        ("auto", "always", 50, 0.0),
+        ("auto", "never", 10_000, 1.0),
+        ("auto", "never", 139, 0.0),
+    ],
+)
+def test_auto_keeps_as_much_as_fits(
+    setting: Any, compiling: str, gib: float, kept: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(activations, "available_bytes", lambda device: gib * GIB)
+    buckets = [Bucket(81, 480, 832), Bucket(17, 480, 832)]
+    device = torch.device("cuda")
+    settings = config(activation_memory=setting, compile=compiling)
+    found = kept_activations(
+        settings, SIZES, buckets, caption_tokens=300, device=device, num_ranks=1, work_dir=tmp_path
+    )
+    assert found == pytest.approx(kept)
+
+
+def test_a_share_needs_compiled_blocks(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="activation_memory 0.5 needs compiled blocks, and compile is never"):
+        config(activation_memory=0.5, compile="never")
+    from sana.training.parallel.parallel import Parallel
+
+    settings = config("fp32", activation_memory=0.5, device="cpu")
+    model = load_transformer(str(tiny_model))
+    with pytest.raises(ConfigError, match="compile: auto compiles none on a cpu; set train.resources.compile=always"):
+        prepare_blocks(model, settings, Parallel.open(settings), buckets=["17x64x96"], work_dir=tmp_path)
+
+
+def test_differences_are_those_that_change_bits() -> None:
+    before = ComputeSettings("cpu", "2.13", compiled=False, activations_kept=0.0, micro_batch_size=1, num_ranks=1)
+    after = ComputeSettings("cpu", "2.13", compiled=False, activations_kept=1.0, micro_batch_size=1, num_ranks=2)
+    assert after.differences(before) == ["num_ranks 1 -> 2"]
+    compiled = [
+        ComputeSettings("cpu", "2.13", compiled=True, activations_kept=kept, micro_batch_size=1, num_ranks=1)
+        for kept in (0.2, 0.4)
+    ]
+    assert compiled[0].differences(compiled[1]) == ["activations_kept 0.4 -> 0.2"]
+    assert compiled[0].differences(before) == ["compiled False -> True"]
