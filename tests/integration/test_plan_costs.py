@@ -80,7 +80,7 @@ def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPa
     )
     sizes = read_model_sizes(context.config.model, work_dir=context.work_dir).transformer
     passes = sum(
-        sizes.flops(bucket).with_recompute(kept_activations(context.config.train)) * one.train
+        sizes.flops(bucket).with_recompute(kept_activations(context.config.train, on_gpu=False)) * one.train
         for bucket, one in of.items()
     )
     mean = passes / sum(one.train for one in of.values())

@@ -60,7 +60,7 @@ def test_sharded_ranks_take_the_steps_of_whole_ones_and_of_one_process(pair: Ran
     for name, settings, local_ranks in (
         ("none", {}, 2),
         ("full", {"sharding": "full"}, 2),
-        ("hybrid", {"sharding": "hybrid", "gradient_checkpointing": True, "max_steps": 3}, 1),
+        ("hybrid", {"sharding": "hybrid", "activation_memory": "recompute_all", "max_steps": 3}, 1),
     ):
         train_on_two(pair, lab, name, local_ranks=local_ranks, **settings)
         found = lab.rows(lab.at(name, int(settings.get("max_steps", STEPS))))
