@@ -45,20 +45,23 @@ class Rates:
         whole = [one for one in self.calibration.whole_model(self.transformer.num_layers) if one.fits]
         return next((one for one in whole if self.is_own(one)), self.calibration.chosen)
 
+    @property
+    def kept(self) -> float:
+        """The share of activations that the config keeps; `auto` keeps what was measured to fit."""
+        resources, chosen = self.config.train.resources, self.calibration and self.calibration.chosen
+        is_auto = resources.activation_memory == "auto"
+        if is_auto and chosen is not None and chosen.micro_batch_size >= resources.micro_batch_size:
+            return chosen.kept
+        return kept_activations(self.config.train, on_gpu=self.machine.is_gpu)
+
     def is_own(self, trial: Trial) -> bool:
         """Whether a trial had the config's own setting."""
-        own = (
-            kept_activations(self.config.train, on_gpu=self.machine.is_gpu),
-            self.config.train.resources.micro_batch_size,
-        )
+        own = (self.kept, self.config.train.resources.micro_batch_size)
         return (trial.kept, trial.micro_batch_size) == own
 
     def train(self, bucket: Bucket) -> Rate:
         """Training, per sample; of another setting or bucket than was measured, scaled by what is counted of both."""
-        kept, micro = (
-            kept_activations(self.config.train, on_gpu=self.machine.is_gpu),
-            self.config.train.resources.micro_batch_size,
-        )
+        kept, micro = self.kept, self.config.train.resources.micro_batch_size
         tokens = self.config.encode_captions.max_tokens
         flops = self.transformer.flops(bucket, caption_tokens=tokens).with_recompute(kept)
         counted = self._counted(bucket, kept, micro)

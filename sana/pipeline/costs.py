@@ -93,6 +93,8 @@ def check_fits(context: Context, plans: Sequence[StagePlan]) -> None:
 def why_not(config: Config, calibration: Calibration, sizes: ModelSizes) -> str:
     """Return why a config's setting cannot train on the device that was measured, or "" where nothing says so."""
     kept = kept_activations(config.train, on_gpu=calibration.machine.is_gpu)
+    if config.train.resources.activation_memory == "auto":
+        kept = 0.0  # it keeps no more than fits
     micro = config.train.resources.micro_batch_size
     failed = [
         one

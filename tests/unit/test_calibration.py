@@ -13,6 +13,7 @@ import torch
 
 from flows.cli.main import main
 from sana.bucket import Bucket
+from sana.config.load import load_config
 from sana.config.training.train import TrainConfig
 from sana.costs import calibration
 from sana.costs.calibration import Calibration, Rate, Trial, measured_activations, save_calibration, sizes_digest
@@ -22,15 +23,20 @@ from sana.costs.search import MOST_TRIALS, SMALL_LAYERS, Search
 from sana.costs.training import training_setting
 from sana.costs.transformer import TransformerSizes
 from sana.errors import SanaError
+from sana.model.model_configs import sizes_of
+from sana.pipeline.costs import why_not
 from sana.workers.calibrate import in_process
-from tests.published import TRANSFORMER
+from tests.published import TEXT_ENCODER, TRANSFORMER, VAE
 
 SIZES, FULL = TransformerSizes.of(TRANSFORMER), Bucket(81, 480, 832)
 
 
-def search(capacity_gib: float, *, batch: int = 1, over: float = 1.0, gain: float = 1.0) -> Search:
+def search(
+    capacity_gib: float, *, batch: int = 1, over: float = 1.0, gain: float = 1.0, compiled: str = "never"
+) -> Search:
     """A search on a made-up card: what is not state needs `over` times what is counted; larger batches gain."""
-    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": batch})
+    resources = {"compile": compiled}
+    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": batch, "resources": resources})
 
     def measure(kept: float, micro: int, layers: int) -> Trial:
         sizes = replace(SIZES, num_layers=layers)
@@ -54,6 +60,7 @@ def search(capacity_gib: float, *, batch: int = 1, over: float = 1.0, gain: floa
         (400.0, {"batch": 2, "gain": 1.5}, (1.0, 1)),  # two samples are counted not to fit
         (800.0, {"batch": 2, "gain": 1.5}, (1.0, 2)),
         (40.0, {}, None),
+        (80.0, {"compiled": "auto"}, (0.3, 1)),  # of compiled blocks a share is kept
         (75.0, {"over": 1.9}, (0.0, 1)),
         (58.0, {"over": 2.0}, None),  # counted to fit, and does not
         (51.0, {}, (0.0, 1)),  # predicted to need more than 0.94 of it, and tried all the same
@@ -211,3 +218,25 @@ def test_a_sharded_rank_is_not_what_is_measured(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["calibrate", "configs/demo.yaml", *(part for text in sets for part in ("-s", text))])
     assert "train.resources.sharding=none measures that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("resources", "refused"),
+    [
+        ({"activation_memory": 1.0}, True),
+        ({"activation_memory": "auto"}, False),  # keeps no more than fits
+        ({"activation_memory": "recompute_all"}, False),
+        ({"activation_memory": 1.0, "micro_batch_size": 2}, True),  # needs still more
+        ({"activation_memory": "recompute_all", "micro_batch_size": 2}, False),  # was not tried
+    ],
+)
+def test_only_what_was_measured_not_to_fit_is_refused(resources: dict[str, Any], refused: bool) -> None:
+    fits, not_fits = Trial(20, 1, 0.0, True, 1, 9.0, 1.9, 45 * GIB), Trial(20, 1, 1.0, False, 1)
+    measured = record(trials=(not_fits, fits), chosen=fits)
+    sets = [f"train.resources.{key}={value}" for key, value in resources.items()]
+    config = load_config(
+        "configs/demo.yaml", ["train.global_batch_size=2", "train.resources.micro_batch_size=1", *sets]
+    )
+    sizes = sizes_of({"transformer": TRANSFORMER, "vae": VAE, "text_encoder": TEXT_ENCODER}, where="model")
+    said = why_not(config, measured, sizes)
+    assert bool(said) == refused and (not said or "activation_memory=recompute_all" in said)
