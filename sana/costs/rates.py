@@ -48,7 +48,8 @@ class Rates:
     @property
     def kept(self) -> float:
         """The share of activations that the config keeps; `auto` keeps what was measured to fit."""
-        resources, chosen = self.config.train.resources, self.calibration and self.calibration.chosen
+        resources = self.config.train.resources
+        chosen = None if self.calibration is None else self.calibration.chosen
         is_auto = resources.activation_memory == "auto"
         if is_auto and chosen is not None and chosen.micro_batch_size >= resources.micro_batch_size:
             return chosen.kept
