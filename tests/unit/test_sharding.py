@@ -26,7 +26,6 @@ from tests.training_store import build_encoded
 pytestmark = pytest.mark.timeout(240)
 
 TOLERANCE = 1e-5  # relative, of losses and gradient norms
-STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def _train(job_path: Path, local_ranks: int) -> None:
     train(read_job(job_path, TrainSpec))
 
 
-SETTINGS = {"max_steps": STEPS, "global_batch_size": 4, "micro_batch_size": 1, "eval_every": 10, "checkpoint_every": 10}
+SETTINGS = {"global_batch_size": 4, "micro_batch_size": 1}
 
 
 def train_on_two(pair: RankPair, lab: Lab, trajectory: str, *, local_ranks: int = 2, **settings: Any) -> None:
@@ -55,23 +54,34 @@ def worst(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:
     return max(abs(left / right - 1) for left, right in pairs)
 
 
-def test_sharded_ranks_take_the_steps_of_whole_ones_and_of_one_process(pair: RankPair, lab: Lab) -> None:
-    rows = lab.rows(lab.train("one", **SETTINGS))
-    for name, settings, local_ranks in (
+@pytest.mark.parametrize("steps", [4, pytest.param(20, marks=pytest.mark.slow(group="ranks"))])
+def test_sharded_ranks_take_the_steps_of_whole_ones_and_of_one_process(pair: RankPair, lab: Lab, steps: int) -> None:
+    settings = {**SETTINGS, "max_steps": steps, "eval_every": steps // 2, "checkpoint_every": steps // 2}
+    rows = lab.rows(lab.train(f"one-{steps}", **settings))
+    saved = {}
+    for name, changed, local_ranks in (
         ("none", {}, 2),
         ("full", {"sharding": "full"}, 2),
-        ("hybrid", {"sharding": "hybrid", "activation_memory": "recompute_all", "max_steps": 3}, 1),
+        ("hybrid", {"sharding": "hybrid", "activation_memory": "recompute_all"}, 1),
     ):
-        train_on_two(pair, lab, name, local_ranks=local_ranks, **settings)
-        found = lab.rows(lab.at(name, int(settings.get("max_steps", STEPS))))
-        print(f"{name}: {worst(rows, found):.1e}")
+        train_on_two(pair, lab, f"{name}-{steps}", local_ranks=local_ranks, **{**settings, **changed})
+        saved[name] = lab.at(f"{name}-{steps}", steps)
+        found = lab.rows(saved[name])
+        print(f"{name}, {steps} steps: {worst(rows, found):.1e}")
         assert worst(rows, found) < TOLERANCE, name
         assert found[0]["eval/loss_live"] == rows[0]["eval/loss_live"]  # evaluated with sharded weights: bit-equal
-    # files of the same names, shapes and types, whatever wrote them
-    full, whole = lab.at("full", STEPS), lab.at("none", STEPS)
-    assert {name: info.num_bytes for name, info in full.files.items()} == {
-        name: info.num_bytes for name, info in whole.files.items()
-    }
+    # files of the same names and sizes, whatever wrote them
+    sizes = [{name: info.num_bytes for name, info in one.files.items()} for one in saved.values()]
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_bf16_casts_the_same_sharded_and_whole(pair: RankPair, lab: Lab) -> None:
+    settings = {"mixed_precision": "bf16", "max_steps": 3, "eval_every": 0}
+    for sharding in ("none", "full"):
+        train_on_two(pair, lab, f"bf16-{sharding}", sharding=sharding, **settings)
+    rows = [lab.rows(lab.at(f"bf16-{sharding}", 3)) for sharding in ("none", "full")]
+    print(f"bf16: {worst(*rows):.1e}")
+    assert worst(*rows) < TOLERANCE
 
 
 def test_a_run_goes_on_with_other_ranks_and_another_sharding(pair: RankPair, lab: Lab) -> None:
