@@ -16,6 +16,7 @@ from sana.runtime.job import read_job, write_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN
 from sana.runtime.rendezvous import rendezvous
 from sana.runtime.specs import TrainSpec
+from sana.runtime.worker_process import hide_torchao
 from sana.stages import train as stage
 from sana.store_errors import StoreError, StoreFullError
 
@@ -40,6 +41,7 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
         return done
     draft = Draft(context.store, recipe)
     job_path = write_job(context.config, stage.spec_of(context, inputs, recipe))
+    hide_torchao()
     from sana.workers.train import train  # here: what is wrong above must not wait for torch
 
     _log.info("train: %s, rank %s of %s", recipe.fingerprint, found.get("RANK", "0"), found.get("WORLD_SIZE", "1"))

@@ -14,11 +14,19 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
 
+
+def hide_torchao() -> None:
+    """Keep diffusers and transformers from importing torchao, which takes 3 s and prints warnings.
+
+    `train.optimizer` adamw_8bit alone uses it, and imports it then.
+    """
+    sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+
+
 _main = sys.modules["__main__"].__spec__
 if _main is not None and _main.name.startswith("sana.workers."):
     gc.disable()
-    # diffusers and transformers import torchao where it is installed, for 3 s; train.optimizer adamw_8bit alone uses it
-    sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+    hide_torchao()
 
 
 def keep_freed_memory() -> None:

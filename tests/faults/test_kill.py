@@ -29,9 +29,9 @@ from sana.progress import Progress
 from sana.runtime.job import Job
 from sana.store import Store, open_store
 from sana.training.checkpoints.checkpoint import read_checkpoint, read_metrics
-from sana.training.metrics import OF_THE_MACHINE
 from tests import forked
 from tests.pipeline_runs import ROOT, Outcome, Place, inline_workers, new_place, run_stages
+from tests.training_lab import NOT_COMPARED
 
 pytestmark = pytest.mark.timeout(400)
 NUM_SAMPLES = 13  # of the demo
@@ -301,4 +301,4 @@ def metrics(place: Place, outcome: Outcome) -> list[dict]:
     facts = TrainFacts.of(outcome["train"])
     store = place.context().store
     lines = read_metrics(store, read_checkpoint(store, facts.trajectory, facts.step)).decode().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith(OF_THE_MACHINE)} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(NOT_COMPARED)} for line in lines]

@@ -19,6 +19,7 @@ def clip(num_frames: int, seed: int = 0, height: int = 32) -> torch.Tensor:
     return torch.rand(1, 3, num_frames, height, 48, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@pytest.mark.slow(group="numbers")
 def test_three_graphs_serve_every_length_of_a_size(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, vae, graphs = load_vae(str(tiny_model)), load_vae(str(tiny_model)), []
 

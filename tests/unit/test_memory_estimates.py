@@ -130,6 +130,7 @@ def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
     assert 16 * 7 / 8 * sizes.num_parameters < whole - parts < 20 * 7 / 8 * sizes.num_parameters
 
 
+@pytest.mark.slow(group="numbers")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "device"),

@@ -132,6 +132,8 @@ def _bytes(tensor: Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()
 
 
+@pytest.mark.slow(group="numbers")
+@pytest.mark.timeout(240)
 def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one_to_the_bit(pair: RankPair) -> None:
     expected = {key: _bytes(tensor) for key, tensor in _whole_state_after_steps(sharded=False).items()}
     for rank, found in enumerate(pair.run(_on_a_rank)):

@@ -1,10 +1,24 @@
 """Config of training that changes its speed, its memory and what is saved, and no address."""
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainValidator, model_validator
 
 from sana.config.section import Section
+
+
+def _share_or_word(value: Any) -> Literal["auto", "recompute_all"] | float:
+    """Check `activation_memory` as a whole: a union would name a mistake twice. Accepts a number in text, as -s has."""
+    if value in ("auto", "recompute_all"):
+        return value  # type: ignore[no-any-return]  # one of these
+    try:
+        share = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        share = math.nan
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"{value!r} is neither auto nor recompute_all nor a share from 0 to 1")
+    return share
 
 
 class TrainResources(Section):
@@ -17,7 +31,7 @@ class TrainResources(Section):
         description="compile the transformer's blocks: faster steps after a first one that takes a minute, other last "
         "bits; auto: on a GPU",
     )
-    activation_memory: Literal["auto", "recompute_all"] | Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+    activation_memory: Annotated[Literal["auto", "recompute_all"] | float, PlainValidator(_share_or_word)] = Field(
         "auto",
         description="what is kept of the forward pass for the backward pass: as much as fits (auto), nothing but the "
         "blocks' inputs (recompute_all), or a share of it, 0 to 1, of compiled blocks; 1 keeps all",
