@@ -14,7 +14,7 @@ setup-dev: .venv/dev
 	@echo "set-up 1/3: a venv in .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "set-up 2/3: torch"
-	@$(PIP) torch
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo "set-up 3/3: this package and what it needs (Prefect, MLflow, diffusers ...): about two minutes"
 	@$(PIP) -e .
 	@touch $@
