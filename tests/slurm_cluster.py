@@ -79,6 +79,13 @@ class SlurmCluster:
             time.sleep(0.5)
         return job
 
+    def wait_for_node(self, name: str, state: str, *, timeout_s: float = 60) -> None:
+        """Wait until Slurm says a node is in this state."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := self.call("sinfo", "-h", "-n", name, "-o", "%T").strip()).startswith(state):
+            assert time.monotonic() < deadline, f"{name} is {found}, not {state}"
+            time.sleep(0.5)
+
     def start_node(self, name: str) -> None:
         self.daemons[name] = self._start("slurmd", "-D", "-f", str(self.folder / "slurm.conf"), "-N", name)
 

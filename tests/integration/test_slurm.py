@@ -18,7 +18,7 @@ from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stag
 from tests.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
 
 STEPS = 240
-SETTINGS = (f"train.max_steps={STEPS}", "train.resources.checkpoint_every=10", "train.resources.log_every=5")
+SETTINGS = (f"train.max_steps={STEPS}", "train.resources.micro_batch_size=2", "train.resources.checkpoint_every=10", "train.resources.log_every=5")
 RECIPE = ROOT / "examples/slurm/train.sbatch"
 
 
@@ -69,6 +69,7 @@ def test_a_node_that_dies_costs_a_requeue_and_no_step(tmp_path: Path, tiny_model
         cluster.crash_node("node2")
         reached = checkpoint_steps(context.store, trajectory)[-1]
         assert reached < STEPS
+        cluster.wait_for_node("node2", "down")  # as Slurm finds out by itself
         cluster.start_node("node2")  # the power is back
         job = cluster.wait_for(number, "COMPLETED", "FAILED", "CANCELLED", "NODE_FAIL", timeout_s=150)
         assert job["JobState"] == "COMPLETED" and int(job["Restarts"]) >= 1, log.read_text()
