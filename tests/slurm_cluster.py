@@ -91,7 +91,7 @@ class SlurmCluster:
 
     def crash_node(self, name: str) -> None:
         """Kill all that runs on a node at once, as a power cut does: its daemon, step managers and tasks."""
-        tasks = [process for process in psutil.process_iter() if _node_of(process) == name]
+        tasks = [process for process in psutil.process_iter() if _variable(process, "SLURMD_NODENAME") == name]
         managers = {parent for task in tasks for parent in task.parents() if parent.name() == "slurmstepd"}
         assert tasks and managers, f"nothing runs on {name}"
         daemon = self.daemons.pop(name)
@@ -105,10 +105,9 @@ class SlurmCluster:
             return subprocess.Popen(command, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
 
-def _node_of(process: psutil.Process) -> str | None:
-    """The node of a job's task, which Slurm writes into its environment."""
+def _variable(process: psutil.Process, name: str) -> str | None:
     try:
-        return process.environ().get("SLURMD_NODENAME")
+        return process.environ().get(name)
     except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return None
 
@@ -146,6 +145,10 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
                 daemon.wait(10)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+        for process in psutil.process_iter():  # step managers are in sessions of their own
+            if _variable(process, "SLURM_CONF") == str(folder / "slurm.conf"):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
 def _free_ports() -> list[int]:

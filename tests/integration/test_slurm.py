@@ -18,7 +18,12 @@ from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stag
 from tests.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
 
 STEPS = 240
-SETTINGS = (f"train.max_steps={STEPS}", "train.resources.micro_batch_size=2", "train.resources.checkpoint_every=10", "train.resources.log_every=5")
+SETTINGS = (
+    f"train.max_steps={STEPS}",
+    "train.resources.micro_batch_size=2",
+    "train.resources.checkpoint_every=10",
+    "train.resources.log_every=5",
+)
 RECIPE = ROOT / "examples/slurm/train.sbatch"
 
 
