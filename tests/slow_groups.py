@@ -8,8 +8,6 @@
 """
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,11 +24,8 @@ GROUPS = {
     "ranks": "training on two machines of which one is killed, cut off or pre-empted",
     "compile": "training with blocks compiled by inductor: its numbers, its resume, its cache",
     "numbers": "every optimizer on two ranks, memory in fresh processes as it was counted, graphs of the VAE",
-    "slurm": "training on two nodes of a real Slurm cluster, one of which is killed",
     "seek": "late windows of every kind of video",
 }
-
-PACKAGES = {"slurm": ("slurm-wlm", "slurmctld")}  # of Debian, and a program of each
 
 
 def group_of(commit: str) -> str:
@@ -41,13 +36,6 @@ def group_of(commit: str) -> str:
 def _head() -> str:
     command = ["git", "rev-parse", "HEAD"]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def _install(package: str, program: str) -> None:
-    """Install a Debian package where its program is missing and we may."""
-    if shutil.which(program) is None and shutil.which("apt-get") and os.getuid() == 0:
-        for arguments in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", package]):
-            subprocess.run(["apt-get", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
@@ -61,8 +49,6 @@ def main() -> None:
         print("\n".join(f"{'*' if name == group else ' '} {name}: {what}" for name, what in GROUPS.items()))
         return
     print(f"slow tests, group {group}: {GROUPS[group]}", flush=True)
-    if group in PACKAGES:
-        _install(*PACKAGES[group])
     command = [sys.executable, "-m", "pytest", "-q", "-m", f'slow(group="{group}")', "--durations=5"]
     sys.exit(subprocess.run(command, cwd=ROOT, check=False).returncode)
 
