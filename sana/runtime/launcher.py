@@ -119,13 +119,8 @@ def launch(
         _end(ranks, grace_s)  # one rank failed: the others would wait for it for ever
     if failed:
         # a rank that was killed before one that only lost its connection to it
-        failure = _failure(
-            module,
-            min(failed.values(), key=lambda code: (code >= 0, code == EXIT_TRY_AGAIN)),
-            error_path(job_path),
-            log_path,
-            progressed,
-        )
+        code = min(failed.values(), key=lambda code: (code >= 0, code == EXIT_TRY_AGAIN))
+        failure = _failure(module, code, error_path(job_path), log_path, progressed)
         if isinstance(failure, WorkerKilledError):
             failure.ranks = tuple(number for number, code in failed.items() if code < 0)
         raise failure
