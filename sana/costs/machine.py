@@ -33,7 +33,7 @@ def this_machine(device: str = "auto") -> Machine:
     gpu = None if device == "cpu" else _first_gpu()
     if gpu is not None:
         return Machine(*gpu, torch_version, is_gpu=True)
-    return Machine(f"{_cpu_name()}, {os.cpu_count()} threads", _host_memory(), torch_version, is_gpu=False)
+    return Machine(f"{_cpu_name()}, {os.cpu_count()} threads", host_memory(), torch_version, is_gpu=False)
 
 
 def _first_gpu() -> tuple[str, int] | None:
@@ -64,7 +64,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _host_memory() -> int:
+def host_memory() -> int:
     """Return the memory that this process may have: the machine's, or less where a container has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")

@@ -138,3 +138,18 @@ def test_differences_are_those_that_change_bits() -> None:
     ]
     assert compiled[0].differences(compiled[1]) == ["activations_kept 0.4 -> 0.2"]
     assert compiled[0].differences(before) == ["compiled False -> True"]
+
+
+def test_a_containers_limit_and_ranks_of_a_cpu_share_its_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bucket, cpu = [Bucket(17, 480, 832)], torch.device("cpu")
+    settings = config(activation_memory="auto")
+
+    def kept(gib: float, num_ranks: int) -> float:
+        monkeypatch.setattr(activations, "host_memory", lambda: int(gib * GIB))
+        return kept_activations(
+            settings, SIZES, bucket, caption_tokens=300, device=cpu, num_ranks=num_ranks, work_dir=tmp_path
+        )
+
+    assert [kept(400, 1), kept(400, 4), kept(20, 1)] == [1.0, 0.0, 0.0]

@@ -4,7 +4,6 @@ Where blocks are not compiled each is kept or computed again as a whole, with eq
 share of each, and the share changes the last bits.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.costs.calibration import measured_activations
+from sana.costs.machine import host_memory
 from sana.costs.memory import training_memory
 from sana.costs.training import activation_levels, training_setting
 from sana.costs.transformer import TransformerSizes
@@ -43,10 +43,13 @@ def kept_activations(
     if not isinstance(setting, str):
         return setting
     buckets = list(buckets)
-    if (measured := measured_activations(config, sizes, buckets, work_dir=work_dir)) is not None:
-        return measured
     on_gpu = device.type == "cuda"
-    room = available_bytes(device) / (num_ranks if device.type == "cpu" else 1)
+    shared_by = 1 if on_gpu else num_ranks  # ranks have a card each, and a machine's memory together
+    # calibration measured one rank
+    measured = measured_activations(config, sizes, buckets, work_dir=work_dir) if shared_by == 1 else None
+    if measured is not None:
+        return measured
+    room = available_bytes(device) / shared_by
     largest = max(buckets, key=sizes.num_tokens)
     for kept in reversed(activation_levels(config, on_gpu=on_gpu)):
         tried = training_setting(config, sizes, caption_tokens=caption_tokens, on_gpu=on_gpu, kept=kept)
@@ -60,4 +63,4 @@ def available_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return _GPU_PART * free
-    return _CPU_PART * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _CPU_PART * host_memory()
