@@ -182,6 +182,7 @@ def train_and_die_in_an_upload(job: Job[TrainSpec]) -> None:
     trainer.train(job)
 
 
+@pytest.mark.slow(group="numbers")
 def test_kill_in_the_middle_of_an_upload(lab: Lab) -> None:
     straight = lab.train("straight", max_steps=6, checkpoint_every=2)
     [process] = lab.start(lab.job("killed", max_steps=6, checkpoint_every=2), train_and_die_in_an_upload)
