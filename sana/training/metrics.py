@@ -42,7 +42,8 @@ EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absen
 EVAL_STDERR_EMA = "eval/stderr_ema"
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
 
-OF_THE_MACHINE = ("time/", "throughput/", "memory/")  # how names begin that differ between two runs of a trajectory
+# how names begin that differ between two runs of a trajectory
+OF_THE_MACHINE = ("time/", "throughput/", "memory/", "compile/")
 
 
 class Scalar(NamedTuple):
