@@ -172,6 +172,7 @@ def test_the_guard_is_part_of_the_trajectory(lab: Lab) -> None:
     assert settings(loss_spike_threshold=0.0) == settings()
 
 
+@pytest.mark.slow(group="numbers")
 def test_two_ranks_skip_as_one_does(lab: Lab, pair: RankPair, disturbed: Disturbed) -> None:
     """One rank alone has the bad sample; none takes the step."""
     settings = {"max_skipped_steps": 1, "checkpoint_every": 1, "micro_batch_size": 1, "max_checkpoints": 9}

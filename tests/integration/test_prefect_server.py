@@ -76,6 +76,7 @@ def write_config(folder: Path, *, held_out: str) -> str:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow(group="prefect_retry")
 def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) -> None:
     config = write_config(tmp_path, held_out="nobody")
     run = server.start_run("sana-video/pipeline", config=config, until="bucket")
