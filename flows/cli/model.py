@@ -110,6 +110,9 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 def make_tiny_model(out: Path, seed: int) -> None:
     """Write a complete tiny Sana Video checkpoint (random weights, real architecture) to the folder OUT."""
+    from sana.runtime.worker_process import hide_torchao
+
+    hide_torchao()
     from sana.model.tiny_model import build_tiny_model
 
     try:

@@ -39,18 +39,18 @@ def calibration_lines(measured: Calibration, config: Config, sizes: ModelSizes) 
 
 def _trials(measured: Calibration, num_layers: int) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("training", "kept", "micro batch", "s a step", "s a sample", "first s", "peak GiB", ""):
+    for name in ("training", "kept", "micro batch", "s a sample", "first s", "peak GiB", ""):
         table.add_column(name, justify="left" if name in ("training", "") else "right", no_wrap=True)
     for trial in measured.trials:
         what = "whole model" if trial.num_layers == num_layers else f"{trial.num_layers} layers"
-        numbers = [f"{trial.kept:.0%}", str(trial.micro_batch_size), *(_times(trial) if trial.fits else ["-"] * 4)]
+        numbers = [f"{trial.kept:.0%}", str(trial.micro_batch_size), *(_times(trial) if trial.fits else ["-"] * 3)]
         note = ("chosen" if trial == measured.chosen else "") if trial.fits else "does not fit"
         table.add_row(what, *numbers, Text(note, style="" if trial.fits else "yellow"))
     return table
 
 
 def _times(trial: Trial) -> list[str]:
-    times = [trial.step_s, trial.sample_s, trial.first_step_s]
+    times = [trial.sample_s, trial.first_step_s]
     return [*(f"{seconds:.3g}" for seconds in times), f"{trial.peak_bytes / GIB:.2f}"]
 
 

@@ -189,7 +189,7 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
     written += MASTER_BYTES * rates.transformer.num_parameters  # the export
     basis = ESTIMATED if rates.trial is None else MEASURED if rates.is_own(rates.trial) else SCALED
-    unknown = "" if counts.samples() else f"as if all were {largest_bucket(counts.config)}"
+    unknown = "" if counts.samples() else f"at most: as if all were {largest_bucket(counts.config)}"
     return _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)
 
 
