@@ -5,6 +5,8 @@ from typing import Any
 from prefect import flow
 
 from sana.pipeline import graph
+from sana.pipeline.costs import check_fits
+from sana.pipeline.plan import plan
 from sana.pipeline.run import Done, inputs_of
 from tasks.flow_run import open_run, stages_of
 from tasks.stages import task_of
@@ -36,11 +38,12 @@ def run_stages(
     """Call the task of each stage of the config in order, each with the artifacts that provide the tables it reads.
 
     Raises:
-        ConfigError: the config is wrong, or it has no such stage.
+        ConfigError: the config is wrong, it has no such stage, or training was measured not to fit.
     """
     run = open_run(config, overrides or (), root, force or ())
     names = graph.until(run.context.config, until)
     graph.check_force(run.context.config, force or (), until)
+    check_fits(run.context, lambda: plan(run.context, last=until, force=force or ()))  # before hours of encoding
     done: dict[str, Done] = {}
     with stages_of(run) as all_done:
         for name in names:

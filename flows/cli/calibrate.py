@@ -36,11 +36,11 @@ def calibrate(
     from flows.display.progress_display import RunDisplay
     from sana.costs.calibration import Calibration, is_sharded, save_calibration
     from sana.model.model_configs import read_model_sizes
-    from sana.pipeline.costs import largest_bucket
     from sana.pipeline.plan import check_work_dir
     from sana.runtime.launcher import result_path
     from sana.runtime.specs import CalibrateSpec
     from sana.runtime.worker import run_worker
+    from sana.stages.bodies.measured_fit import largest_bucket
 
     settings = resolve(config, overrides, root)
     if is_sharded(settings.train):

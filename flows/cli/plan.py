@@ -16,7 +16,7 @@ from flows.cli.options import (
     warn,
 )
 from sana.context import Context
-from sana.errors import SanaError
+from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--price-per-hour", type=click.FloatRange(min=0.0), help="Of this machine, in any currency: say what a run costs."
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs; warnings are in it.")
 @rehash_option
 def plan(
     config: str,
@@ -38,6 +39,7 @@ def plan(
     until: str | None,
     force: Sequence[str],
     price_per_hour: float | None,
+    as_json: bool,
     rehash: bool,
 ) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing.
@@ -54,6 +56,9 @@ def plan(
     context = context_of(settings, read_only=True)
     rehashed = rehash_files(context) if rehash else None
     plans = decide(context, last=until, force=force, rehashed=rehashed)
+    if as_json:
+        _print_json(context, plans, price_per_hour)
+        return
     click.echo(plan_table(plans))
     options = "".join([*(f" --force {name}" for name in force), f" --until {until}" if until else ""])
     options += " --rehash" if rehash else ""
@@ -69,6 +74,31 @@ def plan(
         _say_costs(context, plans, price_per_hour)
         Advisor(settings, warn).advise_on(plans)
         click.echo(f"to do it: {program()} run {same_options(config, overrides, root)}{options}")
+
+
+def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:
+    """Print a plan as one JSON object. Raises ConfigError, once it is printed: it was measured not to fit."""
+    from flows.display.costs import warnings_of
+    from sana.pipeline.advice import Advisor
+    from sana.pipeline.costs import not_fitting, plan_costs
+    from sana.pipeline.plan import all_cached
+    from sana.pipeline.plan_record import plan_record
+
+    stops = next((str(one.stops) for one in plans if one.stops), "")
+    costs, refused, warnings = None, "", list[str]()
+    if not stops and not all_cached(plans):
+        try:
+            costs = plan_costs(context, plans)
+        except SanaError as error:  # as in `_say_costs`
+            warnings.append(f"what it would take is not known: {error}")
+        else:
+            refused = not_fitting(context, plans)
+            warnings += warnings_of(costs)
+        Advisor(context.config, warnings.append).advise_on(plans)
+    made = plan_record(plans, costs, price_per_hour, stops=stops or refused, warnings=warnings)
+    click.echo(made.to_json().decode(), nl=False)
+    if refused:
+        raise ConfigError(refused)
 
 
 def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:

@@ -14,14 +14,13 @@ from sana.costs.calibration import Calibration, Rate, find_calibration
 from sana.costs.machine import this_machine
 from sana.costs.memory import MASTER_BYTES
 from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes
-from sana.costs.training import how_to_keep, kept_activations
 from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
-from sana.model.model_configs import ModelSizes, read_model_sizes
+from sana.model.model_configs import read_model_sizes
 from sana.pipeline.plan import CACHED, StagePlan
+from sana.stages.bodies.measured_fit import largest_bucket, measured_not_to_fit
 
 HOUR_S = 3600.0
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -67,52 +66,28 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None)
 
 
-def largest_bucket(config: Config) -> Bucket:
-    """Return the bucket with the most tokens that a config may give samples of."""
-    shapes = {shape for dataset in config.download.enabled for shape in config.rules_of(dataset).shapes}
-    return max(shapes, key=lambda shape: (shape.num_tokens, shape))
+Plans = Sequence[StagePlan] | Callable[[], Sequence[StagePlan]]  # made only if they are needed
 
 
-def check_fits(context: Context, plans: Sequence[StagePlan]) -> None:
-    """Refuse to train with a setting that was measured not to fit on this device. Estimates refuse nothing.
+def not_fitting(context: Context, plans: Plans) -> str:
+    """Return why training, if it is to be run, was measured not to fit on this device, and what does; "": it is not so.
+
+    Estimates refuse nothing.
+    """
+    if not (why := measured_not_to_fit(context)):
+        return ""
+    planned = plans() if callable(plans) else plans
+    return why if any(plan.name == "train" and plan.state != CACHED for plan in planned) else ""
+
+
+def check_fits(context: Context, plans: Plans) -> None:
+    """Refuse to train with a setting that was measured not to fit on this device.
 
     Raises:
         ConfigError: it does not fit; names the nearest setting that was measured to.
     """
-    if all(plan.name != "train" or plan.state == CACHED for plan in plans):
-        return
-    if not any((context.work_dir / "calibration").glob("*.json")):
-        return
-    config = context.config
-    sizes = read_model_sizes(config.model, work_dir=context.work_dir, read_only=context.read_only)
-    calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))
-    if calibration is not None and (why := why_not(config, calibration, sizes)):
+    if why := not_fitting(context, plans):
         raise ConfigError(why)
-
-
-def why_not(config: Config, calibration: Calibration, sizes: ModelSizes) -> str:
-    """Return why a config's setting cannot train on the device that was measured, or "" where nothing says so."""
-    kept = kept_activations(config.train, on_gpu=calibration.machine.is_gpu)
-    if config.train.resources.activation_memory == "auto":
-        kept = 0.0  # it keeps no more than fits
-    micro = config.train.resources.micro_batch_size
-    failed = [
-        one
-        for one in calibration.trials
-        if not one.fits and one.kept <= kept and one.micro_batch_size <= micro
-        and one.num_layers <= sizes.transformer.num_layers
-    ]  # fmt: skip
-    if not failed:
-        return ""
-    chosen, usable = calibration.chosen, f"{calibration.capacity_bytes / GIB:.1f} GiB"
-    text = (
-        f"train does not fit on {calibration.machine.device}: with {kept:.0%} of the activations kept and "
-        f"micro_batch_size {micro} {calibration.bucket} was measured to need more than {usable}"
-    )
-    if chosen is None:
-        return f"{text}, and so does every other setting that was tried; use smaller buckets or another device"
-    fits = f"-s {how_to_keep(chosen.kept)} -s train.resources.micro_batch_size={chosen.micro_batch_size}"
-    return f"{text}; this fits: {fits}"
 
 
 class _Counts:

@@ -11,7 +11,7 @@ from sana.artifact import Artifact, Draft, Recipe, digest_of, find
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
-from sana.errors import SanaError
+from sana.errors import ConfigError, SanaError
 from sana.facts import EncodeLatentsFacts, TrainFacts
 from sana.model.model_resolver import resolve_model, source_of
 from sana.runtime.launcher import result_path
@@ -19,6 +19,7 @@ from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker import run_worker
 from sana.stages.bodies.initial_weights import check_is_there, find_initial_weights
+from sana.stages.bodies.measured_fit import measured_not_to_fit
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
 NAME = "train"
@@ -95,7 +96,13 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
 
 
 def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> TrainSpec:
-    """Return what each rank is to do."""
+    """Return what each rank is to do.
+
+    Raises:
+        ConfigError: `sana calibrate` measured on this device that it does not fit.
+    """
+    if why := measured_not_to_fit(context):  # here too: a deployed flow and a rank of torchrun have planned nothing
+        raise ConfigError(why)
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(recipe))
     named = find_initial_weights(context)

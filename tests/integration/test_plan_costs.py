@@ -1,22 +1,29 @@
 """`sana calibrate` and then `sana plan`: what was measured here is what a plan goes by."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from flows.cli.main import main
+from flows.cli.options import context_of
 from flows.display.costs import costs_lines, warnings_of
+from sana.artifact import Recipe
 from sana.bucket import Bucket
+from sana.config.load import load_config
 from sana.costs.calibration import FOLDER, Calibration, save_calibration
 from sana.costs.machine import Machine
 from sana.costs.training import kept_activations
+from sana.errors import ConfigError
 from sana.facts import BucketFacts
 from sana.model.model_configs import read_model_sizes
 from sana.pipeline import costs
-from sana.pipeline.costs import check_fits, plan_costs
-from sana.pipeline.plan import plan
+from sana.pipeline.costs import check_fits, not_fitting, plan_costs
+from sana.pipeline.plan import CACHED, PENDING, StagePlan, plan
+from sana.pipeline.plan_record import PlannedStage, PlanRecord, plan_record
+from sana.stages import train
 from tests.pipeline_runs import ROOT, Place, new_place, run_stages
 
 pytestmark = pytest.mark.timeout(180)
@@ -62,6 +69,46 @@ def test_calibrate_measures_and_plan_goes_by_it(place: Place, capsys: pytest.Cap
             main(_command(place, command))
         said = capsys.readouterr().err
         assert "was measured to need more than" in said and f"micro_batch_size={micro}" in said
+    with pytest.raises(SystemExit):
+        main(_command(place, "plan", "--json"))
+    shown = capsys.readouterr().out
+    assert "was measured to need more than" in PlanRecord.from_json(shown, where="stdout").stops
+    # so does a deployed flow, before its first stage, and a rank of torchrun, which plans nothing
+    from flows.pipeline import run_stages as stages_of_flow
+
+    sets = [text for flag, text in pairwise(_command(place, "run")) if flag == "-s"]
+    with pytest.raises(ConfigError, match="was measured to need more than"):
+        stages_of_flow(str(ROOT / "configs/demo.yaml"), sets, place.root, None, None)
+    assert not Path(place.root, "download").exists()
+    context = context_of(load_config(ROOT / "configs/demo.yaml", [*sets, f"root={place.root}"]))
+    with pytest.raises(ConfigError, match="was measured to need more than"):
+        train.spec_of(context, {}, Recipe("train", 1, {}, {}))
+
+
+def test_every_key_of_the_json_is_in_the_docs() -> None:
+    page = (ROOT / "docs/memory-and-speed.md").read_text()
+    table = page[page.index("| `format` |") :]
+    documented = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
+    keys = [field.name for record in (PlanRecord, PlannedStage) for field in fields(record)]
+    assert sorted(documented) == sorted(["format", *keys])
+
+
+def test_plans_are_made_only_where_something_was_measured_not_to_fit(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [StagePlan("download", CACHED, ""), StagePlan("train", PENDING, "")]
+    made: list[int] = []
+
+    def plans() -> list[StagePlan]:
+        made.append(1)
+        return states
+
+    context = place.context()
+    assert not_fitting(context, plans) == "" and not made
+    monkeypatch.setattr(costs, "measured_not_to_fit", lambda _: "it does not fit")
+    assert not_fitting(context, plans) == "it does not fit" and made
+    for done in ([], [states[0]], [states[0], StagePlan("train", CACHED, "")]):
+        assert not_fitting(context, done) == ""
 
 
 def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +136,16 @@ def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPa
     drawn = context.config.train.max_steps * context.config.train.global_batch_size
     assert by_name["train"].seconds == pytest.approx(drawn * mean / (0.26 * 989e12), rel=0.01)
     check_fits(context, plans)
+    made = plan_record(plans, found, 2.0, warnings=["one"])
+    assert PlanRecord.from_json(made.to_json(), where="it") == made
+    (row,) = (one for one in made.stages if one.name == "encode_latents")
+    seconds = by_name["encode_latents"].seconds
+    assert (row.state, row.basis, row.written_bytes) == ("missing", "estimated", by_name[row.name].written_bytes)
+    assert seconds and (row.hours, row.cost) == pytest.approx((seconds / 3600, seconds / 1800))
+    assert (made.hours, made.cost) == pytest.approx((found.seconds / 3600, found.seconds / 1800))
+    assert [one.basis for one in made.stages[:3]] == [None] * 3 and {one.state for one in made.stages[:3]} == {"cached"}
+    unknown = replace(found, stages=tuple(replace(one, seconds=None) for one in found.stages))
+    assert (plan_record(plans, unknown, 2.0).hours, plan_record(plans, unknown, 2.0).cost) == (None, None)
     lines = "\n".join(costs_lines(found, 1.0)).splitlines()
     assert all(len(line) <= 80 for line in lines) and "at 1 an hour" in lines[-2]
     assert warnings_of(replace(found, memory_bytes=1)) and not warnings_of(replace(found, memory_bytes=2**50))
