@@ -25,10 +25,11 @@ class ComputeSettings(Record):
     micro_batch_size: int
     num_ranks: int
     sharding: str = "none"
+    offload: str = "none"
 
     def differences(self, other: "ComputeSettings") -> list[str]:
         """Return what was changed from `other`, as "num_ranks 1 -> 2", of what changes the last bits."""
-        names = ["device", "torch", "compiled", "micro_batch_size", "num_ranks", "sharding"]
+        names = ["device", "torch", "compiled", "micro_batch_size", "num_ranks", "sharding", "offload"]
         if self.compiled and other.compiled:
             names.append("activations_kept")
         pairs = [(name, getattr(other, name), getattr(self, name)) for name in names]

@@ -60,8 +60,8 @@ def training_setting(
 
 
 def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
-    """Return whether `train.resources.compile` compiles; `auto` does on a GPU, where it pays."""
-    setting = config.resources.compile
+    """Return whether `train.resources.compile` compiles; `auto` does on a GPU, where it pays, but with offload."""
+    setting = "never" if config.resources.offload.is_on else config.resources.compile
     return setting == "always" or (setting == "auto" and on_gpu)
 
 
@@ -71,6 +71,8 @@ def kept_activations(config: TrainConfig, *, on_gpu: bool) -> float:
     `auto` keeps what fits: this is the least that it needs on a GPU, and on a CPU, where it keeps all or nothing, all.
     """
     setting = config.resources.activation_memory
+    if config.resources.offload.is_on:
+        return 0.0
     if isinstance(setting, str):
         return 1.0 if setting == "auto" and not on_gpu else 0.0
     return setting

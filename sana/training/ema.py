@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from sana.model.transfers import in_host_memory
 from sana.training.guards.skipped_steps import put_back
 from sana.training.parallel.sharding import local
 
@@ -144,9 +145,3 @@ def _move(shadow: list[Tensor], live: list[Tensor], weight: float, skip: Tensor 
 def _fill(parameters: Iterable[nn.Parameter], tensors: Iterable[Tensor]) -> None:
     for parameter, tensor in zip(parameters, tensors, strict=True):
         parameter.copy_(tensor)
-
-
-def in_host_memory(tensor: Tensor) -> Tensor:
-    """Return a tensor in the host's memory, pinned where there is a GPU, so that copies run beside computation."""
-    tensor = tensor.cpu()
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor

@@ -17,7 +17,8 @@ class TrainState:
     def __init__(self, trainable: Trainable, config: TrainConfig) -> None:
         self.parameters = trainable.parameters
         self.optimizer = build_optimizer(config, trainable.parameters)
-        self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=config.resources.ema_device == "cpu")
+        on_cpu = config.resources.ema_device == "cpu" or config.resources.offload.is_on  # where the weights are then
+        self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=on_cpu)
         self.skipped = SkippedSteps(_device_of(trainable)) if config.max_skipped_steps else None
         self._num_skipped = 0  # of those that the optimizer was told of
         self.optimizer_steps_before = 0  # taken by an earlier run, whose optimizer this one goes on with

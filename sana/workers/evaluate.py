@@ -66,7 +66,7 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
     # as the loop computes it
     compute = prepare_blocks(trainable.model, job.config.train, parallel, buckets=(), work_dir=job.work_dir)
     _warn_of_other_bits(store, spec.checkpoint, compute.settings)
-    trainable.model.to(parallel.device)
+    parallel.place(trainable.model)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
@@ -106,6 +106,7 @@ def _warn_of_other_bits(store: Store, checkpoint: CheckpointName, compute: Compu
         num_ranks=compute.num_ranks,
         micro_batch_size=compute.micro_batch_size,
         activations_kept=compute.activations_kept,
+        offload=compute.offload,
     )
     if changed := compute.differences(same):
         _log.warning("eval losses of the training loop differ from these in the last digits: %s", ", ".join(changed))

@@ -77,7 +77,24 @@ def test_the_table_in_the_docs_is_the_data() -> None:
     rows = []
     for name, s in SUPPORT.items():
         package = f"{s.package} >= {s.at_least[0]}.{s.at_least[1]}"
-        holds = [yes(each) for each in (s.ddp, s.fsdp2, s.compile, s.bf16_weights, s.factors)]
+        holds = [yes(each) for each in (s.ddp, s.fsdp2, s.compile, s.bf16_weights, s.factors, s.offload)]
         rows.append(f"| {' | '.join([f'`{name}`', package, s.state_bytes, *holds])} |")
     text = (Path(__file__).parents[2] / "docs/optimizers.md").read_text()
     assert "\n".join(rows) in text, "the table should be:\n" + "\n".join(rows)
+
+
+# the two others need numbers of each parameter, which meta has not; they go parameter by parameter
+@pytest.mark.parametrize("name", ["adamw", "optimi_adamw", "adamw_8bit", "muon", "came"])
+def test_with_offload_it_steps_on_two_devices(name: str) -> None:
+    """Meta stands for the second device: it computes nothing, and refuses to mix as a GPU does."""
+    assert SUPPORT[name].offload
+    parameters = dict(module().named_parameters())
+    for key, parameter in parameters.items():
+        if not key.startswith("blocks."):
+            parameters[key] = torch.nn.Parameter(parameter.detach().to("meta"))
+    before = {key: parameter.detach().clone() for key, parameter in parameters.items() if not parameter.is_meta}
+    optimizer = build_optimizer(config(name), parameters)
+    for step in range(2):
+        gradients(parameters, step)
+        optimizer.step(1e-2)
+    assert all(not torch.equal(parameters[key], weight) for key, weight in before.items())

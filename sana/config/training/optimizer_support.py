@@ -20,6 +20,7 @@ class Support:
     compile: bool = True  # beside a compiled model
     bf16_weights: bool = False  # rounds so that small steps add up
     factors: bool = True  # a learning rate per group of parameters
+    offload: bool = True  # weights partly in the host's memory: it steps on two devices
     state_bytes: str = ""  # of a weight, beside the weight
 
 
@@ -30,7 +31,7 @@ SUPPORT = {
     "optimi_adamw": Support("torch-optimi", (0, 3), bf16_weights=True, state_bytes="8, with bf16 weights 6"),
     "adamw_8bit": Support("torchao", (0, 18), bf16_weights=True, state_bytes="2"),
     "muon": Support("torch", (2, 9), state_bytes="4, of others 8"),
-    "prodigy": Support("pytorch_optimizer", (4, 1), factors=False, state_bytes="16"),
+    "prodigy": Support("pytorch_optimizer", (4, 1), factors=False, offload=False, state_bytes="16"),
     "came": Support("pytorch_optimizer", (4, 1), state_bytes="4"),
 }
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
+from sana.config.offload import GroupOffload
 from sana.config.section import Section
 
 
@@ -47,6 +48,7 @@ class TrainResources(Section):
         description="weights, gradients, optimizer state and EMA: whole on every rank (none); FSDP2: each rank a part "
         "of them (full), or each machine a copy in parts (hybrid, HSDP). No effect with one rank",
     )
+    offload: GroupOffload = GroupOffload()
     prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
     verify_checksums: bool = Field(True, description="check each sample's digest on every read")
     shard_cache_gib: float = Field(

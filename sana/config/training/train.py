@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from sana.config.section import MAX_SEED, Neutral, Section
+from sana.config.training.conflicts import offload_conflict
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
@@ -120,6 +121,11 @@ class TrainConfig(Section):
                 f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
                 f"use {-(-self.global_batch_size // at_once) * at_once}"
             )
+        conflict = offload_conflict(
+            self.resources, optimizer=self.optimizer.name, max_skipped_steps=self.max_skipped_steps
+        )
+        if conflict:
+            raise ValueError(conflict)
         if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
             raise ValueError(
                 f"lr_schedule.warmup_steps {schedule.warmup_steps} leaves no step of {self.max_steps} for the "

@@ -38,7 +38,7 @@ def kept_activations(
     `buckets` are those that are trained on, `num_ranks` all that share this machine's memory or cards.
     """
     setting = config.resources.activation_memory
-    if setting == "recompute_all":
+    if setting == "recompute_all" or config.resources.offload.is_on:  # what is kept would keep its weights, too
         return 0.0
     if not isinstance(setting, str):
         return setting

@@ -87,4 +87,6 @@ def compute_settings(config: TrainConfig, parallel: Parallel, *, compiled: bool,
         activations_kept=kept,
         micro_batch_size=config.resources.micro_batch_size,
         num_ranks=parallel.num_ranks,
+        sharding=config.resources.sharding if parallel.num_ranks > 1 else "none",
+        offload=config.resources.offload.type,
     )

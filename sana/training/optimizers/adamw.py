@@ -16,7 +16,7 @@ def build(config: AdamWConfig, parameters: Parameters, setup: Setup) -> Optimize
 
 def torch_adamw(config: AdamWSettings, parameters: Parameters, setup: Setup) -> torch.optim.AdamW:
     """Return torch's AdamW with its state."""
-    on_gpu = next(iter(parameters.values())).is_cuda
+    on_gpu = any(parameter.is_cuda for parameter in parameters.values())  # some may be offloaded
     optimizer = torch.optim.AdamW(
         decay_groups(parameters, config.weight_decay, setup.factors),
         betas=(config.beta1, config.beta2),

@@ -24,7 +24,8 @@ class _AdamW8bit(Optimizer):
         self._seed, self._step = seed, 0
         self._devices = {p.device.index for p in parameters.values() if p.is_cuda}
         # torchao compiles a step for each shape; that pays on a GPU only
-        self._stance = "default" if self._devices else "force_eager"
+        on_gpu = all(parameter.is_cuda for parameter in parameters.values())
+        self._stance = "default" if on_gpu else "force_eager"
 
     def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
         group["lr"].fill_(learning_rate)

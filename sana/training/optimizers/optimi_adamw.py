@@ -23,7 +23,7 @@ def build(config: OptimiAdamWConfig, parameters: Parameters, setup: Setup) -> Op
     """Return it over all parameters, with its state: zeros, as before the first step."""
     from optimi import AdamW  # an extra package, checked when the config is loaded
 
-    in_triton = next(iter(parameters.values())).is_cuda and find_spec("triton") is not None
+    in_triton = all(parameter.is_cuda for parameter in parameters.values()) and find_spec("triton") is not None
     optimizer = AdamW(
         decay_groups(parameters, config.weight_decay, setup.factors),
         lr=0.0,

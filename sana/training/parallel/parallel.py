@@ -14,8 +14,11 @@ from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from sana.config.offload import GroupOffload
 from sana.config.training.train import TrainConfig
+from sana.errors import ConfigError
 from sana.model.precision import MODEL_MATH, Float32Math, float32_math
+from sana.training.offload.block_offload import BlockOffload
 from sana.training.parallel.distributed import open_accelerator
 from sana.training.parallel.sharding import Sharding, fill, gradients_of_shards, local, open_mesh, shard, whole
 from sana.training.trainable import Trainable
@@ -28,8 +31,16 @@ T = TypeVar("T")
 class Parallel:
     """The ranks of a run; one process is the same with one rank."""
 
-    def __init__(self, accelerator: Accelerator, math: Float32Math, sharding: Sharding = "none") -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        math: Float32Math,
+        sharding: Sharding = "none",
+        offload: GroupOffload | None = None,
+    ) -> None:
         self._accelerator, self._math = accelerator, math
+        self._offload_config = offload or GroupOffload()
+        self._offload: BlockOffload | None = None
         self._sharding: Sharding = sharding if accelerator.num_processes > 1 else "none"  # one rank has all
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
@@ -39,19 +50,33 @@ class Parallel:
     @classmethod
     def open(cls, config: TrainConfig) -> "Parallel":
         """Join the other ranks, if there are any. Raises ConfigError: the device is not there."""
-        return cls(open_accelerator(config), MODEL_MATH[config.mixed_precision], config.resources.sharding)
+        resources = config.resources
+        return cls(open_accelerator(config), MODEL_MATH[config.mixed_precision], resources.sharding, resources.offload)
 
     @property
     def is_sharded(self) -> bool:
         """Whether each rank holds its part of every tensor."""
         return self._sharding != "none"
 
+    def place(self, model: nn.Module) -> None:
+        """Move a model to the device, all but what `train.resources.offload` keeps in the host's memory."""
+        if not self._offload_config.is_on:
+            model.to(self.device)
+            return
+        if self.num_ranks > 1:
+            raise ConfigError(
+                f"train.resources.offload works with one rank, but {self.num_ranks} were started: their gradients are "
+                "exchanged on the device; set it to none, or start one"
+            )
+        self._offload = BlockOffload(model, self._offload_config, self.device)
+
     def wrap(self, trainable: Trainable) -> nn.Module:
         """Move the model to the device, and return what is called in training: ranks exchange gradients through it."""
         if self._sharding != "none":
             shard(trainable, open_mesh(self._sharding, self.device, self.num_ranks), self.device)
             return trainable.model
-        wrapped: nn.Module = self._accelerator.prepare_model(trainable.model)
+        self.place(trainable.model)
+        wrapped: nn.Module = self._accelerator.prepare_model(trainable.model, device_placement=False)
         return wrapped
 
     @contextmanager
@@ -72,24 +97,29 @@ class Parallel:
         """Add the gradients of this rank's part of the loss; the loss is the sum of all ranks' parts."""
         with float32_math(self._math):
             self._accelerator.backward(partial_loss * self.num_ranks)  # the exchange averages over ranks
+        if self._offload is not None:
+            self._offload.collect()
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
         parameters = list(parameters)
         if all(parameter.dtype == torch.float32 for parameter in parameters):
             norm: Tensor = self._accelerator.clip_grad_norm_(parameters, max_norm)
-            return whole(norm.detach())
+            return whole(norm.detach()).to(self.device)
         norm = self.grad_norm(parameters)
-        gradients = [local(p.grad) for p in parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp_(max=1.0))  # as torch's own
+        factor = (max_norm / (norm + 1e-6)).clamp_(max=1.0)  # as torch's own
+        for gradients in _by_device(local(p.grad) for p in parameters if p.grad is not None):
+            torch._foreach_mul_(gradients, factor.to(gradients[0].device))
         return norm
 
     def grad_norm(self, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return the norm of all gradients, a scalar that is equal on all ranks; they stay as they are."""
         gradients = [p.grad.detach() for p in parameters if p.grad is not None]
         if all(gradient.dtype == torch.float32 for gradient in gradients):
-            return whole(torch.nn.utils.get_total_norm(gradients))
-        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32)  # torch's own would be rounded to bf16
+            return whole(torch.nn.utils.get_total_norm(gradients)).to(self.device)
+        # torch's own would be rounded to bf16
+        each = [torch._foreach_norm(some, 2.0, dtype=torch.float32) for some in _by_device(gradients)]
+        norms = [norm.to(self.device) for some in each for norm in some]
         return whole(torch.linalg.vector_norm(torch.stack(norms)))
 
     def largest(self, number: int) -> int:
@@ -145,3 +175,11 @@ class Parallel:
         """Wait for all ranks, then leave: a rank that leaves early would look like a failed one."""
         self._accelerator.wait_for_everyone()
         self._accelerator.end_training()
+
+
+def _by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return tensors by their device: with offload some are in the host's memory."""
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return list(found.values())

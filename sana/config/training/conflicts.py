@@ -1,0 +1,55 @@
+"""Settings of training that exclude one another although each is valid by itself."""
+
+from sana.config.training.optimizer_support import SUPPORT, names_with
+from sana.config.training.resources import TrainResources
+
+
+def offload_conflict(resources: TrainResources, *, optimizer: str, max_skipped_steps: int) -> str | None:
+    """Return what does not go with `resources.offload`, and the nearest that does; None: all goes."""
+    offload = resources.offload
+    if not offload.is_on:
+        return None
+    kept = resources.activation_memory
+    rules = (
+        (
+            offload.type == "leaf_level",
+            "resources.offload.type leaf_level is for weights that do not learn: in training the backward pass needs "
+            "a whole block's weights at once; use block_level with blocks_per_group 1",
+        ),
+        (
+            bool(offload.to_disk_path),
+            f"resources.offload.to_disk_path {offload.to_disk_path} is for weights that do not learn: in training all "
+            "weights change at every step; leave it empty",
+        ),
+        (
+            resources.num_processes > 1,
+            f"resources.offload works with one rank, not num_processes {resources.num_processes}: ranks exchange their "
+            "gradients on the device; use num_processes 1 with offload, or sharding full without it",
+        ),
+        (
+            resources.sharding != "none",
+            f"resources.offload keeps whole weights in the host's memory, and sharding {resources.sharding} parts of "
+            "them on each device; use sharding none with offload, or offload.type none",
+        ),
+        (
+            resources.compile == "always",
+            "resources.offload lends each block its weights, for which compiled code is not made; use compile auto or "
+            "never (auto compiles nothing then), or offload.type none",
+        ),
+        (
+            not isinstance(kept, str) and kept > 0,
+            f"resources.offload saves no memory with activation_memory {kept}: what is kept for the backward pass "
+            "keeps the weights on the device too; use auto or recompute_all",
+        ),
+        (
+            max_skipped_steps > 0,
+            f"max_skipped_steps {max_skipped_steps} is decided on the device, and with resources.offload the optimizer "
+            "steps on the CPU; use max_skipped_steps 0, or resources.offload.type none",
+        ),
+        (
+            not SUPPORT[optimizer].offload,
+            f"optimizer.name {optimizer} adds up numbers of all weights, which resources.offload has on two devices; "
+            f"use one of {names_with('offload')}, or resources.offload.type none",
+        ),
+    )
+    return next((said for holds, said in rules if holds), None)

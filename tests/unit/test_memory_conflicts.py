@@ -1,0 +1,59 @@
+"""What saves memory and cannot work is an error when the config is read, which names the nearest that works."""
+
+from typing import Any
+
+import pytest
+
+from sana.config.load import check, load_config
+from sana.errors import ConfigError
+from tests.pipeline_runs import ROOT
+
+pytestmark = pytest.mark.timeout(60)
+
+OFFLOAD: dict[str, Any] = {"offload": {"type": "block_level"}, "activation_memory": "recompute_all"}
+
+
+def load(train: dict[str, Any], resources: dict[str, Any]) -> None:
+    raw = load_config(ROOT / "configs/demo.yaml").model_dump(mode="json")
+    raw["train"].update(train)
+    raw["train"]["resources"].update(resources)
+    check(raw, where="here.yaml")
+
+
+@pytest.mark.parametrize(
+    ("train", "resources", "said"),
+    [
+        ({}, OFFLOAD | {"offload": {"type": "leaf_level"}}, "leaf_level is for weights .*block_level"),
+        ({}, OFFLOAD | {"offload": {"type": "block_level", "to_disk_path": "/fast"}}, "to_disk_path /fast .* empty"),
+        (
+            {},
+            OFFLOAD | {"num_processes": 2, "micro_batch_size": 1},
+            "one rank, not num_processes 2.* use num_processes 1",
+        ),
+        ({}, OFFLOAD | {"sharding": "full"}, "sharding full .* use sharding none with offload"),
+        ({}, OFFLOAD | {"compile": "always"}, "use compile auto or never"),
+        ({}, OFFLOAD | {"activation_memory": 1}, "activation_memory 1.* use auto or recompute_all"),
+        ({}, OFFLOAD | {"activation_memory": 0.5}, "activation_memory 0.5.* use auto or recompute_all"),
+        ({"max_skipped_steps": 3}, OFFLOAD, "max_skipped_steps 3 .* use max_skipped_steps 0"),
+        ({"optimizer": {"name": "prodigy"}}, OFFLOAD, "optimizer.name prodigy .* use one of adamw, "),
+        ({}, {"offload": {"type": "block"}}, "train.resources.offload.type"),
+        ({}, {"offload": {"blocks_per_group": 0}}, "train.resources.offload.blocks_per_group"),
+        ({}, {"ema_device": "cuda"}, "train.resources.ema_device"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(train: dict[str, Any], resources: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(train, resources)
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        OFFLOAD,
+        OFFLOAD | {"ema_device": "cpu", "compile": "never"},
+        OFFLOAD | {"activation_memory": 0},
+        OFFLOAD | {"activation_memory": "auto", "compile": "auto"},
+    ],
+)
+def test_the_nearest_that_works_is_taken(resources: dict[str, Any]) -> None:
+    load({}, resources)
