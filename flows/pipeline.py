@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from sana.pipeline import graph
-from sana.pipeline.costs import check_fits
+from sana.pipeline.costs import check_trainable
 from sana.pipeline.plan import plan
 from sana.pipeline.run import Done, inputs_of
 from tasks.flow_run import open_run, stages_of
@@ -43,7 +43,7 @@ def run_stages(
     run = open_run(config, overrides or (), root, force or ())
     names = graph.until(run.context.config, until)
     graph.check_force(run.context.config, force or (), until)
-    check_fits(run.context, lambda: plan(run.context, last=until, force=force or ()))  # before hours of encoding
+    check_trainable(run.context, lambda: plan(run.context, last=until, force=force or ()))  # before hours of encoding
     done: dict[str, Done] = {}
     with stages_of(run) as all_done:
         for name in names:

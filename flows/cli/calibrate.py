@@ -40,7 +40,7 @@ def calibrate(
     from sana.runtime.launcher import result_path
     from sana.runtime.specs import CalibrateSpec
     from sana.runtime.worker import run_worker
-    from sana.stages.bodies.measured_fit import largest_bucket
+    from sana.stages.bodies.trainable_here import largest_bucket
 
     settings = resolve(config, overrides, root)
     if is_sharded(settings.train):

@@ -122,9 +122,12 @@ def _checked(config: Config, *, rehash: bool) -> "tuple[list[str], Checked]":
 def _model(config: Config) -> list[str]:
     """Return what is wrong with the model."""
     from sana.model.model_resolver import resolve_model
+    from sana.stages.bodies.trainable_here import check_named_parameters
 
+    work_dir = Path(config.work_dir).absolute()
     try:
-        resolve_model(config.model, work_dir=Path(config.work_dir).absolute())
+        resolve_model(config.model, work_dir=work_dir)
+        check_named_parameters(config, work_dir=work_dir)
     except SanaError as error:
         return [str(error)]
     return []

@@ -80,7 +80,7 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
     """Print a plan as one JSON object. Raises ConfigError, once it is printed: it was measured not to fit."""
     from flows.display.costs import warnings_of
     from sana.pipeline.advice import Advisor
-    from sana.pipeline.costs import not_fitting, plan_costs
+    from sana.pipeline.costs import not_trainable, plan_costs
     from sana.pipeline.plan import all_cached
     from sana.pipeline.plan_record import plan_record
 
@@ -92,7 +92,7 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
         except SanaError as error:  # as in `_say_costs`
             warnings.append(f"what it would take is not known: {error}")
         else:
-            refused = not_fitting(context, plans)
+            refused = not_trainable(context, plans)
             warnings += warnings_of(costs)
         Advisor(context.config, warnings.append).advise_on(plans)
     made = plan_record(plans, costs, price_per_hour, stops=stops or refused, warnings=warnings)
@@ -104,7 +104,7 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
 def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:
     """Show what the plan would take. Raises ConfigError: it was measured not to fit."""
     from flows.display.costs import costs_lines, warnings_of
-    from sana.pipeline.costs import check_fits, plan_costs
+    from sana.pipeline.costs import check_trainable, plan_costs
 
     try:
         costs = plan_costs(context, plans)
@@ -115,7 +115,7 @@ def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: f
         return
     for line in ["", *costs_lines(costs, price_per_hour)]:
         click.echo(line)
-    check_fits(context, plans)
+    check_trainable(context, plans)
     for line in warnings_of(costs):
         warn(line)
 

@@ -46,7 +46,7 @@ def run(
     """Run the pipeline: only what is missing or changed."""
     from flows.display import show
     from flows.display.outcome import rows_of_plan
-    from sana.pipeline.costs import check_fits
+    from sana.pipeline.costs import check_trainable
     from sana.pipeline.plan import all_cached, check_work_dir, never_finished, plan, preflight
 
     settings = resolve(config, overrides, root)
@@ -68,7 +68,7 @@ def run(
             prefect.start()
             for note in preflight(context):
                 click.echo(f"note: {note}", err=True)
-            check_fits(context, plans)
+            check_trainable(context, plans)
         before_the_flow.pop_all()
     same = same_options(config, overrides, root)
     if needed:

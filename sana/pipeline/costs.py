@@ -18,7 +18,7 @@ from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
 from sana.model.model_configs import read_model_sizes
 from sana.pipeline.plan import CACHED, StagePlan
-from sana.stages.bodies.measured_fit import largest_bucket, measured_not_to_fit
+from sana.stages.bodies.trainable_here import largest_bucket, why_not_trainable
 
 HOUR_S = 3600.0
 
@@ -69,24 +69,24 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
 Plans = Sequence[StagePlan] | Callable[[], Sequence[StagePlan]]  # made only if they are needed
 
 
-def not_fitting(context: Context, plans: Plans) -> str:
-    """Return why training, if it is to be run, was measured not to fit on this device, and what does; "": it is not so.
+def not_trainable(context: Context, plans: Plans) -> str:
+    """Return why training, if it is to be run, cannot be on this device, and what can; "" where nothing says so.
 
-    Estimates refuse nothing.
+    What was measured not to fit cannot; estimates refuse nothing.
     """
-    if not (why := measured_not_to_fit(context)):
+    if not (why := why_not_trainable(context)):
         return ""
     planned = plans() if callable(plans) else plans
     return why if any(plan.name == "train" and plan.state != CACHED for plan in planned) else ""
 
 
-def check_fits(context: Context, plans: Plans) -> None:
-    """Refuse to train with a setting that was measured not to fit on this device.
+def check_trainable(context: Context, plans: Plans) -> None:
+    """Refuse to train where it cannot be.
 
     Raises:
-        ConfigError: it does not fit; names the nearest setting that was measured to.
+        ConfigError: it was measured not to fit, or names of parameters in the config match none; says what would do.
     """
-    if why := not_fitting(context, plans):
+    if why := not_trainable(context, plans):
         raise ConfigError(why)
 
 

@@ -207,6 +207,7 @@ def preflight(context: Context) -> list[str]:
     from sana.data.sources.source import sources_of
     from sana.data.sources.source_check import check_sources
     from sana.model.model_resolver import resolve_model
+    from sana.stages.bodies.trainable_here import check_named_parameters
 
     check_work_dir(context.work_dir)
     # those that planning listed, when it kept them; else each is opened by itself, so that all errors are found
@@ -216,6 +217,7 @@ def preflight(context: Context) -> list[str]:
     )
     try:
         resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+        check_named_parameters(context.config, work_dir=context.work_dir, read_only=context.read_only)
     except SanaError as error:
         problems.append(error)
     try:

@@ -19,7 +19,7 @@ from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker import run_worker
 from sana.stages.bodies.initial_weights import check_is_there, find_initial_weights
-from sana.stages.bodies.measured_fit import measured_not_to_fit
+from sana.stages.bodies.trainable_here import why_not_trainable
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
 NAME = "train"
@@ -99,9 +99,9 @@ def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) ->
     """Return what each rank is to do.
 
     Raises:
-        ConfigError: `sana calibrate` measured on this device that it does not fit.
+        ConfigError: names of parameters match none, or it was measured not to fit on this device.
     """
-    if why := measured_not_to_fit(context):  # here too: a deployed flow and a rank of torchrun have planned nothing
+    if why := why_not_trainable(context):  # here too: a deployed flow and a rank of torchrun have planned nothing
         raise ConfigError(why)
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trajectory = context.salted(trajectory_of(recipe))

@@ -20,7 +20,7 @@ from sana.errors import ConfigError
 from sana.facts import BucketFacts
 from sana.model.model_configs import read_model_sizes
 from sana.pipeline import costs
-from sana.pipeline.costs import check_fits, not_fitting, plan_costs
+from sana.pipeline.costs import check_trainable, not_trainable, plan_costs
 from sana.pipeline.plan import CACHED, PENDING, StagePlan, plan
 from sana.pipeline.plan_record import PlannedStage, PlanRecord, plan_record
 from sana.stages import train
@@ -93,9 +93,7 @@ def test_every_key_of_the_json_is_in_the_docs() -> None:
     assert sorted(documented) == sorted(["format", *keys])
 
 
-def test_plans_are_made_only_where_something_was_measured_not_to_fit(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plans_are_made_only_where_something_cannot_be_trained(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     states = [StagePlan("download", CACHED, ""), StagePlan("train", PENDING, "")]
     made: list[int] = []
 
@@ -104,11 +102,11 @@ def test_plans_are_made_only_where_something_was_measured_not_to_fit(
         return states
 
     context = place.context()
-    assert not_fitting(context, plans) == "" and not made
-    monkeypatch.setattr(costs, "measured_not_to_fit", lambda _: "it does not fit")
-    assert not_fitting(context, plans) == "it does not fit" and made
+    assert not_trainable(context, plans) == "" and not made
+    monkeypatch.setattr(costs, "why_not_trainable", lambda _: "it does not fit")
+    assert not_trainable(context, plans) == "it does not fit" and made
     for done in ([], [states[0]], [states[0], StagePlan("train", CACHED, "")]):
-        assert not_fitting(context, done) == ""
+        assert not_trainable(context, done) == ""
 
 
 def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +133,7 @@ def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPa
     mean = passes / sum(one.train for one in of.values())
     drawn = context.config.train.max_steps * context.config.train.global_batch_size
     assert by_name["train"].seconds == pytest.approx(drawn * mean / (0.26 * 989e12), rel=0.01)
-    check_fits(context, plans)
+    check_trainable(context, plans)
     made = plan_record(plans, found, 2.0, warnings=["one"])
     assert PlanRecord.from_json(made.to_json(), where="it") == made
     (row,) = (one for one in made.stages if one.name == "encode_latents")

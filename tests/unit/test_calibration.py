@@ -24,7 +24,7 @@ from sana.costs.training import training_setting
 from sana.costs.transformer import TransformerSizes
 from sana.errors import SanaError
 from sana.model.model_configs import sizes_of
-from sana.stages.bodies.measured_fit import why_not
+from sana.stages.bodies.trainable_here import why_not
 from sana.workers.calibrate import in_process
 from tests.published import TEXT_ENCODER, TRANSFORMER, VAE
 

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Gemma2Config, Gemma2Model
 
 from sana.bucket import Bucket
+from sana.costs.parameter_shapes import parameter_shapes
 from sana.costs.text import TextSizes
 from sana.costs.transformer import TransformerSizes
 from sana.costs.vae import VaeSizes
@@ -43,7 +44,13 @@ def test_published_model_is_counted_as_it_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "changed", [{}, {"num_cross_attention_heads": 3, "qk_norm": None}, {"attention_bias": True, "mlp_ratio": 3.0}]
+    "changed",
+    [
+        {},
+        {"num_cross_attention_heads": 3, "qk_norm": None},
+        {"attention_bias": True, "mlp_ratio": 3.0, "out_channels": 8},
+        {"norm_elementwise_affine": True},
+    ],
 )
 def test_transformer_is_counted_as_torch_counts_it(changed: dict[str, Any]) -> None:
     """Of any config that diffusers builds, `cross_attention_dim` is the width of its captions."""
@@ -55,6 +62,8 @@ def test_transformer_is_counted_as_torch_counts_it(changed: dict[str, Any]) -> N
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(latent, captions, torch.empty(2), return_dict=False)
     assert sizes.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert parameter_shapes(sizes) == shapes
     # torch counts the whole kernel of padded convolutions as well, and no sum over positions
     assert sizes.flops(bucket, caption_tokens=7, batch=2).forward == pytest.approx(counter.get_total_flops(), rel=0.01)
 

@@ -1,14 +1,17 @@
 """Groups of parameters, and where each optimizer holds: what is refused says what works."""
 
+import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 import torch
 
+from sana.config.load import load_config
 from sana.config.training.optimizer_support import SUPPORT, check_package
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
+from sana.stages.bodies.trainable_here import check_named_parameters
 from sana.training.optimizers.registry import build_optimizer
 from tests.optimizer_cases import config, gradients, module
 
@@ -39,18 +42,47 @@ def test_a_group_that_matches_nothing_is_an_error_that_lists_names() -> None:
     groups = [{"names": "*.linear.*", "learning_rate_factor": 2}, {"names": "*.liner.*", "learning_rate_factor": 3}]
     with pytest.raises(ConfigError) as caught:
         build_optimizer(config("adamw", parameter_groups=groups), dict(module().named_parameters()))
-    said = "train.parameter_groups.1.names is '*.liner.*', and no parameter has such a name; names begin with blocks.*."
-    assert str(caught.value).startswith(said) and "depth, norm, scale_shift_table" in str(caught.value)
+    said = "train.parameter_groups.1.names is '*.liner.*', and no parameter has such a name; did you mean *.linear.*? "
+    assert str(caught.value).startswith(f"{said}Names begin with blocks.*.")
+    assert "depth, norm, scale_shift_table" in str(caught.value)
     again = [groups[0], {"names": "blocks.0.linear.bias", "learning_rate_factor": 2}]
     with pytest.raises(ConfigError, match="which earlier groups have already"):
         build_optimizer(config("adamw", parameter_groups=again), dict(module().named_parameters()))
     with pytest.raises(
-        ConfigError, match=r"train.optimizer.matrices is 'x.\*', and no matrix has such a name; there are"
+        ConfigError, match=r"train.optimizer.matrices is 'x.\*', and no matrix has such a name; names begin with"
     ):
         build_optimizer(
             TrainConfig(max_steps=1, global_batch_size=1, optimizer={"name": "muon", "matrices": "x.*"}),
             dict(module().named_parameters()),
         )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "glob", "meant"),
+    [
+        ("adamw", "*.atn2.*", "*.attn2.*"),
+        ("adamw", "attn2.to_q", "*attn2.to_q*"),
+        ("adamw", "transformer_block.*.attn1.*", "transformer_blocks.*.attn1.*"),
+        ("adamw", "transformer_blocks.0.attn1.to_query.weight", "transformer_blocks.0.attn1.to_q.weight"),
+        ("adamw", "patch_embeding", "patch_embedding*"),
+        ("adamw", "time_embed", "time_embed*"),
+        ("adamw", "proj_out.weigth", "proj_out.weight"),
+        ("adamw", "lora_A.*", ""),
+        ("muon", "transformer_block.*", "transformer_blocks.*"),
+        ("muon", "*.ff.conv_temp.*", "*.ff.conv_inverted.*"),  # no matrix: it goes over frames
+    ],
+)
+def test_names_are_checked_by_a_model_s_config_alone(optimizer: str, glob: str, meant: str, tiny_model: Path) -> None:
+    """Before anything is run or downloaded."""
+    groups = f"train.parameter_groups=[{{names: '{glob}', learning_rate_factor: 2}}]"
+    sets = [groups] if optimizer == "adamw" else ["train.optimizer.name=muon", f"train.optimizer.matrices='{glob}'"]
+    settings = load_config("configs/demo.yaml", [f"model.path={tiny_model}", *sets])
+    with pytest.raises(ConfigError) as caught:
+        check_named_parameters(settings, work_dir=tiny_model)
+    found = re.search(r"; did you mean (\S+)\? Names begin with caption_", str(caught.value))
+    assert (found[1] if found else "") == meant and repr(glob) in str(caught.value)
+    right = load_config("configs/demo.yaml", [f"model.path={tiny_model}", groups.replace(glob, "*.attn2.*")])
+    check_named_parameters(right, work_dir=tiny_model)
 
 
 @pytest.mark.parametrize("name", [name for name, support in SUPPORT.items() if support.package != "torch"])

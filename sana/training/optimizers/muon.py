@@ -4,13 +4,11 @@ A 1x1 convolution is a matrix too, and most of this model's are such. A step is 
 Training" (arXiv 2502.16982), to the size of one of AdamW, so that both have one learning rate and one weight decay.
 """
 
-from fnmatch import fnmatchcase
-
 import torch
 from torch import Tensor, nn
 
 from sana.config.training.optimizer import MuonConfig
-from sana.errors import ConfigError
+from sana.config.training.parameter_names import muon_matrices
 from sana.training.optimizers.adamw import torch_adamw
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, decay_groups
 
@@ -53,13 +51,8 @@ def build(config: MuonConfig, parameters: Parameters, setup: Setup) -> Optimizer
     Raises:
         ConfigError: no matrix has a name that `matrices` matches.
     """
-    chosen = {name: p for name, p in parameters.items() if fnmatchcase(name, config.matrices) and _is_matrix(name, p)}
-    if not chosen:
-        names = [name for name, parameter in parameters.items() if _is_matrix(name, parameter)]
-        raise ConfigError(
-            f"train.optimizer.matrices is {config.matrices!r}, and no matrix has such a name; there are {len(names)}, "
-            f"such as {', '.join(names[:3])}"
-        )
+    names = muon_matrices(config, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    chosen = {name: parameters[name] for name in names}
     flat = {name: nn.Parameter(p.detach().view(p.shape[0], -1)) for name, p in chosen.items()}
     muon = torch.optim.Muon(
         decay_groups(flat, config.weight_decay, setup.factors),
@@ -72,9 +65,3 @@ def build(config: MuonConfig, parameters: Parameters, setup: Setup) -> Optimizer
     rest = {name: parameter for name, parameter in parameters.items() if name not in chosen}
     others = Optimizer(torch_adamw(config, rest, setup), rest) if rest else None
     return _Muon(muon, others, chosen, flat)
-
-
-def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is a matrix or a 1x1 convolution; a modulation table is neither."""
-    one_by_one = parameter.ndim >= 2 and parameter.shape[:2].numel() == parameter.numel()
-    return one_by_one and not name.endswith("scale_shift_table")

@@ -2,14 +2,11 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sana.config.training.optimizer import ParameterGroup
-from sana.errors import ConfigError
 from sana.training.guards.skipped_steps import put_back
 
 STEP = "step"  # torch's name for the number of steps taken, in the state of each parameter
@@ -95,29 +92,3 @@ def decay_groups(
         for (decay, factor), members in found.items()
         if members
     ]
-
-
-def factors_of(groups: Collection[ParameterGroup], names: Collection[str]) -> dict[str, float]:
-    """Return the factor on the learning rate of each parameter that a group matches; the first group counts.
-
-    Raises:
-        ConfigError: a group matches no parameter that an earlier one has left; lists what names there are.
-    """
-    factors: dict[str, float] = {}
-    for index, group in enumerate(groups):
-        matching = [name for name in names if fnmatchcase(name, group.names)]
-        new = [name for name in matching if name not in factors]
-        if not new:
-            why = "which earlier groups have already" if matching else "and no parameter has such a name"
-            raise ConfigError(
-                f"train.parameter_groups.{index}.names is {group.names!r}, {why}; names begin with "
-                f"{', '.join(sorted({_beginning(name) for name in names}))}"
-            )
-        factors |= dict.fromkeys(new, group.learning_rate_factor)
-    return {name: factor for name, factor in factors.items() if factor != 1.0}
-
-
-def _beginning(name: str) -> str:
-    """Return the beginning of a parameter's name, with `*` for the number of a block: `transformer_blocks.*.attn1`."""
-    parts = ["*" if part.isdigit() else part for part in name.split(".")[:-1]] or [name]
-    return ".".join(parts[:3] if "*" in parts[:2] else parts[:1])

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sana.config.training.optimizer_support import check_package
+from sana.config.training.parameter_names import factors_of
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers import adafactor, adamw, adamw_8bit, adamw_bf16, came, muon, optimi_adamw, prodigy
-from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, factors_of
+from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup
 
 # each takes its own section of the config
 OPTIMIZERS: dict[str, Callable[[Any, Parameters, Setup], Optimizer]] = {

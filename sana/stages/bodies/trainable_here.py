@@ -1,10 +1,18 @@
-"""Whether `sana calibrate` measured on this device that a config's training does not fit. Estimates refuse nothing."""
+"""Whether a config's training can be done by this model on this device, as far as its config files tell.
+
+What `sana calibrate` measured not to fit cannot; estimates refuse nothing.
+"""
+
+from pathlib import Path
 
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
+from sana.config.training.parameter_names import check_parameter_names, has_parameter_names
 from sana.context import Context
 from sana.costs.calibration import FOLDER, Calibration, find_calibration
+from sana.costs.parameter_shapes import parameter_shapes
 from sana.costs.training import how_to_keep, kept_activations
+from sana.errors import ConfigError
 from sana.model.model_configs import ModelSizes, read_model_sizes
 
 GIB = 2**30
@@ -16,16 +24,34 @@ def largest_bucket(config: Config) -> Bucket:
     return max(shapes, key=lambda shape: (shape.num_tokens, shape))
 
 
-def measured_not_to_fit(context: Context) -> str:
-    """Return why training was measured not to fit, with the nearest setting that does; "" where nothing says so.
-
-    Reads a model's config files only where something was calibrated.
+def why_not_trainable(context: Context) -> str:
+    """Return why this model cannot be trained so on this device, and what can be done; "" where nothing says so.
 
     Raises:
-        SanaError: they cannot be read, or a calibration is damaged.
+        SanaError: its config files cannot be read, or a calibration is damaged.
     """
+    try:
+        check_named_parameters(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    except ConfigError as error:
+        return str(error)
+    return _measured_not_to_fit(context)
+
+
+def check_named_parameters(config: Config, *, work_dir: Path, read_only: bool = False) -> None:
+    """Check that what a config says of parameters by their names is said of some. No weight is read.
+
+    Raises:
+        ConfigError: a glob matches no parameter of the model; names what may be meant.
+        SanaError: the model's config files cannot be read.
+    """
+    if has_parameter_names(config.train):
+        sizes = read_model_sizes(config.model, work_dir=work_dir, read_only=read_only)
+        check_parameter_names(config.train, parameter_shapes(sizes.transformer))
+
+
+def _measured_not_to_fit(context: Context) -> str:
     if not any((context.work_dir / FOLDER).glob("*.json")):
-        return ""
+        return ""  # no config file is read
     config = context.config
     sizes = read_model_sizes(config.model, work_dir=context.work_dir, read_only=context.read_only)
     calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))

@@ -1,0 +1,104 @@
+"""Globs of parameters' names in a config, without torch: what they match, and what may be meant where it is nothing."""
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+
+from sana.config.training.optimizer import MuonConfig, ParameterGroup
+from sana.config.training.train import TrainConfig
+from sana.errors import ConfigError
+
+Shapes = Mapping[str, tuple[int, ...]]  # of the parameters, by name
+
+_LIKELY = 0.6  # similarity of two parts of names
+_GLOB = "*?["
+
+
+def check_parameter_names(config: TrainConfig, shapes: Shapes) -> None:
+    """Check that what `train` says of parameters by their names is said of some.
+
+    Raises:
+        ConfigError: a glob matches none; names what may be meant.
+    """
+    factors_of(config.parameter_groups, shapes)
+    if isinstance(config.optimizer, MuonConfig):
+        muon_matrices(config.optimizer, shapes)
+
+
+def has_parameter_names(config: TrainConfig) -> bool:
+    """Whether a config says anything of parameters by their names."""
+    return bool(config.parameter_groups) or isinstance(config.optimizer, MuonConfig)
+
+
+def factors_of(groups: Collection[ParameterGroup], names: Collection[str]) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter that a group matches; the first group counts.
+
+    Raises:
+        ConfigError: a group matches no parameter that an earlier one has left; lists what names there are.
+    """
+    factors: dict[str, float] = {}
+    for index, group in enumerate(groups):
+        matching = [name for name in names if fnmatchcase(name, group.names)]
+        new = [name for name in matching if name not in factors]
+        if not new:
+            key = f"train.parameter_groups.{index}.names is {group.names!r}"
+            if matching:
+                raise ConfigError(f"{key}, which earlier groups have already; remove it, or put it before them")
+            raise ConfigError(f"{key}, and no parameter has such a name{_hint(group.names, names)}")
+        factors |= dict.fromkeys(new, group.learning_rate_factor)
+    return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+def muon_matrices(config: MuonConfig, shapes: Shapes) -> list[str]:
+    """Return the names of the matrices that Muon takes: 1x1 convolutions among them, modulation tables not.
+
+    Raises:
+        ConfigError: `matrices` matches none.
+    """
+    there = [name for name, shape in shapes.items() if _is_matrix(name, shape)]
+    chosen = [name for name in there if fnmatchcase(name, config.matrices)]
+    if not chosen:
+        hint = _hint(config.matrices, there)
+        raise ConfigError(f"train.optimizer.matrices is {config.matrices!r}, and no matrix has such a name{hint}")
+    return chosen
+
+
+def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    one_by_one = len(shape) >= 2 and math.prod(shape[:2]) == math.prod(shape)
+    return one_by_one and not name.endswith("scale_shift_table")
+
+
+def _hint(pattern: str, names: Collection[str]) -> str:
+    """Say what may be meant by a glob that matches nothing, and how names begin."""
+    meant = _nearest(pattern, names)
+    beginnings = ", ".join(sorted({_beginning(name) for name in names}))
+    return f"; did you mean {meant}? Names begin with {beginnings}" if meant else f"; names begin with {beginnings}"
+
+
+def _nearest(pattern: str, names: Collection[str]) -> str:
+    """Return a glob that matches something and is near, else the nearest name; "" where nothing is."""
+    known = {part for name in names for part in name.split(".")}
+    mended = ".".join(_known_part(part, known) for part in pattern.split("."))
+    for glob in (mended, f"*{mended}", f"{mended}*", f"*{mended}*"):
+        if any(fnmatchcase(name, glob) for name in names):
+            return glob
+    whole = {_without_numbers(name) for name in names}
+    return next(iter(difflib.get_close_matches(pattern, sorted(whole), n=1, cutoff=_LIKELY)), "")
+
+
+def _known_part(part: str, known: Collection[str]) -> str:
+    """Return a part between dots as it is, or the known one that it nearly is."""
+    if part in known or any(sign in part for sign in _GLOB):
+        return part
+    return next(iter(difflib.get_close_matches(part, sorted(known), n=1, cutoff=_LIKELY)), part)
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+
+
+def _beginning(name: str) -> str:
+    """Return the beginning of a parameter's name, with `*` for the number of a block: `transformer_blocks.*.attn1`."""
+    parts = _without_numbers(".".join(name.split(".")[:-1]) or name).split(".")
+    return ".".join(parts[:3] if "*" in parts[:2] else parts[:1])
