@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# evaluate, ranks and deciding need a finished `make demo`
+# train, evaluate, ranks and deciding need a finished `make demo`
 NAMES = (
     "probe",
     "seek",
@@ -15,6 +15,7 @@ NAMES = (
     "encode_rates",
     "loader",
     "epoch",
+    "train",
     "checkpoint",
     "evaluate",
     "report",

@@ -4,9 +4,10 @@ Every draw is keyed by (seed, step, position in the global batch), so neither th
 size nor a restart changes it. Shapes: B samples of one rank's micro batch; a latent is [B, 16, f, h, w].
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,12 +18,15 @@ from sana.data.loading.loader import LATENTS, Reader
 from sana.errors import ConfigError
 from sana.model.random import philox_uniform
 from sana.model.text import pad
+from sana.model.transfers import DeviceCopy
+from sana.runtime.threads import in_threads
 
 # A caption of up to 300 tokens then has one of five lengths, so each bucket is compiled at most five times; a batch
 # computes 32 tokens too many on average, only in cross-attention. It does not depend on the longest caption of the data
 # set: adding clips changes no bit.
 TEXT_MULTIPLE = 64
 
+_Item = TypeVar("_Item")
 Draw = Callable[[Sequence["BatchSlot"], Tensor], dict[str, Tensor]]
 
 
@@ -120,6 +124,28 @@ def prepare(slots: list[BatchSlot], *, reader: Reader, config: TrainConfig, draw
     samples = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
     drawn = draw(slots, samples.tensors[LATENTS])
     return MicroBatch({**samples.tensors, **drawn, **pad_captions(samples.captions, config.text_padding)})
+
+
+def read_ahead(
+    read: Callable[[_Item], MicroBatch], items: Iterable[_Item], device: torch.device, *, num_ahead: int
+) -> Generator[MicroBatch, None, None]:
+    """Yield the batch of each item on the device, in order; so many are read ahead, each in a thread.
+
+    A GPU gets them from pinned memory on a stream of its own, while it computes. `MicroBatch.to` is left to the caller,
+    and on a CPU has nothing to do then.
+    """
+
+    def copy(item: _Item) -> DeviceCopy:
+        batch = read(item)
+        # here it is one of several threads that makes latents float32; a GPU is faster, and gets half the bytes
+        return DeviceCopy((batch if device.type == "cuda" else batch.to(device)).tensors, device)
+
+    with closing(in_threads(copy, items, num_threads=num_ahead, num_ahead=num_ahead)) as copies:
+        yield from map(_on_device, copies)  # which keeps none of them
+
+
+def _on_device(copy: DeviceCopy) -> MicroBatch:
+    return MicroBatch(copy.take())
 
 
 def pad_captions(captions: list[Tensor], padding: Literal["batch", "fixed"]) -> dict[str, Tensor]:

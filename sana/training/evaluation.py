@@ -23,8 +23,7 @@ from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.errors import SanaError
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
-from sana.runtime.threads import in_threads
-from sana.training.batch import MicroBatch, pad_captions
+from sana.training.batch import MicroBatch, pad_captions, read_ahead
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
 
@@ -149,7 +148,7 @@ def evaluate_model(
     model.eval()
     try:
         # the next sample is read, and its noise drawn, while the device works on this one
-        with closing(in_threads(read, [rows[index] for index in indexes], num_threads=1, num_ahead=1)) as batches:
+        with closing(read_ahead(read, [rows[index] for index in indexes], parallel.device, num_ahead=1)) as batches:
             for turn, (index, batch) in enumerate(zip(indexes, batches, strict=True)):
                 sample_losses = _losses(parallel, model, objective, batch)
                 if index == turn * parallel.num_ranks + parallel.rank:

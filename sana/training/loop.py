@@ -16,9 +16,8 @@ from sana.config.pipeline import Config
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Reader
 from sana.progress import Progress, Report
-from sana.runtime.threads import in_threads
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, RankPartition, prepare
+from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.compute.blocks import BlockCompute
 from sana.training.evaluation import EvalTable, evaluate_model
@@ -134,8 +133,7 @@ class Trainer:
         self.started = time.perf_counter()
         self._restore()
         slots = self.partition.slots(self.cursor, self.state.step, self.config.max_steps)
-        depth = self.resources.prefetch_batches
-        batches = in_threads(self.prepare, slots, num_threads=depth, num_ahead=depth)
+        batches = read_ahead(self.prepare, slots, self.parallel.device, num_ahead=self.resources.prefetch_batches)
         with self.checkpoints, closing(batches):
             while True:
                 stopping = self.stop.agreed()
