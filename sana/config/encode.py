@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sana.config.offload import FrozenGroupOffload
 from sana.config.section import HashedAs, Neutral, Section
 
 
@@ -17,6 +18,7 @@ class ModelConfig(Section):
 
 class EncodeCaptionsResources(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the text encoder runs")
+    offload: FrozenGroupOffload = FrozenGroupOffload()
     texts_per_part: int = Field(1024, ge=1, le=1_000_000, description="texts per committed part")
 
 

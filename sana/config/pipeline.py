@@ -74,6 +74,16 @@ class Config(Section):
             raise ValueError("every data set in use has role: eval; nothing is left to train on")
         return self
 
+    @model_validator(mode="after")
+    def _offload_evaluates_on_one_rank(self) -> Self:
+        ranks = self.train.resources.num_processes
+        if self.evaluate.resources.offload.is_on and ranks > 1:
+            raise ValueError(
+                f"evaluate.resources.offload works with one rank, not train.resources.num_processes {ranks}, which "
+                "exchange weights on the device; set evaluate.resources.offload.type to none, or num_processes to 1"
+            )
+        return self
+
     def rules_of(self, dataset: DatasetConfig) -> BucketRules:
         """Return the bucket rules of a data set: its own, or `bucket`."""
         return dataset.bucket or self.bucket

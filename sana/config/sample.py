@@ -6,11 +6,13 @@ from pydantic import Field, field_validator
 
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
+from sana.config.offload import FrozenGroupOffload
 from sana.config.section import MAX_SEED, Neutral, Section
 
 
 class SampleResources(Section):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where sampling runs")
+    offload: FrozenGroupOffload = FrozenGroupOffload()  # of the transformer
 
 
 class SampleConfig(Section):

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
+from sana.config.offload import FrozenGroupOffload
+from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math
 from sana.model.text import pad
 from sana.model.transformer import load_transformer
@@ -45,11 +47,14 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     vae_precision: VaePrecision = "tf32",
     device: str | torch.device = "cpu",
+    offload: FrozenGroupOffload | None = None,
+    work_dir: Path | None = None,
 ) -> SanaPipeline:
     """Load what sampling from cached captions needs: no tokenizer and no text encoder (5 GB of the published model).
 
     A given `transformer` is used as it is; one that is loaded gets `dtype`. The scheduler is of the
     checkpoint's own class: another class reading its config may silently miss the flow shift.
+    `offload` is of the transformer, and `work_dir` is needed where its weights go to disk.
     """
     pipe: SanaPipeline = SanaPipeline.from_pretrained(
         path,
@@ -60,7 +65,11 @@ def load_pipeline(
         transformer=transformer or load_transformer(path, revision=revision, dtype=dtype),
     )
     pipe.set_progress_bar_config(disable=True)
-    pipe.to(device)
+    if offload is None or not offload.is_on:
+        pipe.to(device)
+    else:
+        pipe.vae.to(device)
+        OffloadedModel(pipe.transformer, offload, torch.device(device), work_dir=work_dir or Path())
     return pipe
 
 
@@ -92,7 +101,8 @@ def sample_video(
     """
     Bucket(num_frames, height, width)  # raises for shapes that the VAE would floor
     embeds, mask = pad([prompt_embeds, negative_embeds])
-    embeds, mask = embeds.to(pipe.device), mask.to(pipe.device)
+    device = pipe.vae.device  # the transformer may be in the host's memory between two forward passes
+    embeds, mask = embeds.to(device), mask.to(device)
 
     def report(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None:

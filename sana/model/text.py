@@ -4,13 +4,16 @@ Shapes in this module: B captions, L tokens, C channels of the text encoder (230
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
+from sana.config.offload import FrozenGroupOffload
 from sana.model.cuda_graph import Replayed
+from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, float32_math
 from sana.model.prompt_templates import IMAGE, VIDEO
 
@@ -32,9 +35,12 @@ class EncodedCaption(NamedTuple):
 class TextEncoder:
     """A tokenizer and a Gemma-2 model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Gemma2Model) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, model: Gemma2Model, *, offloaded_from: torch.device | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.model = model
+        self._device, self._is_offloaded = offloaded_from or model.device, offloaded_from is not None
         self._forward = Replayed(self._run)
 
     @classmethod
@@ -45,12 +51,21 @@ class TextEncoder:
         revision: str | None = None,
         dtype: torch.dtype = torch.bfloat16,
         device: str | torch.device = "cpu",
+        offload: FrozenGroupOffload | None = None,
+        work_dir: Path | None = None,
     ) -> Self:
-        """Load `tokenizer` and `text_encoder` of a diffusers-layout checkpoint, frozen and in eval mode."""
+        """Load `tokenizer` and `text_encoder` of a diffusers-layout checkpoint, frozen and in eval mode.
+
+        `work_dir` is needed where `offload` has the weights on a disk.
+        """
         revision = revision or "main"  # unlike diffusers, transformers has no None here
         tokenizer = AutoTokenizer.from_pretrained(path, subfolder="tokenizer", revision=revision, padding_side="right")
         model = Gemma2Model.from_pretrained(path, subfolder="text_encoder", revision=revision, dtype=dtype)
-        return cls(tokenizer, model.requires_grad_(False).eval().to(device))
+        model.requires_grad_(False).eval()
+        if offload is None or not offload.is_on:
+            return cls(tokenizer, model.to(device))
+        OffloadedModel(model, offload, torch.device(device), work_dir=work_dir or Path())
+        return cls(tokenizer, model, offloaded_from=torch.device(device))
 
     def _run(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden: Tensor = self.model(input_ids, attention_mask=attention_mask)[0]
@@ -96,9 +111,10 @@ class TextEncoder:
             raise ValueError(f"captions of {max(sizes)} tokens cannot be padded to {length}; the pipeline has {full}")
         batch = self.tokenizer(
             prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-        ).to(self.model.device)
+        ).to(self._device)
         with float32_math(STRICT):  # of an encoder in fp32: matrix products alone, where torch takes no TF32 either
-            hidden = self._forward(batch.input_ids, batch.attention_mask)
+            forward = self._run if self._is_offloaded else self._forward  # a graph reads weights where they were
+            hidden = forward(batch.input_ids, batch.attention_mask)
         kept = [0, *range(full - max_tokens + 1, length)]
         captions = []
         for text, size, row, mask in zip(

@@ -39,7 +39,14 @@ def encode(job: Job[EncodeCaptionsSpec]) -> None:
     total, done = unsorted.num_rows, 0
     job.report(Progress(0, total, "texts", phase="loading the model"))
     device = resolve_device(config.resources.device)
-    encoder = TextEncoder.load(spec.model.path, revision=spec.model.revision, dtype=DTYPES[config.dtype], device=device)
+    encoder = TextEncoder.load(
+        spec.model.path,
+        revision=spec.model.revision,
+        dtype=DTYPES[config.dtype],
+        device=device,
+        offload=config.resources.offload,
+        work_dir=job.work_dir,
+    )
     job.report(Progress(0, total, "texts", phase="sorting texts by length"))
     todo, lengths = _sort_by_length(unsorted, encoder, config)
     job.report(Progress(0, total, "texts"))

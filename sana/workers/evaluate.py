@@ -9,6 +9,7 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Literal
 
 import pyarrow as pa
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from sana.arrow import to_parquet
 from sana.data.loading.loader import Reader, load_samples
@@ -24,6 +25,7 @@ from sana.data.schemas import LOSSES
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.tables import content_digest
 from sana.facts import BASELINE, WEIGHTS, ComputeSettings, PairedDifference, SigmaLoss, WeightsLoss
+from sana.model.offload.group_offload import OffloadedModel
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -32,7 +34,7 @@ from sana.runtime.specs import CheckpointName, EvaluateSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
-from sana.training.compute.blocks import prepare_blocks
+from sana.training.compute.blocks import BlockCompute, prepare_blocks
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
@@ -63,10 +65,8 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
     report.phase("loading the model")
     dtype = DTYPES[job.config.train.weights_dtype]  # as training computes
     trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision, dtype=dtype))
-    # as the loop computes it
-    compute = prepare_blocks(trainable.model, job.config.train, parallel, buckets=(), work_dir=job.work_dir)
+    compute, offloaded = _prepare_model(job, trainable.model, parallel)
     _warn_of_other_bits(store, spec.checkpoint, compute.settings)
-    parallel.place(trainable.model)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
@@ -75,7 +75,8 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
     for name in WEIGHTS:
         if name != BASELINE:
             report.phase(f"loading the {name} weights")
-            weights.load()
+            with offloaded.reloading() if offloaded else nullcontext():
+                weights.load()
         weights.read_ahead(name)
         report.weights = name
         table = evaluate_model(
@@ -93,6 +94,21 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
         _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
     parallel.finish()
     return (tables if parallel.is_main else None), compute.settings
+
+
+def _prepare_model(
+    job: Job[EvaluateSpec], model: nn.Module, parallel: Parallel
+) -> tuple[BlockCompute, OffloadedModel | None]:
+    """Have the model computed as the loop computes it, or with `evaluate.resources.offload` from the host's memory."""
+    config, offload = job.config.train, job.config.evaluate.resources.offload
+    if not offload.is_on:
+        compute = prepare_blocks(model, config, parallel, buckets=(), work_dir=job.work_dir)
+        parallel.place(model)
+        return compute, None
+    eager = config.resources.model_copy(update={"compile": "never", "activation_memory": "recompute_all"})
+    config = config.model_copy(update={"resources": eager})
+    compute = prepare_blocks(model, config, parallel, buckets=(), work_dir=job.work_dir)
+    return compute, OffloadedModel(model, offload, parallel.device, work_dir=job.work_dir)
 
 
 def _warn_of_other_bits(store: Store, checkpoint: CheckpointName, compute: ComputeSettings) -> None:

@@ -39,7 +39,14 @@ def _embeddings(job: Job[GenerateSpec]) -> tuple[Tensor, Tensor]:
     """Return the embeddings of the prompt and of the negative prompt: [L, C] each, real tokens only."""
     captions, model = job.config.encode_captions, job.spec.model
     device = resolve_device(captions.resources.device)
-    encoder = TextEncoder.load(model.path, revision=model.revision, dtype=DTYPES[captions.dtype], device=device)
+    encoder = TextEncoder.load(
+        model.path,
+        revision=model.revision,
+        dtype=DTYPES[captions.dtype],
+        device=device,
+        offload=captions.resources.offload,
+        work_dir=job.work_dir,
+    )
 
     def encode(text: str, template: str) -> Tensor:
         return encoder.encode([text], template=template, max_tokens=captions.max_tokens)[0].tokens

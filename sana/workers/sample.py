@@ -82,6 +82,8 @@ def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: C
         revision=model.revision,
         vae_precision=config.sample.vae_precision,
         device=device,
+        offload=config.sample.resources.offload,
+        work_dir=Path(config.work_dir).absolute(),
     )
 
 

@@ -57,3 +57,38 @@ def test_a_setting_that_cannot_work_is_refused(train: dict[str, Any], resources:
 )
 def test_the_nearest_that_works_is_taken(resources: dict[str, Any]) -> None:
     load({}, resources)
+
+
+@pytest.mark.parametrize("section", ["sample", "evaluate", "encode_captions"])
+@pytest.mark.parametrize(
+    ("offload", "said"),
+    [
+        (
+            {"type": "block_level", "blocks_per_group": 2},
+            "one block at a time, not blocks_per_group 2; use .* or use_st",
+        ),
+        (
+            {"type": "leaf_level", "blocks_per_group": 2, "use_stream": False},
+            "2 is of type block_level, and type is leaf",
+        ),
+        ({"to_disk_path": "/fast"}, "to_disk_path /fast needs a type"),
+        ({"type": "block_level", "blocks_per_group": 2, "use_stream": False, "to_disk_path": "/fast"}, None),
+        ({"type": "leaf_level"}, None),
+    ],
+)
+def test_offload_of_what_does_not_learn(section: str, offload: dict[str, Any], said: str | None) -> None:
+    raw = load_config(ROOT / "configs/demo.yaml").model_dump(mode="json")
+    raw[section]["resources"]["offload"].update(offload)
+    if said is None:
+        check(raw, where="here.yaml")
+        return
+    with pytest.raises(ConfigError, match=said):
+        check(raw, where="here.yaml")
+
+
+def test_evaluation_with_offload_is_for_one_rank() -> None:
+    raw = load_config(ROOT / "configs/demo.yaml").model_dump(mode="json")
+    raw["evaluate"]["resources"]["offload"]["type"] = "leaf_level"
+    raw["train"]["resources"].update(num_processes=2, micro_batch_size=1)
+    with pytest.raises(ConfigError, match="one rank, not train.resources.num_processes 2, .* or num_processes to 1"):
+        check(raw, where="here.yaml")

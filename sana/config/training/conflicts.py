@@ -13,8 +13,8 @@ def offload_conflict(resources: TrainResources, *, optimizer: str, max_skipped_s
     rules = (
         (
             offload.type == "leaf_level",
-            "resources.offload.type leaf_level is for weights that do not learn: in training the backward pass needs "
-            "a whole block's weights at once; use block_level with blocks_per_group 1",
+            "resources.offload.type leaf_level is for weights that do not learn (sample.resources.offload): in "
+            "training the backward pass needs a whole block's weights at once; use block_level with blocks_per_group 1",
         ),
         (
             bool(offload.to_disk_path),

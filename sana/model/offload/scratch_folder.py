@@ -1,0 +1,51 @@
+"""A folder of large files that nobody needs after the process that made it."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from pathlib import Path
+
+_PREFIX, _LOCK = "offloaded-", "in_use"
+_OLD_S = 3600.0  # a folder without a lock file is one that is being made, or one whose process died as it made it
+
+
+class ScratchFolder:
+    """Makes an empty folder in `parent`, which is removed with this object, or at the end of the process.
+
+    Folders of processes that were killed are removed first. It relies on flock(2), which the kernel releases with a
+    process.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        parent.mkdir(parents=True, exist_ok=True)
+        for other in parent.glob(f"{_PREFIX}*"):
+            if _is_left(other):
+                shutil.rmtree(other, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.remove = weakref.finalize(self, _remove, self.path, lock)
+
+
+def _is_left(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / _LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return folder.is_dir() and time.time() - folder.stat().st_mtime > _OLD_S
+    except OSError:  # another user's
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _remove(folder: Path, lock: int) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
