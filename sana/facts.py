@@ -26,10 +26,13 @@ class ComputeSettings(Record):
     num_ranks: int
     sharding: str = "none"
     offload: str = "none"
+    precision: str = ""  # of matrix products: fp32, tf32, bf16 (weights too) or "bf16 autocast"; "" before it was kept
 
     def differences(self, other: "ComputeSettings") -> list[str]:
         """Return what was changed from `other`, as "num_ranks 1 -> 2", of what changes the last bits."""
         names = ["device", "torch", "compiled", "micro_batch_size", "num_ranks", "sharding", "offload"]
+        if self.precision and other.precision:
+            names.append("precision")
         if self.compiled and other.compiled:
             names.append("activations_kept")
         pairs = [(name, getattr(other, name), getattr(self, name)) for name in names]

@@ -122,6 +122,7 @@ def _warn_of_other_bits(store: Store, checkpoint: CheckpointName, compute: Compu
         num_ranks=compute.num_ranks,
         micro_batch_size=compute.micro_batch_size,
         activations_kept=compute.activations_kept,
+        sharding=compute.sharding,
         offload=compute.offload,
     )
     if changed := compute.differences(same):

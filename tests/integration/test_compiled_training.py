@@ -1,5 +1,6 @@
 """Training with compiled blocks: the numbers of eager training within a bound, its own bits after a resume."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -17,7 +18,7 @@ BOUND = 1e-5  # relative, of losses and gradient norms over four steps in float3
 
 
 def test_compiled_training_is_eager_training_and_resumes_bit_for_bit(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     settings = {"checkpoint_every": 2, "eval_every": 4}
@@ -41,11 +42,13 @@ def test_compiled_training_is_eager_training_and_resumes_bit_for_bit(
     rows = parse_rows(read_metrics(lab.store, straight))
     graphs = [row["compile/graphs"] for row in rows if "compile/graphs" in row]
     assert graphs[-1] == 4  # two buckets, in training and in evaluation
-    assert straight.compute == ComputeSettings("cpu", str(torch.__version__), True, 0.5, 2, 1)
+    assert straight.compute == ComputeSettings("cpu", str(torch.__version__), True, 0.5, 2, 1, precision="fp32")
     assert eager.compute is not None and eager.compute.compiled is False
     # a resume under other settings says so
     job = lab.job("resumed", max_steps=5, **settings)
-    train(job)
+    with caplog.at_level(logging.INFO):
+        train(job)
+    assert "resuming from step 4; other last bits from here: compiled True -> False" in caplog.text
     assert lab.at("resumed", 5).compute == eager.compute
 
 

@@ -1,7 +1,9 @@
 """Compiled blocks: as few graphs as shapes, the same numbers within a bound, and what is recorded of them."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from sana.facts import ComputeSettings
 from sana.model.transformer import load_transformer, predict
 from sana.training.compute import activations
 from sana.training.compute.activations import kept_activations
-from sana.training.compute.blocks import prepare_blocks
+from sana.training.compute.blocks import compute_settings, prepare_blocks
 from sana.training.compute.compiled_blocks import CAPTION_MULTIPLE, CompiledBlocks
 
 SIDES = [(4, 10), (5, 8), (8, 5), (6, 6), (10, 4), (7, 6), (6, 7), (9, 5), (5, 9), (8, 6), (6, 8)]  # of tokens
@@ -46,16 +48,20 @@ def test_one_graph_a_bucket_whatever_the_caption(
     tiny_model: Path, caplog: pytest.LogCaptureFixture, num_buckets: int
 ) -> None:
     model = load_transformer(str(tiny_model)).train()
-    blocks = CompiledBlocks(model.transformer_blocks, backend=pass_through)
-    for count, (height, width) in enumerate(SIDES[:num_buckets], start=1):
-        for num_tokens in CAPTIONS:
-            loss_and_gradients(model, 2, height, width, num_tokens)
-            assert (blocks.num_graphs, blocks.num_shapes) == (count, count), num_tokens
-    model.eval()
-    with torch.no_grad():  # evaluation has graphs of its own, one a bucket
-        for num_tokens in CAPTIONS:
-            predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, num_tokens, 16), None)
-    assert blocks.num_graphs == blocks.num_shapes == num_buckets + 1
+    blocks = CompiledBlocks(model.transformer_blocks, kept=0.5, backend=pass_through)
+    # what others compile in stays theirs: as many graphs as they allow, one here, and their memory budget
+    others = (1, torch._functorch.config.activation_memory_budget)
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for count, (height, width) in enumerate(SIDES[:num_buckets], start=1):
+            for num_tokens in CAPTIONS:
+                loss_and_gradients(model, 2, height, width, num_tokens)
+                assert (blocks.num_graphs, blocks.num_shapes) == (count, count), num_tokens
+        model.eval()
+        with torch.no_grad():  # evaluation has graphs of its own, one a bucket
+            for num_tokens in CAPTIONS:
+                predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, num_tokens, 16), None)
+        assert blocks.num_graphs == blocks.num_shapes == num_buckets + 1
+        assert (torch._dynamo.config.recompile_limit, torch._functorch.config.activation_memory_budget) == others
     blocks.check()
     assert not warnings(caplog)
     with caplog.at_level(logging.WARNING):
@@ -140,6 +146,31 @@ def test_differences_are_those_that_change_bits() -> None:
     ]
     assert compiled[0].differences(compiled[1]) == ["activations_kept 0.4 -> 0.2"]
     assert compiled[0].differences(before) == ["compiled False -> True"]
+    strict, tf32 = replace(before, precision="fp32"), replace(before, precision="tf32")
+    assert tf32.differences(strict) == ["precision fp32 -> tf32"]
+    assert tf32.differences(before) == []  # of an older checkpoint it is not known
+
+
+@pytest.mark.parametrize(
+    ("precision", "weights", "device", "recorded"),
+    [
+        ("fp32", "fp32", "cuda", "fp32"),
+        ("tf32", "fp32", "cuda", "tf32"),
+        ("tf32", "fp32", "cpu", "fp32"),
+        ("bf16", "fp32", "cpu", "bf16 autocast"),
+        ("bf16", "bf16", "cuda", "bf16"),
+    ],
+)
+def test_the_precision_of_this_device_is_recorded(
+    precision: str, weights: str, device: str, recorded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a card")
+    settings = {"mixed_precision": precision, "weights_dtype": weights, "optimizer": {"name": "adamw_bf16"}}
+    settings["resources"] = {"sharding": "full"}
+    train = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": 4, **settings})
+    ranks: Any = SimpleNamespace(device=torch.device(device), num_ranks=2)
+    found = compute_settings(train, ranks, compiled=False, kept=1.0)
+    assert (found.precision, found.sharding, found.num_ranks) == (recorded, "full", 2)
 
 
 def test_a_containers_limit_and_ranks_of_a_cpu_share_its_memory(

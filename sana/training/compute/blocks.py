@@ -89,4 +89,14 @@ def compute_settings(config: TrainConfig, parallel: Parallel, *, compiled: bool,
         num_ranks=parallel.num_ranks,
         sharding=config.resources.sharding if parallel.num_ranks > 1 else "none",
         offload=config.resources.offload.type,
+        precision=_precision(config, device),
     )
+
+
+def _precision(config: TrainConfig, device: torch.device) -> str:
+    """Return what matrix products are computed in on this device."""
+    if config.weights_dtype == "bf16":
+        return "bf16"
+    if config.mixed_precision == "bf16":
+        return "bf16 autocast"
+    return config.mixed_precision if device.type == "cuda" else "fp32"  # a CPU has no TF32

@@ -33,8 +33,9 @@ class CompiledBlocks:
     """
 
     def __init__(self, blocks: nn.ModuleList, *, kept: float = 1.0, backend: Backend = "inductor") -> None:
-        torch._dynamo.config.recompile_limit = max(_MAX_GRAPHS, torch._dynamo.config.recompile_limit)
-        self._kept = kept
+        # in force within a block's forward pass only: they are settings of the process, which others compile in too
+        self._limit = torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS)
+        self._budget = torch._functorch.config.patch(activation_memory_budget=kept)
         self._shapes: set[tuple[object, ...]] = set()
         self._graphs_before = _unique_graphs()
         self._warned = False
@@ -76,7 +77,7 @@ class CompiledBlocks:
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
             self._shapes.add((torch.is_grad_enabled(), block.training, *shape))
             # the patches come transposed to the first block, which would be a graph of its own
-            with torch._functorch.config.patch(activation_memory_budget=self._kept):
+            with self._limit, self._budget:
                 result: Tensor = self._compiled(
                     block,
                     hidden_states.contiguous(),
