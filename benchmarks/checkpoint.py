@@ -10,6 +10,7 @@ thread that writes takes a core from the step itself, which a GPU's step does no
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -17,8 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from sana.config.load import load_config
-from sana.config.pipeline import Config
+from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
@@ -28,69 +28,105 @@ from sana.training.trainable import FullTransformer
 
 WIDTH, STEPS = 1024, 8
 STEP_S = 2.0  # of computing, at least: a checkpoint is written meanwhile
+WAYS = {"no checkpoints": None, "training waits": False, "behind training": True}  # written in the background
 
 
-def config(background: bool) -> Config:
-    settings = {"checkpoint_in_background": background, "max_checkpoints": 1, "device": "cpu"}
-    sets = [f"train.resources.{name}={str(value).lower()}" for name, value in settings.items()]
-    return load_config("configs/demo.yaml", [*sets, "train.mixed_precision=fp32"])
+@dataclass(frozen=True)
+class Measured:
+    """Seconds: medians of a step and of the loop's wait for saving; the first such wait; the last checkpoint's rest."""
+
+    step_s: float
+    stall_s: float
+    first_stall_s: float
+    written_s: float
 
 
-def compute(seconds: float) -> None:
+def linear_layers(mib: int) -> nn.Module:
+    """Return a model whose state (weights, EMA, two moments) has so many MiB."""
+    layers = max(mib * 2**20 // (4 * 4 * WIDTH * WIDTH), 1)
+    return nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
+
+
+def compute(seconds: float, device: torch.device) -> None:
     """Stand for a forward and backward pass."""
-    matrix, until = torch.randn(512, 512), time.perf_counter() + seconds
+    matrix, until = torch.randn(512, 512, device=device), time.perf_counter() + seconds
     while time.perf_counter() < until:
         matrix @ matrix
+        wait(device)
 
 
-def measure(folder: Path, mib: int, *, saving: bool, background: bool = True) -> tuple[float, float, float]:
-    """Return the median seconds of a step, of the loop's wait for saving, and of a checkpoint to be complete."""
-    made = config(background).train
-    layers = max(mib * 2**20 // (4 * 4 * WIDTH * WIDTH), 1)
-    model = nn.Sequential(*(nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(layers)))
-    state, parallel = TrainState(FullTransformer(model), made), Parallel.open(made)
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    folder: Path,
+    model: nn.Module,
+    *,
+    background: bool | None,
+    device: str = "cpu",
+    num_steps: int = STEPS,
+    step_s: float = STEP_S,
+) -> Measured:
+    """Save at every step of training a model that is on the device, in the `background` or not; None: never."""
+    resources = {"checkpoint_in_background": bool(background), "max_checkpoints": 1, "device": device}
+    settings = {"max_steps": num_steps, "global_batch_size": 1, "mixed_precision": "fp32", "resources": resources}
+    config = TrainConfig.model_validate(settings)
+    state, parallel = TrainState(FullTransformer(model), config), Parallel.open(config)
     cursor = Cursor(np.zeros(64, np.int64), np.ones(64, np.float64), seed=0, batch_size=1)
     manager = CheckpointManager(
-        LocalStore(str(folder / "root")), "t", folder=folder / "work", config=made, snapshot={}, keep_steps=(),
+        LocalStore(str(folder / "root")), "t", folder=folder / "work", config=config, snapshot={}, keep_steps=(),
         check=lambda: None,
     )  # fmt: skip
     manager.restore()
-    steps, stalls, written = [], [], []
+    steps, stalls = [], []
     with manager:
         manager.resume(0, state)
-        for _ in range(STEPS):
+        for _ in range(num_steps):
             started = time.perf_counter()
-            compute(STEP_S)
+            compute(step_s, parallel.device)
             for parameter in state.parameters.values():
                 parameter.grad = torch.zeros_like(parameter)
             state.advance(1e-3)
+            wait(parallel.device)
             before = time.perf_counter()
-            if saving:
+            if background is not None:
                 manager.save(state, parallel, cursor)
             stalls.append(time.perf_counter() - before)
+            wait(parallel.device)
             steps.append(time.perf_counter() - started)
         before = time.perf_counter()
         manager.finish()
-        written.append(time.perf_counter() - before)
-    return median(steps), median(stalls), written[0]
+        written_s = time.perf_counter() - before
+    return Measured(median(steps), median(stalls), stalls[0], written_s)
 
 
 def main() -> None:
     mib = int(sys.argv[1]) if len(sys.argv) > 1 else 512
+    model, found = linear_layers(mib), {}
     with tempfile.TemporaryDirectory() as name:
-        bare, _, _ = measure(Path(name, "bare"), mib, saving=False)
-        waiting, wait_stall, _ = measure(Path(name, "waiting"), mib, saving=True, background=False)
-        behind, stall, written = measure(Path(name, "behind"), mib, saving=True)
+        for way, background in WAYS.items():
+            found[way] = measure(Path(name, way), model, background=background)
     source = torch.zeros(mib * 2**18)
     target = torch.ones_like(source)
     started = time.perf_counter()
     target.copy_(source)
     copy_s = time.perf_counter() - started
-    print(f"| a state of {mib} MiB, saved every step | step, ms | stall, ms | against bare |\n|---|---|---|---|")
-    print(f"| no checkpoints | {bare * 1e3:.0f} | 0 | 1.00 |")
-    print(f"| training waits | {waiting * 1e3:.0f} | {wait_stall * 1e3:.0f} | {waiting / bare:.2f} |")
-    print(f"| behind training | {behind * 1e3:.0f} | {stall * 1e3:.0f} | {behind / bare:.2f} |")
-    print(f"\nOne copy in memory takes {copy_s * 1e3:.0f} ms; the last checkpoint was complete {written:.1f} s after.")
+    print("\n".join(table(mib, found)))
+    written_s = found["behind training"].written_s
+    print(
+        f"\nOne copy in memory takes {copy_s * 1e3:.0f} ms; the last checkpoint was complete {written_s:.1f} s after."
+    )
+
+
+def table(mib: float, found: dict[str, Measured]) -> list[str]:
+    """Return what was found, by WAYS, as lines of Markdown."""
+    bare = found["no checkpoints"]
+    lines = [f"| a state of {mib:.0f} MiB, saved every step | step, ms | stall, ms | against bare |\n|---|---|---|---|"]
+    for way, one in found.items():
+        lines.append(f"| {way} | {one.step_s * 1e3:.0f} | {one.stall_s * 1e3:.0f} | {one.step_s / bare.step_s:.2f} |")
+    return lines
 
 
 if __name__ == "__main__":

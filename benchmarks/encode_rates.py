@@ -16,18 +16,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2Model
 
 from benchmarks.encode import context_and_inputs, ours
+from benchmarks.models import build_model
 from sana.config.encode import VaePrecision
 from sana.data.video.frames import read_window
 from sana.data.video.video import to_pixels
 from sana.model.compiled_vae import compile_encoder
 from sana.model.device import provenance, resolve_device
 from sana.model.text import TextEncoder
-from sana.model.tiny_model import build_tiny_model
 from sana.model.vae import encode_latents, load_vae
 from tests.pipeline_runs import Place, run_stages
 from tests.video_files import make_video
@@ -124,15 +122,6 @@ def _plain(encoder: TextEncoder, text: str) -> Tensor:
     return _encoded(encoder, [text])[0]
 
 
-def build_model(out: Path) -> None:
-    """The tiny model; on a GPU with a VAE and a text encoder of the published sizes, random weights."""
-    build_tiny_model(out)
-    if ON_GPU:
-        AutoencoderKLWan().save_pretrained(out / "vae")
-        with torch.device(DEVICE):
-            Gemma2Model(Gemma2Config(vocab_size=256_000)).bfloat16().save_pretrained(out / "text_encoder")
-
-
 def main() -> None:
     names = sys.argv[1:] or (["vae", "compiled", "stage", "captions"] if ON_GPU else ["vae", "stage", "captions"])
     print(f"{provenance(DEVICE, 'tf32')}\n\n| what | value |\n|---|---|")
@@ -141,7 +130,7 @@ def main() -> None:
     parts = {"vae": vae, "stage": stage, "captions": captions}
     with tempfile.TemporaryDirectory() as name:
         model = Path(name) / "model"
-        build_model(model)
+        build_model(model, device=DEVICE)
         for part in names:
             folder = Path(name) / part
             folder.mkdir()

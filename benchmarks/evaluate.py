@@ -10,18 +10,17 @@ The bare forward has its inputs on the device; evaluation reads, draws the noise
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.loader import Case, build
+from benchmarks.made_up_store import Case, build
 from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
 from sana.config.training.objective import LogitNormalSampling
+from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import Reader
 from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random_weights import random_transformer
@@ -29,25 +28,12 @@ from sana.model.transformer import load_transformer, predict
 from sana.training import evaluation
 from sana.training.objectives.flow_matching import FlowMatching
 from sana.training.objectives.noise import NoisePolicy
+from sana.training.parallel.parallel import Parallel
 from tests.published import TRANSFORMER
 
 NUM_SAMPLES, NUM_LEVELS, TURNS = 4, 8, 3
 TINY, TINY_BUCKET, BUCKET = ".sana/tiny", "17x96x160", "81x480x832"
-
-
-class OneDevice:
-    """The part of Parallel that evaluation uses."""
-
-    rank, num_ranks = 0, 1
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def autocast(self) -> Any:
-        return torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        return tensor
+BARE = "bare forward, one level"
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
@@ -59,18 +45,23 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
-    name, bucket = (*sys.argv[1:], *(TINY, TINY_BUCKET)[len(sys.argv) - 1 :])[:2]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: nn.Module
-    if Path(name).is_dir():
-        model = load_transformer(name).to(device)
-    else:
-        model = random_transformer(TRANSFORMER, device=device).eval()
+def measure(
+    model: nn.Module,
+    parallel: Parallel,
+    bucket: str,
+    *,
+    at_once: Sequence[int] = (1, 2, 4, 8),
+    num_samples: int = NUM_SAMPLES,
+    turns: int = TURNS,
+) -> dict[str, float]:
+    """Return seconds a noise level of the bare forward, and of evaluations of so many levels at once, by name.
+
+    The number of levels that evaluation chooses by itself is always among them, and marked.
+    """
     channels = int(model.config.caption_channels)  # type: ignore[arg-type,union-attr]
-    parallel: Any = OneDevice(device)
+    device = parallel.device
     objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))
-    config = EvaluateConfig(num_sigmas=NUM_LEVELS, max_samples=NUM_SAMPLES)
+    config = EvaluateConfig(num_sigmas=NUM_LEVELS, max_samples=num_samples)
     shape = Bucket.parse(bucket).latent_shape
     one = torch.randn(1, *shape, device=device)
     captions = torch.randn(1, 128, channels, device=device)
@@ -78,35 +69,48 @@ def main() -> None:
 
     @torch.no_grad()
     def bare() -> None:
+        model.eval()
         with parallel.autocast():
             for _ in range(NUM_LEVELS):
                 predict(model, one, timestep, captions, mask)
 
     with tempfile.TemporaryDirectory() as folder:
-        store, samples = build(folder, Case(bucket, NUM_SAMPLES, caption_channels=channels))
+        store, samples = build(folder, Case(bucket, num_samples, caption_channels=channels))
         reader = Reader(ShardFiles(store), samples)
         tokens = shape[1] * shape[2] * shape[3] // 4
         default = evaluation.TOKENS_PER_FORWARD
         chosen = evaluation.levels_per_forward(NUM_LEVELS, shape)
         best: dict[str, float] = {}
-        for turn in range(TURNS + 1):  # the first warms up
-            rows = {"bare forward, one level": timed(bare, device) / NUM_LEVELS}
-            for levels in (1, 2, 4, 8):
+
+        def evaluate() -> None:
+            evaluation.evaluate_model(
+                parallel, model, objective, reader, config, text_padding="batch", on_round=lambda *_: True
+            )
+
+        for turn in range(turns + 1):  # the first warms up
+            rows = {BARE: timed(bare, device) / NUM_LEVELS}
+            for levels in sorted({*at_once, chosen}):
                 evaluation.TOKENS_PER_FORWARD = levels * tokens
-
-                def evaluate() -> None:
-                    evaluation.evaluate_model(
-                        parallel, model, objective, reader, config, text_padding="batch", on_round=lambda *_: True
-                    )
-
-                seconds = timed(evaluate, device) / (NUM_SAMPLES * NUM_LEVELS)
-                rows[f"evaluation, {levels} at once{' (chosen)' if levels == chosen else ''}"] = seconds
+                name = f"evaluation, {levels} at once{' (chosen)' if levels == chosen else ''}"
+                rows[name] = timed(evaluate, device) / (num_samples * NUM_LEVELS)
             evaluation.TOKENS_PER_FORWARD = default
             best = {key: min(value, best.get(key, value)) if turn else 1e9 for key, value in rows.items()}
-    bare_s = best["bare forward, one level"]
-    print(f"| {bucket}, {device.type} | ms a level | against bare |\n|---|---|---|")
+    return best
+
+
+def main() -> None:
+    name, bucket = (*sys.argv[1:], *(TINY, TINY_BUCKET)[len(sys.argv) - 1 :])[:2]
+    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    parallel = Parallel.open(TrainConfig(max_steps=1, global_batch_size=1, mixed_precision=precision))
+    model: nn.Module
+    if Path(name).is_dir():
+        model = load_transformer(name).to(parallel.device)
+    else:
+        model = random_transformer(TRANSFORMER, device=parallel.device)
+    best = measure(model, parallel, bucket)
+    print(f"| {bucket}, {parallel.device.type} | ms a level | against bare |\n|---|---|---|")
     for key, seconds in best.items():
-        print(f"| {key} | {1000 * seconds:.1f} | {seconds / bare_s:.2f} |")
+        print(f"| {key} | {1000 * seconds:.1f} | {seconds / best[BARE]:.2f} |")
 
 
 if __name__ == "__main__":

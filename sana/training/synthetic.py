@@ -124,13 +124,20 @@ class SyntheticTraining(SyntheticModel):
             torch.OutOfMemoryError: a step does not fit.
         """
         batches = self.batches(self.bucket, caption_tokens)
-        num_micro_batches = self.config.global_batch_size // self.config.resources.micro_batch_size
         times = []
         for _ in range(num_steps):
             started = time.perf_counter()
-            taken = self._step.take(batches, num_micro_batches)
-            float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
-            if self.parallel.device.type == "cuda":
-                torch.cuda.synchronize()
+            self.take(batches)
             times.append(time.perf_counter() - started)
         return StepTimes(times[0], min(times[1:]))
+
+    def take(self, batches: Iterator[MicroBatch]) -> None:
+        """Take one step of the global batch, and wait for the device.
+
+        Raises:
+            torch.OutOfMemoryError: it does not fit.
+        """
+        taken = self._step.take(batches, self.config.global_batch_size // self.config.resources.micro_batch_size)
+        float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
+        if self.parallel.device.type == "cuda":
+            torch.cuda.synchronize()

@@ -13,7 +13,7 @@ from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests.training_lab import Lab
 
-pytestmark = [pytest.mark.slow(group="compile"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow(group="compile"), pytest.mark.timeout(600)]
 BOUND = 1e-5  # relative, of losses and gradient norms over four steps in float32
 
 
