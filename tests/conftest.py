@@ -6,7 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine r
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 
+import copy
 import fcntl
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from sana.config import load
 
 if TYPE_CHECKING:
     from tests.rank_pair import RankPair
@@ -34,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in of_gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _yaml_read_once() -> Iterator[None]:
+    """Parse a config's text once: PyYAML takes longer for the demo's than all checks of its values."""
+    parsed = functools.lru_cache(maxsize=1000)(load.parse_yaml)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "parse_yaml", lambda text, *, where: copy.deepcopy(parsed(text, where=where)))
+        yield
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

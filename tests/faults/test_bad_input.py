@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -14,7 +15,13 @@ import pytest
 
 from flows.cli.main import main
 from sana.artifact import Artifact
+from sana.config.load import load_config
+from sana.context import Context
 from sana.errors import SanaError
+from sana.pipeline.plan import plan
+from sana.pipeline.run import Run
+from sana.pipeline.run import run_stages as run_all
+from sana.store import open_store
 from tests.pipeline_runs import CLIPS, ROOT, inline_workers, new_place, run_alone, run_stages
 
 pytestmark = pytest.mark.timeout(240)
@@ -112,21 +119,26 @@ def test_a_missing_model(tmp_path: Path, sana_here: Callable[..., Done], model: 
     assert committed(tmp_path) == []
 
 
-def test_more_refusals_than_allowed(
-    tmp_path: Path, tiny_model: Path, tracking_database: Path, prefect_database: Path
-) -> None:
+def test_more_refusals_than_allowed(tmp_path: Path, tiny_model: Path, tracking_database: Path) -> None:
     """The stage is committed, so that its table can be read; the run stops there, now and the next time."""
-    for folder, database in {"work": tracking_database, "prefect": prefect_database}.items():
-        (tmp_path / folder).mkdir()
-        shutil.copy(database, tmp_path / folder)
-    for _ in range(2):
-        done = sana(tmp_path, tiny_model, "download.datasets.0.max_rejected_fraction=0.01", command=SANA_COUNTED)
-        rejected = "download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption)"
-        assert_one_clear_error(done, rejected, "rejects.parquet")
-        assert committed(tmp_path) == ["download"]
-        assert done.stdout.endswith("1 listings\n"), "from planning to the end of download a source is listed once"
+    (tmp_path / "work").mkdir()
+    shutil.copy(tracking_database, tmp_path / "work")
+    few = "download.datasets.0.max_rejected_fraction=0.01"
+    done = sana(tmp_path, tiny_model, few, command=SANA_COUNTED)
+    rejected = "download.datasets[demo]: 1 of 16 clips were rejected (1 no_caption)"
+    assert_one_clear_error(done, rejected, "rejects.parquet")
+    assert committed(tmp_path) == ["download"]
+    assert done.stdout.endswith("1 listings\n"), "from planning to the end of download a source is listed once"
     page = next((tmp_path / "work/mlflow-artifacts").rglob("data_report.html")).read_text()
     assert "nocaption-00.mp4" in page and '<span class="bad">failed</span>' in page, "the run says what to look at"
+
+    places = [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"model.path={tiny_model}"]
+    context = Context(
+        load_config(ROOT / "configs/demo.yaml", [*places, few]), open_store(places[0][5:]), tmp_path / "work"
+    )
+    with pytest.raises(SanaError, match=re.escape(rejected)), Run(context, plans=plan(context)) as run:
+        run_all(run, ["download", "probe"])
+    assert committed(tmp_path) == ["download"]
 
 
 AS_NOBODY = """

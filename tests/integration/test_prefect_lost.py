@@ -62,7 +62,7 @@ def test_letting_go_reaches_the_settings_of_every_thread(monkeypatch: pytest.Mon
         lost_server._gone.clear()
 
 
-@pytest.mark.slow(group="prefect")
+@pytest.mark.slow(group="prefect_retry")
 @pytest.mark.timeout(400)
 def test_a_run_outlives_the_server_of_a_profile(prefect_database: Path, tiny_model: Path, tmp_path: Path) -> None:
     """The server is named in the user's profile only, wants a password, and a proxy that is dead is set."""

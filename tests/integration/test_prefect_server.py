@@ -65,8 +65,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, prefect_database: Path) -> 
         server.env["PYTHONPATH"] = str(home)
         server.start("worker", "start", "--pool", "local-process", "--type", "process", "--name", "test")
         server.wait_until(server.has_pool, "the worker did not make its pool", 60.0)
-        server.run("--no-prompt", "deploy", "--all")
         yield server
+
+
+@pytest.fixture(scope="module")
+def deployed(server: PrefectServer) -> PrefectServer:
+    """The server with the deployments of prefect.yaml."""
+    server.run("--no-prompt", "deploy", "--all")
+    return server
 
 
 def write_config(folder: Path, *, held_out: str) -> str:
@@ -77,7 +83,8 @@ def write_config(folder: Path, *, held_out: str) -> str:
 
 @pytest.mark.timeout(300)
 @pytest.mark.slow(group="prefect_retry")
-def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) -> None:
+def test_a_retry_runs_only_what_failed(deployed: PrefectServer, tmp_path: Path) -> None:
+    server = deployed
     config = write_config(tmp_path, held_out="nobody")
     run = server.start_run("sana-video/pipeline", config=config, until="bucket")
     server.wait_for_state(run, "Failed")
@@ -94,6 +101,7 @@ def test_a_retry_runs_only_what_failed(server: PrefectServer, tmp_path: Path) ->
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow(group="prefect_retry")
 def test_a_cancel_ends_the_worker_child(server: PrefectServer, tmp_path: Path) -> None:
     for name, text in {"waiting_flow.py": WAITING, "waiting_worker.py": WORKER, "job.json": "{}"}.items():
         (tmp_path / name).write_text(textwrap.dedent(text))
@@ -109,10 +117,11 @@ def test_a_cancel_ends_the_worker_child(server: PrefectServer, tmp_path: Path) -
     assert time.monotonic() - started < 60.0
 
 
-@pytest.mark.slow(group="prefect")
+@pytest.mark.slow(group="prefect_retry")
 @pytest.mark.timeout(300)
-def test_another_flow_finds_the_same_data_cached(server: PrefectServer, tmp_path: Path) -> None:
+def test_another_flow_finds_the_same_data_cached(deployed: PrefectServer, tmp_path: Path) -> None:
     """As the nightly schedule would start it."""
+    server = deployed
     path = write_config(tmp_path, held_out="bunny")
     config = load_config(path)
     with inline_workers():
@@ -125,9 +134,10 @@ def test_another_flow_finds_the_same_data_cached(server: PrefectServer, tmp_path
 @pytest.mark.slow(group="prefect")
 @pytest.mark.timeout(900)
 def test_runs_of_the_worker_deployment_share_the_encoding(
-    server: PrefectServer, tmp_path: Path, tiny_model: Path
+    deployed: PrefectServer, tmp_path: Path, tiny_model: Path
 ) -> None:
     """Two runs of encode-worker do the work, the task that started them commits: the content is that of one process."""
+    server = deployed
     place = new_place(tmp_path / "place", tiny_model)
     with inline_workers():
         expected = run_stages(place.context(f"root={tmp_path}/one"), last="encode_latents")["encode_latents"]

@@ -21,6 +21,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow(group="numbers")
 def test_two_processes_build_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
     code = "import sys, pathlib; from sana.model import tiny_model as m; m.build_tiny_model(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "again")], check=True)
@@ -29,9 +30,12 @@ def test_two_processes_build_the_same_bytes(tiny_model: Path, tmp_path: Path) ->
 
 def test_the_seed_changes_every_model_and_the_global_state_is_left_alone(tiny_model: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
-    build_tiny_model(tmp_path, seed=1)  # an empty folder that exists is fine
+    build_tiny_model(tmp_path / "same")
+    (tmp_path / "other").mkdir()  # an empty folder that exists is fine
+    build_tiny_model(tmp_path / "other", seed=1)
     assert torch.equal(torch.get_rng_state(), before)
-    one, other = digests(tmp_path), digests(tiny_model)
+    one, other = digests(tmp_path / "other"), digests(tiny_model)
+    assert digests(tmp_path / "same") == other
     assert one.keys() == other.keys()
     assert {name for name in one if one[name] != other[name]} == {name for name in one if name.endswith("safetensors")}
 

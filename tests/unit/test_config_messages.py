@@ -1,5 +1,6 @@
 """What the config says of each mistake: in YAML's words, one line each, and nothing that only follows from another."""
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -282,9 +283,12 @@ def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()
                     yield from settings(one, (*here, *listed))
 
 
+DEMO_VALUES = load_config(DEMO).model_dump(mode="json", exclude_unset=True)
+
+
 def with_value(path: tuple, value: object) -> dict[str, Any]:
     """The demo's values with one of them replaced."""
-    raw = load_config(DEMO).model_dump(mode="json", exclude_unset=True)
+    raw = copy.deepcopy(DEMO_VALUES)
     if "parameter_groups" in path and path[-1] != "parameter_groups":
         raw["train"]["parameter_groups"] = [{"names": "*", "learning_rate_factor": 2}]
     node: Any = raw

@@ -35,12 +35,13 @@ def sections_of(value: object) -> Iterator[Section]:
             yield from sections_of(child)
 
 
-def with_setting(section: Section, value: int) -> Section:
-    """Return the section with one more setting, whose neutral value is 7."""
+def with_setting(section: Section, *values: int) -> list[Section]:
+    """Return the section with one more setting, whose neutral value is 7, of each value."""
     kind: Any = type(
         type(section).__name__, (type(section),), {"__annotations__": {"added": Annotated[int, Neutral(7)]}}
     )
-    return kind.model_construct(**{name: getattr(section, name) for name in type(section).model_fields}, added=value)
+    others = {name: getattr(section, name) for name in type(section).model_fields}
+    return [kind.model_construct(**others, added=value) for value in values]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -48,8 +49,9 @@ def test_an_added_setting_in_any_section_changes_no_hash_until_it_is_used(path: 
     found = list(sections_of(load_config(path)))
     assert len(found) > 15
     for section in found:
-        assert with_setting(section, 7).hashed() == section.hashed()
-        assert with_setting(section, 8).hashed() == {**section.hashed(), "added": 8}
+        neutral, used = with_setting(section, 7, 8)
+        assert neutral.hashed() == section.hashed()
+        assert used.hashed() == {**section.hashed(), "added": 8}
 
 
 def test_a_setting_without_a_neutral_value_is_hashed_even_at_its_default() -> None:

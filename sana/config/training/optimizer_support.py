@@ -1,11 +1,14 @@
 """Where each optimizer holds: data, for errors when a config is loaded and for the table in docs/optimizers.md."""
 
+import functools
+import importlib.metadata
 import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 
 from sana.errors import ConfigError
 
+version = functools.cache(importlib.metadata.version)  # it reads a file, at each load of a config
 EXTRA = "pip install -e '.[optimizers]'"
 
 
