@@ -69,6 +69,21 @@ def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
     assert len(keys) == 3 * 4  # nothing is left of the others
 
 
+def test_a_shorter_run_keeps_its_checkpoints_beside_those_of_a_longer_one(lab: Lab) -> None:
+    longer = lab.train("shorter", max_steps=8, checkpoint_every=2, max_checkpoints=1)
+    shorter = lab.train("shorter", max_steps=4, checkpoint_every=2, max_checkpoints=1, keep_steps=(8,))
+    assert shorter.step == 4 and checkpoint_steps(lab.store, lab.key("shorter")) == [4, 8]
+    lab.assert_same(longer, lab.train("shorter", max_steps=8, checkpoint_every=2, max_checkpoints=1))
+
+
+@pytest.mark.parametrize("damaged_step", [2, 6])
+def test_a_damaged_index_that_is_not_resumed_from_stops_no_run(lab: Lab, damaged_step: int) -> None:
+    lab.train("older", max_steps=6, checkpoint_every=2)
+    lab.path(index_key(lab.key("older"), damaged_step)).write_text('{"format": 1}')
+    lab.train("older", max_steps=4, checkpoint_every=2)
+    assert checkpoint_steps(lab.store, lab.key("older")) == [step for step in (2, 4, 6) if step != damaged_step]
+
+
 def test_the_export_is_the_ema_weights_and_stock_diffusers_loads_it(lab: Lab) -> None:
     job = lab.job("out", max_steps=5)
     train(job)

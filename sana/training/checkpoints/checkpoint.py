@@ -159,9 +159,17 @@ def remove_checkpoint(store: Store, trajectory: str, step: int) -> None:
 
 
 def remove_unfinished(store: Store, trajectory: str) -> None:
-    """Remove the files of unfinished checkpoints. Only for the one trainer that holds the lease."""
-    committed = [read_checkpoint(store, trajectory, step) for step in checkpoint_steps(store, trajectory)]
-    in_use = {info.key for checkpoint in committed for info in checkpoint.files.values()}
+    """Remove the files of unfinished checkpoints, and those whose index is damaged: their steps can be saved again.
+
+    Only for the one trainer that holds the lease.
+    """
+    in_use: set[str] = set()
+    for step in checkpoint_steps(store, trajectory):
+        try:
+            in_use |= {info.key for info in read_checkpoint(store, trajectory, step).files.values()}
+        except DamagedCheckpointError as error:
+            _log.warning("checkpoint of step %d is removed: %s", step, error)
+            remove_checkpoint(store, trajectory, step)
     for key, _ in store.list(folder_of(trajectory)):
         if key not in in_use and not key.endswith("/index.json"):
             store.delete(key)

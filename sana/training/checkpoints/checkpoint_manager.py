@@ -229,7 +229,7 @@ class CheckpointManager:
             compute=self.compute,
         )
         losses, resources = dict(self._eval_losses), self.config.resources
-        prune(self.store, self.key, resources, eval_losses=losses, keep_steps=self.keep_steps)
+        prune(self.store, self.key, resources, saved_step=step, eval_losses=losses, keep_steps=self.keep_steps)
         self.newest = saved
         _log.info("saved the checkpoint of step %d: %s", step, self.store.uri(saved.key))
 

@@ -63,11 +63,15 @@ def prune(
     trajectory: str,
     resources: TrainResources,
     *,
+    saved_step: int,
     eval_losses: Mapping[int, float],
     keep_steps: Collection[int],
 ) -> None:
-    """Remove all complete checkpoints but those that stay."""
-    steps = checkpoint_steps(store, trajectory)
+    """Remove all complete checkpoints but those that stay, once that of `saved_step` is committed.
+
+    Those of later steps are of a run with more steps on this trajectory, and are left to it.
+    """
+    steps = [step for step in checkpoint_steps(store, trajectory) if step <= saved_step]
     kept = kept_steps(steps, resources, eval_losses=eval_losses, keep_steps=keep_steps)
     for step in steps:
         if step not in kept:
