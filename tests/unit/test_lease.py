@@ -121,3 +121,14 @@ def test_a_holder_outlives_storage_that_is_away(
         mine.check()
         assert mine._number >= 6 and "could not be renewed" in caplog.text
     assert store.list("train/t/lease") == []
+
+
+@pytest.mark.parametrize("num_heartbeats", [0, 1, 3])
+def test_a_holder_that_slept_while_another_took_over_has_lost_it(store: Store, num_heartbeats: int) -> None:
+    slept, holder = lease.Lease(store, "lease", 0), lease.Lease(store, "lease", 1)
+    assert slept._claim() and holder._claim()
+    for _ in range(num_heartbeats):  # each deletes the number before, which is then free again
+        assert holder._claim()
+    assert not slept._claim()
+    assert holder._claim()
+    assert [key for key, _ in store.list("lease")] == [f"lease/{num_heartbeats + 3:08d}.json"]

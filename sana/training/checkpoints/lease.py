@@ -55,9 +55,15 @@ class Lease:
         key = _key(self._folder, self._number + 1)
         if not self._store.put_if_absent(key, claim.to_json(indent=None)):
             # ours, where a put got through though storage seemed away
-            there = Claim.from_json(self._store.read(key), where=self._store.uri(key))
+            try:
+                there = Claim.from_json(self._store.read(key), where=self._store.uri(key))
+            except FileNotFoundError:  # another's, which has a higher number by now
+                return False
             if there.owner != self._owner:
                 return False
+        if self._store.list(self._folder)[-1][0] > key:  # a holder deletes its earlier numbers: this one was free again
+            self._store.delete(key)
+            return False
         self._number += 1
         if self._number > 1:
             self._store.delete(_key(self._folder, self._number - 1))
