@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from sana.config.training.train import TrainConfig
+from sana.model.precision import STRICT
 from sana.runtime.job import read_job
 from sana.runtime.results import TrainResult
 from sana.runtime.specs import TrainSpec
@@ -148,3 +149,20 @@ def test_sharding_changes_no_trajectory() -> None:
         for sharding in ("none", "full", "hybrid")
     ]
     assert settings[0] == settings[1] == settings[2]
+
+
+@pytest.mark.gpu
+def test_ranks_on_gpus_share_what_is_in_the_hosts_memory() -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("nccl", store=store, rank=0, world_size=1)
+    try:
+        device = torch.device("cuda", 0)
+        accelerator: Any = SimpleNamespace(num_processes=2, device=device, process_index=0)  # NCCL wants a GPU a rank
+        parallel = Parallel(accelerator, STRICT)
+        into = {"ema": {"host": torch.zeros(3), "gpu": torch.zeros(3, device=device)}}
+        parallel.broadcast = lambda values: values  # type: ignore[method-assign]
+        parallel.scatter({"ema": {"host": torch.ones(3), "gpu": torch.ones(3)}}, into)
+        assert [tensor.sum().item() for tensor in into["ema"].values()] == [3.0, 3.0]
+        assert into["ema"]["host"].device.type == "cpu"
+    finally:
+        torch.distributed.destroy_process_group()

@@ -169,7 +169,9 @@ class Parallel:
                 if found is not None:
                     tensor.copy_(found[part][name])
                 if self.num_ranks > 1:
-                    torch.distributed.broadcast(tensor, src=0)
+                    on_device = tensor.to(self.device)  # some are in the host's memory, of which NCCL sends nothing
+                    torch.distributed.broadcast(on_device, src=0)
+                    tensor.copy_(on_device)
 
     def finish(self) -> None:
         """Wait for all ranks, then leave: a rank that leaves early would look like a failed one."""
