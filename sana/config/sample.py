@@ -38,6 +38,11 @@ class SampleConfig(Section):
         description="what the VAE decodes in: float32 with TF32 convolutions on a GPU (on a CPU tf32 is fp32), strict "
         "fp32, or bf16. The transformer computes in train.mixed_precision",
     )
+    vae_tiling: Annotated[bool, Neutral(False)] = Field(
+        False,
+        description="decode in spatial tiles of 256 pixels, which overlap: less memory, more time, other pixels; no "
+        "effect on videos of at most 256 x 256",
+    )
     resources: SampleResources = SampleResources()
 
     @field_validator("prompts")

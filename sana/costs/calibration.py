@@ -13,6 +13,7 @@ from typing import Any
 from sana.artifact import digest_of
 from sana.atomic_io import atomic_write
 from sana.bucket import Bucket
+from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
 from sana.config.training.train import TrainConfig
 from sana.costs.machine import Machine, this_machine
@@ -80,6 +81,7 @@ def calibrated_settings(config: Config) -> dict[str, str]:
     latents, captions = config.encode_latents, config.encode_captions
     return {
         "train": _of_training(config.train),
+        **({"sample": "tiling"} if config.sample.vae_tiling else {}),
         "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
         "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}",
     }
@@ -95,7 +97,13 @@ def _of_training(train: TrainConfig) -> str:
     sharded = ", sharded" if is_sharded(train) else ""
     text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
     text += f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
-    return f"{text}, compile {train.resources.compile}"
+    return f"{text}, compile {train.resources.compile}{_of_offload(train.resources.offload)}"
+
+
+def _of_offload(offload: GroupOffload) -> str:
+    if not offload.is_on:
+        return ""
+    return f", offload by {offload.blocks_per_group}{' ahead' if offload.use_stream else ''}"
 
 
 def calibration_path(

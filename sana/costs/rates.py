@@ -10,7 +10,7 @@ from sana.costs.memory import MASTER_BYTES, training_memory
 from sana.costs.text import TextSizes
 from sana.costs.training import kept_activations, optimizer_bytes, training_setting
 from sana.costs.transformer import TransformerSizes
-from sana.costs.vae import VaeSizes
+from sana.costs.vae import VaeSizes, tiles_of
 
 MEASURED, SCALED, ESTIMATED = "measured", "scaled", "estimated"  # scaled: from what was measured of another setting
 # Dense bf16 TFLOP/s of a data sheet, by what a card's name contains; the first that fits
@@ -105,15 +105,18 @@ class Rates:
         if self.calibration is not None and self.calibration.encode is not None:
             at = Bucket.parse(self.calibration.bucket)
             return _scaled(self.calibration.encode, flops, self.vae.encode_flops(at, tiling=tiling))
-        return self._estimated(flops, _SHARE_VAE, self._vae_bytes(bucket, self.config.encode_latents.vae_precision))
+        peak = self._vae_bytes(bucket, self.config.encode_latents.vae_precision, tiling=tiling)
+        return self._estimated(flops, _SHARE_VAE, peak)
 
     def decode(self, bucket: Bucket) -> Rate:
         """Decoding a clip."""
-        flops = self.vae.decode_flops(bucket)
+        tiling = self.config.sample.vae_tiling
+        flops = self.vae.decode_flops(bucket, tiling=tiling)
         if self.calibration is not None and self.calibration.decode is not None:
             at = Bucket.parse(self.calibration.bucket)
-            return _scaled(self.calibration.decode, flops, self.vae.decode_flops(at))
-        return self._estimated(flops, _SHARE_VAE, self._vae_bytes(bucket, self.config.sample.vae_precision))
+            return _scaled(self.calibration.decode, flops, self.vae.decode_flops(at, tiling=tiling))
+        peak = self._vae_bytes(bucket, self.config.sample.vae_precision, tiling=tiling)
+        return self._estimated(flops, _SHARE_VAE, peak)
 
     def caption(self) -> Rate:
         """Encoding a caption."""
@@ -130,9 +133,10 @@ class Rates:
         tflops = next((speed for known, speed in _TFLOPS.items() if known in name), None)
         return Rate(0.0 if tflops is None else flops / (share * tflops * 1e12), round(peak_bytes))
 
-    def _vae_bytes(self, bucket: Bucket, precision: str) -> float:
+    def _vae_bytes(self, bucket: Bucket, precision: str, *, tiling: bool) -> float:
         element = 2 if precision == "bf16" else 4
-        largest = min(bucket.num_frames, _CHUNK) * bucket.height * bucket.width * self.vae.base_dim
+        tile = tiles_of(bucket)[0] if tiling else bucket
+        largest = min(bucket.num_frames, _CHUNK) * tile.height * tile.width * self.vae.base_dim
         pixels = 3 * 4 * bucket.num_frames * bucket.height * bucket.width
         return element * (self.vae.num_parameters + _VAE_TENSORS * largest) + pixels
 

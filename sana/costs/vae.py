@@ -104,14 +104,15 @@ class VaeSizes:
 
     def encode_flops(self, bucket: Bucket, *, tiling: bool = False) -> int:
         """FLOPs of encoding one clip; tiles overlap, so `tiling` computes more."""
-        sizes = [(bucket.height, bucket.width)]
-        if tiling and max(bucket.height, bucket.width) > TILE:
-            sizes = [(h, w) for h in _tiles(bucket.height) for w in _tiles(bucket.width)]
-        return round(sum(part.flops for size in sizes for part in self._encoder(bucket.num_frames, *size)))
+        tiles = tiles_of(bucket) if tiling else [bucket]
+        return round(
+            sum(part.flops for tile in tiles for part in self._encoder(tile.num_frames, tile.height, tile.width))
+        )
 
-    def decode_flops(self, bucket: Bucket) -> int:
-        """FLOPs of decoding one clip."""
-        return round(sum(part.flops for part in self._decoder(bucket)))
+    def decode_flops(self, bucket: Bucket, *, tiling: bool = False) -> int:
+        """FLOPs of decoding one clip; tiles overlap, so `tiling` computes more."""
+        tiles = tiles_of(bucket) if tiling else [bucket]
+        return round(sum(part.flops for tile in tiles for part in self._decoder(tile)))
 
     def _encoder(self, num_frames: int, height: int, width: int) -> Iterator[_Part]:
         frames, pixels, channels = num_frames, float(height * width), self.base_dim
@@ -169,6 +170,14 @@ def _middle(channels: int, frames: float, pixels: float) -> Iterator[_Part]:
     yield _Attention(channels, frames, pixels)
     yield _Layer(channels, channels, 1, frames * pixels)
     yield from _residual(channels, channels, frames * pixels)
+
+
+def tiles_of(bucket: Bucket) -> list[Bucket]:
+    """Return the shapes of the tiles that a clip is cut into, the largest first; one that fits a tile is one."""
+    heights, widths = _tiles(bucket.height), _tiles(bucket.width)
+    if max(bucket.height, bucket.width) <= TILE:
+        return [bucket]
+    return [Bucket(bucket.num_frames, height, width) for height in heights for width in widths]
 
 
 def _tiles(side: int) -> list[int]:

@@ -46,6 +46,7 @@ def load_pipeline(
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     vae_precision: VaePrecision = "tf32",
+    vae_tiling: bool = False,
     device: str | torch.device = "cpu",
     offload: FrozenGroupOffload | None = None,
     work_dir: Path | None = None,
@@ -61,7 +62,7 @@ def load_pipeline(
         revision=revision,
         tokenizer=None,
         text_encoder=None,
-        vae=load_vae(path, revision=revision, precision=vae_precision),
+        vae=load_vae(path, revision=revision, precision=vae_precision, tiling=vae_tiling),
         transformer=transformer or load_transformer(path, revision=revision, dtype=dtype),
     )
     pipe.set_progress_bar_config(disable=True)

@@ -244,13 +244,16 @@ def _decode(job: Job[CalibrateSpec], capacity: int) -> Rate:
     device = resolve_device(config.resources.device)
     _limit(device, capacity)
     peak = PeakMemory(device)
-    vae = random_vae(spec.model_configs["vae"], device=device, dtype=VAE_DTYPES[config.vae_precision])
+    vae = random_vae(
+        spec.model_configs["vae"], device=device, dtype=VAE_DTYPES[config.vae_precision], tiling=config.vae_tiling
+    )
     latents = torch.randn(1, *short.latent_shape)
     seconds = _second(lambda: decode_latents(vae, latents, precision=config.vae_precision))
     flops = VaeSizes.of(spec.model_configs["vae"])
     # the frames so far are copied when the next ones are added
     more = 2 * (_pixel_bytes(whole) - _pixel_bytes(short))
-    return Rate(seconds * flops.decode_flops(whole) / flops.decode_flops(short), peak.read() + more)
+    longer = flops.decode_flops(whole, tiling=config.vae_tiling) / flops.decode_flops(short, tiling=config.vae_tiling)
+    return Rate(seconds * longer, peak.read() + more)
 
 
 def _captions(job: Job[CalibrateSpec], capacity: int) -> Rate:

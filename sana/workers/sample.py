@@ -81,6 +81,7 @@ def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: C
         transformer=transformer,
         revision=model.revision,
         vae_precision=config.sample.vae_precision,
+        vae_tiling=config.sample.vae_tiling,
         device=device,
         offload=config.sample.resources.offload,
         work_dir=Path(config.work_dir).absolute(),

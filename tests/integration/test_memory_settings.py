@@ -65,7 +65,7 @@ def _train_and_note_memory(job: Job[TrainSpec]) -> None:
 
 @slow
 def test_text_encoder_and_vae_are_never_in_the_trainers_memory(lab: Lab, tmp_path: Path) -> None:
-    """Their weights are files of zeros here, larger than all that training needs: whoever loads them fails or swells."""
+    """Their weights are files of zeros here, larger than all that training needs: loading them fails or is seen."""
     model = tmp_path / "model"
     shutil.copytree(lab.model, model)
     for path in [*model.glob("vae/*.safetensors"), *model.glob("text_encoder/*.safetensors")]:

@@ -79,6 +79,16 @@ def test_a_sample_is_a_video_and_a_function_of_its_seed(pipe: SanaPipeline, embe
     assert not np.array_equal(sample_video(pipe, **embeds, **CLIP, **SETTINGS | {"seed": 8}), frames)
 
 
+def test_a_tiled_decoding_is_diffusers_own_and_another_video(tiny_model: Path, embeds: dict) -> None:
+    clip = {"num_frames": 5, "height": 64, "width": 288}  # two tiles beside each other
+    stock = load_pipeline(str(tiny_model))
+    whole = sample_video(stock, **embeds, **clip, **SETTINGS)
+    tiled = sample_video(load_pipeline(str(tiny_model), vae_tiling=True), **embeds, **clip, **SETTINGS)
+    stock.vae.enable_tiling()
+    assert np.array_equal(sample_video(stock, **embeds, **clip, **SETTINGS), tiled)
+    assert not np.array_equal(whole, tiled)
+
+
 def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
     frames = sample_video(pipe, **embeds, num_frames=1, height=48, width=80, **SETTINGS)
     assert frames.shape == (1, 48, 80, 3)

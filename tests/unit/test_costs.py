@@ -68,20 +68,22 @@ def test_transformer_is_counted_as_torch_counts_it(changed: dict[str, Any]) -> N
     assert sizes.flops(bucket, caption_tokens=7, batch=2).forward == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_vae_is_counted_as_torch_counts_it() -> None:
+@pytest.mark.parametrize(("bucket", "tiling"), [(Bucket(9, 32, 48), False), (Bucket(1, 64, 288), True)])
+def test_vae_is_counted_as_torch_counts_it(bucket: Bucket, tiling: bool) -> None:
     config = {"base_dim": 8, "z_dim": 16, "dim_mult": [1, 2, 2, 1], "num_res_blocks": 1}
     config["temperal_downsample"] = [False, True, True]
-    sizes, bucket = VaeSizes.of(config), Bucket(9, 32, 48)
+    sizes = VaeSizes.of(config)
     with torch.device("meta"):
         model = AutoencoderKLWan(**config)
     assert sizes.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    model.use_tiling = tiling
     with torch.no_grad(), torch.device("meta"):
         with FlopCounterMode(display=False) as encoding:
-            model.encode(torch.empty(1, 3, 9, 32, 48))
+            model.encode(torch.empty(1, 3, bucket.num_frames, bucket.height, bucket.width))
         with FlopCounterMode(display=False) as decoding:
             model.decode(torch.empty(1, *bucket.latent_shape))
-    assert sizes.encode_flops(bucket) == pytest.approx(encoding.get_total_flops(), rel=0.01)
-    assert sizes.decode_flops(bucket) == pytest.approx(decoding.get_total_flops(), rel=0.01)
+    assert sizes.encode_flops(bucket, tiling=tiling) == pytest.approx(encoding.get_total_flops(), rel=0.01)
+    assert sizes.decode_flops(bucket, tiling=tiling) == pytest.approx(decoding.get_total_flops(), rel=0.01)
 
 
 def test_text_encoder_is_counted_as_torch_counts_it() -> None:

@@ -200,6 +200,7 @@ def test_only_other_choices_than_the_default_are_hashed_anew() -> None:
         key = f"encode_latents.vae_precision={value}"
         assert hashed("encode_latents", key) == plain | {"vae_dtype": old}
         assert ("vae_precision" in hashed("sample", f"sample.vae_precision={value}")) == (value != "tf32")
+    assert hashed("sample", "sample.vae_tiling=true") == hashed("sample") | {"vae_tiling": True}
     assert hashed("train", "train.mixed_precision=tf32") == hashed("train") | {"mixed_precision": "tf32"}
 
 
