@@ -24,7 +24,8 @@ GROUPS = {
     "ranks": "training on two machines of which one is killed, cut off or pre-empted",
     "compile": "training with blocks compiled by inductor: its numbers, its resume, its cache",
     "prefect_retry": "a retry by Prefect runs only what failed, a cancel ends the worker, a run outlives its server",
-    "numbers": "optimizers and skipped steps on two ranks, memory, a kill in an upload, the VAE's graphs",
+    "sharded": "each optimizer on two ranks, whole and sharded: its steps, and steps that are skipped",
+    "numbers": "counted and calibrated memory, a kill in an upload, the VAE's graphs",
     "seek": "late windows of every kind of video",
 }
 

@@ -172,20 +172,28 @@ def test_the_guard_is_part_of_the_trajectory(lab: Lab) -> None:
     assert settings(loss_spike_threshold=0.0) == settings()
 
 
-@pytest.mark.slow(group="numbers")
-def test_two_ranks_skip_as_one_does(lab: Lab, pair: RankPair, disturbed: Disturbed) -> None:
-    """One rank alone has the bad sample; none takes the step."""
+@pytest.mark.slow(group="sharded")
+@pytest.mark.parametrize(
+    ("sharding", "optimizer"), [("none", "adamw"), ("full", "adamw"), ("full", "adafactor"), ("full", "muon")]
+)
+def test_two_ranks_skip_as_one_does(
+    lab: Lab, pair: RankPair, disturbed: Disturbed, sharding: str, optimizer: str
+) -> None:
+    """One rank alone has the bad sample; none takes the step, be their states whole or sharded."""
     settings = {"max_skipped_steps": 1, "checkpoint_every": 1, "micro_batch_size": 1, "max_checkpoints": 9}
-    pair.run(train_disturbed, lab.job("two", max_steps=5, **settings, num_processes=2).path)
-    before, after = state_of(lab, "two", 2), state_of(lab, "two", 3)
+    settings |= {"optimizer": {"name": optimizer}}
+    two = f"two-{sharding}-{optimizer}"
+    pair.run(train_disturbed, lab.job(two, max_steps=5, **settings, num_processes=2, sharding=sharding).path)
+    before, after = state_of(lab, two, 2), state_of(lab, two, 3)
     counted = "optimizer/skipped_steps"
     assert (before.pop(counted).item(), after.pop(counted).item()) == (0, 1)
     assert all(torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8)) for name in before)
     disturbed.factors[3] = float("nan")
-    one, two = (lab.rows(found) for found in (lab.train("one", max_steps=5, **settings), lab.at("two", 5)))
-    assert [row[SKIPPED] for row in two] == [row[SKIPPED] for row in one] == [0, 0, 1, 1, 1]
+    runs = (lab.train(f"one for {two}", max_steps=5, **settings), lab.at(two, 5))
+    one, both = (lab.rows(found) for found in runs)
+    assert [row[SKIPPED] for row in both] == [row[SKIPPED] for row in one] == [0, 0, 1, 1, 1]
     for name in (LOSS, "train/grad_norm"):
-        values = [[row[name] for row in rows if name in row] for rows in (one, two)]
+        values = [[row[name] for row in rows if name in row] for rows in (one, both)]
         assert len(values[0]) == 4 and values[1] == pytest.approx(values[0], rel=1e-5)
 
 

@@ -1,11 +1,13 @@
 """Each optimizer against its library driven plainly or its formula, step by step; resumed to the bit."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from sana.config.section import union_members
 from sana.config.training.optimizer import OptimizerConfig
@@ -92,26 +94,37 @@ def test_a_compiled_model_learns_the_same_and_is_compiled_once(name: str) -> Non
     assert counter.frame_count == 1
 
 
-# of those that are imported fast, as each rank must; the two ranks of the others draw and compute alike too
-RANK_CASES = [case for case in CASES if SUPPORT[case[0]].package in ("torch", "torch-optimi")]
+RANK_CASES = [case for case in CASES if SUPPORT[case[0]].fsdp2]
+BY_ROWS = ("adamw", "adamw_bf16", "optimi_adamw")  # each number by itself: sharded to the bit as whole
+TOLERANCE = 1e-5  # of those that add up numbers of all rows, relative to the largest of a tensor
 
 
 def _whole_state_after_steps(sharded: bool) -> dict[str, Tensor]:
-    """Take four steps of each case that holds; returns the whole state of all. On a rank of a pair if `sharded`."""
-    mesh = init_device_mesh("cpu", (2,)) if sharded else None
+    """Take four steps of each case that holds; returns the whole state of all.
+
+    On a rank of a pair if `sharded`: then with a step between them that is skipped.
+    """
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("shard",)) if sharded else None
     found: dict[str, Tensor] = {}
     for name, weights in RANK_CASES:
         parameters = dict(module(DTYPES[weights]).named_parameters())
-        if mesh is not None and SUPPORT[name].fsdp2:
-            parameters = {key: nn.Parameter(distribute_tensor(p.detach(), mesh)) for key, p in parameters.items()}
+        if mesh is not None:
+            parameters = {
+                key: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for key, p in parameters.items()
+            }
         optimizer = build_optimizer(config(name, weights), parameters)
         for step in range(4):
+            if mesh is not None and step == 2:
+                for parameter in parameters.values():
+                    parameter.grad = torch.full_like(parameter, float("nan"))
+                optimizer.step(rate(step), torch.tensor(True))
+                optimizer.set_step(step)
             plain = {key: nn.Parameter(torch.zeros(p.shape, dtype=p.dtype)) for key, p in parameters.items()}
             gradients(plain, step)
             for key, parameter in parameters.items():
                 grad = plain[key].grad
                 if grad is not None and isinstance(parameter, DTensor):
-                    grad = distribute_tensor(grad, parameter.device_mesh)
+                    grad = distribute_tensor(grad, parameter.device_mesh, parameter.placements)
                 parameter.grad = grad
             optimizer.step(rate(step))
         for key, tensor in (optimizer.state() | {f"weight {key}": p for key, p in parameters.items()}).items():
@@ -120,25 +133,24 @@ def _whole_state_after_steps(sharded: bool) -> dict[str, Tensor]:
     return found
 
 
-def _on_a_rank() -> dict[str, bytes]:
+def _on_a_rank() -> dict[str, Any]:
     from sana.training.parallel.parallel import Parallel
 
     settings = {"mixed_precision": "fp32", "resources": {"device": "cpu", "num_processes": 2}}
     Parallel.open(TrainConfig(max_steps=1, global_batch_size=2, **settings))
-    return {key: _bytes(tensor) for key, tensor in _whole_state_after_steps(sharded=True).items()}
+    return {key: tensor.float().numpy() for key, tensor in _whole_state_after_steps(sharded=True).items()}
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes() if tensor.ndim else str(tensor.item()).encode()
-
-
-@pytest.mark.slow(group="numbers")
+@pytest.mark.slow(group="sharded")
 @pytest.mark.timeout(240)
-def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one_to_the_bit(pair: RankPair) -> None:
-    expected = {key: _bytes(tensor) for key, tensor in _whole_state_after_steps(sharded=False).items()}
-    for rank, found in enumerate(pair.run(_on_a_rank)):
+def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one(pair: RankPair) -> None:
+    """And none of a step that is skipped. Both ranks have the same whole state."""
+    expected = {key: tensor.float().numpy() for key, tensor in _whole_state_after_steps(sharded=False).items()}
+    for found in pair.run(_on_a_rank):
         assert found.keys() == expected.keys()
-        assert [key for key in expected if found[key] != expected[key]] == [], f"rank {rank}"
+        for key, whole in expected.items():
+            bound = 0.0 if key.split()[0] in BY_ROWS else TOLERANCE * abs(whole).max()
+            assert abs(found[key] - whole).max() <= bound, key
 
 
 def adamw_formula(weight: Tensor, grad: Tensor, state: dict, rate: float, decay: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from sana.config.training.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.model.precision import STRICT
 from sana.runtime.job import read_job
@@ -76,6 +77,21 @@ def test_sharded_ranks_take_the_steps_of_whole_ones_and_of_one_process(pair: Ran
     assert sizes[0] == sizes[1] == sizes[2]
 
 
+@pytest.mark.slow(group="sharded")
+@pytest.mark.parametrize("name", [name for name, support in SUPPORT.items() if support.fsdp2 and name != "adamw"])
+def test_each_optimizer_that_holds_trains_sharded_as_one_process(pair: RankPair, lab: Lab, name: str) -> None:
+    settings = {**SETTINGS, "max_steps": 4, "eval_every": 0, "optimizer": {"name": name}}
+    rows = lab.rows(lab.train(f"one-{name}", **settings))
+    for sharding, local_ranks in (("full", 2), ("hybrid", 1)):
+        train_on_two(pair, lab, f"{sharding}-{name}", **settings, sharding=sharding, local_ranks=local_ranks)
+        found = lab.rows(lab.at(f"{sharding}-{name}", 4))
+        print(f"{name}, {sharding}: {worst(rows, found):.1e}")
+        assert worst(rows, found) < TOLERANCE, sharding
+    # one process goes on from what sharded ranks saved
+    more = lab.rows(lab.train(f"full-{name}", **{**settings, "max_steps": 6}))
+    assert worst(lab.rows(lab.train(f"one-{name}", **{**settings, "max_steps": 6})), more) < TOLERANCE
+
+
 def test_bf16_casts_the_same_sharded_and_whole(pair: RankPair, lab: Lab) -> None:
     settings = {"mixed_precision": "bf16", "max_steps": 3, "eval_every": 0}
     for sharding in ("none", "full"):
@@ -133,7 +149,11 @@ def test_numbers_are_clipped_in_shards_too_and_a_rank_may_have_none(pair: RankPa
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"resources": {"sharding": "full"}, "optimizer": {"name": "adafactor"}}, "use one of adamw, adamw_bf16"),
+        (
+            {"resources": {"sharding": "full"}, "optimizer": {"name": "adamw_8bit"}},
+            "adamw_8bit is not made: its blocks of.*use one of adamw, adafactor, adamw_bf16, optimi_adamw, muon, came",
+        ),
+        ({"resources": {"sharding": "full"}, "optimizer": {"name": "prodigy"}}, "numbers of all weights.*use one of"),
         ({"resources": {"sharding": "hybrid", "ema_device": "cpu"}}, "set ema_device to auto"),
         ({"resources": {"sharding": "half"}}, "'none', 'full' or 'hybrid'"),
     ],

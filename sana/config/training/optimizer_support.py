@@ -18,24 +18,32 @@ class Support:
 
     package: str  # that it is from
     at_least: tuple[int, int]  # version of that package
+    why_not_fsdp2: str = ""  # sharded, each rank has its part of every tensor; why it does not hold then, if so
     ddp: bool = True  # data parallelism: the whole state on every rank
-    fsdp2: bool = False  # sharded: each rank has its part of every tensor
     compile: bool = True  # beside a compiled model
     bf16_weights: bool = False  # rounds so that small steps add up
     factors: bool = True  # a learning rate per group of parameters
     offload: bool = True  # weights partly in the host's memory: it steps on two devices
-    state_bytes: str = ""  # of a weight, beside the weight
+    state_bytes: str = ""  # of a weight of the published model, beside the weight
 
+    @property
+    def fsdp2(self) -> bool:
+        """Whether it holds sharded."""
+        return not self.why_not_fsdp2
+
+
+_CUT_BLOCKS = "its blocks of 256 numbers, which share a scale, would be cut otherwise on each number of ranks"
+_SUMS = "its library adds up numbers of all weights, of which a rank has a part"
 
 SUPPORT = {
-    "adamw": Support("torch", (2, 6), fsdp2=True, state_bytes="8"),
-    "adafactor": Support("torch", (2, 6), state_bytes="about 0"),
-    "adamw_bf16": Support("torch", (2, 6), fsdp2=True, bf16_weights=True, state_bytes="4"),
+    "adamw": Support("torch", (2, 6), state_bytes="8"),
+    "adafactor": Support("torch", (2, 6), state_bytes="4.3"),
+    "adamw_bf16": Support("torch", (2, 6), bf16_weights=True, state_bytes="4"),
     "optimi_adamw": Support("torch-optimi", (0, 3), bf16_weights=True, state_bytes="8, with bf16 weights 6"),
-    "adamw_8bit": Support("torchao", (0, 18), bf16_weights=True, state_bytes="2"),
-    "muon": Support("torch", (2, 9), state_bytes="4, of others 8"),
-    "prodigy": Support("pytorch_optimizer", (4, 1), factors=False, offload=False, state_bytes="16"),
-    "came": Support("pytorch_optimizer", (4, 1), state_bytes="4"),
+    "adamw_8bit": Support("torchao", (0, 18), _CUT_BLOCKS, bf16_weights=True, state_bytes="2"),
+    "muon": Support("torch", (2, 9), state_bytes="4.7"),
+    "prodigy": Support("pytorch_optimizer", (4, 1), _SUMS, factors=False, offload=False, state_bytes="16"),
+    "came": Support("pytorch_optimizer", (4, 1), state_bytes="12.6"),
 }
 
 

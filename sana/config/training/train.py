@@ -149,8 +149,9 @@ class TrainConfig(Section):
         sharding = self.resources.sharding
         if sharding != "none" and not support.fsdp2:
             raise ValueError(
-                f"resources.sharding {sharding} gives each rank parts of tensors, which optimizer.name {name} is not "
-                f"made for; use one of {names_with('fsdp2')}, or set resources.sharding to none"
+                f"resources.sharding {sharding} gives each rank parts of tensors, for which optimizer.name {name} is "
+                f"not made: {support.why_not_fsdp2}; use one of {names_with('fsdp2')}, or set resources.sharding to "
+                "none"
             )
         if self.parameter_groups and not support.factors:
             raise ValueError(

@@ -1,12 +1,19 @@
 """Adafactor (Shazeer and Stern, arXiv 1804.04235), torch's own: of a matrix it keeps a row and a column of squares.
 
 A step is relative to the parameter's own size: at most the learning rate times it, and 1 / sqrt(steps) times it.
+torch's own knows no sharded tensors: of those each rank takes the same step on its rows, with sums over all ranks.
 """
 
+import math
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, zeros
 
 from sana.config.training.optimizer import AdafactorConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
+from sana.training.parallel.sharding import local, sum_of_shards
 
 
 def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Optimizer:
@@ -22,9 +29,63 @@ def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Opti
         state = {STEP: torch.zeros((), dtype=torch.float32)}
         if parameter.ndim > 1:
             *outer, num_rows, num_columns = parameter.shape
-            state["row_var"] = parameter.new_zeros(*outer, num_rows, 1)
-            state["col_var"] = parameter.new_zeros(*outer, 1, num_columns)
+            state["row_var"] = _zeros((*outer, num_rows, 1), parameter)
+            state["col_var"] = _zeros((*outer, 1, num_columns), parameter)
         else:
             state["variance"] = torch.zeros_like(parameter)
         optimizer.state[parameter] = {key: tensor.detach() for key, tensor in state.items()}
-    return Optimizer(optimizer, parameters)
+    return _Adafactor(optimizer, parameters)
+
+
+class _Adafactor(Optimizer):
+    def _take(self) -> None:
+        if not any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
+            super()._take()
+            return
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _step_of_shards(parameter, self._optimizer.state[parameter], group)
+
+
+def _zeros(shape: tuple[int, ...], parameter: Tensor) -> Tensor:
+    """Return zeros, sharded as the parameter is; columns of all rows, which a matrix shares, whole."""
+    if not isinstance(parameter, DTensor) or shape[0] != parameter.shape[0]:
+        return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+    return zeros(shape, dtype=parameter.dtype, device_mesh=parameter.device_mesh, placements=parameter.placements)
+
+
+@torch.no_grad()
+def _step_of_shards(parameter: DTensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    """Take torch's step on this rank's rows. Collective."""
+    weight, gradient = local(parameter), local(parameter.grad)  # type: ignore[arg-type]  # a DTensor's is there
+    tiny = torch.finfo(weight.dtype).eps
+
+    def size(shards: Tensor) -> float:
+        """Return the root mean square of a tensor whose shards these are."""
+        return math.sqrt(sum_of_shards(shards.square().sum(), parameter).item() / parameter.numel())
+
+    state[STEP] += 1
+    step = state[STEP].item()
+    moved, scale = step ** group["beta2_decay"], min(group["lr"], step**-0.5)
+    scale *= max(group["eps"][1], size(weight))
+    weight.mul_(1 - group["lr"] * group["weight_decay"])
+    if parameter.ndim > 1:
+        rows, columns = local(state["row_var"]), local(state["col_var"])
+        squares = gradient.square()
+        rows.lerp_(squares.mean(-1, keepdim=True), moved)
+        if (
+            parameter.ndim == 2
+        ):  # its rows are on all ranks; of a kernel the first dimension is, which nothing sums over
+            of_all = torch.cat([squares.sum(0), rows.sum(0)])
+            of_all = sum_of_shards(of_all, parameter) / parameter.shape[0]
+            columns.lerp_(of_all[:-1].unsqueeze(0), moved)
+            mean_row = of_all[-1:].unsqueeze(0)
+        else:
+            columns.lerp_(squares.mean(-2, keepdim=True), moved)
+            mean_row = rows.mean(-2, keepdim=True)
+        estimate = (rows @ columns).div_(mean_row.clamp_(min=tiny))
+    else:
+        estimate = local(state["variance"]).lerp_(gradient.square(), moved).clone()
+    update = estimate.clamp_(min=tiny * tiny).rsqrt_().mul_(gradient)
+    weight.add_(update, alpha=-scale / max(1.0, size(update) / group["d"]))

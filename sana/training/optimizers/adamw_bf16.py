@@ -8,12 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.config.training.optimizer import AdamWBf16Config
 from sana.training.optimizers.adamw import moments
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
+from sana.training.parallel.sharding import local, part_of
 
 _SEED_OF_STEP = 0x9E3779B97F4A7C15  # odd: seeds of different steps differ
 
@@ -51,16 +50,8 @@ class AdamWBf16(torch.optim.Optimizer):
                 if parameter.device not in generators:
                     seed = (self._seed + step * _SEED_OF_STEP) % 2**63
                     generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
-                tensors = [_local(t) for t in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
+                tensors = [local(t) for t in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
                 _step(tensors, _Draws(parameter, generators[parameter.device]), group, step=step)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor, or the tensor: a step is the same for each number."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-_WHOLE: tuple[slice, ...] = ()
 
 
 class _Draws:
@@ -70,19 +61,14 @@ class _Draws:
     """
 
     def __init__(self, parameter: Tensor, generator: torch.Generator) -> None:
-        self._shape, self._generator, self._part = parameter.shape, generator, _WHOLE
-        if isinstance(parameter, DTensor):
-            shape, offset = compute_local_shape_and_global_offset(
-                parameter.shape, parameter.device_mesh, parameter.placements
-            )
-            self._part = tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))
+        self._parameter, self._generator = parameter, generator
 
     def next(self) -> Tensor:
         """Return int32 numbers from 0 to 65535."""
         device = self._generator.device
-        return torch.randint(0, 1 << 16, self._shape, generator=self._generator, dtype=torch.int32, device=device)[
-            self._part
-        ]
+        shape = self._parameter.shape
+        drawn = torch.randint(0, 1 << 16, shape, generator=self._generator, dtype=torch.int32, device=device)
+        return part_of(drawn, self._parameter)
 
 
 def _step(tensors: list[Tensor], draws: _Draws, group: dict[str, Any], *, step: int) -> None:

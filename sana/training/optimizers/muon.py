@@ -4,13 +4,17 @@ A 1x1 convolution is a matrix too, and most of this model's are such. A step is 
 Training" (arXiv 2502.16982), to the size of one of AdamW, so that both have one learning rate and one weight decay.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from sana.config.training.optimizer import MuonConfig
 from sana.config.training.parameter_names import muon_matrices
 from sana.training.optimizers.adamw import torch_adamw
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, decay_groups
+from sana.training.parallel.sharding import local, part_of, whole
 
 MOMENTUM = "momentum_buffer"  # torch's name
 
@@ -34,6 +38,15 @@ class _Muon(Optimizer):
         super().step(learning_rate, skip)
         if self._others is not None:
             self._others.step(learning_rate, skip)
+
+    def _take(self) -> None:
+        if not any(isinstance(flat, DTensor) for flat in self._flat.values()):
+            super()._take()
+            return
+        for group in self._optimizer.param_groups:
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    _step_of_shards(matrix, self._optimizer.state[matrix][MOMENTUM], group)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors themselves, not copies."""
@@ -65,3 +78,16 @@ def build(config: MuonConfig, parameters: Parameters, setup: Setup) -> Optimizer
     rest = {name: parameter for name, parameter in parameters.items() if name not in chosen}
     others = Optimizer(torch_adamw(config, rest, setup), rest) if rest else None
     return _Muon(muon, others, chosen, flat)
+
+
+@torch.no_grad()
+def _step_of_shards(matrix: DTensor, momentum: DTensor, group: dict[str, Any]) -> None:
+    """Take torch's step on this rank's rows: it is made of the whole matrix, on every rank alike. Collective."""
+    gradient = cast(DTensor, matrix.grad)
+    mean = momentum.lerp_(gradient, 1 - group["momentum"])
+    update = nn.Parameter(torch.zeros(matrix.shape, dtype=matrix.dtype, device=matrix.device))
+    update.grad = whole(gradient.lerp(mean, group["momentum"]))
+    # without momentum and decay: the orthogonal matrix alone, times the learning rate
+    settings = {name: group[name] for name in ("lr", "ns_steps", "ns_coefficients", "eps", "adjust_lr_fn")}
+    torch.optim.Muon([update], **settings, momentum=0.0, nesterov=False, weight_decay=0.0).step()  # type: ignore[no-untyped-call]
+    local(matrix).mul_(1 - group["lr"] * group["weight_decay"]).add_(part_of(update, matrix))

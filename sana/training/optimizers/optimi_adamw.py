@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from sana.config.training.optimizer import OptimiAdamWConfig
 from sana.training.optimizers.adamw import MOMENTS
@@ -23,7 +24,9 @@ def build(config: OptimiAdamWConfig, parameters: Parameters, setup: Setup) -> Op
     """Return it over all parameters, with its state: zeros, as before the first step."""
     from optimi import AdamW  # an extra package, checked when the config is loaded
 
-    in_triton = all(parameter.is_cuda for parameter in parameters.values()) and find_spec("triton") is not None
+    # its kernels take neither what is on a CPU nor shards
+    whole_on_gpu = all(parameter.is_cuda and not isinstance(parameter, DTensor) for parameter in parameters.values())
+    in_triton = whole_on_gpu and find_spec("triton") is not None
     optimizer = AdamW(
         decay_groups(parameters, config.weight_decay, setup.factors),
         lr=0.0,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.errors import ConfigError
 from sana.training.trainable import Trainable
@@ -79,6 +80,20 @@ def local(tensor: Tensor) -> Tensor:
 def whole(tensor: Tensor) -> Tensor:
     """Return a sharded tensor whole, on every rank's device; another tensor as it is. Collective."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sum_of_shards(partial: Tensor, of: DTensor) -> Tensor:
+    """Return the sum of what each rank has of its shards of a tensor, on each of them. Collective."""
+    torch.distributed.all_reduce(partial, group=of.device_mesh.get_group("shard"))
+    return partial
+
+
+def part_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return of a whole tensor, which every rank has, this rank's part, as it has of `like`; all if that is whole."""
+    if not isinstance(like, DTensor):
+        return tensor
+    shape, offset = compute_local_shape_and_global_offset(like.shape, like.device_mesh, like.placements)
+    return tensor[tuple(slice(start, start + size) for start, size in zip(offset, shape, strict=True))]
 
 
 @torch.no_grad()
