@@ -6,6 +6,7 @@ A key that is new here is one more row; it then goes out of its family in unsupp
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.datasets import convert_datasets
 from sana.convert.mapping import Group, Row, Run, Table, at_least
+from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
 from sana.convert.sampling import convert_bucket, convert_prompts, convert_weights
 from sana.convert.training import (
@@ -74,9 +75,8 @@ CONFIG_KEYS: Table = (
         "official; SimpleTuner drew evenly from an unshifted table"),
     Row("train.timestep_sampling.shift", "", 3.0, "official, in training; samples use the checkpoint's own scheduler"),
     Group("num_processes train_batch_size", convert_micro_batch),
-    Row("train.resources.activation_memory", "gradient_checkpointing", True,
-        "auto: as many activations are kept as fit; recompute_all: none, as gradient_checkpointing does there",
-        lambda checkpointing: "auto" if checkpointing else 1.0),
+    Group(f"{KEYS} num_processes", convert_offload),
+    Group("gradient_checkpointing", convert_activations),
     Row("train.resources.ema_device", "ema_device", "auto", "auto: beside the weights; cpu: in the host's memory",
         lambda device: "cpu" if device == "cpu" else "auto"),
     Row("train.resources.checkpoint_every", "checkpointing_steps checkpoint_step_interval", 500, "steps", at_least(1)),
@@ -90,6 +90,7 @@ CONFIG_KEYS: Table = (
     Row("sample.num_inference_steps", "validation_num_inference_steps", 50, "officially 50", at_least(1)),
     Row("sample.guidance_scale", "validation_guidance", 6.0, "1 is off", at_least(1)),
     Row("sample.fps", "framerate", 16.0, "of what is written, as there; clips keep their own"),
+    Row("sample.vae_tiling", "vae_enable_tiling", False, "of decoding; true: less memory, other pixels"),
     Row("sample.seed", "validation_seed", 0, "of the starting noise", at_least(0)),
     Row("sample.negative_prompt", "validation_negative_prompt", "", "empty: null caption"),
     Group("use_ema ema_validation", convert_weights),

@@ -35,9 +35,8 @@ FAMILIES = (
            "no quantised training here; weights are in train.weights_dtype, computed in train.mixed_precision, and the "
            "text encoder runs in encode_captions.dtype"),
     Family("lora* lycoris* peft_* lora_rank init_lora", "no LoRA here yet: all weights are trained"),
-    Family("enable_model_cpu_offload optimizer_cpu_offload_method group_offload* enable_group_offload* musubi_* "
-           "ramtorch*",
-           "no offload here yet; train.resources.activation_memory saves memory"),
+    Family("enable_model_cpu_offload optimizer_cpu_offload_method musubi_* ramtorch*",
+           "train.resources.offload keeps weights, gradients and optimizer of the blocks in the host's memory"),
     Family("num_machines fsdp_* deepspeed* context_parallel*",
            "train.resources.sharding chooses DDP, FSDP2 or HSDP; on several machines torchrun or srun starts "
            "`sana train-worker CONFIG` on each"),

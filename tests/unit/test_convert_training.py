@@ -24,6 +24,7 @@ from sana.config.training.optimizer import (
 from sana.config.yaml_reading import parse_yaml
 from sana.convert.simpletuner import convert, faults_of
 from sana.convert.yaml_text import yaml_text
+from sana.errors import ConfigError
 from sana.training.schedules import learning_rate_at
 from tests.quickstart_files import accounted, all_keys, converted, files
 
@@ -120,3 +121,52 @@ def test_the_command_keeps_clipping_if_asked(tmp_path: Path) -> None:
         train = load_config(out).train
         assert (train.gradient_clipping, train.max_grad_norm) == expected
         assert ("clipping" in done.output) == (not options), "what changes results is said"
+
+
+FIVE = {"enable_group_offload": True, "group_offload_type": "block_level", "group_offload_blocks_per_group": 1,
+        "group_offload_use_stream": True, "group_offload_to_disk_path": "/fast-ssd/offload"}  # fmt: skip
+NO_OFFLOAD = ("none", 1, True, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "frozen"),
+    [
+        (FIVE, ("block_level", 1, True, ""), ("block_level", 1, True, "/fast-ssd/offload")),
+        ({"enable_group_offload": True}, ("block_level", 1, False, ""), ("block_level", 1, False, "")),
+        ({"enable_group_offload": True, "group_offload_blocks_per_group": 4, "group_offload_use_stream": True},
+         ("block_level", 4, True, ""), ("block_level", 1, True, "")),
+        ({"enable_group_offload": True, "group_offload_blocks_per_group": 4},
+         ("block_level", 4, False, ""), ("block_level", 4, False, "")),
+        ({"enable_group_offload": True, "group_offload_type": "leaf_level", "group_offload_blocks_per_group": 3},
+         ("block_level", 1, False, ""), ("leaf_level", 1, False, "")),
+        ({**FIVE, "gradient_checkpointing": False}, ("block_level", 1, True, ""),
+         ("block_level", 1, True, "/fast-ssd/offload")),
+        ({**FIVE, "num_processes": 2}, NO_OFFLOAD, ("block_level", 1, True, "/fast-ssd/offload")),
+        ({**FIVE, "optimizer": "prodigy"}, NO_OFFLOAD, ("block_level", 1, True, "/fast-ssd/offload")),
+        ({**FIVE, "enable_group_offload": False}, NO_OFFLOAD, NO_OFFLOAD),
+        ({"group_offload_type": "leaf_level"}, NO_OFFLOAD, NO_OFFLOAD),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_group_offload(tmp_path: Path, changes: dict, training: tuple, frozen: tuple) -> None:
+    for more, texts in (({}, NO_OFFLOAD), ({"group_offload_text_encoder": True, "group_offload_vae": True}, frozen)):
+        config, conversion = converted(tmp_path, {**changes, **more})
+        found = (config.train.resources, config.sample.resources, config.encode_captions.resources)
+        offloads = [tuple(of.offload.model_dump().values()) for of in found]
+        assert offloads == [training, frozen, texts]
+        assert {*changes, *more} <= accounted(conversion) and not conversion.unknown
+        names = [setting.key for setting in conversion.settings]
+        assert len(set(names)) == len(names), "each setting once"
+        both = {name for setting in conversion.settings for name in setting.theirs}
+        assert not both & {key.name for key in conversion.not_carried}, "each key in one table"
+
+
+def test_an_unknown_kind_of_offload_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="group_offload_type is 'block', neither block_level nor leaf_level"):
+        convert(*files(tmp_path, {"enable_group_offload": True, "group_offload_type": "block"}))
+
+
+@pytest.mark.parametrize("tiling", [False, True])
+def test_tiling_is_of_encoding_and_decoding(tmp_path: Path, tiling: bool) -> None:
+    config, _ = converted(tmp_path, {"vae_enable_tiling": tiling})
+    assert (config.encode_latents.tiling, config.sample.vae_tiling) == (tiling, tiling)
