@@ -17,6 +17,7 @@ NAMES = (
     "epoch",
     "train",
     "checkpoint",
+    "startup",
     "evaluate",
     "report",
     "learning",

@@ -24,6 +24,11 @@ def in_units(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TiB"
 
 
+def at_rate(num_bytes: float, seconds: float) -> str:
+    """Write what was read or written in a time as `12.3 MiB in 2.0 s, 6.1 MiB/s`."""
+    return f"{in_units(num_bytes)} in {seconds:.1f} s, {in_units(num_bytes / max(seconds, 1e-3))}/s"
+
+
 def without_password(text: str) -> str:
     """Remove user and password from an address, or from all addresses in a text."""
     return re.sub(r"((?:^|:)//)[^/\s]*@", r"\1", text)

@@ -1,6 +1,7 @@
 """Resolve a model: a folder or a hub id becomes a path, a commit and one digest per component."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -89,6 +90,34 @@ def component_digest(folder: Path, component: str, *, work_dir: Path, read_only:
 def source_of(model: ModelRef) -> ModelSource:
     """Return what a worker needs to load a model."""
     return ModelSource(model.path, model.revision)
+
+
+def local_checkpoint(path: str, *, revision: str | None = None) -> str:
+    """Return a checkpoint as a local folder: `path` itself, or, for a hub id, the cache it is downloaded to."""
+    if Path(path).is_dir():
+        return path
+    from diffusers import SanaVideoPipeline  # seconds to import: only for what is on the hub
+
+    return str(SanaVideoPipeline.download(path, revision=revision))
+
+
+def base_files(folder: str, *, without: str) -> dict[str, Path]:
+    """Return the files of a model in diffusers layout by name, but those of one component; `model_index.json` as well.
+
+    Raises:
+        FileNotFoundError: it is not a local folder in diffusers layout.
+    """
+    base = Path(folder)
+    if not (base / INDEX).is_file():
+        raise FileNotFoundError(f"{base} has no {INDEX}; need a local diffusers-layout folder to export from")
+    index = json.loads((base / INDEX).read_text())
+    files = {INDEX: base / INDEX}
+    for name, kind in sorted(index.items()):
+        # a component is [library, class]; null ones and "_class_name" and the like have no folder
+        if isinstance(kind, list) and kind[0] is not None and name != without:
+            paths = sorted(path for path in (base / name).rglob("*") if path.is_file())
+            files |= {path.relative_to(base).as_posix(): path for path in paths}
+    return files
 
 
 def _digests(where: str, names: list[str], digest: Callable[[str], str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ Shapes in this module: B samples; a latent is [B, C, f, h, w], normalised, float
 from typing import Literal
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor
 
 SamplingName = Literal["logit_normal", "uniform", "checkpoint"]
@@ -56,7 +57,7 @@ def sigmas(sampling: SamplingName, uniform: Tensor, *, shift: float, mean: float
     `logit_normal` shifts `sigmoid(mean + std z)`, z normal (official: 0, 1 and shift 3; NVlabs/Sana
     configs/sana_video_config/Sana_2000M_480px_AdamW_fsdp.yaml, which also floors to 1/1000: not done here);
     `uniform` shifts the draw; `checkpoint` does so by the shift that ships with the checkpoint
-    (`pipeline.load_flow_shift`, 8.0 for the published one). `mean` and `std` serve `logit_normal` only.
+    (`load_flow_shift`, 8.0 for the published one). `mean` and `std` serve `logit_normal` only.
 
     Raises:
         ValueError: the sampling is unknown, or shift or std is not positive.
@@ -71,3 +72,28 @@ def sigmas(sampling: SamplingName, uniform: Tensor, *, shift: float, mean: float
     else:
         raise ValueError(f"unknown timestep sampling {sampling!r}; choose logit_normal, uniform or checkpoint")
     return shift_sigma(base, shift).clamp(_MARGIN, 1 - _MARGIN).float()
+
+
+class _SchedulerConfig(ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """The config of any scheduler; importing one of diffusers' own imports scipy, which takes a second."""
+
+    config_name = "scheduler_config.json"
+
+
+def load_flow_shift(path: str, *, revision: str | None = None) -> float:
+    """Read the flow shift that ships with a checkpoint (8.0 in the published one), for timestep sampling `checkpoint`.
+
+    The key is `flow_shift` (DPMSolver, UniPC) or `shift` (FlowMatchEuler).
+
+    Raises:
+        ValueError: the scheduler has neither, or does not predict a flow.
+    """
+    config = _SchedulerConfig.load_config(path, subfolder="scheduler", revision=revision)
+    if config.get("prediction_type", "flow_prediction") != "flow_prediction":
+        raise ValueError(f"{path}/scheduler predicts {config['prediction_type']}, need flow_prediction")
+    for key in ("flow_shift", "shift"):
+        if key in config:
+            return float(config[key])
+    raise ValueError(
+        f"{path}/scheduler has no flow_shift and no shift; choose another train.timestep_sampling than checkpoint"
+    )

@@ -1,16 +1,14 @@
-"""Sampling from cached caption embeddings, and writing a checkpoint that stock diffusers loads.
+"""Sampling from cached caption embeddings, by the pipeline of diffusers.
 
 Shapes in this module: F frames, H height, W width (pixels); L caption tokens, C channels of the text encoder.
 """
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
+from diffusers import SanaVideoPipeline, SanaVideoTransformer3DModel
 from torch import Tensor
 
 from sana.bucket import Bucket
@@ -18,11 +16,8 @@ from sana.config.encode import VaePrecision
 from sana.config.offload import FrozenGroupOffload
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math
-from sana.model.text import pad
-from sana.model.transformer import load_transformer
+from sana.model.transformer import load_transformer, pad
 from sana.model.vae import decode_latents, load_vae
-
-MODEL_INDEX = "model_index.json"
 
 
 class SanaPipeline(SanaVideoPipeline):  # type: ignore[misc]  # diffusers is untyped
@@ -129,46 +124,3 @@ def sample_video(
         ).frames
     pixels = decode_latents(pipe.vae, latents, precision=vae_precision)[0].permute(1, 2, 3, 0)
     return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-
-
-def load_flow_shift(path: str, *, revision: str | None = None) -> float:
-    """Read the flow shift that ships with a checkpoint (8.0 in the published one), for timestep sampling `checkpoint`.
-
-    The key is `flow_shift` (DPMSolver, UniPC) or `shift` (FlowMatchEuler).
-
-    Raises:
-        ValueError: the scheduler has neither, or does not predict a flow.
-    """
-    config = DPMSolverMultistepScheduler.load_config(path, subfolder="scheduler", revision=revision)
-    if config.get("prediction_type", "flow_prediction") != "flow_prediction":
-        raise ValueError(f"{path}/scheduler predicts {config['prediction_type']}, need flow_prediction")
-    for key in ("flow_shift", "shift"):
-        if key in config:
-            return float(config[key])
-    raise ValueError(
-        f"{path}/scheduler has no flow_shift and no shift; choose another train.timestep_sampling than checkpoint"
-    )
-
-
-def local_checkpoint(path: str, *, revision: str | None = None) -> str:
-    """Return a checkpoint as a local folder: `path` itself, or, for a hub id, the cache it is downloaded to."""
-    return path if Path(path).is_dir() else str(SanaVideoPipeline.download(path, revision=revision))
-
-
-def base_files(folder: str, *, without: str) -> dict[str, Path]:
-    """Return the files of a model in diffusers layout by name, but those of one component; `model_index.json` as well.
-
-    Raises:
-        FileNotFoundError: it is not a local folder in diffusers layout.
-    """
-    base = Path(folder)
-    if not (base / MODEL_INDEX).is_file():
-        raise FileNotFoundError(f"{base} has no {MODEL_INDEX}; need a local diffusers-layout folder to export from")
-    index = json.loads((base / MODEL_INDEX).read_text())
-    files = {MODEL_INDEX: base / MODEL_INDEX}
-    for name, kind in sorted(index.items()):
-        # a component is [library, class]; null ones and "_class_name" and the like have no folder
-        if isinstance(kind, list) and kind[0] is not None and name != without:
-            paths = sorted(path for path in (base / name).rglob("*") if path.is_file())
-            files |= {path.relative_to(base).as_posix(): path for path in paths}
-    return files

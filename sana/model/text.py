@@ -128,25 +128,3 @@ class TextEncoder:
 
 def _prompt(text: str, template: str) -> str:
     return TEMPLATES[template] + text.lower().strip()
-
-
-def pad(tokens: list[Tensor], *, length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Stack captions [L_i, C] into embeddings [B, L, C], zeros after the end, and an int64 mask [B, L].
-
-    L is `length`, or that of the longest caption: padding has no effect on the transformer, only on its speed.
-
-    Raises:
-        ValueError: there is no caption, one has no token, or one is longer than `length`.
-    """
-    sizes = [len(caption) for caption in tokens]
-    if not sizes or min(sizes) == 0:
-        raise ValueError(f"captions have {sizes} tokens; need at least one caption, and one token in each")
-    length = max(sizes) if length is None else length
-    if max(sizes) > length:
-        raise ValueError(f"a caption has {max(sizes)} tokens, more than the {length} to pad to")
-    embeds = tokens[0].new_zeros(len(tokens), length, tokens[0].shape[1])
-    mask = torch.zeros(len(tokens), length, dtype=torch.int64, device=embeds.device)
-    for row, caption in enumerate(tokens):
-        embeds[row, : len(caption)] = caption
-        mask[row, : len(caption)] = 1
-    return embeds, mask

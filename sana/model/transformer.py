@@ -12,7 +12,6 @@ from diffusers import SanaVideoTransformer3DModel
 from diffusers.models.modeling_utils import no_init_weights
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers.utils import cached_file
 
 from sana.bucket import PATCH
 
@@ -84,7 +83,7 @@ def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: 
     """Return the predicted velocity: float32 of the shape of `noisy`, [B, 16, f, h, w].
 
     `timesteps` is [B] on the 0..1000 scale, kept in float32; `captions` [B, L, C] and `mask` [B, L] (1 for a real
-    token) come from `text.pad`: what the mask hides has no effect. Inputs are cast to the weights' dtype; autocast,
+    token) come from `pad`: what the mask hides has no effect. Inputs are cast to the weights' dtype; autocast,
     if wanted, is the caller's. Works on a wrapped (compiled, distributed) transformer as well.
 
     Raises:
@@ -101,6 +100,28 @@ def predict(transformer: nn.Module, noisy: Tensor, timesteps: Tensor, captions: 
         return_dict=False,
     )[0]
     return velocity.float()
+
+
+def pad(tokens: list[Tensor], *, length: int | None = None) -> tuple[Tensor, Tensor]:
+    """Stack captions [L_i, C] into embeddings [B, L, C], zeros after the end, and an int64 mask [B, L].
+
+    L is `length`, or that of the longest caption: padding has no effect on the transformer, only on its speed.
+
+    Raises:
+        ValueError: there is no caption, one has no token, or one is longer than `length`.
+    """
+    sizes = [len(caption) for caption in tokens]
+    if not sizes or min(sizes) == 0:
+        raise ValueError(f"captions have {sizes} tokens; need at least one caption, and one token in each")
+    length = max(sizes) if length is None else length
+    if max(sizes) > length:
+        raise ValueError(f"a caption has {max(sizes)} tokens, more than the {length} to pad to")
+    embeds = tokens[0].new_zeros(len(tokens), length, tokens[0].shape[1])
+    mask = torch.zeros(len(tokens), length, dtype=torch.int64, device=embeds.device)
+    for row, caption in enumerate(tokens):
+        embeds[row, : len(caption)] = caption
+        mask[row, : len(caption)] = 1
+    return embeds, mask
 
 
 def _load_with_old_table(
@@ -122,9 +143,7 @@ def _load_with_old_table(
     wrong = [mismatch for mismatch in info["mismatched_keys"] if mismatch[0] != _MODULATION_TABLE]
     if wrong:
         raise ValueError(f"{path}/transformer: weights of another shape (name, stored, needed): {wrong[:3]}")
-    config = cached_file(path, "config.json", subfolder="transformer", revision=revision)
-    assert config is not None  # it was just read
-    folder = Path(config).parent
+    folder = Path(path, "transformer") if Path(path).is_dir() else _cached_folder(path, revision)
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             if _MODULATION_TABLE in weights.keys():  # noqa: SIM118 - it is no mapping
@@ -132,3 +151,12 @@ def _load_with_old_table(
                 model.scale_shift_table.data.copy_(stored.view(model.scale_shift_table.shape))
                 return model, info
     raise ValueError(f"{folder}: no safetensors file holds {_MODULATION_TABLE}")
+
+
+def _cached_folder(path: str, revision: str | None) -> Path:
+    """Return where the hub's cache has the transformer that was just read."""
+    from transformers.utils import cached_file  # a second to import; workers do without where models are folders
+
+    config = cached_file(path, "config.json", subfolder="transformer", revision=revision)
+    assert config is not None
+    return Path(config).parent

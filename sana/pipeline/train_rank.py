@@ -16,7 +16,7 @@ from sana.runtime.job import read_job, write_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN
 from sana.runtime.rendezvous import rendezvous
 from sana.runtime.specs import TrainSpec
-from sana.runtime.worker_process import hide_torchao
+from sana.runtime.worker_process import hide_text_models, hide_torchao
 from sana.stages import train as stage
 from sana.store_errors import StoreError, StoreFullError
 
@@ -42,6 +42,7 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
     draft = Draft(context.store, recipe)
     job_path = write_job(context.config, stage.spec_of(context, inputs, recipe))
     hide_torchao()
+    hide_text_models(str(job_path))
     from sana.workers.train import train  # here: what is wrong above must not wait for torch
 
     _log.info("train: %s, rank %s of %s", recipe.fingerprint, found.get("RANK", "0"), found.get("WORLD_SIZE", "1"))

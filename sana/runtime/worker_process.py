@@ -7,12 +7,15 @@ changes nothing there.
 
 import ctypes
 import gc
+import json
 import sys
+from pathlib import Path
 
 # of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
+_WITHOUT_TEXT = ("sana.workers.train", "sana.workers.evaluate")  # they read captions that are embeddings already
 
 
 def hide_torchao() -> None:
@@ -23,10 +26,26 @@ def hide_torchao() -> None:
     sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
 
 
+def hide_text_models(job: str) -> None:
+    """Keep diffusers from importing transformers and scipy, 4 s, in a worker that neither encodes text nor samples.
+
+    `job` is the worker's job file. A model of the hub is downloaded by a pipeline of diffusers, which needs them.
+    """
+    try:
+        model = json.loads(Path(job).read_bytes())["spec"]["model"]["path"]
+    except (OSError, ValueError, KeyError, TypeError):  # which the worker tells of
+        return
+    if Path(model).is_dir() and "diffusers" not in sys.modules:  # else it has looked for them already
+        for name in ("transformers", "scipy"):
+            sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+
+
 _main = sys.modules["__main__"].__spec__
 if _main is not None and _main.name.startswith("sana.workers."):
     gc.disable()
     hide_torchao()
+    if _main.name in _WITHOUT_TEXT:
+        hide_text_models(sys.argv[-1])
 
 
 def keep_freed_memory() -> None:

@@ -17,8 +17,8 @@ from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import LATENTS, Reader
 from sana.errors import ConfigError
 from sana.model.random import philox_uniform
-from sana.model.text import pad
 from sana.model.transfers import DeviceCopy
+from sana.model.transformer import pad
 from sana.runtime.threads import in_threads
 
 # A caption of up to 300 tokens then has one of five lengths, so each bucket is compiled at most five times; a batch

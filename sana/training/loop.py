@@ -162,7 +162,9 @@ class Trainer:
         self.resumed_step = step
         if self.parallel.is_main:
             self.window.remember(self.checkpoints.metrics.last_values(m.TRAIN_LOSS, WINDOW_STEPS))
-        self._write([], "from the start" if step == 0 else f"resuming from step {step}{self._computed_otherwise()}")
+        loaded = f": loaded {found.loaded}" if found.loaded else ""
+        resuming = f"resuming from step {step}{loaded}{self._computed_otherwise()}"
+        self._write([], "from the start" if step == 0 else resuming)
 
     def _computed_otherwise(self) -> str:
         """Return what is computed in another way than before, which changes the last bits from here on."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sana.artifact import FileInfo
 from sana.data.sources.digest_cache import DigestCache
-from sana.model.pipeline import MODEL_INDEX, base_files
+from sana.model.model_resolver import INDEX, base_files
 from sana.store import Block, Store
 from sana.training.checkpoints.tensor_file import file_blocks, file_bytes
 from sana.training.trainable import Trainable
@@ -71,7 +71,7 @@ def export_model(
         deque(blocks, maxlen=0)  # where an object was there
         size = file_bytes(tensors, metadata=_METADATA)
         files[FOLDER + below] = FileInfo(f"{folder}/{below}", size, hasher.hexdigest())
-    for name in sorted(files, key=lambda name: (name == FOLDER + MODEL_INDEX, name)):
+    for name in sorted(files, key=lambda name: (name == FOLDER + INDEX, name)):
         linked = f"{folder}/{name.removeprefix(FOLDER)}"
         if linked != files[name].key:
             store.link_if_absent(linked, files[name].key)

@@ -23,7 +23,8 @@ from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
 from sana.errors import SanaError
-from sana.model.pipeline import load_flow_shift, local_checkpoint
+from sana.model.model_resolver import local_checkpoint
+from sana.model.objective import load_flow_shift
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
@@ -42,6 +43,7 @@ from sana.training.parallel.distributed import lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
+from sana.wording import at_rate
 
 _log = logging.getLogger(__name__)
 
@@ -113,11 +115,14 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         job.report(Progress(0, max_steps, "steps", phase="loading the model"))
         # the export needs every file: better to find one missing now than in a week
         local_checkpoint(spec.model.path, revision=spec.model.revision)
+    began = time.perf_counter()
     transformer = load_transformer(
         spec.model.path,
         revision=spec.model.revision,
         dtype=DTYPES[config.train.weights_dtype],
     )
+    size = sum(parameter.nbytes for parameter in transformer.parameters())
+    _log.info("the base model's weights: loaded %s", at_rate(size, time.perf_counter() - began))
     trainable = FullTransformer(transformer)
     if spec.initial is not None:
         trainable.load(load_initial_weights(store, spec.initial, transformer.state_dict()))

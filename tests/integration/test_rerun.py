@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,7 +208,11 @@ def test_more_steps_go_on_from_where_it_stands(place: Place, caplog: pytest.LogC
     assert train_plan.detail == "max_steps 6 -> 8; 2 of 8 steps to do"
     outcome = run_stages(context, last="train")
     assert outcome.ran == ["train"]
-    assert "resuming from step 6" in caplog.text
+    # the tiny model's 41,000 parameters, and the EMA and two moments of each, float32
+    loaded = re.search(r"resuming from step 6: loaded (\S+) KiB in \S+ s, \S+ .iB/s \((.*)\)", caplog.text)
+    assert loaded is not None and re.sub(r"\S+ KiB", "", loaded[2]) == "weights , ema , optimizer "
+    sizes = [float(size) for size in re.findall(r"(\S+) KiB", loaded[2])]
+    assert sum(sizes) == pytest.approx(float(loaded[1]), abs=0.2) and sizes[2] == pytest.approx(2 * sizes[0], abs=0.2)
 
 
 @pytest.mark.parametrize("name", ["probe", "encode_captions", "encode_latents", "train", "evaluate", "sample"])

@@ -14,10 +14,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
 import sana.workers.sample as work
 from sana.artifact import FileInfo
 from sana.bucket import OFFICIAL_480P
-from sana.model.pipeline import SanaPipeline, load_flow_shift, load_pipeline, sample_video
+from sana.model.objective import load_flow_shift
+from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.random import philox_normal
-from sana.model.text import TextEncoder, pad
-from sana.model.transformer import load_transformer
+from sana.model.text import TextEncoder
+from sana.model.transformer import load_transformer, pad
 from sana.stages import sample as stage
 from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import load_weights

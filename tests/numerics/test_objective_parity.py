@@ -8,8 +8,7 @@ from diffusers import SanaVideoTransformer3DModel
 
 from sana.model.objective import flow_matching_loss, noise_latents, sigmas, timesteps_of, velocity_target
 from sana.model.random import philox_normal, philox_uniform
-from sana.model.text import pad
-from sana.model.transformer import load_transformer, predict
+from sana.model.transformer import load_transformer, pad, predict
 
 SHAPE = [2, 16, 3, 4, 6]
 X0 = philox_normal(SHAPE, key=("x0",))

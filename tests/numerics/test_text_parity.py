@@ -9,7 +9,8 @@ import torch
 from diffusers import SanaPipeline, SanaVideoPipeline
 from transformers import Gemma2Model
 
-from sana.model.text import TEMPLATES, TextEncoder, pad
+from sana.model.text import TEMPLATES, TextEncoder
+from sana.model.transformer import pad
 
 CAPTIONS = {
     "short": "A small Red ball.",

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -26,6 +27,7 @@ from sana.training.checkpoints.retries import with_retries
 from sana.training.metrics import EVAL_LOSS_EMA, EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
 from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.state import TrainState
+from sana.wording import at_rate, in_units
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,7 @@ class ResumePoint(NamedTuple):
     step: int = 0  # optimizer steps done
     evaluated_step: int = -1  # the last step with an eval loss; -1: none
     parts: Parts | None = None  # on the CPU; None before the first step
+    loaded: str = ""  # what was read of each part, in how long
 
 
 class CheckpointManager:
@@ -92,7 +95,7 @@ class CheckpointManager:
             [s for s in checkpoint.checkpoint_steps(self.store, self.key) if s <= self.config.max_steps]
         ):
             try:
-                found = checkpoint.read_checkpoint(self.store, self.key, step)
+                found, started = checkpoint.read_checkpoint(self.store, self.key, step), time.perf_counter()
                 # all of it is read before any of it is used
                 parts = self._read(found, on_bytes)
                 history = checkpoint.read_metrics(self.store, found)
@@ -100,7 +103,8 @@ class CheckpointManager:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
                 checkpoint.remove_checkpoint(self.store, self.key, step)
                 continue
-            self.newest, resume = found, ResumePoint(step, parts=parts)
+            loaded = _loaded(parts, time.perf_counter() - started)
+            self.newest, resume = found, ResumePoint(step, parts=parts, loaded=loaded)
             break
         shutil.rmtree(self.staging, ignore_errors=True)
         checkpoint.remove_unfinished(self.store, self.key)
@@ -235,3 +239,9 @@ class CheckpointManager:
 
     def _note_eval_losses(self, rows: Sequence[Row]) -> None:
         self._eval_losses |= {int(row[STEP]): row[EVAL_LOSS_EMA] for row in rows if EVAL_LOSS_EMA in row}
+
+
+def _loaded(parts: Parts, seconds: float) -> str:
+    sizes = {part: sum(tensor.nbytes for tensor in tensors.values()) for part, tensors in parts.items()}
+    each = ", ".join(f"{part} {in_units(size)}" for part, size in sizes.items())
+    return f"{at_rate(sum(sizes.values()), seconds)} ({each})"
