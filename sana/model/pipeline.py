@@ -4,6 +4,7 @@ Shapes in this module: F frames, H height, W width (pixels); L caption tokens, C
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
