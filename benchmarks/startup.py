@@ -35,7 +35,10 @@ class Case:
     settings: dict[str, Any]
     wall_s: list[float] = field(default_factory=list)
     cpu_s: list[float] = field(default_factory=list)
-    said: str = ""
+
+    def add(self, wall_s: float, cpu_s: float) -> None:
+        self.wall_s.append(wall_s)
+        self.cpu_s.append(cpu_s)
 
 
 def imports() -> tuple[float, float]:
@@ -47,8 +50,8 @@ def imports() -> tuple[float, float]:
     return time.perf_counter() - started, cpu_s
 
 
-def first_step(encoded: Encoded, config: Config, model: Path, trajectory: str) -> tuple[float, float, str]:
-    """Return wall and CPU seconds of a training worker up to its first step, and what it said of loading."""
+def first_step(encoded: Encoded, config: Config, model: Path, trajectory: str) -> tuple[float, float]:
+    """Return wall and CPU seconds of a training worker up to the line of its first step."""
     spec = TrainSpec(
         ModelSource(str(model), None), encoded.latents, encoded.captions, trajectory,
         fingerprint=f"{trajectory}{config.train.max_steps}", keep_steps=(), draws_per_epoch={},
@@ -60,17 +63,14 @@ def first_step(encoded: Encoded, config: Config, model: Path, trajectory: str) -
     ) as process:
         assert process.stderr is not None
         wall_s = cpu_s = 0.0
-        said = ""
         log = []
         for line in process.stderr:
             log.append(line)
-            if "loaded" in line:
-                said = line.split("loaded", 1)[1].strip()
             if " of " in line and "s per step" in line and not wall_s:
                 wall_s, cpu_s = time.perf_counter() - started, _cpu_s(process.pid)
         process.wait()
     assert process.returncode == 0 and wall_s, "".join(log)
-    return wall_s, cpu_s, said
+    return wall_s, cpu_s
 
 
 def _cpu_s(pid: int) -> float:
@@ -91,14 +91,14 @@ def main() -> None:
         for number in range(repeats + 1):  # the first warms up: files, and the cache of compiled blocks
             found = imports()
             if number:
-                imported.wall_s.append(found[0]), imported.cpu_s.append(found[1])
+                imported.add(*found)
             for case in cases:
                 config = train_config(
                     encoded, folder / "work", model, max_steps=1, log_every=1, checkpoint_every=100, **case.settings
                 )
-                wall_s, cpu_s, case.said = first_step(encoded, config, model, f"{case.name}-{number}")
+                found = first_step(encoded, config, model, f"{case.name}-{number}")
                 if number:
-                    case.wall_s.append(wall_s), case.cpu_s.append(cpu_s)
+                    case.add(*found)
     print(f"| {len(imported.wall_s)} runs each, medians | s | over the imports | CPU s | over the imports |")
     print("|---|---|---|---|---|")
     base, base_cpu = median(imported.wall_s), median(imported.cpu_s)
