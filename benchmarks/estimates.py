@@ -25,6 +25,7 @@ TINY = {
     "cross_attention_head_dim": 12, "cross_attention_dim": 24, "caption_channels": 16, "mlp_ratio": 3.0,
 }  # fmt: skip
 ADAFACTOR = {"name": "adafactor"}
+FUSED = "fp32, recomputed, fused_backward"
 # name: layers, width, bucket, caption tokens, precision, micro batch, global batch, recomputed, optimizer
 SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str]]] = {
     "fp32, recomputed": (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
@@ -32,6 +33,7 @@ SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str
     "bf16, recomputed": (6, 512, "17x256x256", 300, "bf16", 1, 1, True, {}),
     "bf16, all kept, batch 2": (4, 512, "17x256x256", 64, "bf16", 2, 2, False, {}),
     "bf16, recomputed, 2 accumulated, Adafactor": (4, 768, "9x192x256", 64, "bf16", 1, 2, True, ADAFACTOR),
+    FUSED: (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
 }
 _CUDA = "--cuda"
 _MEASURE = "--measure"  # one setting, in this process
@@ -51,6 +53,8 @@ def config_of(name: str, device: str = "cpu") -> TrainConfig:
     kept = "recompute_all" if recomputed else 1.0
     resources = {"device": device, "micro_batch_size": micro, "activation_memory": kept}
     settings = {"max_steps": 10, "global_batch_size": batch, "mixed_precision": precision, "resources": resources}
+    if name == FUSED:
+        resources["fused_backward"], settings["gradient_clipping"] = True, "none"
     return TrainConfig.model_validate(settings | ({"optimizer": optimizer} if optimizer else {}))
 
 

@@ -15,6 +15,7 @@ from sana.convert.training import (
     convert_ema,
     convert_micro_batch,
     convert_optimizer,
+    convert_release,
     convert_schedule,
     convert_steps,
 )
@@ -79,6 +80,7 @@ CONFIG_KEYS: Table = (
     Group("gradient_checkpointing", convert_activations),
     Row("train.resources.ema_device", "ema_device", "auto", "auto: beside the weights; cpu: in the host's memory",
         lambda device: "cpu" if device == "cpu" else "auto"),
+    Group("optimizer_release_gradients", convert_release),
     Row("train.resources.checkpoint_every", "checkpointing_steps checkpoint_step_interval", 500, "steps", at_least(1)),
     Row("train.resources.max_checkpoints", "checkpoints_total_limit", 5, "checkpoints; 0 there: no limit",
         lambda limit: limit if limit > 0 else 1000),

@@ -3,7 +3,9 @@
 import math
 
 from sana.config.section import union_members
+from sana.config.training.conflicts import fused_backward_conflict
 from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.resources import TrainResources
 from sana.config.training.train import TrainConfig
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.mapping import Run
@@ -202,6 +204,26 @@ def convert_clipping(conversion: Conversion, keys: Keys, run: Run) -> None:
         conversion.leave_out(key, method, f"of no effect with max_grad_norm {bound:g}" if given else NOT_CLIPPED)
     why = "as there" if clipped_there else NOT_CLIPPED if given else "officially; SimpleTuner's default is +-2 by value"
     conversion.set("train.max_grad_norm", bound if clipped_there else MAX_GRAD_NORM, why, *given)
+
+
+def convert_release(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `train.resources.fused_backward` where the settings before allow it, else say which does not."""
+    named = keys.present("optimizer_release_gradients")
+    if not named:
+        return
+    at, release = "train.resources", keys.flag("optimizer_release_gradients")
+    sizes = {name: conversion.value(f"{at}.{name}") for name in ("num_processes", "micro_batch_size")}
+    conflict = fused_backward_conflict(
+        TrainResources().model_copy(update={"fused_backward": release, **sizes}),
+        optimizer=conversion.value("train.optimizer.name"),
+        max_skipped_steps=0,
+        gradient_clipping=conversion.value("train.gradient_clipping"),
+        global_batch_size=conversion.value("train.global_batch_size"),
+    )
+    if conflict:
+        conversion.leave_out(named[0], release, conflict)
+    else:
+        conversion.set(f"{at}.fused_backward", release, "true: no gradient waits for the others", *named)
 
 
 def convert_ema(conversion: Conversion, keys: Keys, run: Run) -> None:

@@ -67,8 +67,9 @@ FAMILIES = (
            "what is recomputed is chosen by memory: train.resources.activation_memory"),
     Family("attention_mechanism enable_xformers_memory_efficient_attention",
            "self-attention is linear; cross-attention uses torch's own"),
-    Family("fuse_optimizer optimizer_release_gradients",
-           "a step is taken when all gradients are there; see train.optimizer"),
+    Family("fuse_optimizer",
+           "of offloaded optimizers there; here AdamW is one fused kernel on a GPU. Steps within the backward pass are "
+           "train.resources.fused_backward"),
     Family("report_to tracker_run_name logging_dir tracker_* swanlab* wandb*",
            "every run is recorded in MLflow, see tracking, and named by what went into it, so that a rerun finds its "
            "own; logs are under work_dir"),

@@ -97,6 +97,7 @@ def _of_training(train: TrainConfig) -> str:
     sharded = ", sharded" if is_sharded(train) else ""
     text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
     text += f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
+    text += ", fused_backward" if train.resources.fused_backward else ""
     return f"{text}, compile {train.resources.compile}{_of_offload(train.resources.offload)}"
 
 

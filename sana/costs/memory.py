@@ -82,6 +82,7 @@ class TrainingSetting:
     caption_tokens: int
     has_ema: bool = True  # on the device that trains
     has_spare: bool = False  # a copy of weights and optimizer state
+    frees_gradients: bool = False  # each as soon as its parameter's step is taken, in the backward pass
     compiled: bool = False
     num_shards: int = 1  # ranks that hold a part each of weights, gradients, optimizer state and EMA
 
@@ -112,7 +113,8 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
 
     The backward pass frees a block's activations as it makes the block's gradients, so the fullest moment is before
     the last block's (all kept activations, no gradient yet), before the first block's (its activations, and the
-    gradients of all others), or the optimizer's step (all gradients).
+    gradients of all others), or the optimizer's step (all gradients). Where gradients are freed in the backward pass
+    it is the first of these.
     """
     n = setting.micro_batch_size * sizes.num_tokens(bucket)
     text = setting.micro_batch_size * setting.caption_tokens
@@ -135,6 +137,8 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         (all_gradients - (0 if setting.accumulates else weight * block), first),
         (all_gradients, 0),
     ]
+    if setting.frees_gradients:  # then those of a block at most, while the activations of all before it are kept
+        moments = [(weight * block, last)]
     gradients, activations = max(moments, key=sum)
     shards = setting.num_shards
     if shards > 1 and setting.accumulates:  # weights and gradients stay whole until the last micro batch

@@ -84,6 +84,8 @@ class Search:
     def _micro_batches(self) -> list[int]:
         """Return the sizes to choose from, the least first: those that divide a rank's part of the global batch."""
         part = self.config.global_batch_size // self.config.resources.num_processes
+        if self.config.resources.fused_backward:  # which adds nothing up
+            return [part]
         return [size for size in range(1, part + 1) if part % size == 0]
 
     def _try(self, kept: float, micro_batch_size: int, num_layers: int) -> Trial:

@@ -55,6 +55,7 @@ def training_setting(
         num_shards=1 if resources.sharding == "none" else ranks,
         # to be able to undo a step; torch's fused AdamW on a GPU skips by itself
         has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),
+        frees_gradients=resources.fused_backward,
         has_ema=not (on_gpu and resources.ema_device == "cpu"),
     )
 

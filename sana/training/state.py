@@ -6,6 +6,7 @@ from torch import Tensor
 from sana.config.training.train import TrainConfig
 from sana.training.ema import Ema
 from sana.training.guards.skipped_steps import SKIPPED_STEPS, SkippedSteps
+from sana.training.optimizers.gradient_release import GradientRelease
 from sana.training.optimizers.registry import build_optimizer
 from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.trainable import Trainable
@@ -17,6 +18,11 @@ class TrainState:
     def __init__(self, trainable: Trainable, config: TrainConfig) -> None:
         self.parameters = trainable.parameters
         self.optimizer = build_optimizer(config, trainable.parameters)
+        self.release = (
+            GradientRelease(self.optimizer, self.parameters, max_grad_value=config.max_grad_value)
+            if config.resources.fused_backward
+            else None
+        )
         on_cpu = config.resources.ema_device == "cpu" or config.resources.offload.is_on  # where the weights are then
         self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=on_cpu)
         self.skipped = SkippedSteps(_device_of(trainable)) if config.max_skipped_steps else None
@@ -33,8 +39,14 @@ class TrainState:
         counted = {SKIPPED_STEPS: self.skipped.count} if self.skipped else {}
         return self.optimizer.state() | counted
 
+    def begin(self, learning_rate: float) -> None:
+        """Begin a step, before its backward pass: with `release`, weights change as gradients come."""
+        if self.release is not None:
+            self.ema.finish()
+            self.release.begin(learning_rate)
+
     def advance(self, learning_rate: float, skip: Tensor | None = None) -> None:
-        """Take the optimizer's step along the gradients, and move the EMA after it.
+        """Take the optimizer's step along the gradients, if it is not taken yet, and move the EMA after it.
 
         If `skip`, a bool scalar on the device that `skipped.decide` returned, all but the step's number stays.
         """
@@ -43,7 +55,8 @@ class TrainState:
         if num_skipped != self._num_skipped:  # a skipped step was counted by the optimizer
             self._num_skipped = num_skipped
             self._set_optimizer_step()
-        self.optimizer.step(learning_rate, skip)
+        if self.release is None:
+            self.optimizer.step(learning_rate, skip)
         self.ema.update(self.step - num_skipped, skip)
         self.step += 1
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from sana.config.training.train import TrainConfig
+from sana.errors import ConfigError
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.clipping import clip_gradients
@@ -27,7 +28,11 @@ class StepMetrics(NamedTuple):
 
 
 class TrainStep:
-    """Takes the steps of a run; `model` is wrapped for all ranks, and `state` holds what it learns."""
+    """Takes the steps of a run; `model` is wrapped for all ranks, and `state` holds what it learns.
+
+    Raises:
+        ConfigError: gradients are to be freed in the backward pass, and there are several ranks.
+    """
 
     def __init__(
         self, config: TrainConfig, parallel: Parallel, model: nn.Module, state: TrainState, objective: Objective
@@ -35,10 +40,16 @@ class TrainStep:
         self._config, self._parallel, self._model = config, parallel, model
         self._state, self._objective = state, objective
         self._groups = groups_of(state.parameters)
+        if state.release is not None and parallel.num_ranks > 1:
+            raise ConfigError(
+                f"train.resources.fused_backward works with one rank, but {parallel.num_ranks} were started: their "
+                "gradients are exchanged before a step; set it to false, or start one"
+            )
 
     def take(self, batches: Iterator[MicroBatch], num_micro_batches: int) -> StepMetrics:
         """Take one optimizer step on the mean loss of the global batch, of which this rank has so many parts."""
         step, data_wait_s, caption_tokens = self._state.step, 0.0, 0
+        learning_rate = learning_rate_at(step, self._config)
         scalars: dict[str, m.Scalar] = {}
         for micro in reversed(range(num_micro_batches)):
             wait_started = time.perf_counter()
@@ -46,11 +57,15 @@ class TrainStep:
             data_wait_s += time.perf_counter() - wait_started
             caption_tokens = max(caption_tokens, batch.captions.shape[1])
             with self._parallel.gradients(self._model, exchanged=micro == 0):
-                self._backward(batch.to(self._parallel.device), scalars)
+                self._backward(batch.to(self._parallel.device), scalars, learning_rate)
+        release = self._state.release
         if (step + 1) % self._config.resources.log_every == 0:
-            scalars |= gradient_norms(self._parallel, self._groups)
-        grad_norm = clip_gradients(self._parallel, self._state.parameters.values(), self._config)
-        learning_rate = learning_rate_at(step, self._config)
+            scalars |= gradient_norms(release.grad_norm if release else self._parallel.grad_norm, self._groups)
+        parameters = self._state.parameters.values()
+        if release:
+            grad_norm = release.grad_norm(parameters)
+        else:
+            grad_norm = clip_gradients(self._parallel, parameters, self._config)
         skip = None
         if self._state.skipped is not None:
             skip = self._state.skipped.decide(self._parallel.sum(scalars[m.TRAIN_LOSS].value), grad_norm)
@@ -60,11 +75,12 @@ class TrainStep:
         numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
         return StepMetrics(step + 1, scalars, numbers, caption_tokens)
 
-    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar]) -> None:
+    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar], learning_rate: float) -> None:
         """Add a micro batch's gradients, and its scalars to the step's."""
         with self._parallel.autocast():
             losses = self._objective.loss(self._model, batch)
             partial_loss = losses.per_sample.sum() / self._config.global_batch_size
+        self._state.begin(learning_rate)
         self._parallel.backward(partial_loss)
         measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
         m.accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)

@@ -112,6 +112,21 @@ def test_a_resumed_run_skips_and_counts_alike(lab: Lab, disturbed: Disturbed, em
     assert [row[SKIPPED] for row in lab.rows(straight)] == [0, 1, 1, 1, 2, 2, 2]
 
 
+def test_a_gradient_that_is_not_finite_is_in_no_checkpoint_though_its_step_was_taken_in_the_backward_pass(
+    lab: Lab, disturbed: Disturbed
+) -> None:
+    """Training goes on from the last checkpoint before it, with the bytes of a run that steps after the pass."""
+    settings = {"micro_batch_size": 4, "gradient_clipping": "none", "checkpoint_every": 2}
+    straight = lab.train("straight", max_steps=5, **settings)
+    settings["fused_backward"] = True
+    disturbed.factors[4] = float("nan")
+    with pytest.raises(SanaError, match=r"step 4: loss nan, .*grad norm nan.*Samples: clip.*; no checkpoint has this"):
+        lab.train("broken", max_steps=5, log_every=5, **settings)
+    assert checkpoint_steps(lab.store, lab.key("broken")) == [2]
+    disturbed.factors.clear()
+    lab.assert_same(straight, lab.train("broken", max_steps=5, **settings))
+
+
 def test_one_more_than_may_be_skipped_stops_the_run(
     lab: Lab, disturbed: Disturbed, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,10 @@ BLOCKS = {"type": "block_level"}
 STRAIGHT: dict[str, Any] = {"max_steps": 4, "checkpoint_every": 2, "eval_every": 2, "activation_memory": 0}
 
 
+# one micro batch a step, and no norm over all gradients
+ONE_PASS: dict[str, Any] = {"micro_batch_size": 4, "gradient_clipping": "none"}
+BY_VALUE: dict[str, Any] = {**ONE_PASS, "gradient_clipping": "value", "max_grad_value": 1e-3}
+FUSED: dict[str, Any] = {"fused_backward": True}
 BF16: dict[str, Any] = {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}}
 
 
@@ -35,6 +39,9 @@ BF16: dict[str, Any] = {"weights_dtype": "bf16", "mixed_precision": "bf16", "opt
     [
         ({}, {"offload": BLOCKS}),
         pytest.param({}, {"ema_device": "cpu"}, marks=slow),
+        pytest.param(ONE_PASS, FUSED, marks=slow),
+        pytest.param(BY_VALUE, FUSED | {"ema_device": "cpu"}, marks=slow),
+        pytest.param(ONE_PASS | BF16, FUSED | {"activation_memory": 1}, marks=slow),
         pytest.param(
             {}, {"offload": BLOCKS | {"blocks_per_group": 2, "use_stream": False}, "ema_device": "cpu"}, marks=slow
         ),

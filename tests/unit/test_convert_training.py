@@ -112,6 +112,32 @@ def test_optimizers(tmp_path: Path, changes: dict, optimizer: Section, weights: 
     )
 
 
+RELEASED = {"optimizer_release_gradients": True, "optimizer": "optimi-adamw", "gradient_accumulation_steps": 1,
+            "max_grad_norm": 0.5, "grad_clip_method": "value", "num_processes": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "why_not"),
+    [
+        ({}, ""),
+        ({"optimizer_release_gradients": False, "gradient_accumulation_steps": 4}, ""),
+        ({"train_batch_size": 2}, ""),
+        ({"gradient_accumulation_steps": 4}, "4 micro batches; set resources.micro_batch_size to"),
+        ({"grad_clip_method": "norm"}, "set gradient_clipping to value"),
+        ({"max_grad_norm": 0}, "set gradient_clipping to value"),
+        ({"num_processes": 2}, "works with one rank"),
+        ({"optimizer": "prodigy"}, "use one of adamw"),
+    ],
+    ids=str,
+)
+def test_released_gradients(tmp_path: Path, changes: dict, why_not: str) -> None:
+    config, conversion = converted(tmp_path, {**RELEASED, **changes})
+    wanted = changes.get("optimizer_release_gradients", True)
+    assert config.train.resources.fused_backward == (wanted and not why_not)
+    reasons = [key.why for key in conversion.not_carried if key.name == "optimizer_release_gradients"]
+    assert [why_not in why for why in reasons] == ([True] if why_not else [])
+
+
 def test_the_command_keeps_clipping_if_asked(tmp_path: Path) -> None:
     paths = [str(path) for path in files(tmp_path)]
     for options, expected in (([], ("norm", 0.1)), (["--keep-clipping"], ("none", 0.1))):

@@ -5,11 +5,14 @@ from typing import Any
 import pytest
 
 from sana.config.load import check, load_config
+from sana.config.training.optimizer_support import SUPPORT
 from sana.errors import ConfigError
 from tests.pipeline_runs import ROOT
 
 pytestmark = pytest.mark.timeout(60)
 
+FUSED = {"fused_backward": True}
+NO_NORM = {"gradient_clipping": "none"}
 OFFLOAD: dict[str, Any] = {"offload": {"type": "block_level"}, "activation_memory": "recompute_all"}
 
 
@@ -36,6 +39,21 @@ def load(train: dict[str, Any], resources: dict[str, Any]) -> None:
         ({}, OFFLOAD | {"activation_memory": 0.5}, "activation_memory 0.5.* use auto or recompute_all"),
         ({"max_skipped_steps": 3}, OFFLOAD, "max_skipped_steps 3 .* use max_skipped_steps 0"),
         ({"optimizer": {"name": "prodigy"}}, OFFLOAD, "optimizer.name prodigy .* use one of adamw, "),
+        ({"gradient_clipping": "norm"}, FUSED, "gradient_clipping norm .* set gradient_clipping to value .*or none"),
+        (NO_NORM, FUSED | {"num_processes": 2, "micro_batch_size": 2}, "one rank, not num_processes 2"),
+        (NO_NORM, FUSED | {"sharding": "full"}, "sharding full .* use sharding none"),
+        (
+            NO_NORM,
+            FUSED | {"micro_batch_size": 2},
+            "2 micro batches; set resources.micro_batch_size to 4, or global_batch_size to 2",
+        ),
+        (NO_NORM | {"max_skipped_steps": 3}, FUSED, "max_skipped_steps 3 .* use max_skipped_steps 0"),
+        (NO_NORM, FUSED | OFFLOAD, "offload.type block_level leaves none; use one of the two"),
+        *(
+            (NO_NORM | {"optimizer": {"name": name}}, FUSED, f"optimizer.name {name} .* use one of adamw, adafactor, ")
+            for name, support in SUPPORT.items()
+            if not support.fused_backward
+        ),
         ({}, {"offload": {"type": "block"}}, "train.resources.offload.type"),
         ({}, {"offload": {"blocks_per_group": 0}}, "train.resources.offload.blocks_per_group"),
         ({}, {"ema_device": "cuda"}, "train.resources.ema_device"),
@@ -47,16 +65,18 @@ def test_a_setting_that_cannot_work_is_refused(train: dict[str, Any], resources:
 
 
 @pytest.mark.parametrize(
-    "resources",
+    ("train", "resources"),
     [
-        OFFLOAD,
-        OFFLOAD | {"ema_device": "cpu", "compile": "never"},
-        OFFLOAD | {"activation_memory": 0},
-        OFFLOAD | {"activation_memory": "auto", "compile": "auto"},
+        (NO_NORM, FUSED | {"ema_device": "cpu", "compile": "always"}),
+        ({"gradient_clipping": "value", "max_grad_value": 0.1, "optimizer": {"name": "adamw_bf16"}}, FUSED),
+        ({}, OFFLOAD),
+        ({}, OFFLOAD | {"ema_device": "cpu", "compile": "never"}),
+        ({}, OFFLOAD | {"activation_memory": 0}),
+        ({}, OFFLOAD | {"activation_memory": "auto", "compile": "auto"}),
     ],
 )
-def test_the_nearest_that_works_is_taken(resources: dict[str, Any]) -> None:
-    load({}, resources)
+def test_the_nearest_that_works_is_taken(train: dict[str, Any], resources: dict[str, Any]) -> None:
+    load(train, resources)
 
 
 @pytest.mark.parametrize("section", ["sample", "evaluate", "encode_captions"])

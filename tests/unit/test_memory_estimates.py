@@ -116,6 +116,21 @@ def test_published_model_needs_what_an_h200_measured(setting: dict[str, Any], gi
     assert counted.peak / GIB == pytest.approx(gib, rel=0.1)
 
 
+@pytest.mark.parametrize(("bucket", "saved"), [(SMALL_BUCKET, 0.9), (FULL, 0.2)])
+def test_freed_gradients_save_the_smaller_of_gradients_and_activations(bucket: Bucket, saved: float) -> None:
+    """At the fullest moment after it all activations are there, and a block's gradients: it saves what is beyond."""
+    sizes, train = TransformerSizes.of(TRANSFORMER), {"max_steps": 1, "global_batch_size": 1}
+    plain, fused = (
+        estimate_training(
+            TrainConfig.model_validate(train | {"gradient_clipping": "none", "resources": {"fused_backward": frees}}),
+            sizes, bucket, caption_tokens=300, on_gpu=True,
+        )
+        for frees in (False, True)
+    )  # fmt: skip
+    assert plain.state == fused.state and fused.gradients == 4 * sizes.block_parameters
+    assert saved < (plain.peak - fused.peak) / (4 * sizes.num_parameters) < 1
+
+
 def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
     sizes = TransformerSizes.of(TRANSFORMER)
 
@@ -135,7 +150,8 @@ def test_more_kept_larger_batches_and_accumulation_need_more() -> None:
 @pytest.mark.parametrize(
     ("name", "device"),
     [
-        ("fp32, all kept", "cpu"),  # one of the five that `python -m benchmarks.estimates` shows
+        ("fp32, all kept", "cpu"),  # two of the six that `python -m benchmarks.estimates` shows
+        (estimates.FUSED, "cpu"),
         *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in estimates.SETTINGS),
     ],
 )

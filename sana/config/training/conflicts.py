@@ -4,6 +4,54 @@ from sana.config.training.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
 
 
+def fused_backward_conflict(
+    resources: TrainResources, *, optimizer: str, max_skipped_steps: int, gradient_clipping: str, global_batch_size: int
+) -> str | None:
+    """Return what does not go with `resources.fused_backward`, and the nearest that does; None: all goes."""
+    if not resources.fused_backward:
+        return None
+    ranks, micro = resources.num_processes, resources.micro_batch_size
+    rules = (
+        (
+            gradient_clipping == "norm",
+            "resources.fused_backward frees each gradient before the norm of all is known, which gradient_clipping "
+            "norm scales them by; set gradient_clipping to value (with max_grad_value, such as 0.1) or none",
+        ),
+        (
+            ranks > 1,
+            f"resources.fused_backward works with one rank, not num_processes {ranks}: ranks exchange gradients before "
+            "a step; use num_processes 1 with it, or sharding full without it",
+        ),
+        (
+            resources.sharding != "none",
+            f"resources.fused_backward works with whole weights, and sharding {resources.sharding} has parts of them; "
+            "use sharding none with it",
+        ),
+        (
+            global_batch_size > ranks * micro,
+            f"resources.fused_backward steps in each backward pass, and global_batch_size {global_batch_size} adds up "
+            f"those of {global_batch_size // micro} micro batches; set resources.micro_batch_size to "
+            f"{global_batch_size}, or global_batch_size to {micro}",
+        ),
+        (
+            max_skipped_steps > 0,
+            f"max_skipped_steps {max_skipped_steps} decides when all gradients are known, and with "
+            "resources.fused_backward the step is taken by then; use max_skipped_steps 0",
+        ),
+        (
+            resources.offload.is_on,
+            f"resources.fused_backward frees gradients of the device, where offload.type {resources.offload.type} "
+            "leaves none; use one of the two",
+        ),
+        (
+            not SUPPORT[optimizer].fused_backward,
+            f"optimizer.name {optimizer} does not step parameter by parameter here, as resources.fused_backward does; "
+            f"use one of {names_with('fused_backward')}",
+        ),
+    )
+    return next((said for holds, said in rules if holds), None)
+
+
 def offload_conflict(resources: TrainResources, *, optimizer: str, max_skipped_steps: int) -> str | None:
     """Return what does not go with `resources.offload`, and the nearest that does; None: all goes."""
     offload = resources.offload

@@ -23,6 +23,7 @@ class Support:
     compile: bool = True  # beside a compiled model
     bf16_weights: bool = False  # rounds so that small steps add up
     factors: bool = True  # a learning rate per group of parameters
+    fused_backward: bool = True  # the step of a parameter depends on no other one
     offload: bool = True  # weights partly in the host's memory: it steps on two devices
     state_bytes: str = ""  # of a weight of the published model, beside the weight
 
@@ -40,9 +41,11 @@ SUPPORT = {
     "adafactor": Support("torch", (2, 6), state_bytes="4.3"),
     "adamw_bf16": Support("torch", (2, 6), bf16_weights=True, state_bytes="4"),
     "optimi_adamw": Support("torch-optimi", (0, 3), bf16_weights=True, state_bytes="8, with bf16 weights 6"),
-    "adamw_8bit": Support("torchao", (0, 18), _CUT_BLOCKS, bf16_weights=True, state_bytes="2"),
-    "muon": Support("torch", (2, 9), state_bytes="4.7"),
-    "prodigy": Support("pytorch_optimizer", (4, 1), _SUMS, factors=False, offload=False, state_bytes="16"),
+    "adamw_8bit": Support("torchao", (0, 18), _CUT_BLOCKS, bf16_weights=True, fused_backward=False, state_bytes="2"),
+    "muon": Support("torch", (2, 9), fused_backward=False, state_bytes="4.7"),
+    "prodigy": Support(
+        "pytorch_optimizer", (4, 1), _SUMS, factors=False, fused_backward=False, offload=False, state_bytes="16"
+    ),
     "came": Support("pytorch_optimizer", (4, 1), state_bytes="12.6"),
 }
 

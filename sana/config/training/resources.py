@@ -49,6 +49,11 @@ class TrainResources(Section):
         "of them (full), or each machine a copy in parts (hybrid, HSDP). No effect with one rank",
     )
     offload: GroupOffload = GroupOffload()
+    fused_backward: bool = Field(
+        False,
+        description="step each weight in the backward pass, as soon as its gradient is there, and free the gradient: "
+        "up to 4 bytes a parameter less (2 of bf16 weights), the same bits. Not with a norm over all gradients",
+    )
     prefetch_batches: int = Field(2, ge=1, le=64, description="micro batches read ahead, each in a thread")
     verify_checksums: bool = Field(True, description="check each sample's digest on every read")
     shard_cache_gib: float = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from sana.config.section import MAX_SEED, Neutral, Section
-from sana.config.training.conflicts import offload_conflict
+from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
@@ -123,6 +123,12 @@ class TrainConfig(Section):
             )
         conflict = offload_conflict(
             self.resources, optimizer=self.optimizer.name, max_skipped_steps=self.max_skipped_steps
+        ) or fused_backward_conflict(
+            self.resources,
+            optimizer=self.optimizer.name,
+            max_skipped_steps=self.max_skipped_steps,
+            gradient_clipping=self.gradient_clipping,
+            global_batch_size=self.global_batch_size,
         )
         if conflict:
             raise ValueError(conflict)

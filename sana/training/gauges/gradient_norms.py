@@ -1,11 +1,10 @@
 """The gradient's norm by group of parameters: which part of the model a large gradient comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from sana.training.metrics import GRAD_NORM, Scalar
-from sana.training.parallel.parallel import Parallel
 
 # the part of a parameter's name that says which group it belongs to; the rest embeds, modulates or projects
 _GROUPS = {".attn1.": "self_attention", ".attn2.": "cross_attention", ".ff.": "feed_forward"}
@@ -25,13 +24,11 @@ def groups_of(parameters: Mapping[str, nn.Parameter]) -> dict[str, list[nn.Param
     return groups
 
 
-def gradient_norms(parallel: Parallel, groups: Mapping[str, list[nn.Parameter]]) -> dict[str, Scalar]:
-    """Return the L2 norm of each group's gradient, by metric name; none where gradients are freed in backward.
+def gradient_norms(
+    grad_norm: Callable[[list[nn.Parameter]], Tensor], groups: Mapping[str, list[nn.Parameter]]
+) -> dict[str, Scalar]:
+    """Return the L2 norm of each group's gradient before clipping, by metric name, as `grad_norm` measures one.
 
-    Collective. Their squares add up to that of `train/grad_norm`. Call it before clipping.
+    Collective. Their squares add up to that of `train/grad_norm`.
     """
-    return {
-        f"{GRAD_NORM}_{group}": Scalar(parallel.grad_norm(members), "equal")
-        for group, members in groups.items()
-        if any(parameter.grad is not None for parameter in members)
-    }
+    return {f"{GRAD_NORM}_{group}": Scalar(grad_norm(members), "equal") for group, members in groups.items()}

@@ -14,7 +14,9 @@ from sana.training.optimizers.adamw import moments
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 from sana.training.parallel.sharding import local, part_of
 
-_SEED_OF_STEP = 0x9E3779B97F4A7C15  # odd: seeds of different steps differ
+# odd: the seeds of other steps and of other parameters differ
+_SEED_OF_STEP = 0x9E3779B97F4A7C15
+_SEED_OF_PARAMETER = 0xBF58476D1CE4E5B9
 
 
 def build(config: AdamWBf16Config, parameters: Parameters, setup: Setup) -> Optimizer:
@@ -24,17 +26,23 @@ def build(config: AdamWBf16Config, parameters: Parameters, setup: Setup) -> Opti
         betas=(config.beta1, config.beta2),
         seed=setup.seed,
     )
-    for parameter in parameters.values():
+    for number, parameter in enumerate(parameters.values()):
         optimizer.state[parameter] = moments(parameter, dtype=torch.bfloat16)
+        optimizer.numbers[parameter] = number
     return Optimizer(optimizer, parameters)
 
 
 class AdamWBf16(torch.optim.Optimizer):
-    """AdamW over fp32 or bf16 parameters. What is rounded in a step depends on the seed and the step's number only."""
+    """AdamW over fp32 or bf16 parameters.
+
+    How a parameter is rounded in a step depends on the seed, the step's number and the parameter's place in the model
+    only: `numbers` has that, 0 for a parameter that it lacks.
+    """
 
     def __init__(self, params: list[dict[str, Any]], *, betas: tuple[float, float], seed: int) -> None:
         super().__init__(params, {"lr": 0.0, "betas": betas})
         self._seed = seed
+        self.numbers: dict[Tensor, int] = {}
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -48,8 +56,10 @@ class AdamWBf16(torch.optim.Optimizer):
                 state[STEP] += 1
                 step = int(state[STEP].item())  # on the CPU
                 if parameter.device not in generators:
-                    seed = (self._seed + step * _SEED_OF_STEP) % 2**63
-                    generators[parameter.device] = torch.Generator(parameter.device).manual_seed(seed)
+                    generators[parameter.device] = torch.Generator(parameter.device)
+                number = self.numbers.get(parameter, 0)
+                seed = self._seed + step * _SEED_OF_STEP + number * _SEED_OF_PARAMETER
+                generators[parameter.device].manual_seed(seed % 2**63)
                 tensors = [local(t) for t in (parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])]
                 _step(tensors, _Draws(parameter, generators[parameter.device]), group, step=step)
 

@@ -35,14 +35,14 @@ class Optimizer:
     ) -> None:
         self._optimizer, self._parameters = optimizer, parameters
         self._unsaved = {STEP, *unsaved}
+        self._group_of: dict[nn.Parameter, dict[str, Any]] = {}  # of one parameter each, after `split`
 
     def step(self, learning_rate: float, skip: Tensor | None = None) -> None:
         """Take a step along the gradients, and free them; if `skip`, a bool scalar on the device, change nothing.
 
         What a checkpoint holds is put back then; what it does not hold is set by `set_step`.
         """
-        for group in self._optimizer.param_groups:
-            self._set_rate(group, learning_rate * group[FACTOR])
+        self.set_learning_rate(learning_rate)
         if skip is None:
             self._take()
         elif getattr(self._optimizer, "_step_supports_amp_scaling", False):
@@ -52,6 +52,35 @@ class Optimizer:
             with put_back(skip, [*self._parameters.values(), *self.state().values()]):
                 self._take()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set it for the next step, times the factor of each parameter."""
+        for group in self._optimizer.param_groups:
+            self._set_rate(group, learning_rate * group[FACTOR])
+
+    def split(self) -> None:
+        """Give each parameter a group of its own, so that `step_one` may take its step; `step` does the same as before.
+
+        What a group counts, it then counts for its parameter alone.
+        """
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in group.items()}
+                self._group_of[parameter] = {**own, "params": [parameter]}
+        self._optimizer.param_groups = list(self._group_of.values())
+
+    def step_one(self, parameter: nn.Parameter) -> None:
+        """Take the step of one parameter along its gradient, at the learning rate that was set, and free the gradient.
+
+        When each parameter had its turn, that is one `step`.
+        """
+        every = self._optimizer.param_groups
+        self._optimizer.param_groups = [self._group_of[parameter]]
+        try:
+            self._take()
+        finally:
+            self._optimizer.param_groups = every
+        parameter.grad = None
 
     def _set_rate(self, group: dict[str, Any], learning_rate: float) -> None:
         group["lr"] = learning_rate
