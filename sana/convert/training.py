@@ -20,6 +20,9 @@ OPTIMIZERS = {
     "ao-adamw8bit": "adamw_8bit",
     "bnb-adamw8bit": "adamw_8bit",
     "bnb-adamw8bit-paged": "adamw_8bit",
+    "ao-adamw4bit": "adamw_8bit",
+    "ao-adamfp8": "adamw_8bit",
+    "ao-adamwfp8": "adamw_8bit",
     "bnb-adamw": "adamw",
     "bnb-adamw-paged": "adamw",
     "adafactor": "adafactor",
@@ -174,6 +177,20 @@ def _convert_weights_dtype(conversion: Conversion, keys: Keys, optimizer: str) -
     conversion.set("train.weights_dtype", "bf16" if bf16 else "fp32",
                    "as there; fp32 master weights are safer, and take twice the memory" if bf16 else why,
                    *named)  # fmt: skip
+
+
+def convert_precision(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `train.mixed_precision`: without autocast SimpleTuner multiplies in TF32, unless it is disabled."""
+    named, precision = keys.present("mixed_precision"), keys.text("mixed_precision", "bf16")
+    strict, disabled = keys.present("disable_tf32"), keys.flag("disable_tf32")
+    if precision in ("no", "fp32"):
+        why = "strict float32, as there" if disabled else "TF32 as there, on a GPU; fp32 here is strict"
+        conversion.set("train.mixed_precision", "fp32" if disabled else "tf32", why, *named, *strict)
+        return
+    other = "" if precision == "bf16" else f"; {precision} is not here, it overflows"
+    conversion.set("train.mixed_precision", "bf16", f"as there{other}; the weights themselves: weights_dtype", *named)
+    for key in strict:
+        conversion.leave_out(key, disabled, "of no effect in bf16; precisions are named, each where it holds")
 
 
 def convert_clipping(conversion: Conversion, keys: Keys, run: Run) -> None:

@@ -40,7 +40,7 @@ FAMILIES = (
     Family("num_machines fsdp_* deepspeed* context_parallel*",
            "train.resources.sharding chooses DDP, FSDP2 or HSDP; on several machines torchrun or srun starts "
            "`sana train-worker CONFIG` on each"),
-    Family("dynamo_*", "nothing is compiled here yet"),
+    Family("dynamo_*", "train.resources.compile: the transformer's blocks are compiled on a GPU, without asking"),
     Family("crepa_*", "no CREPA regulariser here yet; SimpleTuner's has faults on frames that are not square"),
     Family("scheduled_sampling*", "no scheduled sampling here yet; on Sana Video SimpleTuner ignores half of it"),
     Family("tread_config layersync* distillation* twinflow* controlnet*",
@@ -62,7 +62,7 @@ FAMILIES = (
     Family("lr_num_cycles lr_scale",
            "schedules are constant, cosine, linear, polynomial and sine, see train.lr_schedule; the peak is "
            "train.learning_rate"),
-    Family("gradient_precision", "gradients are summed in fp32"),
+    Family("gradient_precision", "gradients have the dtype of the weights, train.weights_dtype"),
     Family("gradient_checkpointing_interval gradient_checkpointing_backend",
            "what is recomputed is chosen by memory: train.resources.activation_memory"),
     Family("attention_mechanism enable_xformers_memory_efficient_attention",
@@ -152,7 +152,7 @@ class Fault:
 
 
 FAULTS = (
-    Fault("", "feeds the VAE pixels in [0, 1], which expects [-1, 1]: every latent is off", "[-1, 1], VAE in fp32",
+    Fault("", "feeds the VAE pixels in [0, 1], which expects [-1, 1]: every latent is off", "[-1, 1], VAE in TF32",
           "pixel range"),
     Fault("resolution", "resolution 480 with pixel_area silently becomes 704x384 at 16:9, not 832x480",
           "the model's own 480p table", "sizes"),

@@ -91,6 +91,7 @@ def test_clipping(tmp_path: Path, changes: dict, kept: bool, expected: tuple) ->
         ({"optimizer": "optimi-adamw", "optimizer_config": "eps=1e-6"}, OptimiAdamWConfig(epsilon=1e-6), "bf16"),
         ({"optimizer": "ao-adamw8bit", "optimizer_beta2": 0.99}, AdamW8bitConfig(beta2=0.99), "bf16"),
         ({"optimizer": "bnb-adamw8bit", "optimizer_config": "eps=1e-7"}, AdamW8bitConfig(epsilon=1e-7), "bf16"),
+        ({"optimizer": "ao-adamw4bit"}, AdamW8bitConfig(), "bf16"),
         ({"optimizer": "bnb-adamw"}, AdamWConfig(), "fp32"),
         ({"optimizer": "adafactor", "optimizer_beta1": 0.5}, AdafactorConfig(), "fp32"),
         ({"optimizer": "prodigy", "optimizer_config": "d_coef=2,d0=1e-5,weight_decay=0.01"},
@@ -136,6 +137,28 @@ def test_released_gradients(tmp_path: Path, changes: dict, why_not: str) -> None
     assert config.train.resources.fused_backward == (wanted and not why_not)
     reasons = [key.why for key in conversion.not_carried if key.name == "optimizer_release_gradients"]
     assert [why_not in why for why in reasons] == ([True] if why_not else [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "said"),
+    [
+        ({"mixed_precision": "bf16"}, "bf16", "as there; the weights"),
+        ({"mixed_precision": "fp16"}, "bf16", "fp16 is not here, it overflows"),
+        ({"mixed_precision": "no"}, "tf32", "TF32 as there"),
+        ({"mixed_precision": "fp32", "disable_tf32": False}, "tf32", "TF32 as there"),
+        ({"mixed_precision": "no", "disable_tf32": True}, "fp32", "strict float32"),
+        ({"mixed_precision": "bf16", "disable_tf32": True}, "bf16", "as there"),
+        ({"dynamo_backend": "inductor", "dynamo_mode": "max-autotune"}, "bf16", "as there"),
+    ],
+)
+def test_precision(tmp_path: Path, changes: dict, precision: str, said: str) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.train.mixed_precision == precision and config.train.resources.compile == "auto"
+    assert said in next(setting.why for setting in conversion.settings if setting.key == "train.mixed_precision")
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+    left = {key.name: key.why for key in conversion.not_carried}
+    assert ("disable_tf32" in left) == (precision == "bf16" and "disable_tf32" in changes)
+    assert all("train.resources.compile" in left[key] for key in changes if key.startswith("dynamo"))
 
 
 def test_the_command_keeps_clipping_if_asked(tmp_path: Path) -> None:
