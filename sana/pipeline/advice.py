@@ -18,6 +18,9 @@ FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
 _MOST = 0.5  # of the sources
 _SOUND_EPOCHS = 100  # what is proposed instead of too many
 _SMALL_FACTOR = 0.1  # of Prodigy's step size: below it is meant as another optimizer's learning rate
+_PASSES_OF_TRAINING = 3  # of one sample: forward, and a backward pass of twice that
+_EVALUATED = 2  # sets of weights in the loop: live and EMA
+_EVAL_PART = 0.1  # of training, which eval losses are proposed to take
 _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
 
 
@@ -44,7 +47,7 @@ def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
         *_of_intervals(config),
     ]
     found += _of_sampling(config, facts)
-    return found if facts is None else [*found, *_of_samples(config, facts)]
+    return found if facts is None else [*found, *_of_samples(config, facts), *_of_evaluation(config, facts)]
 
 
 def _of_roles(config: Config) -> Iterator[Advice]:
@@ -193,6 +196,23 @@ def _of_samples(config: Config, facts: BucketFacts) -> Iterator[Advice]:
         steps = max(1, round(_SOUND_EPOCHS * samples * max(draws) / train.global_batch_size))
         text = f"{work} is {fewest:,.0f} epochs of {samples:,} train samples: they are likely to be memorised; "
         yield Advice(f"{text}add clips, or", "train.max_steps", steps)
+
+
+def _of_evaluation(config: Config, facts: BucketFacts) -> Iterator[Advice]:
+    """Eval losses in the loop that take longer than the training between them."""
+    train, every = config.train, config.train.resources.eval_every
+    samples = min(sum(of.eval for of in facts.buckets.values()), config.evaluate.max_samples)
+    passes = _EVALUATED * samples * config.evaluate.num_sigmas
+    of_step = _PASSES_OF_TRAINING * train.global_batch_size
+    if 0 < every <= train.max_steps and passes > every * of_step:
+        most = min(train.max_steps, -(-round(passes / _EVAL_PART) // of_step))
+        yield Advice(
+            f"train.resources.eval_every {every:,} is {every * of_step:,} forward passes of training, and an eval loss "
+            f"takes {passes:,} ({samples:,} samples x {config.evaluate.num_sigmas} levels, live and EMA weights): "
+            "most of the time is evaluation; lower evaluate.max_samples, or",
+            "train.resources.eval_every",
+            most,
+        )
 
 
 class Advisor(Observer):

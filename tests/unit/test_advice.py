@@ -92,6 +92,11 @@ CASES = [
     ("train.global_batch_size=64 | train.max_steps=70", 30,
      "train.global_batch_size 64 is above the 30 train samples: a step sees some of them more than once; "
      "-s train.global_batch_size=28"),
+    ("train.resources.eval_every=2", 8,
+     "train.resources.eval_every 2 is 24 forward passes of training, and an eval loss takes 32 (2 samples x 8 "
+     "levels, live and EMA weights): most of the time is evaluation; lower evaluate.max_samples, or "
+     "-s train.resources.eval_every=27"),
+    ("train.resources.eval_every=2 | evaluate.max_samples=1", 8, ""),
     ("train.max_steps=120", 10_000,
      "train.max_steps 120 x train.global_batch_size 4 is 0.048 epochs of 10,000 train samples: not all are seen; "
      "-s train.max_steps=2500"),
