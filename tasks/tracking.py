@@ -232,7 +232,7 @@ class StageRun:
     def _start(self, client: MlflowClient, run_id: str) -> None:
         attempt = int(client.get_run(run_id).data.tags.get("sana.attempt", "0")) + 1
         client.update_run(run_id, status="RUNNING")
-        tags = {"sana.attempt": str(attempt), "sana.version": str(self._recipe.version)}
+        tags = values.attempt_tags(self._tracker.config, self._recipe, attempt)
         client.log_batch(run_id, tags=_tags({**self._tracker.facts, **tags, "sana.pipeline": self._tracker.key}))
         context = [InputTag("mlflow.data.context", self._recipe.stage)]
         inputs = [

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import JsonValue
 
-from sana.artifact import Artifact, digest_of
+from sana.artifact import Artifact, Recipe, digest_of
 from sana.config.pipeline import Config
 from sana.config.section import Section
 from sana.facts import TrainFacts
@@ -116,6 +116,17 @@ def lineage(artifact: Artifact, store: Store) -> dict[str, object]:
         "uri": store.uri(artifact.key),
         "content": dict(artifact.content),
     }
+
+
+def attempt_tags(config: Config, recipe: Recipe, attempt: int) -> dict[str, str]:
+    """Tags of an attempt at a stage: the settings under `resources` are no params, as another attempt may have others.
+
+    They are not hashed, and yet some change the last bits.
+    """
+    section = sections(config).get(recipe.stage)
+    resources = {} if section is None else section.model_dump(mode="json").get("resources", {})
+    found = {f"sana.resources.{name}": value for name, value in flat(resources).items() if value not in ("", "null")}
+    return {**found, "sana.attempt": str(attempt), "sana.version": str(recipe.version)}
 
 
 def artifact_tags(artifact: Artifact, store: Store) -> dict[str, str]:

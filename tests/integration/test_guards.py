@@ -31,6 +31,7 @@ from tests.training_store import evaluate_job, train_config
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("own_sigterm")]
 
+METRICS_PAGE = Path(__file__).parents[2] / "docs/training-metrics.md"
 SKIPPED, LOSS = "train/skipped_steps", "train/loss"
 
 
@@ -213,8 +214,13 @@ def test_two_ranks_skip_as_one_does(
 
 
 def test_a_run_has_its_gauges_at_the_end_of_each_log_window(lab: Lab) -> None:
-    saved = lab.train("gauged", max_steps=7, log_every=3, checkpoint_every=100)
+    settings = {"eval_every": 7, "max_skipped_steps": 1}
+    saved = lab.train("gauged", max_steps=7, log_every=3, checkpoint_every=100, **settings)
     rows = m.parse_rows(read_metrics(lab.store, saved))
+    table = [line for line in METRICS_PAGE.read_text().splitlines() if line.startswith("|")]
+    documented = {name for line in table for name in re.findall(r"`(\w+/\w+)`", line.split("|")[1])}
+    logged = set[str]().union(*rows) - {"step"}
+    assert len(logged) > 20 and logged <= documented, "what a run logs is in the docs"
     of_window = {m.SAMPLES_PER_S, m.TOKENS_PER_S, m.TFLOPS, m.MFU, m.HOST_PEAK_GIB}
     assert [row["step"] for row in rows if of_window <= row.keys()] == [3, 6, 7]
     assert [row["step"] for row in rows if "train/grad_norm_other" in row] == [3, 6]

@@ -117,6 +117,10 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     assert paths_of(config, parent) == {"config/resolved.yaml", "lineage.json"}
     assert child.data.tags["host"] == "gpu-1" and child.data.tags["sana.uri"].endswith(artifact.key)
     assert [data.dataset.digest for data in child.inputs.dataset_inputs] == [upstream.fingerprint]
+    resources = config.train.resources.model_dump()
+    told = {name.removeprefix("sana.resources."): value for name, value in child.data.tags.items()}
+    assert all(told[name] == str(resources[name]) for name in ("compile", "activation_memory", "micro_batch_size"))
+    assert {name.partition(".")[0] for name in told} >= set(resources), "each setting that is not hashed"
     assert "" not in {*parent.data.tags.values(), *child.data.tags.values()}, "what is not known has no tag"
 
 

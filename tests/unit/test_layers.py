@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,30 @@ def test_stages_do_not_import_each_other_and_tasks_do_not_call_tasks() -> None:
         if path.startswith(f"{kind.replace('.', '/')}/") and name.startswith(f"{kind}.{stage}")
     ]
     assert not wrong
+
+
+# what sets a state of the whole process that others' numbers depend on, and where it may be: put back after use, or of
+# a process that does nothing else
+PROCESS_WIDE = {
+    r"torch\.backends\.\w+(\.\w+)* = |\.fp32_precision = ": {"sana/model/precision.py"},
+    r"set_float32_matmul_precision\(": set(),
+    r"set_default_dtype\(": {"sana/model/transformer.py"},
+    r"set_num_threads\(": {"sana/workers/encode_latents.py"},
+    r"use_deterministic_algorithms\(|set_grad_enabled\(False\)$|set_deterministic_debug_mode\(": set(),
+    r"torch\._(dynamo|inductor|functorch)\.config\.\w+ = ": set(),
+    r"torch\.(cuda\.)?(manual_seed|seed)\(|np\.random\.seed\(|[^.\w]random\.seed\(": {
+        "sana/model/tiny_model.py",  # within fork_rng, as in adamw_8bit
+        "sana/training/optimizers/adamw_8bit.py",
+        "sana/training/synthetic.py",  # a measurement's own process
+    },
+}
+
+
+@pytest.mark.parametrize("pattern", PROCESS_WIDE)
+def test_no_flag_of_the_process_decides_what_others_compute(pattern: str) -> None:
+    files = [path for folder in ("sana", "tasks", "flows") for path in (ROOT / folder).rglob("*.py")]
+    found = {str(path.relative_to(ROOT)) for path in files if re.search(pattern, path.read_text(), re.MULTILINE)}
+    assert found == PROCESS_WIDE[pattern]
 
 
 @pytest.mark.parametrize("library", sorted(DOORS))
