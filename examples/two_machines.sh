@@ -12,5 +12,5 @@ srun sana encode-worker examples/two_machines.yaml # one worker on each machine:
 sana run examples/two_machines.yaml --until encode_latents
 
 # one rank a GPU: number and meeting place from Slurm
-srun --ntasks 16 --ntasks-per-node 8 --kill-on-bad-exit=1 sana train-worker examples/two_machines.yaml
+srun --ntasks 16 --ntasks-per-node 8 --kill-on-bad-exit=1 --wait=0 sana train-worker examples/two_machines.yaml
 sana run examples/two_machines.yaml

@@ -26,6 +26,8 @@ GROUPS = {
     "prefect_retry": "a retry by Prefect runs only what failed, a cancel ends the worker, a run outlives its server",
     "sharded": "each optimizer on two ranks, whole and sharded: its steps, and steps that are skipped",
     "numbers": "counted and calibrated memory, a kill in an upload, the VAE's graphs",
+    "slurm": "training on two nodes of a Slurm cluster, pre-empted, then one node lost: the same losses",
+    "slurm_recipe": "what the recipe for Slurm does after mistakes, a cancel, and nodes that are gone",
     "seek": "late windows of every kind of video",
 }
 

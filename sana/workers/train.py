@@ -78,6 +78,7 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
             Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
         finished = trainer.run()
     if not finished:
+        parallel.finish()  # what starts the ranks may kill the others once one has left, and rank 0 commits last
         name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
         _log.info("%s: stopped after step %d, which is saved", name, trainer.state.step)
         raise SystemExit(trainer.stop.exit_code)
