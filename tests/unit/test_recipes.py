@@ -1,10 +1,12 @@
 """The recipes for clusters: what can be checked of them without a cluster or a container engine."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +97,65 @@ def test_jobs_give_up_on_a_users_mistake_only() -> None:
     for path in MANIFESTS:
         for document in documents(path):
             if document["kind"] == "Job":
-                [codes] = [rule["onExitCodes"] for rule in document["spec"]["podFailurePolicy"]["rules"][:1]]
+                [codes] = [
+                    rule["onExitCodes"]
+                    for rule in document["spec"]["podFailurePolicy"]["rules"]
+                    if rule["action"] == "FailJob"
+                ]
                 assert codes["values"] == list(range(1, EXIT_USER_ERROR + 1))
                 [container] = document["spec"]["template"]["spec"]["containers"]
                 assert codes["containerName"] == container["name"]
+
+
+def test_a_pod_that_is_drained_counts_for_nothing_whatever_it_ends_with() -> None:
+    for path in MANIFESTS:
+        for document in documents(path):
+            if document["kind"] == "Job":
+                rules = document["spec"]["podFailurePolicy"]["rules"]  # the first that holds counts
+                assert [rule["action"] for rule in rules] == ["Ignore", "FailJob"]
+
+
+RANKS = 'echo "$RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT $*" >>"$SAID"'
+WAIT = 'trap \'echo "$RANK saved" >>"$SAID"; exit 143\' TERM; for _ in {1..300}; do sleep 0.1; done'
+
+
+@pytest.mark.parametrize(
+    ("do", "code", "saved"),
+    [
+        ("exit 0", 0, []),
+        (f"((LOCAL_RANK == 1)) && sleep 0.5 && exit 75; {WAIT}", 75, [2]),  # the others of the pod are ended
+        (f"((LOCAL_RANK == 0)) && sleep 0.5 && exit 1; {WAIT}", 1, [3]),
+        (f"((LOCAL_RANK == 0)) && sleep 0.5 && exit 75; {WAIT.replace('143', '2')}", 1, [3]),
+        (f"((LOCAL_RANK == 1)) && sleep 0.5 && exec no-such-command; {WAIT}", 1, [2]),
+        (f"((LOCAL_RANK == 1)) && sleep 0.5 && kill -KILL $$; {WAIT}", 75, [2]),
+        (WAIT, 75, [2, 3]),  # the pod is told to end
+    ],
+)
+def test_the_script_of_a_training_pod(tmp_path: Path, do: str, code: int, saved: list[int]) -> None:
+    [container] = pods()["train.yaml"]["containers"]
+    given = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    assert int(given["GPUS"]) == container["resources"]["limits"]["nvidia.com/gpu"]
+    pretender, said = tmp_path / "sana", tmp_path / "said"
+    pretender.write_text(f"#!/bin/bash\n{RANKS}\n{do}\n")
+    pretender.chmod(0o755)
+    environ = {**os.environ, **given, "GPUS": "2", "JOB_COMPLETION_INDEX": "1", "SAID": str(said)}
+    environ["PATH"] = f"{tmp_path}:{environ['PATH']}"
+    pod = subprocess.Popen([*container["command"], *container["args"]], env=environ, stderr=subprocess.DEVNULL)
+    try:
+        if do == WAIT:
+            deadline = time.monotonic() + 20
+            while not said.exists() or said.read_text().count("train-worker") < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            pod.terminate()
+        assert pod.wait(20) == code
+    finally:
+        pod.kill()
+    lines = sorted(said.read_text().splitlines())
+    started = [line for line in lines if "train-worker" in line]
+    where = "4 2 sana-train-0.sana-train 29500 train-worker /config/train.yaml -s work_dir=/work"
+    assert started == [f"2 0 {where}", f"3 1 {where}"]
+    assert [line for line in lines if line not in started] == [f"{rank} saved" for rank in saved]
 
 
 @pytest.mark.parametrize("path", BATCH_SCRIPTS, ids=lambda path: path.name)
@@ -113,8 +170,8 @@ def test_recipes_call_commands_that_exist() -> None:
     called = set(re.findall(r'"\$SANA" ([a-z-]+)', scripts))
     for name, pod in pods().items():
         [container] = pod["containers"]
-        words = [*container.get("command", ["sana"]), *container["args"]]
         if name != "prefect-work-pool.json":
-            called.add(words[words.index("sana") + 1])
+            words = " ".join([*container.get("command", ["sana"]), *container["args"]])
+            called |= set(re.findall(r"\bsana ([a-z-]+)", words))
     assert called == {"run", "train-worker"}
     assert called <= set(cli.commands)
