@@ -98,6 +98,12 @@ class TrainResources(Section):
         description="warn of a loss that is more than so many robust standard deviations above the median of the 100 "
         "steps before; it changes nothing in training. 0: no warning",
     )
+    rendezvous_timeout_s: float = Field(
+        1800.0,
+        ge=1.0,
+        le=604_800.0,
+        description="how long a rank waits for the others at the start; who is missing is told every 30 s",
+    )
     stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
 
     @model_validator(mode="after")

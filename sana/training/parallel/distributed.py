@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError, RankLostError
 from sana.runtime.job import EXIT_TERMINATED
-from sana.training.parallel.elastic import join_restarted_ranks
+from sana.training.parallel.joining import join_ranks
 
 # as gloo, NCCL and the store write it
 _CONNECTION = re.compile(
@@ -29,11 +29,12 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
     Raises:
         ConfigError: the device is not there.
+        RankLostError: not all ranks have come in time.
     """
     device = config.resources.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
-    join_restarted_ranks(COLLECTIVE_TIMEOUT, device=device)
+    join_ranks(wait_s=config.resources.rendezvous_timeout_s, timeout=COLLECTIVE_TIMEOUT, device=device)
     return Accelerator(
         # bf16 weights compute in bf16 by themselves
         mixed_precision="bf16" if config.mixed_precision == "bf16" and config.weights_dtype == "fp32" else "no",

@@ -1,0 +1,90 @@
+"""Ranks that meet: who is missing is told, a wait has an end, and an earlier start is not taken for this one."""
+
+import logging
+import socket
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from torch.distributed import TCPStore
+
+from sana.errors import RankLostError
+from sana.training.parallel.joining import MeetingPlace, Wait, meet
+
+HERE = "127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.create_server((HERE, 0)) as free:
+        return int(free.getsockname()[1])
+
+
+class Ranks:
+    """Ranks that are threads, each of which waits for so many seconds."""
+
+    def __init__(self, num_ranks: int, wait_s: float, port: int | None = None) -> None:
+        self.num_ranks, self.wait_s, self.port = num_ranks, wait_s, port or free_port()
+        self._threads = ThreadPoolExecutor(num_ranks)
+
+    def start(self, rank: int) -> "Future[TCPStore]":
+        place = MeetingPlace(HERE, self.port, Wait(self.wait_s, say_every_s=0.2))
+        return self._threads.submit(meet, rank, self.num_ranks, place)
+
+
+def test_ranks_that_come_late_are_waited_for_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    ranks = Ranks(3, 20)
+    early = [ranks.start(1)]
+    with pytest.raises(TimeoutError):
+        early[0].result(0.8)
+    early.append(ranks.start(0))
+    with pytest.raises(TimeoutError):
+        early[1].result(0.8)
+    stores = [one.result(10) for one in [*early, ranks.start(2)]]
+    stores[0].set("key", "value")
+    assert stores[2].get("key") == b"value"
+    assert f"rank 1: rank 0 does not answer at {HERE}:{ranks.port}; waiting for " in caplog.text
+    name = socket.gethostname()
+    assert f"2 of 3 ranks have come: rank 0 on {name}, rank 1 on {name}; missing: rank 2; waiting for " in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+@pytest.mark.parametrize(
+    ("starting", "said"),
+    [
+        ([0, 1], ["2 of 3 ranks have come: rank 0 on", "missing: rank 2 within 1 s"]),
+        ([0], ["1 of 3 ranks have come", "missing: rank 1, rank 2 within 1 s"]),
+        ([1], ["rank 0 of this start did not answer at", "within 1 s"]),
+    ],
+)
+def test_who_never_came_is_named_with_the_setting(starting: list[int], said: list[str]) -> None:
+    ranks = Ranks(3, 1)
+    first, *others = [ranks.start(rank) for rank in starting]
+    with pytest.raises(RankLostError, match=r"train\.resources\.rendezvous_timeout_s") as told:
+        first.result(10)
+    assert all(part in str(told.value) for part in said)
+    for other in others:
+        assert isinstance(other.exception(10), RankLostError)
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server((HERE, 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RankLostError, match=f"cannot listen at {HERE}:{port}.*MASTER_PORT"):
+            Ranks(2, 5, port).start(0).result(10)
+
+
+def test_a_rank_that_is_back_before_the_earlier_start_has_ended(caplog: pytest.LogCaptureFixture) -> None:
+    earlier = Ranks(2, 20)
+    stores = [one.result(10) for one in (earlier.start(0), earlier.start(1))]
+    later = Ranks(2, 20, earlier.port)
+    back = later.start(1)
+    with pytest.raises(TimeoutError):
+        back.result(0.8)
+    assert "an earlier start has not ended yet" in caplog.text
+    stores.clear()  # its rank 0 ends
+    del earlier
+    new = later.start(0).result(10)
+    new.set("key", "new")
+    found = back.result(10)
+    found.set_timeout(timedelta(seconds=5))
+    assert found.get("key") == b"new"
