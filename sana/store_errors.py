@@ -12,6 +12,7 @@ _NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the serve
 _EXPIRED = "the credentials have expired: get new ones, then run again"
 _BUSY = "the store is overloaded or failing, and stayed so through all retries: run again later"
 _BROKEN = "the connection broke off in all retries: check the network, then run again"
+_NO_ANSWER = "no answer in time in any retry: the server hangs, or a firewall drops its answers"
 _NO_PERMISSION = "no permission: let this user or key read, write, list and delete here, or choose another root"
 TRUNCATED = "the object ends before the bytes asked for: it is truncated, or the index belongs to another object"
 # what S3 servers that run on disks of their own (MinIO, Ceph) answer when those are full
@@ -45,12 +46,16 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
         ("ClientPayloadError", "AioReadTimeoutError", "IncompleteReadError", "ConnectionClosedError", "ECONNRESET"),
         _BROKEN,
     ),
-    "ReadTimeoutError": "no answer in time in any retry: the server hangs, or a firewall drops its answers",
+    "ReadTimeoutError": _NO_ANSWER,
 }
 
 
 class StoreError(SanaError):
     """Storage refused a request: one line with the object, the cause and the fix."""
+
+
+class StoreAwayError(StoreError):
+    """Storage does not answer, or is busy: it may answer later."""
 
 
 class StoreFullError(StoreError, DiskFullError):
@@ -68,6 +73,8 @@ def clear_errors(uri: str, *errors: type[Exception], note: str = "", writing: bo
             raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
         cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
         kind = StoreFullError if code in FULL or code in S3_FULL else StoreError
+        if cause in (_NO_CONNECTION, _NO_ANSWER, _BUSY, _BROKEN):
+            kind = StoreAwayError
         raise kind(f"{uri}{note}: {cause} ({code})") from error
 
 

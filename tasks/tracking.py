@@ -127,8 +127,8 @@ class Tracker:
     def _pipeline_run(self) -> str | None:
         """Return the id of the pipeline's run; made by the first call that MLflow answers."""
         if self.run_id is None:
-            params = {name: section.hashed() for name, section in values.sections(self.config).items()}
-            run_id = self.find_or_create("pipeline", self.key, params)
+            hashed = {name: section.hashed() for name, section in values.sections(self.config).items()}
+            run_id = self.find_or_create("pipeline", self.key, values.params(self.config, hashed))
             if run_id and self.try_to(lambda client: self._describe(client, run_id)):
                 self.run_id = run_id
         return self.run_id
@@ -226,7 +226,8 @@ class StageRun:
     def _run_id(self) -> str | None:
         if self._id is None:
             recipe = self._recipe
-            self._id = self._tracker.find_or_create(recipe.stage, recipe.fingerprint, recipe.config)
+            params = values.params(self._tracker.config, {recipe.stage: recipe.config})[recipe.stage]
+            self._id = self._tracker.find_or_create(recipe.stage, recipe.fingerprint, params)
         return self._id
 
     def _start(self, client: MlflowClient, run_id: str) -> None:

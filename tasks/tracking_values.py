@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from sana.artifact import Artifact, Recipe, digest_of
 from sana.config.pipeline import Config
-from sana.config.section import Section
+from sana.config.section import Section, by_todays_names
 from sana.facts import TrainFacts
 from sana.store import Store
 from sana.training.metrics import parse_rows
@@ -33,6 +33,12 @@ def sections(config: Config) -> dict[str, Section]:
     """Return the sections of a config that say what is made; where it is made and shown is left out."""
     parts = {name: getattr(config, name) for name in type(config).model_fields if name != "tracking"}
     return {name: part for name, part in parts.items() if isinstance(part, Section)}
+
+
+def params(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return hashed settings by section as the config names them, which hashes may not."""
+    kinds = {name: type(part) for name, part in sections(config).items()}
+    return {name: by_todays_names(kinds.get(name, Section), hashed) for name, hashed in settings.items()}
 
 
 def pipeline_key(config: Config) -> str:

@@ -46,6 +46,22 @@ def no_fault(request: Request) -> None:
     """A policy that injects nothing."""
 
 
+class Outage:
+    """A policy: from the first upload whose path contains `path` on, every request is reset for `seconds`."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self.began: float | None = None
+
+    def is_on(self) -> bool:
+        return self.began is not None and time.monotonic() < self.began + self.seconds
+
+    def __call__(self, request: Request) -> Fault | None:
+        if self.began is None and request.method == "PUT" and self.path in request.path:
+            self.began = time.monotonic()
+        return Fault.RESET if self.is_on() else None
+
+
 class FaultyProxy:
     """Listens on the loopback, from `with` to its end; `policy` may be replaced at any time; `seen` is the log."""
 

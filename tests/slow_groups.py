@@ -18,6 +18,7 @@ GROUPS = {
     "kills": "kill -9 at twenty random moments of probe, bucket and encode_latents, on a disk",
     "kills_s3": "kill -9 at twenty random moments of encode_latents on S3, and of a whole tree of training processes",
     "stores": "gc beside what is old or encodes, uploads of 100 MB",
+    "s3_away": "S3 away for a minute, and for good, while a checkpoint is uploaded",
     "two_runs": "the real command twice at once on one root",
     "prefect": "runs of the encode-worker deployment",
     "vae_compile": "the VAE's encoder compiled by inductor",

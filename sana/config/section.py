@@ -85,6 +85,17 @@ def _hashed_as(name: str, value: Any, metadata: Sequence[Any]) -> dict[str, Any]
     return {name: value}
 
 
+def by_todays_names(kind: type[Section], hashed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hashed settings of this section under the names, and with the values, that a config has for them today."""
+    shown = dict(hashed)
+    for name, field in kind.model_fields.items():
+        for one in field.metadata:
+            if isinstance(one, HashedAs) and one.name in shown:
+                value = shown.pop(one.name)
+                shown[name] = next((new for new, old in one.values.items() if old == value), value)
+    return shown
+
+
 def default_member(name: str) -> BeforeValidator:
     """Choose the section `name` of a union where the config does not name one.
 

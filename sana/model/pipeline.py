@@ -95,6 +95,7 @@ def sample_video(
 
     Raises:
         ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
+        FloatingPointError: the sampled latents, or the pixels that the VAE makes of them, are not all finite.
     """
     Bucket(num_frames, height, width)  # raises for shapes that the VAE would floor
     embeds, mask = pad([prompt_embeds, negative_embeds])
@@ -123,5 +124,14 @@ def sample_video(
             callback_on_step_end=report,
             output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
         ).frames
-    pixels = decode_latents(pipe.vae, latents, precision=vae_precision)[0].permute(1, 2, 3, 0)
+    _require_finite(latents, "latents")
+    decoded = decode_latents(pipe.vae, latents, precision=vae_precision)
+    _require_finite(decoded, "decoded pixels")
+    pixels = decoded[0].permute(1, 2, 3, 0)
     return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def _require_finite(numbers: Tensor, what: str) -> None:
+    bad = int((~torch.isfinite(numbers)).sum())
+    if bad:
+        raise FloatingPointError(f"{bad} of {numbers.numel()} {what} are not finite")

@@ -11,7 +11,7 @@ from sana.data.rejections import check_rejects
 from sana.errors import RejectedError, SanaError, combine_errors
 from sana.pipeline import graph
 from sana.pipeline.graph import stage
-from sana.pipeline.pending import pending_detail
+from sana.pipeline.pending import as_configured, pending_detail
 from sana.pipeline.rehash import Rehashed
 from sana.report.states import StageState
 
@@ -104,7 +104,7 @@ def _decide(context: Context, name: str, inputs: Mapping[str, Artifact], *, forc
     if forced:
         return StagePlan(name, STALE, f"forced: run again ({total} {unit})", recipe, inputs, work=(0, total))
     before = latest(context.store, name)
-    why = config_diff(recipe, before)
+    why = config_diff(as_configured(context, recipe), before and as_configured(context, before))
     to_do, work = _to_do(done, total, unit), (done, total)
     if why:
         return StagePlan(name, STALE, f"{'; '.join(why)}; {to_do}", recipe, inputs, work=work)

@@ -30,7 +30,7 @@ def generate(job: Job[GenerateSpec]) -> None:
     def on_step(done: int, total: int) -> None:
         job.report(Progress(done, total, "sampler steps", phase="" if done < total else "decoding the latents"))
 
-    video = sample_one(job.config, pipe, embeds, negative, on_step)
+    video = sample_one(job.config, pipe, embeds, negative, on_step, name="the prompt")
     with atomic_write(Path(spec.out)) as temp:
         write_mp4(temp, video, fps=config.fps)
 

@@ -16,6 +16,7 @@ from sana.config.pipeline import Config
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.video import write_mp4
+from sana.errors import SanaError
 from sana.model.device import resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH
@@ -54,7 +55,7 @@ def sample(job: Job[SampleSpec]) -> None:
             of = f"prompt {number + 1} of {len(prompts)}: {name}" if done < steps else counted(len(prompts), "video")
             job.report(Progress(done, steps, "sampler steps", of))
 
-        videos[name] = sample_one(job.config, pipe, embeds, negative, on_step)
+        videos[name] = sample_one(job.config, pipe, embeds, negative, on_step, name=f"prompt {name}")
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     _contact_sheet(videos, texts).save(out / "contact_sheet.png")
     result = SampleResult(
@@ -89,9 +90,32 @@ def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: C
 
 
 def sample_one(
+    config: Config,
+    pipe: SanaPipeline,
+    embeds: Tensor,
+    negative: Tensor,
+    on_step: Callable[[int, int], None],
+    *,
+    name: str,
+) -> np.ndarray:
+    """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens.
+
+    Raises:
+        SanaError: its numbers are not finite; names the video, which is `name`, and the weights.
+    """
+    try:
+        return _sample(config, pipe, embeds, negative, on_step)
+    except FloatingPointError as error:
+        raise SanaError(
+            f"sample: no video of {name} with the {config.sample.weights} weights: {error}. The weights or the "
+            "prompt's embeddings are broken: look at the training's losses, sample from other weights "
+            "(sample.weights, an earlier checkpoint), or decode in sample.vae_precision=fp32"
+        ) from error
+
+
+def _sample(
     config: Config, pipe: SanaPipeline, embeds: Tensor, negative: Tensor, on_step: Callable[[int, int], None]
 ) -> np.ndarray:
-    """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens."""
     settings = config.sample
     return sample_video(
         pipe,

@@ -20,7 +20,6 @@ from torch import Tensor
 from sana.artifact import digest_of
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import Reader, load_samples
-from sana.data.shards.shard_cache import ShardFiles
 from sana.data.shards.shard_check import check_samples
 from sana.errors import SanaError
 from sana.model.model_resolver import local_checkpoint
@@ -34,6 +33,7 @@ from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
+from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, load_initial_weights
 from sana.training.loop import REPORT_EVERY_S, Trainer
@@ -135,7 +135,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         job.report(Progress(0, max_steps, "steps", phase="preparing the first batch"))
     compute = prepare_blocks(transformer, config.train, parallel, buckets=samples.buckets, work_dir=job.work_dir)
     resources = config.train.resources
-    files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
+    files = PatientShardFiles.configured(store, resources, work_dir=job.work_dir)
     trainer = Trainer(
         config,
         parallel,

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from sana.data.shards.shard_cache import ShardFiles
 from sana.errors import ConfigError, DiskFullError, SanaError
 from sana.progress import Progress
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
 from sana.store import Block, LocalStore
-from sana.store_errors import StoreError
+from sana.store_errors import StoreAwayError, StoreError
 from sana.training.checkpoints import retries
 from sana.training.checkpoints.checkpoint import checkpoint_steps
 from sana.workers import train as trainer
@@ -105,8 +106,37 @@ def test_storage_that_is_away_for_a_while_is_waited_for_behind_training(
     assert caplog.text.count("it is tried again") == 3
     monkeypatch.setattr(retries, "RETRY_FOR_S", 0.0)
     tries = iter(range(99))
-    with pytest.raises(StoreError, match="no connection"):
+    with pytest.raises(StoreError, match="no connection. It was tried again for 0 s; what was saved before is whole"):
         lab.train("gone", max_steps=4, checkpoint_every=2)
+
+
+@pytest.mark.parametrize(("times", "error"), [(5, None), (10**6, StoreAwayError), (1, StoreError)])
+def test_samples_are_waited_for_while_storage_is_away(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, times: int, error: type | None
+) -> None:
+    """Not for long, and not where storage refuses: a truncated shard will not heal."""
+    straight = lab.train("straight", max_steps=4)
+    read_into, lock, left = ShardFiles.read_into, threading.Lock(), times
+    raised = error if error is StoreError else StoreAwayError
+
+    def away(files: ShardFiles, shard: str, start: int, buffer: memoryview) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            if left >= 0:
+                raise raised("s3://b/k: no connection")
+        read_into(files, shard, start, buffer)
+
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(retries, "RETRY_FOR_S", 0.1)
+    monkeypatch.setattr(ShardFiles, "read_into", away)
+    if error is None:
+        lab.assert_same(straight, lab.train("away", max_steps=4))
+        assert "storage is back after" in caplog.text
+    else:
+        with pytest.raises(error, match="no connection"):
+            lab.train("away", max_steps=4)
+    assert ("samples cannot be read now; it is tried again" in caplog.text) == (error is not StoreError)
 
 
 def test_a_lease_that_is_lost_while_a_checkpoint_is_written_commits_nothing(

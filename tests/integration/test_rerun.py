@@ -101,6 +101,9 @@ def test_one_changed_value_changes_the_stages_that_read_it(
 def test_a_stale_stage_names_the_key_that_changed(place: Place) -> None:
     detail = {p.name: p.detail for p in plan(place.context("train.learning_rate=1e-3"))}["train"]
     assert "learning_rate 0.003 -> 0.001" in detail
+    # under the name and value that the config has, which the hash has not
+    detail = {p.name: p.detail for p in plan(place.context("encode_latents.vae_precision=fp32"))}["encode_latents"]
+    assert detail.startswith("vae_precision tf32 -> fp32; ")
 
 
 def test_every_changed_value_is_named_though_what_is_above_runs_again(place: Place) -> None:

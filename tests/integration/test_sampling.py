@@ -14,6 +14,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SanaVideoPipeline
 import sana.workers.sample as work
 from sana.artifact import FileInfo
 from sana.bucket import OFFICIAL_480P
+from sana.errors import SanaError
 from sana.model.objective import load_flow_shift
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.random import philox_normal
@@ -24,6 +25,7 @@ from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.model_export import export_model
 from sana.training.trainable import FullTransformer
+from sana.workers.sample import sample_one
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_alone
 
 CLIP = {"num_frames": 5, "height": 64, "width": 96}
@@ -93,6 +95,24 @@ def test_a_tiled_decoding_is_diffusers_own_and_another_video(tiny_model: Path, e
 def test_a_size_that_stock_diffusers_refuses_is_sampled(pipe: SanaPipeline, embeds: dict) -> None:
     frames = sample_video(pipe, **embeds, num_frames=1, height=48, width=80, **SETTINGS)
     assert frames.shape == (1, 48, 80, 3)
+
+
+@pytest.mark.parametrize("broken", ["latents", "decoded pixels"])
+def test_a_video_that_is_not_finite_is_an_error(place: Place, pipe: SanaPipeline, embeds: dict, broken: str) -> None:
+    """As uint8 it would be a video: of NaN, a black one."""
+    prompt, bias = embeds["prompt_embeds"], pipe.vae.decoder.conv_out.bias
+    if broken == "latents":
+        prompt = prompt.clone()
+        prompt[0, 0] = torch.nan
+    config = place.config("sample.num_inference_steps=1", "sample.bucket=5x64x96")
+    before = bias.detach().clone()
+    try:
+        if broken == "decoded pixels":
+            bias.data[1] = torch.inf - torch.inf
+        with pytest.raises(SanaError, match=rf"no video of prompt bunny with the ema weights: \d+ of \d+ {broken} are"):
+            sample_one(config, pipe, prompt, embeds["negative_embeds"], lambda *_: None, name="prompt bunny")
+    finally:
+        bias.data.copy_(before)
 
 
 def test_a_shape_that_would_be_floored_is_an_error(pipe: SanaPipeline, embeds: dict) -> None:

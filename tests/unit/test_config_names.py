@@ -9,6 +9,7 @@ from sana.config.load import check, load_config
 from sana.config.training.optimizer import AdamWConfig
 from sana.config.training.schedule import ConstantSchedule, CosineSchedule
 from sana.errors import ConfigError
+from tasks import tracking_values
 from tests.config_keys import dotted
 
 COSINE = "train.lr_schedule.name=cosine"
@@ -100,3 +101,16 @@ def test_every_new_name_is_a_key_of_today() -> None:
     today = dotted()
     assert {*renamed_keys.RENAMED_KEYS.values(), *renamed_keys.RENAMED_VALUES} <= today
     assert not set(renamed_keys.RENAMED_KEYS) & today
+
+
+@pytest.mark.parametrize(("value", "old"), [("tf32", "fp32"), ("fp32", "fp32_strict"), ("bf16", "bf16")])
+def test_what_is_shown_of_hashed_settings_has_the_names_of_the_config(value: str, old: str) -> None:
+    """In MLflow's params, of the pipeline and of a stage alike, and in why a stage runs again."""
+    config = load_config(DEMO, [f"encode_latents.vae_precision={value}"])
+    hashed = config.encode_latents.hashed()
+    assert hashed["vae_dtype"] == old and "vae_precision" not in hashed
+    shown = tracking_values.params(config, {"encode_latents": hashed, "train": config.train.hashed()})
+    assert shown == {
+        "encode_latents": {**{k: v for k, v in hashed.items() if k != "vae_dtype"}, "vae_precision": value},
+        "train": config.train.hashed(),
+    }

@@ -15,9 +15,9 @@ from torch import Tensor
 from sana.artifact import FileInfo
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
-from sana.errors import SanaError
 from sana.facts import ComputeSettings
 from sana.store import Store
+from sana.store_errors import StoreError
 from sana.training.checkpoints import checkpoint, checkpoint_io
 from sana.training.checkpoints.behind import Behind
 from sana.training.checkpoints.host_copy import HostCopy
@@ -202,16 +202,19 @@ class CheckpointManager:
         try:
             self._copy.wait()
             write = partial(checkpoint_io.write_parts, self.store, folder, parts, staging=self.staging)
-            mine = with_retries(partial(write, rank=self.rank, num_ranks=self.num_ranks), check=self.check)
+            work = partial(write, rank=self.rank, num_ranks=self.num_ranks)
+            mine = with_retries(work, what=f"the checkpoint of step {step} cannot be stored", check=self.check)
         finally:  # rank 0 must hear of a failure as well
             written = self._exchange.to_main(mine)
         if self.rank == 0:
             files: dict[str, FileInfo] = {}
             for rank, of_rank in enumerate(written):
                 if of_rank is None:
-                    raise SanaError(f"step {step} is not saved: rank {rank} failed to write its part and says why")
+                    # that rank's own exit code says whether to try again
+                    raise StoreError(f"step {step} is not saved: rank {rank} failed to write its part and says why")
                 files |= of_rank
-            with_retries(partial(self._commit, step, files, rows, cursor), check=self.check)
+            what = f"the checkpoint of step {step} cannot be committed"
+            with_retries(partial(self._commit, step, files, rows, cursor), what=what, check=self.check)
 
     def _commit(self, step: int, files: Mapping[str, FileInfo], rows: bytes, cursor: Cursor) -> None:
         self.check()

@@ -127,7 +127,10 @@ def hold_lease(store: Store, trajectory: str, *, wait: bool = False) -> Iterator
         lease._stop.set()
         thread.join()
         if not lease._lost:
-            store.delete(_key(folder, lease._number))
+            try:
+                store.delete(_key(folder, lease._number))
+            except StoreError as error:  # beside what ended training, which matters more
+                _log.warning("the lease is left behind, for %.0f s: %s", EXPIRES_S, error)
 
 
 def _age_s(claim: Claim) -> float:
