@@ -26,6 +26,8 @@ TINY = {
 }  # fmt: skip
 ADAFACTOR = {"name": "adafactor"}
 FUSED = "fp32, recomputed, fused_backward"
+OFFLOADED = "bf16, recomputed, offloaded"  # on a CPU the copies of blocks are in the same memory
+BLOCKS = {"type": "block_level", "use_stream": False}
 # name: layers, width, bucket, caption tokens, precision, micro batch, global batch, recomputed, optimizer
 SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str]]] = {
     "fp32, recomputed": (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
@@ -34,6 +36,7 @@ SETTINGS: dict[str, tuple[int, int, str, int, str, int, int, bool, dict[str, str
     "bf16, all kept, batch 2": (4, 512, "17x256x256", 64, "bf16", 2, 2, False, {}),
     "bf16, recomputed, 2 accumulated, Adafactor": (4, 768, "9x192x256", 64, "bf16", 1, 2, True, ADAFACTOR),
     FUSED: (4, 768, "9x192x256", 300, "fp32", 1, 1, True, {}),
+    OFFLOADED: (6, 512, "17x256x256", 300, "bf16", 1, 1, True, {}),
 }
 _CUDA = "--cuda"
 _MEASURE = "--measure"  # one setting, in this process
@@ -52,17 +55,20 @@ def config_of(name: str, device: str = "cpu") -> TrainConfig:
     *_, precision, micro, batch, recomputed, optimizer = SETTINGS[name]
     kept = "recompute_all" if recomputed else 1.0
     resources = {"device": device, "micro_batch_size": micro, "activation_memory": kept}
+    resources |= {"offload": BLOCKS} if name == OFFLOADED else {}
     settings = {"max_steps": 10, "global_batch_size": batch, "mixed_precision": precision, "resources": resources}
     if name == FUSED:
         resources["fused_backward"], settings["gradient_clipping"] = True, "none"
     return TrainConfig.model_validate(settings | ({"optimizer": optimizer} if optimizer else {}))
 
 
-def estimated(name: str) -> int:
+def estimated(name: str, device: str = "cpu") -> int:
     """Return the counted peak in bytes."""
     layers, width, bucket, tokens, *_ = SETTINGS[name]
     sizes = TransformerSizes.of(transformer(layers, width))
-    return estimate_training(config_of(name), sizes, Bucket.parse(bucket), caption_tokens=tokens, on_gpu=False).peak
+    return estimate_training(
+        config_of(name), sizes, Bucket.parse(bucket), caption_tokens=tokens, on_gpu=device == "cuda"
+    ).peak
 
 
 def measured(name: str, device: str = "cpu") -> int:

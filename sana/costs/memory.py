@@ -84,6 +84,8 @@ class TrainingSetting:
     has_spare: bool = False  # a copy of weights and optimizer state
     frees_gradients: bool = False  # each as soon as its parameter's step is taken, in the backward pass
     compiled: bool = False
+    blocks_on_device: int = 0  # with offload: how many blocks have their weights there at once; 0: without
+    has_host_memory: bool = True  # apart from the device's; not where a CPU trains
     num_shards: int = 1  # ranks that hold a part each of weights, gradients, optimizer state and EMA
 
 
@@ -97,6 +99,7 @@ class TrainingMemory:
     ema: int
     activations: int
     spare: int = 0  # a copy of weights and moments
+    host: int = 0  # beside the device's: in the host's memory, without the copy for a checkpoint
 
     @property
     def state(self) -> int:
@@ -140,6 +143,11 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
     if setting.frees_gradients:  # then those of a block at most, while the activations of all before it are kept
         moments = [(weight * block, last)]
     gradients, activations = max(moments, key=sum)
+    if setting.blocks_on_device:
+        copies = weight * block * min(layers, setting.blocks_on_device)
+        if setting.has_host_memory:
+            return _offloaded(sizes, setting, weight=weight, activations=round(copies + last))
+        activations += copies
     shards = setting.num_shards
     if shards > 1 and setting.accumulates:  # weights and gradients stay whole until the last micro batch
         activations += weight * parameters
@@ -153,4 +161,24 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         ema=MASTER_BYTES * parameters // shards if setting.has_ema else 0,
         activations=round(activations),
         spare=(weight * parameters + setting.optimizer_bytes) // shards if setting.has_spare else 0,
+        host=0 if setting.has_ema else MASTER_BYTES * parameters // shards,
+    )
+
+
+def _offloaded(sizes: TransformerSizes, setting: TrainingSetting, *, weight: int, activations: int) -> TrainingMemory:
+    """Return the memory where all of the blocks but copies is the host's: weights, gradients, moments; and the EMA.
+
+    The fullest moment is before the last block's backward pass: a block's gradients leave before the next one is
+    computed.
+    """
+    parameters, in_blocks = sizes.num_parameters, sizes.num_layers * sizes.block_parameters
+    rest = parameters - in_blocks
+    moments = round(setting.optimizer_bytes * rest / parameters)
+    return TrainingMemory(
+        weights=weight * rest,
+        gradients=weight * rest,
+        moments=moments,
+        ema=0,
+        activations=activations,
+        host=2 * weight * in_blocks + setting.optimizer_bytes - moments + MASTER_BYTES * parameters,
     )

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 
 from sana.bucket import Bucket
+from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
 from sana.costs.calibration import Calibration, Rate, Trial
 from sana.costs.machine import Machine
 from sana.costs.memory import MASTER_BYTES, training_memory
+from sana.costs.offload import text_encoder_parameters_on_device, transformer_parameters_on_device
 from sana.costs.text import TextSizes
 from sana.costs.training import kept_activations, optimizer_bytes, training_setting
 from sana.costs.transformer import TransformerSizes
@@ -85,17 +87,21 @@ class Rates:
         )
         return training_memory(self.transformer, bucket, setting).peak
 
-    def forward(self, bucket: Bucket) -> Rate:
-        """A forward pass of one sample."""
+    def forward(self, bucket: Bucket, offload: GroupOffload) -> Rate:
+        """A forward pass of one sample, with the stage's own offload."""
         flops = self.transformer.flops(bucket, caption_tokens=self.config.encode_captions.max_tokens).forward
+        held = transformer_parameters_on_device(self.transformer, offload)
         if self.calibration is not None and self.calibration.forward is not None:
             at = Bucket.parse(self.calibration.bucket)
-            return _scaled(self.calibration.forward, flops, self.transformer.flops(at).forward)
+            measured = _scaled(self.calibration.forward, flops, self.transformer.flops(at).forward)
+            # training's own offload was measured
+            there = transformer_parameters_on_device(self.transformer, self.config.train.resources.offload)
+            return replace(measured, peak_bytes=max(0, measured.peak_bytes + MASTER_BYTES * (held - there)))
         tokens, width = self.transformer.num_tokens(bucket), self.transformer.width
         # of the feed-forward network two tensors in bf16, and six of the width in fp32
         working = tokens * (2 * 2 * self.transformer.hidden * 2 + 6 * width * 4)
         # and the weights with their copies in bf16
-        weights = (MASTER_BYTES + 2) * self.transformer.num_parameters
+        weights = (MASTER_BYTES + 2) * held
         return self._estimated(flops, _SHARE_MODEL, weights + working)
 
     def encode(self, bucket: Bucket) -> Rate:
@@ -120,13 +126,15 @@ class Rates:
 
     def caption(self) -> Rate:
         """Encoding a caption."""
-        if self.calibration is not None and self.calibration.captions is not None:
-            return self.calibration.captions
         config = self.config.encode_captions
+        held = text_encoder_parameters_on_device(self.text_encoder, config.resources.offload)
+        element = 4 if config.dtype == "fp32" else 2
+        if self.calibration is not None and self.calibration.captions is not None:
+            measured, left = self.calibration.captions, element * (self.text_encoder.num_parameters - held)
+            return replace(measured, peak_bytes=max(0, measured.peak_bytes - left))
         tokens = config.max_tokens + (_TEMPLATE_TOKENS if config.template != "none" else 0)
-        weights = self.text_encoder.num_parameters * (4 if config.dtype == "fp32" else 2)
         working = 8 * config.batch_size * tokens * self.text_encoder.intermediate_size * 4
-        return self._estimated(self.text_encoder.flops(tokens), _SHARE_TEXT, weights + working)
+        return self._estimated(self.text_encoder.flops(tokens), _SHARE_TEXT, element * held + working)
 
     def _estimated(self, flops: float, share: float, peak_bytes: float) -> Rate:
         name = self.machine.device.upper() if self.machine.is_gpu else ""

@@ -3,6 +3,7 @@
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.costs.memory import MASTER_BYTES, Precision, TrainingMemory, TrainingSetting, training_memory
+from sana.costs.offload import blocks_on_device
 from sana.costs.transformer import KERNEL, TEMPORAL_KERNEL, TransformerSizes
 
 _PRECISION: dict[str, Precision] = {"fp32": "fp32", "tf32": "fp32", "bf16": "autocast"}
@@ -56,7 +57,9 @@ def training_setting(
         # to be able to undo a step; torch's fused AdamW on a GPU skips by itself
         has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),
         frees_gradients=resources.fused_backward,
-        has_ema=not (on_gpu and resources.ema_device == "cpu"),
+        has_ema=not (on_gpu and (resources.ema_device == "cpu" or resources.offload.is_on)),
+        blocks_on_device=blocks_on_device(resources.offload),
+        has_host_memory=on_gpu,
     )
 
 

@@ -6,6 +6,7 @@ Counts come from what is stored already; what is not counted yet is said to be u
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
@@ -158,8 +159,9 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     per_rank = config.global_batch_size / resources.num_processes
     seconds = steps * per_rank * counts.mean(rates.train, 0)
     if resources.eval_every:
+        forward = partial(rates.forward, offload=resources.offload)
         evals = steps // resources.eval_every
-        seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(rates.forward, 1)
+        seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(forward, 1)
     saves = -(-steps // resources.checkpoint_every)
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
     written += MASTER_BYTES * rates.transformer.num_parameters  # the export
@@ -179,13 +181,15 @@ def _evaluate(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     passes = _eval_samples(counts) * counts.config.evaluate.num_sigmas * len(WEIGHTS)
     basis = _basis(rates, lambda measured: measured.forward)
     unknown = "" if counts.samples() else "at most: not counted yet"
-    seconds = passes * counts.mean(rates.forward, 1)
-    return _cost(rates, plan.name, basis, seconds, None, counts.peak(rates.forward), unknown)
+    own, training = counts.config.evaluate.resources.offload, counts.config.train.resources.offload
+    forward = partial(rates.forward, offload=own if own.is_on else training)
+    seconds = passes * counts.mean(forward, 1)
+    return _cost(rates, plan.name, basis, seconds, None, counts.peak(forward), unknown)
 
 
 def _sample(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     config = counts.config.sample
-    forward, decode = rates.forward(config.shape), rates.decode(config.shape)
+    forward, decode = rates.forward(config.shape, config.resources.offload), rates.decode(config.shape)
     guided = 2 if config.guidance_scale > 1 else 1
     seconds = len(config.prompts) * (config.num_inference_steps * guided * forward.seconds + decode.seconds)
     basis = _basis(rates, lambda measured: measured.decode)

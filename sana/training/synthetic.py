@@ -57,7 +57,8 @@ class SyntheticModel:
         self.config, self.parallel = config, Parallel.open(config)
         transformer = random_transformer(
             transformer_config,
-            device=self.parallel.device,
+            # wrapped for offload, most of it must never have been on the device
+            device=torch.device("cpu") if config.resources.offload.is_on else self.parallel.device,
             dtype=DTYPES[config.weights_dtype],
             num_layers=num_layers,
         )
