@@ -2,6 +2,7 @@
 
 import math
 
+from sana.config.offload import GroupOffload
 from sana.config.section import union_members
 from sana.config.training.conflicts import fused_backward_conflict
 from sana.config.training.optimizer_support import SUPPORT
@@ -230,8 +231,9 @@ def convert_release(conversion: Conversion, keys: Keys, run: Run) -> None:
         return
     at, release = "train.resources", keys.flag("optimizer_release_gradients")
     sizes = {name: conversion.value(f"{at}.{name}") for name in ("num_processes", "micro_batch_size")}
+    offload = GroupOffload(type=conversion.value(f"{at}.offload.type"))
     conflict = fused_backward_conflict(
-        TrainResources().model_copy(update={"fused_backward": release, **sizes}),
+        TrainResources().model_copy(update={"fused_backward": release, **sizes, "offload": offload}),
         optimizer=conversion.value("train.optimizer.name"),
         max_skipped_steps=0,
         gradient_clipping=conversion.value("train.gradient_clipping"),

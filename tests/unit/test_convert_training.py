@@ -190,6 +190,8 @@ NO_OFFLOAD = ("none", 1, True, "")
          ("block_level", 1, False, ""), ("leaf_level", 1, False, "")),
         ({**FIVE, "gradient_checkpointing": False}, ("block_level", 1, True, ""),
          ("block_level", 1, True, "/fast-ssd/offload")),
+        ({**FIVE, "optimizer_release_gradients": True, "max_grad_norm": 0.5},
+         ("block_level", 1, True, ""), ("block_level", 1, True, "/fast-ssd/offload")),
         ({**FIVE, "num_processes": 2}, NO_OFFLOAD, ("block_level", 1, True, "/fast-ssd/offload")),
         ({**FIVE, "optimizer": "prodigy"}, NO_OFFLOAD, ("block_level", 1, True, "/fast-ssd/offload")),
         ({**FIVE, "enable_group_offload": False}, NO_OFFLOAD, NO_OFFLOAD),
