@@ -33,7 +33,7 @@ demo: .venv/ready .sana/tiny/model_index.json
 	$(BIN)/sana run configs/demo.yaml
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -q -m slow --durations=10
@@ -44,7 +44,7 @@ test-slow-group: .venv/dev
 
 coverage: .venv/dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-fail-under=85
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 import copy
 import fcntl
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -47,6 +48,24 @@ def _yaml_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "parse_yaml", lambda text, *, where: copy.deepcopy(parsed(text, where=where)))
         yield
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give the files whose tests fork processes to one worker: the server they are forked from takes ten seconds."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ForkingTogether(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "forking" if _forks(config.rootpath / file) else file
+
+    return ForkingTogether(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@functools.cache
+def _forks(path: Path) -> bool:
+    return bool(re.search(r"\bforked\b|\blab\.(start|run)\(|\bpair\.run\(", path.read_text(encoding="utf-8")))
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:

@@ -29,7 +29,7 @@ from sana.model.model_resolver import COMPONENTS, ModelRef
 from sana.pipeline.graph import STAGES, inputs_of, stage, stages_of
 from sana.stages import download, encode_captions, encode_latents, probe, train
 from sana.store import LocalStore
-from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
+from tests.pipeline_runs import ROOT, Place, as_shipped, inline_workers, new_place, run_stages
 
 # by name: overrides. The template's data set had an id of its own when the addresses were frozen
 CONFIGS = {"demo": (), "sana_video_480p": ("download.datasets.0.id=disney",)}
@@ -150,7 +150,7 @@ def write_store() -> None:
             for name in STAGES:
                 if hasattr(stage(name), "resolve_model"):
                     patch.setattr(f"sana.stages.{name}.resolve_model", lambda *args, **kwargs: real)
-            run_stages(place.context(shipped_buckets()))
+            run_stages(place.context(*as_shipped()))
         shutil.rmtree(STORE, ignore_errors=True)
         root = Path(place.root)
         for path in sorted([*root.glob("*/*/artifact.json"), *root.glob("*/history/*")]):

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from sana.data.tables import content_digest, read_table
 from sana.pipeline.graph import stage
-from tests.pipeline_runs import Place, inline_workers, new_place, run_stages, shipped_buckets
+from tests.pipeline_runs import Place, as_shipped, inline_workers, new_place, run_stages
 
 PATH = Path(__file__).parent / "golden/content.json"
 REWRITE = "python -m tests.golden_content --write"
@@ -30,7 +30,7 @@ _NOT_COMPARED = {"shard", "offset", "digest", "provenance"}
 
 def measure(place: Place) -> dict[str, Any]:
     """Run download to encode_latents in this process and return {stage: {version, content, counts}}."""
-    context = place.context(shipped_buckets())
+    context = place.context(*as_shipped())
     with inline_workers():
         done = run_stages(context, last="encode_latents")
     found = {}

@@ -253,13 +253,19 @@ def reference(
         return place, run_stages(place.context(*place_overrides(place)), last="train")
 
 
+def has_checkpoint(place: Place, step: int) -> bool:
+    return bool(list(Path(place.root).glob(f"train/*/checkpoints/step_{step:08d}/index.json")))
+
+
 def train_until_killed(place: Place, step: int, delay_s: float, marker: Path, *overrides: str) -> None:
-    """Run the train stage in this process, which is killed so long after that step."""
+    """Run the train stage in this process, which is killed so long after the step that follows a checkpoint's."""
     report = Job.report
 
     def report_and_die(job: Job[Any], progress: Progress) -> None:
         report(job, progress)
-        if progress.done == step:
+        if progress.done == step + 1:
+            while not has_checkpoint(place, step):  # it is written behind training, which waits here
+                time.sleep(0.001)
             threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     Job.report = report_and_die  # this process ends with it
@@ -272,22 +278,17 @@ def test_kills_while_training_change_no_bit(
 ) -> None:
     place = copied(encoded, tmp_path / "killed", "train", request)
     overrides = place_overrides(place)
-    checkpoints = Path(place.root) / "train"
-
-    def has_checkpoint(step: int) -> bool:
-        return bool(list(checkpoints.glob(f"*/checkpoints/step_{step:08d}/index.json")))
-
     for step in (2, 4):
         if what == "the process":
             delay_s = random.Random(step).random() * 0.02  # a step takes longer
-            process = forked.start(train_until_killed, place, step + 1, delay_s, tmp_path / "began", *overrides)
+            process = forked.start(train_until_killed, place, step, delay_s, tmp_path / "began", *overrides)
             process.join()
-            assert process.exitcode == -signal.SIGKILL and has_checkpoint(step)
+            assert process.exitcode == -signal.SIGKILL and has_checkpoint(place, step)
         else:
             tree = start(place, "train", *overrides)
-            wait_for(partial(has_checkpoint, step), tree)
+            wait_for(partial(has_checkpoint, place, step), tree)
             kill_tree(tree)
-    assert not has_checkpoint(6)
+    assert not has_checkpoint(place, 6)
     outcome = run_stages(place.context(*overrides), last="train")  # in a worker process, as in life
     expected = reference[1]["train"]
     assert outcome["train"].content == expected.content

@@ -8,7 +8,7 @@ import pytest
 
 from sana.pipeline.plan import plan
 from tests.golden_addresses import PATH, REWRITE, STORE, differences, measure, place_at, stand_in_model
-from tests.pipeline_runs import Place, shipped_buckets
+from tests.pipeline_runs import Place, as_shipped
 
 
 def test_no_address_of_the_shipped_configs_moves() -> None:
@@ -25,11 +25,11 @@ def place(tmp_path: Path) -> Place:
 
 def test_a_store_that_was_committed_before_is_still_cached(place: Place) -> None:
     with stand_in_model():
-        found = {stage.name: (stage.state, stage.detail) for stage in plan(place.context(shipped_buckets()))}
+        found = {stage.name: (stage.state, stage.detail) for stage in plan(place.context(*as_shipped()))}
     assert {state for state, _ in found.values()} == {"cached"}, found
 
 
 def test_a_changed_setting_is_not_found_in_it(place: Place) -> None:
     with stand_in_model():
-        found = {stage.name: stage.state for stage in plan(place.context(shipped_buckets(), "train.seed=1"))}
+        found = {stage.name: stage.state for stage in plan(place.context(*as_shipped(), "train.seed=1"))}
     assert [name for name, state in found.items() if state != "cached"] == ["train", "evaluate", "sample"]

@@ -18,7 +18,7 @@ from sana.facts import BucketFacts
 from sana.pipeline.check import check_data
 from sana.progress import noop
 from sana.store import open_store
-from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages, shipped_buckets
+from tests.pipeline_runs import ROOT, Place, as_shipped, inline_workers, new_place, run_stages
 from tests.video_files import make_video
 
 pytestmark = pytest.mark.timeout(120)
@@ -76,7 +76,7 @@ def test_it_shows_what_the_stage_then_does(place: Place) -> None:
     assert not Path(place.root).exists()
     rows_shown = [line.split() for line in shown.stdout.splitlines() if re.match(r"\d+x\d+x\d+ +\d", line)]
     lines = {name: values for name, *values in rows_shown}
-    context = place.context(shipped_buckets(), *overrides)
+    context = place.context(*as_shipped(), *overrides)
     made = run_stages(context, last="bucket")["bucket"]
     rows = read_table(context.store, made, "clips.parquet").to_pylist()
     facts = BucketFacts.of(made)

@@ -35,7 +35,7 @@ from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
 from tests.forked import forked_workers
-from tests.pipeline_runs import SMALL_BUCKETS, Place, inline_workers, new_place, run_alone, run_stages
+from tests.pipeline_runs import SMALLER, Place, inline_workers, new_place, run_alone, run_stages
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -231,7 +231,7 @@ def test_the_command_encodes_and_leaves_the_index_to_the_run(
     from flows.cli.main import main
 
     sets = (f"root={tmp_path / 'root'}", f"work_dir={tmp_path / 'work'}", f"model.path={bucketed.model}")
-    sets += (f"download.datasets.0.source={bucketed.clips}", SMALL_BUCKETS)
+    sets += (f"download.datasets.0.source={bucketed.clips}", *SMALLER)
     arguments = ["encode-worker", "configs/demo.yaml", *(part for text in sets for part in ("-s", text))]
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(Path(__file__).parents[2])

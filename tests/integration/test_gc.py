@@ -87,7 +87,7 @@ def test_old_artifacts_are_deleted_except_those_that_kept_ones_read(place: Place
     old = read_object_graph(store)
     before = time.time() + 1e-3
     time.sleep(0.01)
-    smaller = ("bucket.buckets=[9x64x96,9x64x64,9x96x64]",)
+    smaller = ("bucket.buckets=[9x32x64,9x32x32,9x64x32]",)
     with inline_workers():
         new = run_stages(context_of(place, *smaller), last="encode_latents")
     found = read_object_graph(store)

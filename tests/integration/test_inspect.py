@@ -13,7 +13,7 @@ from sana.errors import SanaError
 from sana.runtime.results import SampleInspection, StoredLatent
 from sana.workers.inspect_sample import contact_sheet, psnr_db
 from tests.maintained_stores import store_of
-from tests.pipeline_runs import SMALL_BUCKETS, Outcome, Place, inline_workers
+from tests.pipeline_runs import SMALLER, Outcome, Place, inline_workers
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -39,7 +39,11 @@ def test_a_sample_is_found_by_its_path_or_id(trained: tuple[Place, Outcome]) -> 
 def test_inspect_shows_the_source_beside_the_latent(trained: tuple[Place, Outcome], tmp_path: Path) -> None:
     place, _ = trained
     arguments = ["-s", f"work_dir={place.folder}/work", "-s", f"model.path={place.model}", "--root", place.root]
-    arguments += ["-s", f"download.datasets.0.source={place.clips}", "-s", SMALL_BUCKETS]
+    arguments += [
+        "-s",
+        f"download.datasets.0.source={place.clips}",
+        *(part for text in SMALLER for part in ("-s", text)),
+    ]
     with inline_workers():
         main(["inspect", "configs/demo.yaml", "bunny-01.mp4", *arguments, "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"side_by_side.mp4", "contact_sheet.png", "sample.json"}

@@ -13,7 +13,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.stages import encode_latents
 from sana.store import open_store
-from tests.pipeline_runs import SMALL_BUCKETS, inline_workers, new_place, run_stages
+from tests.pipeline_runs import SMALLER, inline_workers, new_place, run_stages
 from tests.prefect_server import PrefectServer
 
 CONFIG = """
@@ -146,7 +146,7 @@ def test_runs_of_the_worker_deployment_share_the_encoding(
         f"work_dir={place.folder / 'work'}",
         f"model.path={tiny_model}",
         f"download.datasets.0.source={place.clips}",
-        SMALL_BUCKETS,
+        *SMALLER,
         "encode_latents.resources.samples_per_part=2",
         "encode_latents.resources.remote_workers=2",
     ]

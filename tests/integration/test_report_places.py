@@ -16,7 +16,7 @@ from tasks.report import PAGE, DataReport
 from tasks.tracking import Tracker
 from tasks.tracking_observer import TrackingObserver
 from tasks.tracking_values import tracking_uri
-from tests.pipeline_runs import SMALL_BUCKETS, Outcome, Place
+from tests.pipeline_runs import SMALLER, Outcome, Place
 from tests.report_pages import run_with_hostile_names, states_of, thumbnails_of
 from tests.s3_server import WeedServer
 
@@ -39,7 +39,7 @@ def test_a_store_on_s3_gives_the_page_of_a_folder(done: tuple[Place, Outcome], s
 
 def command(place: Place, out: Path, *overrides: str) -> list[str]:
     sets = [f"root={place.root}", f"work_dir={place.folder / 'work'}", f"download.datasets.0.source={place.clips}",
-            f"model.path={place.model}", SMALL_BUCKETS, *overrides]  # fmt: skip
+            f"model.path={place.model}", *SMALLER, *overrides]  # fmt: skip
     return ["report", "configs/demo.yaml", "-o", str(out), *(part for text in sets for part in ("-s", text))]
 
 

@@ -138,10 +138,10 @@ def test_a_value_that_an_earlier_run_had_is_named_and_may_be_cached(place: Place
 def test_a_bucket_reruns_from_bucket_on(place: Place) -> None:
     """Captions are read of the clips that are left: with the same clips left, none is encoded again."""
     outcome = run_stages(
-        place.context("bucket.buckets=[17x64x96,17x48x48,17x96x64,9x64x96,9x48x48,9x96x64]"), last="encode_latents"
+        place.context("bucket.buckets=[17x32x64,17x48x48,17x64x32,9x32x64,9x48x48,9x64x32]"), last="encode_latents"
     )
     assert outcome.ran == ["bucket", "encode_latents"]
-    assert states(place, "bucket.buckets=[17x64x96,17x48x48,17x96x64,9x64x96,9x48x48,9x96x64]")["train"] == "stale"
+    assert states(place, "bucket.buckets=[17x32x64,17x48x48,17x64x32,9x32x64,9x48x48,9x64x32]")["train"] == "stale"
     squares = sum(row["bucket"].endswith("48x48") for row in read_rows(place, outcome, "encode_latents"))
     assert outcome["encode_latents"].counts.extra["encoded"] == squares > 0
 

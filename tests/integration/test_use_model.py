@@ -18,7 +18,7 @@ from sana.pipeline.run import Run, run_stages
 from sana.store import LocalStore, Store, open_store
 from sana.training.checkpoints.checkpoint_io import load_weights
 from tests.maintained_stores import context_of, flip, store_of
-from tests.pipeline_runs import SMALL_BUCKETS, Outcome, Place, inline_workers
+from tests.pipeline_runs import SMALLER, Outcome, Place, inline_workers
 from tests.s3_server import WeedServer
 
 pytestmark = pytest.mark.timeout(200)
@@ -28,7 +28,7 @@ SAMPLE = ("sample.num_inference_steps=2", "sample.bucket=5x64x96")
 def options(place: Place, *more: str) -> list[str]:
     values = [
         f"work_dir={place.folder}/work", f"model.path={place.model}", f"download.datasets.0.source={place.clips}",
-        SMALL_BUCKETS, "train.max_steps=2", *SAMPLE, *more,
+        *SMALLER, "train.max_steps=2", *SAMPLE, *more,
     ]  # fmt: skip
     return ["--root", place.root, *(x for value in values for x in ("-s", value))]
 
