@@ -1,6 +1,9 @@
 """What a training config costs on one rank, from the model's sizes: memory of a step, and its FLOPs."""
 
+from typing import Literal
+
 from sana.bucket import Bucket
+from sana.config.training.optimizer import AdafactorConfig
 from sana.config.training.train import TrainConfig
 from sana.costs.memory import MASTER_BYTES, Precision, TrainingMemory, TrainingSetting, training_memory
 from sana.costs.offload import blocks_on_device
@@ -21,8 +24,8 @@ def optimizer_bytes(config: TrainConfig, sizes: TransformerSizes) -> int:
         d, h = sizes.width, sizes.hidden
         matrices = 4 * d * d + 2 * (d + sizes.cross_attention_dim) * sizes.cross_width + 3 * d * h
         return MASTER_BYTES * (2 * parameters - sizes.num_layers * matrices)
-    if name == "adafactor":
-        return _factored(sizes)
+    if isinstance(config.optimizer, AdafactorConfig):
+        return _factored(sizes, kernels=config.optimizer.kernels)
     if name == "came":
         return MASTER_BYTES * parameters + 2 * _factored(sizes)
     return round(per_parameter.get(name, 2.0 * MASTER_BYTES) * parameters)
@@ -108,10 +111,12 @@ def estimate_training(
     return training_memory(sizes, bucket, setting)
 
 
-def _factored(sizes: TransformerSizes) -> int:
+def _factored(sizes: TransformerSizes, *, kernels: Literal["last_two", "matrix"] = "last_two") -> int:
     """Rows and columns of the last two dimensions: of a 1 x 1 kernel that is twice the kernel, of a matrix little."""
     d, h = sizes.width, sizes.hidden
-    kernels = 2 * (2 * h * d + h * d) + (TEMPORAL_KERNEL + 1) * d * d + 2 * h * 2 * (KERNEL // 3)
+    factors = 2 * (2 * h * d + h * d) + (TEMPORAL_KERNEL + 1) * d * d + 2 * h * 2 * (KERNEL // 3)
+    if kernels == "matrix":
+        factors = (2 * h + d) + (2 * h + KERNEL) + (d + h) + (d + TEMPORAL_KERNEL * d)
     matrices = 8 * 2 * d + 6 + d  # of the two attentions, and the modulation
-    vectors = 4 * h + 12 * d  # biases and norms, whose squares are kept whole
-    return MASTER_BYTES * sizes.num_layers * (kernels + matrices + vectors)
+    vectors = 4 * h + 9 * d  # biases and norms, whose squares are kept whole
+    return MASTER_BYTES * sizes.num_layers * (factors + matrices + vectors)

@@ -83,12 +83,18 @@ def test_a_block_saves_what_autograd_keeps(precision: Precision) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, "fp32") for name in OPTIMIZERS), ("adamw_bf16", "bf16"), ("optimi_adamw", "bf16")]
+    ("name", "dtype", "more"),
+    [
+        *((name, "fp32", {}) for name in OPTIMIZERS),
+        ("adamw_bf16", "bf16", {}),
+        ("optimi_adamw", "bf16", {}),
+        ("adafactor", "fp32", {"kernels": "matrix"}),
+    ],
 )
-def test_optimizer_has_the_state_that_is_counted(name: str, dtype: str) -> None:
+def test_optimizer_has_the_state_that_is_counted(name: str, dtype: str, more: dict[str, Any]) -> None:
     if name in ("optimi_adamw", "prodigy", "came"):
         pytest.importorskip({"optimi_adamw": "optimi"}.get(name, "pytorch_optimizer"))
-    settings = {"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name}, "weights_dtype": dtype}
+    settings = {"max_steps": 1, "global_batch_size": 1, "optimizer": {"name": name, **more}, "weights_dtype": dtype}
     config = TrainConfig.model_validate(settings)
     wide = {**SMALL, "num_attention_heads": 8, "num_cross_attention_heads": 8, "cross_attention_dim": 192}
     model = random_transformer(wide, device=torch.device("cpu"), dtype=DTYPES[dtype])

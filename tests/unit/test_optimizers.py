@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from sana.config.section import union_members
-from sana.config.training.optimizer import OptimizerConfig
+from sana.config.training.optimizer import AdafactorConfig, OptimizerConfig
 from sana.config.training.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
@@ -31,6 +31,16 @@ from tests.optimizer_cases import (
 from tests.rank_pair import RankPair
 
 pytestmark = pytest.mark.timeout(60)
+
+KERNELS = "adafactor, kernels as matrices"
+
+
+def config_of(name: str, weights: str) -> TrainConfig:
+    if name != KERNELS:
+        return config(name, weights)
+    plain = config("adafactor", weights)
+    assert isinstance(plain.optimizer, AdafactorConfig)
+    return plain.model_copy(update={"optimizer": plain.optimizer.model_copy(update={"kernels": "matrix"})})
 
 
 def test_each_optimizer_has_a_section_support_a_builder_and_a_case_here() -> None:
@@ -94,7 +104,7 @@ def test_a_compiled_model_learns_the_same_and_is_compiled_once(name: str) -> Non
     assert counter.frame_count == 1
 
 
-RANK_CASES = [case for case in CASES if SUPPORT[case[0]].fsdp2]
+RANK_CASES = [*(case for case in CASES if SUPPORT[case[0]].fsdp2), (KERNELS, "fp32")]
 BY_ROWS = ("adamw", "adamw_bf16", "optimi_adamw")  # each number by itself: sharded to the bit as whole
 TOLERANCE = 1e-5  # of those that add up numbers of all rows, relative to the largest of a tensor
 
@@ -112,7 +122,7 @@ def _whole_state_after_steps(sharded: bool) -> dict[str, Tensor]:
             parameters = {
                 key: nn.Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for key, p in parameters.items()
             }
-        optimizer = build_optimizer(config(name, weights), parameters)
+        optimizer = build_optimizer(config_of(name, weights), parameters)
         for step in range(4):
             if mesh is not None and step == 2:
                 for parameter in parameters.values():
@@ -151,6 +161,34 @@ def test_two_ranks_sharded_where_it_holds_take_the_steps_of_one(pair: RankPair) 
         for key, whole in expected.items():
             bound = 0.0 if key.split()[0] in BY_ROWS else TOLERANCE * abs(whole).max()
             assert abs(found[key] - whole).max() <= bound, key
+
+
+def test_adafactor_s_kernels_as_matrices_take_the_steps_of_matrices() -> None:
+    """torch's own Adafactor over the kernels as views [outputs, all else]; two steps and two resumed are its four."""
+    ours, theirs, resumed = (dict(module().named_parameters()) for _ in range(3))
+    flat = {key: nn.Parameter(p.detach().flatten(1)) if p.ndim > 2 else p for key, p in theirs.items()}
+    plain = library("adafactor", flat)
+    one = build_optimizer(config_of(KERNELS, "fp32"), ours)
+    largest = max(tensor.numel() for name, tensor in one.state().items() if name.startswith("depth.weight."))
+    assert largest == 9, "of a kernel [6, 1, 3, 3] a row of 9 and a column of 6"
+    other = build_optimizer(config_of(KERNELS, "fp32"), resumed)
+    for step in range(4):
+        for parameters in (ours, theirs, resumed):
+            gradients(parameters, step)
+        for key, view in flat.items():
+            view.grad = None if theirs[key].grad is None else theirs[key].grad.view(view.shape)  # type: ignore[union-attr]
+        plain(rate(step))
+        one.step(rate(step))
+        other.step(rate(step))
+        if step == 1:
+            saved = copied(other.state())
+            other = build_optimizer(config_of(KERNELS, "fp32"), resumed)
+            for key, tensor in other.state().items():
+                tensor.copy_(saved[key])
+            other.set_step(2)
+    for key, weight in ours.items():
+        torch.testing.assert_close(weight.view(flat[key].shape), flat[key], rtol=1e-5, atol=1e-7)
+        assert torch.equal(weight, resumed[key]), key
 
 
 def adamw_formula(weight: Tensor, grad: Tensor, state: dict, rate: float, decay: float) -> Tensor:

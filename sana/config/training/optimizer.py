@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sana.config.section import Section, default_member
+from sana.config.section import Neutral, Section, default_member
 
 _DECAY = "decoupled weight decay of matrices and kernels"
 
@@ -49,6 +49,11 @@ class AdafactorConfig(Section):
     epsilon: float = Field(1e-3, gt=0.0, description="smallest size of a parameter; steps are relative to its size")
     clip_threshold: float = Field(1.0, ge=1.0, description="root mean square to which a step is clipped")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description=_DECAY)
+    kernels: Annotated[Literal["last_two", "matrix"], Neutral("last_two")] = Field(
+        "last_two",
+        description="a convolution's kernel has rows and columns of its last two dimensions, as torch has it, or is a "
+        "matrix of outputs and all else, of which next to nothing is kept",
+    )
 
 
 class MuonConfig(AdamWSettings):

@@ -38,7 +38,7 @@ _SUMS = "its library adds up numbers of all weights, of which a rank has a part"
 
 SUPPORT = {
     "adamw": Support("torch", (2, 6), state_bytes="8"),
-    "adafactor": Support("torch", (2, 6), state_bytes="4.3"),
+    "adafactor": Support("torch", (2, 6), state_bytes="4.3, kernels as matrices 0.005"),
     "adamw_bf16": Support("torch", (2, 6), bf16_weights=True, state_bytes="4"),
     "optimi_adamw": Support("torch-optimi", (0, 3), bf16_weights=True, state_bytes="8, with bf16 weights 6"),
     "adamw_8bit": Support("torchao", (0, 18), _CUT_BLOCKS, bf16_weights=True, fused_backward=False, state_bytes="2"),

@@ -1,14 +1,15 @@
 """Adafactor (Shazeer and Stern, arXiv 1804.04235), torch's own: of a matrix it keeps a row and a column of squares.
 
 A step is relative to the parameter's own size: at most the learning rate times it, and 1 / sqrt(steps) times it.
-torch's own knows no sharded tensors: of those each rank takes the same step on its rows, with sums over all ranks.
+torch's own knows no sharded tensors, and factors a kernel by its last two dimensions. So for sharded ones, where each
+rank steps on its rows with sums over all ranks, and for kernels as matrices the same step is written out here.
 """
 
 import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, zeros
 
 from sana.config.training.optimizer import AdafactorConfig
@@ -24,41 +25,48 @@ def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Opti
         eps=(None, config.epsilon),
         d=config.clip_threshold,
     )
+    as_matrices = config.kernels == "matrix"
     for parameter in parameters.values():
         # what torch itself would put there at the first step
         state = {STEP: torch.zeros((), dtype=torch.float32)}
         if parameter.ndim > 1:
-            *outer, num_rows, num_columns = parameter.shape
-            state["row_var"] = _zeros((*outer, num_rows, 1), parameter)
-            state["col_var"] = _zeros((*outer, 1, num_columns), parameter)
+            num_all = parameter.shape[1:].numel()
+            *outer, rows, columns = (parameter.shape[0], num_all) if as_matrices else parameter.shape
+            state["row_var"] = _zeros((*outer, rows, 1), parameter)
+            state["col_var"] = _zeros((*outer, 1, columns), parameter, is_whole=not outer)
         else:
             state["variance"] = torch.zeros_like(parameter)
         optimizer.state[parameter] = {key: tensor.detach() for key, tensor in state.items()}
-    return _Adafactor(optimizer, parameters)
+    return _Adafactor(optimizer, parameters, as_matrices=as_matrices)
 
 
 class _Adafactor(Optimizer):
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Parameters, *, as_matrices: bool) -> None:
+        super().__init__(optimizer, parameters)
+        self._as_matrices = as_matrices
+
     def _take(self) -> None:
-        if not any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
+        if not self._as_matrices and not any(isinstance(p, DTensor) for p in self._parameters.values()):
             super()._take()
             return
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _step_of_shards(parameter, self._optimizer.state[parameter], group)
+                    _step(parameter, self._optimizer.state[parameter], group)
 
 
-def _zeros(shape: tuple[int, ...], parameter: Tensor) -> Tensor:
-    """Return zeros, sharded as the parameter is; columns of all rows, which a matrix shares, whole."""
-    if not isinstance(parameter, DTensor) or shape[0] != parameter.shape[0]:
+def _zeros(shape: tuple[int, ...], parameter: Tensor, *, is_whole: bool = False) -> Tensor:
+    """Return zeros, sharded by the first dimension as the parameter is; `is_whole`: on every rank."""
+    if is_whole or not isinstance(parameter, DTensor):
         return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
     return zeros(shape, dtype=parameter.dtype, device_mesh=parameter.device_mesh, placements=parameter.placements)
 
 
 @torch.no_grad()
-def _step_of_shards(parameter: DTensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-    """Take torch's step on this rank's rows. Collective."""
-    weight, gradient = local(parameter), local(parameter.grad)  # type: ignore[arg-type]  # a DTensor's is there
+def _step(parameter: nn.Parameter, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    """Take torch's step, on this rank's rows of a sharded parameter. A kernel is a matrix if its state is one's."""
+    assert parameter.grad is not None
+    weight, gradient = local(parameter), local(parameter.grad)
     tiny = torch.finfo(weight.dtype).eps
 
     def size(shards: Tensor) -> float:
@@ -72,13 +80,11 @@ def _step_of_shards(parameter: DTensor, state: dict[str, Tensor], group: dict[st
     weight.mul_(1 - group["lr"] * group["weight_decay"])
     if parameter.ndim > 1:
         rows, columns = local(state["row_var"]), local(state["col_var"])
+        gradient = gradient.reshape(-1, columns.shape[-1]) if rows.ndim == 2 else gradient
         squares = gradient.square()
         rows.lerp_(squares.mean(-1, keepdim=True), moved)
-        if (
-            parameter.ndim == 2
-        ):  # its rows are on all ranks; of a kernel the first dimension is, which nothing sums over
-            of_all = torch.cat([squares.sum(0), rows.sum(0)])
-            of_all = sum_of_shards(of_all, parameter) / parameter.shape[0]
+        if rows.ndim == 2:  # its rows are on all ranks; of a kernel the first dimension is, which nothing sums over
+            of_all = sum_of_shards(torch.cat([squares.sum(0), rows.sum(0)]), parameter) / parameter.shape[0]
             columns.lerp_(of_all[:-1].unsqueeze(0), moved)
             mean_row = of_all[-1:].unsqueeze(0)
         else:
@@ -88,4 +94,4 @@ def _step_of_shards(parameter: DTensor, state: dict[str, Tensor], group: dict[st
     else:
         estimate = local(state["variance"]).lerp_(gradient.square(), moved).clone()
     update = estimate.clamp_(min=tiny * tiny).rsqrt_().mul_(gradient)
-    weight.add_(update, alpha=-scale / max(1.0, size(update) / group["d"]))
+    weight.add_(update.view(weight.shape), alpha=-scale / max(1.0, size(update) / group["d"]))

@@ -82,8 +82,10 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def sum_of_shards(partial: Tensor, of: DTensor) -> Tensor:
-    """Return the sum of what each rank has of its shards of a tensor, on each of them. Collective."""
+def sum_of_shards(partial: Tensor, of: Tensor) -> Tensor:
+    """Return the sum of what each rank has of its shards of a tensor, on each of them; of a whole one as it is."""
+    if not isinstance(of, DTensor):
+        return partial
     torch.distributed.all_reduce(partial, group=of.device_mesh.get_group("shard"))
     return partial
 
