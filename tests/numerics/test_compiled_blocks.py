@@ -62,15 +62,17 @@ def test_one_graph_a_bucket_whatever_the_caption(
                 predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, num_tokens, 16), None)
         assert blocks.num_graphs == blocks.num_shapes == num_buckets + 1
         assert (torch._dynamo.config.recompile_limit, torch._functorch.config.activation_memory_budget) == others
+    torch.compile(lambda number: number + 1, backend=pass_through)(torch.zeros(2))  # as adamw_8bit does, of its steps
+    assert blocks.num_graphs == num_buckets + 1
     blocks.check()
     assert not warnings(caplog)
-    with caplog.at_level(logging.WARNING):
-        torch._dynamo.utils.counters["stats"]["unique_graphs"] += 1  # as if a guard had failed
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), caplog.at_level(logging.WARNING):
+        predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, 64, 16), None)
         blocks.check()
         blocks.check()
-    torch._dynamo.utils.counters["stats"]["unique_graphs"] -= 1
     [warning] = warnings(caplog)
-    assert f"{num_buckets + 2} graphs were compiled for {num_buckets + 1} shapes" in warning
+    assert blocks.num_graphs > num_buckets + 1  # another precision at the same shape
+    assert f"{blocks.num_graphs} graphs were compiled for {num_buckets + 1} shapes" in warning
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -37,17 +37,12 @@ class CompiledBlocks:
         self._limit = torch._dynamo.config.patch(recompile_limit=_MAX_GRAPHS)
         self._budget = torch._functorch.config.patch(activation_memory_budget=kept)
         self._shapes: set[tuple[object, ...]] = set()
-        self._graphs_before = _unique_graphs()
+        self.num_graphs = 0  # that were compiled so far; torch counts those of others too, such as an optimizer's
         self._warned = False
         # one function for all blocks, so that twenty of them are compiled once
         self._compiled = torch.compile(type(blocks[0]).forward, backend=backend, dynamic=False)
         for block in blocks:
             block.forward = self._forward_of(block)
-
-    @property
-    def num_graphs(self) -> int:
-        """Graphs that were compiled so far."""
-        return _unique_graphs() - self._graphs_before
 
     @property
     def num_shapes(self) -> int:
@@ -76,6 +71,7 @@ class CompiledBlocks:
             captions, bias = pad_captions(encoder_hidden_states, encoder_attention_mask)
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
             self._shapes.add((torch.is_grad_enabled(), block.training, *shape))
+            graphs_before = _unique_graphs()
             # the patches come transposed to the first block, which would be a graph of its own
             with self._limit, self._budget:
                 result: Tensor = self._compiled(
@@ -86,6 +82,7 @@ class CompiledBlocks:
                     bias,
                     *rest,
                 )
+            self.num_graphs += _unique_graphs() - graphs_before
             return result
 
         return forward
