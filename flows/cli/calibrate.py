@@ -2,16 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from sana.bucket import Bucket
 from sana.errors import ConfigError, SanaError
-
-if TYPE_CHECKING:
-    pass
 
 GIB = 2**30
 

@@ -81,9 +81,10 @@ def calibrated_settings(config: Config) -> dict[str, str]:
     latents, captions = config.encode_latents, config.encode_captions
     return {
         "train": _of_training(config.train),
-        **({"sample": "tiling"} if config.sample.vae_tiling else {}),
+        "sample": f"{config.sample.vae_precision}{', tiling' if config.sample.vae_tiling else ''}",
         "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
-        "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}",
+        "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}, "
+        f"{captions.max_tokens} tokens",
     }
 
 

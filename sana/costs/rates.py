@@ -93,7 +93,8 @@ class Rates:
         held = transformer_parameters_on_device(self.transformer, offload)
         if self.calibration is not None and self.calibration.forward is not None:
             at = Bucket.parse(self.calibration.bucket)
-            measured = _scaled(self.calibration.forward, flops, self.transformer.flops(at).forward)
+            of = self.transformer.flops(at, caption_tokens=self.calibration.caption_tokens).forward
+            measured = _scaled(self.calibration.forward, flops, of)
             # training's own offload was measured
             there = transformer_parameters_on_device(self.transformer, self.config.train.resources.offload)
             return replace(measured, peak_bytes=max(0, measured.peak_bytes + MASTER_BYTES * (held - there)))

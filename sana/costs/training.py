@@ -44,7 +44,7 @@ def training_setting(
     """Return what decides the memory of a step under a config; `kept` and the micro batch may be tried in its place.
 
     Of sharded training the ranks of this machine are those that share the state.
-    `on_gpu`: EMA weights in the host's memory take none of the device's.
+    `on_gpu`: what is in the host's memory takes none of the device's.
     """
     resources, ranks = config.resources, num_ranks or config.resources.num_processes
     micro = micro_batch_size or resources.micro_batch_size
@@ -87,6 +87,8 @@ def kept_activations(config: TrainConfig, *, on_gpu: bool) -> float:
 
 def activation_levels(config: TrainConfig, *, on_gpu: bool) -> tuple[float, ...]:
     """Return the shares of activations that a config can be told to keep, the least first."""
+    if config.resources.offload.is_on:
+        return (0.0,)
     return (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if is_compiled(config, on_gpu=on_gpu) else (0.0, 1.0)
 
 

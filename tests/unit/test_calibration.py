@@ -14,11 +14,21 @@ import torch
 from flows.cli.main import main
 from sana.bucket import Bucket
 from sana.config.load import load_config
+from sana.config.offload import GroupOffload
 from sana.config.training.train import TrainConfig
 from sana.costs import calibration
-from sana.costs.calibration import Calibration, Rate, Trial, measured_activations, save_calibration, sizes_digest
+from sana.costs.calibration import (
+    Calibration,
+    Rate,
+    Trial,
+    calibrated_settings,
+    measured_activations,
+    save_calibration,
+    sizes_digest,
+)
 from sana.costs.machine import Machine, this_machine
 from sana.costs.memory import GIB, training_memory
+from sana.costs.rates import Rates
 from sana.costs.search import MOST_TRIALS, SMALL_LAYERS, Search
 from sana.costs.training import training_setting
 from sana.costs.transformer import TransformerSizes
@@ -29,6 +39,7 @@ from sana.workers.calibrate import in_process
 from tests.published import TEXT_ENCODER, TRANSFORMER, VAE
 
 SIZES, FULL = TransformerSizes.of(TRANSFORMER), Bucket(81, 480, 832)
+MODEL = sizes_of({"transformer": TRANSFORMER, "vae": VAE, "text_encoder": TEXT_ENCODER}, where="model")
 
 
 def search(
@@ -213,6 +224,38 @@ def test_what_fails_otherwise_is_told() -> None:
         in_process(partial(_raise, ValueError("a bug")))
 
 
+def test_blocks_in_the_hosts_memory_keep_no_activations() -> None:
+    one = search(10_000.0)
+    one.config = TrainConfig.model_validate(
+        {"max_steps": 1, "global_batch_size": 1, "resources": {"offload": {"type": "block_level"}}}
+    )
+    found = one.run()
+    assert found is not None and {trial.kept for trial in one.trials} == {0.0}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "sample.vae_precision=bf16",
+        "sample.vae_tiling=true",
+        "encode_captions.max_tokens=200",
+        "train.resources.offload.type=block_level",
+        "train.optimizer.name=muon",
+    ],
+)
+def test_what_changes_a_measurement_is_another_calibration(changed: str) -> None:
+    common = ["train.resources.activation_memory=auto"]
+    plain, other = (load_config("configs/demo.yaml", sets) for sets in (common, [*common, changed]))
+    assert calibrated_settings(plain) != calibrated_settings(other)
+
+
+def test_a_forward_pass_is_as_it_was_measured() -> None:
+    config = load_config("configs/demo.yaml", ["encode_captions.max_tokens=100"])
+    sizes, measured = MODEL, record(caption_tokens=100)
+    rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, measured.machine, measured)
+    assert rates.forward(FULL, GroupOffload()) == measured.forward
+
+
 def test_a_sharded_rank_is_not_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["train.resources.sharding=full", "train.resources.num_processes=2", "train.global_batch_size=8"]
     with pytest.raises(SystemExit):
@@ -237,6 +280,5 @@ def test_only_what_was_measured_not_to_fit_is_refused(resources: dict[str, Any],
     config = load_config(
         "configs/demo.yaml", ["train.global_batch_size=2", "train.resources.micro_batch_size=1", *sets]
     )
-    sizes = sizes_of({"transformer": TRANSFORMER, "vae": VAE, "text_encoder": TEXT_ENCODER}, where="model")
-    said = why_not(config, measured, sizes)
+    said = why_not(config, measured, MODEL)
     assert bool(said) == refused and (not said or "activation_memory=recompute_all" in said)
