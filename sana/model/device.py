@@ -1,10 +1,14 @@
-"""The device that a worker computes on, and its provenance."""
+"""The device that a worker computes on, its provenance, and memory that it does not have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import torch
 
-from sana.errors import ConfigError
+from sana.errors import ConfigError, SanaError
+
+_NOT_ENOUGH = ("can't allocate memory", "not enough memory", "out of memory")  # as allocators of a CPU and a GPU say
 
 
 def resolve_device(name: str, *, rank: int = 0) -> torch.device:
@@ -35,3 +39,21 @@ def provenance(device: torch.device, precision: str, how: str = "") -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]  # importing them takes seconds
     return "; ".join([where, precision + how, f"torch {torch.__version__}", *versions])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an allocator raised this, of a GPU or of a CPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in _NOT_ENOUGH))
+
+
+@contextmanager
+def out_of_memory_explained(settings: str) -> Iterator[None]:
+    """Turn what an allocator raises into a SanaError that names the settings with which less memory is needed."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SanaError(f"there is not enough memory ({line}); less is needed with {settings}") from error

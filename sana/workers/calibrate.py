@@ -31,7 +31,7 @@ from sana.costs.transformer import TransformerSizes
 from sana.costs.vae import VaeSizes
 from sana.data.shards.shard import DTYPES
 from sana.errors import SanaError
-from sana.model.device import resolve_device
+from sana.model.device import is_out_of_memory, resolve_device
 from sana.model.precision import VAE_DTYPES
 from sana.model.random_weights import random_text_encoder, random_vae
 from sana.model.text import TEMPLATES
@@ -46,7 +46,6 @@ from sana.training.synthetic import SyntheticModel, SyntheticTraining
 SHORT_FRAMES = 17  # of the clip that the VAE is measured on: it works through all clips in the same chunks
 CHARACTERS_PER_TOKEN = 4  # of a prompt template, whose tokens no config file counts
 SHORT_TOKENS = 128  # of a caption that is padded to the next multiple of 64
-_NOT_ENOUGH = ("can't allocate memory", "not enough memory", "out of memory")  # what a CPU's allocator says
 _KEPT_FREE = 0.9  # of a CPU's free memory: the rest of the machine goes on
 
 T = TypeVar("T")
@@ -138,12 +137,10 @@ def _run(measure: Callable[[], Any], sender: Connection) -> None:
     """Measure, in the process that was forked for it, and send what came of it."""
     try:
         sender.send(("measured", measure()))
-    except (torch.OutOfMemoryError, MemoryError):
-        sender.send(("full", None))
     except SanaError as error:
         sender.send(("error", str(error)))
-    except RuntimeError as error:
-        if not any(text in str(error).lower() for text in _NOT_ENOUGH):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         sender.send(("full", None))
 

@@ -15,7 +15,7 @@ from sana.config.encode import EncodeCaptionsConfig
 from sana.data.schemas import TEXTS
 from sana.data.shards.shard import DTYPES, write_shard
 from sana.data.shards.shard_tables import require_shards
-from sana.model.device import provenance, resolve_device
+from sana.model.device import out_of_memory_explained, provenance, resolve_device
 from sana.model.text import EncodedCaption, TextEncoder
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -26,6 +26,7 @@ _SHORT_STEP = 64  # tokens: `padding: short` pads to multiples of it, so a text'
 _TOKENIZE_AT_ONCE = 8192  # texts, to get their lengths
 
 
+@out_of_memory_explained("encode_captions.batch_size=1, or encode_captions.resources.offload.type=block_level")
 def encode(job: Job[EncodeCaptionsSpec]) -> None:
     """Encode the job's texts in batches of exactly `batch_size`, sorted by template and number of tokens.
 

@@ -32,7 +32,7 @@ from sana.data.video.one_pass import OF_ONE_PASS, read_windows
 from sana.data.video.video import ClipRejected, to_pixels
 from sana.errors import SanaError
 from sana.model.compiled_vae import compile_encoder
-from sana.model.device import provenance, resolve_device
+from sana.model.device import out_of_memory_explained, provenance, resolve_device
 from sana.model.transfers import HostCopy
 from sana.model.vae import encode_latents, has_channels_last, load_vae
 from sana.progress import REJECTED, Progress
@@ -48,6 +48,7 @@ T = TypeVar("T")
 Batch = tuple[list[Row], T] | None  # None: the end of a part
 
 
+@out_of_memory_explained("encode_latents.tiling=true, or smaller buckets")
 def encode(job: Job[EncodeLatentsSpec]) -> None:
     """Encode this worker's parts of the job's windows, and then those that others have not committed."""
     config, spec = job.config.encode_latents, job.spec

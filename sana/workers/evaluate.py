@@ -25,6 +25,7 @@ from sana.data.schemas import LOSSES
 from sana.data.shards.shard_cache import ShardFiles
 from sana.data.tables import content_digest
 from sana.facts import BASELINE, WEIGHTS, ComputeSettings, PairedDifference, SigmaLoss, WeightsLoss
+from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
@@ -45,6 +46,7 @@ _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 _log = logging.getLogger(__name__)
 
 
+@out_of_memory_explained("evaluate.resources.offload.type=block_level")
 def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
     tables, compute = evaluate_all(job)

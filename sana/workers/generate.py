@@ -10,7 +10,7 @@ from torch import Tensor
 from sana.atomic_io import atomic_write
 from sana.data.shards.shard import DTYPES
 from sana.data.video.video import write_mp4
-from sana.model.device import resolve_device
+from sana.model.device import out_of_memory_explained, resolve_device
 from sana.model.text import TextEncoder
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -18,6 +18,7 @@ from sana.runtime.specs import GenerateSpec
 from sana.workers.sample import load_trained, sample_one
 
 
+@out_of_memory_explained("sample.vae_tiling=true, or sample.resources.offload.type=block_level")
 def generate(job: Job[GenerateSpec]) -> None:
     """Encode the prompt as encode_captions does, free the text encoder, sample, and write the video."""
     config, spec = job.config.sample, job.spec

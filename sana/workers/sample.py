@@ -17,7 +17,7 @@ from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.video import write_mp4
 from sana.errors import SanaError
-from sana.model.device import resolve_device
+from sana.model.device import out_of_memory_explained, resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH
 from sana.model.transformer import transformer_with
@@ -33,6 +33,7 @@ _SHEET_FRAMES = 6  # frames shown per video
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
+@out_of_memory_explained("sample.vae_tiling=true, or sample.resources.offload.type=block_level")
 def sample(job: Job[SampleSpec]) -> None:
     """Sample every prompt of the library."""
     config, spec = job.config.sample, job.spec

@@ -22,6 +22,7 @@ from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_check import check_samples
 from sana.errors import SanaError
+from sana.model.device import out_of_memory_explained
 from sana.model.model_resolver import local_checkpoint
 from sana.model.objective import load_flow_shift
 from sana.model.transformer import DTYPES, load_transformer
@@ -45,9 +46,14 @@ from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
 from sana.wording import at_rate
 
+_NEEDS_LESS = (
+    "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
+    "there, or smaller buckets; sana calibrate CONFIG finds what fits"
+)
 _log = logging.getLogger(__name__)
 
 
+@out_of_memory_explained(_NEEDS_LESS)
 def train(job: Job[TrainSpec]) -> None:
     """Train, and export if max_steps was reached; it ends with a checkpoint when a signal came before.
 

@@ -251,3 +251,12 @@ def test_an_eval_loss_that_is_not_finite_is_an_error_that_names_weights_sample_a
     checkpoint = CheckpointName(lab.key("sound"), 1)
     with pytest.raises(SanaError, match=said.format("initial")):
         evaluate(evaluate_job(lab.encoded, config, broken, checkpoint, tmp_path / "out"))
+
+
+def test_a_step_that_does_not_fit_names_what_needs_less(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loss(*_: Any) -> Losses:
+        return Losses(torch.empty(2**56), {})
+
+    monkeypatch.setattr(FlowMatching, "loss", loss)
+    with pytest.raises(SanaError, match="not enough memory .* less is needed with train.resources.micro_batch_size=1"):
+        lab.train("too-large", max_steps=2)

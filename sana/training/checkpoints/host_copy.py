@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from sana.model.device import out_of_memory_explained
+
 BLOCK_BYTES = 2**28  # torch rounds pinned memory up to a power of two: small tensors share blocks of one
 _ALIGN_BYTES = 64
 
@@ -52,7 +54,8 @@ class HostCopy:
     def _buffer(self, name: str, tensor: Tensor) -> Tensor:
         found = self._buffers.get(name)
         if found is None or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
-            memory = self._take(tensor.numel() * tensor.element_size(), pinned=tensor.is_cuda)
+            with out_of_memory_explained("train.resources.checkpoint_in_background=false, which copies nothing"):
+                memory = self._take(tensor.numel() * tensor.element_size(), pinned=tensor.is_cuda)
             found = self._buffers[name] = memory.view(tensor.dtype).reshape(tensor.shape)
         return found
 
