@@ -8,6 +8,7 @@
 Learning rate, EMA decay, shuffling and every random number are functions of the step, so they need no state.
 """
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,12 +144,40 @@ def read_metrics(store: Store, checkpoint: Checkpoint) -> bytes:
     """Return all metrics up to a checkpoint: JSON lines from the first step on.
 
     Raises:
-        DamagedCheckpointError: a segment is missing.
+        DamagedCheckpointError: a segment is missing or truncated.
     """
+    return b"".join(_read_segment(store, segment) for segment in checkpoint.segments)
+
+
+def read_whole_metrics(store: Store, checkpoint: Checkpoint) -> tuple[bytes, tuple[MetricsSegment, ...]]:
+    """Return the metrics that are left of a checkpoint's, and their segments: weights are worth more than their rows.
+
+    A segment that is missing or damaged is left out, with a warning.
+    """
+    data, whole = [], []
+    for segment in checkpoint.segments:
+        try:
+            data.append(_read_segment(store, segment))
+        except DamagedCheckpointError as error:
+            rows = f"steps {segment.first} to {segment.last}"
+            _log.warning("the metrics of %s are lost, training goes on without them: %s", rows, error)
+        else:
+            whole.append(segment)
+    return b"".join(data), tuple(whole)
+
+
+def _read_segment(store: Store, segment: MetricsSegment) -> bytes:
     try:
-        return b"".join(store.read(segment.key) for segment in checkpoint.segments)
+        data = store.read(segment.key)
+        for line in data.splitlines():
+            json.loads(line)
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"metrics that {store.uri(checkpoint.key)} names are gone: {error}") from error
+        raise DamagedCheckpointError(f"{store.uri(segment.key)} is gone") from error
+    except ValueError as error:
+        raise DamagedCheckpointError(f"{store.uri(segment.key)} is no JSON: {error}") from error
+    if len(data) != segment.num_bytes:
+        raise DamagedCheckpointError(f"{store.uri(segment.key)} has {len(data)} bytes, not {segment.num_bytes}")
+    return data
 
 
 def remove_checkpoint(store: Store, trajectory: str, step: int) -> None:

@@ -29,6 +29,11 @@ from sana.training.checkpoints.checkpoint import (
 from sana.training.checkpoints.ownership import file_name
 from sana.training.checkpoints.tensor_file import Tensors, file_blocks, file_bytes, hashed, read_file, tensors_digests
 
+_RUN_AGAIN = (
+    "run train again, which resumes from an older checkpoint (one that had finished: first sana verify CONFIG --deep "
+    "--invalidate)"
+)
+
 PARTS = ("weights", "ema", "optimizer")
 
 
@@ -105,14 +110,14 @@ def load(
 
 def _load_file(store: Store, info: FileInfo, on_bytes: Callable[[int], None] | None) -> dict[str, Tensor]:
     uri = store.uri(info.key)
-    hint = "the file is damaged; run train again, which resumes from an older checkpoint"
+    hint = f"the file is damaged; {_RUN_AGAIN}"
     try:
         num_bytes = store.size(info.key)
         if num_bytes != info.num_bytes:
             raise DamagedCheckpointError(f"{uri} has {num_bytes} bytes, its index says {info.num_bytes}: {hint}")
         tensors, found = read_file(store, info.key, num_bytes, on_bytes=on_bytes)
     except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{uri} is gone though its index is there: {error}") from error
+        raise DamagedCheckpointError(f"{uri} is gone though its index is there; {_RUN_AGAIN}") from error
     except ValueError as error:
         raise DamagedCheckpointError(f"{uri} is no safetensors file: {error}; {hint}") from error
     if found != info.digest:

@@ -5,6 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -98,11 +99,12 @@ class CheckpointManager:
                 found, started = checkpoint.read_checkpoint(self.store, self.key, step), time.perf_counter()
                 # all of it is read before any of it is used
                 parts = self._read(found, on_bytes)
-                history = checkpoint.read_metrics(self.store, found)
             except checkpoint.DamagedCheckpointError as error:
                 _log.warning("checkpoint of step %d is removed, an older one is used: %s", step, error)
                 checkpoint.remove_checkpoint(self.store, self.key, step)
                 continue
+            history, segments = checkpoint.read_whole_metrics(self.store, found)
+            found = replace(found, segments=segments)
             loaded = _loaded(parts, time.perf_counter() - started)
             self.newest, resume = found, ResumePoint(step, parts=parts, loaded=loaded)
             break
