@@ -43,12 +43,6 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return DeviceCopy({"": tensor}, device).take()[""]
 
 
-def in_host_memory(tensor: Tensor) -> Tensor:
-    """Return a tensor in the host's memory, pinned where there is a GPU, so that copies run beside computation."""
-    tensor = tensor.cpu()
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor
-
-
 class HostCopy:
     """A copy of a tensor to the host, which begins now, behind what computes it; on a CPU it is the tensor."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from sana.model.transfers import in_host_memory
+from sana.model.offload.host_memory import HostMemory
 from sana.training.guards.skipped_steps import put_back
 from sana.training.parallel.sharding import local
 
@@ -37,7 +37,8 @@ class Ema:
         }
         self._moves: _MovesBehind | None = None
         if on_cpu:
-            self._shadow = {name: in_host_memory(tensor) for name, tensor in self._shadow.items()}
+            memory = HostMemory()
+            self._shadow = {name: memory.holding(tensor) for name, tensor in self._shadow.items()}
             self._moves = _MovesBehind(list(self._live.values()), list(self._shadow.values()))
 
     @property
@@ -96,8 +97,8 @@ class _MovesBehind:
 
     def __init__(self, live: list[nn.Parameter], shadow: list[Tensor]) -> None:
         self._live, self._shadow = live, shadow
-        self._copies = {i: torch.empty_like(shadow[i]) for i, weight in enumerate(live) if weight.is_cuda}
-        self._copies = {i: in_host_memory(copy) for i, copy in self._copies.items()}
+        memory = HostMemory()
+        self._copies = {i: memory.empty_like(shadow[i]) for i, weight in enumerate(live) if weight.is_cuda}
         self._stream: torch.cuda.Stream | None = torch.cuda.Stream() if self._copies else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "ema")
         self._pending: Future[None] | None = None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from sana.config.offload import GroupOffload
+from sana.model.offload.host_memory import HostMemory
 from sana.model.transformer import predict
 from sana.training.offload.block_offload import BlockOffload
 from sana.training.offload.block_weights import BlockWeights
@@ -133,6 +134,24 @@ def test_names_and_weights_stay_the_masters() -> None:
     with torch.no_grad():  # the copies are of the weights as they are now
         same = [forward(each, torch.Generator().manual_seed(2)) for each in (model, other)]
     assert torch.equal(*same)
+
+
+def test_pinned_memory_is_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch rounds each allocation up to a power of two, so tensors share blocks of one; here the blocks are small."""
+    allocated: list[int] = []
+
+    def unpinned(self: HostMemory, num_bytes: int) -> Tensor:
+        allocated.append(num_bytes)
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    monkeypatch.setattr(HostMemory, "_allocate", unpinned)
+    monkeypatch.setattr("sana.model.offload.host_memory.BLOCK_BYTES", 1024)
+    memory, tensors = HostMemory(pinned=True), [torch.randn(n) for n in (3, 100, 100, 50, 0, 300)]
+    tensors += [torch.randn(7, 9).bfloat16(), torch.randn(4, 6).t()]
+    held = [memory.holding(tensor) for tensor in tensors]
+    assert allocated == [1024, 1024, 1200]  # 12 + 400 + 400 bytes; 200; too large for any; and the rest
+    assert all(map(torch.equal, held, tensors)), "none overwrote another"
+    assert all(tensor.is_contiguous() and tensor.data_ptr() % 2 == 0 for tensor in held)
 
 
 @pytest.mark.gpu

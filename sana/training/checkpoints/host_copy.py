@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from sana.model.device import out_of_memory_explained
-
-BLOCK_BYTES = 2**28  # torch rounds pinned memory up to a power of two: small tensors share blocks of one
-_ALIGN_BYTES = 64
+from sana.model.offload.host_memory import HostMemory
 
 
 class HostCopy:
@@ -20,8 +18,7 @@ class HostCopy:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
-        self._block = torch.empty(0, dtype=torch.uint8)
-        self._used = 0
+        self._memory = {pinned: HostMemory(pinned=pinned) for pinned in (False, True)}
         self._copied: torch.cuda.Event | None = None
 
     @property
@@ -55,17 +52,5 @@ class HostCopy:
         found = self._buffers.get(name)
         if found is None or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
             with out_of_memory_explained("train.resources.checkpoint_in_background=false, which copies nothing"):
-                memory = self._take(tensor.numel() * tensor.element_size(), pinned=tensor.is_cuda)
-            found = self._buffers[name] = memory.view(tensor.dtype).reshape(tensor.shape)
+                found = self._buffers[name] = self._memory[tensor.is_cuda].empty_like(tensor)
         return found
-
-    def _take(self, num_bytes: int, *, pinned: bool) -> Tensor:
-        if not pinned:
-            return torch.empty(num_bytes, dtype=torch.uint8)
-        if num_bytes > BLOCK_BYTES:
-            return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
-        if self._used + num_bytes > len(self._block):
-            self._block, self._used = torch.empty(BLOCK_BYTES, dtype=torch.uint8, pin_memory=True), 0
-        taken = self._block[self._used : self._used + num_bytes]
-        self._used += num_bytes + -num_bytes % _ALIGN_BYTES
-        return taken

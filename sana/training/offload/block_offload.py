@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sana.config.offload import GroupOffload
-from sana.model.transfers import in_host_memory
+from sana.model.offload.host_memory import HostMemory
 from sana.training.offload.block_weights import BlockWeights, HostGradients
 
 BLOCKS = "transformer_blocks"  # diffusers' name for the list of blocks
@@ -46,8 +46,9 @@ class BlockOffload:
         blocks: list[nn.Module] = list(getattr(model, BLOCKS))
         assert config.is_on and not any(True for block in blocks for _ in block.buffers())
         in_blocks = {parameter for block in blocks for parameter in block.parameters()}
+        memory = HostMemory()
         for tensor in [*model.parameters(), *model.buffers()]:
-            tensor.data = in_host_memory(tensor.data) if tensor in in_blocks else tensor.data.to(device)
+            tensor.data = memory.holding(tensor.data) if tensor in in_blocks else tensor.data.to(device)
         self._masters = [dict(block.named_parameters()) for block in blocks]
         self._weights = BlockWeights(
             self._masters, device, blocks_per_group=config.blocks_per_group, ahead=config.use_stream

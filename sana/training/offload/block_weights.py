@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sana.model.offload.host_memory import HostMemory
+
 Masters = Mapping[str, nn.Parameter]  # of one block, by their names in it; in the host's memory
 
 
@@ -85,10 +87,15 @@ class BlockWeights:
 
 
 class HostGradients:
-    """Gradients that a backward pass computes on the device, moved to the masters' `.grad` as they come."""
+    """Gradients that a backward pass computes on the device, moved to the masters' `.grad` as they come.
+
+    On a GPU each master's has its place in pinned memory for good: the optimizer is done with it before the next.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = _stream(device)
+        self._memory = HostMemory()
+        self._places: dict[nn.Parameter, Tensor] = {}
         self._coming: list[tuple[torch.cuda.Event | None, nn.Parameter, Tensor]] = []
 
     def send(self, master: nn.Parameter, gradient: Tensor) -> None:
@@ -96,7 +103,7 @@ class HostGradients:
         if self._stream is None:
             self._coming.append((None, master, gradient.to("cpu", copy=True)))
             return
-        host = torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=True)
+        host = self._place(master, gradient)
         self._stream.wait_stream(torch.cuda.current_stream(gradient.device))
         with torch.cuda.stream(self._stream):
             host.copy_(gradient, non_blocking=True)
@@ -104,6 +111,14 @@ class HostGradients:
             arrived.record(self._stream)
         gradient.record_stream(self._stream)
         self._coming.append((arrived, master, host))
+
+    def _place(self, master: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Return memory for a gradient that becomes the master's, or, where it has one, is added to it."""
+        if master.grad is not None:
+            return torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=True)
+        if master not in self._places:
+            self._places[master] = self._memory.empty_like(gradient)
+        return self._places[master]
 
     @torch.no_grad()
     def collect(self) -> None:
