@@ -36,13 +36,17 @@ def costs_lines(costs: PlanCosts, price_per_hour: float | None) -> list[str]:
 
 def warnings_of(costs: PlanCosts) -> list[str]:
     """Return what estimates say of memory: they refuse nothing."""
-    if not costs.memory_bytes:
-        return []
     return [
         f"{one.name} is {one.basis} to need {in_units(one.peak_bytes)}, and {costs.device} has "
         f"{in_units(costs.memory_bytes)}; sana calibrate CONFIG tells what fits"
         for one in costs.stages
-        if one.peak_bytes is not None and one.peak_bytes > costs.memory_bytes
+        if one.peak_bytes is not None and one.peak_bytes > costs.memory_bytes > 0
+    ] + [
+        f"{one.name} is counted to hold {in_units(one.host_bytes)} in the host's memory, which is "
+        f"{in_units(costs.host_memory_bytes)}; train.resources.checkpoint_in_background=false saves the copy for "
+        "checkpoints"
+        for one in costs.stages
+        if one.host_bytes is not None and one.host_bytes > costs.host_memory_bytes > 0
     ]
 
 

@@ -7,7 +7,7 @@ from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
 from sana.costs.calibration import Calibration, Rate, Trial
 from sana.costs.machine import Machine
-from sana.costs.memory import MASTER_BYTES, training_memory
+from sana.costs.memory import MASTER_BYTES, TrainingMemory, training_memory
 from sana.costs.offload import text_encoder_parameters_on_device, transformer_parameters_on_device
 from sana.costs.text import TextSizes
 from sana.costs.training import kept_activations, optimizer_bytes, training_setting
@@ -76,7 +76,16 @@ class Rates:
         ratio = counted / self._counted(at, trial.kept, trial.micro_batch_size)
         return Rate(trial.sample_s * flops / of, round(trial.peak_bytes * ratio))
 
+    def train_host_bytes(self, bucket: Bucket) -> int:
+        """What a GPU's training holds in the host's memory: what is offloaded, and the copy for a checkpoint."""
+        resources = self.config.train.resources
+        held = self._memory(bucket, self.kept, resources.micro_batch_size).host
+        return held + resources.checkpoint_in_background * checkpoint_bytes(self.config, self.transformer)
+
     def _counted(self, bucket: Bucket, kept: float, micro_batch_size: int) -> int:
+        return self._memory(bucket, kept, micro_batch_size).peak
+
+    def _memory(self, bucket: Bucket, kept: float, micro_batch_size: int) -> TrainingMemory:
         setting = training_setting(
             self.config.train,
             self.transformer,
@@ -85,7 +94,7 @@ class Rates:
             kept=kept,
             micro_batch_size=micro_batch_size,
         )
-        return training_memory(self.transformer, bucket, setting).peak
+        return training_memory(self.transformer, bucket, setting)
 
     def forward(self, bucket: Bucket, offload: GroupOffload) -> Rate:
         """A forward pass of one sample, with the stage's own offload."""

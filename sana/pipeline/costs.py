@@ -5,14 +5,14 @@ Counts come from what is stored already; what is not counted yet is said to be u
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.costs.calibration import Calibration, Rate, find_calibration
-from sana.costs.machine import this_machine
+from sana.costs.machine import host_memory, this_machine
 from sana.costs.memory import MASTER_BYTES
 from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes
 from sana.errors import ConfigError
@@ -34,6 +34,7 @@ class StageCost:
     written_bytes: int | None = None
     peak_bytes: int | None = None
     unknown: str = ""
+    host_bytes: int | None = None  # of the host's memory, beside the peak of a GPU's
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class PlanCosts:
     device: str
     memory_bytes: int  # of the device; 0: unknown
     is_calibrated: bool
+    host_memory_bytes: int = 0  # 0: unknown
 
     @property
     def seconds(self) -> float:
@@ -64,7 +66,7 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, machine, calibration)
     counts = _Counts(config, plans)
     made = [_COSTS[plan.name](counts, rates, plan) for plan in plans if plan.state != CACHED and plan.name in _COSTS]
-    return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None)
+    return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None, host_memory())
 
 
 Plans = Sequence[StagePlan] | Callable[[], Sequence[StagePlan]]  # made only if they are needed
@@ -167,7 +169,13 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     written += MASTER_BYTES * rates.transformer.num_parameters  # the export
     basis = ESTIMATED if rates.trial is None else MEASURED if rates.is_own(rates.trial) else SCALED
     unknown = "" if counts.samples() else f"at most: as if all were {largest_bucket(counts.config)}"
-    return _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)
+    cost = _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)
+    # of all buckets alike
+    return (
+        replace(cost, host_bytes=rates.train_host_bytes(largest_bucket(counts.config)))
+        if rates.machine.is_gpu
+        else cost
+    )
 
 
 def _eval_samples(counts: _Counts) -> int:

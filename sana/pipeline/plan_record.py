@@ -24,6 +24,7 @@ class PlannedStage(Record):
     cost: float | None = None  # in the currency of price_per_hour
     basis: str | None = None  # of hours and peak_bytes: measured, scaled or estimated; None: it takes no device
     unknown: str = ""
+    host_bytes: int | None = None  # of the host's memory, while a GPU trains
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def _stage(plan: StagePlan, cost: StageCost | None, price_per_hour: float | None
         cost=_price(hours, price_per_hour),
         basis=cost.basis,
         unknown=cost.unknown,
+        host_bytes=cost.host_bytes,
     )
 
 

@@ -146,4 +146,14 @@ def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPa
     assert (plan_record(plans, unknown, 2.0).hours, plan_record(plans, unknown, 2.0).cost) == (None, None)
     lines = "\n".join(costs_lines(found, 1.0)).splitlines()
     assert all(len(line) <= 80 for line in lines) and "at 1 an hour" in lines[-2]
+    held = by_name["train"].host_bytes  # the copy for a checkpoint alone: weights, EMA and two moments
+    assert held == 16 * sizes.num_parameters
+    offloaded = place.context("train.resources.offload.type=block_level", "train.resources.activation_memory=auto",
+                              "train.resources.checkpoint_in_background=false")  # fmt: skip
+    (train_cost,) = (one for one in plan_costs(offloaded, plans).stages if one.name == "train")
+    in_blocks = sizes.num_layers * sizes.block_parameters
+    assert train_cost.host_bytes == 16 * in_blocks + 4 * sizes.num_parameters
+    small = warnings_of(replace(found, memory_bytes=0, host_memory_bytes=held - 1))
+    assert len(small) == 1 and "train is counted to hold" in small[0] and "checkpoint_in_background=false" in small[0]
+    assert not warnings_of(replace(found, memory_bytes=0, host_memory_bytes=0))
     assert warnings_of(replace(found, memory_bytes=1)) and not warnings_of(replace(found, memory_bytes=2**50))
