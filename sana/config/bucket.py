@@ -26,7 +26,7 @@ class BucketRules(Section):
     )
     num_frames: int = Field(81, ge=1, le=10_001, description="frames of a sample, 4k + 1; resolution_frames: the most")
     frame_interval: int = Field(
-        16, ge=4, multiple_of=4, description="resolution_frames: sample lengths are 1 + k x frame_interval"
+        16, ge=4, le=10_000, multiple_of=4, description="resolution_frames: sample lengths are 1 + k x frame_interval"
     )
     resolution: float | None = Field(
         None, gt=0.0, le=1e5, description="table: resolution; in the unit of resolution_type, for example 480"
@@ -60,6 +60,7 @@ class BucketRules(Section):
     max_aspect_ratio: float = Field(
         4.0,
         ge=1.0,
+        le=1000.0,
         description="longer over shorter side; above it a clip is rejected: most of it would be cropped",
     )
     window: Literal["head", "middle", "random", "uniform", "stride"] = Field(

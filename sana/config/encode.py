@@ -66,7 +66,7 @@ class EncodeLatentsResources(Section):
         description="flow and deployment that remote_workers starts",
     )
     stall_timeout_s: float = Field(
-        1800.0, gt=0.0, description="end the processes when none reports progress for this long"
+        1800.0, gt=0.0, le=1e7, description="end the processes when none reports progress for this long"
     )
 
 

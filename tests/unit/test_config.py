@@ -1,7 +1,9 @@
 """Config: closed, bounded, cross-checked, with every mistake reported at once."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -9,11 +11,14 @@ import yaml
 from sana.bucket import OFFICIAL_480P
 from sana.config.load import check, load_config
 from sana.config.pipeline import Config
+from sana.config.reference import lines, settings
 from sana.config.section import Section, union_members
 from sana.errors import ConfigError
+from tests.config_keys import dotted
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs/demo.yaml"
+BOUNDS = (("ge", "gt"), ("le", "lt"))
 
 
 def raw() -> dict:
@@ -195,6 +200,29 @@ def test_every_setting_is_described() -> None:
         return missing
 
     assert not undescribed(Config)
+
+
+def test_every_number_has_a_lowest_and_a_highest_value() -> None:
+    def is_number(annotation: Any) -> bool:
+        return bool({annotation, *get_args(annotation)} & {int, float})
+
+    open_ended = [
+        f"{one.key} {one.member}".strip()
+        for one in settings()
+        if is_number(one.field.annotation)
+        and one.key != "train.resources.activation_memory"  # a share or a word, by a validator of its own
+        and not all(any(hasattr(meta, name) for meta in one.field.metadata for name in pair) for pair in BOUNDS)
+    ]
+    assert open_ended == []
+
+
+def test_the_reference_is_made_of_the_code_and_has_every_key() -> None:
+    page = (ROOT / "docs/config.md").read_text()
+    assert page == "\n".join(lines()) + "\n", "python -m sana.config.reference > docs/config.md"
+    named = set(re.findall(r"^\| `([^`]+)`", page, re.MULTILINE))
+    leaves = {key for key in dotted() if not any(other.startswith(f"{key}.") for other in dotted())}
+    of_buckets = {key for key in leaves if key.startswith("download.datasets.*.bucket.")}  # as those of `bucket`
+    assert leaves - of_buckets <= named
 
 
 def test_speed_settings_and_paths_are_not_hashed() -> None:

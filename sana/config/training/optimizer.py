@@ -15,7 +15,9 @@ class AdamWSettings(Section):
     name: str
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="decay of the mean of gradients")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="decay of the mean of their squares")
-    epsilon: float = Field(1e-10, gt=0.0, description="added to the root of the squares; the official run uses 1e-10")
+    epsilon: float = Field(
+        1e-10, gt=0.0, le=1.0, description="added to the root of the squares; the official run uses 1e-10"
+    )
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description=_DECAY)
 
 
@@ -40,14 +42,18 @@ class AdamW8bitConfig(AdamWSettings):
         "adamw_8bit",
         description="torchao's AdamW: moments in 8 bits, by blocks of 256, of tensors from 4096 numbers on",
     )
-    epsilon: float = Field(1e-8, gt=0.0, description="added to the root of the squares, which 8 bits round to 0")
+    epsilon: float = Field(
+        1e-8, gt=0.0, le=1.0, description="added to the root of the squares, which 8 bits round to 0"
+    )
 
 
 class AdafactorConfig(Section):
     name: Literal["adafactor"] = Field("adafactor", description="Adafactor: row and column statistics of each matrix")
     beta2_decay: float = Field(-0.8, ge=-5.0, lt=0.0, description="the squares of step t weigh t to this power")
-    epsilon: float = Field(1e-3, gt=0.0, description="smallest size of a parameter; steps are relative to its size")
-    clip_threshold: float = Field(1.0, ge=1.0, description="root mean square to which a step is clipped")
+    epsilon: float = Field(
+        1e-3, gt=0.0, le=1.0, description="smallest size of a parameter; steps are relative to its size"
+    )
+    clip_threshold: float = Field(1.0, ge=1.0, le=1e6, description="root mean square to which a step is clipped")
     weight_decay: float = Field(0.0, ge=0.0, le=1.0, description=_DECAY)
     kernels: Annotated[Literal["last_two", "matrix"], Neutral("last_two")] = Field(
         "last_two",
@@ -71,7 +77,9 @@ class ProdigyConfig(AdamWSettings):
     name: Literal["prodigy"] = Field(
         "prodigy", description="Prodigy finds the size of its steps itself: learning_rate is a factor, usually 1"
     )
-    epsilon: float = Field(1e-8, gt=0.0, description="added to the root of the squares, times the estimated distance")
+    epsilon: float = Field(
+        1e-8, gt=0.0, le=1.0, description="added to the root of the squares, times the estimated distance"
+    )
     initial_distance: float = Field(1e-6, gt=0.0, le=1.0, description="first estimate of the distance to the optimum")
     distance_factor: float = Field(1.0, gt=0.0, le=100.0, description="factor on the estimated distance")
 

@@ -69,7 +69,7 @@ class TrainResources(Section):
     )
     checkpoint_in_background: bool = Field(
         True,
-        description="copy the state to the host's memory and write it while training goes on; false: training waits, "
+        description="copy the state to the host's memory and write it while training continues; false: training waits, "
         "and the host needs no memory for the copy",
     )
     max_checkpoints: int = Field(
@@ -104,7 +104,9 @@ class TrainResources(Section):
         le=604_800.0,
         description="how long a rank waits for the others at the start; who is missing is told every 30 s",
     )
-    stall_timeout_s: float = Field(1800.0, gt=0.0, description="end the trainer when it reports nothing for this long")
+    stall_timeout_s: float = Field(
+        1800.0, gt=0.0, le=1e7, description="end the trainer when it reports nothing for this long"
+    )
 
     @model_validator(mode="after")
     def _sharding_holds(self) -> Self:

@@ -21,7 +21,7 @@ class FallingSchedule(_Schedule):
         le=10**9,
         description="steps it falls for after the warm-up; unset: to max_steps, which then starts a new run",
     )
-    min_learning_rate: float = Field(0.0, ge=0.0, description="where it ends, and stays")
+    min_learning_rate: float = Field(0.0, ge=0.0, le=1.0, description="where it ends, and stays")
 
 
 class ConstantSchedule(_Schedule):
@@ -44,7 +44,7 @@ class PolynomialSchedule(FallingSchedule):
 class SineSchedule(_Schedule):
     name: Literal["sine"] = Field("sine", description="a wave from the peak to the minimum and back, without end")
     period_steps: int = Field(ge=2, le=10**9, description="steps from one peak to the next, after the warm-up")
-    min_learning_rate: float = Field(0.0, ge=0.0, description="the lowest point of the wave")
+    min_learning_rate: float = Field(0.0, ge=0.0, le=1.0, description="the lowest point of the wave")
 
 
 LrSchedule = Annotated[

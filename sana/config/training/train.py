@@ -28,10 +28,13 @@ class TrainConfig(Section):
         description="how gradients are clipped: all together to max_grad_norm, each number to max_grad_value, or not",
     )
     max_grad_norm: float = Field(
-        0.1, gt=0.0, description="gradients are clipped to this norm, with gradient_clipping norm only"
+        0.1, gt=0.0, le=1e9, description="gradients are clipped to this norm, with gradient_clipping norm only"
     )
     max_grad_value: Annotated[float | None, Neutral(None)] = Field(
-        None, gt=0.0, description="each number of a gradient is clipped to +- this, with gradient_clipping value only"
+        None,
+        gt=0.0,
+        le=1e9,
+        description="each number of a gradient is clipped to +- this, with gradient_clipping value only",
     )
     max_skipped_steps: Annotated[int, Neutral(0)] = Field(
         0,
