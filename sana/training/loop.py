@@ -67,7 +67,9 @@ class Trainer:
         trainable.model.train()
         self.model = parallel.wrap(trainable)
         self.state = TrainState(trainable, self.config)
-        self.train_step = TrainStep(self.config, parallel, self.model, self.state, objective)
+        self.train_step = TrainStep(
+            self.config, parallel, self.model, self.state, objective, keeps_casts=compute.keeps_casts
+        )
         self.samples = reader.samples
         self.cursor = Cursor(
             self.samples.bucket_codes,

@@ -116,7 +116,9 @@ class SyntheticTraining(SyntheticModel):
         super().__init__(config, transformer_config, work_dir=work_dir, bucket=bucket, num_layers=num_layers)
         self.bucket = bucket
         self.state = TrainState(self.trainable, config)
-        self._step = TrainStep(config, self.parallel, self.model, self.state, self.objective)
+        self._step = TrainStep(
+            config, self.parallel, self.model, self.state, self.objective, keeps_casts=self.blocks.keeps_casts
+        )
 
     def measure(self, *, caption_tokens: int, num_steps: int = 3) -> StepTimes:
         """Take `num_steps` steps, at least two, of the global batch on its bucket.

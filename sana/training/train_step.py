@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from torch import nn
@@ -30,15 +31,25 @@ class StepMetrics(NamedTuple):
 class TrainStep:
     """Takes the steps of a run; `model` is wrapped for all ranks, and `state` holds what it learns.
 
+    It `keeps_casts` of weights from one micro batch of a step to the next.
+
     Raises:
         ConfigError: gradients are to be freed in the backward pass, and there are several ranks.
     """
 
     def __init__(
-        self, config: TrainConfig, parallel: Parallel, model: nn.Module, state: TrainState, objective: Objective
+        self,
+        config: TrainConfig,
+        parallel: Parallel,
+        model: nn.Module,
+        state: TrainState,
+        objective: Objective,
+        *,
+        keeps_casts: bool = False,
     ) -> None:
         self._config, self._parallel, self._model = config, parallel, model
         self._state, self._objective = state, objective
+        self._keeps_casts = keeps_casts
         self._groups = groups_of(state.parameters)
         if state.release is not None and parallel.num_ranks > 1:
             raise ConfigError(
@@ -51,13 +62,14 @@ class TrainStep:
         step, data_wait_s, caption_tokens = self._state.step, 0.0, 0
         learning_rate = learning_rate_at(step, self._config)
         scalars: dict[str, m.Scalar] = {}
-        for micro in reversed(range(num_micro_batches)):
-            wait_started = time.perf_counter()
-            batch = next(batches)
-            data_wait_s += time.perf_counter() - wait_started
-            caption_tokens = max(caption_tokens, batch.captions.shape[1])
-            with self._parallel.gradients(self._model, exchanged=micro == 0):
-                self._backward(batch.to(self._parallel.device), scalars, learning_rate)
+        with self._parallel.casts_once() if self._keeps_casts and num_micro_batches > 1 else nullcontext():
+            for micro in reversed(range(num_micro_batches)):
+                wait_started = time.perf_counter()
+                batch = next(batches)
+                data_wait_s += time.perf_counter() - wait_started
+                caption_tokens = max(caption_tokens, batch.captions.shape[1])
+                with self._parallel.gradients(self._model, exchanged=micro == 0):
+                    self._backward(batch.to(self._parallel.device), scalars, learning_rate)
         release = self._state.release
         if (step + 1) % self._config.resources.log_every == 0:
             scalars |= gradient_norms(release.grad_norm if release else self._parallel.grad_norm, self._groups)

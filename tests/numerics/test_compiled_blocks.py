@@ -75,6 +75,27 @@ def test_one_graph_a_bucket_whatever_the_caption(
     assert f"{blocks.num_graphs} graphs were compiled for {num_buckets + 1} shapes" in warning
 
 
+@pytest.mark.parametrize(("weights", "autocast"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_all_blocks_have_one_graph_in_bf16_too(weights: torch.dtype, autocast: bool, tiny_model: Path) -> None:
+    """Under autocast the first block would get another dtype than the others, which rounds once more within it."""
+    plain, wrapped = (load_transformer(str(tiny_model), dtype=weights).train() for _ in range(2))
+    blocks = CompiledBlocks(wrapped.transformer_blocks, backend=pass_through)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        untouched, _ = loss_and_gradients(plain, 2, 4, 6, CAPTION_MULTIPLE)
+        stream = torch.float32 if autocast else weights
+        plain.transformer_blocks[0].register_forward_pre_hook(
+            lambda _, args: (args[0].to(stream).contiguous(), *args[1:])
+        )
+        loss, gradients = loss_and_gradients(plain, 2, 4, 6, CAPTION_MULTIPLE)
+        found, again = loss_and_gradients(wrapped, 2, 4, 6, CAPTION_MULTIPLE)
+    assert blocks.num_graphs == blocks.num_shapes == 1
+    assert loss == pytest.approx(untouched, rel=1e-3)
+    assert found == loss
+    for name, gradient in gradients.items():  # in bf16 those of all blocks are added up in another order
+        size = gradient.abs().max().item()
+        torch.testing.assert_close(again[name], gradient, rtol=0, atol=0.0 if autocast else 0.02 * size)
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 

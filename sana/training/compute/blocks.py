@@ -27,6 +27,11 @@ class BlockCompute:
     settings: ComputeSettings
     blocks: CompiledBlocks | None
 
+    @property
+    def keeps_casts(self) -> bool:
+        """Whether a step keeps the bf16 copies of all weights for its backward pass anyway: it may use them again."""
+        return self.blocks is None and self.settings.activations_kept == 1.0
+
 
 def prepare_blocks(
     transformer: Any,

@@ -68,6 +68,10 @@ class CompiledBlocks:
             encoder_attention_mask: Tensor | None,
             *rest: Any,
         ) -> Tensor:
+            if torch.is_autocast_enabled(hidden_states.device.type):
+                # all blocks return fp32, but the first one gets bf16: it would have a graph of its own, and rounds what
+                # its self-attention returns once more than the others do
+                hidden_states = hidden_states.float()
             captions, bias = pad_captions(encoder_hidden_states, encoder_attention_mask)
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
             self._shapes.add((torch.is_grad_enabled(), block.training, *shape))

@@ -87,6 +87,13 @@ class Parallel:
         with float32_math(self._math), self._accelerator.autocast(autocast_handler=cast):
             yield
 
+    def casts_once(self) -> AbstractContextManager[None]:
+        """Within it autocast casts each weight once, for all forward passes: the weights must not change meanwhile.
+
+        autocast forgets its copies at the end of the outermost context; this one computes in nothing else by itself.
+        """
+        return nullcontext() if self.is_sharded else torch.autocast(self.device.type, enabled=False)
+
     def gradients(self, wrapped: nn.Module, *, exchanged: bool) -> AbstractContextManager[None]:
         """Around a backward pass: ranks exchange gradients once a step, with its last micro batch."""
         if self.is_sharded:
