@@ -3,6 +3,7 @@
 Shapes in this module: B samples, L caption tokens, C channels of the text encoder; a latent is [B, 16, f, h, w].
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,13 @@ def load_transformer(
 
 
 def save_transformer_config(transformer: nn.Module, folder: Path) -> None:
-    """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights."""
+    """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights.
+
+    A sharded model has a class of FSDP2's own, whose name would load nowhere: the name is always diffusers'.
+    """
     assert isinstance(transformer, SanaVideoTransformer3DModel)
-    transformer.save_config(folder)
+    config = json.loads(transformer.to_json_string()) | {"_class_name": SanaVideoTransformer3DModel.__name__}
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def transformer_with(

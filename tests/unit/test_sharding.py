@@ -15,12 +15,12 @@ from sana.config.training.train import TrainConfig
 from sana.model.precision import STRICT
 from sana.runtime.job import read_job
 from sana.runtime.results import TrainResult
-from sana.runtime.specs import TrainSpec
-from sana.training.checkpoints.checkpoint_io import load_weights, weights_digest
+from sana.runtime.specs import CheckpointName, InitialWeights, TrainSpec
+from sana.training.checkpoints.checkpoint_io import PARTS, load, load_weights, weights_digest
 from sana.training.clipping import clip_gradients
 from sana.training.parallel.parallel import Parallel
 from sana.training.parallel.sharding import local
-from sana.workers.train import train
+from sana.workers.train import build_trainer, train
 from tests.rank_pair import RankPair
 from tests.training_lab import Lab
 from tests.training_store import build_encoded
@@ -114,6 +114,47 @@ def test_a_run_goes_on_with_other_ranks_and_another_sharding(pair: RankPair, lab
     digests = weights_digest(load_weights(lab.store, lab.key("resumed"), 10, which="ema"))
     result = TrainResult.load(lab.last_job.with_suffix(".result.json"), repair_hint="")
     assert result.weights.ema == digests
+
+
+def _start_digests(job_path: Path) -> dict[str, str] | None:
+    """Digests of the whole state that a job starts from, on rank 0."""
+    job = read_job(job_path, TrainSpec)
+    parallel = Parallel.open(job.config.train)
+    state = build_trainer(job, parallel).state
+    digests = {part: weights_digest(parallel.gather(tensors)) for part, tensors in state.parts().items()}
+    return {**digests, "steps": str(state.optimizer_steps_before)} if parallel.is_main else None
+
+
+@pytest.mark.parametrize("which", ["live", "ema"])
+def test_two_ranks_start_from_an_earlier_run_as_one_process_does(pair: RankPair, lab: Lab, which: Any) -> None:
+    first = lab.train(f"first-{which}", **SETTINGS, max_steps=3, eval_every=0)
+    start = InitialWeights(CheckpointName(lab.key(f"first-{which}"), 3), None, which, which == "live")
+    of_first = {part: weights_digest(load(lab.store, first, part)) for part in PARTS}
+    moments = weights_digest({name: torch.zeros_like(t) for name, t in load(lab.store, first, "optimizer").items()})
+    weights = of_first["weights" if which == "live" else "ema"]
+    expected = {"weights": weights, "ema": weights, "optimizer": moments, "steps": "0"}
+    if which == "live":
+        expected |= {"optimizer": of_first["optimizer"], "steps": "3"}
+    assert _start_digests(lab.job("second", **SETTINGS, initial=start).path) == expected
+    for sharding in ("none", "full"):
+        job = lab.job("second", **SETTINGS, initial=start, sharding=sharding)
+        assert pair.run(_start_digests, job.path) == [expected, None]
+
+
+def test_sharded_ranks_export_the_bytes_of_one_process(pair: RankPair, lab: Lab) -> None:
+    results = []
+    for sharding in ("one process", "none", "full"):  # of one state: the first takes the steps
+        settings = {**SETTINGS, "max_steps": 2, "eval_every": 0}
+        if sharding == "one process":
+            lab.train("exported", **settings)
+        else:
+            train_on_two(pair, lab, "exported", **settings, sharding=sharding)
+        results.append(TrainResult.load(lab.last_job.with_suffix(".result.json"), repair_hint=""))
+    digests = [{name: (file.num_bytes, file.digest) for name, file in result.files.items()} for result in results]
+    assert digests[0] == digests[1] == digests[2] and len(digests[0]) > 5
+    assert results[0].weights == results[1].weights == results[2].weights
+    assert len({result.weights_digest for result in results}) == 1
+    assert len({result.model for result in results}) == 3  # each was written
 
 
 def _sharded_norms(bounds: tuple[float, ...]) -> list[tuple[float, float, list[int]]]:
