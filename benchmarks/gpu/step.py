@@ -29,6 +29,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "compiled, auto, EMA in the host's memory": {
         "compile": "always", "activation_memory": "auto", "ema_device": "cpu",
     },
+    "offload, eager": {"offload": {"type": "block_level"}},
+    "offload, eager, without a stream": {"offload": {"type": "block_level", "use_stream": False}},
 }  # fmt: skip
 GIB = 2**30
 

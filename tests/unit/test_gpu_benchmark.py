@@ -43,6 +43,8 @@ def test_a_step_has_seconds_memory_and_mfu() -> None:
     found = step.measure(TINY, "eager, auto")
     assert found["kept"] == 1.0  # all of it fits
     assert 0 < found["mfu"] < 1 and found["first_s"] > 0 and found["peak_bytes"] >= 0
+    offloaded = step.measure(TINY, "offload, eager")
+    assert offloaded["kept"] == 0.0 and offloaded["step_s"] > 0
     rows = list(step.table(lambda setting: found | {"step_s": 1.0 if setting == step.EAGER else 0.5}))
     assert len(rows) == 2 + len(step.SETTINGS)
     assert [cells(row)[4] for row in rows[2:4]] == ["1.00x", "2.00x"]

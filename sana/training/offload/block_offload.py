@@ -60,10 +60,6 @@ class BlockOffload:
         for index, block in enumerate(blocks):
             block.forward = _Forward(self, index, block)
 
-    def collect(self) -> None:
-        """Wait until all gradients of a backward pass are in the masters' `.grad`."""
-        self._gradients.collect()
-
     def compute(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute a block with copies of its weights."""
         self._gradients.collect()  # those of the block before, which have had the time of a block to arrive

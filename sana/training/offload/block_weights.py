@@ -99,7 +99,13 @@ class HostGradients:
         self._coming: list[tuple[torch.cuda.Event | None, nn.Parameter, Tensor]] = []
 
     def send(self, master: nn.Parameter, gradient: Tensor) -> None:
-        """Start to move a gradient, which the device frees when it is moved."""
+        """Start to move a gradient, which the device frees when it is moved; for a backward pass to call.
+
+        All are in their masters when that pass returns.
+        """
+        if not self._coming:
+            # torch calls it at the end of this backward pass, as its own wrappers of distributed models have it do
+            torch.autograd.Variable._execution_engine.queue_callback(self.collect)  # type: ignore[attr-defined]
         if self._stream is None:
             self._coming.append((None, master, gradient.to("cpu", copy=True)))
             return

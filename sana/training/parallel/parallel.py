@@ -40,7 +40,6 @@ class Parallel:
     ) -> None:
         self._accelerator, self._math = accelerator, math
         self._offload_config = offload or GroupOffload()
-        self._offload: BlockOffload | None = None
         self._sharding: Sharding = sharding if accelerator.num_processes > 1 else "none"  # one rank has all
         self.device: torch.device = accelerator.device
         self.rank: int = accelerator.process_index
@@ -68,7 +67,7 @@ class Parallel:
                 f"train.resources.offload works with one rank, but {self.num_ranks} were started: their gradients are "
                 "exchanged on the device; set it to none, or start one"
             )
-        self._offload = BlockOffload(model, self._offload_config, self.device)
+        BlockOffload(model, self._offload_config, self.device)
 
     def wrap(self, trainable: Trainable) -> nn.Module:
         """Move the model to the device, and return what is called in training: ranks exchange gradients through it."""
@@ -104,8 +103,6 @@ class Parallel:
         """Add the gradients of this rank's part of the loss; the loss is the sum of all ranks' parts."""
         with float32_math(self._math):
             self._accelerator.backward(partial_loss * self.num_ranks)  # the exchange averages over ranks
-        if self._offload is not None:
-            self._offload.collect()
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Scale the gradients down to a norm; returns the norm before, a scalar that is equal on all ranks."""
