@@ -26,6 +26,11 @@ class WeedServer:
     def __init__(self) -> None:
         self.endpoint = ""
 
+    @property
+    def socket(self) -> str:
+        """The file at which it listens too."""
+        return f"{self._folder}/s3.sock"
+
     def env(self) -> dict[str, str]:
         """Return the environment with which any AWS client uses this server and no other."""
         return {
@@ -49,7 +54,7 @@ class WeedServer:
         command += ["-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-volume.preStopSeconds=0"]
         command += [f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"]
         command += [f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-        command += [f"-s3.localSocket={self._folder}/s3.sock", f"-filer.localSocket={self._folder}/filer.sock"]
+        command += [f"-s3.localSocket={self.socket}", f"-filer.localSocket={self._folder}/filer.sock"]
         keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
         with open(self._folder / "log", "wb") as log:
             self._process = subprocess.Popen(

@@ -1,93 +1,26 @@
-"""Two "machines" on the loopback, a root on S3: one is killed, cut off, pre-empted, and the run ends as if not."""
+"""Two "machines", a root on S3: one is killed, hangs, is cut off or pre-empted, and the run ends as if not."""
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import yaml
 
-from flows.cli.main import main
 from sana.artifact import find
 from sana.facts import TrainFacts
-from sana.pipeline.plan import inputs_of
-from sana.stages import train as stage
-from sana.training.checkpoints.checkpoint import newest_checkpoint
-from sana.training.metrics import parse_rows
 from sana.training.parallel.heartbeat import SILENT_S
-from tests.forked import start
-from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
+from tests.machines import STEPS, Machines, ended_within, losses, straight_losses
+from tests.namespaces import forward, network, why_not
+from tests.pipeline_runs import ROOT, inline_workers, new_place, run_stages
+from tests.s3_server import WeedServer
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.slow(group="ranks")]
-
-STEPS = 60
-SETTINGS = (f"train.max_steps={STEPS}", "train.resources.checkpoint_every=3", "train.resources.micro_batch_size=1")
-
-
-def _worker(environ: dict[str, str], config: str, work_dir: str, sharding: str) -> None:
-    os.environ.update(environ)
-    main(["train-worker", config, "-s", f"work_dir={work_dir}", "-s", f"train.resources.sharding={sharding}"])
+pytestmark = pytest.mark.timeout(400)
 
 
-class Machines:
-    """Starts both ranks of a training, each with a work_dir of its own."""
-
-    def __init__(self, place: Place) -> None:
-        self.place, self.context = place, place.context(*SETTINGS)
-        self.recipe = stage.recipe(self.context, inputs_of(self.context, "train"))
-        self.config = place.folder / "config.yaml"
-        self.config.write_text(yaml.safe_dump(self.context.config.model_dump(mode="json")), encoding="utf-8")
-
-    @contextmanager
-    def training(self, sharding: str) -> Iterator[list[BaseProcess]]:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "1"}
-        ranks = []
-        for rank in (0, 1):
-            work_dir = self.place.folder / f"machine{rank}"
-            work_dir.mkdir(exist_ok=True)
-            environ = {**common, "RANK": str(rank), "LOCAL_RANK": "0"}
-            ranks.append(start(_worker, environ, str(self.config), str(work_dir), sharding))
-        try:
-            yield ranks
-        finally:
-            for rank in ranks:
-                rank.kill()
-                rank.join()
-
-    def step(self) -> int:
-        found = newest_checkpoint(self.context.store, stage.trajectory_of(self.recipe), at_most=STEPS)
-        return found.step if found else 0
-
-    def wait_for_more(self, ranks: list[BaseProcess], before: int) -> None:
-        deadline = time.monotonic() + 90
-        while self.step() <= before:
-            assert all(rank.exitcode is None for rank in ranks), [rank.exitcode for rank in ranks]
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-
-
-def ended_within(rank: BaseProcess, seconds: float) -> int | None:
-    began = time.monotonic()
-    rank.join(seconds)
-    print(f"ended with {rank.exitcode} after {time.monotonic() - began:.1f} s")
-    return rank.exitcode
-
-
-def losses(machines: Machines, keys: tuple[str, ...]) -> list[float]:
-    rows = parse_rows(b"".join(machines.context.store.read(key) for key in keys))
-    return [row["train/loss"] for row in rows if "train/loss" in row]
-
-
+@pytest.mark.slow(group="ranks")
 def test_a_run_on_two_machines_survives_the_loss_of_either(tmp_path: Path, tiny_model: Path, s3_root: str) -> None:
     place = new_place(tmp_path, tiny_model, root=s3_root)
     with inline_workers():
@@ -98,7 +31,7 @@ def test_a_run_on_two_machines_survives_the_loss_of_either(tmp_path: Path, tiny_
         ranks[1].kill()
         assert ended_within(ranks[0], 15) == 75
     saved = machines.step()
-    with machines.training("full") as ranks:  # one is cut off: nothing of it is heard, and no connection closes
+    with machines.training("full") as ranks:  # one hangs: nothing of it is heard, and no connection closes
         machines.wait_for_more(ranks, saved)
         assert ranks[0].pid is not None
         os.kill(ranks[0].pid, signal.SIGSTOP)
@@ -115,14 +48,38 @@ def test_a_run_on_two_machines_survives_the_loss_of_either(tmp_path: Path, tiny_
     made = find(machines.context.store, machines.recipe)
     assert made is not None and run_stages(machines.context, last="train").ran == []
     # and the same losses as a run in one process that nothing disturbed
-    inputs = inputs_of(machines.context, "train")
-    with inline_workers():
-        straight = stage.run(replace(machines.context, salt="straight"), inputs, machines.recipe)
     disturbed = losses(machines, TrainFacts.of(made).metrics)
     assert len(disturbed) == STEPS
-    assert disturbed == pytest.approx(losses(machines, TrainFacts.of(straight).metrics), rel=1e-5)
+    assert disturbed == pytest.approx(straight_losses(machines), rel=1e-5)
 
 
+@pytest.mark.slow(group="cut_off")
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_machine_whose_cable_is_pulled(tmp_path: Path, tiny_model: Path, s3: WeedServer, s3_root: str) -> None:
+    place = new_place(tmp_path, tiny_model, root=s3_root)
+    with inline_workers():
+        run_stages(place.context(), last="encode_latents")
+    with network() as net:
+        here, port = net.address(0), 9000
+        net.start(0, forward, here, port, s3.socket)
+        environ = {"MASTER_ADDR": here, "MASTER_PORT": "29500", "GLOO_SOCKET_IFNAME": "eth0"}
+        environ |= {"AWS_ENDPOINT_URL": f"http://{here}:{port}", "NO_PROXY": f"127.0.0.1,{here}"}
+        machines = Machines(place, start=net.start, environ=environ)
+        with machines.training("none") as ranks:
+            machines.wait_for_more(ranks, 0)
+            net.pull(1)  # it reaches neither the other rank nor storage
+            assert [ended_within(rank, SILENT_S + 20) for rank in ranks] == [75, 75]
+        saved = machines.step()
+        assert 0 < saved < STEPS
+        net.plug_in(1)
+        with machines.training("none") as ranks:
+            assert [ended_within(rank, 150) for rank in ranks] == [0, 0]
+    made = find(machines.context.store, machines.recipe)
+    assert made is not None
+    assert losses(machines, TrainFacts.of(made).metrics) == pytest.approx(straight_losses(machines), rel=1e-5)
+
+
+@pytest.mark.slow(group="ranks")
 def test_torchrun_starts_the_ranks_again_and_they_resume(tmp_path: Path, tiny_model: Path) -> None:
     place = new_place(tmp_path, tiny_model)
     with inline_workers():

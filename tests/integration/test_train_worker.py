@@ -19,6 +19,7 @@ from sana.training.checkpoints.checkpoint import newest_checkpoint
 from sana.training.parallel import heartbeat
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.train_step import TrainStep
+from tests.loopback_servers import free_port
 from tests.pipeline_runs import Place, run_stages
 
 pytestmark = pytest.mark.timeout(120)
@@ -26,13 +27,15 @@ pytestmark = pytest.mark.timeout(120)
 STEPS = "train.max_steps=4"
 
 
-def worker(place: Place, *overrides: str, rank: int = 0) -> int:
-    """Run the command as the only rank; returns its exit code."""
+def worker(place: Place, *overrides: str, rank: int = 0, num_ranks: int = 1) -> int:
+    """Run the command as one rank, of which no other is started; returns its exit code."""
     path = place.folder / "config.yaml"
     path.write_text(yaml.safe_dump(place.config(*overrides).model_dump(mode="json")), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RANK", str(rank))
-        patch.setenv("WORLD_SIZE", "1")
+        patch.setenv("WORLD_SIZE", str(num_ranks))
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(free_port()))
         try:
             main(["train-worker", str(path)])
         except SystemExit as ended:
@@ -56,6 +59,19 @@ def test_a_missing_input_is_named_with_the_command(place: Place, capsys: pytest.
     assert worker(place, "encode_latents.vae_precision=bf16") == 1
     said = capsys.readouterr().err
     assert "train reads what encode_latents makes" in said and "config.yaml --until encode_latents" in said
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [(0, "1 of 2 ranks have come: rank 0 on"), (1, "rank 0 of this start did not answer at 127.0.0.1:")],
+)
+def test_a_rank_whose_others_never_come_says_so_and_may_be_started_again(
+    place: Place, capsys: pytest.CaptureFixture[str], rank: int, said: str
+) -> None:
+    settings = (STEPS, "train.seed=7", "train.resources.rendezvous_timeout_s=1")
+    assert worker(place, *settings, rank=rank, num_ranks=2) == 75
+    told = capsys.readouterr().err
+    assert f"error: {said}" in told and "within 1 s (train.resources.rendezvous_timeout_s)" in told
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])

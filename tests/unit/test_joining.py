@@ -10,13 +10,9 @@ from torch.distributed import TCPStore
 
 from sana.errors import RankLostError
 from sana.training.parallel.joining import MeetingPlace, Wait, meet
+from tests.loopback_servers import free_port
 
 HERE = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.create_server((HERE, 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class Ranks:
