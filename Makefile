@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+# empty, whatever the machine sets: else each process compiles all it imports, 23 s of CPU for a worker in place of 9
+export PYTHONDONTWRITEBYTECODE :=
 
 # --no-compile: Python compiles what is imported, and only that, on first use
 PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile -c constraints.txt
