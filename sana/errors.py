@@ -30,6 +30,10 @@ class RankLostError(SanaError):
     """Another rank of a training is gone: trying again resumes."""
 
 
+class LeaseHeldError(SanaError):
+    """Another trainer has a trajectory, or is gone and its claim is not old yet: trying again later may help."""
+
+
 class RejectedError(SanaError):
     """More clips were rejected than the data set allows, or none is left: trying again will not help."""
 

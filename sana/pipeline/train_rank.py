@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from sana.artifact import Artifact, Draft, find
 from sana.context import Context
-from sana.errors import RankLostError, SanaError
+from sana.errors import LeaseHeldError, RankLostError, SanaError
 from sana.pipeline.plan import check_work_dir, inputs_of
 from sana.runtime.job import read_job, write_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN
@@ -54,4 +54,4 @@ def exit_code_of(error: SanaError) -> int:
     """Return the exit code by which a scheduler knows whether to start the ranks again."""
     if isinstance(error, StoreFullError):
         return 1
-    return EXIT_TRY_AGAIN if isinstance(error, StoreError | RankLostError) else 1
+    return EXIT_TRY_AGAIN if isinstance(error, StoreError | RankLostError | LeaseHeldError) else 1

@@ -16,6 +16,7 @@ from sana.errors import RankLostError
 from sana.pipeline.plan import inputs_of
 from sana.stages import train as stage
 from sana.training.checkpoints.checkpoint import newest_checkpoint
+from sana.training.checkpoints.lease import Claim
 from sana.training.parallel import heartbeat
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.train_step import TrainStep
@@ -72,6 +73,17 @@ def test_a_rank_whose_others_never_come_says_so_and_may_be_started_again(
     assert worker(place, *settings, rank=rank, num_ranks=2) == 75
     told = capsys.readouterr().err
     assert f"error: {said}" in told and "within 1 s (train.resources.rendezvous_timeout_s)" in told
+
+
+def test_the_claim_of_a_machine_that_died_is_no_mistake_of_the_user(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (STEPS, "train.seed=8")
+    context = place.context(*settings)
+    trajectory = stage.trajectory_of(stage.recipe(context, inputs_of(context, "train")))
+    key = f"train/{trajectory}/lease/00000001.json"
+    context.store.put_if_absent(key, Claim("dead", "another-machine", 1, time.time()).to_json())
+    assert worker(place, *settings) == 75 and "dead is training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sana.errors import SanaError
+from sana.errors import LeaseHeldError, SanaError
 from sana.record import Record
 from sana.store import Store
 from sana.store_errors import StoreError
@@ -101,7 +101,8 @@ def hold_lease(store: Store, trajectory: str, *, wait: bool = False) -> Iterator
     `wait`: wait for that, as long as the holder is silent; else a claim that is no older is an error.
 
     Raises:
-        SanaError: another trainer holds it (names who and since when), or a claim cannot be read.
+        LeaseHeldError: another trainer holds it; names who and since when.
+        SanaError: a claim cannot be read.
     """
     folder = f"train/{trajectory}/lease"
     number, claim = _newest_claim(store, folder)
@@ -112,13 +113,13 @@ def hold_lease(store: Store, trajectory: str, *, wait: bool = False) -> Iterator
         wait = claim == before
     if claim and _is_held(claim):
         age_s = _age_s(claim)
-        raise SanaError(
+        raise LeaseHeldError(
             f"train: {claim.owner} is training {trajectory} already (last heard of {max(age_s, 0):.0f} s ago); "
             f"wait for it, or, if it is gone, for {EXPIRES_S:.0f} s"
         )
     lease = Lease(store, folder, number)
     if not lease._claim():
-        raise SanaError(f"train: another trainer has just begun {trajectory}; wait for it")
+        raise LeaseHeldError(f"train: another trainer has just begun {trajectory}; wait for it")
     thread = threading.Thread(target=lease._heartbeat, name="lease", daemon=True)
     thread.start()
     try:
