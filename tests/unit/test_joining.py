@@ -3,12 +3,15 @@
 import logging
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
+import torch
 from torch.distributed import TCPStore
 
-from sana.errors import RankLostError
+from sana.errors import ConfigError, RankLostError
+from sana.training.parallel.distributed import _require_gpus
 from sana.training.parallel.joining import MeetingPlace, Wait, meet
 from tests.loopback_servers import free_port
 
@@ -84,3 +87,26 @@ def test_a_rank_that_is_back_before_the_earlier_start_has_ended(caplog: pytest.L
     found = back.result(10)
     found.set_timeout(timedelta(seconds=5))
     assert found.get("key") == b"new"
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "device", "by_launcher", "refused"),
+    [
+        (1, "auto", True, True),
+        (1, "cuda", True, True),
+        (2, "auto", True, False),
+        (1, "cpu", True, False),
+        (0, "auto", True, False),  # a CPU trains
+        (1, "auto", False, False),  # srun may show each rank its own GPU
+    ],
+)
+def test_ranks_without_a_gpu_each_are_refused(
+    num_gpus: int, device: str, by_launcher: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.delenv("SANA_PARENT_PID", raising=False)
+    if by_launcher:
+        monkeypatch.setenv("SANA_PARENT_PID", "1")
+    with pytest.raises(ConfigError, match=r"num_processes is 2, .* sees 1 GPUs") if refused else nullcontext():
+        _require_gpus(device)

@@ -1,5 +1,6 @@
 """Distributed training: joining the other ranks, and agreeing to stop."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,12 +29,13 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
     """Join the other ranks, if there are any, on the device that the config asks for.
 
     Raises:
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or there are fewer GPUs than ranks.
         RankLostError: not all ranks have come in time.
     """
     device = config.resources.device
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.resources.device is cuda, but torch sees no GPU here; use auto or cpu")
+    _require_gpus(device)
     join_ranks(wait_s=config.resources.rendezvous_timeout_s, timeout=COLLECTIVE_TIMEOUT, device=device)
     return Accelerator(
         # bf16 weights compute in bf16 by themselves
@@ -44,6 +46,19 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of all gradients
         ],
     )
+
+
+def _require_gpus(device: str) -> None:
+    """Require a GPU for each rank that the launcher started: NCCL takes no two on one, and says so in its own words.
+
+    Ranks that others started may each see their own GPU alone.
+    """
+    num_gpus, num_ranks = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device != "cpu" and "SANA_PARENT_PID" in os.environ and 0 < num_gpus < num_ranks:
+        raise ConfigError(
+            f"train.resources.num_processes is {num_ranks}, but torch sees {num_gpus} GPUs here, and each rank needs "
+            f"one; set it to {num_gpus}, or train.resources.device to cpu"
+        )
 
 
 class StopFlag:
