@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sana.data.loading.loader import load_samples
+from sana.data.shards.shard import DamagedSampleError
 from sana.errors import ConfigError, SanaError
 from sana.progress import Progress
 from sana.runtime.launcher import result_path
@@ -117,6 +119,21 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path: Path, tiny
     ):
         train(lab.job("bad", checkpoint_every=2, log_every=100))
     assert checkpoint_steps(lab.store, lab.key("bad")) == []
+
+
+@pytest.mark.usefixtures("own_sigterm")
+def test_damaged_samples_end_training_only_if_checksums_are_verified(tmp_path: Path, tiny_model: Path) -> None:
+    damaged = Lab(build_encoded(tmp_path / "root"), tmp_path / "lab", tiny_model)
+    samples = load_samples(damaged.store, damaged.encoded.latents, damaged.encoded.captions, "train")
+    latents = samples.tensors["latents"]
+    for row in range(len(samples)):
+        path = damaged.path(latents[row].shard)
+        data = bytearray(path.read_bytes())
+        data[latents[row].offset] ^= 1
+        path.write_bytes(data)
+    assert damaged.train("unverified", max_steps=1, verify_checksums=False).step == 1
+    with pytest.raises(DamagedSampleError, match="damaged"):
+        damaged.train("verified", max_steps=1)
 
 
 def test_a_batch_that_does_not_divide_is_an_error() -> None:
