@@ -112,6 +112,16 @@ def test_wrapped_blocks_compute_what_blocks_do_and_keep_their_names(tiny_model: 
             torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_blocks_that_cannot_be_compiled_are_an_error_that_names_the_setting(tiny_model: Path) -> None:
+    def fails(graph: Any, _inputs: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    model = load_transformer(str(tiny_model))
+    CompiledBlocks(model.transformer_blocks, backend=fails)
+    with pytest.raises(ConfigError, match=r"train\.resources\.compile: .*no compiler.* set it to never"):
+        predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, 9, 16), None)
+
+
 def config(precision: str = "bf16", **resources: Any) -> TrainConfig:
     settings = {"max_steps": 1, "global_batch_size": 1, "mixed_precision": precision, "resources": resources}
     return TrainConfig.model_validate(settings)

@@ -5,12 +5,15 @@ Compiling changes the last bits: products are fused, and sums are taken in anoth
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from sana.errors import ConfigError
 
 _MAX_GRAPHS = 256  # of one function: 11 buckets in training and in evaluation are 22; torch's own limit is 8
 # Captions are padded to a multiple of it: the official 300 tokens have one length, so one graph. Cross-attention to so
@@ -29,7 +32,7 @@ class CompiledBlocks:
 
     Graphs are made at the first forward pass of a shape. `kept` is the share of a block's activations that is kept
     for its backward pass; the rest is computed again from them (torch's activation memory budget), and 1 keeps all that
-    is not cheaper to compute again.
+    is not cheaper to compute again. A forward pass raises ConfigError where they cannot be compiled.
     """
 
     def __init__(self, blocks: nn.ModuleList, *, kept: float = 1.0, backend: Backend = "inductor") -> None:
@@ -77,7 +80,7 @@ class CompiledBlocks:
             self._shapes.add((torch.is_grad_enabled(), block.training, *shape))
             graphs_before = _unique_graphs()
             # the patches come transposed to the first block, which would be a graph of its own
-            with self._limit, self._budget:
+            with self._limit, self._budget, _failure_explained():
                 result: Tensor = self._compiled(
                     block,
                     hidden_states.contiguous(),
@@ -102,6 +105,19 @@ def pad_captions(captions: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]
         bias = captions.new_zeros(batch, 1, length)
     missing = -length % CAPTION_MULTIPLE
     return nn.functional.pad(captions, (0, 0, 0, missing)), nn.functional.pad(bias, (0, missing), value=_MASKED)
+
+
+@contextmanager
+def _failure_explained() -> Iterator[None]:
+    """Turn what torch's compiler raises into a ConfigError: without a C++ compiler, on a GPU without Triton."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        why = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
+        raise ConfigError(
+            f"train.resources.compile: the transformer's blocks cannot be compiled here ({why}); install a C++ "
+            "compiler such as g++, or set it to never"
+        ) from error
 
 
 def use_compile_cache(work_dir: Path) -> None:
