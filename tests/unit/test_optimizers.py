@@ -137,6 +137,8 @@ def _whole_state_after_steps(sharded: bool) -> dict[str, Tensor]:
                     grad = distribute_tensor(grad, parameter.device_mesh, parameter.placements)
                 parameter.grad = grad
             optimizer.step(rate(step))
+        kernels = {key: tensor for key, tensor in optimizer.state().items() if "point.weight" in key}
+        assert all(tensor.placements == (Shard(0),) for tensor in kernels.values() if isinstance(tensor, DTensor))
         for key, tensor in (optimizer.state() | {f"weight {key}": p for key, p in parameters.items()}).items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             found[f"{name} {weights} {key}"] = whole.detach().clone()

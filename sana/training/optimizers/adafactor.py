@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, zeros
+from torch.distributed.tensor import DTensor
 
 from sana.config.training.optimizer import AdafactorConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
-from sana.training.parallel.sharding import local, sum_of_shards
+from sana.training.parallel.sharding import local, sum_of_shards, zeros_beside
 
 
 def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Optimizer:
@@ -32,8 +32,8 @@ def build(config: AdafactorConfig, parameters: Parameters, setup: Setup) -> Opti
         if parameter.ndim > 1:
             num_all = parameter.shape[1:].numel()
             *outer, rows, columns = (parameter.shape[0], num_all) if as_matrices else parameter.shape
-            state["row_var"] = _zeros((*outer, rows, 1), parameter)
-            state["col_var"] = _zeros((*outer, 1, columns), parameter, is_whole=not outer)
+            state["row_var"] = zeros_beside(parameter, (*outer, rows, 1))
+            state["col_var"] = zeros_beside(parameter, (*outer, 1, columns), is_whole=not outer)
         else:
             state["variance"] = torch.zeros_like(parameter)
         optimizer.state[parameter] = {key: tensor.detach() for key, tensor in state.items()}
@@ -53,13 +53,6 @@ class _Adafactor(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     _step(parameter, self._optimizer.state[parameter], group)
-
-
-def _zeros(shape: tuple[int, ...], parameter: Tensor, *, is_whole: bool = False) -> Tensor:
-    """Return zeros, sharded by the first dimension as the parameter is; `is_whole`: on every rank."""
-    if is_whole or not isinstance(parameter, DTensor):
-        return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
-    return zeros(shape, dtype=parameter.dtype, device_mesh=parameter.device_mesh, placements=parameter.placements)
 
 
 @torch.no_grad()

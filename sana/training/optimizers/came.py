@@ -4,6 +4,7 @@ import torch
 
 from sana.config.training.optimizer import CameConfig
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, decay_groups
+from sana.training.parallel.sharding import zeros_beside
 
 _SIZE = "RMS"  # pytorch-optimizer keeps a parameter's size there, to be looked at
 
@@ -30,7 +31,11 @@ def build(config: CameConfig, parameters: Parameters, setup: Setup) -> Optimizer
         if CAME.get_options(parameter.shape):
             rows, columns = parameter.shape[:-1], (*parameter.shape[:-2], *parameter.shape[-1:])
             for squares in ("exp_avg_sq", "exp_avg_res"):
-                state |= {f"{squares}_row": parameter.new_zeros(rows), f"{squares}_col": parameter.new_zeros(columns)}
+                state[f"{squares}_row"] = zeros_beside(parameter, rows)
+                # of a matrix the columns are of all rows, which every rank has a part of
+                state[f"{squares}_col"] = (
+                    parameter.new_zeros(columns) if parameter.ndim == 2 else zeros_beside(parameter, columns)
+                )
         else:
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         optimizer.state[parameter] = {**{key: tensor.detach() for key, tensor in state.items()}, _SIZE: 0.0}

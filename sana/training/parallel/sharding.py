@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, distribute_tensor, zeros
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.errors import ConfigError
@@ -88,6 +88,13 @@ def sum_of_shards(partial: Tensor, of: Tensor) -> Tensor:
         return partial
     torch.distributed.all_reduce(partial, group=of.device_mesh.get_group("shard"))
     return partial
+
+
+def zeros_beside(parameter: Tensor, shape: tuple[int, ...], *, is_whole: bool = False) -> Tensor:
+    """Return zeros of a parameter's dtype, sharded by the first dimension as it is; `is_whole`: on every rank."""
+    if is_whole or not isinstance(parameter, DTensor):
+        return torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+    return zeros(shape, dtype=parameter.dtype, device_mesh=parameter.device_mesh, placements=parameter.placements)
 
 
 def part_of(tensor: Tensor, like: Tensor) -> Tensor:
