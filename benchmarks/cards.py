@@ -31,6 +31,10 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "`adamw_8bit`, bf16 weights, `ema_device: cpu`": (
         {"optimizer": {"name": "adamw_8bit"}, **_BF16}, {"ema_device": "cpu"},
     ),
+    "`adamw_bf16`, bf16 weights, `ema_device: cpu`, `fused_backward`": (
+        {"optimizer": {"name": "adamw_bf16"}, **_BF16, "gradient_clipping": "none"},
+        {"ema_device": "cpu", "fused_backward": True},
+    ),
     "`offload`": ({}, _BLOCKS),
     "`offload`, `adamw_bf16`, bf16 weights": ({"optimizer": {"name": "adamw_bf16"}, **_BF16}, _BLOCKS),
 }  # fmt: skip

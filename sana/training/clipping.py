@@ -1,6 +1,6 @@
 """Clipping: what is done with the gradients of the global batch before the optimizer sees them."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,7 @@ def clip_gradients(parallel: Parallel, parameters: Collection[nn.Parameter], con
         return parallel.clip(parameters, config.max_grad_norm)
     norm = parallel.grad_norm(parameters)
     if config.max_grad_value is not None:
-        clip_values((p.grad for p in parameters if p.grad is not None), config.max_grad_value)
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]
+        torch._foreach_clamp_min_(gradients, -config.max_grad_value)
+        torch._foreach_clamp_max_(gradients, config.max_grad_value)
     return norm
-
-
-def clip_values(gradients: Iterable[Tensor], bound: float) -> None:
-    """Cut each number of the gradients to +- `bound`, in place."""
-    parts = [local(gradient) for gradient in gradients]
-    torch._foreach_clamp_min_(parts, -bound)
-    torch._foreach_clamp_max_(parts, bound)

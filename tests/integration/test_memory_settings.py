@@ -29,7 +29,7 @@ STRAIGHT: dict[str, Any] = {"max_steps": 4, "checkpoint_every": 2, "eval_every":
 
 # one micro batch a step, and no norm over all gradients
 ONE_PASS: dict[str, Any] = {"micro_batch_size": 4, "gradient_clipping": "none"}
-BY_VALUE: dict[str, Any] = {**ONE_PASS, "gradient_clipping": "value", "max_grad_value": 1e-3}
+BY_VALUE: dict[str, Any] = {**ONE_PASS, "gradient_clipping": "value", "max_grad_value": 1e-5}
 FUSED: dict[str, Any] = {"fused_backward": True}
 BF16: dict[str, Any] = {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}}
 

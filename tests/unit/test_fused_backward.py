@@ -1,5 +1,6 @@
 """Steps in the backward pass are those after it, bit for bit, and no gradient waits for another."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sana.config.training.optimizer_support import SUPPORT
+from sana.model.transformer import load_transformer, predict
 from sana.training.clipping import clip_gradients
+from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.gauges.gradient_norms import gradient_norms, groups_of
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
@@ -108,3 +111,39 @@ def test_a_weight_that_is_used_twice_takes_one_step_along_the_whole_gradient() -
         (inputs @ weight @ weight).square().sum().backward()
         run.state.advance(1e-2)
     assert all(torch.equal(tensor, fused.tensors()[key]) for key, tensor in plain.tensors().items())
+
+
+slow = pytest.mark.slow(group="compile")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        *((name, None) for name, weights in HOLDS if weights == "fp32"),
+        pytest.param("adamw", 0.3, marks=slow),
+        pytest.param("adamw", 1.0, marks=slow),
+    ],
+)
+def test_the_transformer_s_steps_in_its_backward_pass(name: str, kept: float | None, tiny_model: Path) -> None:
+    """Gradients may be views of what the rest of the pass needs, and compiled blocks keep their weights for it."""
+    clipping = {"gradient_clipping": "value", "max_grad_value": 1e-5}
+    runs = []
+    for fused in (False, True):
+        torch._dynamo.reset()
+        model = load_transformer(str(tiny_model)).train()
+        if kept is not None:
+            CompiledBlocks(model.transformer_blocks, kept=kept, backend="aot_eager")
+        run = Run(name, "fp32", fused=fused, **clipping)
+        run.parameters = dict(model.named_parameters())
+        trainable: Any = SimpleNamespace(parameters=run.parameters, model=model)
+        run.state = TrainState(trainable, run.config.model_copy(update={"parameter_groups": ()}))
+        for number in range(3):
+            run.state.begin(rate(number))
+            latents = torch.randn(1, 16, 2, 8, 12, generator=torch.Generator().manual_seed(number))
+            captions, mask = torch.ones(1, 5, 16), torch.ones(1, 5, dtype=torch.int64)
+            predict(model, latents, torch.tensor([500.0]), captions, mask).square().mean().backward()
+            if not fused:
+                clip_gradients(run.parallel, list(run.parameters.values()), run.config)
+            run.state.advance(rate(number))
+        runs.append(run.tensors())
+    assert [key for key, tensor in runs[0].items() if not torch.equal(tensor, runs[1][key])] == []

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sana.training.clipping import clip_values
 from sana.training.optimizers.optimizer import Optimizer, Parameters
 
 
@@ -43,5 +42,6 @@ class GradientRelease:
         # as for all of them at once, which has the same bits
         self._norms[parameter] = torch._foreach_norm([parameter.grad], 2.0, dtype=torch.float32)[0]
         if self._max_grad_value is not None:
-            clip_values([parameter.grad], self._max_grad_value)
+            # a copy: the rest of the backward pass may still need this memory, of which the gradient is a view
+            parameter.grad = parameter.grad.clamp(-self._max_grad_value, self._max_grad_value)
         self._optimizer.step_one(parameter)
