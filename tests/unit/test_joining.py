@@ -21,12 +21,13 @@ HERE = "127.0.0.1"
 class Ranks:
     """Ranks that are threads, each of which waits for so many seconds."""
 
-    def __init__(self, num_ranks: int, wait_s: float, port: int | None = None) -> None:
+    def __init__(self, num_ranks: int, wait_s: float, port: int | None = None, *, of_torchrun: bool = False) -> None:
         self.num_ranks, self.wait_s, self.port = num_ranks, wait_s, port or free_port()
+        self.of_torchrun = of_torchrun
         self._threads = ThreadPoolExecutor(num_ranks)
 
     def start(self, rank: int) -> "Future[TCPStore]":
-        place = MeetingPlace(HERE, self.port, Wait(self.wait_s, say_every_s=0.2))
+        place = MeetingPlace(HERE, self.port, Wait(self.wait_s, say_every_s=0.2), of_torchrun=self.of_torchrun)
         return self._threads.submit(meet, rank, self.num_ranks, place)
 
 
@@ -110,3 +111,21 @@ def test_ranks_without_a_gpu_each_are_refused(
         monkeypatch.setenv("SANA_PARENT_PID", "1")
     with pytest.raises(ConfigError, match=r"num_processes is 2, .* sees 1 GPUs") if refused else nullcontext():
         _require_gpus(device)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_under_torchrun_the_store_of_an_earlier_start_is_not_taken_for_this_ones(
+    caplog: pytest.LogCaptureFixture, earlier: bool
+) -> None:
+    agents = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
+    if earlier:
+        agents.set("sana/store_port", str(free_port()))  # where nobody answers any more
+    ranks = Ranks(2, 20, agents.port, of_torchrun=True)
+    other = ranks.start(1)
+    with pytest.raises(TimeoutError):
+        other.result(0.8)
+    assert f"rank 1: rank 0 does not answer at {HERE}:" in caplog.text
+    first = ranks.start(0).result(10)
+    first.set("key", "value")
+    assert other.result(10).get("key") == b"value"
+    assert first.port != agents.port

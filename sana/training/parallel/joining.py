@@ -101,15 +101,20 @@ class MeetingPlace:
         """Connect to the store of rank 0, which may not be there yet. Raises RankLostError: it never was."""
         while not self.wait.over:
             try:
-                if self._torchruns:
-                    self.port = int(self._torchruns.get(_TORCHRUNS_PORT))
-                # asked before torch asks, which prints a page for each refusal
-                socket.create_connection((self.host, self.port), _CONNECT.total_seconds()).close()
-                return TCPStore(self.host, self.port, is_master=False, timeout=_CONNECT)
+                if self._torchruns is None or self._torchruns.check([_TORCHRUNS_PORT]):
+                    return self._connect()
             except (OSError, DistNetworkError, DistStoreError):
-                self.wait.say(f"rank {rank}: rank 0 does not answer at {self.name}")
-                time.sleep(_POLL_S)
+                pass  # not yet
+            self.wait.say(f"rank {rank}: rank 0 does not answer at {self.name}")
+            time.sleep(_POLL_S)
         raise RankLostError(f"rank 0 of this start did not answer at {self.name}{_advice(self.wait)}")
+
+    def _connect(self) -> TCPStore:
+        if self._torchruns is not None:
+            self.port = int(self._torchruns.get(_TORCHRUNS_PORT))
+        # asked before torch asks, which prints a page for each refusal
+        socket.create_connection((self.host, self.port), _CONNECT.total_seconds()).close()
+        return TCPStore(self.host, self.port, is_master=False, timeout=_CONNECT)
 
 
 def meet(rank: int, num_ranks: int, place: MeetingPlace) -> TCPStore:
