@@ -72,6 +72,18 @@ def transformer_with(
     Raises:
         RuntimeError: a weight is missing, unknown or of another shape.
     """
+    model = empty_transformer(path, revision=revision, dtype=dtype)
+    model.load_state_dict(weights)
+    return model
+
+
+def empty_transformer(
+    path: str, *, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> SanaVideoTransformer3DModel:
+    """Build the transformer of a checkpoint from its config.json, on the CPU and in eval mode: its weights are not set.
+
+    All of them must be replaced. Rotary tables are right, and float32.
+    """
     config = SanaVideoTransformer3DModel.load_config(path, subfolder="transformer", revision=revision)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -80,7 +92,6 @@ def transformer_with(
             model: SanaVideoTransformer3DModel = SanaVideoTransformer3DModel.from_config(config)
     finally:
         torch.set_default_dtype(before)
-    model.load_state_dict(weights)
     return model.eval()
 
 

@@ -1,20 +1,25 @@
 """Starting from the weights, and if asked the optimizer, of an earlier run or of an exported model."""
 
+import logging
+import time
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sana.errors import SanaError
-from sana.model.transformer import load_transformer
-from sana.runtime.specs import InitialWeights
+from sana.model.transformer import empty_transformer, load_transformer
+from sana.runtime.specs import InitialWeights, ModelSource
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load, load_weights
 from sana.training.guards.skipped_steps import SKIPPED_STEPS
-from sana.wording import first_of
+from sana.wording import at_rate, first_of
 
 NAMED_TENSORS = 3  # in an error
+
+_log = logging.getLogger(__name__)
 
 
 class InitialOptimizer(NamedTuple):
@@ -22,6 +27,27 @@ class InitialOptimizer(NamedTuple):
 
     tensors: Mapping[str, Tensor]
     num_steps: int
+
+
+def start_transformer(
+    store: Store, model: ModelSource, initial: InitialWeights | None, *, dtype: torch.dtype, resumes: bool
+) -> Any:
+    """Return the SanaVideoTransformer3DModel that training starts from, on the CPU; nothing is read to be replaced.
+
+    With `resumes` its weights are no numbers yet: those of the run's own checkpoint come. Raises as
+    `load_initial_weights` does.
+    """
+    began = time.perf_counter()
+    if resumes:
+        return empty_transformer(model.path, revision=model.revision, dtype=dtype)
+    if initial is None:
+        transformer = load_transformer(model.path, revision=model.revision, dtype=dtype)
+    else:
+        transformer = empty_transformer(model.path, revision=model.revision, dtype=dtype)
+        transformer.load_state_dict(load_initial_weights(store, initial, transformer.state_dict()))
+    size = sum(parameter.nbytes for parameter in transformer.parameters())
+    _log.info("the weights to start from: loaded %s", at_rate(size, time.perf_counter() - began))
+    return transformer
 
 
 def load_initial_weights(store: Store, initial: InitialWeights, needed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from sana.data.loading.loader import Reader
 from sana.progress import Progress, Report
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
+from sana.training.checkpoints.checkpoint import NothingToResumeError
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.compute.blocks import BlockCompute
 from sana.training.evaluation import EvalTable, evaluate_model
@@ -105,6 +106,7 @@ class Trainer:
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
+        self.must_resume = False  # the model has no weights yet
         self.started = time.perf_counter()  # of reading the checkpoint
         self.last_losses = ""  # as they were measured last, for reports
 
@@ -158,7 +160,12 @@ class Trainer:
 
     def _restore(self) -> None:
         found = self.checkpoints.restore(self._say_reading) if self.parallel.is_main else ResumePoint()
-        step, self.evaluated_step = self.parallel.broadcast([found.step, found.evaluated_step])
+        values = [found.step, found.evaluated_step, found.optimizer_steps_before]
+        step, self.evaluated_step, steps_before = self.parallel.broadcast(values)
+        if step:
+            self.state.optimizer_steps_before = self.checkpoints.optimizer_steps_before = steps_before
+        elif self.must_resume:
+            raise NothingToResumeError("no checkpoint is whole")
         self.state.restore(self.parallel, found.parts, step)
         self.checkpoints.resume(step, self.state)
         self.resumed_step = step

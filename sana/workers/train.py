@@ -25,18 +25,19 @@ from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained
 from sana.model.model_resolver import local_checkpoint
 from sana.model.objective import load_flow_shift
-from sana.model.transformer import DTYPES, load_transformer
+from sana.model.transformer import DTYPES
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
 from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
+from sana.training.checkpoints.checkpoint import NothingToResumeError, newest_checkpoint
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
-from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, load_initial_weights
+from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_transformer
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
@@ -44,7 +45,6 @@ from sana.training.parallel.distributed import lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
-from sana.wording import at_rate
 
 _NEEDS_LESS = (
     "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
@@ -77,12 +77,17 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
     wait = parallel.num_ranks > 1
     # only rank 0 writes, so it alone holds the lease; if it cannot, the launcher ends the other ranks
     with hold_lease(job.open_store(), job.spec.trajectory, wait=wait) if parallel.is_main else nullcontext() as lease:
-        trainer = build_trainer(job, parallel, check=lease.check if lease else _no_check)
+        check = lease.check if lease else _no_check
+        trainer = build_trainer(job, parallel, check=check)
         signal.signal(signal.SIGTERM, lambda *_: trainer.stop.request(EXIT_TERMINATED))
         signal.signal(signal.SIGUSR1, lambda *_: trainer.stop.request(EXIT_TRY_AGAIN))
         if parallel.is_main:
             Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
-        finished = trainer.run()
+        try:
+            finished = trainer.run()
+        except NothingToResumeError:  # all checkpoints were damaged: they are removed by now
+            trainer = build_trainer(job, parallel, check=check)
+            finished = trainer.run()
     if not finished:
         parallel.finish()  # what starts the ranks may kill the others once one has left, and rank 0 commits last
         name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
@@ -122,17 +127,11 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         job.report(Progress(0, max_steps, "steps", phase="loading the model"))
         # the export needs every file: better to find one missing now than in a week
         local_checkpoint(spec.model.path, revision=spec.model.revision)
-    began = time.perf_counter()
-    transformer = load_transformer(
-        spec.model.path,
-        revision=spec.model.revision,
-        dtype=DTYPES[config.train.weights_dtype],
-    )
-    size = sum(parameter.nbytes for parameter in transformer.parameters())
-    _log.info("the base model's weights: loaded %s", at_rate(size, time.perf_counter() - began))
+    newest = newest_checkpoint(store, spec.trajectory, at_most=max_steps) if parallel.is_main else None
+    (resumes,) = parallel.broadcast([newest is not None])
+    dtype = DTYPES[config.train.weights_dtype]
+    transformer = start_transformer(store, spec.model, spec.initial, dtype=dtype, resumes=resumes)
     trainable = FullTransformer(transformer)
-    if spec.initial is not None:
-        trainable.load(load_initial_weights(store, spec.initial, transformer.state_dict()))
     samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
@@ -163,7 +162,8 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         report=job.report,
         compute=compute,
     )
-    if spec.initial is not None and spec.initial.optimizer:
+    trainer.must_resume = resumes
+    if spec.initial is not None and spec.initial.optimizer and not resumes:
         _go_on_with(load_initial_optimizer(store, spec.initial, trainer.state.optimizer.state()), trainer, parallel)
     return trainer
 

@@ -1,5 +1,6 @@
 """Training that starts from an earlier run: its weights, its optimizer if asked, and what cannot be started from."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sana.facts import TrainFacts
 from sana.runtime.specs import CheckpointName, InitialWeights
 from sana.stages.bodies.initial_weights import find_initial_weights
 from sana.stages.train import recipe, trajectory_of
+from sana.training.checkpoints.checkpoint import remove_checkpoint
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.initial_weights import load_initial_optimizer, load_initial_weights
 from sana.training.schedules import learning_rate_at
@@ -137,3 +139,32 @@ def test_a_folder_is_started_from(lab: Lab, tmp_path: Path) -> None:
     shutil.copytree(lab.model, tmp_path / "model")
     start = InitialWeights(None, str(tmp_path / "model"), "ema", optimizer=False)
     lab.assert_same(lab.train("base", max_steps=1), lab.train("folder", max_steps=1, initial=start))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("prodigy", marks=pytest.mark.slow(group="numbers"))])
+def test_nothing_is_read_to_be_replaced(lab: Lab, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    """Neither the base model nor what was started from, where a run resumes; nor the base where another run's come."""
+    settings: dict[str, Any] = {"optimizer": {"name": optimizer}, "checkpoint_every": 2}
+    if optimizer == "prodigy":
+        pytest.importorskip("pytorch_optimizer")
+        settings["learning_rate"] = 1.0
+    lab.train("first", max_steps=2, **settings)
+    start = initial(lab, "first", 2, "live", optimizer=True)
+    straight = lab.train("straight", max_steps=6, initial=start, **settings)
+    plain = lab.train("plain-straight", max_steps=6, **settings)
+    lab.train("plain", max_steps=4, **settings)
+    monkeypatch.setattr("sana.training.initial_weights.load_transformer", None)
+    lab.train("second", max_steps=4, initial=start, **settings)
+    remove_checkpoint(lab.store, lab.key("first"), 2)
+    lab.assert_same(straight, lab.train("second", max_steps=6, initial=start, **settings))
+    assert lab.at("second", 6).optimizer_steps_before == 2
+    lab.assert_same(plain, lab.train("plain", max_steps=6, **settings))
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_begins_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    straight = lab.train("straight", max_steps=4, checkpoint_every=2)
+    lab.train("damaged", max_steps=4, checkpoint_every=2)
+    for step in (2, 4):
+        os.truncate(lab.path(lab.at("damaged", step).files["ema.safetensors"].key), 99)
+    lab.assert_same(straight, lab.train("damaged", max_steps=4, checkpoint_every=2))
+    assert caplog.text.count("is removed, an older one is used") == 2

@@ -26,6 +26,10 @@ class DamagedCheckpointError(SanaError):
     """A file of a checkpoint is missing or is not what its index says."""
 
 
+class NothingToResumeError(SanaError):
+    """Every checkpoint of a run that was to resume was damaged, and is removed."""
+
+
 @dataclass(frozen=True)
 class MetricsSegment(Record):
     """Metrics rows of steps `first` to `last`, both included, as one immutable object."""

@@ -39,6 +39,7 @@ class ResumePoint(NamedTuple):
     step: int = 0  # optimizer steps done
     evaluated_step: int = -1  # the last step with an eval loss; -1: none
     parts: Parts | None = None  # on the CPU; None before the first step
+    optimizer_steps_before: int = 0  # see Checkpoint
     loaded: str = ""  # what was read of each part, in how long
 
 
@@ -106,7 +107,9 @@ class CheckpointManager:
             history, segments = checkpoint.read_whole_metrics(self.store, found)
             found = replace(found, segments=segments)
             loaded = _loaded(parts, time.perf_counter() - started)
-            self.newest, resume = found, ResumePoint(step, parts=parts, loaded=loaded)
+            self.newest = found
+            before = found.optimizer_steps_before
+            resume = ResumePoint(step, parts=parts, optimizer_steps_before=before, loaded=loaded)
             break
         shutil.rmtree(self.staging, ignore_errors=True)
         checkpoint.remove_unfinished(self.store, self.key)
