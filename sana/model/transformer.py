@@ -54,10 +54,12 @@ def load_transformer(
 def save_transformer_config(transformer: nn.Module, folder: Path) -> None:
     """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights.
 
-    A sharded model has a class of FSDP2's own, whose name would load nowhere: the name is always diffusers'.
+    A sharded model has a class of FSDP2's own, whose name would load nowhere: the name is always diffusers'. Where the
+    model was loaded from is left out: the same run elsewhere, or resumed, exports the same bytes.
     """
     assert isinstance(transformer, SanaVideoTransformer3DModel)
     config = json.loads(transformer.to_json_string()) | {"_class_name": SanaVideoTransformer3DModel.__name__}
+    config.pop("_name_or_path", None)
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
