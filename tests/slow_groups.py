@@ -30,6 +30,8 @@ GROUPS = {
     "numbers": "counted and calibrated memory, a kill in an upload, the VAE's graphs",
     "slurm": "training on two nodes of a Slurm cluster, pre-empted, then one node lost: the same losses",
     "slurm_recipe": "what the recipe for Slurm does after mistakes, a cancel, and nodes that are gone",
+    "activations": "what compiled blocks keep, on one rank and on two, whole and sharded",
+    "compile_ranks": "compiled and sharded by inductor, and a cold cache against a warm one",
     "seek": "late windows of every kind of video",
 }
 

@@ -1,10 +1,12 @@
 """Seconds, MFU and memory of a training step by setting, each in a process of its own.
 
 In each of them our step and the bare one take turns on one model, so that their ratio does not depend on what else the
-machine does. Ours also draws, counts, measures norms and moves the EMA; neither reads (`loop` does).
+machine does. Ours also draws, counts, measures norms and moves the EMA; neither reads (`loop` does). On a CPU seconds
+are CPU seconds, those of the first step apart: other work on the machine counts less in them.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 
 from benchmarks.gpu.apart import Measure, Numbers, apart
 from benchmarks.gpu.sizes import WORK_DIR, Sizes
-from benchmarks.paired_loop import BareLoop, optimizer_of, timed
+from benchmarks.paired_loop import BareLoop, optimizer_of, wait
 from sana.costs.transformer import TransformerSizes
 from sana.training.gauges.matmul_peak import matmul_peak_flops
 from sana.training.peak_memory import PeakMemory
@@ -50,7 +52,9 @@ def measure(sizes: Sizes, setting: str) -> Numbers:
     batches = training.batches(sizes.bucket, sizes.caption_tokens)
     device = training.parallel.device
     ours = partial(training.take, batches)
-    first_s = timed(ours, device)
+    started = time.perf_counter()
+    ours()
+    first_s = time.perf_counter() - started
     ours()  # with what the first one left
     peak_bytes = peak.read()
     loop = BareLoop(training.trainable.model, optimizer_of(training.state), config, device)
@@ -68,6 +72,16 @@ def measure(sizes: Sizes, setting: str) -> Numbers:
         "peak_bytes": peak_bytes,
         "kept": training.blocks.settings.activations_kept,
     }
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of some work on a GPU, the CPU seconds of it on a CPU."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    wait(device)
+    started = clock()
+    work()
+    wait(device)
+    return clock() - started
 
 
 def table(measure: Measure) -> Iterator[str]:

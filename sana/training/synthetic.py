@@ -24,7 +24,7 @@ from sana.training.compute.blocks import prepare_blocks
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
-from sana.training.train_step import TrainStep
+from sana.training.train_step import StepMetrics, TrainStep
 from sana.training.trainable import FullTransformer
 
 _FLOW_SHIFT = 3.0  # of the noise levels: it changes no cost
@@ -134,8 +134,8 @@ class SyntheticTraining(SyntheticModel):
             times.append(time.perf_counter() - started)
         return StepTimes(times[0], min(times[1:]))
 
-    def take(self, batches: Iterator[MicroBatch]) -> None:
-        """Take one step of the global batch, and wait for the device.
+    def take(self, batches: Iterator[MicroBatch]) -> StepMetrics:
+        """Take one step of the global batch, wait for the device, and return what the step measured.
 
         Raises:
             torch.OutOfMemoryError: it does not fit.
@@ -144,3 +144,4 @@ class SyntheticTraining(SyntheticModel):
         float(taken.scalars[m.GRAD_NORM].value)  # waits for the device
         if self.parallel.device.type == "cuda":
             torch.cuda.synchronize()
+        return taken
