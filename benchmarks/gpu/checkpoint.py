@@ -47,8 +47,8 @@ def table(measure: Measure) -> Iterator[str]:
             continue
         bare_s, state_bytes = bare_s or found["step_s"], found["state_bytes"]
         yield (
-            f"| {setting} | {found['step_s']:.3g} | {found['stall_s']:.3g} | {found['first_stall_s']:.3g} | "
-            f"{found['written_s']:.3g} | {found['step_s'] / bare_s:.2f} |"
+            f"| {setting} | {found['step_s']:.2f} | {found['stall_s']:.2f} | {found['first_stall_s']:.2f} | "
+            f"{found['written_s']:.2f} | {found['step_s'] / bare_s:.2f} |"
         )
     yield f"\nA checkpoint is of {state_bytes / 1e9:.3g} GB."
 

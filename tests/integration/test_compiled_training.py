@@ -88,19 +88,6 @@ def _cache_misses() -> int:
     return int(torch._dynamo.utils.counters["inductor"]["fxgraph_cache_miss"])
 
 
-@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow(group="compile_ranks")), ON_A_GPU])
-def test_a_cold_cache_and_a_warm_one_give_the_same_steps(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
-    """Each in a process of its own: the kernels that were compiled there, and those that are read back."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
-    precision = "bf16" if device == "cuda" else "fp32"
-    settings = {"device": device, "mixed_precision": precision, "compile": "always", "activation_memory": 0.5}
-    for name in ("cold", "warm"):
-        lab.run(lab.job(name, max_steps=4, **settings))
-    lab.assert_same(lab.at("cold", 4), lab.at("warm", 4))
-
-
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow(group="activations")), ON_A_GPU])
 def test_the_stage_evaluates_compiled_blocks_as_the_loop_does(lab: Lab, tmp_path: Path, device: str) -> None:
     settings = {"device": device, "compile": "always", "activation_memory": 0.5}

@@ -158,6 +158,12 @@ def test_auto_keeps_as_much_as_fits(
     assert found == pytest.approx(kept)
 
 
+def test_weights_that_are_on_the_card_already_are_no_less_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 8 * GIB)
+    assert activations.available_bytes(torch.device("cuda")) == pytest.approx(0.92 * 78 * GIB)
+
+
 def test_a_share_needs_compiled_blocks(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="activation_memory 0.5 needs compiled blocks, and compile is never"):
         config(activation_memory=0.5, compile="never")

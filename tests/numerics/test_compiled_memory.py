@@ -13,7 +13,8 @@ from sana.training import metrics as m
 from sana.training.compute.activations import available_bytes
 from sana.training.peak_memory import PeakMemory
 from sana.training.synthetic import SyntheticTraining
-from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
+from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator, take_compiled_steps
+from tests.forked import start
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -82,3 +83,22 @@ def test_auto_fits_and_uses_what_there_is(sizes: Sizes, tmp_path: Path) -> None:
     kept = training.blocks.settings.activations_kept
     print(f"auto keeps {kept:g}: {peak.read() / 2**30:.2f} of {available / 2**30:.2f} GiB")
     assert kept == 1.0 or peak.read() > 0.7 * available
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(TINY, id="cpu", marks=pytest.mark.slow(group="compile_ranks")),
+        pytest.param(PUBLISHED, id="cuda", marks=pytest.mark.gpu),
+    ],
+)
+def test_a_cold_cache_and_a_warm_one_give_the_same_bits(sizes: Sizes, tmp_path: Path) -> None:
+    """Each in a process of its own: kernels that were compiled there, and those that are read back."""
+    found = []
+    for name in ("cold", "warm"):
+        process = start(take_compiled_steps, sizes.name, tmp_path / "compiled", tmp_path / name)
+        process.join(400)
+        process.kill()
+        found.append((tmp_path / name).read_text().splitlines())
+    assert len(found[0]) == 5
+    assert found[0] == found[1]

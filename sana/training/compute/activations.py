@@ -59,8 +59,8 @@ def kept_activations(
 
 
 def available_bytes(device: torch.device) -> float:
-    """Return the bytes of a device that training may take, before it holds anything of it."""
+    """Return the bytes of a device that training may take, those that this process holds already included."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return _GPU_PART * free
+        return _GPU_PART * (free + torch.cuda.memory_reserved(device))  # perhaps the weights, which are counted too
     return _CPU_PART * host_memory()
