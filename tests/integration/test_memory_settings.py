@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 
 slow = pytest.mark.slow(group="numbers")
 
-LARGE = 256 * 2**20
+LARGE = 192 * 2**20
 BLOCKS = {"type": "block_level"}
 STRAIGHT: dict[str, Any] = {"max_steps": 4, "checkpoint_every": 2, "eval_every": 2, "activation_memory": 0}
 
