@@ -67,9 +67,9 @@ def training_setting(
 
 
 def is_compiled(config: TrainConfig, *, on_gpu: bool) -> bool:
-    """Return whether `train.resources.compile` compiles; `auto` does on a GPU, where it pays, but with offload."""
-    setting = "never" if config.resources.offload.is_on else config.resources.compile
-    return setting == "always" or (setting == "auto" and on_gpu)
+    """Return whether `train.resources.compile` compiles; `auto` does on a GPU, where it pays, without offload."""
+    setting, offloaded = config.resources.compile, config.resources.offload.is_on
+    return setting == "always" or (setting == "auto" and on_gpu and not offloaded)
 
 
 def kept_activations(config: TrainConfig, *, on_gpu: bool) -> float:

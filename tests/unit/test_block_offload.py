@@ -9,6 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from sana.config.offload import GroupOffload
 from sana.model.offload.host_memory import HostMemory
 from sana.model.transformer import predict
+from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.offload.block_offload import BlockOffload
 from sana.training.offload.block_weights import BlockWeights
 
@@ -69,6 +70,31 @@ def test_every_step_is_that_without_offload_bit_for_bit(bf16: bool, groups: list
     for blocks_per_group, use_stream in groups:
         found = trained(group_offload(blocks_per_group, use_stream), bf16=bf16)
         assert all(map(torch.equal, found, straight)), (blocks_per_group, use_stream)
+
+
+@pytest.mark.slow(group="compile")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_blocks_take_the_same_steps_by_the_same_graph(backend: str) -> None:
+    def steps(offload: GroupOffload | None) -> list[Tensor]:
+        torch._dynamo.reset()
+        model, generator = transformer(), torch.Generator().manual_seed(1)
+        compiled = CompiledBlocks(model.transformer_blocks, backend=backend)
+        if offload is not None:
+            BlockOffload(model, offload, torch.device("cpu"))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        losses = []
+        for _ in range(3):
+            losses.append(forward(model, generator))
+            losses[-1].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert compiled.num_graphs == compiled.num_shapes == 1
+        return [*losses, *model.parameters()]
+
+    straight = steps(None)
+    for blocks_per_group, use_stream in [(1, True), (2, False)]:
+        assert all(map(torch.equal, steps(group_offload(blocks_per_group, use_stream)), straight))
 
 
 @pytest.mark.parametrize(

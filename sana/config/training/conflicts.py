@@ -80,11 +80,6 @@ def offload_conflict(resources: TrainResources, *, optimizer: str, max_skipped_s
             "them on each device; use sharding none with offload, or offload.type none",
         ),
         (
-            resources.compile == "always",
-            "resources.offload lends each block its weights, for which compiled code is not made; use compile auto or "
-            "never (auto compiles nothing then), or offload.type none",
-        ),
-        (
             not isinstance(kept, str) and kept > 0,
             f"resources.offload saves no memory with activation_memory {kept}: what is kept for the backward pass "
             "keeps the weights on the device too; use auto or recompute_all",

@@ -30,7 +30,7 @@ class TrainResources(Section):
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
         description="compile the transformer's blocks: faster steps after a first one that takes a minute, other last "
-        "bits; auto: on a GPU",
+        "bits; auto: on a GPU, without offload",
     )
     activation_memory: Annotated[Literal["auto", "recompute_all"] | float, PlainValidator(_share_or_word)] = Field(
         "auto",

@@ -45,7 +45,7 @@ class CompiledBlocks:
         # one function for all blocks, so that twenty of them are compiled once
         self._compiled = torch.compile(type(blocks[0]).forward, backend=backend, dynamic=False)
         for block in blocks:
-            block.forward = self._forward_of(block)
+            block.forward = self.forward_of(block)
 
     @property
     def num_shapes(self) -> int:
@@ -63,7 +63,9 @@ class CompiledBlocks:
                 self.num_shapes,
             )
 
-    def _forward_of(self, block: nn.Module) -> Callable[..., Tensor]:
+    def forward_of(self, block: nn.Module) -> Callable[..., Tensor]:
+        """Return the compiled forward pass of a block, or of a module like one; its `of` gives that of another."""
+
         def forward(
             hidden_states: Tensor,
             attention_mask: Tensor | None,
@@ -92,6 +94,7 @@ class CompiledBlocks:
             self.num_graphs += _unique_graphs() - graphs_before
             return result
 
+        forward.of = self.forward_of  # type: ignore[attr-defined]
         return forward
 
 

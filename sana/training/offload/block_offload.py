@@ -56,6 +56,8 @@ class BlockOffload:
         self._gradients = HostGradients(device)
         # one shape without weights for all blocks, which are alike; each call lends it a block's weights
         self._shape = copy.deepcopy(blocks[0]).to("meta")
+        if (compiled := getattr(blocks[0].forward, "of", None)) is not None:
+            self._shape.forward = compiled(self._shape)
         model.register_forward_pre_hook(lambda *_: self._weights.begin())
         for index, block in enumerate(blocks):
             block.forward = _Forward(self, index, block)
