@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from sana.config.training.optimizer_support import SUPPORT
+from sana.errors import ConfigError
 from sana.model.transformer import load_transformer, predict
 from sana.training.clipping import clip_gradients
 from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.gauges.gradient_norms import gradient_norms, groups_of
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
+from sana.training.train_step import TrainStep
 from tests.optimizer_cases import CASES, DTYPES, config, copied, gradients, module, rate
 
 pytestmark = pytest.mark.timeout(60)
@@ -147,3 +149,10 @@ def test_the_transformer_s_steps_in_its_backward_pass(name: str, kept: float | N
             run.state.advance(rate(number))
         runs.append(run.tensors())
     assert [key for key, tensor in runs[0].items() if not torch.equal(tensor, runs[1][key])] == []
+
+
+def test_ranks_that_a_launcher_started_are_told_before_the_first_step() -> None:
+    run = Run("adamw", "fp32", fused=True, gradient_clipping="none")
+    parallel: Any = SimpleNamespace(num_ranks=2)
+    with pytest.raises(ConfigError, match=r"fused_backward works with one rank, but 2 were started.*set it to false"):
+        TrainStep(run.config, parallel, nn.Identity(), run.state, None)  # type: ignore[arg-type]
