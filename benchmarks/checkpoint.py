@@ -5,8 +5,12 @@
 A state of MIB mebibytes (weights, EMA, two moments, float32; 512 unless named) and a step that computes for a while.
 Stall: the time that the loop spends in saving. Copy: the one copy in memory, which a step cannot avoid. On a CPU the
 thread that writes takes a core from the step itself, which a GPU's step does not notice.
+
+Reading back: the last checkpoint as a run that resumes reads it, every byte checked by its digest, against the same
+files read and nothing done with them; both after the pages of the files were dropped from the cache.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -18,16 +22,22 @@ import numpy as np
 import torch
 from torch import nn
 
+from sana.atomic_io import read_at
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.store import LocalStore
+from sana.training.checkpoints.checkpoint import checkpoint_steps, read_checkpoint
+from sana.training.checkpoints.checkpoint_io import PARTS, load
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
+from sana.training.checkpoints.tensor_file import as_bytes
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
 from sana.training.trainable import FullTransformer
+from sana.wording import in_units
 
 WIDTH, STEPS = 1024, 8
 STEP_S = 2.0  # of computing, at least: a checkpoint is written meanwhile
+READ_REPEATS = 5
 WAYS = {"no checkpoints": None, "training waits": False, "behind training": True}  # written in the background
 
 
@@ -102,12 +112,44 @@ def measure(
     return Measured(median(steps), median(stalls), stalls[0], written_s)
 
 
+def read_back(root: Path) -> tuple[float, float]:
+    """Return the bytes a second of reading the newest checkpoint: as a run that resumes does, and its files alone."""
+    store = LocalStore(str(root))
+    (step,) = checkpoint_steps(store, "t")
+    newest = read_checkpoint(store, "t", step)
+    paths = [store.local_path(info.key) for info in newest.files.values()]
+    total = sum(path.stat().st_size for path in paths)
+    rates: dict[str, list[float]] = {"resume": [], "files": []}
+    for _ in range(READ_REPEATS):  # in turns
+        for way, found in rates.items():
+            forget(paths)
+            started = time.perf_counter()
+            if way == "resume":
+                for part in PARTS:
+                    load(store, newest, part)
+            else:
+                for path in paths:
+                    buffer = as_bytes(torch.empty(path.stat().st_size, dtype=torch.uint8))
+                    with path.open("rb", buffering=0) as file:
+                        read_at(file.fileno(), 0, buffer)
+            found.append(total / (time.perf_counter() - started))
+    return median(rates["resume"]), median(rates["files"])
+
+
+def forget(paths: list[Path]) -> None:
+    """Drop the pages of files from the system's cache: they are read from the disk again."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     mib = int(sys.argv[1]) if len(sys.argv) > 1 else 512
     model, found = linear_layers(mib), {}
     with tempfile.TemporaryDirectory() as name:
         for way, background in WAYS.items():
             found[way] = measure(Path(name, way), model, background=background)
+        resume, files = read_back(Path(name, "behind training", "root"))
     source = torch.zeros(mib * 2**18)
     target = torch.ones_like(source)
     started = time.perf_counter()
@@ -117,6 +159,9 @@ def main() -> None:
     written_s = found["behind training"].written_s
     print(
         f"\nOne copy in memory takes {copy_s * 1e3:.0f} ms; the last checkpoint was complete {written_s:.1f} s after."
+    )
+    print(
+        f"Read back and checked at {in_units(resume)}/s, its files alone at {in_units(files)}/s ({resume / files:.2f})."
     )
 
 
