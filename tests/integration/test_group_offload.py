@@ -130,7 +130,7 @@ def test_folders_of_killed_processes_are_removed_and_no_others(tmp_path: Path) -
         assert other.stdout
         theirs = Path(other.stdout.readline().strip())
         (theirs / "group.safetensors").write_bytes(b"weights")
-        making = tmp_path / "offloaded-making"
+        making = tmp_path / "making-x"
         making.mkdir()
         ours = ScratchFolder(tmp_path)
         assert theirs.exists() and making.exists() and ours.path.exists()

@@ -59,9 +59,26 @@ def test_a_claim_of_a_dead_process_of_this_machine_is_taken_over_at_once(store: 
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    claim(store, 1, host=socket.gethostname(), pid=int(dead.stdout))
+    claim(store, 1, host=lease._this_host(), pid=int(dead.stdout))
     with lease.hold_lease(store, "t"):
         assert store.list("train/t/lease")[-1][0] == "train/t/lease/00000002.json"
+    # of another container with this one's name the pid says nothing
+    claim(store, 3, host=f"{socket.gethostname()} 6d1c-another-boot pid:[4026531836]", pid=int(dead.stdout))
+    with pytest.raises(SanaError, match="x is training t already"), lease.hold_lease(store, "t"):
+        pass
+
+
+def test_a_holder_whose_claim_is_damaged_stops(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "HEARTBEAT_S", 0.05)
+    with lease.hold_lease(store, "t") as mine:
+        number = int(store.list("train/t/lease")[-1][0][-13:-5])
+        for ahead in range(1, 400):
+            store.put_if_absent(f"train/t/lease/{number + ahead:08d}.json", b"{")
+        deadline = time.monotonic() + 10
+        while not mine._lost and time.monotonic() < deadline:
+            time.sleep(0.02)
+        with pytest.raises(SanaError, match="cannot be read back: .*damaged"):
+            mine.check()
 
 
 def test_a_holder_that_was_taken_over_gets_an_error_and_keeps_the_others_claim(

@@ -9,7 +9,8 @@ import weakref
 from pathlib import Path
 
 _PREFIX, _LOCK = "offloaded-", "in_use"
-_OLD_S = 3600.0  # a folder without a lock file is one that is being made, or one whose process died as it made it
+_MAKING = "making-"  # until it is locked: nobody may take it for one that was left
+_OLD_S = 3600.0  # whoever was making it is gone
 
 
 class ScratchFolder:
@@ -21,21 +22,22 @@ class ScratchFolder:
 
     def __init__(self, parent: Path) -> None:
         parent.mkdir(parents=True, exist_ok=True)
-        for other in parent.glob(f"{_PREFIX}*"):
+        for other in [*parent.glob(f"{_PREFIX}*"), *parent.glob(f"{_MAKING}*")]:
             if _is_left(other):
                 shutil.rmtree(other, ignore_errors=True)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-        lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT)
+        made = Path(tempfile.mkdtemp(prefix=_MAKING, dir=parent))
+        lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT)
         fcntl.flock(lock, fcntl.LOCK_EX)
+        self.path = made.rename(parent / f"{_PREFIX}{made.name.removeprefix(_MAKING)}")
         self.remove = weakref.finalize(self, _remove, self.path, lock)
 
 
 def _is_left(folder: Path) -> bool:
     try:
+        if folder.name.startswith(_MAKING):
+            return time.time() - folder.stat().st_mtime > _OLD_S
         lock = os.open(folder / _LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return folder.is_dir() and time.time() - folder.stat().st_mtime > _OLD_S
-    except OSError:  # another user's
+    except OSError:  # another user's, or renamed or removed meanwhile
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

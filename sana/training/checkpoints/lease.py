@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sana.errors import LeaseHeldError, SanaError
 from sana.record import Record
@@ -33,7 +34,7 @@ class Claim(Record):
     """Who holds a lease, and the time of its last heartbeat."""
 
     owner: str
-    host: str
+    host: str  # where its pid counts, as `_this_host` names it
     pid: int
     heartbeat_at: float  # Unix time, seconds
 
@@ -46,12 +47,12 @@ class Lease:
         self._folder = folder
         self._number = number
         self._owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._lost = False
+        self._lost = ""  # why
         self._stop = threading.Event()
 
     def _claim(self) -> bool:
         """Create the next number; False when another process did."""
-        claim = Claim(self._owner, socket.gethostname(), os.getpid(), round(time.time(), 3))
+        claim = Claim(self._owner, _this_host(), os.getpid(), round(time.time(), 3))
         key = _key(self._folder, self._number + 1)
         if not self._store.put_if_absent(key, claim.to_json(indent=None)):
             # ours, where a put got through though storage seemed away
@@ -76,8 +77,14 @@ class Lease:
             except StoreError as error:  # storage is away, as it is for all others
                 _log.warning("the lease could not be renewed, which is tried again: %s", error)
                 continue
+            except SanaError as error:
+                self._lost = f"the lease of this trainer cannot be read back: {error}"
+                return
             if not kept:
-                self._lost = True
+                self._lost = (
+                    f"another trainer took over {self._store.uri(self._folder)}, as this one was silent for "
+                    f"{EXPIRES_S:.0f} s"
+                )
                 return
 
     def check(self) -> None:
@@ -87,10 +94,7 @@ class Lease:
             SanaError: another trainer took over, so nothing may be written any more.
         """
         if self._lost:
-            raise SanaError(
-                f"another trainer took over {self._store.uri(self._folder)}, as this one was silent for "
-                f"{EXPIRES_S:.0f} s; it stops here and has lost nothing that was committed"
-            )
+            raise SanaError(f"{self._lost}; training stops here and has lost nothing that was committed")
 
 
 @contextmanager
@@ -158,9 +162,18 @@ def _newest_claim(store: Store, folder: str) -> tuple[int, Claim | None]:
     return 0, None
 
 
+def _this_host() -> str:
+    """Name this machine, since it was started, and this container: a pid is a process of those alone."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
 def _owner_is_gone(claim: Claim) -> bool:
     """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody has to wait."""
-    if claim.host != socket.gethostname():
+    if claim.host != _this_host():
         return False
     try:
         os.kill(claim.pid, 0)

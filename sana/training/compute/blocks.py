@@ -72,7 +72,7 @@ def prepare_blocks(
             num_ranks=config.resources.num_processes,
             work_dir=work_dir,
         )
-        (kept,) = parallel.broadcast([kept])
+        kept = parallel.smallest(kept)  # of the rank whose card has least room
         if kept == 0.0:
             transformer.enable_gradient_checkpointing()
     blocks = None

@@ -128,10 +128,14 @@ class Parallel:
 
     def largest(self, number: int) -> int:
         """Return the largest of the ranks' numbers, on each of them."""
-        largest = torch.tensor(number, device=self.device)
+        return int(-self.smallest(-number))
+
+    def smallest(self, number: float) -> float:
+        """Return the smallest of the ranks' numbers, on each of them."""
+        smallest = torch.tensor(number, dtype=torch.float64, device=self.device)
         if self.num_ranks > 1:
-            torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-        return int(largest)
+            torch.distributed.all_reduce(smallest, op=torch.distributed.ReduceOp.MIN)
+        return float(smallest)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks, on each of them."""
