@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> Iterator[None]:
+    """Each test may train in another precision: a process has one, which the first Accelerator sets."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _yaml_read_once() -> Iterator[None]:
     """Parse a config's text once: PyYAML takes longer for the demo's than all checks of its values."""

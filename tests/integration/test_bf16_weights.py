@@ -1,6 +1,5 @@
 """Training in bf16 weights: near the run with fp32 masters, resumed to the bit, evaluated as it is trained."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ from tests.training_lab import Lab
 from tests.training_store import evaluate_job
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(autouse=True)
-def own_accelerator() -> Iterator[None]:
-    """A process has one Accelerator, which keeps its precision: here each run has its own."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
 
 
 # of the loss, after each of four steps; the computation is bf16 in both, fp32 weights by autocast

@@ -67,14 +67,8 @@ def _evaluate(lab: Lab, trajectory: str, step: int, *, ranks: int = 1, **setting
 
 
 def test_bf16_evaluates_alike_in_the_loop_and_in_the_stage(lab: Lab) -> None:
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # it refuses another precision in one process
-    try:
-        saved = lab.train("bf16", max_steps=2, eval_every=2, mixed_precision="bf16")
-        report = _evaluate(lab, "bf16", 2, mixed_precision="bf16")
-    finally:
-        AcceleratorState._reset_state()
+    saved = lab.train("bf16", max_steps=2, eval_every=2, mixed_precision="bf16")
+    report = _evaluate(lab, "bf16", 2, mixed_precision="bf16")
     row = lab.rows(saved)[-1]
     assert report.weights["live"].mean == row["eval/loss_live"]
     assert report.weights["ema"].mean == row["eval/loss_ema"]
