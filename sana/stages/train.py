@@ -45,9 +45,14 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     if named is not None:
         read["init_from"] = named.digest
     made = Recipe(NAME, VERSION, settings, read)
-    if named is not None and find(context.store, made) is None:  # a finished run needs it no more
-        check_is_there(context, named)
+    if named is not None and find(context.store, made) is None and not _has_begun(context, made):
+        check_is_there(context, named)  # a run that has weights of its own needs it no more
     return made
+
+
+def _has_begun(context: Context, made: Recipe) -> bool:
+    at_most = context.config.train.max_steps
+    return newest_checkpoint(context.store, trajectory_of(made), at_most=at_most) is not None
 
 
 def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:

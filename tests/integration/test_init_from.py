@@ -16,7 +16,7 @@ from sana.facts import TrainFacts
 from sana.runtime.specs import CheckpointName, InitialWeights
 from sana.stages.bodies.initial_weights import find_initial_weights
 from sana.stages.train import recipe, trajectory_of
-from sana.training.checkpoints.checkpoint import remove_checkpoint
+from sana.training.checkpoints.checkpoint import index_key, remove_checkpoint
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.initial_weights import load_initial_optimizer, load_initial_weights
 from sana.training.schedules import learning_rate_at
@@ -133,6 +133,13 @@ def test_what_init_from_names_is_found_when_planning_and_hashed_by_its_digest(la
         planned(init_from="0" * 16)
     with pytest.raises(ConfigError, match="holds no transformer/config.json: name a folder in diffusers layout"):
         planned(init_from=str(tmp_path / "nowhere"))
+
+    # a run that has a checkpoint of its own goes on, though what it started from is pruned; another cannot begin
+    lab.store.put_if_absent(index_key(trajectory_of(one), 1), lab.store.read(index_key(trajectory, 1)))
+    remove_checkpoint(lab.store, trajectory, 1)
+    assert planned(init_from=f"{made.fingerprint}@1") == one
+    with pytest.raises(ConfigError, match="has no checkpoint of step 1 of that run, but of 2; write one"):
+        planned(init_from=f"{made.fingerprint}@1", init_weights="live")
 
 
 def test_a_folder_is_started_from(lab: Lab, tmp_path: Path) -> None:
