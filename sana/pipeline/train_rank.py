@@ -14,7 +14,7 @@ from sana.errors import LeaseHeldError, RankLostError, SanaError
 from sana.pipeline.plan import check_work_dir, inputs_of
 from sana.runtime.job import read_job, write_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN
-from sana.runtime.rendezvous import rendezvous
+from sana.runtime.rendezvous import enter, rendezvous
 from sana.runtime.specs import TrainSpec
 from sana.runtime.worker_process import hide_text_models, hide_torchao
 from sana.stages import train as stage
@@ -31,7 +31,7 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
         SanaError: the environment does not say which rank this is, an input is missing, or what the stage raises.
     """
     found = rendezvous(environ)
-    os.environ.update(found)
+    enter(found, os.environ)
     check_work_dir(context.work_dir)
     inputs = inputs_of(context, stage.NAME, command=command)
     recipe = stage.recipe(context, inputs)

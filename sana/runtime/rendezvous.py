@@ -1,7 +1,7 @@
 """Where the ranks of a training meet, from what torchrun, srun or a person has put into the environment."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 
 from sana.errors import SanaError
 
@@ -43,6 +43,17 @@ def rendezvous(environ: Mapping[str, str]) -> dict[str, str]:
     found.setdefault("LOCAL_RANK", environ.get("LOCAL_RANK", "0"))
     found.setdefault("LOCAL_WORLD_SIZE", environ.get("LOCAL_WORLD_SIZE", "1"))
     return found
+
+
+def enter(found: Mapping[str, str], environ: MutableMapping[str, str]) -> None:
+    """Set what `rendezvous` found for torch and accelerate, which read it from the environment.
+
+    For one rank alone nothing of it stays, as torchrun names it, too: accelerate would wrap the model for others.
+    """
+    for name in (*_TORCHRUN, "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        if not found:
+            environ.pop(name, None)
+    environ.update(found)
 
 
 def _number(found: Mapping[str, str], name: str) -> int:

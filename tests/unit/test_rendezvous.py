@@ -3,7 +3,7 @@
 import pytest
 
 from sana.errors import SanaError
-from sana.runtime.rendezvous import first_node, rendezvous
+from sana.runtime.rendezvous import enter, first_node, rendezvous
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 SLURM = {
@@ -63,3 +63,10 @@ def test_what_is_missing_is_named_with_the_remedy(environ: dict[str, str], says:
 )
 def test_the_first_node_of_a_slurm_list(nodes: str, first: str) -> None:
     assert first_node(nodes) == first
+
+
+@pytest.mark.parametrize(("num_ranks", "left"), [("1", {"HOME"}), ("2", {"HOME", *TORCHRUN})])
+def test_one_rank_that_torchrun_started_is_a_process_like_any_other(num_ranks: str, left: set[str]) -> None:
+    environ = {"HOME": "/h", **TORCHRUN, "RANK": "0", "WORLD_SIZE": num_ranks}
+    enter(rendezvous(environ), environ)  # accelerate would wrap the model for others, which offload does not go with
+    assert set(environ) - {"LOCAL_RANK", "LOCAL_WORLD_SIZE"} == left
