@@ -5,7 +5,6 @@ Its encoder and not the whole `AutoencoderKLWan`, which changes attributes of it
 graphs for each height and width: of the first frame, the next four and all others, whatever the length of a window.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sana.errors import ConfigError
+from sana.model.compile_cache import use_compile_cache
 
 _MAX_GRAPHS = 3 * 512  # sizes; beyond it dynamo would go on uncompiled, with other last bits
 
@@ -28,7 +28,7 @@ def compile_encoder(
     Sizes are constants of the code: inductor fails on the padding of the first convolution otherwise.
     """
     if cache is not None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+        use_compile_cache(cache)
     vae.encoder.compile(dynamic=False, backend=backend)
     vae.encoder = _Contiguous(vae.encoder)
 

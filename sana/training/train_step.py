@@ -12,6 +12,7 @@ from sana.errors import ConfigError
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.clipping import clip_gradients
+from sana.training.compute.compiled_blocks import compile_failure_explained
 from sana.training.gauges.gradient_norms import gradient_norms, groups_of
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
@@ -93,6 +94,7 @@ class TrainStep:
             losses = self._objective.loss(self._model, batch)
             partial_loss = losses.per_sample.sum() / self._config.global_batch_size
         self._state.begin(learning_rate)
-        self._parallel.backward(partial_loss)
+        with compile_failure_explained():
+            self._parallel.backward(partial_loss)
         measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
         m.accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from threading import Thread
 
 from torch import Tensor
@@ -37,11 +37,12 @@ from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
+from sana.training.compute.compiled_blocks import BlocksNotCompiledError
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_transformer
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
-from sana.training.parallel.distributed import lost_rank_explained
+from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainable import FullTransformer
@@ -84,10 +85,12 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
         if parallel.is_main:
             Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
         try:
-            finished = trainer.run()
+            with _compilers_killed_by_signal(trainer.stop):
+                finished = trainer.run()
         except NothingToResumeError:  # all checkpoints were damaged: they are removed by now
             trainer = build_trainer(job, parallel, check=check)
-            finished = trainer.run()
+            with _compilers_killed_by_signal(trainer.stop):
+                finished = trainer.run()
     if not finished:
         parallel.finish()  # what starts the ranks may kill the others once one has left, and rank 0 commits last
         name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
@@ -108,6 +111,18 @@ def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:
         store_base(trainer.checkpoints.store, base, without=trainer.trainable.component, work_dir=job.work_dir)
     except (OSError, SanaError) as error:
         _log.warning("the base model's files are not stored yet, which the export tries again: %s", error)
+
+
+@contextmanager
+def _compilers_killed_by_signal(stop: StopFlag) -> Iterator[None]:
+    """End as a signal asks where it also killed the compilers: a scheduler's goes to all processes of a job."""
+    try:
+        yield
+    except BlocksNotCompiledError as error:
+        if not stop.requested:
+            raise
+        _log.warning("a signal came while blocks were compiled; what was saved before is kept")
+        raise SystemExit(stop.requested) from error
 
 
 def _no_check() -> None:

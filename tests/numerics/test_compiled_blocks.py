@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
@@ -18,7 +19,14 @@ from sana.model.transformer import load_transformer, predict
 from sana.training.compute import activations
 from sana.training.compute.activations import kept_activations
 from sana.training.compute.blocks import compute_settings, prepare_blocks
-from sana.training.compute.compiled_blocks import CAPTION_MULTIPLE, CompiledBlocks
+from sana.training.compute.compiled_blocks import (
+    CAPTION_MULTIPLE,
+    BlocksNotCompiledError,
+    CompiledBlocks,
+    compile_failure_explained,
+)
+from sana.training.parallel.distributed import StopFlag
+from sana.workers.train import _compilers_killed_by_signal
 
 SIDES = [(4, 10), (5, 8), (8, 5), (6, 6), (10, 4), (7, 6), (6, 7), (9, 5), (5, 9), (8, 6), (6, 8)]  # of tokens
 CAPTIONS = [64, 128, 192, 256, 320]
@@ -120,6 +128,24 @@ def test_blocks_that_cannot_be_compiled_are_an_error_that_names_the_setting(tiny
     CompiledBlocks(model.transformer_blocks, backend=fails)
     with pytest.raises(ConfigError, match=r"train\.resources\.compile: .*no compiler.* set it to never"):
         predict(model, torch.zeros(1, 16, 2, 8, 20), torch.tensor([1.0]), torch.zeros(1, 9, 16), None)
+
+
+def test_a_backward_graph_that_cannot_be_compiled_is_the_same_error() -> None:
+    def fails(_graph: Any, _inputs: Any) -> Any:
+        raise torch._inductor.exc.InductorError(RuntimeError("no compiler"), None)  # type: ignore[no-untyped-call]
+
+    backend = aot_autograd(fw_compiler=pass_through, bw_compiler=fails)
+    with pytest.raises(BlocksNotCompiledError, match=r"no compiler.* set it to never"), compile_failure_explained():
+        torch.compile(torch.sin, backend=backend)(torch.ones(2, requires_grad=True)).sum().backward()
+
+
+@pytest.mark.parametrize(("exit_code", "ends"), [(0, BlocksNotCompiledError), (75, SystemExit), (143, SystemExit)])
+def test_a_signal_that_kills_the_compilers_ends_the_run_as_it_asks(exit_code: int, ends: type[BaseException]) -> None:
+    stop = StopFlag(num_ranks=1)
+    stop.request(exit_code)
+    with pytest.raises(ends) as caught, _compilers_killed_by_signal(stop):
+        raise BlocksNotCompiledError("g++ was killed")
+    assert getattr(caught.value, "code", 0) == exit_code
 
 
 def config(precision: str = "bf16", **resources: Any) -> TrainConfig:

@@ -13,8 +13,9 @@ from sana.costs.training import is_compiled
 from sana.costs.transformer import TransformerSizes
 from sana.errors import ConfigError
 from sana.facts import ComputeSettings
+from sana.model.compile_cache import use_compile_cache
 from sana.training.compute.activations import kept_activations
-from sana.training.compute.compiled_blocks import CompiledBlocks, use_compile_cache
+from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.parallel.parallel import Parallel
 
 _CAPTION_TOKENS = 300  # of the published model, for the estimate of memory
@@ -77,7 +78,7 @@ def prepare_blocks(
             transformer.enable_gradient_checkpointing()
     blocks = None
     if compiled:
-        use_compile_cache(work_dir)
+        use_compile_cache(work_dir / "cache" / "compiled")
         blocks = CompiledBlocks(transformer.transformer_blocks, kept=kept or 1.0)
     return BlockCompute(compute_settings(config, parallel, compiled=compiled, kept=kept), blocks)
 

@@ -4,10 +4,8 @@ Compiling changes the last bits: products are fused, and sums are taken in anoth
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +30,7 @@ class CompiledBlocks:
 
     Graphs are made at the first forward pass of a shape. `kept` is the share of a block's activations that is kept
     for its backward pass; the rest is computed again from them (torch's activation memory budget), and 1 keeps all that
-    is not cheaper to compute again. A forward pass raises ConfigError where they cannot be compiled.
+    is not cheaper to compute again. A forward pass raises BlocksNotCompiledError where they cannot be compiled.
     """
 
     def __init__(self, blocks: nn.ModuleList, *, kept: float = 1.0, backend: Backend = "inductor") -> None:
@@ -82,7 +80,7 @@ class CompiledBlocks:
             self._shapes.add((torch.is_grad_enabled(), block.training, *shape))
             graphs_before = _unique_graphs()
             # the patches come transposed to the first block, which would be a graph of its own
-            with self._limit, self._budget, _failure_explained():
+            with self._limit, self._budget, compile_failure_explained():
                 result: Tensor = self._compiled(
                     block,
                     hidden_states.contiguous(),
@@ -110,25 +108,24 @@ def pad_captions(captions: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]
     return nn.functional.pad(captions, (0, 0, 0, missing)), nn.functional.pad(bias, (0, missing), value=_MASKED)
 
 
+class BlocksNotCompiledError(ConfigError):
+    """The blocks cannot be compiled, or what compiles them was killed."""
+
+
 @contextmanager
-def _failure_explained() -> Iterator[None]:
-    """Turn what torch's compiler raises into a ConfigError: without a C++ compiler, on a GPU without Triton."""
+def compile_failure_explained() -> Iterator[None]:
+    """Turn what torch's compiler raises into a BlocksNotCompiledError: without a C++ compiler, on a GPU without Triton.
+
+    A backward graph is compiled when it is first used: backward passes raise as well.
+    """
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
         why = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
-        raise ConfigError(
+        raise BlocksNotCompiledError(
             f"train.resources.compile: the transformer's blocks cannot be compiled here ({why}); install a C++ "
             "compiler such as g++, or set it to never"
         ) from error
-
-
-def use_compile_cache(work_dir: Path) -> None:
-    """Keep compiled code under work_dir, so that a second start compiles nothing. Before the first compilation.
-
-    A folder that the environment names already is left.
-    """
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work_dir / "cache" / "compiled"))
 
 
 def _unique_graphs() -> int:

@@ -77,6 +77,11 @@ class StopFlag:
         """Request a stop; safe in a signal handler, and as often as one likes."""
         self._requested = max(self._requested, exit_code)
 
+    @property
+    def requested(self) -> int:
+        """The exit code that this rank was asked to end with; 0: it was not."""
+        return self._requested
+
     def clear(self) -> None:
         """Take this rank's request back, after all ranks have seen it."""
         self._requested = 0
