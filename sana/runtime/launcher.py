@@ -8,6 +8,7 @@ torchrun sets, so `torchrun --nproc-per-node N -m <module> JOB` starts the same 
 import fcntl
 import logging
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ FORWARD_S = 2.0  # at most one ordinary log line is forwarded in this time; warn
 GRACE_S = 25.0  # from SIGTERM to SIGKILL: Prefect's own grace is 30 s, and not for us to change
 LOCK_WAIT_S = 60.0  # the ranks of a cancelled run may still be writing a checkpoint
 TAIL_LINES = 15
+_PORTS = range(20_000, 30_000)  # below those that Linux gives to outgoing connections: ranks listen seconds later
 _ASKED_TO_END = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 log = logging.getLogger(__name__)
@@ -162,11 +164,17 @@ def _environments(num_processes: int) -> list[dict[str, str]]:
     base = {**os.environ, "SANA_PARENT_PID": str(os.getpid()), "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
     if num_processes == 1:
         return [base]
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_processes)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
     shared |= {"LOCAL_WORLD_SIZE": str(num_processes)}
     return [base | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
+
+
+def _free_port() -> int:
+    """Return a port at which nothing listens. Raises WorkerError: there is none."""
+    for port in random.SystemRandom().sample(_PORTS, min(len(_PORTS), 100)):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise WorkerError(f"ranks need a port to meet at, and none of {_PORTS[0]} to {_PORTS[-1]} is free on 127.0.0.1")
 
 
 def _start(
