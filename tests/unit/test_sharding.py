@@ -1,6 +1,7 @@
 """Sharded by FSDP2, two ranks train as two with whole states and as one process; any of them resumes from any other."""
 
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,16 +37,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
     return Lab(build_encoded(folder / "root"), folder / "lab", tiny_model)
 
 
-def _train(job_path: Path, local_ranks: int) -> None:
+def _train(job_path: Path, local_ranks: int) -> list[str]:
+    """Returns what was warned of: torch's warnings of every step would fill the log."""
     os.environ["LOCAL_WORLD_SIZE"] = str(local_ranks)
-    train(read_job(job_path, TrainSpec))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(read_job(job_path, TrainSpec))
+    return [str(warning.message) for warning in caught if "view" in str(warning.message)]
 
 
 SETTINGS = {"global_batch_size": 4, "micro_batch_size": 1}
 
 
 def train_on_two(pair: RankPair, lab: Lab, trajectory: str, *, local_ranks: int = 2, **settings: Any) -> None:
-    pair.run(_train, lab.job(trajectory, **{**SETTINGS, **settings}).path, local_ranks, time_limit_s=180)
+    job = lab.job(trajectory, **{**SETTINGS, **settings})
+    assert pair.run(_train, job.path, local_ranks, time_limit_s=180) == [[], []]
 
 
 def worst(a: list[dict[str, float]], b: list[dict[str, float]]) -> float:

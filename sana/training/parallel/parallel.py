@@ -4,6 +4,7 @@ Every rank holds the whole state, or, with `train.resources.sharding`, its part 
 `autocast` are collective: every rank calls them, in the same order.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
@@ -75,6 +76,8 @@ class Parallel:
             shard(trainable, open_mesh(self._sharding, self.device, self.num_ranks), self.device)
             return trainable.model
         self.place(trainable.model)
+        # kernels of 1x1 convolutions have gradients in channels last, which are then copied to be exchanged
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         wrapped: nn.Module = self._accelerator.prepare_model(trainable.model, device_placement=False)
         return wrapped
 

@@ -5,6 +5,7 @@ float32, and autocast casts them as it does without sharding: the same numbers, 
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, cast
@@ -45,6 +46,8 @@ def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
 
     No rank needs memory on the device for more than its shards and one block.
     """
+    # twice a step, on each rank; what the model returns is never changed in place
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     model = trainable.model
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     learned = {name: names[id(parameter)] for name, parameter in trainable.parameters.items()}
