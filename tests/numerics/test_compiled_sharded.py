@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from sana.runtime.job import read_job
 from sana.runtime.specs import TrainSpec
@@ -36,6 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
 
 def _train(job_path: Path, backend: str) -> None:
     os.environ["LOCAL_WORLD_SIZE"] = "2"
+    torch._dynamo.reset()  # what an earlier case compiled would not be counted
     with compiled_by(backend):
         train(read_job(job_path, TrainSpec))
 
@@ -55,7 +57,7 @@ def take_steps(pair: RankPair, lab: Lab, name: str, backend: str, **settings: An
     assert saved.compute is not None
     assert (saved.compute.compiled, saved.compute.sharding) == (True, settings["sharding"])
     graphs = [row[COMPILED_GRAPHS] for row in parse_rows(read_metrics(lab.store, saved)) if COMPILED_GRAPHS in row]
-    assert graphs[-1] <= 4  # two buckets, in training and in evaluation; a pair that compiled them before has them
+    assert 1 <= graphs[-1] <= 4  # two buckets, in training and in evaluation
 
 
 @pytest.mark.slow(group="activations")
