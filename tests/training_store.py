@@ -78,8 +78,8 @@ def _latents(
                 "split": split,
                 "bucket": bucket,
                 "sample_key": clip_id,
+                **of_clip[clip_id],
             }
-            | of_clip[clip_id]
             | _columns(where[f"{clip_id}-0"])
             for clip_id, split, _ in members
         ]

@@ -42,7 +42,7 @@ def _command(place: Place, *words: str) -> list[str]:
     return [words[0], str(ROOT / "configs/demo.yaml"), *options, "--root", place.root, *words[1:]]
 
 
-@pytest.mark.slow(group="numbers")
+@pytest.mark.slow(group="memory")
 def test_calibrate_measures_and_plan_goes_by_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     main(_command(place, "calibrate"))
     shown = capsys.readouterr().out

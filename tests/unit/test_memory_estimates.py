@@ -207,7 +207,7 @@ def test_the_table_of_cards_in_the_docs_is_what_is_counted() -> None:
     assert "\n".join(cards.rows()) in text, "python -m benchmarks.cards prints another table"
 
 
-@pytest.mark.slow(group="numbers")
+@pytest.mark.slow(group="memory")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("name", "device"),
