@@ -142,7 +142,7 @@ def add_records(store: Store, graph: ObjectGraph, keys: Iterable[str], *, report
     """Read the records among `keys` and add them to a graph; those deleted meanwhile are left out."""
     records = [key for key in keys if kind_of(key) in RECORDS]
     for done, read in enumerate(in_threads(partial(_read, store), records), 1):
-        _add_record(graph, *read)
+        _add_record(graph, *read, on_disk=store.is_local)
         report(Progress(done, len(records), "records"))
     indexes = [(table, by) for table, by in graph.tables.items() if kind_of(table) == "file"]
     for (table, by), read in zip(indexes, in_threads(partial(_read, store), [t for t, _ in indexes]), strict=True):
@@ -194,7 +194,7 @@ def _parts_in(data: bytes, where: str) -> frozenset[str]:
     return parts
 
 
-def _add_record(graph: ObjectGraph, key: str, record: _RecordContent) -> None:
+def _add_record(graph: ObjectGraph, key: str, record: _RecordContent, *, on_disk: bool) -> None:
     if isinstance(record, Problem):
         graph.problems.append(record)
     elif isinstance(record, Artifact):
@@ -202,9 +202,10 @@ def _add_record(graph: ObjectGraph, key: str, record: _RecordContent) -> None:
         _add_references(graph, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
         if INDEX in record.files:
             graph.tables[record.files[INDEX].key] = key
-        # on S3 there are no such names; where nothing is listed, those that may be there count
-        links = (name for name in _links(record) if not graph.entries or name in graph.entries)
-        _add_references(graph, key, *(Reference(name, key) for name in links))
+        # on a disk diffusers needs each of them, on S3 there are none; their bytes are read under their other name
+        sizes = {file.key: file.num_bytes for file in record.files.values()}
+        links = _links(record).items() if on_disk else ()
+        _add_references(graph, key, *(Reference(name, key, sizes[existing]) for name, existing in links))
         if trained := TrainFacts.find(record):
             _add_references(graph, key, *(Reference(name, key) for name in (trained.checkpoint, *trained.metrics)))
     elif isinstance(record, Checkpoint):

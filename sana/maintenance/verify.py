@@ -74,7 +74,8 @@ def verify(store: Store, *, deep: bool = False, report: Report = noop) -> Verify
 def invalidate(store: Store, problems: Sequence[Problem]) -> list[str]:
     """Delete the records that refer to damaged or missing objects, so that the next run makes just those again.
 
-    Nothing else is deleted: `gc` deletes what only these records referred to. Returns the deleted keys.
+    Besides, damaged files of base models are deleted, which every later export would find there by their digest.
+    Nothing else is: `gc` deletes what only these records referred to. Returns the deleted keys.
     A record that cannot be read stays: it may be of another version of this software.
     """
     deleted: list[str] = []
@@ -93,6 +94,7 @@ def invalidate(store: Store, problems: Sequence[Problem]) -> list[str]:
         else:  # tables that repeat a part's rows go before it
             deleted += [key for key in keys if key.startswith(f"{pool_of(by)}/compacted/")]
             deleted += [by] if kind == "part" else []
+    deleted += [wrong.key for wrong in problems if wrong.state == "damaged" and kind_of(wrong.key) == "base file"]
     deleted = list(dict.fromkeys(deleted))
     for key in deleted:
         store.delete(key)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sana.artifact import FileInfo
 from sana.data.sources.digest_cache import DigestCache
+from sana.errors import SanaError
 from sana.model.model_resolver import INDEX, base_files
 from sana.store import Block, Store
 from sana.training.checkpoints.tensor_file import file_blocks, file_bytes
@@ -34,13 +35,18 @@ def store_base(store: Store, base: str, *, without: str, work_dir: Path) -> dict
 
     Raises:
         FileNotFoundError: `base` is not a local folder in diffusers layout.
+        SanaError: what the root has of a file is shorter or longer than it.
     """
     digests = DigestCache(work_dir / "cache" / "blake2b.sqlite", algorithm="blake2b")
     files = {}
     for name, path in base_files(base, without=without).items():
         digest = digests.digest(path).removeprefix("blake2b:")
         key = f"model/base/{digest}/{path.name}"
-        store.put_file_if_absent(key, path)
+        if not store.put_file_if_absent(key, path) and store.size(key) != path.stat().st_size:
+            raise SanaError(
+                f"{store.uri(key)} has {store.size(key)} bytes, and {path}, whose copy it is, {path.stat().st_size}: "
+                "it is damaged; delete it, and run again"
+            )
         files[FOLDER + name] = FileInfo(key, path.stat().st_size, digest)
     return files
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from flows.cli.main import main
+from sana.errors import SanaError
 from sana.maintenance.gc import find_orphaned_objects
 from sana.maintenance.object_graph import RECORDS, kind_of, read_object_graph
 from sana.maintenance.verify import invalidate, verify
 from sana.store import LocalStore
+from sana.training.model_export import store_base
 from tests.maintained_stores import context_of, flip, only, store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 
@@ -158,3 +160,23 @@ def test_one_listing_finds_missing_files_and_wrong_sizes(place: Place, capsys: p
         main(["verify", "--root", place.root, "--list"])
     output = capsys.readouterr().out
     assert all(f"{state}: {key}: " in output for key, state in wrong.items()) and f"orphan: {orphan}: " in output
+
+
+def test_a_name_that_an_exported_model_lost_is_found(place: Place) -> None:
+    store = store_of(place)
+    name, _ = next(iter(sorted(read_object_graph(store).links().items())))
+    Path(store.root, name).unlink()  # diffusers looks for it there, although the file itself is under model/base
+    assert [(problem.key, problem.state) for problem in verify(store).problems] == [(name, "missing")]
+
+
+def test_a_damaged_file_of_a_base_model_is_stored_again(place: Place, tiny_model: Path, tmp_path: Path) -> None:
+    store = store_of(place)
+    key = next(key for key in sorted(read_object_graph(store).links().values()) if key.endswith(".safetensors"))
+    os.truncate(Path(store.root, key), 100)
+    with pytest.raises(SanaError, match="has 100 bytes, and .* it is damaged; delete it"):
+        store_base(store, str(tiny_model), without="transformer", work_dir=tmp_path)
+    result = verify(store)
+    assert key in {problem.key for problem in result.problems}
+    assert key in invalidate(store, result.problems)
+    store_base(store, str(tiny_model), without="transformer", work_dir=tmp_path)
+    assert store.size(key) > 100
