@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import click
 
-from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.options import FiniteRange, config_options, context_of, program, resolve, same_options
 from sana.bucket import Bucket
 from sana.errors import ConfigError, SanaError
 
@@ -17,7 +17,7 @@ GIB = 2**30
 @click.option("--bucket", metavar="FxHxW", help="Frames x height x width; unset: the largest of the config's buckets.")
 @click.option(
     "--memory-gib",
-    type=click.FloatRange(min=0.01),
+    type=FiniteRange(min=0.01),
     help="Find what fits into so much memory, as of a smaller device, and keep no record; unset: all that is free.",
 )
 def calibrate(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from flows.cli.options import context_of, load_options, program, resolve, same_options
+from flows.cli.options import FiniteRange, context_of, load_options, program, resolve, same_options
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, stage
 from sana.store import Store, open_store
@@ -76,11 +76,11 @@ def verify(
 @root_options
 @click.option("--delete", is_flag=True, help="Really delete; without it, only say what would go.")
 @click.option(
-    "--grace-hours", default=24.0, show_default=True, type=click.FloatRange(min=0.0),
+    "--grace-hours", default=24.0, show_default=True, type=FiniteRange(min=0.0),
     help="Keep what was written within this time: longer than a part takes to make.",
 )  # fmt: skip
 @click.option(
-    "--artifacts-older-than", metavar="DAYS", type=click.FloatRange(min=0.0),
+    "--artifacts-older-than", metavar="DAYS", type=FiniteRange(min=0.0),
     help="Also drop older artifacts, except CONFIG's, the newest of each stage and what kept ones read.",
 )  # fmt: skip
 @click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")

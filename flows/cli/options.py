@@ -1,12 +1,13 @@
 """What several commands share: the config argument, its overrides, and the context made of them."""
 
+import math
 import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 
 _resolved: list[str] = []  # the arguments of the config that the command at work has, once it is loaded
 F = TypeVar("F", bound=Callable[..., object])
+
+
+class FiniteRange(click.FloatRange):
+    """A number from `min` on: neither nan, which every range of click's has, nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number.", param, ctx)
+        return number
 
 
 def config_options(command: F) -> F:

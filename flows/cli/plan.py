@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli.options import (
+    FiniteRange,
     config_options,
     context_of,
     program,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--until", type=click.Choice(STAGES), help="Plan up to this stage.")
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="As if this stage were to run again.")
 @click.option(
-    "--price-per-hour", type=click.FloatRange(min=0.0), help="Of this machine, in any currency: say what a run costs."
+    "--price-per-hour", type=FiniteRange(min=0.0), help="Of this machine, in any currency: say what a run costs."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs; warnings are in it.")
 @rehash_option
