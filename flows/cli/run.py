@@ -89,39 +89,45 @@ def run(
 
 
 class _TerminatedError(BaseException):
-    """SIGTERM came."""
+    """SIGTERM came, or SIGUSR1, by which a scheduler says that it will start the run again."""
 
 
-def _on_sigterm(*_: object) -> None:
-    raise _TerminatedError
+def _on_signal(number: int, _: object) -> None:
+    raise _TerminatedError(number)
 
 
 @contextmanager
 def _told_where_it_ended(
     context: Context, plans: "Sequence[StagePlan]", command: str, force: Sequence[str]
 ) -> "Iterator[RunDisplay]":
-    """Give the display of a run; when an error, Ctrl-C or SIGTERM ends it, say what is done and how to continue."""
+    """Give the display of a run; when an error, Ctrl-C or a signal ends it, say what is done and how to continue."""
     from flows.display import show
     from flows.display.outcome import how_to_continue, rows_of_run
     from flows.display.progress_display import RunDisplay
+    from sana.runtime.launcher import EXIT_TRY_AGAIN
 
     display = RunDisplay()
     # Prefect has a handler of its own while the flow runs, and then calls this one
-    before = signal.signal(signal.SIGTERM, _on_sigterm)
+    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield display
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is ending
         if display.views:
             click.echo(show.result_table(rows_of_run([p.name for p in plans], display.views), context.store))
         for view in display.views.values():
             if view.is_broken:
                 click.echo(how_to_continue(context, view, command, force))
         if isinstance(error, _TerminatedError):
+            if error.args == (signal.SIGUSR1,):
+                click.echo("stopped by SIGUSR1; what was finished is kept", err=True)
+                raise SystemExit(EXIT_TRY_AGAIN) from error
             os.kill(os.getpid(), signal.SIGTERM)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _run_flow(

@@ -64,6 +64,8 @@ class Trainer:
         self.parallel, self.trainable, self.objective = parallel, trainable, objective
         self.checkpoints, self.report, self.compute = checkpoints, report, compute
         checkpoints.compute = compute.settings
+        if compute.blocks is not None:
+            compute.blocks.on_new_shape = self._say_compiling
         self.stop = StopFlag(parallel.num_ranks)
         trainable.model.train()
         self.model = parallel.wrap(trainable)
@@ -185,6 +187,12 @@ class Trainer:
         if time.perf_counter() - self.last_report > REPORT_EVERY_S or done == total:
             rate = done / max(time.perf_counter() - self.started, 1e-3)
             self.say(f"loading {in_units(total)}, {in_units(int(rate))}/s")
+
+    def _say_compiling(self) -> None:
+        """Say why nothing seems to go on: on a GPU a graph takes minutes, and seconds where the cache has it."""
+        if self.parallel.is_main:
+            _log.info("step %d of %d: compiling blocks for a new shape", self.state.step, self.config.max_steps)
+        self.say("compiling blocks")
 
     def _train_step(self, batches: Iterator[MicroBatch]) -> None:
         self.window.step_begins()

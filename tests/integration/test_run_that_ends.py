@@ -65,6 +65,10 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def requeue() -> None:
+    signal.raise_signal(signal.SIGUSR1)
+
+
 def terminate() -> None:
     signal.raise_signal(signal.SIGTERM)
 
@@ -80,6 +84,7 @@ def terminate() -> None:
             "error: the disk is full; make",
         ),
         (interrupt, "stopped", "stopped at 7/15 videos; run it again", 130, "stopped; what was finished is kept"),
+        (requeue, "stopped", "stopped at 7/15 videos; run it again", 75, "stopped by SIGUSR1; what was finished"),
     ],
 )
 def test_the_table_and_the_way_on_come_before_the_error(

@@ -40,6 +40,7 @@ class CompiledBlocks:
         self._shapes: set[tuple[object, ...]] = set()
         self.num_graphs = 0  # that were compiled so far; torch counts those of others too, such as an optimizer's
         self._warned = False
+        self.on_new_shape: Callable[[], None] = _nothing  # called before a graph is made, or read from the cache
         # one function for all blocks, so that twenty of them are compiled once
         self._compiled = torch.compile(type(blocks[0]).forward, backend=backend, dynamic=False)
         for block in blocks:
@@ -77,7 +78,10 @@ class CompiledBlocks:
                 hidden_states = hidden_states.float()
             captions, bias = pad_captions(encoder_hidden_states, encoder_attention_mask)
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
-            self._shapes.add((torch.is_grad_enabled(), block.training, *shape))
+            shape = (torch.is_grad_enabled(), block.training, *shape)
+            if shape not in self._shapes:
+                self._shapes.add(shape)
+                self.on_new_shape()
             graphs_before = _unique_graphs()
             # the patches come transposed to the first block, which would be a graph of its own
             with self._limit, self._budget, compile_failure_explained():
@@ -94,6 +98,10 @@ class CompiledBlocks:
 
         forward.of = self.forward_of  # type: ignore[attr-defined]
         return forward
+
+
+def _nothing() -> None:
+    """Tell nobody."""
 
 
 def pad_captions(captions: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
