@@ -76,8 +76,15 @@ def load_initial_optimizer(store: Store, initial: InitialWeights, needed: Mappin
     found = load(store, checkpoint, "optimizer")
     skipped = found.pop(SKIPPED_STEPS, None)
     check_same(found, needed, where=f"the optimizer of step {name.step} of {name.trajectory}")
+    rounded = {f"{found[key].dtype} to {needed[key].dtype}" for key in found if _is_rounded(found, needed, key)}
+    if rounded:
+        _log.warning("train.init_optimizer: the state of that run is rounded, %s", ", ".join(sorted(rounded)))
     steps = checkpoint.step + checkpoint.optimizer_steps_before
     return InitialOptimizer(found, steps - (int(skipped) if skipped is not None else 0))
+
+
+def _is_rounded(found: Mapping[str, Tensor], needed: Mapping[str, Tensor], name: str) -> bool:
+    return needed[name].dtype.itemsize < found[name].dtype.itemsize
 
 
 def check_same(found: Mapping[str, Tensor], needed: Mapping[str, Tensor], *, where: str) -> None:

@@ -40,7 +40,7 @@ def test_a_run_begins_where_an_earlier_one_was(lab: Lab) -> None:
         assert before["eval/loss_live"] == before["eval/loss_ema"] == after[f"eval/loss_{which}"]
 
 
-def test_the_optimizer_goes_on_from_its_step(lab: Lab) -> None:
+def test_the_optimizer_goes_on_from_its_step(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     """Against AdamW by hand: its bias corrections are those of step 4 + 1; a resumed run is the same run."""
     first = lab.train("first", max_steps=4)
     settings = {"initial": initial(lab, "first", 4, "live", optimizer=True), "max_steps": 1}
@@ -65,6 +65,9 @@ def test_the_optimizer_goes_on_from_its_step(lab: Lab) -> None:
     third = initial(lab, "second", 3, "live", optimizer=True)
     needed = load(lab.store, straight, "optimizer")
     assert load_initial_optimizer(lab.store, third, needed).num_steps == 7
+    assert "rounded" not in caplog.text
+    load_initial_optimizer(lab.store, third, {name: tensor.bfloat16() for name, tensor in needed.items()})
+    assert "train.init_optimizer: the state of that run is rounded, torch.float32 to torch.bfloat16" in caplog.text
 
 
 def test_what_does_not_fit_is_named(lab: Lab) -> None:
