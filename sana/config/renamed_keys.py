@@ -13,6 +13,7 @@ RENAMED_KEYS = {
     "bucket.holdout_sources": "bucket.holdout",
     "encode_latents.vae_dtype": "encode_latents.vae_precision",
     "encode_latents.resources.worker_runs": "encode_latents.resources.remote_workers",
+    "train.resources.checkpoint_every_min": "train.resources.checkpoint_every_minutes",
     "train.resources.gradient_checkpointing": "train.resources.activation_memory",
     "train.resources.keep_last": "train.resources.max_checkpoints",
     "train.schedule": "train.lr_schedule.name",

@@ -226,7 +226,7 @@ def test_kill_in_the_middle_of_an_upload(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("settings", "saved"),
     [
-        ({"checkpoint_every": 100, "checkpoint_every_min": 1e-6, "max_checkpoints": 3}, [4, 5, 6]),
+        ({"checkpoint_every": 100, "checkpoint_every_minutes": 1e-6, "max_checkpoints": 3}, [4, 5, 6]),
         ({"checkpoint_every": 100, "milestone_every": 2, "max_checkpoints": 1}, [2, 4, 6]),
         ({"checkpoint_every": 100, "eval_every": 2, "keep_best_checkpoints": 2, "max_checkpoints": 1}, [4, 6]),
     ],

@@ -7,7 +7,7 @@ import torch
 
 from sana.errors import ConfigError, SanaError
 from sana.model.device import out_of_memory_explained, resolve_device
-from sana.training.checkpoints.host_copy import HostCopy
+from sana.training.checkpoints.host_copy import StateCopy
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -44,4 +44,4 @@ def test_other_errors_stay_what_they_are() -> None:
 
 def test_no_memory_for_the_copy_of_a_checkpoint_names_the_setting() -> None:
     with pytest.raises(SanaError, match="train.resources.checkpoint_in_background=false"):
-        HostCopy().allocate({"weights/a": torch.empty(2**54, device="meta")})
+        StateCopy().allocate({"weights/a": torch.empty(2**54, device="meta")})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sana.store import LocalStore
 from sana.training.checkpoints import tensor_file
-from sana.training.checkpoints.host_copy import HostCopy
+from sana.training.checkpoints.host_copy import StateCopy
 from sana.training.checkpoints.kept_checkpoints import kept_steps
 from sana.training.checkpoints.ownership import owners
 from sana.training.checkpoints.tensor_file import file_blocks, file_bytes, hashed, read_file
@@ -88,7 +88,7 @@ def test_every_tensor_has_one_owner_and_ranks_write_about_the_same(num_ranks: in
 
 
 def test_a_copy_is_kept_while_what_was_copied_changes_and_its_memory_is_used_again() -> None:
-    copy, tensor = HostCopy(), torch.arange(6.0).reshape(2, 3)
+    copy, tensor = StateCopy(), torch.arange(6.0).reshape(2, 3)
     copy.allocate({"a": tensor})
     first = copy.copy("a", tensor)
     copy.record()

@@ -64,7 +64,7 @@ class TrainResources(Section):
         "sample is one range request",
     )
     checkpoint_every: int = Field(500, ge=1, le=10**9, description="steps between checkpoints")
-    checkpoint_every_min: float = Field(
+    checkpoint_every_minutes: float = Field(
         0.0, ge=0.0, le=1e6, description="also a checkpoint when the last is this many minutes old; 0: by steps alone"
     )
     checkpoint_in_background: bool = Field(

@@ -21,7 +21,7 @@ from sana.store import Store
 from sana.store_errors import StoreError
 from sana.training.checkpoints import checkpoint, checkpoint_io
 from sana.training.checkpoints.behind import Behind
-from sana.training.checkpoints.host_copy import HostCopy
+from sana.training.checkpoints.host_copy import StateCopy
 from sana.training.checkpoints.kept_checkpoints import CheckpointClock, prune
 from sana.training.checkpoints.ownership import RankExchange, owners
 from sana.training.checkpoints.retries import with_retries
@@ -82,7 +82,7 @@ class CheckpointManager:
         self._exchange = RankExchange(rank, num_ranks)
         self.attempt = self._exchange.from_main(uuid.uuid4().hex[:12])
         self._eval_losses: dict[int, float] = {}
-        self._copy = HostCopy()
+        self._copy = StateCopy()
         self._behind = Behind("checkpoint")
 
     def restore(self, on_bytes: Callable[[int, int], None] | None = None) -> ResumePoint:

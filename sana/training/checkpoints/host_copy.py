@@ -9,7 +9,7 @@ from sana.model.device import out_of_memory_explained
 from sana.model.offload.host_memory import HostMemory
 
 
-class HostCopy:
+class StateCopy:
     """Host memory for the tensors of one checkpoint: allocated once, and pinned where they are on a GPU.
 
     Copies from a GPU are queued behind the step on the current stream, so the next step cannot change what they read

@@ -15,12 +15,12 @@ _log = logging.getLogger(__name__)
 class CheckpointClock:
     """Says when a checkpoint is due: by steps, or by the clock of rank 0, on which all ranks agree.
 
-    `is_due` is collective where `checkpoint_every_min` is set.
+    `is_due` is collective where `checkpoint_every_minutes` is set.
     """
 
     def __init__(self, resources: TrainResources, *, rank: int, num_ranks: int) -> None:
         self._resources, self._rank = resources, rank
-        self._flag = StopFlag(num_ranks) if resources.checkpoint_every_min else None
+        self._flag = StopFlag(num_ranks) if resources.checkpoint_every_minutes else None
         self._last = time.monotonic()
 
     def is_due(self, step: int) -> bool:
@@ -39,7 +39,7 @@ class CheckpointClock:
         if self._flag is None:
             return False
         minutes = (time.monotonic() - self._last) / 60
-        if self._rank == 0 and minutes >= self._resources.checkpoint_every_min:
+        if self._rank == 0 and minutes >= self._resources.checkpoint_every_minutes:
             self._flag.request()
         over = self._flag.agreed()
         self._flag.clear()

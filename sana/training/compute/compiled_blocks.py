@@ -76,7 +76,7 @@ class CompiledBlocks:
                 # all blocks return fp32, but the first one gets bf16: it would have a graph of its own, and rounds what
                 # its self-attention returns once more than the others do
                 hidden_states = hidden_states.float()
-            captions, bias = pad_captions(encoder_hidden_states, encoder_attention_mask)
+            captions, bias = _pad_to_graph(encoder_hidden_states, encoder_attention_mask)
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
             shape = (torch.is_grad_enabled(), block.training, *shape)
             if shape not in self._shapes:
@@ -104,7 +104,7 @@ def _nothing() -> None:
     """Tell nobody."""
 
 
-def pad_captions(captions: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+def _pad_to_graph(captions: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Pad captions [B, L, D] and what is added to their scores, [B, 1, L], to the next CAPTION_MULTIPLE.
 
     What the bias hides has no effect. None hides nothing.
