@@ -58,6 +58,8 @@ def test_the_newest_checkpoints_stay_and_those_in_use(lab: Lab) -> None:
     assert checkpoint_steps(lab.store, lab.key("kept")) == [3, 7, 8]
     keys = [key for key, _ in lab.store.list(f"train/{lab.key('kept')}/checkpoints")]
     assert len(keys) == 3 * 4  # nothing is left of the others
+    folders = lab.path(f"train/{lab.key('kept')}/checkpoints").iterdir()
+    assert sorted(folder.name for folder in folders) == ["step_00000003", "step_00000007", "step_00000008"]
 
 
 def test_a_shorter_run_keeps_its_checkpoints_beside_those_of_a_longer_one(lab: Lab) -> None:

@@ -11,6 +11,7 @@ Learning rate, EMA decay, shuffling and every random number are functions of the
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sana.artifact import FileInfo
@@ -189,6 +190,11 @@ def remove_checkpoint(store: Store, trajectory: str, step: int) -> None:
     store.delete(index_key(trajectory, step))
     for key, _ in store.list(f"{folder_of(trajectory)}/step_{step:08d}"):
         store.delete(key)
+    folder = store.local_path(f"{folder_of(trajectory)}/step_{step:08d}")
+    if folder is not None and folder.is_dir():
+        for empty in [*folder.iterdir(), folder]:
+            with suppress(OSError):  # another attempt writes this step again
+                empty.rmdir()
 
 
 def remove_unfinished(store: Store, trajectory: str) -> None:
