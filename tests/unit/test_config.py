@@ -142,6 +142,7 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("train.lr_schedule.power=2", "train.lr_schedule.power: no setting of constant, but of polynomial"),
         ("train.lr_schedule.decay_steps=5", "train.lr_schedule.decay_steps: no setting of constant, but of cosine"),
         ("sample.prompts={a/b: text}", "names a file"),
+        ("encode_latents.batch_size=2 | bucket.buckets=[9x48x80]", "batch_size 2 and bucket 9x48x80: on some CPUs"),
         ("train.resources.micro_batch_size=3", "is not a multiple"),
     ],
 )
