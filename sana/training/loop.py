@@ -98,12 +98,7 @@ class Trainer:
             on_round=self._after_eval_round,
         )
         self.window = StepWindow(
-            self.config,
-            self.cursor,
-            self.samples,
-            parallel.sum,
-            gauges=self._gauges(),
-            warns=parallel.is_main,
+            self.config, self.cursor, self.samples, parallel.sum, gauges=self._gauges(), warns=parallel.is_main
         )
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
