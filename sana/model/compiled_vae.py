@@ -15,7 +15,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sana.errors import ConfigError
-from sana.model.compile_cache import use_compile_cache
+from sana.model.device import use_compile_cache
 
 _MAX_GRAPHS = 3 * 512  # sizes; beyond it dynamo would go on uncompiled, with other last bits
 

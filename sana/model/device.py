@@ -1,13 +1,17 @@
-"""The device that a worker computes on, its provenance, and memory that it does not have."""
+"""The device that a worker computes on, its provenance, compiled code for it, and memory that it does not have."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from sana.errors import ConfigError, SanaError
 
+_COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 _NOT_ENOUGH = ("can't allocate memory", "not enough memory", "out of memory")  # as allocators of a CPU and a GPU say
 
 
@@ -57,3 +61,14 @@ def out_of_memory_explained(settings: str) -> Iterator[None]:
             raise
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SanaError(f"there is not enough memory ({line}); less is needed with {settings}") from error
+
+
+def use_compile_cache(folder: Path) -> None:
+    """Keep compiled code in a folder. Before the first compilation; a folder that a user has named already is left.
+
+    torch writes its own into the environment as soon as its compiler is imported: torchinductor_USER, a temporary one.
+    """
+    named = Path(os.environ.get(_COMPILE_CACHE, ""))
+    is_torchs = named.parent == Path(tempfile.gettempdir()) and named.name.startswith("torchinductor_")
+    if not os.environ.get(_COMPILE_CACHE) or is_torchs:
+        os.environ[_COMPILE_CACHE] = str(folder.absolute())

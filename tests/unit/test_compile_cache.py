@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sana.model.compile_cache import use_compile_cache
+from sana.model.device import use_compile_cache
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from flows.display.config_reference import lines, settings
 from sana.bucket import OFFICIAL_480P
 from sana.config.load import check, load_config
 from sana.config.pipeline import Config
-from sana.config.reference import lines, settings
 from sana.config.section import Section, union_members
 from sana.errors import ConfigError
 from tests.config_keys import dotted
@@ -219,7 +219,7 @@ def test_every_number_has_a_lowest_and_a_highest_value() -> None:
 
 def test_the_reference_is_made_of_the_code_and_has_every_key() -> None:
     page = (ROOT / "docs/config.md").read_text()
-    assert page == "\n".join(lines()) + "\n", "python -m sana.config.reference > docs/config.md"
+    assert page == "\n".join(lines()) + "\n", "python -m flows.display.config_reference > docs/config.md"
     named = set(re.findall(r"^\| `([^`]+)`", page, re.MULTILINE))
     leaves = {key for key in dotted() if not any(other.startswith(f"{key}.") for other in dotted())}
     of_buckets = {key for key in leaves if key.startswith("download.datasets.*.bucket.")}  # as those of `bucket`

@@ -13,7 +13,7 @@ from sana.costs.training import is_compiled
 from sana.costs.transformer import TransformerSizes
 from sana.errors import ConfigError
 from sana.facts import ComputeSettings
-from sana.model.compile_cache import use_compile_cache
+from sana.model.device import use_compile_cache
 from sana.training.compute.activations import kept_activations
 from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.parallel.parallel import Parallel

@@ -1,4 +1,4 @@
-"""The reference of all settings, docs/config.md: `python -m sana.config.reference > docs/config.md` makes it."""
+"""All settings, for docs/config.md: `python -m flows.display.config_reference > docs/config.md` makes it."""
 
 import sys
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ from sana.config.section import Neutral, Section, union_members
 
 _HEAD = """# Every setting
 
-Made by `python -m sana.config.reference > docs/config.md` from the code, which a test compares. In YAML the dots are
-nesting; on the command line a key is `-s key=value`. *Hashed*: whether another value makes another artifact (yes), or
-changes only speed, memory, places, permissions or the last bits (no). Some are hashed by what they name (content) or by
-later stages (later); "but" is a value that stays out of every hash. MLflow has the hashed ones as params, those under
-`resources` as tags, and the whole config as `config/resolved.yaml`.
+Made by `python -m flows.display.config_reference > docs/config.md` from the code, which a test compares. In YAML the
+dots are nesting; on the command line a key is `-s key=value`. *Hashed*: whether another value makes another artifact
+(yes), or changes only speed, memory, places, permissions or the last bits (no). Some are hashed by what they name
+(content) or by later stages (later); "but" is a value that stays out of every hash. MLflow has the hashed ones as
+params, those under `resources` as tags, and the whole config as `config/resolved.yaml`.
 """
 # not in their own stage's hash, and no matter of speed
 _OTHERWISE = {
