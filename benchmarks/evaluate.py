@@ -19,15 +19,13 @@ from torch import nn
 from benchmarks.made_up_store import Case, build
 from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
-from sana.config.training.objective import LogitNormalSampling
 from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import Reader
 from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random_weights import random_transformer
 from sana.model.transformer import load_transformer, predict
 from sana.training import evaluation
-from sana.training.objectives.flow_matching import FlowMatching
-from sana.training.objectives.noise import NoisePolicy
+from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from tests.published import TRANSFORMER
 
@@ -60,7 +58,7 @@ def measure(
     """
     channels = int(model.config.caption_channels)  # type: ignore[arg-type,union-attr]
     device = parallel.device
-    objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))
+    objective = build_objective(TrainConfig(max_steps=1, global_batch_size=1), flow_shift=3.0)
     config = EvaluateConfig(num_sigmas=NUM_LEVELS, max_samples=num_samples)
     shape = Bucket.parse(bucket).latent_shape
     one = torch.randn(1, *shape, device=device)

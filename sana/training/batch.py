@@ -27,7 +27,7 @@ from sana.runtime.threads import in_threads
 TEXT_MULTIPLE = 64
 
 _Item = TypeVar("_Item")
-Draw = Callable[[Sequence["BatchSlot"], Tensor], dict[str, Tensor]]
+Draw = Callable[[Sequence["BatchSlot"], Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class BatchSlot(NamedTuple):
@@ -122,7 +122,7 @@ class RankPartition:
 def prepare(slots: list[BatchSlot], *, reader: Reader, config: TrainConfig, draw: Draw) -> MicroBatch:
     """Read one micro batch, and draw what its objective needs, on the CPU; a prefetch thread calls it."""
     samples = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
-    drawn = draw(slots, samples.tensors[LATENTS])
+    drawn = draw(slots, samples.tensors)
     return MicroBatch({**samples.tensors, **drawn, **pad_captions(samples.captions, config.text_padding)})
 
 

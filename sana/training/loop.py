@@ -21,11 +21,13 @@ from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
 from sana.training.checkpoints.checkpoint import NothingToResumeError
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.compute.blocks import BlockCompute
-from sana.training.evaluation import EvalTable, evaluate_model
+from sana.training.evaluation import evaluate_model
 from sana.training.gauges.matmul_peak import matmul_peak_flops
 from sana.training.gauges.throughput import Throughput
 from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import WINDOW_STEPS
+from sana.training.hooks.eval_loss import EvalLoss
+from sana.training.hooks.hook import Hook
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.distributed import StopFlag
 from sana.training.parallel.parallel import Parallel
@@ -59,6 +61,7 @@ class Trainer:
         checkpoints: CheckpointManager,
         report: Report,
         compute: BlockCompute,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         self.config, self.resources = config.train, config.train.resources
         self.parallel, self.trainable, self.objective = parallel, trainable, objective
@@ -66,6 +69,7 @@ class Trainer:
         checkpoints.compute = compute.settings
         if compute.blocks is not None:
             compute.blocks.on_new_shape = self._say_compiling
+        self.hooks = (EvalLoss(), *hooks)
         self.stop = StopFlag(parallel.num_ranks)
         trainable.model.train()
         self.model = parallel.wrap(trainable)
@@ -133,13 +137,15 @@ class Trainer:
         """
         self.started = time.perf_counter()
         self._restore()
+        for hook in self.hooks:
+            hook.before_training(self)
         slots = self.partition.slots(self.cursor, self.state.step, self.config.max_steps)
         batches = read_ahead(self.prepare, slots, self.parallel.device, num_ahead=self.resources.prefetch_batches)
         with self.checkpoints, closing(batches):
             while True:
                 stopping = self.stop.agreed()
-                if not stopping and self._is_due(self.resources.eval_every):
-                    stopping = not self._evaluate()
+                for hook in self.hooks:
+                    stopping = stopping or not hook.before_step(self)
                 finished = self.state.step == self.config.max_steps
                 if stopping or finished or self.checkpoints.clock.is_due(self.state.step):
                     self._save()
@@ -149,10 +155,11 @@ class Trainer:
                     return finished
                 self._train_step(batches)
                 self.checkpoints.raise_error()
-                if self._is_due(self.resources.log_every):
-                    self._flush()
+                if self.is_due(self.resources.log_every):
+                    self.flush()
 
-    def _is_due(self, every: int) -> bool:
+    def is_due(self, every: int) -> bool:
+        """Whether what is done every so many steps, 0 for never, is due after the steps done."""
         return every > 0 and self.state.step % every == 0
 
     def _restore(self) -> None:
@@ -170,7 +177,7 @@ class Trainer:
             self.window.remember(self.checkpoints.metrics.last_values(m.TRAIN_LOSS, WINDOW_STEPS))
         loaded = f": loaded {found.loaded}" if found.loaded else ""
         resuming = f"resuming from step {step}{loaded}{self._computed_otherwise()}"
-        self._write([], "from the start" if step == 0 else resuming)
+        self.write([], "from the start" if step == 0 else resuming)
 
     def _computed_otherwise(self) -> str:
         """Return what is computed in another way than before, which changes the last bits from here on."""
@@ -195,7 +202,7 @@ class Trainer:
         if time.perf_counter() - self.last_report > REPORT_EVERY_S:
             self.say()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Write and report what was measured since the last flush."""
         try:
             rows = self.window.flush()
@@ -211,28 +218,7 @@ class Trainer:
             if self.window.spike:
                 self.last_losses, self.window.spike = f"{self.last_losses} ({self.window.spike})", ""
             rate = f"{rows[-1][m.STEP_S]:.3g} s per step, {rows[-1][m.SAMPLES_PER_S]:.3g} samples/s"
-            self._write(rows, f"{self.last_losses}, {rate}")
-
-    def _evaluate(self) -> bool:
-        """Evaluate live and EMA weights, once per step; False when a stop was requested meanwhile."""
-        if self.evaluated_step == self.state.step:
-            return True
-        self._flush()
-        self.say("evaluating")
-        started = time.perf_counter()
-        live = ema = self.evaluate()
-        if live is not None and self.state.step > 0:  # before the first step both are the same weights
-            with self.state.ema.swapped_in():
-                ema = self.evaluate()
-        if live is None or ema is None:
-            return False
-        live.require_finite("live", f"after step {self.state.step}, ")
-        ema.require_finite("EMA", f"after step {self.state.step}, ")
-        self.evaluated_step = self.state.step
-        row = {m.STEP: self.state.step, **_eval_metrics(live, ema), m.EVAL_S: time.perf_counter() - started}
-        self.last_losses = f"eval loss {live.mean():.4f}, of EMA weights {ema.mean():.4f}"
-        self._write([row], self.last_losses)
-        return True
+            self.write(rows, f"{self.last_losses}, {rate}")
 
     def _after_eval_round(self, done: int, total: int) -> bool:
         if time.perf_counter() - self.last_report > REPORT_EVERY_S:
@@ -240,11 +226,12 @@ class Trainer:
         return not self.stop.agreed()
 
     def _save(self) -> None:
-        self._flush()  # rejects numbers that are not finite, so no such weights are ever saved
+        self.flush()  # rejects numbers that are not finite, so no such weights are ever saved
         waiting = partial(self.say, "saving the checkpoint before")
         self.checkpoints.save(self.state, self.parallel, self.cursor, while_waiting=waiting)
 
-    def _write(self, rows: list[dict[str, float]], message: str) -> None:
+    def write(self, rows: list[dict[str, float]], message: str) -> None:
+        """Append rows of metrics, and say and report the message; rank 0 does."""
         if self.parallel.is_main:
             _log.info("step %d of %d: %s", self.state.step, self.config.max_steps, message)
             self.checkpoints.write(rows)
@@ -260,13 +247,3 @@ class Trainer:
             step, total = self.state.step if at is None else at, self.config.max_steps
             said = Progress(step, total, "steps", self.last_losses, tuple(rows), phase=phase, before=self.resumed_step)
             self.report(said)
-
-
-def _eval_metrics(live: EvalTable, ema: EvalTable) -> dict[str, float]:
-    numbers = {
-        m.EVAL_LOSS_LIVE: live.mean(),
-        m.EVAL_LOSS_EMA: ema.mean(),
-        m.EVAL_STDERR_LIVE: live.stderr(),
-        m.EVAL_STDERR_EMA: ema.stderr(),
-    }
-    return {name: value for name, value in numbers.items() if value is not None}

@@ -20,8 +20,8 @@ from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.checkpoints.checkpoint import checkpoint_steps, read_metrics
 from sana.training.checkpoints.checkpoint_io import load
-from sana.training.objectives.flow_matching import FlowMatching
 from sana.training.objectives.objective import Losses
+from sana.training.objectives.velocity_objective import VelocityObjective
 from sana.training.parallel.parallel import Parallel
 from sana.workers.evaluate import evaluate
 from sana.workers.train import build_trainer, train
@@ -40,19 +40,19 @@ class Disturbed:
 
     def __init__(self, patch: pytest.MonkeyPatch, factors: dict[int, float]) -> None:
         self.factors = factors
-        draw, loss = FlowMatching.draw, FlowMatching.loss
+        draw, loss = VelocityObjective.draw, VelocityObjective.loss
         marks = self.factors
 
-        def drawn(objective: FlowMatching, slots: Any, latents: Tensor) -> dict[str, Tensor]:
+        def drawn(objective: VelocityObjective, slots: Any, tensors: Any) -> dict[str, Tensor]:
             factor = [marks.get(slot.step + 1, 1.0) if slot.position == 3 else 1.0 for slot in slots]
-            return {**draw(objective, slots, latents), "factor": torch.tensor(factor)}
+            return {**draw(objective, slots, tensors), "factor": torch.tensor(factor)}
 
-        def disturbed(objective: FlowMatching, model: nn.Module, batch: MicroBatch) -> Losses:
+        def disturbed(objective: VelocityObjective, model: nn.Module, batch: MicroBatch) -> Losses:
             losses = loss(objective, model, batch)
             return losses._replace(per_sample=losses.per_sample * batch.tensors["factor"])
 
-        patch.setattr(FlowMatching, "draw", drawn)
-        patch.setattr(FlowMatching, "loss", disturbed)
+        patch.setattr(VelocityObjective, "draw", drawn)
+        patch.setattr(VelocityObjective, "loss", disturbed)
 
 
 @pytest.fixture
@@ -257,6 +257,6 @@ def test_a_step_that_does_not_fit_names_what_needs_less(lab: Lab, monkeypatch: p
     def loss(*_: Any) -> Losses:
         return Losses(torch.empty(2**56), {})
 
-    monkeypatch.setattr(FlowMatching, "loss", loss)
+    monkeypatch.setattr(VelocityObjective, "loss", loss)
     with pytest.raises(SanaError, match="not enough memory .* less is needed with train.resources.micro_batch_size=1"):
         lab.train("too-large", max_steps=2)

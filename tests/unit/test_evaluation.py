@@ -14,7 +14,7 @@ from torch import nn
 
 from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
-from sana.config.training.objective import LogitNormalSampling
+from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.model.random import philox_normal
@@ -28,8 +28,7 @@ from sana.training.evaluation import (
     levels_per_forward,
     paired_difference,
 )
-from sana.training.objectives.flow_matching import FlowMatching
-from sana.training.objectives.noise import NoisePolicy
+from sana.training.objectives.registry import build_objective
 from tests.training_store import Encoded, build_encoded
 
 pytestmark = pytest.mark.timeout(60)
@@ -87,7 +86,7 @@ def evaluate(
 ) -> EvalTable | None:
     config = EvaluateConfig(num_sigmas=num_sigmas, max_samples=max_samples)
     parallel: Any = OneRank(rank, num_ranks)
-    objective = FlowMatching(NoisePolicy(LogitNormalSampling(), 0, 3.0))
+    objective = build_objective(TrainConfig(max_steps=1, global_batch_size=1), flow_shift=3.0)
     reader = read(encoded)[0]
     return evaluate_model(parallel, model, objective, reader, config, text_padding="batch", on_round=on_round)
 

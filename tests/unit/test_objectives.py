@@ -14,7 +14,7 @@ from sana.training.batch import BatchSlot, MicroBatch, pad_captions
 from sana.training.objectives.huber import LINEAR_FRACTION
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Losses
-from sana.training.objectives.registry import OBJECTIVES, build_objective
+from sana.training.objectives.registry import ELEMENT_LOSSES, build_objective
 
 SHAPE = [3, 16, 2, 4, 6]
 
@@ -61,14 +61,14 @@ def test_the_losses_are_their_formulas() -> None:
     torch.testing.assert_close(wide.per_sample, plain.per_sample, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", ELEMENT_LOSSES)
 def test_an_objective_draws_by_position_alone(name: str) -> None:
     config = TrainConfig(max_steps=1, global_batch_size=4, objective={"name": name}, seed=3)
     objective = build_objective(config, flow_shift=3.0)
     slots = [BatchSlot(7, position, row=position) for position in range(4)]
     latents = torch.empty(4, *SHAPE[1:])
-    together = objective.draw(slots, latents)
-    alone = [objective.draw([slot._replace(row=0)], latents[:1]) for slot in slots]
+    together = objective.draw(slots, {"latents": latents})
+    alone = [objective.draw([slot._replace(row=0)], {"latents": latents[:1]}) for slot in slots]
     for kind in ("noise", "sigma"):
         assert torch.equal(together[kind], torch.cat([one[kind] for one in alone]))
     assert together["sigma"].dtype == torch.float32

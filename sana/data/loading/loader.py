@@ -31,6 +31,7 @@ INDEX = "index.parquet"  # the one table of an encode artifact
 LATENTS, CAPTIONS = "latents", "captions"  # names of tensors
 REQUESTS = 16  # range requests in flight from one process to S3
 _ONCE: Mapping[str, float] = MappingProxyType({})  # one draw per epoch for every data set
+_NO_OTHERS: Mapping[str, Artifact] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Samples:
     first_caption: np.ndarray  # int64 [rows]
     num_captions: np.ndarray  # int64 [rows], at least 1
     names: pa.ChunkedArray  # sample_id
+    datasets: tuple[str, ...]  # sorted ids
+    dataset_codes: np.ndarray  # uint16 [rows], index into datasets
     tensors: Mapping[str, ShardIndex]
     null_caption: Location
 
@@ -62,6 +65,10 @@ class Samples:
         owners = np.flatnonzero((first <= index_row) & (index_row < end))
         return int(owners[0]) if len(owners) else 0
 
+    def dataset(self, row: int) -> str:
+        """Return the id of the data set that a row is of."""
+        return self.datasets[int(self.dataset_codes[row])]
+
     def sample_id(self, row: int) -> str:
         return str(self.names[row].as_py())
 
@@ -71,14 +78,21 @@ class Samples:
 
 
 def load_samples(
-    store: Store, latents: Artifact, captions: Artifact, split: str, *, draws_per_epoch: Mapping[str, float] = _ONCE
+    store: Store,
+    latents: Artifact,
+    captions: Artifact,
+    split: str,
+    *,
+    draws_per_epoch: Mapping[str, float] = _ONCE,
+    others: Mapping[str, Artifact] = _NO_OTHERS,
 ) -> Samples:
     """Join the indexes of `encode_latents` and `encode_captions` into the rows of one split, "train" or "eval".
 
-    `draws_per_epoch` is a factor by data set; 1 for those that it does not name.
+    `draws_per_epoch` is a factor by data set; 1 for those that it does not name. `others` are further tensors of each
+    sample by name, from artifacts whose index has sample_id and LOCATION.
 
     Raises:
-        SanaError: the split is empty, a sample has no caption, or there is not exactly one null caption.
+        SanaError: the split is empty, a sample lacks a caption or a tensor, or there is not exactly one null caption.
     """
     index = read_table(store, latents, INDEX)
     rows = index.filter(pc.equal(index["split"], split)).sort_by("sample_id")
@@ -106,6 +120,8 @@ def load_samples(
         )
     code = code.to_numpy()
     buckets = tuple(sorted(rows["bucket"].unique().to_pylist()))
+    datasets = tuple(sorted(rows["dataset"].unique().to_pylist()))
+    further = {name: _further(store, name, artifact, rows["sample_id"]) for name, artifact in others.items()}
     return Samples(
         split=split,
         buckets=buckets,
@@ -114,9 +130,24 @@ def load_samples(
         first_caption=(np.cumsum(counts) - counts)[code],
         num_captions=counts[code],
         names=rows["sample_id"],
-        tensors={LATENTS: ShardIndex.of(rows), CAPTIONS: ShardIndex.of(texts)},
+        datasets=datasets,
+        dataset_codes=pc.index_in(rows["dataset"], value_set=pa.array(datasets)).to_numpy().astype(np.uint16),
+        tensors={LATENTS: ShardIndex.of(rows), CAPTIONS: ShardIndex.of(texts), **further},
         null_caption=Location.of(null[0]),
     )
+
+
+def _further(store: Store, name: str, artifact: Artifact, sample_ids: pa.ChunkedArray) -> ShardIndex:
+    """Return the index of one further tensor of the samples, in their order."""
+    index = read_table(store, artifact, INDEX)
+    at = pc.index_in(sample_ids, value_set=index["sample_id"].combine_chunks())
+    if at.null_count:
+        missing = sample_ids.filter(pc.is_null(at))
+        raise SanaError(
+            f"{store.uri(artifact.files[INDEX].key)}: {at.null_count} of {len(sample_ids)} samples have no {name}, "
+            f"first {missing[0]}; it is of other data: run {artifact.stage} again"
+        )
+    return ShardIndex.of(index.take(at))
 
 
 def _draws_per_epoch(rows: pa.Table, of_dataset: Mapping[str, float]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The objectives by their name in the config."""
+"""The objective of a config: the element losses by their name there, and the parts that it turns on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,16 +6,26 @@ from typing import Any
 from sana.config.training.train import TrainConfig
 from sana.training.objectives import flow_matching, huber
 from sana.training.objectives.noise import NoisePolicy
-from sana.training.objectives.objective import Objective
+from sana.training.objectives.objective import ElementLoss, Part, Regularizer
+from sana.training.objectives.velocity_objective import VelocityObjective
 
 # each takes its own section of the config
-OBJECTIVES: dict[str, Callable[[Any, NoisePolicy], Objective]] = {
+ELEMENT_LOSSES: dict[str, Callable[[Any], ElementLoss]] = {
     "flow_matching": flow_matching.build,
     "huber": huber.build,
 }
 
 
-def build_objective(config: TrainConfig, *, flow_shift: float) -> Objective:
-    """Return the objective that the config names; `flow_shift` is that of its noise levels."""
-    noise = NoisePolicy(config.timestep_sampling, config.seed, flow_shift)
-    return OBJECTIVES[config.objective.name](config.objective, noise)
+def build_objective(config: TrainConfig, *, flow_shift: float) -> VelocityObjective:
+    """Return the objective that the config names; `flow_shift` is that of its noise levels.
+
+    Parts change a step in this order: conditions, masks, rollout, weighting.
+    """
+    parts: list[Part] = []
+    regularizers: list[Regularizer] = []
+    return VelocityObjective(
+        NoisePolicy(config.timestep_sampling, config.seed, flow_shift),
+        ELEMENT_LOSSES[config.objective.name](config.objective),
+        parts,
+        regularizers,
+    )
