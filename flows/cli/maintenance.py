@@ -10,7 +10,7 @@ import click
 
 from flows.cli.options import FiniteRange, context_of, load_options, program, resolve, same_options
 from sana.errors import ConfigError, SanaError
-from sana.pipeline.graph import STAGES, stage
+from sana.pipeline.graph import STAGES, reads, stage
 from sana.store import Store, open_store
 from sana.wording import counted, in_units
 
@@ -188,7 +188,7 @@ def _with_inputs(stages: Sequence[str]) -> set[str]:
     wanted = set(stages or STAGES)
     for name in reversed(STAGES):
         if name in wanted:
-            wanted |= {above for above in STAGES[: STAGES.index(name)] if {*stage(above).GIVES} & {*stage(name).READS}}
+            wanted |= {above for above in STAGES[: STAGES.index(name)] if {*stage(above).GIVES} & {*reads(name)}}
     return wanted
 
 

@@ -44,8 +44,8 @@ class Stage(Protocol):
     """What a module in sana/stages holds. Its docstring's first sentence is what lists of stages say of it.
 
     `inputs` are the artifacts that provide the tables of READS, by table; `run` is given the recipe made of them. An
-    optional stage also has `is_used(config) -> bool`; one that starts no worker may have `TIMEOUT_S`, the seconds that
-    it may take.
+    optional stage also has `is_used(config) -> bool`; one that reads what an optional stage gives has `READS_IF_GIVEN`;
+    one that starts no worker may have `TIMEOUT_S`, the seconds that it may take.
     """
 
     NAME: str
@@ -78,6 +78,17 @@ def about(name: str) -> str:
 def timeout_s(name: str) -> float | None:
     """Return the seconds that a stage without a worker may take; None of the others, whose workers are watched."""
     return getattr(stage(name), "TIMEOUT_S", None)
+
+
+def reads(name: str) -> tuple[str, ...]:
+    """Return the tables that a stage may read: those that it needs, then those that only optional stages give."""
+    return (*stage(name).READS, *reads_if_given(name))
+
+
+def reads_if_given(name: str) -> tuple[str, ...]:
+    """Return the tables that a stage reads only where the config uses a stage that gives them."""
+    optional: tuple[str, ...] = getattr(stage(name), "READS_IF_GIVEN", ())
+    return optional
 
 
 def is_used(name: str, config: Config) -> bool:
@@ -135,7 +146,7 @@ def providers(config: Config, name: str) -> dict[str, str]:
             f"stage {name} reads {', '.join(missing)}, which no stage above it gives; move it down in "
             "sana/pipeline/graph.py, or turn on the stage that gives it"
         )
-    return {table: given[table] for table in stage(name).READS}
+    return {table: given[table] for table in reads(name) if table in given}
 
 
 def inputs_of(config: Config, name: str, artifacts: Mapping[str, Artifact]) -> dict[str, Artifact]:

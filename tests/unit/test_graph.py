@@ -32,7 +32,7 @@ def test_every_table_that_is_read_is_given_above_and_described() -> None:
     assert graph.stages_of(EVERY) == graph.STAGES
     for name in graph.STAGES:
         found = graph.providers(EVERY, name)
-        assert tuple(found) == graph.stage(name).READS
+        assert tuple(found) == graph.reads(name)
         for table, above in found.items():
             assert graph.STAGES.index(above) < graph.STAGES.index(name) and table in graph.stage(above).GIVES
     given = {table for name in graph.STAGES for table in graph.stage(name).GIVES}
@@ -49,6 +49,13 @@ def test_a_table_that_nobody_gives_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(graph, "STAGES", ("download", "bucket", "probe"))
     with pytest.raises(ValueError, match="stage bucket reads probed_clips, which no stage above it gives"):
         graph.providers(EVERY, "bucket")
+
+
+def test_an_optional_table_is_read_where_a_stage_above_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = graph.providers(config_of(), "sample")
+    monkeypatch.setattr(graph.stage("sample"), "READS_IF_GIVEN", ("losses", "masks"), raising=False)
+    assert graph.providers(config_of(), "sample") == {**needed, "losses": "evaluate"}
+    assert graph.reads("sample") == (*graph.stage("sample").READS, "losses", "masks")
 
 
 def test_until_stops_at_a_stage_of_the_config() -> None:
