@@ -3,13 +3,52 @@
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from sana.record import Record
 
 
 @dataclass(frozen=True)
+class CheckpointSaved(Record):
+    """A checkpoint is committed: `key` is that of its index in the store."""
+
+    step: int  # optimizer steps done
+    key: str
+    kind: Literal["checkpoint"] = "checkpoint"
+
+
+@dataclass(frozen=True)
+class ValidationDone(Record):
+    """Videos of the prompts were made while training, or `error`, one line, says why they were not."""
+
+    step: int  # optimizer steps done
+    weights: str  # "ema" or "live"
+    videos: Mapping[str, str]  # by the nickname of the prompt: their keys in the store
+    seconds: float
+    error: str = ""
+    kind: Literal["validation"] = "validation"
+
+
+@dataclass(frozen=True)
+class PreviewReady(Record):
+    """A picture of a video that is being made, after `sampler_step` of `num_sampler_steps`."""
+
+    step: int  # optimizer steps done
+    prompt: str  # its nickname
+    sampler_step: int
+    num_sampler_steps: int
+    picture: str  # its key in the store, or the path of a local file
+    kind: Literal["preview"] = "preview"
+
+
+Happening = CheckpointSaved | ValidationDone | PreviewReady
+
+
+@dataclass(frozen=True)
 class Progress(Record):
     """How far one stage is, `done` of `total` in `unit`; `metrics` are the rows that came since the last report.
+
+    `happened` is what else came about since the last report; each reaches the observers of the run as an event.
 
     `total` is 0 while nothing is counted yet. Of several workers each says how far it is itself: `worker` is its
     number, and `counts` what it did of what.
@@ -24,6 +63,7 @@ class Progress(Record):
     counts: Mapping[str, int] = field(default_factory=dict)
     phase: str = ""  # what it is busy with while it counts nothing, such as "loading the model"
     before: int = 0  # of `done`, what earlier runs had done
+    happened: tuple[Happening, ...] = field(default=())
 
     def to_line(self) -> bytes:
         """Write one line of a progress file, which `from_line` reads."""

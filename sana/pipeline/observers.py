@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sana.artifact import Artifact, Recipe
 from sana.context import Context
 from sana.errors import SanaError
-from sana.progress import Progress
+from sana.progress import Happening, Progress
 
 # How a stage ends. CACHED: found in storage. REPRODUCED: made again, with the content that it had before.
 CACHED, COMPLETED, REPRODUCED, FAILED, STOPPED = "cached", "completed", "reproduced", "failed", "stopped"
@@ -62,7 +62,15 @@ class StageEnd:
     error: BaseException | None = None
 
 
-Event = StageStart | WorkStart | Committed | StageEnd
+@dataclass(frozen=True)
+class WorkEvent:
+    """Something came about while the stage worked, such as a checkpoint; its worker reported it with its progress."""
+
+    stage: str
+    what: Happening
+
+
+Event = StageStart | WorkStart | WorkEvent | Committed | StageEnd
 
 
 class Observer:
@@ -101,6 +109,8 @@ class Observers(Observer):
         self._call(lambda observer: observer.on_stage_progress(stage, progress))
         if progress.metrics:
             self.on_metrics(stage, progress.metrics)
+        for what in progress.happened:
+            self.on_event(WorkEvent(stage, what))
 
     def on_metrics(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
         self._call(lambda observer: observer.on_metrics(stage, rows))

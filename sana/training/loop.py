@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -246,4 +247,4 @@ class Trainer:
         if self.parallel.is_main:
             step, total = self.state.step if at is None else at, self.config.max_steps
             said = Progress(step, total, "steps", self.last_losses, tuple(rows), phase=phase, before=self.resumed_step)
-            self.report(said)
+            self.report(replace(said, happened=self.checkpoints.take_saved()))

@@ -12,7 +12,7 @@ import pytest
 
 from sana.data.shards.shard_cache import ShardFiles
 from sana.errors import ConfigError, DiskFullError, SanaError
-from sana.progress import Progress
+from sana.progress import CheckpointSaved, Progress
 from sana.runtime.job import Job
 from sana.runtime.specs import TrainSpec
 from sana.store import Block, LocalStore
@@ -46,6 +46,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_saved_is_of_
     straight = lab.train("straight", max_steps=6, checkpoint_every=2, checkpoint_in_background=False)
     put, reached = real_put(), threading.Event()
     in_time: list[bool] = []
+    told: list[CheckpointSaved] = []
 
     def slow_put(store: LocalStore, key: str, blocks: Iterator[Block], staging: Path) -> bool:
         if "step_00000002" in key:
@@ -57,9 +58,11 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_saved_is_of_
     def listen(progress: Progress) -> None:
         if progress.done >= 3:
             reached.set()
+        told.extend(what for what in progress.happened if isinstance(what, CheckpointSaved))
 
     train(reports_to(lab.job("behind", max_steps=6, checkpoint_every=2, log_every=1), listen))
     assert in_time == [True] * 3
+    assert told == [CheckpointSaved(step, lab.at("behind", step).key) for step in (2, 4, 6)], "each once, the last too"
     for step in (2, 4, 6):
         lab.assert_same(lab.at("straight", step), lab.at("behind", step))
     assert straight.attempt != lab.at("behind", 6).attempt

@@ -3,7 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sana.progress import REJECTED, Continued, Pace, Progress, Summed
+from sana.pipeline.observers import Event, Observer, Observers, WorkEvent
+from sana.progress import (
+    REJECTED,
+    CheckpointSaved,
+    Continued,
+    Happening,
+    Pace,
+    PreviewReady,
+    Progress,
+    Summed,
+    ValidationDone,
+)
 
 
 def test_workers_add_up_to_one_bar_with_rejections() -> None:
@@ -76,3 +87,24 @@ def test_no_rate_of_nothing_and_none_after_work_was_lost() -> None:
     assert pace.per_s(52.0) == 2.0
     pace.add(1, 53.0)  # a crash
     assert pace.per_s(53.0) is None
+
+
+def test_what_happened_is_read_back_and_reaches_observers_as_events() -> None:
+    happened: tuple[Happening, ...] = (
+        CheckpointSaved(30, "train/t/checkpoints/step_00000030/index.json"),
+        ValidationDone(30, "ema", {"bunny": "train/t/videos/bunny.mp4"}, 1.5),
+        ValidationDone(60, "live", {}, 0.1, error="out of memory"),
+        PreviewReady(30, "bunny", 10, 50, "/work/preview.png"),
+    )
+    heard: list[Event] = []
+
+    class Listener(Observer):
+        def on_event(self, event: Event) -> None:
+            heard.append(event)
+
+    line = Progress(30, 60, "steps", happened=happened).to_line()
+    assert line.count(b"\n") == 1
+    Observers([Listener()]).on_stage_progress("train", Progress.from_line(line.decode(), where="here"))
+    assert heard == [WorkEvent("train", what) for what in happened]
+    Observers([Listener()]).on_stage_progress("train", Progress(31, 60, "steps"))
+    assert len(heard) == 4

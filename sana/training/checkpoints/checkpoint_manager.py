@@ -4,6 +4,7 @@ import logging
 import shutil
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from sana.artifact import FileInfo
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.facts import ComputeSettings
+from sana.progress import CheckpointSaved
 from sana.store import Store
 from sana.store_errors import StoreError
 from sana.training.checkpoints import checkpoint, checkpoint_io
@@ -82,6 +84,7 @@ class CheckpointManager:
         self._exchange = RankExchange(rank, num_ranks)
         self.attempt = self._exchange.from_main(uuid.uuid4().hex[:12])
         self._eval_losses: dict[int, float] = {}
+        self._saved: deque[CheckpointSaved] = deque()  # not yet told; filled by the thread that commits
         self._copy = StateCopy()
         self._behind = Behind("checkpoint")
 
@@ -184,6 +187,10 @@ class CheckpointManager:
         else:
             work()
 
+    def take_saved(self) -> tuple[CheckpointSaved, ...]:
+        """Return the checkpoints that were committed since the last call. Rank 0 only."""
+        return tuple(self._saved.popleft() for _ in range(len(self._saved)))
+
     def finish(self, while_waiting: Callable[[], None] | None = None) -> None:
         """Wait for the checkpoint that is being written; raises what it failed with."""
         self._behind.finish(while_waiting)
@@ -243,6 +250,7 @@ class CheckpointManager:
         losses, resources = dict(self._eval_losses), self.config.resources
         prune(self.store, self.key, resources, saved_step=step, eval_losses=losses, keep_steps=self.keep_steps)
         self.newest = saved
+        self._saved.append(CheckpointSaved(step, saved.key))
         _log.info("saved the checkpoint of step %d: %s", step, self.store.uri(saved.key))
 
     def _note_eval_losses(self, rows: Sequence[Row]) -> None:
