@@ -32,7 +32,7 @@ from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.tensor_file import as_bytes
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
-from sana.training.trainable import FullTransformer
+from sana.training.trainables.full_transformer import FullTransformer
 from sana.wording import in_units
 
 WIDTH, STEPS = 1024, 8

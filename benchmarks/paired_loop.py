@@ -30,7 +30,7 @@ from sana.training.loop import Trainer
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
-from sana.training.trainable import FullTransformer
+from sana.training.trainables.full_transformer import FullTransformer
 
 
 class PairedTimes(NamedTuple):

@@ -18,7 +18,7 @@ from sana.model.random_weights import random_transformer
 from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.model_export import export_model, store_base
-from sana.training.trainable import FullTransformer
+from sana.training.trainables.full_transformer import FullTransformer
 
 EXPORT = "export"
 

@@ -77,7 +77,7 @@ def generate(
 def export_model(config: str, overrides: Sequence[str], root: str | None, target: str) -> None:
     """Write the trained model (EMA weights) in diffusers layout. An export that was stopped resumes when run again."""
     from flows.display.progress_display import RunDisplay
-    from flows.display.show import load_lines
+    from flows.display.show import exports_adapter, load_lines
     from sana.maintenance.export_model import export_model as copy
     from sana.store import open_store
     from sana.wording import in_units
@@ -101,7 +101,7 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
     click.echo(
         f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there"
     )
-    for line in load_lines(place.root):
+    for line in load_lines(place.root, is_adapter=exports_adapter(trained)):
         click.echo(line)
 
 

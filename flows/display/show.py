@@ -85,17 +85,31 @@ def stage_lines(name: str, artifact: Artifact, store: Store, export: str) -> lis
     if name == "sample":
         return [f"sampled videos: {store.uri(artifact.files['contact_sheet.png'].key)}"]
     if name == "train":
-        folder = store.uri(TrainFacts.of(artifact).model)
-        load = [f"  {line}" for line in load_lines(folder)]
-        return [f"trained model: {folder}", *(load if store.is_local else [f"  in a folder of your own: {export}"])]
+        folder, is_adapter = store.uri(TrainFacts.of(artifact).model), exports_adapter(artifact)
+        load = [f"  {line}" for line in load_lines(folder, is_adapter=is_adapter)]
+        return [
+            f"trained {'adapter' if is_adapter else 'model'}: {folder}",
+            *(load if store.is_local else [f"  in a folder of your own: {export}"]),
+        ]
     return []
 
 
-def load_lines(folder: str) -> list[str]:
-    """Return the lines of Python that load an exported model."""
+def exports_adapter(trained: Artifact) -> bool:
+    """Whether a training's export is an adapter, which is loaded beside the model that it was trained on."""
+    return "model/model_index.json" not in trained.files
+
+
+def load_lines(folder: str, *, is_adapter: bool = False) -> list[str]:
+    """Return the lines of Python that load an exported model or adapter."""
     if "://" in folder:
         folder = "FOLDER"  # diffusers reads no bucket
-        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder)]
+        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder, is_adapter=is_adapter)]
+    if is_adapter:
+        return [
+            "from diffusers import SanaVideoPipeline",
+            "pipe = SanaVideoPipeline.from_pretrained(MODEL)  # model.path of the config",
+            f"pipe.load_lora_weights({folder!r})",
+        ]
     return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
 
 

@@ -1,7 +1,7 @@
 """Export a trained model: the files of a train artifact as one folder that diffusers loads, on a disk or in a bucket.
 
 Nothing of the target is overwritten. `model_index.json` comes last: a folder without it is unfinished, and the same
-call completes it. Full models only; adapters and the hub extend this module.
+call completes it. Of a training of an adapter it is the adapter's file.
 """
 
 import os
@@ -20,6 +20,7 @@ from sana.store import Store
 from sana.wording import in_units
 
 LAST = "model_index.json"
+ADAPTER = "pytorch_lora_weights.safetensors"
 _REPAIR_HINT = "`sana verify --deep` says how to repair it"
 
 
@@ -44,7 +45,7 @@ def export_model(
         StoreError: storage failed; the same call resumes from there.
     """
     files = {name.removeprefix(MODEL): info for name, info in trained.files.items() if name.startswith(MODEL)}
-    if LAST not in files:
+    if LAST not in files and ADAPTER not in files:
         raise SanaError(f"{store.uri(trained.key)} names no {MODEL}{LAST}: it has no model to export")
     present = dict(target.list(""))
     _check_target(target, files, present)

@@ -51,6 +51,12 @@ def load_transformer(
     return model
 
 
+def read_transformer(folder: Path) -> Mapping[str, Tensor]:
+    """Read the weights of the transformer in a folder in diffusers layout, to the CPU. Raises as `load_transformer`."""
+    weights: Mapping[str, Tensor] = load_transformer(str(folder)).state_dict()
+    return weights
+
+
 def save_transformer_config(transformer: nn.Module, folder: Path) -> None:
     """Write the transformer's config.json to a folder, as `save_pretrained` does beside the weights.
 

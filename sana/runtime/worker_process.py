@@ -29,13 +29,17 @@ def hide_torchao() -> None:
 def hide_text_models(job: str) -> None:
     """Keep diffusers from importing transformers and scipy, 4 s, in a worker that neither encodes text nor samples.
 
-    `job` is the worker's job file. A model of the hub is downloaded by a pipeline of diffusers, which needs them.
+    `job` is the worker's job file. A model of the hub is downloaded by a pipeline of diffusers, which needs them, and
+    peft, which adapters are made by, needs transformers.
     """
     try:
-        model = json.loads(Path(job).read_bytes())["spec"]["model"]["path"]
+        found = json.loads(Path(job).read_bytes())
+        model, method = found["spec"]["model"]["path"], found["config"]["train"]["method"]["name"]
     except (OSError, ValueError, KeyError, TypeError):  # which the worker tells of
         return
-    if Path(model).is_dir() and "diffusers" not in sys.modules:  # else it has looked for them already
+    if (
+        method == "full" and Path(model).is_dir() and "diffusers" not in sys.modules
+    ):  # else it has looked for them already
         for name in ("transformers", "scipy"):
             sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 

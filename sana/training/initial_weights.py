@@ -2,19 +2,22 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from sana.config.training.train import TrainConfig
 from sana.errors import SanaError
-from sana.model.transformer import empty_transformer, load_transformer
+from sana.model.transformer import DTYPES, empty_transformer, load_transformer, read_transformer
 from sana.runtime.specs import InitialWeights, ModelSource
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load, load_weights
 from sana.training.guards.skipped_steps import SKIPPED_STEPS
+from sana.training.trainables.registry import build_trainable, load_trainable
+from sana.training.trainables.trainable import Trainable
 from sana.wording import at_rate, first_of
 
 NAMED_TENSORS = 3  # in an error
@@ -29,36 +32,57 @@ class InitialOptimizer(NamedTuple):
     num_steps: int
 
 
-def start_transformer(
-    store: Store, model: ModelSource, initial: InitialWeights | None, *, dtype: torch.dtype, resumes: bool
-) -> Any:
-    """Return the SanaVideoTransformer3DModel that training starts from, on the CPU; nothing is read to be replaced.
+def start_trainable(
+    store: Store, model: ModelSource, initial: InitialWeights | None, config: TrainConfig, *, resumes: bool
+) -> Trainable:
+    """Return what learns, as training starts from it, on the CPU; nothing is read to be replaced.
 
-    With `resumes` its weights are no numbers yet: those of the run's own checkpoint come. Raises as
-    `load_initial_weights` does.
+    With `resumes` what learns is no numbers yet: those of the run's own checkpoint come.
+
+    Raises:
+        ConfigError: names in the config match no layer.
+        SanaError: what it is to start from is gone, damaged, or of other names and shapes.
     """
     began = time.perf_counter()
+    if config.method.name == "full":
+        trainable = build_trainable(_start_transformer(store, model, initial, config, resumes=resumes), config)
+    else:
+        trainable = load_trainable(model, config)
+        if initial is not None and not resumes:
+            trainable.load(load_initial_weights(store, initial, trainable.parameters, read=trainable.read_export))
+    size = sum(parameter.nbytes for parameter in trainable.model.parameters())
+    _log.info("the weights to start from: loaded %s", at_rate(size, time.perf_counter() - began))
+    return trainable
+
+
+def _start_transformer(
+    store: Store, model: ModelSource, initial: InitialWeights | None, config: TrainConfig, *, resumes: bool
+) -> Any:
+    dtype = DTYPES[config.weights_dtype]
     if resumes:
         return empty_transformer(model.path, revision=model.revision, dtype=dtype)
     if initial is None:
-        transformer = load_transformer(model.path, revision=model.revision, dtype=dtype)
-    else:
-        transformer = empty_transformer(model.path, revision=model.revision, dtype=dtype)
-        transformer.load_state_dict(load_initial_weights(store, initial, transformer.state_dict()))
-    size = sum(parameter.nbytes for parameter in transformer.parameters())
-    _log.info("the weights to start from: loaded %s", at_rate(size, time.perf_counter() - began))
+        return load_transformer(model.path, revision=model.revision, dtype=dtype)
+    transformer = empty_transformer(model.path, revision=model.revision, dtype=dtype)
+    transformer.load_state_dict(load_initial_weights(store, initial, transformer.state_dict()))
     return transformer
 
 
-def load_initial_weights(store: Store, initial: InitialWeights, needed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights to start from, on the CPU.
+def load_initial_weights(
+    store: Store,
+    initial: InitialWeights,
+    needed: Mapping[str, Tensor],
+    *,
+    read: Callable[[Path], Mapping[str, Tensor]] = read_transformer,
+) -> dict[str, Tensor]:
+    """Return the weights to start from, on the CPU; `read` reads those of an export in a folder.
 
     Raises:
         SanaError: they are gone, damaged, or not of the names and shapes that are `needed`; names the tensors.
     """
     if initial.checkpoint is None:
         assert initial.path is not None
-        found = dict(load_transformer(initial.path).state_dict())
+        found = dict(read(Path(initial.path)))
         where = initial.path
     else:
         checkpoint = initial.checkpoint

@@ -35,7 +35,7 @@ from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
 from sana.training.step_window import NotFiniteError, StepWindow
 from sana.training.train_step import TrainStep
-from sana.training.trainable import Trainable
+from sana.training.trainables.trainable import Trainable
 from sana.wording import in_units
 
 REPORT_EVERY_S = 1.0

@@ -22,10 +22,9 @@ from sana.errors import SanaError
 from sana.model.model_resolver import INDEX, base_files
 from sana.store import Block, Store
 from sana.training.checkpoints.tensor_file import file_blocks, file_bytes
-from sana.training.trainable import Trainable
+from sana.training.trainables.trainable import Trainable
 
 FOLDER = "model/"  # of the names in the artifact
-_METADATA = {"format": "pt"}  # as diffusers writes it, and looks for it
 
 
 def store_base(store: Store, base: str, *, without: str, work_dir: Path) -> dict[str, FileInfo]:
@@ -61,21 +60,24 @@ def export_model(
     Raises:
         FileNotFoundError: `base` is not a local folder in diffusers layout.
     """
-    files = store_base(store, base, without=trainable.component, work_dir=work_dir)
+    files = {}
+    if trainable.component:  # else the export is of what learned alone
+        files = store_base(store, base, without=trainable.component, work_dir=work_dir)
+    prefix = f"{trainable.component}/" if trainable.component else ""
     with TemporaryDirectory(dir=work_dir, prefix="export-") as name:
         local = Path(name)
         tensors = trainable.export(weights, local)
         for path in sorted(path for path in local.rglob("*") if path.is_file()):
-            data, below = path.read_bytes(), f"{trainable.component}/{path.relative_to(local).as_posix()}"
+            data, below = path.read_bytes(), f"{prefix}{path.relative_to(local).as_posix()}"
             store.put_if_absent(f"{folder}/{below}", data)
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             files[FOLDER + below] = FileInfo(f"{folder}/{below}", len(data), digest)
-        below = f"{trainable.component}/{trainable.weights_file}"
+        below = prefix + trainable.weights_file
         hasher = hashlib.blake2b(digest_size=16)
-        blocks = _hashed_beside(file_blocks(tensors, metadata=_METADATA), hasher.update)
+        blocks = _hashed_beside(file_blocks(tensors, metadata=trainable.weights_metadata), hasher.update)
         store.put_blocks_if_absent(f"{folder}/{below}", blocks, staging=local)
         deque(blocks, maxlen=0)  # where an object was there
-        size = file_bytes(tensors, metadata=_METADATA)
+        size = file_bytes(tensors, metadata=trainable.weights_metadata)
         files[FOLDER + below] = FileInfo(f"{folder}/{below}", size, hasher.hexdigest())
     for name in sorted(files, key=lambda name: (name == FOLDER + INDEX, name)):
         linked = f"{folder}/{name.removeprefix(FOLDER)}"

@@ -9,7 +9,7 @@ from sana.training.guards.skipped_steps import SKIPPED_STEPS, SkippedSteps
 from sana.training.optimizers.gradient_release import GradientRelease
 from sana.training.optimizers.registry import build_optimizer
 from sana.training.parallel.parallel import Parallel, Parts
-from sana.training.trainable import Trainable
+from sana.training.trainables.trainable import Trainable
 
 
 class TrainState:

@@ -25,7 +25,7 @@ from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
 from sana.training.train_step import StepMetrics, TrainStep
-from sana.training.trainable import FullTransformer
+from sana.training.trainables.registry import build_trainable
 
 _FLOW_SHIFT = 3.0  # of the noise levels: it changes no cost
 
@@ -63,7 +63,7 @@ class SyntheticModel:
             num_layers=num_layers,
         )
         self._caption_channels = int(transformer_config["caption_channels"])
-        self.trainable = FullTransformer(transformer)
+        self.trainable = build_trainable(transformer, config)
         buckets = () if bucket is None else (str(bucket),)
         self.blocks = prepare_blocks(transformer, config, self.parallel, buckets=buckets, work_dir=work_dir)
         self.trainable.model.train()

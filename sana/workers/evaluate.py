@@ -27,7 +27,6 @@ from sana.data.tables import content_digest
 from sana.facts import BASELINE, WEIGHTS, ComputeSettings, PairedDifference, SigmaLoss, WeightsLoss
 from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
-from sana.model.transformer import DTYPES, load_transformer
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
@@ -39,7 +38,8 @@ from sana.training.compute.blocks import BlockCompute, prepare_blocks
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
-from sana.training.trainable import FullTransformer, Trainable
+from sana.training.trainables.registry import load_trainable
+from sana.training.trainables.trainable import Trainable
 
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 
@@ -65,8 +65,7 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
     samples = load_samples(store, spec.latents, spec.captions, "eval")
     report = _Reporter(job, min(len(samples), job.config.evaluate.max_samples), shown=parallel.is_main)
     report.phase("loading the model")
-    dtype = DTYPES[job.config.train.weights_dtype]  # as training computes
-    trainable = FullTransformer(load_transformer(spec.model.path, revision=spec.model.revision, dtype=dtype))
+    trainable = load_trainable(spec.model, job.config.train)
     compute, offloaded = _prepare_model(job, trainable.model, parallel)
     _warn_of_other_bits(store, spec.checkpoint, compute.settings)
     resources = job.config.train.resources

@@ -20,13 +20,13 @@ from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained, resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH
-from sana.model.transformer import transformer_with
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleResult
 from sana.runtime.specs import CheckpointName, ModelSource, SampleSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import load_weights
+from sana.training.trainables.registry import trained_transformer
 from sana.wording import counted
 
 _SHEET_FRAMES = 6  # frames shown per video
@@ -75,7 +75,7 @@ def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: C
     """Load the model with a checkpoint's weights, those of `sample.weights`, on the device of `sample.resources`."""
     weights = load_weights(store, checkpoint.trajectory, checkpoint.step, which=config.sample.weights)
     dtype = _DTYPES[config.train.mixed_precision]
-    transformer = transformer_with(model.path, weights, revision=model.revision, dtype=dtype)
+    transformer = trained_transformer(model, config.train, weights, dtype=dtype)
     del weights  # another copy of the model
     device = resolve_device(config.sample.resources.device)
     return load_pipeline(

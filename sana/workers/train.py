@@ -25,7 +25,6 @@ from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained
 from sana.model.model_resolver import local_checkpoint
 from sana.model.objective import load_flow_shift
-from sana.model.transformer import DTYPES
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
@@ -38,14 +37,13 @@ from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.compute.compiled_blocks import BlocksNotCompiledError
-from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_transformer
+from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_trainable
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
-from sana.training.trainable import FullTransformer
 
 _NEEDS_LESS = (
     "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
@@ -106,6 +104,8 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
 
 def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:
     """Store what the export shares with the base model beside the first steps; the export itself makes sure of it."""
+    if not trainer.trainable.component:
+        return  # the export is of what learned alone
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
     try:
         store_base(trainer.checkpoints.store, base, without=trainer.trainable.component, work_dir=job.work_dir)
@@ -144,9 +144,8 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         local_checkpoint(spec.model.path, revision=spec.model.revision)
     newest = newest_checkpoint(store, spec.trajectory, at_most=max_steps) if parallel.is_main else None
     (resumes,) = parallel.broadcast([newest is not None])
-    dtype = DTYPES[config.train.weights_dtype]
-    transformer = start_transformer(store, spec.model, spec.initial, dtype=dtype, resumes=resumes)
-    trainable = FullTransformer(transformer)
+    trainable = start_trainable(store, spec.model, spec.initial, config.train, resumes=resumes)
+    transformer = trainable.model
     samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:

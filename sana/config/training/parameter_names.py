@@ -5,6 +5,8 @@ import math
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
+from sana.config.training.adapter_names import MAGNITUDE, B, adapter_shapes
+from sana.config.training.method import LoraMethod
 from sana.config.training.optimizer import MuonConfig, ParameterGroup
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
@@ -21,14 +23,34 @@ def check_parameter_names(config: TrainConfig, shapes: Shapes) -> None:
     Raises:
         ConfigError: a glob matches none; names what may be meant.
     """
-    factors_of(config.parameter_groups, shapes)
+    learned = learned_shapes(config, shapes)
+    factors_of(config.parameter_groups, learned)
     if isinstance(config.optimizer, MuonConfig):
-        muon_matrices(config.optimizer, shapes)
+        muon_matrices(config.optimizer, learned)
+
+
+def learned_shapes(config: TrainConfig, shapes: Shapes) -> Shapes:
+    """Return the shapes of what learns, by name; `shapes` are the model's parameters'. Raises as `check_...`."""
+    return adapter_shapes(config.method, shapes) if isinstance(config.method, LoraMethod) else shapes
+
+
+def learning_rate_factors(config: TrainConfig, names: Collection[str]) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter that has one: of its group, and LoRA+'s of each B.
+
+    Raises:
+        ConfigError: as `factors_of`.
+    """
+    factors = factors_of(config.parameter_groups, names)
+    ratio = config.method.lora_plus_ratio if isinstance(config.method, LoraMethod) else 1.0
+    if ratio != 1.0:
+        factors |= {name: factors.get(name, 1.0) * ratio for name in names if name.endswith(B)}
+    return factors
 
 
 def has_parameter_names(config: TrainConfig) -> bool:
     """Whether a config says anything of parameters by their names."""
-    return bool(config.parameter_groups) or isinstance(config.optimizer, MuonConfig)
+    named = bool(config.parameter_groups) or isinstance(config.method, LoraMethod)
+    return named or isinstance(config.optimizer, MuonConfig)
 
 
 def factors_of(groups: Collection[ParameterGroup], names: Collection[str]) -> dict[str, float]:
@@ -66,7 +88,7 @@ def muon_matrices(config: MuonConfig, shapes: Shapes) -> list[str]:
 
 def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
     one_by_one = len(shape) >= 2 and math.prod(shape[:2]) == math.prod(shape)
-    return one_by_one and not name.endswith("scale_shift_table")
+    return one_by_one and not name.endswith(("scale_shift_table", MAGNITUDE))
 
 
 def _hint(pattern: str, names: Collection[str]) -> str:

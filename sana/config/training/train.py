@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
+from sana.config.training.method import FullMethod, LoraMethod, MethodConfig
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
@@ -20,6 +21,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
     max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
     global_batch_size: int = Field(ge=1, le=10**9, description="samples per optimizer step, over all ranks")
+    method: Annotated[MethodConfig, Neutral(FullMethod())] = Field(FullMethod(), description="what trains")
     learning_rate: float = Field(5e-5, gt=0.0, le=1.0, description="peak learning rate")
     lr_schedule: LrSchedule = Field(ConstantSchedule(), description="the learning rate of each step")
     optimizer: OptimizerConfig = Field(AdamWConfig(), description="the optimizer")
@@ -161,6 +163,17 @@ class TrainConfig(Section):
                 f"resources.sharding {sharding} gives each rank parts of tensors, for which optimizer.name {name} is "
                 f"not made: {support.why_not_fsdp2}; use one of {names_with('fsdp2')}, or set resources.sharding to "
                 "none"
+            )
+        if isinstance(self.method, LoraMethod) and self.method.lora_plus_ratio != 1.0 and not support.factors:
+            raise ValueError(
+                f"optimizer.name {name} estimates one step size for all parameters, and method.lora_plus_ratio "
+                f"{self.method.lora_plus_ratio:g} wants another for some; set it to 1, or use one of "
+                f"{names_with('factors')}"
+            )
+        if isinstance(self.method, LoraMethod) and self.weights_dtype == "bf16":
+            raise ValueError(
+                "weights_dtype bf16 is of weights that learn, and those of an adapter, which are few, are fp32; leave "
+                "weights_dtype fp32: with mixed_precision bf16 the model's own weights are in bf16 then anyway"
             )
         if self.parameter_groups and not support.factors:
             raise ValueError(

@@ -113,7 +113,7 @@ def decay_groups(
     """
     found: dict[tuple[float, float], list[nn.Parameter]] = {(weight_decay, 1.0): [], (0.0, 1.0): []}
     for name, parameter in parameters.items():
-        decays = parameter.ndim >= 2 and not name.endswith("scale_shift_table")
+        decays = parameter.ndim >= 2 and not name.endswith(("scale_shift_table", "lora_magnitude_vector"))
         key = (weight_decay if decays else 0.0, (factors or {}).get(name, 1.0))
         found.setdefault(key, []).append(parameter)
     return [

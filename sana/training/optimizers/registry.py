@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sana.config.training.optimizer_support import check_package
-from sana.config.training.parameter_names import factors_of
+from sana.config.training.parameter_names import learning_rate_factors
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers import adafactor, adamw, adamw_8bit, adamw_bf16, came, muon, optimi_adamw, prodigy
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup
@@ -29,5 +29,5 @@ def build_optimizer(config: TrainConfig, parameters: Parameters) -> Optimizer:
         ConfigError: its package is not installed, or names in the config match no parameter.
     """
     check_package(config.optimizer.name)
-    setup = Setup(config.seed, factors_of(config.parameter_groups, parameters))
+    setup = Setup(config.seed, learning_rate_factors(config, parameters))
     return OPTIMIZERS[config.optimizer.name](config.optimizer, parameters, setup)

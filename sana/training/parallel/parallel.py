@@ -22,7 +22,7 @@ from sana.model.precision import MODEL_MATH, Float32Math, float32_math
 from sana.training.offload.block_offload import BlockOffload
 from sana.training.parallel.distributed import open_accelerator
 from sana.training.parallel.sharding import Sharding, fill, gradients_of_shards, local, open_mesh, shard, whole
-from sana.training.trainable import Trainable
+from sana.training.trainables.trainable import Trainable
 
 Parts = Mapping[str, Mapping[str, Tensor]]  # of a checkpoint: part, name of a tensor
 

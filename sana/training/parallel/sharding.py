@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor, zeros
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.errors import ConfigError
-from sana.training.trainable import Trainable
+from sana.training.trainables.trainable import Trainable
 
 Sharding = Literal["none", "full", "hybrid"]
 

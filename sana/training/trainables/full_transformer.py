@@ -1,30 +1,11 @@
-"""What learns: which tensors of the model, how a checkpoint is loaded into it, and how it is exported.
-
-Optimizer, EMA, checkpoints, export, evaluate and sample know the model through this alone.
-"""
+"""`train.method` full: the transformer's own weights learn."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor, nn
 
-from sana.model.transformer import save_transformer_config
-
-
-class Trainable(Protocol):
-    """A model, and the part of it that learns."""
-
-    model: nn.Module  # the bare model, not its distributed wrapper
-    parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints; perhaps shards
-    component: str  # of the pipeline: the folder that an export has new files in
-    weights_file: str  # and the name of its tensors there
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load the live or EMA weights of a checkpoint into the model."""
-
-    def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
-        """Write the component's files but its tensors to an empty folder; returns the tensors that it has then."""
+from sana.model.transformer import read_transformer, save_transformer_config
 
 
 class FullTransformer:
@@ -36,10 +17,15 @@ class FullTransformer:
     def __init__(self, transformer: nn.Module) -> None:
         self.model = transformer
         self.parameters: Mapping[str, nn.Parameter] = dict(transformer.named_parameters())
+        self.weights_metadata: Mapping[str, str] = {"format": "pt"}  # as diffusers writes it, and looks for it
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace all weights. Raises RuntimeError: a tensor is missing, unknown or of another shape."""
         self.model.load_state_dict(tensors)
+
+    def read_export(self, folder: Path) -> Mapping[str, Tensor]:
+        """Read the weights of the transformer in a folder in diffusers layout."""
+        return read_transformer(folder)
 
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
         """Write config.json; the tensors are those of the model, those that learned being `weights`."""

@@ -1,0 +1,69 @@
+"""`train.method` lora: an adapter beside the transformer's weights learns, float32; the weights stay."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sana.config.training.adapter_names import adapter_targets
+from sana.config.training.method import LoraMethod
+from sana.config.training.train import TrainConfig
+from sana.model.adapters.lora_layers import (
+    PREFIX,
+    WEIGHTS_FILE,
+    add_lora,
+    fill_lora,
+    load_lora,
+    lora_metadata,
+    read_lora,
+)
+
+
+class LoraTransformer:
+    """The matrices of a LoRA learn; checkpoints hold them alone, and the export is PEFT's file of them.
+
+    With `train.mixed_precision` bf16 the weights of linear layers and convolutions, which stay, are kept in bf16:
+    autocast rounds them so for each product anyway, so that no bit of a loss depends on it.
+    """
+
+    component = ""  # the adapter's file alone
+    weights_file = WEIGHTS_FILE
+
+    def __init__(self, transformer: nn.Module, config: TrainConfig) -> None:
+        assert isinstance(config.method, LoraMethod)
+        self.model, self._method = transformer, config.method
+        shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
+        targets = adapter_targets(config.method, shapes)
+        if config.mixed_precision == "bf16":
+            round_products(transformer)
+        self.parameters: Mapping[str, nn.Parameter] = add_lora(transformer, config.method, targets, seed=config.seed)
+        self.weights_metadata: Mapping[str, str] = lora_metadata(config.method, targets)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replace the adapter. Raises ValueError: a tensor is missing, unknown or of another shape."""
+        fill_lora(self.parameters, tensors)
+
+    def read_export(self, folder: Path) -> Mapping[str, Tensor]:
+        """Read an adapter from PEFT's file in a folder. Raises SanaError: it is none, or of another scale."""
+        return read_lora(folder / WEIGHTS_FILE, self._method)
+
+    def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
+        """Return the adapter's tensors, float32, by the names that stock diffusers loads."""
+        del folder  # all that loaders ask for is in the file of the tensors
+        return {PREFIX + name: weights[name].to(torch.float32) for name in self.parameters}
+
+
+def round_products(model: nn.Module) -> None:
+    """Round the weights and biases of linear layers and convolutions to bf16, in place; all others stay."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
+            module.to(torch.bfloat16)
+
+
+def with_adapter(transformer: nn.Module, config: TrainConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Put a trained adapter beside a transformer's weights, in place, in their dtype; returns it, for sampling."""
+    assert isinstance(config.method, LoraMethod)
+    shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
+    load_lora(transformer, config.method, tensors, targets=adapter_targets(config.method, shapes))
+    return transformer.eval()
