@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from threading import Thread
+from typing import Any
 
 from torch import Tensor
 
@@ -145,7 +146,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     newest = newest_checkpoint(store, spec.trajectory, at_most=max_steps) if parallel.is_main else None
     (resumes,) = parallel.broadcast([newest is not None])
     trainable = start_trainable(store, spec.model, spec.initial, config.train, resumes=resumes)
-    transformer = trainable.model
+    transformer: Any = trainable.model
     samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:

@@ -39,6 +39,7 @@ DOORS = {
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
     "accelerate": ("sana/training/",),
+    "peft": ("sana/model/adapters/",),
     "jinja2": ("sana/report/html.py",),
 }
 

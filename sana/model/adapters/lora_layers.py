@@ -34,9 +34,9 @@ def add_lora(
 ) -> dict[str, nn.Parameter]:
     """Put an adapter beside the layers `targets`, in place; returns its parameters, which alone require a gradient.
 
-    They are float32 whatever the layer's weights are. A is drawn from U(-1, 1) / sqrt(inputs), as peft does, by the seed
-    and the layer's name; B is zeros, so that the model computes what it did. DoRA's magnitudes are the lengths of the
-    rows of the weights.
+    They are float32 whatever the layer's weights are. A is drawn from U(-1, 1) / sqrt(inputs), as peft does, by the
+    seed and the layer's name; B is zeros, so that the model computes what it did. DoRA's magnitudes are the lengths of
+    the rows of the weights.
     """
     inject_adapter_in_model(_peft_config(method, targets), transformer, adapter_name=_ADAPTER)
     parameters: dict[str, nn.Parameter] = {}
@@ -86,14 +86,14 @@ def fill_lora(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tens
 
 
 def lora_metadata(method: LoraMethod, targets: Sequence[str]) -> dict[str, str]:
-    """Return the metadata of a safetensors file of the adapter: its scale and layers, as diffusers writes and reads it."""
+    """Return the metadata of a safetensors file of the adapter: its scale and layers, as diffusers writes them."""
     settings = {PREFIX + key: value for key, value in _peft_config(method, targets).to_dict().items()}
     settings[f"{PREFIX}target_modules"] = sorted(targets)  # peft keeps a set, in whatever order
     return {"format": "pt", _METADATA: json.dumps(settings, indent=2, sort_keys=True)}
 
 
 def read_lora(path: Path, method: LoraMethod) -> dict[str, Tensor]:
-    """Read an adapter of the transformer from a file in PEFT's layout, to the CPU, by the names that it has in training.
+    """Read an adapter of the transformer from a file in PEFT's layout, to the CPU, by its names in training.
 
     Raises:
         SanaError: it cannot be read, or what it says of alpha / rank is not what `method` has.

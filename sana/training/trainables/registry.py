@@ -36,7 +36,7 @@ def build_trainable(transformer: nn.Module, config: TrainConfig) -> Trainable:
 
 
 def load_trainable(model: ModelSource, config: TrainConfig) -> Trainable:
-    """Load the model before training, with what learns of it, as training computes with it. Raises as `build_trainable`."""
+    """Load the model before training, and what learns of it, as training computes. Raises as `build_trainable`."""
     dtype = DTYPES[config.weights_dtype]
     return build_trainable(load_transformer(model.path, revision=model.revision, dtype=dtype), config)
 
