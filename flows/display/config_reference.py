@@ -30,7 +30,11 @@ _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "
            "min_length": "at least {} long", "max_length": "at most {} long"}  # fmt: skip
 
 
-_AS_ELSEWHERE = {"download.datasets.*.bucket": "the keys of `bucket`, for this data set alone; unset: those"}
+_AS_ELSEWHERE = {
+    "download.datasets.*.bucket": "the keys of `bucket`, for this data set alone; unset: those",
+    "download.datasets.*.conditions": "sections as in `train.conditions`, for samples of this data set alone; unset: "
+    "those; an empty list: text to video only",
+}
 
 
 class Setting(NamedTuple):
@@ -49,9 +53,10 @@ def settings(
     for name, field in section.model_fields.items():
         key, is_hashed = f"{prefix}{name}", hashed and name not in section.UNHASHED
         union = union_members(field.annotation)
-        if union:
+        if union and key not in _AS_ELSEWHERE:
+            listed = "*." if get_origin(field.annotation) is tuple else ""
             for choice, kind in union.items():
-                yield from settings(kind, f"{key}.", choice, hashed=is_hashed)
+                yield from settings(kind, f"{key}.{listed}", choice, hashed=is_hashed)
             continue
         below, is_listed = _section_of(field.annotation)
         if below is not None and key not in _AS_ELSEWHERE:

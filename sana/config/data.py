@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.bucket import BucketRules
 from sana.config.captions import CaptionsConfig
 from sana.config.section import Neutral, Section
+from sana.config.training.conditions import Conditions, check_together
 
 
 class DatasetConfig(Section):
@@ -16,7 +17,17 @@ class DatasetConfig(Section):
     # not where the files are: a laptop and a bucket with the same files have the same hash.
     # The settings that bucket and train read are in their recipes.
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
-        {"source", "revision", "max_rejected_fraction", "disabled", "role", "repeats", "sampling_weight", "bucket"}
+        {
+            "source",
+            "revision",
+            "max_rejected_fraction",
+            "disabled",
+            "role",
+            "repeats",
+            "sampling_weight",
+            "bucket",
+            "conditions",
+        }
     )
 
     id: str = Field(
@@ -68,6 +79,11 @@ class DatasetConfig(Section):
         "of the samples is drawn, others in each epoch",
     )
     bucket: BucketRules | None = Field(None, description="rules for this data set instead of those in `bucket`")
+    conditions: Conditions | None = Field(
+        None,
+        max_length=8,
+        description="of its samples, instead of train.conditions; an empty list: text to video only",
+    )
 
     @property
     def where(self) -> str:
@@ -78,6 +94,17 @@ class DatasetConfig(Section):
     def draws_per_epoch(self) -> float:
         """How often each of its samples is drawn in an epoch, on average."""
         return (self.repeats + 1) * self.sampling_weight
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_together(cls, conditions: Conditions | None) -> Conditions | None:
+        return None if conditions is None else check_together(conditions)
+
+    @model_validator(mode="after")
+    def _is_trained_on(self) -> Self:
+        if self.conditions is not None and self.role == "eval":
+            raise ValueError("conditions say how samples are trained on, and role is eval; remove one")
+        return self
 
     @model_validator(mode="after")
     def _archive_files_are_read(self) -> Self:

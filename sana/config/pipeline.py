@@ -13,6 +13,7 @@ from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
+from sana.config.training.conditions import Conditions
 from sana.config.training.train import TrainConfig
 
 
@@ -75,6 +76,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _conditions_apply(self) -> Self:
+        trained = [dataset for dataset in self.download.enabled if dataset.role != "eval"]
+        users = [("train", [dataset for dataset in trained if dataset.conditions is None], self.train.conditions)]
+        users += [(dataset.where, [dataset], dataset.conditions or ()) for dataset in trained]
+        for where, datasets, conditions in users:
+            shapes = [shape for dataset in datasets for shape in self.rules_of(dataset).shapes]
+            for place, condition in enumerate(conditions if shapes else ()):
+                if why := condition.why_never(shapes):
+                    raise ValueError(f"{where}.conditions.{place}: {why}")
+        return self
+
+    @model_validator(mode="after")
     def _offload_evaluates_on_one_rank(self) -> Self:
         ranks = self.train.resources.num_processes
         if self.evaluate.resources.offload.is_on and ranks > 1:
@@ -98,6 +111,10 @@ class Config(Section):
                     "height and width are multiples of 32"
                 )
         return self
+
+    def conditions_of(self, dataset: DatasetConfig) -> Conditions:
+        """Return the conditions that samples of a data set are trained with: its own, or those of `train`."""
+        return self.train.conditions if dataset.conditions is None else dataset.conditions
 
     def rules_of(self, dataset: DatasetConfig) -> BucketRules:
         """Return the bucket rules of a data set: its own, or `bucket`."""

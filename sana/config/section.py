@@ -106,8 +106,12 @@ def default_member(name: str) -> BeforeValidator:
 
 
 def union_members(annotation: Any) -> dict[str, type[Section]]:
-    """Return the sections of a union with the discriminator `name`, by name; empty for any other annotation."""
-    sections = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Section)]
+    """Return the sections of a union with the discriminator `name`, by name; empty for any other annotation.
+
+    Of a list of such sections, which may be unset, they are those of its entries.
+    """
+    kinds = get_args(annotation)
+    sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
     if len(sections) < 2:
-        return {}
+        return next((found for kind in kinds if get_args(kind) and (found := union_members(kind))), {})
     return {name: kind for kind in sections for name in get_args(kind.model_fields["name"].annotation)}

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sana.config.section import MAX_SEED, Neutral, Section
+from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
 from sana.config.training.method import FullMethod, LoraMethod, MethodConfig
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
@@ -68,6 +69,12 @@ class TrainConfig(Section):
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
         FlowMatchingConfig(), description="the training objective"
     )
+    conditions: Annotated[Conditions, Neutral(())] = Field(
+        (),
+        max_length=8,
+        description="what samples are given beside their captions, by `name`; at most one each, the rest is text to "
+        "video. A data set may have its own",
+    )
     text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(
         "batch",
         description="tokens that captions are padded to: as many as the longest of the batch has, or one of a few "
@@ -86,6 +93,11 @@ class TrainConfig(Section):
         False, description="also take the optimizer's state, whose decays go on from its step; needs init_weights live"
     )
     resources: TrainResources = TrainResources()
+
+    @field_validator("conditions")
+    @classmethod
+    def _conditions_together(cls, conditions: Conditions) -> Conditions:
+        return check_together(conditions)
 
     @model_validator(mode="after")
     def _init_is_consistent(self) -> Self:
