@@ -118,7 +118,14 @@ def _columns(location: Location) -> dict[str, Any]:
     return {**location.__dict__, "shape": list(location.shape), "provenance": "test"}
 
 
-def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: Any) -> Config:
+def train_config(
+    encoded: Encoded,
+    work_dir: Path,
+    tiny_model: Path,
+    *,
+    datasets: Sequence[Mapping[str, Any]] = ({"id": "test", "source": "unused"},),
+    **train: Any,
+) -> Config:
     """A config of a short run; `train` overrides its settings, those of resources included."""
     settings: dict[str, Any] = {
         "max_steps": 8, "global_batch_size": 4, "learning_rate": 3e-3, "lr_schedule": {"warmup_steps": 2},
@@ -136,8 +143,9 @@ def train_config(encoded: Encoded, work_dir: Path, tiny_model: Path, **train: An
             "root": encoded.store.root,
             "work_dir": str(work_dir),
             "model": {"path": str(tiny_model)},
-            "download": {"datasets": [{"id": "test", "source": "unused"}]},
+            "download": {"datasets": list(datasets)},
             "train": {**settings, "resources": resources},
+            "bucket": {"buckets": list(BUCKETS)},
             "evaluate": {"num_sigmas": 4},
             "sample": {"prompts": {"a": "a"}},
         },

@@ -23,7 +23,8 @@ _OTHERWISE = {
     **dict.fromkeys(("model", "download.datasets.*.source", "download.datasets.*.revision", "sample.prompt_library",
                      "train.init_from"), "content"),
     **dict.fromkeys(("download.datasets.*.role", "download.datasets.*.repeats", "download.datasets.*.sampling_weight",
-                     "download.datasets.*.bucket", "download.datasets.*.disabled"), "later"),
+                     "download.datasets.*.bucket", "download.datasets.*.conditions", "download.datasets.*.disabled"),
+                    "later"),
     **dict.fromkeys(("root", "work_dir", "tracking", "download.datasets.*.max_rejected_fraction"), "no"),
 }  # fmt: skip
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "multiple_of": "multiple of {}",

@@ -110,6 +110,8 @@ def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> Problem:
         name = error["input"]["name"] if isinstance(error["input"], Mapping) else error["ctx"]["tag"]
         text = name if isinstance(name, str) else shown(name)
         return Problem((*loc, "name"), f"there is no {text}; known here: {', '.join(known)}{did_you_mean(name, known)}")
+    if error["type"] == "union_tag_not_found":
+        return Problem((*loc, "name"), f"missing; known here: {', '.join(union_members(_annotation(loc, raw)))}")
     members = union_members(_annotation(loc, raw)) if error["type"] == "model_attributes_type" else {}
     if members:
         got = error["input"]
@@ -129,7 +131,8 @@ def _unknown(loc: KeyPath, raw: Mapping[str, Any]) -> Problem:
     if others:
         chosen = next(member for member, kind in union.items() if kind is section)
         remedy = f"-s {path}.name={others[0]}"
-        keep = f"to keep {chosen}, remove it: -s '{path}={{name: {chosen}}}'"
+        in_list = any(isinstance(part, int) for part in loc)  # an entry of a list may have keys that are needed
+        keep = f"to keep {chosen}, remove it" + ("" if in_list else f": -s '{path}={{name: {chosen}}}'")
         return Problem(loc, f"no setting of {chosen}, but of {' and '.join(others)}: {remedy}; {keep}", remedy)
     if name.isdigit() and _value(raw, loc) is None:  # {max_steps: 40,000}
         return Problem(loc, "unknown key; a `,` begins another key: write 40000, not 40,000")

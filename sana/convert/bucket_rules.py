@@ -51,6 +51,7 @@ def _sizes(keys: Keys, rules: Rules, unit: str, resolution: float) -> None:
 
 def _frames(conversion: Conversion, keys: Keys, rules: Rules) -> None:
     video = keys.section("video")
+    video.take("is_i2v")  # datasets.py has read it
     asked = video.integer("num_frames", MODEL_FRAMES)
     frames = max(1, asked - (asked - 1) % 4)
     why = "4k + 1; the first ones of a clip" if frames == asked else f"{asked} is not 4k + 1"

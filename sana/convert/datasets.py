@@ -4,7 +4,8 @@ import re
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from sana.convert.bucket_rules import RULE_KEYS, Rules, rules_of, write_rules
+from sana.bucket import TEMPORAL_STRIDE
+from sana.convert.bucket_rules import MODEL_FRAMES, RULE_KEYS, Rules, rules_of, write_rules
 from sana.convert.conversion import Conversion, Keys, account
 from sana.convert.mapping import Group, Row, Run, Table, at_least, mapped_names
 from sana.convert.places import covers_training
@@ -193,12 +194,34 @@ def _sampling(conversion: Conversion, keys: Keys, run: Run) -> None:
                        keys.name("probability"))  # fmt: skip
 
 
+def _conditions(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """`is_i2v` of an entry, or of its `video` block: the first frame of each sample is given."""
+    video = keys.section("video")
+    found = [one for one in (keys, video) if one.has("is_i2v")]
+    asked = [one.flag("is_i2v") for one in found]
+    named = [one.name("is_i2v") for one in found]
+    why_not = "" if any(asked) else "samples are text to video where no condition is set"
+    if keys.text("dataset_type") == "eval":
+        why_not = "nothing is trained on what is held out; its loss is measured for each condition of train"
+    elif video.integer("num_frames", MODEL_FRAMES) < 1 + TEMPORAL_STRIDE:
+        why_not = "of one frame nothing is left to learn where it is given"
+    if why_not:
+        for name, value in zip(named, asked, strict=True):
+            conversion.leave_out(name, value, why_not)
+        return
+    why = "the first frame of every sample is given; there it had no effect on Sana Video"
+    conversion.set(f"{run.at}conditions.0.name", "image_to_video", why, *named)
+    conversion.set(f"{run.at}conditions.0.probability", 1.0, "less: the rest is text to video")
+    conversion.notes.append(f"{conversion.entries[-1]} trains image to video")
+
+
 DATASET_KEYS: Table = (
     Group("id dataset_type", _identity),
     Group("type instance_data_dir aws_bucket_name aws_data_prefix dataset_name revision csv_file parquet", _source),
     Group("caption_strategy csv_caption_column csv_url_column parquet huggingface instance_prompt "
           "prepend_instance_prompt only_instance_prompt disable_multiline_split", _captions),
     Group("dataset_type disabled disable probability", _sampling),
+    Group("is_i2v", _conditions),
     Row("repeats", "repeats", 0, "extra draws per epoch, as in SimpleTuner: 0 is once, N is N + 1 times", at_least(0)),
     Row("max_rejected_fraction", "", 0.05, "more bad files than this is a reason to look"),
 )  # fmt: skip

@@ -46,7 +46,7 @@ FAMILIES = (
     Family("tread_config layersync* distillation* twinflow* controlnet*",
            "not here yet; the model is trained on the videos and captions alone"),
     Family("conditioning conditioning_data conditioning_type conditioning*", "no conditioning data sets here yet"),
-    Family("masked_loss_probability is_i2v", "of no effect on Sana Video there; not trained here yet"),
+    Family("masked_loss_probability", "of no effect on Sana Video there; not trained here yet"),
     Family("webhook*", "no webhooks yet; Prefect's automations tell of a run's states"),
     Family("validation_preview*", "no previews yet; the stage sample makes the videos"),
     Family("audio", "sound is not trained"),

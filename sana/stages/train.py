@@ -6,6 +6,7 @@ The trajectory is all that determines the bytes of step k; the artifact is (traj
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe, digest_of, find
 from sana.config.pipeline import Config
@@ -41,6 +42,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     settings = {**context.config.train.trajectory_settings(), "max_steps": context.config.train.max_steps}
     if draws_per_epoch := _draws_per_epoch(context.config, inputs["latents"]):
         settings["draws_per_epoch"] = draws_per_epoch
+    if conditions := _conditions(context.config, inputs["latents"]):
+        settings["conditions_of"] = conditions
     named = find_initial_weights(context)
     if named is not None:
         read["init_from"] = named.digest
@@ -65,6 +68,16 @@ def _draws_per_epoch(config: Config, latents: Artifact) -> dict[str, float]:
         found.id: found.draws_per_epoch
         for found in config.download.enabled
         if found.id in used and found.draws_per_epoch != 1.0
+    }
+
+
+def _conditions(config: Config, latents: Artifact) -> dict[str, list[dict[str, Any]]]:
+    """Return the conditions of each data set with train samples that has others than `train.conditions`."""
+    used = EncodeLatentsFacts.of(latents).train_samples
+    return {
+        found.id: [condition.hashed() for condition in config.conditions_of(found)]
+        for found in config.download.enabled
+        if found.id in used and config.conditions_of(found) != config.train.conditions
     }
 
 

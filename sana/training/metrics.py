@@ -26,6 +26,8 @@ GRAD_NORM = "train/grad_norm"  # L2 norm of the whole gradient before clipping
 LEARNING_RATE = "train/learning_rate"  # of this step
 EPOCH = "train/epoch"  # epochs done, with a fraction
 SIGMA_MEAN = "train/sigma_mean"  # mean noise level of the global batch of this step
+CONDITION_FRACTION = "train/fraction_{}"  # of the samples of this step with a condition; the rest is text_to_video
+CONDITION_LOSS = "train/loss_{}"  # mean over those samples; absent in a step that has none
 STEP_S = "time/step_s"  # seconds per step, mean over the log window, which ends with a device sync
 DATA_WAIT_S = "time/data_wait_s"  # seconds of this step in which rank 0 waited for data
 SAMPLES_PER_S = "throughput/samples_per_s"  # of all ranks; this and the next, means over the log window
@@ -47,14 +49,15 @@ OF_THE_MACHINE = ("time/", "throughput/", "memory/", "compile/")
 
 
 class Scalar(NamedTuple):
-    """A float32 scalar on the device, and how it is reduced to one number per step.
+    """A float32 number on the device, and how it is reduced to one number per step.
 
-    `sum`: this micro batch's part of a sum. `mean`: a mean over the samples of this micro batch. `equal`: a number of
-    the whole step, equal on all ranks.
+    `sum`: this micro batch's part of a sum. `mean`: a mean over the samples of this micro batch. `ratio`: this micro
+    batch's parts of two sums, [2], of which the first is divided by the second; a second of 0 gives no number. `equal`:
+    a number of the whole step, equal on all ranks.
     """
 
     value: Tensor
-    kind: Literal["sum", "mean", "equal"]
+    kind: Literal["sum", "mean", "ratio", "equal"]
 
 
 def accumulate(scalars: dict[str, Scalar], micro: Mapping[str, Scalar], *, part: float) -> None:
@@ -75,13 +78,24 @@ def to_host(
     places = [(step, name) for step, scalars in enumerate(steps) for name in scalars]
     shared = [place for place in places if steps[place[0]][place[1]].kind != "equal"]
     equal = [place for place in places if steps[place[0]][place[1]].kind == "equal"]
-    values = [torch.stack([steps[step][name].value.float() for step, name in some]) for some in (shared, equal) if some]
+    values = [_joined([steps[step][name] for step, name in some]) for some in (shared, equal) if some]
     if shared:
         values[0] = sum_over_ranks(values[0])
     numbers: list[dict[str, float]] = [{} for _ in steps]
-    for (step, name), number in zip([*shared, *equal], torch.cat(values).tolist(), strict=True):
+    found = iter(torch.cat(values).tolist())
+    for step, name in [*shared, *equal]:
+        number = next(found)
+        if steps[step][name].kind == "ratio":
+            divisor = next(found)
+            if divisor == 0:
+                continue
+            number /= divisor
         numbers[step][name] = number
     return numbers
+
+
+def _joined(scalars: Sequence[Scalar]) -> Tensor:
+    return torch.cat([one.value.float().reshape(-1) for one in scalars])
 
 
 class MetricsWriter:

@@ -19,7 +19,7 @@ from sana.data.loading.loader import LATENTS
 from sana.model.random_weights import random_transformer
 from sana.model.transformer import DTYPES
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch
+from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
@@ -88,16 +88,12 @@ class SyntheticModel:
         """Yield one made-up micro batch for ever; captions are as long as they can be."""
         generator = torch.Generator().manual_seed(self.config.seed)
         size = self.config.resources.micro_batch_size
-        shape = (size, *bucket.latent_shape)
-        batch = MicroBatch(
-            {
-                LATENTS: torch.randn(shape, generator=generator).half(),
-                "noise": torch.randn(shape, generator=generator),
-                "sigma": torch.rand(size, generator=generator) * 0.9 + 0.05,
-                "captions": torch.randn(size, caption_tokens, self._caption_channels, generator=generator).bfloat16(),
-                "mask": torch.ones(size, caption_tokens, dtype=torch.int64),
-            }
-        )
+        latents = torch.randn((size, *bucket.latent_shape), generator=generator).half()
+        slots = [BatchSlot(0, position, row=0) for position in range(size)]
+        drawn = self.objective.draw(slots, {LATENTS: latents})
+        texts = torch.randn(size, caption_tokens, self._caption_channels, generator=generator).bfloat16()
+        mask = torch.ones(size, caption_tokens, dtype=torch.int64)
+        batch = MicroBatch({LATENTS: latents, **drawn, "captions": texts, "mask": mask})
         return itertools.repeat(batch)
 
 

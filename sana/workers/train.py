@@ -41,6 +41,7 @@ from sana.training.compute.compiled_blocks import BlocksNotCompiledError
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_trainable
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
+from sana.training.objectives.conditions import ConditionTable
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
@@ -160,7 +161,11 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         config,
         parallel,
         trainable,
-        build_objective(config.train, flow_shift=_flow_shift(config.train.timestep_sampling, job)),
+        build_objective(
+            config.train,
+            flow_shift=_flow_shift(config.train.timestep_sampling, job),
+            conditions=ConditionTable.of(config, samples),
+        ),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
         checkpoints=CheckpointManager(

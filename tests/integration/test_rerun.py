@@ -289,6 +289,23 @@ def test_a_weight_trains_again_and_does_nothing_else(place: Place, done: tuple[P
     assert EncodeLatentsFacts.of(tables["latents"]).train_samples == {name: done[1]["train"].counts.num_in}
 
 
+def test_the_conditions_of_a_data_set_train_again_and_do_nothing_else(
+    place: Place, done: tuple[Place, Outcome]
+) -> None:
+    mine = "download.datasets.0.conditions=[{name: image_to_video, probability: 0.5}]"
+    found = states(place, mine)
+    assert found.pop("train") == "stale"
+    assert {state for name, state in found.items() if name not in ("evaluate", "sample")} == {"cached"}
+    tables, name = done[1].tables, place.config().download.datasets[0].id
+    recipe = stage("train").recipe(place.context(mine), tables)
+    assert recipe.config["conditions_of"] == {name: [{"name": "image_to_video", "probability": 0.5}]}
+    # those that are those of all are no others
+    for same in (["download.datasets.0.conditions=[]"], [mine, mine.replace("download.datasets.0.", "train.")]):
+        assert "conditions_of" not in stage("train").recipe(place.context(*same), tables).config
+    elsewhere = dataclasses.replace(tables["latents"], facts=EncodeLatentsFacts(0, {"other": 3}).to_value())
+    assert "conditions_of" not in stage("train").recipe(place.context(mine), {**tables, "latents": elsewhere}).config
+
+
 def test_causes_follow_the_latest_artifact(place: Place, done: tuple[Place, Outcome]) -> None:
     context = place.context("train.timestep_sampling.shift=1", "train.seed=3")
     recipe = stage("train").recipe(context, done[1].tables)

@@ -215,3 +215,27 @@ def test_captions_that_nothing_gives_are_asked_for_at_the_end(tmp_path: Path) ->
 
 def test_every_copy_of_a_video_is_trained_on_as_there(tmp_path: Path) -> None:
     assert converted(tmp_path)[0].probe.duplicates == "keep"
+
+
+@pytest.mark.parametrize(
+    ("changes", "conditions"),
+    [
+        ({"video": {"num_frames": 81, "is_i2v": True}}, [("image_to_video", 1.0)]),
+        ({"is_i2v": "true"}, [("image_to_video", 1.0)]),
+        ({"video": {"num_frames": 81, "is_i2v": False}}, None),
+        ({"video": {"num_frames": 1, "is_i2v": True}}, None),
+        ({"video": {"is_i2v": True}, "dataset_type": "eval", "instance_data_dir": "kept"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_is_i2v_gives_the_first_frame_of_its_data_set_alone(
+    tmp_path: Path, changes: dict, conditions: list[tuple[str, float]] | None
+) -> None:
+    entry = video("moving", **changes)
+    config, conversion = converted(tmp_path, backends=[video("other", instance_data_dir="other"), entry])
+    other, moving = config.download.datasets
+    found = moving.conditions
+    assert other.conditions is None and config.train.conditions == ()
+    assert (found if found is None else [(one.label, one.probability) for one in found]) == conditions
+    assert all_keys(entry, "moving.") - accounted(conversion) == set()
+    assert not conversion.unknown

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sana.bucket import Bucket
-from sana.config.section import Neutral, Section
+from sana.config.section import Section
 
 _ROUNDING = 1e-9  # by which a sum of probabilities may be above 1
 _PROBABILITY = "of a sample to be trained so"
@@ -28,7 +28,7 @@ class _Condition(Section):
         """The name of this condition in metrics."""
         raise NotImplementedError
 
-    def why_never(self, shapes: Sequence[Bucket]) -> str | None:
+    def why_never(self, shapes: Sequence[Bucket]) -> str | None:  # noqa: ARG002 - of others
         """Return why it applies to no sample of these buckets, and what does; None: it applies to one of them."""
         return None
 
@@ -81,8 +81,8 @@ class ExtendCondition(_Condition):
         if longest == 1:
             return "extend leaves nothing to learn of samples of one frame, and no bucket is longer; remove it"
         return (
-            f"extend gives min_latent_frames {self.min_latent_frames} or more, and the longest bucket has {longest}, of "
-            f"which one is to be learned; use at most {longest - 1}"
+            f"extend gives min_latent_frames {self.min_latent_frames} or more, and the longest bucket has {longest}, "
+            f"of which one is to be learned; use at most {longest - 1}"
         )
 
 
@@ -90,7 +90,7 @@ class InpaintCondition(_Condition):
     name: Literal["inpaint"] = Field(
         "inpaint", description="boxes are drawn over the frame, in steps of 16 pixels; what is around them is given"
     )
-    learn: Annotated[Learned, Neutral("inside")] = Field("inside", description=_LEARN)
+    learn: Learned = Field("inside", description=_LEARN)
     max_boxes: int = Field(1, ge=1, le=64, description="most boxes of a sample: drawn from 1 to this")
     min_size: float = Field(0.25, gt=0.0, le=1.0, description="least height and width of a box, as part of the frame's")
     max_size: float = Field(0.75, gt=0.0, le=1.0, description="most height and width of a box, as part of the frame's")

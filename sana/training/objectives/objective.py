@@ -59,6 +59,13 @@ class Part(Draws, Protocol):
         """Return the step as it is with this part; called on the device, before the forward pass that learns."""
 
 
+class Measure(Protocol):
+    """Measures the losses of a step, and changes nothing."""
+
+    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, Scalar]:
+        """Return measurements, by metric name, of the velocity's losses [B]."""
+
+
 class Regularizer(Draws, Protocol):
     """A loss of hidden states, which is added to that of the velocity."""
 

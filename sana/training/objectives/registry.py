@@ -5,8 +5,9 @@ from typing import Any
 
 from sana.config.training.train import TrainConfig
 from sana.training.objectives import flow_matching, huber
+from sana.training.objectives.conditions import ConditionsPart, ConditionTable
 from sana.training.objectives.noise import NoisePolicy
-from sana.training.objectives.objective import ElementLoss, Part, Regularizer
+from sana.training.objectives.objective import ElementLoss, Measure, Part, Regularizer
 from sana.training.objectives.velocity_objective import VelocityObjective
 
 # each takes its own section of the config
@@ -16,16 +17,27 @@ ELEMENT_LOSSES: dict[str, Callable[[Any], ElementLoss]] = {
 }
 
 
-def build_objective(config: TrainConfig, *, flow_shift: float) -> VelocityObjective:
+def build_objective(
+    config: TrainConfig, *, flow_shift: float, conditions: ConditionTable | None = None
+) -> VelocityObjective:
     """Return the objective that the config names; `flow_shift` is that of its noise levels.
+
+    `conditions` are those of each row; None: those of `config` for all.
 
     Parts change a step in this order: conditions, masks, rollout, weighting.
     """
     parts: list[Part] = []
     regularizers: list[Regularizer] = []
+    measures: list[Measure] = []
+    table = ConditionTable((config.conditions,)) if conditions is None else conditions
+    if any(table.lists):
+        part = ConditionsPart(table, config.seed)
+        parts.append(part)
+        measures.append(part)
     return VelocityObjective(
         NoisePolicy(config.timestep_sampling, config.seed, flow_shift),
         ELEMENT_LOSSES[config.objective.name](config.objective),
         parts,
         regularizers,
+        measures,
     )

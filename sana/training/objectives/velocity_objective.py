@@ -11,7 +11,7 @@ from sana.model.objective import velocity_target
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.metrics import SIGMA_MEAN, Scalar
 from sana.training.objectives.noise import NoisePolicy
-from sana.training.objectives.objective import ElementLoss, Losses, Part, Regularizer
+from sana.training.objectives.objective import ElementLoss, Losses, Measure, Part, Regularizer
 from sana.training.objectives.step_input import mean_over_elements, noised, predict_step
 
 
@@ -23,6 +23,7 @@ class VelocityObjective:
     element_loss: ElementLoss
     parts: Sequence[Part] = ()
     regularizers: Sequence[Regularizer] = ()
+    measures: Sequence[Measure] = ()
 
     def draw(self, slots: Sequence[BatchSlot], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         drawn = self.noise.draw(slots, tensors[LATENTS])
@@ -44,6 +45,8 @@ class VelocityObjective:
         losses, scalars = self.element_loss(velocity - velocity_target(batch.latents, batch.noise))
         per_sample = mean_over_elements(losses, step)
         measured = {SIGMA_MEAN: Scalar(batch.sigma.mean(), "mean"), **scalars}
+        for one in self.measures:
+            measured |= one.measure(batch, per_sample)
         for regularizer in self.regularizers:
             added = regularizer.loss(batch, step)
             per_sample, measured = per_sample + added.per_sample, {**measured, **added.scalars}
