@@ -274,10 +274,10 @@ def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()
     for name, field in section.model_fields.items():
         kind, here = field.annotation, (*path, name)
         yield here, kind
+        listed = (0,) if str(kind).startswith("tuple") else ()
         for member, one in union_members(kind).items():
-            yield from settings(one, (*here, f"<{member}>"))
+            yield from settings(one, (*here, *listed, f"<{member}>"))
         if not union_members(kind):
-            listed = (0,) if str(kind).startswith("tuple") else ()
             for one in (kind, *get_args(kind)):
                 if isinstance(one, type) and issubclass(one, BaseModel):
                     yield from settings(one, (*here, *listed))
@@ -291,11 +291,16 @@ def with_value(path: tuple, value: object) -> dict[str, Any]:
     raw = copy.deepcopy(DEMO_VALUES)
     if "parameter_groups" in path and path[-1] != "parameter_groups":
         raw["train"]["parameter_groups"] = [{"names": "*", "learning_rate_factor": 2}]
+    if "conditions" in path and path[-1] != "conditions":
+        owner = raw["train"] if path[0] == "train" else raw["download"]["datasets"][0]
+        owner["conditions"] = [{"name": "extend", "probability": 0.5}]
     node: Any = raw
     for part in path[:-1]:
         if isinstance(part, str) and part.startswith("<"):
             node.clear()
             node["name"] = part.strip("<>")
+            if "conditions" in path:
+                node["probability"] = 0.5
             if part in ("<cosine>", "<linear>", "<polynomial>"):
                 node["warmup_steps"] = 5  # as many as the demo's steps leave room for
             if part == "<sine>":
@@ -321,7 +326,7 @@ WRONG: dict[type, list[object]] = {
 def wrong_values(kind: Any) -> list[object]:
     """Values of other types than an annotation has."""
     if str(kind).startswith("tuple"):
-        return ["a", 5, {"a": 1}, True, None]
+        return ["a", 5, {"a": 1}, True] + ([] if type(None) in get_args(kind) else [None])
     kinds = {kind, *get_args(kind)}
     if any(isinstance(one, type) and issubclass(one, BaseModel) for one in kinds):
         return ["a", 5, [1], True] + ([] if type(None) in kinds else [None])
