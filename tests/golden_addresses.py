@@ -88,6 +88,7 @@ def _stand_ins(datasets: list[str]) -> dict[str, Artifact]:
         "bucket": ("windows", "members"),
         "encode_captions": ("train", "eval", "prompts"),
         "encode_latents": ("train", "eval"),
+        "check_base": ("base_check",),
         "train": ("weights",),
     }
     facts = {"encode_latents": EncodeLatentsFacts(num_bytes=1, train_samples=dict.fromkeys(datasets, 1)).to_value()}

@@ -33,6 +33,7 @@ GROUPS = {
     "slurm_recipe": "what the recipe for Slurm does after mistakes, a cancel, and nodes that are gone",
     "activations": "what compiled blocks keep, on one rank and on two, whole and sharded",
     "compile_ranks": "compiled and sharded by inductor, and a cold cache against a warm one",
+    "base_check": "mistakes that the base check catches on a model that knows eight clips by heart",
     "seek": "late windows of every kind of video",
 }
 

@@ -88,7 +88,7 @@ def _latents(
     draft.add("index.parquet", to_parquet(table))
     trained_on = {row["dataset"] for row in rows if row["split"] == "train"}
     return draft.commit(
-        content={"train": content_digest(table, ["sample_id", "digest"])},
+        content=dict.fromkeys(("train", "eval"), content_digest(table, ["sample_id", "digest"])),
         counts=Counts.all_kept(len(rows)),
         facts=EncodeLatentsFacts(0, dict.fromkeys(sorted(trained_on), 1)),
     )
@@ -111,7 +111,8 @@ def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
     draft = Draft(store, Recipe("encode_captions", 1, {}, {}))
     table = table_of(rows, CAPTION_INDEX)
     draft.add("index.parquet", to_parquet(table))
-    return draft.commit(content={"train": content_digest(table, ["name", "digest"])}, counts=Counts.all_kept(len(rows)))
+    content = dict.fromkeys(("train", "eval"), content_digest(table, ["name", "digest"]))
+    return draft.commit(content=content, counts=Counts.all_kept(len(rows)))
 
 
 def _columns(location: Location) -> dict[str, Any]:

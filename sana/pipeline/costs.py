@@ -19,6 +19,7 @@ from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
 from sana.model.model_configs import read_model_sizes
 from sana.pipeline.plan import CACHED, StagePlan
+from sana.runtime.specs import CheckBaseSpec
 from sana.stages.bodies.trainable_here import largest_bucket, why_not_trainable
 
 HOUR_S = 3600.0
@@ -185,6 +186,14 @@ def _eval_samples(counts: _Counts) -> int:
     return min(held_out, most) if counts.samples() else most
 
 
+def _check_base(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    passes = min(_eval_samples(counts), CheckBaseSpec.MAX_SAMPLES) * CheckBaseSpec.PASSES_PER_SAMPLE
+    basis = _basis(rates, lambda measured: measured.forward)
+    forward = partial(rates.forward, offload=counts.config.train.resources.offload)
+    unknown = "" if counts.samples() else "at most: not counted yet"
+    return _cost(rates, plan.name, basis, passes * counts.mean(forward, 1), None, counts.peak(forward), unknown)
+
+
 def _evaluate(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     passes = _eval_samples(counts) * counts.config.evaluate.num_sigmas * len(WEIGHTS)
     basis = _basis(rates, lambda measured: measured.forward)
@@ -208,6 +217,7 @@ _UNCOUNTED = "not counted yet"
 _COSTS: Mapping[str, Callable[[_Counts, Rates, StagePlan], StageCost]] = {
     "encode_captions": _captions,
     "encode_latents": _latents,
+    "check_base": _check_base,
     "train": _train,
     "evaluate": _evaluate,
     "sample": _sample,

@@ -11,6 +11,7 @@ in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets 
     windows       bucket           clips.parquet: windows, members
     texts         encode_captions  index.parquet: train, eval, prompts
     latents       encode_latents   index.parquet: train, eval
+    base_check    check_base       base_check.json: base_check
     weights       train            model/ and a checkpoint: weights
     losses        evaluate         losses.parquet: losses
     videos        sample           *.mp4: videos
@@ -34,6 +35,7 @@ STAGES: tuple[str, ...] = (
     "bucket",
     "encode_captions",
     "encode_latents",
+    "check_base",
     "train",
     "evaluate",
     "sample",

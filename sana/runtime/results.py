@@ -5,7 +5,7 @@ Imports base modules only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sana.artifact import FileInfo
 from sana.facts import ComputeSettings, PairedDifference, WeightsLoss
@@ -34,6 +34,34 @@ class TrainResult(Record):
     weights_digest: str  # of both
     metrics: tuple[str, ...]  # keys of all metrics segments, in order
     metrics_path: str  # local file with the same rows
+
+
+@dataclass(frozen=True)
+class ProbeVerdict(Record):
+    """What one probe of the base model found, in words."""
+
+    probe: str  # loss, captions, timestep or instruction
+    verdict: Literal["passed", "failed", "unsure"]
+    said: str
+
+
+@dataclass(frozen=True)
+class BaseCheckReport(Record):
+    """The probes of the base model on held-out clips, and the numbers behind them."""
+
+    FILE: ClassVar[str] = "base_check.json"
+    num_samples: int
+    sigmas: tuple[float, ...]
+    losses: Mapping[str, tuple[float, ...]]  # mean over samples at each sigma, by how the model was asked
+    unit_guess: tuple[float, ...]  # loss of the best linear guess at each sigma, from unit statistics
+    clips_guess: tuple[float, ...]  # and from those of the clips
+    mean_shift: float  # root mean square of the channels' means
+    scale_shift: float  # root mean square of log2 of the channels' standard deviations
+    verdicts: tuple[ProbeVerdict, ...]
+
+    @property
+    def failed(self) -> tuple[ProbeVerdict, ...]:
+        return tuple(verdict for verdict in self.verdicts if verdict.verdict == "failed")
 
 
 @dataclass(frozen=True)

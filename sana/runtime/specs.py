@@ -119,6 +119,20 @@ class TrainSpec(Spec):
 
 
 @dataclass(frozen=True)
+class CheckBaseSpec(Spec):
+    """Probe the weights that training starts from on held-out clips, and write the report to `out_dir`."""
+
+    WORKER: ClassVar[str] = "check_base"
+    MAX_SAMPLES: ClassVar[int] = 16  # held-out clips, the first by hash of sample_id
+    PASSES_PER_SAMPLE: ClassVar[int] = 36  # 6 ways of asking at 6 noise levels
+    model: ModelSource
+    latents: Artifact
+    captions: Artifact
+    initial: InitialWeights | None  # None: the weights of `model`
+    out_dir: str
+
+
+@dataclass(frozen=True)
 class EvaluateSpec(Spec):
     """Measure the eval loss of a checkpoint, and write the report and its files to `out_dir`, a local folder."""
 

@@ -26,6 +26,7 @@ from sana.training.checkpoints.checkpoint import newest_checkpoint
 NAME = "train"
 VERSION = 1
 READS = ("texts", "latents")
+READS_IF_GIVEN = ("base_check",)  # it only comes before: no byte depends on it
 GIVES = ("weights",)
 
 

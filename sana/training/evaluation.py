@@ -176,14 +176,14 @@ def levels_per_forward(num_levels: int, latent_shape: Sequence[int]) -> int:
 @torch.no_grad()
 def _losses(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
     """Return the losses of one sample at all its levels: float64 [S], on the device."""
-    parts = list(_forwards(batch))
+    parts = list(forwards_of(batch))
     # ranks gather sharded weights together: one with fewer forwards repeats its last, and its result is dropped
     repeats = parallel.largest(len(parts)) - len(parts) if parallel.is_sharded else 0
     losses = [_forward(parallel, model, objective, part) for part in [*parts, *parts[-1:] * repeats]]
     return torch.cat(losses[: len(parts)])
 
 
-def _forwards(batch: MicroBatch) -> Iterator[MicroBatch]:
+def forwards_of(batch: MicroBatch) -> Iterator[MicroBatch]:
     """Cut one sample at all its levels, [S, ...], into the batches of its forwards."""
     size = levels_per_forward(len(batch), batch.latents.shape[1:])
     for start in range(0, len(batch), size):
@@ -200,10 +200,21 @@ def _forward(parallel: Parallel, model: nn.Module, objective: Objective, batch: 
 def _all_levels(
     reader: Reader, row: int, *, levels: tuple[float, ...], padding: Literal["batch", "fixed"]
 ) -> MicroBatch:
-    """Return one sample at all noise levels, [S, ...]: first caption, no dropout, noise by (sample_id, S, level)."""
-    sample, sample_id, num = reader.read(row, caption=0), reader.samples.sample_id(row), len(levels)
-    noise = [philox_normal(sample.latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]
-    of_sample = {LATENTS: sample.latents[None], **pad_captions([sample.caption], padding)}
+    """Return one sample at all noise levels, [S, ...]: first caption, no dropout."""
+    sample = reader.read(row, caption=0)
+    return at_all_levels(sample.latents, sample.caption, reader.samples.sample_id(row), levels=levels, padding=padding)
+
+
+def at_all_levels(
+    latents: Tensor, caption: Tensor, sample_id: str, *, levels: tuple[float, ...], padding: Literal["batch", "fixed"]
+) -> MicroBatch:
+    """Return a sample's latents [16, f, h, w] and caption [L, C] at all noise levels, [S, ...].
+
+    Its noise is keyed by (sample_id, S, level).
+    """
+    num = len(levels)
+    noise = [philox_normal(latents.shape, key=("eval", sample_id, num, level)) for level in range(num)]
+    of_sample = {LATENTS: latents[None], **pad_captions([caption], padding)}
     return MicroBatch(
         {
             **{name: tensor.expand(num, *tensor.shape[1:]) for name, tensor in of_sample.items()},

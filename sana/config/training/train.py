@@ -17,7 +17,7 @@ from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_
 
 class TrainConfig(Section):
     # what init_from names enters a hash by its digest: the stage's recipe has it
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "init_from"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "init_from", "base_check"})
 
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
     max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
@@ -91,6 +91,12 @@ class TrainConfig(Section):
     )
     init_optimizer: Annotated[bool, Neutral(False)] = Field(
         False, description="also take the optimizer's state, whose decays go on from its step; needs init_weights live"
+    )
+    base_check: Literal["warn", "refuse", "off"] = Field(
+        "warn",
+        description="before the first step, the weights to start from are probed on held-out clips: the loss against "
+        "the best linear guess, own captions against permuted ones, timestep scale and instruction against wrong ones; "
+        "what fails is a warning, or ends the run",
     )
     resources: TrainResources = TrainResources()
 
