@@ -55,7 +55,13 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     if named is not None:
         read["init_from"] = named.digest
     # what was accepted with a warning was not accepted with `refuse`
-    asked = {"base_check": train.base_check, "mixed_precision": train.mixed_precision, "dtype": train.weights_dtype}
+    asked: dict[str, object] = {
+        "base_check": train.base_check,
+        "mixed_precision": train.mixed_precision,
+        "dtype": train.weights_dtype,
+    }
+    if train.method.name != "full":  # what the base is computed with may differ, and init_from may name an adapter
+        asked["method"] = train.method.hashed()
     return Recipe(NAME, VERSION, asked, read)
 
 

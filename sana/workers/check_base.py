@@ -17,7 +17,6 @@ from sana.data.shards.shard_cache import ShardFiles
 from sana.data.tables import read_table
 from sana.model.device import out_of_memory_explained
 from sana.model.text import TEMPLATES, TextEncoder
-from sana.model.transformer import DTYPES
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import BaseCheckReport
@@ -26,7 +25,7 @@ from sana.training.base_check.linear_guess import statistics_of
 from sana.training.base_check.probes import OWN, PERMUTED, ProbedSample, probe
 from sana.training.base_check.verdict import judge
 from sana.training.evaluation import eval_rows
-from sana.training.initial_weights import start_transformer
+from sana.training.initial_weights import start_trainable
 from sana.training.parallel.parallel import Parallel
 
 
@@ -39,8 +38,7 @@ def check_base(job: Job[CheckBaseSpec]) -> None:
     parallel = Parallel.open(config.train)
     samples = _samples(job, parallel.device)
     job.report(Progress(0, len(samples), "clips", phase="loading the model"))
-    dtype = DTYPES[config.train.weights_dtype]
-    model = start_transformer(store, spec.model, spec.initial, dtype=dtype, resumes=False).eval()
+    model = start_trainable(store, spec.model, spec.initial, config.train, resumes=False).model.eval()
     parallel.place(model)
     tables = probe(
         parallel,
