@@ -23,6 +23,7 @@ from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run
 from sana.store import open_store
 from sana.store_errors import StoreError
+from tasks.notifications import Notifier
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.tracking import Tracker
@@ -111,6 +112,9 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     progress = PrefectProgress(return_s=0.0) if temporary else PrefectProgress()
     told = given.observers if given else [Advisor(context.config, log.warning)]
     observers = [*told, TrackingObserver(tracker), DataReport(tracker), progress]
+    if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
+        # before `progress`, which at the end may wait for Prefect's server to come back
+        observers.append(Notifier(context.config.notifications, tracker, on_server=not temporary))
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 

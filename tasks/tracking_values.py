@@ -31,7 +31,8 @@ def tracking_uri(config: Config) -> str:
 
 def sections(config: Config) -> dict[str, Section]:
     """Return the sections of a config that say what is made; where it is made and shown is left out."""
-    parts = {name: getattr(config, name) for name in type(config).model_fields if name != "tracking"}
+    told = ("tracking", "notifications")
+    parts = {name: getattr(config, name) for name in type(config).model_fields if name not in told}
     return {name: part for name, part in parts.items() if isinstance(part, Section)}
 
 

@@ -14,7 +14,7 @@ from tasks.proxies import spare_loopback
 SECTIONS = (
     ("Begin", (check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
     ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker, encode_worker.train_worker)),
-    ("Look", (report.report, inspect.inspect, ui.ui)),
+    ("Look", (report.report, inspect.inspect, ui.ui, ui.notify)),
     ("Use the model", trained.COMMANDS),
     ("Keep the store", maintenance.COMMANDS),
 )

@@ -1,12 +1,15 @@
-"""`sana ui`: the MLflow UI of a config's runs, on loopback."""
+"""`sana ui`: the MLflow UI of a config's runs, on loopback. `sana notify`: try its notifications."""
 
 import signal
+import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from flows.cli.options import config_options, resolve
+from sana.errors import ConfigError
 
 
 @click.command()
@@ -42,3 +45,23 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
             server.wait()
     except KeyboardInterrupt:
         click.echo("MLflow has ended")
+
+
+@click.command()
+@config_options
+def notify(config: str, overrides: Sequence[str], root: str | None) -> None:
+    """Send a test notification to every target of a config. Exit code 1 if one did not get it."""
+    from sana.delivery.dispatch import send_once
+    from sana.delivery.notification import Notification
+    from tasks.tracking_values import pipeline_key
+
+    settings = resolve(config, overrides, root)
+    if not settings.notifications.targets:
+        raise ConfigError(f"{config} has no notifications.targets; docs/notifications.md shows how to write one")
+    name = Path(config).stem
+    run = {"name": name, "config_digest": pipeline_key(settings), "host": socket.gethostname()}
+    failures = send_once(settings.notifications, Notification("test", "sent", "info", f"{name}: a test", run))
+    for target, why in failures.items():
+        click.echo(f"{target}: {f'failed: {why}' if why else 'sent'}")
+    if any(failures.values()):
+        sys.exit(1)

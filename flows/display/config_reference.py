@@ -25,7 +25,8 @@ _OTHERWISE = {
     **dict.fromkeys(("download.datasets.*.role", "download.datasets.*.repeats", "download.datasets.*.sampling_weight",
                      "download.datasets.*.bucket", "download.datasets.*.conditions", "download.datasets.*.disabled"),
                     "later"),
-    **dict.fromkeys(("root", "work_dir", "tracking", "download.datasets.*.max_rejected_fraction"), "no"),
+    **dict.fromkeys(("root", "work_dir", "tracking", "notifications",
+                     "download.datasets.*.max_rejected_fraction"), "no"),
 }  # fmt: skip
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "multiple_of": "multiple of {}",
            "min_length": "at least {} long", "max_length": "at most {} long"}  # fmt: skip

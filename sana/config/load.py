@@ -113,6 +113,8 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
+    if key.strip().startswith("notifications"):  # a secret may have been given in place of its name
+        override = f"{key}=..."
     if not separator or not key.strip():
         raise ConfigError(f"override {override!r} is not key=value, for example train.learning_rate=1e-4")
     node, rest = raw, key.strip()
@@ -148,7 +150,8 @@ def _child(node: Any, name: str, override: str) -> Any:
     if node.get(name) is None:
         node[name] = {}
     if not isinstance(node[name], dict | list):
-        raise ConfigError(f"override {override!r}: {name} is a value ({node[name]!r}), it has no keys below it")
+        shown = node[name] if "notifications" not in override else "..."
+        raise ConfigError(f"override {override!r}: {name} is a value ({shown!r}), it has no keys below it")
     return node[name]
 
 

@@ -4,10 +4,11 @@ import os
 import re
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
+from sana.config.delivery.notifications import NotificationsConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
 from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
@@ -24,6 +25,8 @@ class TrackingConfig(Section):
 
 class Config(Section):
     """The whole config of a run."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # of pydantic's own text: it may be a secret
 
     root: str = Field(
         ".sana/store", min_length=1, description="where artifacts are stored: a folder or s3://bucket/prefix"
@@ -42,6 +45,7 @@ class Config(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig
     tracking: TrackingConfig = TrackingConfig()
+    notifications: NotificationsConfig = NotificationsConfig()
 
     @field_validator("work_dir")
     @classmethod

@@ -16,6 +16,7 @@ from sana.config.pipeline import Config
 from sana.config.renamed_keys import KeyPath
 from sana.config.section import Section, union_members
 
+_NOT_SHOWN = "notifications"  # the section in which a value may be a secret that was given in place of its name
 _MAX_MEANT = 3  # keys that an unknown one may be meant for
 _SURE, _LIKELY = 0.75, 0.6  # similarity of names
 
@@ -101,6 +102,8 @@ def _without(value: Any, removed: set[KeyPath], loc: KeyPath = ()) -> Any:
 
 def _describe(error: Mapping[str, Any], raw: Mapping[str, Any]) -> Problem:
     loc: KeyPath = error["loc"]
+    if loc[:1] == (_NOT_SHOWN,):
+        error = {**error, "input": "not shown"}
     if error["type"] == "extra_forbidden":
         return _unknown(loc, raw)
     if error["type"] == "missing":

@@ -1,5 +1,6 @@
 """Deployments for real: deploy, run, fail, mend, retry only what failed, cancel; on a server on loopback."""
 
+import json
 import shutil
 import textwrap
 import time
@@ -13,6 +14,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.stages import encode_latents
 from sana.store import open_store
+from tests.loopback_servers import receiver
 from tests.pipeline_runs import SMALLER, inline_workers, new_place, run_stages
 from tests.prefect_server import PrefectServer
 
@@ -86,8 +88,23 @@ def write_config(folder: Path, *, held_out: str) -> str:
 def test_a_retry_runs_only_what_failed(deployed: PrefectServer, tmp_path: Path) -> None:
     server = deployed
     config = write_config(tmp_path, held_out="nobody")
-    run = server.start_run("sana-video/pipeline", config=config, until="bucket")
-    server.wait_for_state(run, "Failed")
+    with receiver() as (url, got):
+        (tmp_path / "hook").write_text(url)
+        targets = f"notifications.targets=[{{url_file: {tmp_path}/hook}}]"
+        run = server.start_run("sana-video/pipeline", config=config, until="bucket", overrides=[targets])
+        server.wait_for_state(run, "Failed")
+    told = [json.loads(request.body) for request in got]
+    states = [f"{one['event']}.{one['state']}" for one in told]
+    done = ["stage.started", "stage.completed"]
+    assert states == ["run.started", *done, *done, "stage.started", "stage.failed", "run.failed"]
+    assert all(one["links"]["prefect"].endswith(run) for one in told)
+
+    def emitted() -> list[str]:
+        asked = {"filter": {"event": {"prefix": ["sana."]}}}
+        return [event["event"] for event in server.ask("/events/filter", asked)["events"]]
+
+    everything = sorted(f"sana.{state}" for state in states)
+    server.wait_until(lambda: sorted(emitted()) == everything, "events are missing", 30.0)
     assert server.tasks_of(run, 1) == {"download": "Completed", "probe": "Completed", "bucket": "Failed"}
     # logs come in batches, some time after the state
     reason = "bucket.holdout: 'nobody' names no file"

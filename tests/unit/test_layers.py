@@ -20,6 +20,7 @@ LAYERS = [
     ["sana.data"],
     ["sana.model"],
     ["sana.training"],
+    ["sana.delivery"],
     ["sana.workers"],
     ["sana.maintenance"],
     ["sana.report"],
@@ -40,6 +41,7 @@ DOORS = {
     "diffusers": ("sana/model/",),
     "accelerate": ("sana/training/",),
     "peft": ("sana/model/adapters/",),
+    "apprise": ("sana/delivery/transports.py",),
     "jinja2": ("sana/report/html.py",),
 }
 
@@ -158,6 +160,7 @@ def test_planning_imports_no_heavy_library() -> None:
         "mlflow",
         "s3fs",
         "huggingface_hub",
+        "apprise",
         "decord",
     }
     assert not heavy & set(loaded.split())
