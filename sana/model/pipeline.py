@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SanaVideoPipeline, SanaVideoTransformer3DModel
-from torch import Tensor
+from diffusers import AutoencoderKLWan, SanaVideoPipeline, SanaVideoTransformer3DModel
+from torch import Tensor, nn
 
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
@@ -27,6 +27,12 @@ class SanaPipeline(SanaVideoPipeline):  # type: ignore[misc]  # diffusers is unt
     The stock one needs multiples of 32, which 7 of its own 11 480p sizes are not. Do not save it under this
     name, which diffusers gives to the image model: an export has the stock one's.
     """
+
+    computes_on: torch.device | None = None  # where it has no VAE to tell it
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.computes_on or super()._execution_device
 
     def check_inputs(self, prompt: Any, height: int, width: int, *rest: Any, **named: Any) -> None:
         if height % 16 or width % 16:
@@ -70,7 +76,20 @@ def load_pipeline(
     return pipe
 
 
-@torch.no_grad()
+def denoiser(path: str, transformer: nn.Module, *, device: torch.device, revision: str | None = None) -> SanaPipeline:
+    """Return a pipeline around a transformer as it is, where it is: it denoises on `device`, and has no VAE to decode.
+
+    It has the scheduler of the checkpoint. The transformer may be one that is being trained: sharded, offloaded,
+    with adapters.
+    """
+    pipe: SanaPipeline = SanaPipeline.from_pretrained(
+        path, revision=revision, tokenizer=None, text_encoder=None, vae=None, transformer=transformer
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.computes_on = device
+    return pipe
+
+
 def sample_video(
     pipe: SanaPipeline,
     *,
@@ -86,20 +105,44 @@ def sample_video(
     vae_precision: VaePrecision = "tf32",
     on_step: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Sample one video: uint8 [F, H, W, 3], the same for the same seed.
+    """Sample one video: uint8 [F, H, W, 3], the same for the same seed; see `sample_latents` and `to_video`."""
+    with float32_math(math):
+        latents = sample_latents(
+            pipe,
+            prompt_embeds=prompt_embeds,
+            negative_embeds=negative_embeds,
+            shape=Bucket(num_frames, height, width),  # raises for shapes that the VAE would floor
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            on_step=on_step,
+        )
+    return to_video(pipe.vae, latents, precision=vae_precision)
+
+
+@torch.no_grad()
+def sample_latents(
+    pipe: SanaPipeline,
+    *,
+    prompt_embeds: Tensor,
+    negative_embeds: Tensor,
+    shape: Bucket,
+    steps: int,
+    guidance: float,
+    seed: int,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Denoise one latent: float32 [1, 16, f, h, w], the same for the same seed.
 
     `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
     The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
     generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
-    The transformer computes with `math`, the VAE in `vae_precision`, which it was loaded with.
 
     Raises:
-        ValueError: F is not 4k + 1, or H or W is not a multiple of 16.
-        FloatingPointError: the sampled latents, or the pixels that the VAE makes of them, are not all finite.
+        FloatingPointError: the sampled latents are not all finite.
     """
-    Bucket(num_frames, height, width)  # raises for shapes that the VAE would floor
     embeds, mask = pad([prompt_embeds, negative_embeds])
-    device = pipe.vae.device  # the transformer may be in the host's memory between two forward passes
+    device = pipe.computes_on or pipe.vae.device  # offloaded, the transformer is in the host's memory between two calls
     embeds, mask = embeds.to(device), mask.to(device)
 
     def report(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -107,25 +150,34 @@ def sample_video(
             on_step(index + 1, steps)
         return tensors
 
-    with float32_math(math):
-        latents = pipe(
-            prompt_embeds=embeds[:1],
-            prompt_attention_mask=mask[:1],
-            negative_prompt=None,  # the default "" is an error beside embeddings
-            negative_prompt_embeds=embeds[1:],
-            negative_prompt_attention_mask=mask[1:],
-            frames=num_frames,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed),
-            use_resolution_binning=False,  # it would change the size
-            callback_on_step_end=report,
-            output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
-        ).frames
+    latents: Tensor = pipe(
+        prompt_embeds=embeds[:1],
+        prompt_attention_mask=mask[:1],
+        negative_prompt=None,  # the default "" is an error beside embeddings
+        negative_prompt_embeds=embeds[1:],
+        negative_prompt_attention_mask=mask[1:],
+        frames=shape.num_frames,
+        height=shape.height,
+        width=shape.width,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(seed),
+        use_resolution_binning=False,  # it would change the size
+        callback_on_step_end=report,
+        output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
+    ).frames
     _require_finite(latents, "latents")
-    decoded = decode_latents(pipe.vae, latents, precision=vae_precision)
+    return latents
+
+
+@torch.no_grad()
+def to_video(vae: AutoencoderKLWan, latents: Tensor, *, precision: VaePrecision) -> np.ndarray:
+    """Decode one normalised latent [1, 16, f, h, w] to uint8 [F, H, W, 3]; the VAE was loaded in this precision.
+
+    Raises:
+        FloatingPointError: the pixels are not all finite.
+    """
+    decoded = decode_latents(vae, latents, precision=precision)
     _require_finite(decoded, "decoded pixels")
     pixels = decoded[0].permute(1, 2, 3, 0)
     return ((pixels + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
