@@ -30,6 +30,7 @@ NAME_CHARS = 40  # of a prompt, in the name of its video
 )
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the starting noise, instead of sample.seed.")
 @click.option("--bucket", metavar="FxHxW", help="Frames x height x width, instead of sample.bucket.")
+@click.option("--image", help="A local picture that the video begins with: image to video.")
 def generate(
     config: str,
     overrides: Sequence[str],
@@ -38,12 +39,14 @@ def generate(
     out: Path | None,
     seed: int | None,
     bucket: str | None,
+    image: str | None,
 ) -> None:
     """Make a video of PROMPT from the trained weights, or from the newest checkpoint of a run that is not finished.
 
     Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
     """
     from flows.display.progress_display import RunDisplay
+    from sana.data.picture_file import picture_digest
     from sana.data.sources.outputs import check_outside_sources
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import check_work_dir
@@ -54,6 +57,10 @@ def generate(
         raise ConfigError("the prompt is empty; write what is to be seen")
     changed = [f"sample.{key}={value}" for key, value in (("seed", seed), ("bucket", bucket)) if value is not None]
     settings = resolve(config, [*overrides, *changed], root)
+    if image is not None:
+        picture_digest(image, where="--image")  # it is there, and a picture
+        if settings.sample.shape.num_frames == 1:
+            raise ConfigError(f"--image: bucket {settings.sample.bucket} has one frame, the picture; use a longer one")
     context = context_of(settings)
     check_work_dir(context.work_dir)
     path = (out or Path(f"{_file_name(prompt)}-seed{settings.sample.seed}.mp4")).absolute()
@@ -64,7 +71,8 @@ def generate(
     model = source_of(resolve_model(settings.model, work_dir=context.work_dir))
     with RunDisplay() as display:
         run_worker(
-            replace(context, report=display.reporter("generate")), GenerateSpec(model, checkpoint, prompt, str(path))
+            replace(context, report=display.reporter("generate")),
+            GenerateSpec(model, checkpoint, prompt, str(path), image),
         )
     sample = settings.sample
     click.echo(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "

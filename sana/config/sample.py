@@ -1,8 +1,8 @@
 """Config of sampling: the prompts, and how their videos are made."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
@@ -16,8 +16,9 @@ class SampleResources(Section):
 
 
 class SampleConfig(Section):
-    # the prompts of the file are in `prompts` once the config is loaded: the content is hashed, not the path
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library"})
+    # images are in the recipe of the stage by their content; the prompts of the file are in `prompts` once the config
+    # is loaded: the content is hashed, not the path
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library", "images"})
 
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
     prompt_library: str | None = Field(
@@ -25,6 +26,12 @@ class SampleConfig(Section):
         min_length=1,
         description='JSON file with more prompts, {"nickname": "prompt"} or {"nickname": {"prompt": "..."}}; '
         "added to `prompts` when the config is read",
+    )
+    images: dict[str, str] = Field(
+        {},
+        max_length=1000,
+        description="local picture that a prompt's video begins with, nickname: path (image to video); cut to the "
+        "shape of bucket around its centre",
     )
     negative_prompt: str = Field("", description="what guidance steers away from; empty: the null caption of training")
     bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
@@ -57,6 +64,23 @@ class SampleConfig(Section):
     @classmethod
     def _shape(cls, name: str) -> str:
         return str(Bucket.parse(name))
+
+    @model_validator(mode="after")
+    def _images_are_of_prompts(self) -> Self:
+        unknown = [name for name in self.images if name not in self.prompts]
+        if unknown:
+            raise ValueError(
+                f"images has {unknown[0]}, the nickname of no prompt; sample.prompts has {', '.join(self.prompts)}"
+            )
+        if any("://" in path for path in self.images.values()):
+            remote = next(path for path in self.images.values() if "://" in path)
+            raise ValueError(f"images has {remote}, which is not local; fetch it, and name the file")
+        if self.images and self.shape.num_frames == 1:
+            raise ValueError(
+                f"images are the first frames of videos, and bucket {self.bucket} has one frame, which leaves nothing "
+                "to make; use a longer bucket"
+            )
+        return self
 
     @property
     def shape(self) -> Bucket:

@@ -6,7 +6,8 @@ arXiv 2210.02747; the same in NVlabs/Sana, train_video_scripts/train_video_ivjoi
 Shapes in this module: B samples; a latent is [B, C, f, h, w], normalised, float32.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -88,12 +89,16 @@ def load_flow_shift(path: str, *, revision: str | None = None) -> float:
     Raises:
         ValueError: the scheduler has neither, or does not predict a flow.
     """
-    config = _SchedulerConfig.load_config(path, subfolder="scheduler", revision=revision)
+    return flow_shift_of(_SchedulerConfig.load_config(path, subfolder="scheduler", revision=revision), where=path)
+
+
+def flow_shift_of(config: Mapping[str, Any], *, where: str) -> float:
+    """Return the flow shift of a scheduler's config, that of the checkpoint `where`; raises as `load_flow_shift`."""
     if config.get("prediction_type", "flow_prediction") != "flow_prediction":
-        raise ValueError(f"{path}/scheduler predicts {config['prediction_type']}, need flow_prediction")
+        raise ValueError(f"{where}/scheduler predicts {config['prediction_type']}, need flow_prediction")
     for key in ("flow_shift", "shift"):
         if key in config:
             return float(config[key])
     raise ValueError(
-        f"{path}/scheduler has no flow_shift and no shift; choose another train.timestep_sampling than checkpoint"
+        f"{where}/scheduler has no flow_shift and no shift; choose another train.timestep_sampling than checkpoint"
     )

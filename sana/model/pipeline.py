@@ -17,6 +17,7 @@ from sana.config.encode import VaePrecision
 from sana.config.offload import FrozenGroupOffload
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math
+from sana.model.sampling.image_to_video import SanaFirstFramePipeline, encode_first_frame, from_first_frame
 from sana.model.transformer import load_transformer, pad
 from sana.model.vae import decode_latents, load_vae
 
@@ -104,8 +105,13 @@ def sample_video(
     math: Float32Math = STRICT,
     vae_precision: VaePrecision = "tf32",
     on_step: Callable[[int, int], None] | None = None,
+    first_frame: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Sample one video: uint8 [F, H, W, 3], the same for the same seed; see `sample_latents` and `to_video`."""
+    """Sample one video: uint8 [F, H, W, 3], the same for the same seed; see `sample_latents` and `to_video`.
+
+    It begins with `first_frame`, uint8 [H, W, 3], where that is given: image to video.
+    """
+    first = None if first_frame is None else encode_first_frame(pipe.vae, first_frame, precision=vae_precision)
     with float32_math(math):
         latents = sample_latents(
             pipe,
@@ -116,6 +122,7 @@ def sample_video(
             guidance=guidance,
             seed=seed,
             on_step=on_step,
+            first_latents=first,
         )
     return to_video(pipe.vae, latents, precision=vae_precision)
 
@@ -131,12 +138,14 @@ def sample_latents(
     guidance: float,
     seed: int,
     on_step: Callable[[int, int], None] | None = None,
+    first_latents: Tensor | None = None,
 ) -> Tensor:
     """Denoise one latent: float32 [1, 16, f, h, w], the same for the same seed.
 
     `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
     The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
     generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
+    With `first_latents`, [1, 16, 1, h, w] of `encode_first_frame`, it is image to video: they are the first frame.
 
     Raises:
         FloatingPointError: the sampled latents are not all finite.
@@ -150,7 +159,13 @@ def sample_latents(
             on_step(index + 1, steps)
         return tensors
 
-    latents: Tensor = pipe(
+    stock: SanaPipeline | SanaFirstFramePipeline = pipe
+    image: dict[str, Tensor] = {}
+    if first_latents is not None:
+        stock = from_first_frame(pipe, first_latents)
+        image["image"] = torch.zeros(1, 3, shape.height, shape.width)  # its latents are there already
+    latents: Tensor = stock(
+        **image,
         prompt_embeds=embeds[:1],
         prompt_attention_mask=mask[:1],
         negative_prompt=None,  # the default "" is an error beside embeddings

@@ -187,6 +187,7 @@ class GenerateSpec(Spec):
     checkpoint: CheckpointName
     prompt: str
     out: str
+    image: str | None = None  # path of the picture that it begins with
 
 
 @dataclass(frozen=True)

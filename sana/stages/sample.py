@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from sana.artifact import Artifact, Draft, Recipe
+from sana.config.sample import SampleConfig
 from sana.context import Context
 from sana.counts import Counts
+from sana.data.picture_file import picture_digest
 from sana.facts import SampleFacts, TrainFacts
 from sana.model.model_resolver import resolve_model, source_of
 from sana.runtime.results import SampleResult
@@ -31,8 +33,17 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
             "weights": inputs["weights"].content["weights"],
             "vae": model.digests["vae"],
             "scheduler": model.digests["scheduler"],
+            **_image_digests(context.config.sample),
         },
     )
+
+
+def _image_digests(config: SampleConfig) -> dict[str, str]:
+    """Raises ConfigError: one of the pictures is not there, or is none."""
+    return {
+        f"image of {name}": picture_digest(path, where=f"sample.images.{name}")
+        for name, path in sorted(config.images.items())
+    }
 
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:

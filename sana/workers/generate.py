@@ -15,7 +15,7 @@ from sana.model.text import TextEncoder
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.specs import GenerateSpec
-from sana.workers.sample import load_trained, sample_one
+from sana.workers.sample import load_trained, read_image, sample_one
 
 
 @out_of_memory_explained("sample.vae_tiling=true, or sample.resources.offload.type=block_level")
@@ -23,6 +23,7 @@ def generate(job: Job[GenerateSpec]) -> None:
     """Encode the prompt as encode_captions does, free the text encoder, sample, and write the video."""
     config, spec = job.config.sample, job.spec
     steps = config.num_inference_steps
+    first = None if spec.image is None else read_image(job.config, spec.image, where="--image")
     job.report(Progress(0, steps, "sampler steps", phase="encoding the prompt"))
     embeds, negative = _embeddings(job)  # the encoder is freed before the transformer is loaded: 5 GB of the 2B model
     job.report(Progress(0, steps, "sampler steps", phase="loading the model"))
@@ -31,7 +32,7 @@ def generate(job: Job[GenerateSpec]) -> None:
     def on_step(done: int, total: int) -> None:
         job.report(Progress(done, total, "sampler steps", phase="" if done < total else "decoding the latents"))
 
-    video = sample_one(job.config, pipe, embeds, negative, on_step, name="the prompt")
+    video = sample_one(job.config, pipe, embeds, negative, on_step, name="the prompt", first_frame=first)
     with atomic_write(Path(spec.out)) as temp:
         write_mp4(temp, video, fps=config.fps)
 

@@ -15,6 +15,7 @@ from sana.artifact import digest_of
 from sana.config.pipeline import Config
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
+from sana.data.video.first_frame import read_first_frame
 from sana.data.video.video import write_mp4
 from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained, resolve_device
@@ -56,7 +57,15 @@ def sample(job: Job[SampleSpec]) -> None:
             of = f"prompt {number + 1} of {len(prompts)}: {name}" if done < steps else counted(len(prompts), "video")
             job.report(Progress(done, steps, "sampler steps", of))
 
-        videos[name] = sample_one(job.config, pipe, embeds, negative, on_step, name=f"prompt {name}")
+        videos[name] = sample_one(
+            job.config,
+            pipe,
+            embeds,
+            negative,
+            on_step,
+            name=f"prompt {name}",
+            first_frame=_first_frame(job.config, name),
+        )
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     _contact_sheet(videos, texts).save(out / "contact_sheet.png")
     result = SampleResult(
@@ -64,6 +73,17 @@ def sample(job: Job[SampleSpec]) -> None:
         videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
     )
     (out / SampleResult.FILE).write_bytes(result.to_json())
+
+
+def _first_frame(config: Config, nickname: str) -> np.ndarray | None:
+    path = config.sample.images.get(nickname)
+    return None if path is None else read_image(config, path, where=f"sample.images.{nickname}")
+
+
+def read_image(config: Config, path: str, *, where: str) -> np.ndarray:
+    """Read the picture that a video begins with, in its shape: uint8 [H, W, 3]. Raises ConfigError: it is none."""
+    shape = config.sample.shape
+    return read_first_frame(path, height=shape.height, width=shape.width, where=where)
 
 
 def file_name(nickname: str) -> str:
@@ -98,14 +118,17 @@ def sample_one(
     on_step: Callable[[int, int], None],
     *,
     name: str,
+    first_frame: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens.
+
+    It begins with `first_frame`, uint8 [H, W, 3], where that is given.
 
     Raises:
         SanaError: its numbers are not finite; names the video, which is `name`, and the weights.
     """
     try:
-        return _sample(config, pipe, embeds, negative, on_step)
+        return _sample(config, pipe, embeds, negative, on_step, first_frame)
     except FloatingPointError as error:
         raise SanaError(
             f"sample: no video of {name} with the {config.sample.weights} weights: {error}. The weights or the "
@@ -115,7 +138,12 @@ def sample_one(
 
 
 def _sample(
-    config: Config, pipe: SanaPipeline, embeds: Tensor, negative: Tensor, on_step: Callable[[int, int], None]
+    config: Config,
+    pipe: SanaPipeline,
+    embeds: Tensor,
+    negative: Tensor,
+    on_step: Callable[[int, int], None],
+    first_frame: np.ndarray | None,
 ) -> np.ndarray:
     settings = config.sample
     return sample_video(
@@ -131,6 +159,7 @@ def _sample(
         math=MODEL_MATH[config.train.mixed_precision],
         vae_precision=settings.vae_precision,
         on_step=on_step,
+        first_frame=first_frame,
     )
 
 
