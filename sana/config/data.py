@@ -9,6 +9,7 @@ from sana.config.bucket import BucketRules
 from sana.config.captions import CaptionsConfig
 from sana.config.section import Neutral, Section
 from sana.config.training.conditions import Conditions, check_together
+from sana.config.training.masks import MasksConfig
 
 
 class DatasetConfig(Section):
@@ -83,6 +84,9 @@ class DatasetConfig(Section):
         None,
         max_length=8,
         description="of its samples, instead of train.conditions; an empty list: text to video only",
+    )
+    masks: Annotated[MasksConfig | None, Neutral(None)] = Field(
+        None, description="masks of its clips, which train.masked_loss looks inside; unset: it has none"
     )
 
     @property

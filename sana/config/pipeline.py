@@ -15,6 +15,7 @@ from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
 from sana.config.training.conditions import Conditions
+from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig
 
 
@@ -39,6 +40,7 @@ class Config(Section):
         None, description="reject clips by the length of their captions; unset: this stage is not part of the run"
     )
     bucket: BucketConfig = Field(default_factory=BucketConfig)
+    encode_masks: EncodeMasksConfig = EncodeMasksConfig()
     encode_captions: EncodeCaptionsConfig = EncodeCaptionsConfig()
     encode_latents: EncodeLatentsConfig = EncodeLatentsConfig()
     train: TrainConfig
@@ -89,6 +91,15 @@ class Config(Section):
             for place, condition in enumerate(conditions if shapes else ()):
                 if why := condition.why_never(shapes):
                     raise ValueError(f"{where}.conditions.{place}: {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _masked_loss_has_masks(self) -> Self:
+        if self.train.masked_loss is not None and all(dataset.masks is None for dataset in self.download.enabled):
+            raise ValueError(
+                "train.masked_loss looks inside masks, and no data set in use has any; set download.datasets.ID.masks, "
+                "such as {suffix: .mask}, or remove train.masked_loss"
+            )
         return self
 
     @model_validator(mode="after")

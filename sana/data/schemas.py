@@ -28,6 +28,10 @@ class Reason(StrEnum):
     INTERLACED = "interlaced"  # where bucket.interlaced is reject
     COLOR = "color"  # a coding of colours that nothing here converts
     DUPLICATE = "duplicate"  # another clip of its data set has the same content
+    NO_MASK = "no_mask"  # it has none, where masks.missing is reject
+    MASK_SIZE = "mask_size"  # its mask has another aspect ratio
+    MASK_LENGTH = "mask_length"  # its mask is a video of another length
+    MASK_EMPTY = "mask_empty"  # the loss would look nowhere in it, where masks.empty is reject
     KILLED_WORKER = "killed_worker"  # crashed the process that decoded it, twice
 
 
@@ -62,6 +66,14 @@ CAPTIONS = pa.schema(
     [
         column("clip_id", pa.string(), "the clip it describes"),
         column("captions", pa.list_(pa.string()), "final texts, alternatives; one is drawn per training step"),
+    ]
+)
+MASK_FILES = pa.schema(
+    [
+        column("clip_id", pa.string(), "the clip whose mask it is"),
+        column("path", pa.string(), "path of the mask relative to the data set's source; or s3://, from a table"),
+        column("num_bytes", pa.int64(), "size of the file, bytes"),
+        column("digest", pa.string(), "digest of the file's content"),
     ]
 )
 VIDEO_FACTS = [
@@ -173,6 +185,16 @@ LATENTS = pa.schema(
         column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
+MASKS = pa.schema(
+    [
+        column("mask_key", pa.string(), "digest of what determines it: the mask, the clip's shape, how it is cut"),
+        column("reason", pa.string(), "empty, or why the mask of the window cannot be used"),
+        column("detail", pa.string(), "empty, or what was found"),
+        column("covered", pa.float64(), "mean weight: the part of the window that the loss looks at"),
+        *LOCATION,
+        column("provenance", pa.string(), "device and library versions that made it"),
+    ]
+)
 # Index rows of artifacts: what training reads.
 LATENT_INDEX = pa.schema(
     [
@@ -193,6 +215,19 @@ CAPTION_INDEX = pa.schema(
         column("name", pa.string(), "clip_id for train and eval, nickname for prompt, else empty"),
         column("position", pa.int32(), "which of a clip's alternative captions, from 0"),
         *TEXTS,
+    ]
+)
+MASK_INDEX = pa.schema(
+    [
+        column("sample_id", pa.string(), "clip_id and first frame of the window"),
+        column("clip_id", pa.string(), "the clip"),
+        column("dataset", pa.string(), "id of the data set in the config"),
+        column("split", pa.string(), "train or eval"),
+        column("bucket", pa.string(), "frames x height x width"),
+        column("mask_key", pa.string(), "digest of what determines it: the mask, the clip's shape, how it is cut"),
+        column("covered", pa.float64(), "mean weight: the part of the window that the loss looks at"),
+        *LOCATION,
+        column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
 # Losses that the evaluate stage measured: a row per weights, eval sample and noise level.

@@ -7,8 +7,10 @@ in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets 
     table         first given by   file, content views
     clips         download         clips.parquet: videos
     captions      download         captions.parquet: captions
+    mask_files    download         masks.parquet: masks, if a data set may have some
     probed_clips  probe            clips.parquet: clips
     windows       bucket           clips.parquet: windows, members
+    masks         encode_masks     index.parquet: train, eval
     texts         encode_captions  index.parquet: train, eval, prompts
     latents       encode_latents   index.parquet: train, eval
     base_check    check_base       base_check.json: base_check
@@ -33,6 +35,7 @@ STAGES: tuple[str, ...] = (
     "probe",
     "filter_captions",
     "bucket",
+    "encode_masks",
     "encode_captions",
     "encode_latents",
     "check_base",

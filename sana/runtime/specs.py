@@ -93,6 +93,15 @@ class EncodeCaptionsSpec(Spec):
 
 
 @dataclass(frozen=True)
+class EncodeMasksSpec(Spec):
+    """Encode the masks of the job's windows."""
+
+    WORKER: ClassVar[str] = "encode_masks"
+    pool: PoolName
+    crashes: CrashHistory
+
+
+@dataclass(frozen=True)
 class EncodeLatentsSpec(Spec):
     """Encode the job's windows, or a partition of them."""
 
@@ -116,6 +125,7 @@ class TrainSpec(Spec):
     keep_steps: tuple[int, ...]  # of checkpoints that committed artifacts refer to: they are not pruned
     draws_per_epoch: Mapping[str, float]  # by data set; without those whose clips are drawn once per epoch
     initial: InitialWeights | None = None  # None: the weights of `model`
+    masks: Artifact | None = None  # of what the loss looks inside
 
 
 @dataclass(frozen=True)

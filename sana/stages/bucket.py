@@ -12,8 +12,8 @@ from sana.context import Context
 from sana.data.bucketing.split_check import check_splits, split_notes
 from sana.data.bucketing.treatments import treatment_lines
 from sana.data.bucketing.window_table import make_window_table
-from sana.data.schemas import SAMPLE_KEY_COLUMNS
-from sana.data.tables import content_digest, read_table
+from sana.data.tables import read_table
+from sana.stages.bodies.window_views import content_of_windows
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,6 @@ VERSION = 4
 READS = ("probed_clips",)
 GIVES = ("windows",)
 TIMEOUT_S = 600.0
-# What encode_latents reads of a window: source_id and the like may change without a video being opened.
-WINDOW_COLUMNS = ("sample_id", "clip_id", "dataset", "split", "draws_per_epoch", *SAMPLE_KEY_COLUMNS)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -72,12 +70,4 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     check_splits(context.config, clips, assigned)
     for note in [*split_notes(context.config, clips, assigned), *treatment_lines(assigned.facts)]:
         log.warning("%s", note)
-    members = windows.select(["clip_id", "split"]).group_by(["clip_id", "split"]).aggregate([])
-    return draft.commit(
-        content={
-            "windows": content_digest(windows, WINDOW_COLUMNS),
-            "members": content_digest(members, ("clip_id", "split")),
-        },
-        counts=assigned.counts,
-        facts=assigned.facts,
-    )
+    return draft.commit(content=content_of_windows(windows), counts=assigned.counts, facts=assigned.facts)

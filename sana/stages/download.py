@@ -8,7 +8,7 @@ from sana.arrow import to_parquet
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.captions.caption_counts import count_captions
-from sana.data.schemas import CAPTIONS, CLIPS, UNUSED_FILES
+from sana.data.schemas import CAPTIONS, CLIPS, MASK_FILES, UNUSED_FILES
 from sana.data.sources.ingest import STAGE, ingest
 from sana.data.sources.source import Source, fetch_summary, sources_of
 from sana.data.sources.unused_files import count_by_ending, table_of_unused
@@ -19,7 +19,7 @@ from sana.progress import Progress
 NAME = STAGE
 VERSION = 3  # 3: what is no text is no caption, and names are matched after normalising
 READS: tuple[str, ...] = ()
-GIVES = ("clips", "captions")
+GIVES = ("clips", "captions", "mask_files")
 UNUSED_FILE = "unused_files.parquet"  # not in artifacts of version 2
 
 
@@ -48,6 +48,8 @@ def _unit(num_videos: int, num_archives: int) -> str:
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet`, `captions.parquet`, `rejects.parquet` and `unused_files.parquet`.
 
+    And `masks.parquet` where a data set may have masks.
+
     Raises:
         ConfigError: a source does not exist, holds no video, or its captions are not where the config says.
     """
@@ -66,19 +68,26 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     draft.add("clips.parquet", to_parquet(tables.clips))
     draft.add("captions.parquet", to_parquet(tables.captions))
     draft.add("rejects.parquet", to_parquet(tables.rejects))
+    may_have_masks = any(dataset.masks is not None for dataset in context.config.download.enabled)
+    if may_have_masks:
+        draft.add("masks.parquet", to_parquet(tables.masks))
     unused = [table_of_unused(name, source.unused_files, source.videos) for name, source in sources.items()]
     draft.add(UNUSED_FILE, to_parquet(pa.concat_tables([UNUSED_FILES.empty_table(), *unused])))
     captions = count_captions(tables.clips, tables.captions, tables.num_dropped)
     extra = {
         "with_alternatives": sum(of.with_alternatives for of in captions.values()),
         "captions_dropped": sum(of.dropped for of in captions.values()),
+        "masks": sum(source.masks.num_rows for source in sources.values()),
         "unused_files": sum(table.num_rows for table in unused),
     }
+    content = {
+        "videos": content_digest(tables.clips, CLIPS.names),
+        "captions": content_digest(tables.captions, CAPTIONS.names),
+    }
+    if may_have_masks:
+        content["masks"] = content_digest(tables.masks, MASK_FILES.names)
     return draft.commit(
-        content={
-            "videos": content_digest(tables.clips, CLIPS.names),
-            "captions": content_digest(tables.captions, CAPTIONS.names),
-        },
+        content=content,
         counts=count_rejects(tables.num_in, tables.clips.num_rows, tables.rejects).with_extra(
             **{name: num for name, num in extra.items() if num}
         ),

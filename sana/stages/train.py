@@ -26,7 +26,7 @@ from sana.training.checkpoints.checkpoint import newest_checkpoint
 NAME = "train"
 VERSION = 1
 READS = ("texts", "latents")
-READS_IF_GIVEN = ("base_check",)  # it only comes before: no byte depends on it
+READS_IF_GIVEN = ("masks", "base_check")  # the latter only comes before: no byte depends on it
 GIVES = ("weights",)
 
 
@@ -38,6 +38,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         "captions": inputs["texts"].content["train"],
         "transformer": model.digests["transformer"],
     }
+    if "masks" in inputs:
+        read["masks"] = inputs["masks"].content["train"]
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     settings = {**context.config.train.trajectory_settings(), "max_steps": context.config.train.max_steps}
@@ -134,6 +136,7 @@ def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) ->
         keep_steps=tuple(_steps_in_use(context, trajectory)),
         draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
         initial=named.weights if named else None,
+        masks=inputs.get("masks"),
     )
 
 

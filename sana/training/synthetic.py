@@ -21,6 +21,7 @@ from sana.model.transformer import DTYPES
 from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.compute.blocks import prepare_blocks
+from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.state import TrainState
@@ -89,11 +90,13 @@ class SyntheticModel:
         generator = torch.Generator().manual_seed(self.config.seed)
         size = self.config.resources.micro_batch_size
         latents = torch.randn((size, *bucket.latent_shape), generator=generator).half()
+        loss_mask = torch.ones(size, 1, *bucket.latent_shape[1:], dtype=torch.float16)
+        read = {LATENTS: latents, LOSS_MASK: loss_mask}
         slots = [BatchSlot(0, position, row=0) for position in range(size)]
-        drawn = self.objective.draw(slots, {LATENTS: latents})
+        drawn = self.objective.draw(slots, read)
         texts = torch.randn(size, caption_tokens, self._caption_channels, generator=generator).bfloat16()
         mask = torch.ones(size, caption_tokens, dtype=torch.int64)
-        batch = MicroBatch({LATENTS: latents, **drawn, "captions": texts, "mask": mask})
+        batch = MicroBatch({**read, **drawn, "captions": texts, "mask": mask})
         return itertools.repeat(batch)
 
 

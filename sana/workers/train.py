@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sana.artifact import digest_of
+from sana.artifact import Artifact, digest_of
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_check import check_samples
@@ -42,6 +42,7 @@ from sana.training.initial_weights import InitialOptimizer, load_initial_optimiz
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
 from sana.training.objectives.conditions import ConditionTable
+from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
@@ -148,7 +149,9 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     (resumes,) = parallel.broadcast([newest is not None])
     trainable = start_trainable(store, spec.model, spec.initial, config.train, resumes=resumes)
     transformer: Any = trainable.model
-    samples = load_samples(store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch)
+    samples = load_samples(
+        store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch, others=_further_tensors(spec)
+    )
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
         width = int(transformer.config.caption_channels)
@@ -186,6 +189,12 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     if spec.initial is not None and spec.initial.optimizer and not resumes:
         _go_on_with(load_initial_optimizer(store, spec.initial, trainer.state.optimizer.state()), trainer, parallel)
     return trainer
+
+
+def _further_tensors(spec: TrainSpec) -> Mapping[str, Artifact]:
+    """Return what is read of each train sample beside its latents and a caption, by the tensor's name."""
+    found = {LOSS_MASK: spec.masks}
+    return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 
 def _go_on_with(optimizer: InitialOptimizer, trainer: Trainer, parallel: Parallel) -> None:

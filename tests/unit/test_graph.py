@@ -16,7 +16,8 @@ def config_of(*overrides: str) -> Config:
     return load_config(ROOT / "configs/demo.yaml", overrides)
 
 
-EVERY = config_of("filter_captions.min_words=2", "train.base_check=warn")
+MASKED = ("download.datasets.0.masks={suffix: .mask}", "train.masked_loss={}")
+EVERY = config_of("filter_captions.min_words=2", "train.base_check=warn", *MASKED)
 
 
 def test_every_module_of_the_folder_is_a_stage_of_its_name() -> None:

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
+from sana.config.training.masks import MaskedLossConfig
 from sana.config.training.method import FullMethod, LoraMethod, MethodConfig
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
@@ -74,6 +75,9 @@ class TrainConfig(Section):
         max_length=8,
         description="what samples are given beside their captions, by `name`; at most one each, the rest is text to "
         "video. A data set may have its own",
+    )
+    masked_loss: Annotated[MaskedLossConfig | None, Neutral(None)] = Field(
+        None, description="the loss looks inside the masks of the data sets that have some; unset: everywhere"
     )
     text_padding: Annotated[Literal["batch", "fixed"], Neutral("batch")] = Field(
         "batch",

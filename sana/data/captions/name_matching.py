@@ -87,6 +87,25 @@ def match_videos(names: pa.Array, videos: pa.Array, is_named: np.ndarray) -> np.
     return found
 
 
+def videos_of_paths(paths: pa.Array, videos: pa.Array) -> np.ndarray:
+    """Return int64 [rows]: the video of each path, or -1.
+
+    A path that no video has means the only one that is equal after normalising (`match_videos`).
+    """
+    exact = pc.fill_null(pc.index_in(paths, videos), -1)
+    found: np.ndarray = exact.to_numpy(zero_copy_only=False).astype(np.int64)
+    left = np.flatnonzero((found < 0) & paths.is_valid().to_numpy(zero_copy_only=False))
+    if not len(left):
+        return found
+    is_named = np.zeros(len(videos), dtype=bool)
+    is_named[found[found >= 0]] = True
+    distinct = pc.dictionary_encode(paths.take(pa.array(left)))
+    names = distinct.dictionary
+    matched = match_videos(names, videos, is_named)
+    found[left] = matched[distinct.indices.to_numpy(zero_copy_only=False)]
+    return found
+
+
 def nearest(names: pa.Array, files: pa.Array) -> pa.Array:
     """Return for each name a file that may be meant, or null.
 

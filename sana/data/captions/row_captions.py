@@ -14,7 +14,7 @@ from sana.data.captions.caption_text import TextError, decode_text
 from sana.data.captions.composed import Found, VideoCaptions
 from sana.data.captions.json_lines import ABSENT, TROUBLE, TROUBLES
 from sana.data.captions.metadata_readers import read_lines, read_rows, rows_schema
-from sana.data.captions.name_matching import match_videos, nearest
+from sana.data.captions.name_matching import nearest, videos_of_paths
 from sana.data.schemas import Reason
 from sana.data.sources.listing import FILES_AT_ONCE, files_of
 from sana.data.sources.source import Source
@@ -136,7 +136,7 @@ def join_rows(
     if source.is_table and not rows.num_rows:
         raise no_row(source)
     row_paths = _paths_of(named, rows, source)
-    video_of = _videos_of(row_paths, source.videos.column("path").combine_chunks())
+    video_of = videos_of_paths(row_paths, source.videos.column("path").combine_chunks())
     order = np.argsort(video_of, kind="stable")
     starts = np.searchsorted(video_of[order], np.arange(source.videos.num_rows + 1))
     names = [source.table_name(name) for _, name, _ in named]
@@ -158,25 +158,6 @@ def _paths_of(named: Sequence[tuple[str, str, int]], rows: pa.Table, source: Sou
             ]
             paths.append(pa.array([path or None for path, _ in resolved], pa.large_string()))
     return pa.chunked_array(paths, pa.large_string()).combine_chunks()
-
-
-def _videos_of(row_paths: pa.Array, videos: pa.Array) -> np.ndarray:
-    """Return int64 [rows]: the video of each path, or -1.
-
-    A path that no video has means the only one that is equal after normalising (`match_videos`).
-    """
-    exact = pc.fill_null(pc.index_in(row_paths, videos), -1)
-    found: np.ndarray = exact.to_numpy(zero_copy_only=False).astype(np.int64)
-    left = np.flatnonzero((found < 0) & row_paths.is_valid().to_numpy(zero_copy_only=False))
-    if not len(left):
-        return found
-    is_named = np.zeros(len(videos), dtype=bool)
-    is_named[found[found >= 0]] = True
-    distinct = pc.dictionary_encode(row_paths.take(pa.array(left)))
-    names = distinct.dictionary
-    matched = match_videos(names, videos, is_named)
-    found[left] = matched[distinct.indices.to_numpy(zero_copy_only=False)]
-    return found
 
 
 def _near_names(written: pa.Array, videos: pa.Array) -> dict[str, str]:

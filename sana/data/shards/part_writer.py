@@ -1,4 +1,4 @@
-"""Parts of latents, written behind whoever makes them.
+"""Parts of tensors, latents or masks, written behind whoever makes them.
 
 One thread packs, digests and stores shards and commits parts, in order, so that a GPU waits for no disk and no upload.
 """
@@ -11,7 +11,6 @@ from typing import Any, Self
 from torch import Tensor
 
 from sana.arrow import table_of
-from sana.data.schemas import LATENTS
 from sana.data.shards.shard import Location, write_shard
 from sana.data.shards.shard_tables import require_shards
 from sana.data.video.video import ClipRejected
@@ -22,10 +21,10 @@ Row = Mapping[str, Any]
 
 
 class PartWriter:
-    """Writes a part's latents as shards of about `shard_bytes`, and then commits its rows to the pool.
+    """Writes a part's tensors as shards of about `shard_bytes`, and then commits its rows to the pool.
 
-    In memory are the latents of the shard that is being filled and of the one that is being written. What goes wrong
-    in the thread is raised by the next call, or at the end of the `with`.
+    Rows have the pool's id. In memory are the tensors of the shard that is being filled and of the one that is being
+    written. What goes wrong in the thread is raised by the next call, or at the end of the `with`.
     """
 
     def __init__(self, pool: Pool, *, shard_bytes: int, provenance: str) -> None:
@@ -50,18 +49,18 @@ class PartWriter:
         finally:
             self._thread.shutdown()
 
-    def add(self, row: Row, latent: Tensor) -> None:
-        """Add a sample and its latent, which is on the CPU in the stored dtype and not changed any more."""
+    def add(self, row: Row, tensor: Tensor) -> None:
+        """Add a sample and its tensor, which is on the CPU in the stored dtype and not changed any more."""
         self._rows.append(row)
-        self._open[row["sample_key"]] = latent
-        self._open_bytes += latent.nbytes
+        self._open[row[self._pool.id_column]] = tensor
+        self._open_bytes += tensor.nbytes
         if self._open_bytes >= self._shard_bytes:
             self._flush()
 
     def reject(self, row: Row, rejection: ClipRejected) -> None:
         """Add a sample that could not be decoded."""
         self._rows.append(row)
-        self._rejections[row["sample_key"]] = rejection
+        self._rejections[row[self._pool.id_column]] = rejection
 
     def end_part(self) -> None:
         """Commit what was added as one part, once its shards are stored."""
@@ -85,14 +84,15 @@ class PartWriter:
         written |= write_shard(self._pool.store, f"{self._pool.folder}/shards", part_name(tensors), tensors)
 
     def _commit(self, rows: list[Row], rejections: Mapping[str, ClipRejected], written: Mapping[str, Location]) -> None:
-        table = table_of([self._index_row(row, rejections, written) for row in rows], LATENTS)
+        table = table_of([self._index_row(row, rejections, written) for row in rows], self._pool.schema)
         require_shards(self._pool.store, table)  # `gc` may have deleted them
         self._pool.commit_part(table)
 
     def _index_row(
         self, row: Row, rejections: Mapping[str, ClipRejected], written: Mapping[str, Location]
     ) -> dict[str, Any]:
-        rejection = rejections.get(row["sample_key"])
+        name = row[self._pool.id_column]
+        rejection = rejections.get(name)
         why = {"reason": rejection.reason, "detail": rejection.detail} if rejection else {"reason": "", "detail": ""}
-        where = vars(written.get(row["sample_key"], _NO_LOCATION))
+        where = vars(written.get(name, _NO_LOCATION))
         return {**row, **why, **where, "provenance": self._provenance}

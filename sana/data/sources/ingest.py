@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from sana.config.data import DatasetConfig
 from sana.data.captions.captions import Captions, open_captions
-from sana.data.schemas import CAPTIONS, CLIPS, REJECTS, Reason
-from sana.data.sources.listing import files_of
+from sana.data.schemas import CAPTIONS, CLIPS, MASK_FILES, REJECTS, Reason
+from sana.data.sources.listing import SourceFile, files_of
+from sana.data.sources.mask_files import ABSENT, NO_MASK
 from sana.data.sources.source import Source
 from sana.data.tables import clip_id_of
 from sana.errors import ConfigError
@@ -43,15 +44,17 @@ class Clip(NamedTuple):
     detail: str = ""
     stage: str = STAGE
     num_dropped: int = 0  # alternative captions that are no text
+    mask: tuple[SourceFile, str] | None = None  # and its digest
 
 
 @dataclass(frozen=True)
 class IngestTables:
-    """All clips: tables CLIPS, CAPTIONS and REJECTS, each sorted by clip_id."""
+    """All clips: tables CLIPS, CAPTIONS, REJECTS and MASK_FILES, of clips that have a mask; sorted by clip_id."""
 
     clips: pa.Table
     captions: pa.Table
     rejects: pa.Table
+    masks: pa.Table
     num_in: dict[str, int]  # clips found, by data set
     num_dropped: dict[str, int]  # alternative captions that are no text, of clips that have others, by data set
 
@@ -77,18 +80,26 @@ class _Dataset:
     def read(self, rows: np.ndarray) -> Iterator[Clip]:
         """Yield the clips of these rows of the videos."""
         files = files_of(self.source.videos.take(pa.array(rows, pa.int64())))
-        for file, captions in zip(files, self.captions.read(rows), strict=True):
+        masks = self._masks(rows)
+        for file, captions, mask in zip(files, self.captions.read(rows), masks, strict=True):
             path = file.path
             clip = Clip(clip_id_of(self.config.id, path), self.config.id, path, file.num_bytes)
             if file.trouble:
                 yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {file.trouble}")
             elif captions.reason:
                 yield clip._replace(reason=Reason.NO_CAPTION, detail=captions.reason)
+            elif isinstance(mask, SourceFile) and mask.trouble:
+                yield clip._replace(reason=Reason.UNREADABLE, detail=f"{mask.path}: {mask.trouble}")
+            elif isinstance(mask, str):
+                yield clip._replace(reason=Reason.MISSING, detail=f"its mask {mask} is not there")
             else:
+                reading = path
                 try:
                     digest = self.source.digest(file)
+                    reading = mask.path if mask else path
+                    mask_digest = self.source.digest(mask) if mask else ""
                 except OSError as error:
-                    yield clip._replace(reason=Reason.UNREADABLE, detail=f"{path}: {error.strerror or error}")
+                    yield clip._replace(reason=Reason.UNREADABLE, detail=f"{reading}: {error.strerror or error}")
                     continue
                 source_id = _match(self.pattern, path) if self.pattern else captions.source_id
                 yield clip._replace(
@@ -96,7 +107,16 @@ class _Dataset:
                     captions=captions.captions,
                     digest=digest,
                     num_dropped=captions.num_dropped,
+                    mask=(mask, mask_digest) if mask else None,
                 )
+
+    def _masks(self, rows: np.ndarray) -> Iterator[SourceFile | str | None]:
+        """Yield the mask of each of these videos; the name of one that is not there; None if it has none."""
+        paired = self.source.mask_of
+        of_rows = paired.rows[rows]
+        files = files_of(self.source.masks.take(pa.array(of_rows[of_rows >= 0], pa.int64())))
+        for row, mask in zip(rows.tolist(), of_rows.tolist(), strict=True):
+            yield paired.absent[row] if mask == ABSENT else None if mask == NO_MASK else next(files)
 
     def unmatched(self) -> Iterator[Clip]:
         """Yield the videos that a table names and the source does not have, as rejects."""
@@ -153,7 +173,7 @@ def ingest(
                 num_read[part.start] = num_read.get(part.start, 0) + 1
         return [clip for clip in clips if clip is not None]
 
-    tables: list[list[pa.Table]] = [[], [], []]
+    tables: list[list[pa.Table]] = [[] for _ in _SCHEMAS]
     at_once = max(1, min(CLIPS_PER_THREAD, len(rows) // (4 * num_workers)))
     num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
     num_dropped = dict.fromkeys(num_in, 0)
@@ -174,10 +194,10 @@ def ingest(
         while some := list(islice(unmatched, CHUNK_CLIPS)):
             num_in[dataset.config.id] += len(some)
             _append(tables, some)
-    clips_table, captions, rejects = (
+    clips_table, captions, rejects, masks = (
         pa.concat_tables([schema.empty_table(), *found]) for schema, found in zip(_SCHEMAS, tables, strict=True)
     )
-    return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), num_in, num_dropped)
+    return IngestTables(clips_table, captions, rejects.sort_by("clip_id"), masks, num_in, num_dropped)
 
 
 def _report_read(report: Callable[[int, int], None], num_read: dict[int, int], start: int, total: int) -> None:
@@ -185,12 +205,27 @@ def _report_read(report: Callable[[int, int], None], num_read: dict[int, int], s
     report(start + sum(list(num_read.values())), total)  # a list, for threads add to it
 
 
-_SCHEMAS = (CLIPS, CAPTIONS, REJECTS)
+_SCHEMAS = (CLIPS, CAPTIONS, REJECTS, MASK_FILES)
 
 
 def _append(tables: list[list[pa.Table]], clips: Sequence[Clip]) -> None:
     kept = [clip for clip in clips if not clip.reason]
     rejected = [clip for clip in clips if clip.reason]
-    for found, schema, some in zip(tables, _SCHEMAS, (kept, kept, rejected), strict=True):
+    masks = [_mask_row(clip.clip_id, *clip.mask) for clip in kept if clip.mask]
+    rows: tuple[Sequence[Clip | _MaskRow], ...] = (kept, kept, rejected, masks)
+    for found, schema, some in zip(tables, _SCHEMAS, rows, strict=True):
         if some:
-            found.append(pa.table({name: [getattr(clip, name) for clip in some] for name in schema.names}, schema))
+            found.append(pa.table({name: [getattr(row, name) for row in some] for name in schema.names}, schema))
+
+
+class _MaskRow(NamedTuple):
+    """A row of MASK_FILES."""
+
+    clip_id: str
+    path: str
+    num_bytes: int
+    digest: str
+
+
+def _mask_row(clip_id: str, mask: SourceFile, digest: str) -> _MaskRow:
+    return _MaskRow(clip_id, mask.path, mask.num_bytes, digest)

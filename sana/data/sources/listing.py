@@ -16,6 +16,8 @@ VIDEO_SUFFIXES = (
     ".mk3d", ".mkv", ".mov", ".mp4", ".mp4v", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt",
     ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".y4m",
 )  # fmt: skip
+# Pictures that may be still: of .gif and .apng, which are listed as videos, probe finds out.
+PICTURE_SUFFIXES = (".avif", ".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
 ARCHIVE_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip", ".parquet")
 # which files may hold captions by their names: patterns of paths, for Arrow
@@ -29,7 +31,10 @@ FILES_AT_ONCE = 65536  # rows of a listing that are Python objects at a time
 LISTED = pa.schema(
     [(name, pa.large_string()) for name in ("path", "identity", "trouble")] + [("num_bytes", pa.int64())]
 )
-_VIDEO = r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in VIDEO_SUFFIXES) + r")\z"
+_VIDEO, _PICTURE = (
+    r"(?i)(" + "|".join(suffix.replace(".", r"\.") for suffix in suffixes) + r")\z"
+    for suffixes in (VIDEO_SUFFIXES, PICTURE_SUFFIXES)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,11 @@ def videos_of(listed: pa.Table) -> pa.Table:
 def is_video_path(paths: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return `is_video` of each path."""
     return pc.match_substring_regex(paths, _VIDEO)
+
+
+def is_picture_path(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return whether each path has the suffix of a picture, in upper or lower case."""
+    return pc.match_substring_regex(paths, _PICTURE)
 
 
 def stems(listed: pa.Table) -> pa.ChunkedArray:

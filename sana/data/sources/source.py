@@ -21,6 +21,7 @@ from sana.data.sources.file_cache import FileCache
 from sana.data.sources.hub import REPO_ID, HubRepo
 from sana.data.sources.hub_backend import HubBackend
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, SourceFile
+from sana.data.sources.mask_files import PairedMasks
 from sana.data.sources.outputs import NO_OUTPUTS, Outputs
 from sana.data.sources.source_listing import SourceListing, list_source
 from sana.data.sources.table_backend import TableBackend
@@ -81,6 +82,16 @@ class Source:
     def unused_files(self) -> pa.Table:
         """Table LISTED of all other files, which nothing reads; of a source that is a table none is looked for."""
         return self._listing().unused
+
+    @property
+    def masks(self) -> pa.Table:
+        """Table LISTED of the masks of its videos, sorted by path."""
+        return self._listing().masks
+
+    @property
+    def mask_of(self) -> PairedMasks:
+        """Which of the masks each video has."""
+        return self._listing().mask_of
 
     @property
     def layout(self) -> Layout:
@@ -173,7 +184,7 @@ class Source:
     def _listing(self) -> SourceListing:
         with self._lock, error_prefix(self._dataset.where):
             if self._cached_listing is None:
-                self._cached_listing = list_source(self._backend, self.uri, self._dataset.captions)
+                self._cached_listing = list_source(self._backend, self.uri, self._dataset.captions, self._dataset.masks)
             return self._cached_listing
 
 
@@ -262,7 +273,7 @@ def _open(
         packed = ArchiveBackend(beside, dataset, cache, indexes, only=name)
         if is_archive or packed.holds_rows(name):
             return Source(dataset, packed, cache)
-        return Source(dataset, TableBackend(name, beside, bucket, captions), cache)
+        return Source(dataset, TableBackend(name, beside, bucket, dataset), cache)
 
     if uri.startswith("s3://"):
         if is_table or is_archive:

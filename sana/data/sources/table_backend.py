@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from sana.config.captions import CaptionsConfig
+from sana.config.data import DatasetConfig
 from sana.data.captions.caption_layouts import resolve_video_path
 from sana.data.captions.metadata_readers import read_rows
 from sana.data.captions.name_matching import spellings
 from sana.data.sources.backends import LocalBackend, S3Backend
 from sana.data.sources.listing import SourceFile
+from sana.data.sources.mask_files import read_named_masks
 from sana.errors import ConfigError, SanaError
 
 
@@ -24,7 +25,7 @@ class TableBackend:
     revision = ""
 
     def __init__(
-        self, name: str, beside: LocalBackend | S3Backend, bucket: Callable[[str], S3Backend], config: CaptionsConfig
+        self, name: str, beside: LocalBackend | S3Backend, bucket: Callable[[str], S3Backend], config: DatasetConfig
     ) -> None:
         self.name = name
         self.base = beside.base
@@ -35,7 +36,7 @@ class TableBackend:
         self._buckets: dict[str, S3Backend] = {}
 
     def files(self) -> Iterator[SourceFile]:
-        """Yield the table, and the videos that it names and that exist."""
+        """Yield the table, and the videos and masks that it names and that exist."""
         table = next(self._beside.find([self.name]), None)
         if table is None or table.trouble:
             raise ConfigError(f"source {self.base}/{self.name} is {table.trouble if table else 'not there'}")
@@ -52,7 +53,12 @@ class TableBackend:
     def _named_paths(self, table: SourceFile) -> Iterator[str]:
         try:
             with self._beside.open(table.path, digest=self._beside.digest(table)) as local:
-                rows = read_rows(local, self.name, self._config)
+                rows, masks = read_rows(local, self.name, self._config.captions), None
+                if self._config.masks is not None and self._config.masks.column is not None:
+                    column, tables = self._config.masks.column, [(self.name, local)]
+                    masks = read_named_masks(
+                        tables, self._config.captions, column, base=self.base, is_source=True
+                    ).masks
         except OSError as error:
             raise SanaError(f"source {self.base}/{self.name} cannot be read: {error}") from error
         for batch in rows.select(["video"]).to_batches(65536):
@@ -60,6 +66,9 @@ class TableBackend:
                 path, _ = resolve_video_path(video, folder="", base=self.base, is_source=True)
                 if path:
                     yield path
+        for mask in masks if masks is not None else ():
+            if path := resolve_video_path(mask.as_py(), folder="", base=self.base, is_source=True)[0]:
+                yield path
 
     def digest(self, file: SourceFile) -> str:
         backend, path = self._backend_of(file.path)

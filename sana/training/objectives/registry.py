@@ -6,6 +6,7 @@ from typing import Any
 from sana.config.training.train import TrainConfig
 from sana.training.objectives import flow_matching, huber
 from sana.training.objectives.conditions import ConditionsPart, ConditionTable
+from sana.training.objectives.masked_loss import MaskedLoss
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import ElementLoss, Measure, Part, Regularizer
 from sana.training.objectives.velocity_objective import VelocityObjective
@@ -34,6 +35,8 @@ def build_objective(
         part = ConditionsPart(table, config.seed)
         parts.append(part)
         measures.append(part)
+    if config.masked_loss is not None:
+        parts.append(MaskedLoss(config.masked_loss, config.seed))
     return VelocityObjective(
         NoisePolicy(config.timestep_sampling, config.seed, flow_shift),
         ELEMENT_LOSSES[config.objective.name](config.objective),
