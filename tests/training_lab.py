@@ -27,7 +27,11 @@ class Lab:
 
     def job(self, trajectory: str, **settings: Any) -> Job[TrainSpec]:
         self.runs += 1
-        spec = {name: settings.pop(name) for name in ("keep_steps", "draws_per_epoch", "initial") if name in settings}
+        spec = {
+            name: settings.pop(name)
+            for name in ("keep_steps", "draws_per_epoch", "initial", "masks")
+            if name in settings
+        }
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **settings)
         job = train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
         self.last_job = job.path

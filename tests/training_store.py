@@ -14,9 +14,9 @@ from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.config.training.resources import TrainResources
 from sana.counts import Counts
-from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX
+from sana.data.schemas import CAPTION_INDEX, LATENT_INDEX, MASK_INDEX
 from sana.data.shards.shard import Location, write_shard
-from sana.data.tables import content_digest
+from sana.data.tables import content_digest, read_table
 from sana.facts import EncodeLatentsFacts
 from sana.model.random import philox_normal
 from sana.model.tiny_model import CAPTION_CHANNELS
@@ -113,6 +113,23 @@ def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
     draft.add("index.parquet", to_parquet(table))
     content = dict.fromkeys(("train", "eval"), content_digest(table, ["name", "digest"]))
     return draft.commit(content=content, counts=Counts.all_kept(len(rows)))
+
+
+def build_masks(encoded: Encoded) -> Artifact:
+    """Write masks of all samples, as encode_masks does: that of the k-th is 1 in k of its columns and 0 elsewhere."""
+    samples = read_table(encoded.store, encoded.latents, "index.parquet").to_pylist()
+    tensors = {}
+    for number, row in enumerate(sorted(samples, key=lambda row: row["sample_id"])):
+        weights = torch.zeros(1, *row["shape"][1:], dtype=torch.float16)
+        weights[..., : number % row["shape"][3]] = 1.0
+        tensors[row["sample_id"]] = weights
+    where = write_shard(encoded.store, "encode_masks/pool/test/shards", "part", tensors)
+    rows = [
+        {**row, "mask_key": row["sample_id"], "covered": 0.5, **_columns(where[row["sample_id"]])} for row in samples
+    ]
+    draft = Draft(encoded.store, Recipe("encode_masks", 1, {}, {}))
+    draft.add("index.parquet", to_parquet(table_of(rows, MASK_INDEX)))
+    return draft.commit(content={"train": "masks"}, counts=Counts.all_kept(len(rows)))
 
 
 def _columns(location: Location) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sana.config.training.masks import MaskedLossConfig
 from sana.model.random import philox_uniform
+from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.objectives.step_input import StepInput
 
@@ -22,12 +23,23 @@ class MaskedLoss:
     config: MaskedLossConfig
     seed: int
 
-    def draw(self, slots: Sequence[BatchSlot], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002 - of the protocol
+    def draw(self, slots: Sequence[BatchSlot], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
         drawn = torch.cat([philox_uniform([1], key=slot.key(self.seed, "masked_loss")) for slot in slots])
         return {_LOOKS_INSIDE: drawn < self.config.probability}
 
-    def change(self, model: nn.Module, batch: MicroBatch, step: StepInput) -> StepInput:  # noqa: ARG002 - of the protocol
+    def change(self, model: nn.Module, batch: MicroBatch, step: StepInput) -> StepInput:  # noqa: ARG002
+        return step.weighing(self._weight(batch))
+
+    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, m.Scalar]:  # noqa: ARG002
+        """Return what masks leave of the samples."""
+        covered = self._weight(batch).flatten(1).mean(1)
+        return {
+            m.MASK_COVERED: m.Scalar(covered.mean(), "mean"),
+            m.MASK_EMPTY: m.Scalar((covered == 0).float().mean(), "mean"),
+        }
+
+    def _weight(self, batch: MicroBatch) -> Tensor:
+        """Return the weights of a batch: float32 [B, 1, f, h, w]."""
         outside = self.config.outside_weight
         inside = outside + (1 - outside) * batch.tensors[LOSS_MASK].float()
-        looks_inside = batch.tensors[_LOOKS_INSIDE].view(-1, 1, 1, 1, 1)
-        return step.weighing(torch.where(looks_inside, inside, 1.0))
+        return torch.where(batch.tensors[_LOOKS_INSIDE].view(-1, 1, 1, 1, 1), inside, 1.0)

@@ -36,7 +36,9 @@ def build_objective(
         parts.append(part)
         measures.append(part)
     if config.masked_loss is not None:
-        parts.append(MaskedLoss(config.masked_loss, config.seed))
+        masks = MaskedLoss(config.masked_loss, config.seed)
+        parts.append(masks)
+        measures.append(masks)
     return VelocityObjective(
         NoisePolicy(config.timestep_sampling, config.seed, flow_shift),
         ELEMENT_LOSSES[config.objective.name](config.objective),
