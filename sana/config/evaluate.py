@@ -1,9 +1,11 @@
 """Config of the eval loss."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from sana.config.offload import FrozenGroupOffload
-from sana.config.section import Section
+from sana.config.section import Neutral, Section
 
 
 class EvaluateResources(Section):
@@ -15,4 +17,10 @@ class EvaluateResources(Section):
 class EvaluateConfig(Section):
     num_sigmas: int = Field(8, ge=1, le=1000, description="noise levels: midpoints of equal slices of (0, 1)")
     max_samples: int = Field(256, ge=1, le=10**9, description="eval samples used, the first by hash of sample_id")
+    separate_datasets: Annotated[tuple[str, ...], Neutral(())] = Field(
+        (),
+        max_length=64,
+        description="ids of data sets with role: eval whose loss is measured by itself, not as part of the eval "
+        "loss, such as generic clips that show what the model forgets",
+    )
     resources: EvaluateResources = EvaluateResources()

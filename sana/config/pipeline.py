@@ -103,6 +103,25 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _separate_datasets_are_eval(self) -> Self:
+        roles = {dataset.id: dataset.role for dataset in self.download.enabled}
+        for name in self.evaluate.separate_datasets:
+            if roles.get(name) != "eval":
+                found = f"has role: {roles[name]}" if name in roles else "is no data set in use"
+                raise ValueError(
+                    f"evaluate.separate_datasets: {name} {found}; what is measured by itself needs role: eval, so that "
+                    "nothing of it is trained on"
+                )
+        rest = {dataset.role for dataset in self.download.enabled if dataset.id not in self.evaluate.separate_datasets}
+        held_out = "eval" in rest or ("split" in rest and (self.bucket.eval_fraction or self.bucket.holdout))
+        if self.evaluate.separate_datasets and not held_out:
+            raise ValueError(
+                "evaluate.separate_datasets has all that is held out, and nothing is left for the eval loss; set "
+                "bucket.eval_fraction or bucket.holdout, or leave one data set out of it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _offload_evaluates_on_one_rank(self) -> Self:
         ranks = self.train.resources.num_processes
         if self.evaluate.resources.offload.is_on and ranks > 1:

@@ -4,7 +4,7 @@ Imports base modules only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from sana.artifact import FileInfo
@@ -65,6 +65,15 @@ class BaseCheckReport(Record):
 
 
 @dataclass(frozen=True)
+class DatasetLoss(Record):
+    """The losses of a data set that is measured by itself, by set of weights, and compared with the initial ones."""
+
+    num_samples: int
+    weights: Mapping[str, WeightsLoss]
+    paired: Mapping[str, PairedDifference]
+
+
+@dataclass(frozen=True)
 class EvalReport(Record):
     """The eval loss of the weights of one checkpoint, by name, and all but the initial ones compared with those."""
 
@@ -78,6 +87,7 @@ class EvalReport(Record):
     weights: Mapping[str, WeightsLoss]
     paired: Mapping[str, PairedDifference]
     compute: ComputeSettings | None = None  # None: an older version's
+    datasets: Mapping[str, DatasetLoss] = field(default_factory=dict)  # those measured by themselves, by id
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ VERSION = 1
 READS = ("texts", "latents")
 READS_IF_GIVEN = ("masks", "base_check")  # the latter only comes before: no byte depends on it
 GIVES = ("weights",)
+_EVALUATED = {"latents": "latents", "captions": "texts"}  # the eval split, by the table that has it
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
@@ -42,11 +43,15 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         read["masks"] = inputs["masks"].content["train"]
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
+    if context.config.train.early_stopping is not None:  # which step is exported, and which is the last, depends on it
+        read |= {f"eval_{name}": inputs[table].content["eval"] for name, table in _EVALUATED.items()}
     settings = {**context.config.train.trajectory_settings(), "max_steps": context.config.train.max_steps}
     if draws_per_epoch := _draws_per_epoch(context.config, inputs["latents"]):
         settings["draws_per_epoch"] = draws_per_epoch
     if conditions := _conditions(context.config, inputs["latents"]):
         settings["conditions_of"] = conditions
+    if context.config.train.early_stopping is not None:
+        settings["evaluate"] = context.config.evaluate.hashed()
     named = find_initial_weights(context)
     if named is not None:
         read["init_from"] = named.digest

@@ -6,7 +6,7 @@ loss is bit-equal for any number of ranks and any order on one device type. Shap
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -64,6 +64,11 @@ class EvalTable:
                 f"{self.sample_ids[sample]}, or start from other weights (model.path, an earlier checkpoint)"
             )
 
+    def of(self, sample_ids: Collection[str]) -> "EvalTable":
+        """Return the rows of these samples."""
+        at = [row for row, sample_id in enumerate(self.sample_ids) if sample_id in sample_ids]
+        return EvalTable(tuple(self.sample_ids[row] for row in at), self.sigmas, self.losses[at])
+
     def per_sigma(self) -> list[tuple[float, float | None]]:
         """Return (mean, standard error) over samples at each noise level."""
         return [(_mean(column), _stderr(column)) for column in self.losses.T.tolist()]
@@ -85,8 +90,12 @@ def paired_difference(a: EvalTable, b: EvalTable) -> tuple[float, float | None, 
         )
     of_a = dict(zip(a.sample_ids, a.per_sample(), strict=True))
     of_b = dict(zip(b.sample_ids, b.per_sample(), strict=True))
-    differences = [of_a[name] - of_b[name] for name in common]
-    return _mean(differences), _stderr(differences), len(common)
+    return (*mean_and_stderr([of_a[name] - of_b[name] for name in common]), len(common))
+
+
+def mean_and_stderr(values: list[float]) -> tuple[float, float | None]:
+    """Return the mean and its standard error, which a single value has not."""
+    return _mean(values), _stderr(values)
 
 
 def _mean(values: list[float]) -> float:
@@ -100,13 +109,14 @@ def _stderr(values: list[float]) -> float | None:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
 
 
-def eval_rows(samples: Samples, max_samples: int) -> list[int]:
-    """Return the first `max_samples` rows by hash of sample_id, in the order of sample_id.
+def eval_rows(samples: Samples, max_samples: int, *, among: Sequence[int] | None = None) -> list[int]:
+    """Return the first `max_samples` rows by hash of sample_id, in the order of sample_id; of those `among`, if given.
 
     More clips in the split replace few of the chosen rows; a lower `max_samples` gives a subset.
     """
     names = samples.sample_ids()
-    hashed = sorted((hashlib.blake2b(name.encode(), digest_size=16).digest(), row) for row, name in enumerate(names))
+    rows = range(len(names)) if among is None else among
+    hashed = sorted((hashlib.blake2b(names[row].encode(), digest_size=16).digest(), row) for row in rows)
     return sorted(row for _, row in hashed[:max_samples])
 
 
@@ -129,9 +139,11 @@ def evaluate_model(
     *,
     text_padding: Literal["batch", "fixed"],
     on_round: Callable[[int, int], bool],
+    rows: Sequence[int] | None = None,
 ) -> EvalTable | None:
     """Evaluate a model on the fixed grid, in the autocast dtype of training; every rank returns the same table.
 
+    `rows` of the reader's samples are evaluated, in this order; without them those of the eval loss.
     The loss is always that of flow matching; the objective only predicts the velocity. `model` is the bare model, not
     its distributed wrapper, and keeps its mode (train or eval). Each round is one sample per rank: every rank computes
     in every round, and a rank without a sample left repeats the last one, and its result is dropped.
@@ -139,7 +151,7 @@ def evaluate_model(
     all ranks alike, the evaluation ends and the result is None.
     """
     samples = reader.samples
-    rows = eval_rows(samples, config.max_samples)
+    rows = eval_rows(samples, config.max_samples) if rows is None else rows
     levels = eval_sigmas(config.num_sigmas)
     losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=parallel.device)
     indexes = [min(start + parallel.rank, len(rows) - 1) for start in range(0, len(rows), parallel.num_ranks)]

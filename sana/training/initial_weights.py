@@ -16,6 +16,7 @@ from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load, load_weights
 from sana.training.guards.skipped_steps import SKIPPED_STEPS
+from sana.training.hooks.early_stopping import PREFIX as EARLY_STOPPING
 from sana.training.trainables.registry import build_trainable, load_trainable
 from sana.training.trainables.trainable import Trainable
 from sana.wording import at_rate, first_of
@@ -99,6 +100,7 @@ def load_initial_optimizer(store: Store, initial: InitialWeights, needed: Mappin
     checkpoint = read_checkpoint(store, name.trajectory, name.step)
     found = load(store, checkpoint, "optimizer")
     skipped = found.pop(SKIPPED_STEPS, None)
+    found = {key: tensor for key, tensor in found.items() if not key.startswith(EARLY_STOPPING)}
     check_same(found, needed, where=f"the optimizer of step {name.step} of {name.trajectory}")
     rounded = {f"{found[key].dtype} to {needed[key].dtype}" for key in found if _is_rounded(found, needed, key)}
     if rounded:

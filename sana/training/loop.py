@@ -22,7 +22,6 @@ from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
 from sana.training.checkpoints.checkpoint import NothingToResumeError
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.compute.blocks import BlockCompute
-from sana.training.evaluation import evaluate_model
 from sana.training.gauges.matmul_peak import matmul_peak_flops
 from sana.training.gauges.throughput import Throughput
 from sana.training.gauges.window_gauges import WindowGauges
@@ -70,11 +69,13 @@ class Trainer:
         checkpoints.compute = compute.settings
         if compute.blocks is not None:
             compute.blocks.on_new_shape = self._say_compiling
-        self.hooks = (EvalLoss(), *hooks)
+        self.eval_loss = EvalLoss(config, objective, eval_reader, reader)
+        self.hooks = (self.eval_loss, *hooks)
         self.stop = StopFlag(parallel.num_ranks)
         trainable.model.train()
         self.model = parallel.wrap(trainable)
         self.state = TrainState(trainable, self.config)
+        self.eval_loss.prepare(self)
         self.train_step = TrainStep(
             self.config, parallel, self.model, self.state, objective, keeps_casts=compute.keeps_casts
         )
@@ -92,22 +93,13 @@ class Trainer:
             num_ranks=parallel.num_ranks,
         )
         self.prepare = partial(prepare, reader=reader, config=self.config, draw=objective.draw)
-        self.evaluate = partial(
-            evaluate_model,
-            parallel,
-            trainable.model,
-            objective,
-            eval_reader,
-            config.evaluate,
-            text_padding=self.config.text_padding,
-            on_round=self._after_eval_round,
-        )
         self.window = StepWindow(
             self.config, self.cursor, self.samples, parallel.sum, gauges=self._gauges(), warns=parallel.is_main
         )
         self.last_report = time.perf_counter()
         self.evaluated_step = -1
         self.resumed_step = 0
+        self.ends_early = False  # a hook says that the run is over
         self.must_resume = False  # the model has no weights yet
         self.started = time.perf_counter()  # of reading the checkpoint
         self.last_losses = ""  # as they were measured last, for reports
@@ -131,6 +123,8 @@ class Trainer:
     def run(self) -> bool:
         """Train up to max_steps, from the newest checkpoint if there is one; False when `stop` ended it before.
 
+        True also where a hook ended it early.
+
         Either way the last step then has a checkpoint.
 
         Raises:
@@ -147,7 +141,7 @@ class Trainer:
                 stopping = self.stop.agreed()
                 for hook in self.hooks:
                     stopping = stopping or not hook.before_step(self)
-                finished = self.state.step == self.config.max_steps
+                finished = self.ends_early or self.state.step == self.config.max_steps
                 if stopping or finished or self.checkpoints.clock.is_due(self.state.step):
                     self._save()
                 if stopping or finished:
@@ -221,7 +215,8 @@ class Trainer:
             rate = f"{rows[-1][m.STEP_S]:.3g} s per step, {rows[-1][m.SAMPLES_PER_S]:.3g} samples/s"
             self.write(rows, f"{self.last_losses}, {rate}")
 
-    def _after_eval_round(self, done: int, total: int) -> bool:
+    def after_eval_round(self, done: int, total: int) -> bool:
+        """Say how far an evaluation is; False: a stop was requested, on all ranks alike."""
         if time.perf_counter() - self.last_report > REPORT_EVERY_S:
             self.say(f"evaluating sample {done} of {total}")
         return not self.stop.agreed()

@@ -44,10 +44,18 @@ EVAL_LOSS_LIVE = "eval/loss_live"  # mean over the fixed grid, see sana/training
 EVAL_LOSS_EMA = "eval/loss_ema"  # the same with the EMA weights
 EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absent when there is one sample
 EVAL_STDERR_EMA = "eval/stderr_ema"
+TRAIN_PROBE_LOSS = "eval/train_probe_loss_ema"  # of fixed train samples on the same grid, by the EMA weights
+BEST_STEP = "eval/best_step"  # of the lowest eval/loss_ema that early_stopping judged so far
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
 
 # how names begin that differ between two runs of a trajectory
 OF_THE_MACHINE = ("time/", "throughput/", "memory/", "compile/")
+
+
+def of_dataset(name: str, dataset: str) -> str:
+    """Return the name of a number that is measured of one data set by itself: eval/ID/loss_ema; of all, for ""."""
+    group, _, number = name.partition("/")
+    return f"{group}/{dataset}/{number}" if dataset else name
 
 
 class Scalar(NamedTuple):

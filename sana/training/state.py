@@ -26,6 +26,9 @@ class TrainState:
         on_cpu = config.resources.ema_device == "cpu" or config.resources.offload.is_on  # where the weights are then
         self.ema = Ema(trainable.parameters, config.ema_decay, on_cpu=on_cpu)
         self.skipped = SkippedSteps(_device_of(trainable)) if config.max_skipped_steps else None
+        self.further: dict[
+            str, Tensor
+        ] = {}  # what else a checkpoint keeps, whole on every rank, and the step depends on
         self._num_skipped = 0  # of those that the optimizer was told of
         self.optimizer_steps_before = 0  # taken by an earlier run, whose optimizer this one goes on with
         self.step = 0
@@ -37,7 +40,7 @@ class TrainState:
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         counted = {SKIPPED_STEPS: self.skipped.count} if self.skipped else {}
-        return self.optimizer.state() | counted
+        return self.optimizer.state() | counted | self.further
 
     def begin(self, learning_rate: float) -> None:
         """Begin a step, before its backward pass: with `release`, weights change as gradients come."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -29,12 +30,13 @@ from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
-from sana.runtime.results import EvalReport
+from sana.runtime.results import DatasetLoss, EvalReport
 from sana.runtime.specs import CheckpointName, EvaluateSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.compute.blocks import BlockCompute, prepare_blocks
+from sana.training.eval_sets import EvalSets, eval_sets
 from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
@@ -49,21 +51,25 @@ _log = logging.getLogger(__name__)
 @out_of_memory_explained("evaluate.resources.offload.type=block_level")
 def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
-    tables, compute = evaluate_all(job)
+    tables, sets, compute = evaluate_all(job)
     out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
     if tables is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
-        (out / EvalReport.FILE).write_bytes(build_report(tables, checkpoint, compute).to_json())
-        plot_losses(tables, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
+        (out / EvalReport.FILE).write_bytes(build_report(tables, sets, checkpoint, compute).to_json())
+        plot_losses(tables, sets, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
 
 
-def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, ComputeSettings]:
-    """Return a table per set of weights, in the order of WEIGHTS, or None on all ranks but the first; and how."""
+def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, EvalSets, ComputeSettings]:
+    """Return a table per set of weights, in the order of WEIGHTS, or None on all ranks but the first; and how.
+
+    A table has the samples of all sets that are evaluated.
+    """
     spec, store = job.spec, job.open_store()
     parallel = Parallel.open(job.config.train)
     samples = load_samples(store, spec.latents, spec.captions, "eval")
-    report = _Reporter(job, min(len(samples), job.config.evaluate.max_samples), shown=parallel.is_main)
+    sets = eval_sets(samples, job.config.evaluate)
+    report = _Reporter(job, len(sets.rows), shown=parallel.is_main)
     report.phase("loading the model")
     trainable = load_trainable(spec.model, job.config.train)
     compute, offloaded = _prepare_model(job, trainable.model, parallel)
@@ -88,13 +94,17 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, C
             job.config.evaluate,
             text_padding=job.config.train.text_padding,
             on_round=report.on_round,
+            rows=sets.rows,
         )
         assert table is not None  # on_round never stops it
         table.require_finite(name)
         tables[name] = table
-        _log.info("%s weights: eval loss %.6f over %d samples", name, table.mean(), len(table.sample_ids))
+        for dataset in ("", *sets.separate):
+            of = sets.of(table, dataset)
+            what = f"{name} weights: eval loss" + (f" of {dataset}" if dataset else "")
+            _log.info("%s %.6f over %d samples", what, of.mean(), len(of.sample_ids))
     parallel.finish()
-    return (tables if parallel.is_main else None), compute.settings
+    return (tables if parallel.is_main else None), sets, compute.settings
 
 
 def _prepare_model(
@@ -191,20 +201,32 @@ def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
 
 
 def build_report(
-    tables: dict[str, EvalTable], checkpoint: CheckpointName, compute: ComputeSettings | None = None
+    tables: dict[str, EvalTable], sets: EvalSets, checkpoint: CheckpointName, compute: ComputeSettings | None = None
 ) -> EvalReport:
     """Return the numbers of the report."""
-    baseline = tables[BASELINE]
+    own = _of_dataset(tables, sets, "")
     return EvalReport(
         trajectory=checkpoint.trajectory,
         step=checkpoint.step,
-        num_samples=len(baseline.sample_ids),
-        num_sigmas=len(baseline.sigmas),
+        num_samples=own.num_samples,
+        num_sigmas=len(tables[BASELINE].sigmas),
         losses_digest=content_digest(losses_table(tables), LOSSES.names),
-        eval_list_digest=eval_list_digest(baseline.sample_ids),
-        weights={name: _summary(table) for name, table in tables.items()},
-        paired={name: _comparison(table, baseline) for name, table in tables.items() if name != BASELINE},
+        eval_list_digest=eval_list_digest(tables[BASELINE].sample_ids),
+        weights=own.weights,
+        paired=own.paired,
         compute=compute,
+        datasets={name: _of_dataset(tables, sets, name) for name in sets.separate},
+    )
+
+
+def _of_dataset(tables: dict[str, EvalTable], sets: EvalSets, dataset: str) -> DatasetLoss:
+    """Return the losses of one set, that of the eval loss for ""."""
+    of = {name: sets.of(table, dataset) for name, table in tables.items()}
+    baseline = of[BASELINE]
+    return DatasetLoss(
+        num_samples=len(baseline.sample_ids),
+        weights={name: _summary(table) for name, table in of.items()},
+        paired={name: _comparison(table, baseline) for name, table in of.items() if name != BASELINE},
     )
 
 
@@ -219,10 +241,17 @@ def _comparison(table: EvalTable, baseline: EvalTable) -> PairedDifference:
     return PairedDifference(difference, stderr, num_samples, relative_drop=-difference / baseline.mean())
 
 
-def plot_losses(tables: dict[str, EvalTable], *, step: int) -> Figure:
-    """Draw loss over noise level, one curve per set of weights, bars of one standard error."""
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.add_subplot()
+def plot_losses(tables: dict[str, EvalTable], sets: EvalSets, *, step: int) -> Figure:
+    """Draw loss over noise level, one curve per set of weights, bars of one standard error; a picture per data set."""
+    names = ["", *sets.separate]
+    figure = Figure(figsize=(8, 4.8 * len(names)), layout="constrained")
+    for name, axes in zip(names, figure.subplots(len(names), squeeze=False)[:, 0], strict=True):
+        of = {weights: sets.of(table, name) for weights, table in tables.items()}
+        _plot(axes, of, f"{name}: eval loss" if name else "Eval loss", step=step)
+    return figure
+
+
+def _plot(axes: Axes, tables: dict[str, EvalTable], what: str, *, step: int) -> None:
     for name, table in tables.items():
         means = [mean for mean, _ in table.per_sigma()]
         bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # a single sample has no bar
@@ -232,7 +261,7 @@ def plot_losses(tables: dict[str, EvalTable], *, step: int) -> Figure:
             marker="o", markersize=4.5, linewidth=1.8, capsize=3, linestyle="--" if name == BASELINE else "-",
         )  # fmt: skip
     num_samples = len(tables[BASELINE].sample_ids)
-    axes.set_title(f"Eval loss after {step} steps: {num_samples} samples, {len(tables[BASELINE].sigmas)} noise levels")
+    axes.set_title(f"{what} after {step} steps: {num_samples} samples, {len(tables[BASELINE].sigmas)} noise levels")
     axes.set_xlabel("noise level sigma (0: clean, 1: pure noise)")
     axes.set_ylabel("velocity MSE (normalised latents, no unit)")
     axes.set_xlim(0, 1)
@@ -240,7 +269,6 @@ def plot_losses(tables: dict[str, EvalTable], *, step: int) -> Figure:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(title="weights: mean \u00b1 standard error", frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

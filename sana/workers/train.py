@@ -31,8 +31,8 @@ from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
 from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
-from sana.training.checkpoints.checkpoint import NothingToResumeError, newest_checkpoint
-from sana.training.checkpoints.checkpoint_io import weights_digest
+from sana.training.checkpoints.checkpoint import NothingToResumeError, index_key, newest_checkpoint
+from sana.training.checkpoints.checkpoint_io import load_weights, weights_digest
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
@@ -97,12 +97,33 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
         name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
         _log.info("%s: stopped after step %d, which is saved", name, trainer.state.step)
         raise SystemExit(trainer.stop.exit_code)
+    if trainer.ends_early:
+        _log.info("early stopping: ended after step %d of %d", trainer.state.step, job.config.train.max_steps)
     trainer.say("exporting the model")
-    parts = trainer.state.parts()
-    live, ema = parallel.gather(parts["weights"]), parallel.gather(parts["ema"])
+    live, ema = _weights_to_export(trainer, parallel)
     if parallel.is_main:
         result_path(job.path).write_bytes(export(job, trainer, live=live, ema=ema).to_json())
     parallel.finish()
+
+
+def _weights_to_export(trainer: Trainer, parallel: Parallel) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+    """Return live and EMA weights of the step that is exported, whole on rank 0. Collective."""
+    step = _exported_step(trainer)
+    if step == trainer.state.step:
+        parts = trainer.state.parts()
+        return parallel.gather(parts["weights"]), parallel.gather(parts["ema"])
+    if not parallel.is_main:
+        return {}, {}
+    manager = trainer.checkpoints
+    _log.info("early stopping: step %d has the lowest eval loss, and is exported", step)
+    live, ema = (load_weights(manager.store, manager.key, step, which=which) for which in ("live", "ema"))
+    return live, ema
+
+
+def _exported_step(trainer: Trainer) -> int:
+    early = trainer.eval_loss.early_stopping
+    best = early.best_step if early is not None and early.config.export == "best" else None
+    return trainer.state.step if best is None else best
 
 
 def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:
@@ -231,14 +252,15 @@ def export(
     checkpoints, state = trainer.checkpoints, trainer.state
     saved = checkpoints.newest
     assert saved is not None and saved.step == state.step  # run() saved the last step
+    step = _exported_step(trainer)
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
     model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
     files = export_model(checkpoints.store, model, trainer.trainable, ema, base=base, work_dir=job.work_dir)
     live_digest, ema_digest = weights_digest(live), weights_digest(ema)
     return TrainResult(
-        step=state.step,
+        step=step,
         trajectory=checkpoints.key,
-        checkpoint=saved.key,
+        checkpoint=index_key(checkpoints.key, step),
         num_samples=len(trainer.samples),
         model=model,
         files=files,

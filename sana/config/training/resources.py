@@ -88,6 +88,13 @@ class TrainResources(Section):
     eval_every: int = Field(
         500, ge=0, le=10**9, description="steps between eval losses in the loop; 0: only in the evaluate stage"
     )
+    train_probe_samples: int = Field(
+        8,
+        ge=0,
+        le=10**6,
+        description="train samples, evenly spaced, whose loss is measured with each eval loss, on the same grid and by "
+        "the EMA weights: far below the eval loss, the model knows them by heart; 0: none",
+    )
     log_every: int = Field(
         10, ge=1, le=10**9, description="steps between lines in metrics.jsonl (which has every step)"
     )

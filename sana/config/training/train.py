@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
+from sana.config.training.early_stopping import EarlyStoppingConfig
 from sana.config.training.masks import MaskedLossConfig
 from sana.config.training.method import FullMethod, LoraMethod, MethodConfig
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
@@ -95,6 +96,9 @@ class TrainConfig(Section):
     )
     init_optimizer: Annotated[bool, Neutral(False)] = Field(
         False, description="also take the optimizer's state, whose decays go on from its step; needs init_weights live"
+    )
+    early_stopping: Annotated[EarlyStoppingConfig | None, Neutral(None)] = Field(
+        None, description="choose the best checkpoint by the eval loss, and end the run once it is surely past it"
     )
     base_check: Literal["warn", "refuse", "off"] = Field(
         "warn",

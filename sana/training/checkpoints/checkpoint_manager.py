@@ -75,11 +75,12 @@ class CheckpointManager:
         self.config, self.snapshot, self.keep_steps = config, snapshot, keep_steps
         self.check = check
         self.rank, self.num_ranks = rank, num_ranks
-        self.clock = CheckpointClock(config.resources, rank=rank, num_ranks=num_ranks)
+        self.clock = CheckpointClock(config, rank=rank, num_ranks=num_ranks)
         self.compute: ComputeSettings | None = None  # set by the trainer, once it knows
         self.newest: checkpoint.Checkpoint | None = None  # on rank 0
         self.optimizer_steps_before = 0  # see Checkpoint
         self.saved_step = 0  # the last step that was saved, or is being saved: the same on all ranks
+        self.best_step: int | None = None  # of early stopping: its checkpoint stays
         self.metrics: MetricsWriter  # set by restore, which is called first
         self._exchange = RankExchange(rank, num_ranks)
         self.attempt = self._exchange.from_main(uuid.uuid4().hex[:12])
@@ -144,6 +145,10 @@ class CheckpointManager:
                 if owner == self.rank
             }
             self._behind.start(partial(self._copy.allocate, mine))
+
+    def has_step(self, step: int) -> bool:
+        """Return whether there is a complete checkpoint of this step."""
+        return self.store.exists(checkpoint.index_key(self.key, step))
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append metrics rows; the next checkpoint commits them. Rank 0 only."""
@@ -248,7 +253,9 @@ class CheckpointManager:
             compute=self.compute,
         )
         losses, resources = dict(self._eval_losses), self.config.resources
-        prune(self.store, self.key, resources, saved_step=step, eval_losses=losses, keep_steps=self.keep_steps)
+        best = () if self.best_step is None else (self.best_step,)
+        keep_steps = (*self.keep_steps, *best)
+        prune(self.store, self.key, resources, saved_step=step, eval_losses=losses, keep_steps=keep_steps)
         self.newest = saved
         self._saved.append(CheckpointSaved(step, saved.key))
         _log.info("saved the checkpoint of step %d: %s", step, self.store.uri(saved.key))

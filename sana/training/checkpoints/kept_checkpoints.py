@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 from sana.config.training.resources import TrainResources
+from sana.config.training.train import TrainConfig
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import checkpoint_steps, remove_checkpoint
 from sana.training.parallel.distributed import StopFlag
@@ -18,8 +19,9 @@ class CheckpointClock:
     `is_due` is collective where `checkpoint_every_minutes` is set.
     """
 
-    def __init__(self, resources: TrainResources, *, rank: int, num_ranks: int) -> None:
-        self._resources, self._rank = resources, rank
+    def __init__(self, config: TrainConfig, *, rank: int, num_ranks: int) -> None:
+        resources = config.resources
+        self._resources, self._rank, self._early_stopping = resources, rank, config.early_stopping
         self._flag = StopFlag(num_ranks) if resources.checkpoint_every_minutes else None
         self._last = time.monotonic()
 
@@ -30,6 +32,8 @@ class CheckpointClock:
         periods = [resources.checkpoint_every, resources.milestone_every]
         if resources.keep_best_checkpoints:  # what was evaluated can be kept only if it is saved
             periods.append(resources.eval_every)
+        if self._early_stopping is not None:
+            periods.append(self._early_stopping.every)
         due = by_minutes or any(every > 0 and step % every == 0 for every in periods)
         if due:
             self._last = time.monotonic()

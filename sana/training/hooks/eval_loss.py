@@ -1,48 +1,111 @@
-"""The eval loss while training: of live and EMA weights, every `train.resources.eval_every` steps."""
+"""The eval loss while training: of live and EMA weights, every `train.resources.eval_every` steps.
+
+Beside it the losses of data sets that are measured by themselves, and of a few train samples.
+"""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sana.config.pipeline import Config
+from sana.data.loading.loader import Reader
 from sana.training import metrics as m
-from sana.training.evaluation import EvalTable
+from sana.training.eval_sets import eval_sets, train_probe_rows
+from sana.training.evaluation import EvalTable, evaluate_model
+from sana.training.hooks.early_stopping import EarlyStopping
+from sana.training.objectives.objective import Objective
 
 if TYPE_CHECKING:
     from sana.training.loop import Trainer
 
 
 class EvalLoss:
-    """Evaluates once per step, also where a resumed run stands."""
+    """Evaluates once per step, also where a resumed run stands; and judges by it whether the run is over."""
+
+    def __init__(self, config: Config, objective: Objective, eval_reader: Reader, train_reader: Reader) -> None:
+        self._config, self._objective = config, objective
+        self._reader, self._train_reader = eval_reader, train_reader
+        self._sets = eval_sets(eval_reader.samples, config.evaluate)
+        self._probed = train_probe_rows(train_reader.samples, config.train.resources.train_probe_samples)
+        self.early_stopping: EarlyStopping | None = None
+
+    def prepare(self, trainer: "Trainer") -> None:
+        """Let the trainer's checkpoints keep what early stopping knows. Before it resumes."""
+        config = self._config.train.early_stopping
+        if config is not None:
+            num_samples, device = len(self._sets.ids[""]), trainer.parallel.device
+            self.early_stopping = EarlyStopping(config, num_samples, device)
+            trainer.state.further |= self.early_stopping.tensors()
 
     def before_training(self, trainer: "Trainer") -> None:
-        """Nothing is prepared."""
+        """Protect the checkpoint of the best step, if there is one; forget it if it is gone."""
+        early = self.early_stopping
+        if early is None or early.best_step is None:
+            return
+        there = trainer.checkpoints.has_step(early.best_step) if trainer.parallel.is_main else False
+        if not trainer.parallel.broadcast([there])[0]:
+            trainer.say(f"the checkpoint of step {early.best_step}, the best so far, is gone")
+            early.forget()
+        trainer.checkpoints.best_step = early.best_step
 
     def before_step(self, trainer: "Trainer") -> bool:
-        """Evaluate live and EMA weights if it is time; False when a stop was requested meanwhile."""
-        if not trainer.is_due(trainer.resources.eval_every) or trainer.evaluated_step == trainer.state.step:
-            return True
+        """Evaluate if it is time; False when a stop was requested meanwhile."""
+        early = self.early_stopping
+        is_judged = early is not None and trainer.state.step > 0 and trainer.is_due(early.config.every)
+        is_due = trainer.is_due(trainer.resources.eval_every) or is_judged
+        if is_due and trainer.evaluated_step != trainer.state.step and not self._evaluate(trainer, is_judged=is_judged):
+            return False
+        if early is not None and early.is_over and trainer.state.step < self._config.train.max_steps:
+            trainer.ends_early = True
+        return True
+
+    def _evaluate(self, trainer: "Trainer", *, is_judged: bool) -> bool:
         trainer.flush()
         trainer.say("evaluating")
         started, step = time.perf_counter(), trainer.state.step
-        live = ema = trainer.evaluate()
-        if live is not None and step > 0:  # before the first step both are the same weights
+        live = ema = self._losses(trainer, self._reader, self._sets.rows)
+        probed = None
+        if step > 0:  # before the first step both are the same weights
             with trainer.state.ema.swapped_in():
-                ema = trainer.evaluate()
-        if live is None or ema is None:
+                ema = self._losses(trainer, self._reader, self._sets.rows) if live is not None else None
+                probed = self._losses(trainer, self._train_reader, self._probed) if ema is not None else None
+        elif live is not None:
+            probed = self._losses(trainer, self._train_reader, self._probed)
+        if live is None or ema is None or probed is None:
             return False
-        live.require_finite("live", f"after step {step}, ")
-        ema.require_finite("EMA", f"after step {step}, ")
+        for name, table in (("live", live), ("EMA", ema), ("EMA", probed)):
+            table.require_finite(name, f"after step {step}, ")
         trainer.evaluated_step = step
-        row = {m.STEP: step, **_metrics(live, ema), m.EVAL_S: time.perf_counter() - started}
-        trainer.last_losses = f"eval loss {live.mean():.4f}, of EMA weights {ema.mean():.4f}"
-        trainer.write([row], trainer.last_losses)
+        row = {m.STEP: float(step), **self._metrics(live, ema, probed)}
+        said = f"eval loss {self._sets.of(live).mean():.4f}, of EMA weights {self._sets.of(ema).mean():.4f}"
+        judged = ""
+        if is_judged and self.early_stopping is not None:
+            judged = self.early_stopping.judge(self._sets.of(ema), step)
+            trainer.checkpoints.best_step = self.early_stopping.best_step
+            row[m.BEST_STEP] = float(self.early_stopping.best_step or 0)
+        trainer.last_losses = said
+        trainer.write([{**row, m.EVAL_S: time.perf_counter() - started}], said + (f"; {judged}" if judged else ""))
         return True
 
+    def _losses(self, trainer: "Trainer", reader: Reader, rows: "tuple[int, ...] | list[int]") -> EvalTable | None:
+        evaluate = partial(
+            evaluate_model, trainer.parallel, trainer.trainable.model, self._objective, reader, self._config.evaluate
+        )
+        padding = self._config.train.text_padding
+        return evaluate(text_padding=padding, on_round=trainer.after_eval_round, rows=rows)
 
-def _metrics(live: EvalTable, ema: EvalTable) -> dict[str, float]:
-    numbers = {
-        m.EVAL_LOSS_LIVE: live.mean(),
-        m.EVAL_LOSS_EMA: ema.mean(),
-        m.EVAL_STDERR_LIVE: live.stderr(),
-        m.EVAL_STDERR_EMA: ema.stderr(),
-    }
-    return {name: value for name, value in numbers.items() if value is not None}
+    def _metrics(self, live: EvalTable, ema: EvalTable, probed: EvalTable) -> dict[str, float]:
+        numbers: dict[str, float | None] = {}
+        for name in ("", *self._sets.separate):
+            of_live, of_ema = self._sets.of(live, name), self._sets.of(ema, name)
+            if not of_live.sample_ids:
+                continue
+            numbers |= {
+                m.of_dataset(m.EVAL_LOSS_LIVE, name): of_live.mean(),
+                m.of_dataset(m.EVAL_LOSS_EMA, name): of_ema.mean(),
+                m.of_dataset(m.EVAL_STDERR_LIVE, name): of_live.stderr(),
+                m.of_dataset(m.EVAL_STDERR_EMA, name): of_ema.stderr(),
+            }
+        if probed.sample_ids:
+            numbers[m.TRAIN_PROBE_LOSS] = probed.mean()
+        return {name: value for name, value in numbers.items() if value is not None}
