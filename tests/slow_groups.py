@@ -34,6 +34,7 @@ GROUPS = {
     "activations": "what compiled blocks keep, on one rank and on two, whole and sharded",
     "compile_ranks": "compiled and sharded by inductor, and a cold cache against a warm one",
     "base_check": "mistakes that the base check catches on a model that knows eight clips by heart",
+    "adapters": "adapters in compiled blocks: one graph a shape",
     "seek": "late windows of every kind of video",
 }
 

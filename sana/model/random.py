@@ -2,7 +2,8 @@
 
 A draw is a pure function of its key, so resuming, the number of ranks, the batch size and the order of work
 cannot change it. Keys in use: ("train", seed, step, position in the global batch), ("eval", sample_id, grid
-size, level). The bits are Philox 4x64 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+size, level), ("adapter", seed, name of a tensor). The bits are Philox 4x64 (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011).
 """
 
 import hashlib
@@ -25,6 +26,11 @@ def philox_uniform(shape: Sequence[int], *, key: tuple[str | int, ...]) -> Tenso
     """Draw uniforms from the open interval (0, 1): float32 of `shape` on the CPU, the same for the same key."""
     steps = _generator("uniform", key).integers(2**_UNIFORM_BITS, size=tuple(shape), dtype=np.int64)
     return torch.from_numpy(((steps + 0.5) / 2**_UNIFORM_BITS).astype(np.float32))
+
+
+def philox_integers(shape: Sequence[int], *, bits: int, key: tuple[str | int, ...]) -> Tensor:
+    """Draw integers of so many bits, at most 62: int64 of `shape` on the CPU, the same for the same key."""
+    return torch.from_numpy(_generator("integers", key).integers(2**bits, size=tuple(shape), dtype=np.int64))
 
 
 def _generator(distribution: str, key: tuple[str | int, ...]) -> np.random.Generator:

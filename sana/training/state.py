@@ -17,6 +17,7 @@ class TrainState:
 
     def __init__(self, trainable: Trainable, config: TrainConfig) -> None:
         self.parameters = trainable.parameters
+        self._fixed = trainable.fixed
         self.optimizer = build_optimizer(config, trainable.parameters)
         self.release = (
             GradientRelease(self.optimizer, self.parameters, max_grad_value=config.max_grad_value)
@@ -36,7 +37,8 @@ class TrainState:
     def parts(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        return {"weights": weights, "ema": self.ema.shadow, "optimizer": self._optimizer_state()}
+        fixed = {name: tensor.detach() for name, tensor in self._fixed.items()}
+        return {"weights": weights | fixed, "ema": self.ema.shadow | fixed, "optimizer": self._optimizer_state()}
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         counted = {SKIPPED_STEPS: self.skipped.count} if self.skipped else {}

@@ -160,7 +160,8 @@ class _WeightsAhead:
         if self._next is not None:
             self._trainable.load(self._next.result())
             self._next = None  # another copy of the model
-        weights = {name: parameter.detach() for name, parameter in self._trainable.parameters.items()}
+        loaded = {**self._trainable.parameters, **self._trainable.fixed}
+        weights = {name: tensor.detach() for name, tensor in loaded.items()}
         self._parallel.scatter(None, {"weights": weights})
 
 

@@ -9,10 +9,13 @@ from safetensors.torch import load_file
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
 from sana.runtime.specs import CheckpointName, InitialWeights, ModelSource
+from sana.training.checkpoints.checkpoint import read_metrics
 from sana.training.checkpoints.checkpoint_io import load_weights
+from sana.training.metrics import COMPILED_GRAPHS, parse_rows
 from sana.workers.evaluate import evaluate
 from sana.workers.sample import load_trained
 from sana.workers.train import train
+from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
 from tests.training_lab import Lab
 from tests.training_store import evaluate_job
 
@@ -34,6 +37,59 @@ def test_a_checkpoint_holds_the_adapter_alone_and_resuming_changes_no_bit(lab: L
         assert len(tensors) == 2 * 2 * 7 and all(".lora_" in name for name in tensors)
     moved = [name for name, tensor in parts["weights"].items() if name.endswith("lora_B.weight") and tensor.any()]
     assert len(moved) == 2 * 7
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "recomputed": {"activation_memory": "recompute_all"},
+    "offloaded": {"offload": {"type": "block_level", "use_stream": True}, "activation_memory": "recompute_all"},
+    "stepped in the backward pass": {"fused_backward": True},
+    "EMA on the host": {"ema_device": "cpu"},
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": {**LORA["method"], "use_dora": True}},
+        {"frozen": ["*.attn2.*", "time_embed.*"]},
+    ],
+    ids=["dora", "frozen"],
+)
+def test_other_ways_to_compute_change_no_bit(lab: Lab, settings: dict[str, Any]) -> None:
+    settings = {
+        "max_steps": 3, "eval_every": 3, "learning_rate": 1e-2, "gradient_clipping": "none", "micro_batch_size": 4,
+        **settings,
+    }  # fmt: skip
+    plain = lab.train("plain", **settings)
+    for way, changed in WAYS.items():
+        with fresh_accelerator():
+            lab.assert_same(plain, lab.train(way.replace(" ", "-"), **{**settings, **changed}))
+    with fresh_accelerator():
+        skipping = lab.train("skipping", **settings, max_skipped_steps=2)
+    assert skipping.files["weights.safetensors"].digest == plain.files["weights.safetensors"].digest
+
+
+@pytest.mark.slow(group="adapters")
+@pytest.mark.parametrize("settings", [{"dropout": 0.3}, {"use_dora": True, "dropout": 0.3}], ids=["lora", "dora"])
+def test_compiled_blocks_are_one_graph_a_shape_and_near(lab: Lab, settings: dict[str, Any]) -> None:
+    settings = {**FAST, "method": {**LORA["method"], **settings}, "max_steps": 3, "eval_every": 3}
+    plain = lab.losses(lab.train("plain", **settings))
+    with fresh_accelerator(), compiled_by(CPU_BACKEND):
+        compiled = lab.train("compiled", **settings, compile="always")
+    assert lab.losses(compiled) == pytest.approx(plain, rel=1e-5)
+    rows = parse_rows(read_metrics(lab.store, compiled))
+    graphs = [row[COMPILED_GRAPHS] for row in rows if COMPILED_GRAPHS in row]
+    assert 1 <= graphs[-1] <= 4  # two buckets, in training and in evaluation
+
+
+def test_dropout_is_resumed_and_has_an_effect(lab: Lab) -> None:
+    settings = {**FAST, "method": {**LORA["method"], "dropout": 0.5}}
+    straight = lab.train("straight", **settings, max_steps=4, checkpoint_every=2)
+    lab.train("half", **settings, max_steps=2, checkpoint_every=2)
+    lab.assert_same(straight, lab.train("half", **settings, max_steps=4, checkpoint_every=2))
+    none = lab.losses(lab.train("none", **FAST, max_steps=4))
+    assert lab.losses(straight)[0] == none[0]  # B is zero
+    assert all(a != b for a, b in zip(lab.losses(straight)[1:], none[1:], strict=True))
 
 
 def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab) -> None:

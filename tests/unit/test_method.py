@@ -80,6 +80,10 @@ def test_names_of_nothing_are_refused() -> None:
             {"optimizer": {"name": "adamw_bf16"}, "weights_dtype": "bf16", "method": {"name": "lora"}},
             "leave weights_dtype fp32",
         ),
+        (
+            {"method": {"name": "lora", "dropout": 0.1}, "resources": {"offload": {"type": "block_level"}}},
+            "set dropout to 0, or resources.offload.type to none",
+        ),
         ({"method": {"name": "lora", "rank": 0}}, "greater than or equal to 1"),
         ({"method": {"name": "lora", "targets": []}}, "at least 1 item"),
         ({"method": {"name": "full", "rank": 4}}, "Extra inputs"),
@@ -88,6 +92,20 @@ def test_names_of_nothing_are_refused() -> None:
 def test_conflicts_are_found_at_load(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frozen": ["*.atn1.*"]}, r"frozen.0 is '\*.atn1.\*', and no parameter.*did you mean \*.attn1.\*"),
+        ({"frozen": ["*.attn1.*", "*"]}, "frozen.1 is '\\*', and nothing is left that learns"),
+        ({"method": {"name": "lora"}, "frozen": ["*.ff.*"]}, "frozen.0 is .*no parameter has such a name"),
+        ({"frozen": ["*.ff.*"], "parameter_groups": [{"names": "*.ff.*", "learning_rate_factor": 2}]}, "no parameter"),
+    ],
+)
+def test_frozen_names_are_checked_before_anything_runs(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_parameter_names(train(**settings), shapes())
 
 
 def test_magnitudes_do_not_decay() -> None:

@@ -172,7 +172,7 @@ def _sharded_norms(bounds: tuple[float, ...]) -> list[tuple[float, float, list[i
             resources={"device": "cpu", "sharding": "full"},
         )  # fmt: skip
         parallel = Parallel.open(config)
-        trainable = SimpleNamespace(model=nn.Module(), parameters={})
+        trainable = SimpleNamespace(model=nn.Module(), parameters={}, fixed={})
         trainable.model.transformer_blocks = nn.ModuleList([nn.Linear(3, 1)])
         trainable.parameters = {f"of {name}": p for name, p in trainable.model.named_parameters()}
         model = parallel.wrap(trainable)  # type: ignore[arg-type]

@@ -29,6 +29,13 @@ class LoraMethod(Section):
         "feed_forward (conv_inverted, conv_point, conv_temp of each block), or globs of layers' names such as "
         "attn2.to_* or transformer_blocks.1?.ff.conv_point; not conv_depth, whose convolution is grouped",
     )
+    dropout: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="probability that an element of what A reads is zeroed, by a mask of seed, step and position, so "
+        "that restarts and the number of ranks change none",
+    )
     use_dora: bool = Field(
         False,
         description="DoRA: the length of each row of a layer's weight learns by itself, A and B its direction; "

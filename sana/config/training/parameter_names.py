@@ -31,7 +31,27 @@ def check_parameter_names(config: TrainConfig, shapes: Shapes) -> None:
 
 def learned_shapes(config: TrainConfig, shapes: Shapes) -> Shapes:
     """Return the shapes of what learns, by name; `shapes` are the model's parameters'. Raises as `check_...`."""
-    return adapter_shapes(config.method, shapes) if isinstance(config.method, LoraMethod) else shapes
+    named = adapter_shapes(config.method, shapes) if isinstance(config.method, LoraMethod) else shapes
+    frozen = frozen_names(config.frozen, named)
+    return {name: shape for name, shape in named.items() if name not in frozen}
+
+
+def frozen_names(globs: Collection[str], names: Collection[str]) -> set[str]:
+    """Return the names that one of the globs of `train.frozen` matches.
+
+    Raises:
+        ConfigError: a glob matches none, or nothing is left to learn.
+    """
+    frozen: set[str] = set()
+    for index, glob in enumerate(globs):
+        matching = {name for name in names if fnmatchcase(name, glob)}
+        key = f"train.frozen.{index} is {glob!r}"
+        if not matching:
+            raise ConfigError(f"{key}, and no parameter has such a name{_hint(glob, names)}")
+        frozen |= matching
+        if len(frozen) == len(names):
+            raise ConfigError(f"{key}, and nothing is left that learns; name fewer parameters")
+    return frozen
 
 
 def learning_rate_factors(config: TrainConfig, names: Collection[str]) -> dict[str, float]:
@@ -49,7 +69,7 @@ def learning_rate_factors(config: TrainConfig, names: Collection[str]) -> dict[s
 
 def has_parameter_names(config: TrainConfig) -> bool:
     """Whether a config says anything of parameters by their names."""
-    named = bool(config.parameter_groups) or isinstance(config.method, LoraMethod)
+    named = bool(config.parameter_groups or config.frozen) or isinstance(config.method, LoraMethod)
     return named or isinstance(config.optimizer, MuonConfig)
 
 

@@ -9,7 +9,8 @@ from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
 from sana.config.training.early_stopping import EarlyStoppingConfig
 from sana.config.training.masks import MaskedLossConfig
-from sana.config.training.method import FullMethod, LoraMethod, MethodConfig
+from sana.config.training.method import FullMethod, MethodConfig
+from sana.config.training.method_conflicts import method_conflict
 from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
@@ -66,6 +67,12 @@ class TrainConfig(Section):
     )
     parameter_groups: Annotated[tuple[ParameterGroup, ...], Neutral(())] = Field(
         (), max_length=32, description="parameters with a learning rate of their own; the first that matches counts"
+    )
+    frozen: Annotated[tuple[str, ...], Neutral(())] = Field(
+        (),
+        max_length=32,
+        description="globs of the names of parameters that do not learn, of those that method makes learn, such as "
+        "*.attn2.*, or *.lora_A.weight of an adapter; they have no gradient, moments or EMA",
     )
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
@@ -152,14 +159,18 @@ class TrainConfig(Section):
                 f"{self.resources.num_processes} x {self.resources.micro_batch_size}; "
                 f"use {-(-self.global_batch_size // at_once) * at_once}"
             )
-        conflict = offload_conflict(
-            self.resources, optimizer=self.optimizer.name, max_skipped_steps=self.max_skipped_steps
-        ) or fused_backward_conflict(
-            self.resources,
-            optimizer=self.optimizer.name,
-            max_skipped_steps=self.max_skipped_steps,
-            gradient_clipping=self.gradient_clipping,
-            global_batch_size=self.global_batch_size,
+        conflict = (
+            offload_conflict(self.resources, optimizer=self.optimizer.name, max_skipped_steps=self.max_skipped_steps)
+            or fused_backward_conflict(
+                self.resources,
+                optimizer=self.optimizer.name,
+                max_skipped_steps=self.max_skipped_steps,
+                gradient_clipping=self.gradient_clipping,
+                global_batch_size=self.global_batch_size,
+            )
+            or method_conflict(
+                self.method, self.resources, optimizer=self.optimizer.name, weights_dtype=self.weights_dtype
+            )
         )
         if conflict:
             raise ValueError(conflict)
@@ -189,17 +200,6 @@ class TrainConfig(Section):
                 f"resources.sharding {sharding} gives each rank parts of tensors, for which optimizer.name {name} is "
                 f"not made: {support.why_not_fsdp2}; use one of {names_with('fsdp2')}, or set resources.sharding to "
                 "none"
-            )
-        if isinstance(self.method, LoraMethod) and self.method.lora_plus_ratio != 1.0 and not support.factors:
-            raise ValueError(
-                f"optimizer.name {name} estimates one step size for all parameters, and method.lora_plus_ratio "
-                f"{self.method.lora_plus_ratio:g} wants another for some; set it to 1, or use one of "
-                f"{names_with('factors')}"
-            )
-        if isinstance(self.method, LoraMethod) and self.weights_dtype == "bf16":
-            raise ValueError(
-                "weights_dtype bf16 is of weights that learn, and those of an adapter, which are few, are fp32; leave "
-                "weights_dtype fp32: with mixed_precision bf16 the model's own weights are in bf16 then anyway"
             )
         if self.parameter_groups and not support.factors:
             raise ValueError(

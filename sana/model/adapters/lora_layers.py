@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from sana.config.training.adapter_names import MAGNITUDE, A, B
 from sana.config.training.method import LoraMethod
 from sana.errors import SanaError
+from sana.model.adapters.dora_magnitude import DoraMagnitude, row_lengths
+from sana.model.adapters.keyed_dropout import KeyedDropout
 from sana.model.random import philox_uniform
 
 PREFIX = "transformer."  # of the names in files, which may hold adapters of other components
@@ -41,13 +43,15 @@ def add_lora(
     inject_adapter_in_model(_peft_config(method, targets), transformer, adapter_name=_ADAPTER)
     parameters: dict[str, nn.Parameter] = {}
     for target in targets:
-        for name, parameter in _parameters_of(transformer.get_submodule(target), target).items():
-            parameter.data = parameter.data.float()
-            if name.endswith(A):
-                parameter.data.copy_(_initial_a(name, parameter.shape, seed))
-            elif name.endswith(B):
-                parameter.data.zero_()
-            parameters[name] = parameter
+        layer = _lora_layer(transformer, target)
+        a, b = layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+        a.data, b.data = _initial_a(f"{target}.{A}", a.shape, seed), torch.zeros(b.shape)
+        if method.dropout:
+            layer.lora_dropout[_ADAPTER] = KeyedDropout(method.dropout, target)
+        if method.use_dora:
+            lengths = row_lengths(layer.get_base_layer().weight, a, b, 0.0)
+            layer.lora_magnitude_vector[_ADAPTER] = DoraMagnitude(nn.Parameter(lengths))
+        parameters |= _parameters_of(layer, target)
     transformer.requires_grad_(False)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
@@ -65,14 +69,14 @@ def load_lora(
     parameters = add_lora(transformer, method, targets, seed=0)
     fill_lora(parameters, tensors)
     for target in targets:
-        layer = transformer.get_submodule(target)
-        dtype = layer.get_base_layer().weight.dtype  # type: ignore[operator, union-attr]  # a LoraLayer
+        layer = _lora_layer(transformer, target)
+        dtype = layer.get_base_layer().weight.dtype
         for parameter in _parameters_of(layer, target).values():
             parameter.data = parameter.data.to(dtype)
 
 
 @torch.no_grad()
-def fill_lora(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+def fill_lora(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Copy tensors into an adapter's parameters. Raises ValueError: some are missing, unknown or of another shape."""
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     wrong = [n for n in sorted({*tensors, *shapes}) if n not in tensors or tuple(tensors[n].shape) != shapes.get(n)]
@@ -126,9 +130,15 @@ def _peft_config(method: LoraMethod, targets: Sequence[str]) -> Any:
     )
 
 
-def _parameters_of(layer: nn.Module, name: str) -> dict[str, nn.Parameter]:
-    """Return an adapter's parameters beside one layer, by their names in files."""
+def _lora_layer(transformer: nn.Module, name: str) -> Any:
+    """Return peft's layer of this name, which is untyped."""
+    layer = transformer.get_submodule(name)
     assert isinstance(layer, LoraLayer)
+    return layer
+
+
+def _parameters_of(layer: LoraLayer, name: str) -> dict[str, nn.Parameter]:
+    """Return an adapter's parameters beside one layer, by their names in files."""
     found = {}
     for part, attribute in _PARTS.items():
         modules = getattr(layer, attribute)

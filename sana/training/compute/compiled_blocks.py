@@ -76,6 +76,9 @@ class CompiledBlocks:
                 # all blocks return fp32, but the first one gets bf16: it would have a graph of its own, and rounds what
                 # its self-attention returns once more than the others do
                 hidden_states = hidden_states.float()
+            if torch.is_grad_enabled() and not hidden_states.requires_grad:
+                # where nothing before the blocks learns, the first one would have a graph of its own
+                hidden_states = hidden_states.detach().requires_grad_()
             captions, bias = _pad_to_graph(encoder_hidden_states, encoder_attention_mask)
             shape = (*hidden_states.shape, *rest[1:4], captions.shape[1])
             shape = (torch.is_grad_enabled(), block.training, *shape)

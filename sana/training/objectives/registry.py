@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sana.config.training.method import LoraMethod
 from sana.config.training.train import TrainConfig
 from sana.training.objectives import flow_matching, huber
 from sana.training.objectives.conditions import ConditionsPart, ConditionTable
@@ -10,6 +11,7 @@ from sana.training.objectives.masked_loss import MaskedLoss
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import ElementLoss, Measure, Part, Regularizer
 from sana.training.objectives.velocity_objective import VelocityObjective
+from sana.training.trainables.adapter_dropout import AdapterDropout
 
 # each takes its own section of the config
 ELEMENT_LOSSES: dict[str, Callable[[Any], ElementLoss]] = {
@@ -28,6 +30,8 @@ def build_objective(
     Parts change a step in this order: conditions, masks, rollout, weighting.
     """
     parts: list[Part] = []
+    if isinstance(config.method, LoraMethod) and config.method.dropout:
+        parts.append(AdapterDropout(config.seed))
     regularizers: list[Regularizer] = []
     measures: list[Measure] = []
     table = ConditionTable((config.conditions,)) if conditions is None else conditions

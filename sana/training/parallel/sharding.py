@@ -42,7 +42,7 @@ def open_mesh(sharding: Literal["full", "hybrid"], device: torch.device, num_ran
 
 
 def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
-    """Shard the model in place, block by block, from rank 0's weights; `trainable.parameters` are then the shards.
+    """Shard the model in place, block by block, from rank 0's weights; tensors of `trainable` are then shards.
 
     No rank needs memory on the device for more than its shards and one block.
     """
@@ -51,6 +51,7 @@ def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
     model = trainable.model
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     learned = {name: names[id(parameter)] for name, parameter in trainable.parameters.items()}
+    fixed = {name: names[id(parameter)] for name, parameter in trainable.fixed.items()}
     # resharded everywhere: weights that stay whole would hide a swap with EMA weights from the next forward pass
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for module in [*_blocks(model), model]:
@@ -60,6 +61,7 @@ def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
                 torch.distributed.broadcast(parameter.data, src=0)
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
     trainable.parameters = {name: model.get_parameter(path) for name, path in learned.items()}
+    trainable.fixed = {name: model.get_parameter(path) for name, path in fixed.items()}
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:

@@ -18,6 +18,7 @@ from sana.model.adapters.lora_layers import (
     lora_metadata,
     read_lora,
 )
+from sana.training.trainables.full_transformer import split_frozen
 
 
 class LoraTransformer:
@@ -37,12 +38,15 @@ class LoraTransformer:
         targets = adapter_targets(config.method, shapes)
         if config.mixed_precision == "bf16":
             round_products(transformer)
-        self.parameters: Mapping[str, nn.Parameter] = add_lora(transformer, config.method, targets, seed=config.seed)
+        adapter = add_lora(transformer, config.method, targets, seed=config.seed)
+        self.parameters: Mapping[str, nn.Parameter]
+        self.fixed: Mapping[str, Tensor]
+        self.parameters, self.fixed = split_frozen(adapter, config.frozen)
         self.weights_metadata: Mapping[str, str] = lora_metadata(config.method, targets)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Replace the adapter. Raises ValueError: a tensor is missing, unknown or of another shape."""
-        fill_lora(self.parameters, tensors)
+        fill_lora({**self.parameters, **self.fixed}, tensors)
 
     def read_export(self, folder: Path) -> Mapping[str, Tensor]:
         """Read an adapter from PEFT's file in a folder. Raises SanaError: it is none, or of another scale."""
@@ -51,7 +55,7 @@ class LoraTransformer:
     def export(self, weights: Mapping[str, Tensor], folder: Path) -> Mapping[str, Tensor]:
         """Return the adapter's tensors, float32, by the names that stock diffusers loads."""
         del folder  # all that loaders ask for is in the file of the tensors
-        return {PREFIX + name: weights[name].to(torch.float32) for name in self.parameters}
+        return {PREFIX + name: weights[name].to(torch.float32) for name in sorted(weights)}
 
 
 def round_products(model: nn.Module) -> None:

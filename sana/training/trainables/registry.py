@@ -13,8 +13,8 @@ from sana.training.trainables.full_transformer import FullTransformer
 from sana.training.trainables.trainable import Trainable
 
 
-def _full(transformer: nn.Module, _config: TrainConfig) -> Trainable:
-    return FullTransformer(transformer)
+def _full(transformer: nn.Module, config: TrainConfig) -> Trainable:
+    return FullTransformer(transformer, config.frozen)
 
 
 def _lora(transformer: nn.Module, config: TrainConfig) -> Trainable:

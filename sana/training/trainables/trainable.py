@@ -15,6 +15,7 @@ class Trainable(Protocol):
 
     model: nn.Module  # the bare model, not its distributed wrapper
     parameters: Mapping[str, nn.Parameter]  # those that learn, by the names they have in checkpoints; perhaps shards
+    fixed: Mapping[str, Tensor]  # what does not learn and nothing but checkpoints holds, by names; perhaps shards
     component: str  # of the pipeline: the folder that an export has new files in; "": the export is these files alone
     weights_file: str  # and the name of its tensors there
     weights_metadata: Mapping[str, str]  # of that safetensors file
