@@ -17,6 +17,8 @@ from sana.config.section import Neutral, Section
 from sana.config.training.conditions import Conditions
 from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig
+from sana.config.training.validation import MAX_VIDEOS
+from sana.wording import first_of
 
 
 class TrackingConfig(Section):
@@ -149,6 +151,22 @@ class Config(Section):
     def conditions_of(self, dataset: DatasetConfig) -> Conditions:
         """Return the conditions that samples of a data set are trained with: its own, or those of `train`."""
         return self.train.conditions if dataset.conditions is None else dataset.conditions
+
+    @model_validator(mode="after")
+    def _validation_has_its_prompts(self) -> Self:
+        wanted, known = self.train.validation, self.sample.prompts
+        if unknown := [name for name in wanted.prompts if name not in known]:
+            raise ValueError(
+                f"train.validation.prompts names {unknown[0]}, which sample.prompts does not have; it has "
+                f"{first_of(sorted(known)[:8], len(known))}: add the prompt there, or name one of these"
+            )
+        number = len(wanted.prompts or known) * max(1, len(wanted.buckets)) * max(1, len(wanted.seeds))
+        if wanted.every and number > MAX_VIDEOS:
+            raise ValueError(
+                f"train.validation would make {number} videos of one set of weights (prompts x buckets x seeds), more "
+                f"than {MAX_VIDEOS}; name fewer of them"
+            )
+        return self
 
     def rules_of(self, dataset: DatasetConfig) -> BucketRules:
         """Return the bucket rules of a data set: its own, or `bucket`."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from sana.artifact import digest_of
 from sana.config.pipeline import Config
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
+from sana.data.video.contact_sheet import contact_sheet, sheet_row
 from sana.data.video.first_frame import read_first_frame
 from sana.data.video.video import write_mp4
 from sana.errors import SanaError
@@ -30,7 +30,6 @@ from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.trainables.registry import trained_transformer
 from sana.wording import counted
 
-_SHEET_FRAMES = 6  # frames shown per video
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -67,7 +66,8 @@ def sample(job: Job[SampleSpec]) -> None:
             first_frame=_first_frame(job.config, name),
         )
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
-    _contact_sheet(videos, texts).save(out / "contact_sheet.png")
+    rows = [sheet_row(f"{name}: {texts[name]}", video) for name, video in videos.items()]
+    contact_sheet(rows).save(out / "contact_sheet.png")
     result = SampleResult(
         videos={name: f"{file_name(name)}.mp4" for name in videos},
         videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
@@ -161,23 +161,6 @@ def _sample(
         on_step=on_step,
         first_frame=first_frame,
     )
-
-
-def _contact_sheet(videos: dict[str, np.ndarray], texts: dict[str, str]) -> Image.Image:
-    """Draw one row per video: its nickname and prompt above evenly spaced frames [F, H, W, 3] uint8."""
-    height, width = next(iter(videos.values())).shape[1:3]
-    scale = min(1.0, 320 / width)
-    width, height, gap, line = round(width * scale), round(height * scale), 6, 26
-    sheet = Image.new("RGB", (_SHEET_FRAMES * (width + gap) + gap, len(videos) * (height + line + gap) + gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (name, video) in enumerate(videos.items()):
-        top = gap + row * (height + line + gap)
-        text = f"{name}: {texts[name]}"
-        draw.text((gap, top + 4), text[: sheet.width // 7], fill="black", font_size=14)
-        for column, frame in enumerate(np.linspace(0, len(video) - 1, _SHEET_FRAMES).round().astype(int)):
-            picture = Image.fromarray(video[frame]).resize((width, height))
-            sheet.paste(picture, (gap + column * (width + gap), top + line))
-    return sheet
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, Paramet
 from sana.config.training.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
 from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_schedule
+from sana.config.training.validation import ValidationConfig
 
 
 class TrainConfig(Section):
     # what init_from names enters a hash by its digest: the stage's recipe has it
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "init_from", "base_check"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "init_from", "base_check", "validation"})
 
     seed: int = Field(0, ge=0, le=MAX_SEED, description="seed of shuffling, noise, noise levels and caption dropout")
     max_steps: int = Field(ge=1, le=10**9, description="optimizer steps; raising it continues the same run")
@@ -113,6 +114,7 @@ class TrainConfig(Section):
         "the best linear guess, own captions against permuted ones, timestep scale and instruction against wrong ones; "
         "what fails is a warning, or ends the run",
     )
+    validation: ValidationConfig = ValidationConfig()
     resources: TrainResources = TrainResources()
 
     @field_validator("conditions")

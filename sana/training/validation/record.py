@@ -1,0 +1,127 @@
+"""Validations in the store: what each made of a trajectory's step, or why it failed. No torch here.
+
+    train/<trajectory>/validation/step_00000500/<settings>/<attempt>/bunny-81x480x832-seed0-ema.mp4, sheet-*.png
+    train/<trajectory>/validation/step_00000500/<settings>/result.json   created last: it commits, and names its files
+    train/<trajectory>/validation/step_00000500/<settings>/begun.json    while a trainer makes it, failed.json: it failed
+
+<settings> is a digest of all that the pixels depend on beside the model, so other settings never meet.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sana.artifact import FileInfo
+from sana.errors import SanaError
+from sana.record import DamagedRecordError, Record
+from sana.store import Store
+
+RESULT, FAILED, BEGUN = "result.json", "failed.json", "begun.json"
+State = Literal["", "result.json", "failed.json", "begun.json"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ValidationVideo(Record):
+    """One video: the name of its file, what it was made of, the digest of its pixels, and whether it came in tiles."""
+
+    file: str
+    prompt: str  # nickname
+    bucket: str
+    seed: int
+    weights: Literal["ema", "live"]
+    digest: str
+    tiled: bool
+
+
+@dataclass(frozen=True)
+class ValidationRecord(Record):
+    """The videos that the weights of one step made, or why there are none: `failed` is then not empty."""
+
+    trajectory: str
+    step: int  # optimizer steps done
+    settings: str  # digest
+    seconds: float
+    videos: tuple[ValidationVideo, ...] = ()
+    sheets: Mapping[str, str] = field(default_factory=dict)  # contact sheet of a bucket and weights: name of its file
+    files: Mapping[str, FileInfo] = field(default_factory=dict)
+    failed: str = ""
+
+    @property
+    def key(self) -> str:
+        """The key of this record."""
+        return f"{folder_of(self.trajectory, self.step, self.settings)}/{FAILED if self.failed else RESULT}"
+
+
+def folder_of(trajectory: str, step: int, settings: str) -> str:
+    """Return the folder of a validation, relative to the root."""
+    return f"{all_of(trajectory)}/step_{step:08d}/{settings}"
+
+
+def all_of(trajectory: str) -> str:
+    """Return the folder of a trajectory's validations, relative to the root."""
+    return f"train/{trajectory}/validation"
+
+
+def state_of(store: Store, trajectory: str, step: int, settings: str) -> State:
+    """Return which of the files says how far a validation is; empty: none."""
+    folder = folder_of(trajectory, step, settings)
+    names: tuple[State, ...] = (RESULT, FAILED, BEGUN)
+    return next((name for name in names if store.exists(f"{folder}/{name}")), "")
+
+
+def begin(store: Store, trajectory: str, step: int, settings: str) -> None:
+    """Note that a trainer makes it from now on: one that is found so by the next trainer has failed."""
+    record = ValidationRecord(trajectory, step, settings, 0.0)
+    store.put_if_absent(f"{folder_of(trajectory, step, settings)}/{BEGUN}", record.to_json())
+
+
+def end(store: Store, record: ValidationRecord) -> None:
+    """Commit how a validation ended."""
+    store.put_if_absent(record.key, record.to_json(sort_keys=True))
+    take_back(store, record.trajectory, record.step, record.settings)
+
+
+def take_back(store: Store, trajectory: str, step: int, settings: str) -> None:
+    """Note that nobody makes it any more: it was stopped in order, and is made when training resumes."""
+    store.delete(f"{folder_of(trajectory, step, settings)}/{BEGUN}")
+
+
+def read(store: Store, key: str) -> ValidationRecord:
+    """Read a record.
+
+    Raises:
+        SanaError: it is missing or damaged.
+    """
+    try:
+        return ValidationRecord.from_json(store.read(key), where=store.uri(key), repair_hint="remove it")
+    except FileNotFoundError as error:
+        raise SanaError(f"there is no validation at {store.uri(key)}") from error
+
+
+def records(store: Store, trajectory: str, *, at_most: int | None = None) -> Iterator[ValidationRecord]:
+    """Yield the validations of a trajectory that ended, in the order of their steps; a damaged one is told of."""
+    for key, _ in store.list(all_of(trajectory)):
+        if not key.endswith((f"/{RESULT}", f"/{FAILED}")):
+            continue
+        try:
+            record = read(store, key)
+        except (DamagedRecordError, SanaError) as error:
+            _log.warning("a validation is passed over: %s", error)
+            continue
+        if at_most is None or record.step <= at_most:
+            yield record
+
+
+def prune(store: Store, trajectory: str, *, max_kept: int, newest: int, kept_up_to: int) -> None:
+    """Remove all but the newest validations up to step `newest`; those up to `kept_up_to` belong to an artifact."""
+    steps: dict[int, list[str]] = {}
+    for key, _ in store.list(all_of(trajectory)):
+        step = key.removeprefix(f"{all_of(trajectory)}/step_").partition("/")[0]
+        if step.isdigit() and kept_up_to < int(step) <= newest:
+            steps.setdefault(int(step), []).append(key)
+    for step in sorted(steps)[:-max_kept]:
+        for key in sorted(steps[step], key=lambda key: not key.endswith(f"/{RESULT}")):  # the record before its files
+            store.delete(key)

@@ -1,0 +1,114 @@
+"""What a validation makes: the list of its videos, and what they are made of beside the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow.compute as pc
+from torch import Tensor
+
+from sana.artifact import Artifact, digest_of
+from sana.bucket import Bucket
+from sana.config.pipeline import Config
+from sana.data.shards.shard import Location, read_tensor
+from sana.data.tables import read_table
+from sana.errors import ConfigError
+from sana.store import Store
+
+Weights = Literal["ema", "live"]
+NEGATIVE, PROMPT = "negative", "prompt"  # roles in encode_captions' index
+
+
+@dataclass(frozen=True)
+class Library:
+    """The prompts that videos are made of: [L, C] embeddings of real tokens, texts and digests by nickname."""
+
+    prompts: Mapping[str, Tensor]
+    texts: Mapping[str, str]
+    negative: Tensor
+    digests: Mapping[str, str]  # that of the negative prompt is under ""
+
+    @classmethod
+    def read(cls, store: Store, captions: Artifact, names: Sequence[str] = ()) -> "Library":
+        """Read these prompts, or all, from what encode_captions made.
+
+        Raises:
+            ConfigError: one is not there.
+        """
+        table = read_table(store, captions, "index.parquet")
+        rows = table.filter(pc.is_in(table["role"], pc.scalar([PROMPT, NEGATIVE]).values)).to_pylist()
+        of_role = {role: {row["name"]: row for row in rows if row["role"] == role} for role in (PROMPT, NEGATIVE)}
+        found, negative = of_role[PROMPT], next(iter(of_role[NEGATIVE].values()), None)
+        missing = [name for name in names if name not in found]
+        if missing or negative is None or not found:
+            what = f"prompt {missing[0]}" if missing else "the negative prompt" if found else "any prompt"
+            raise ConfigError(
+                f"{captions.key} does not have {what} of the config: it is of another config; run encode_captions "
+                "again: sana run CONFIG --until encode_captions"
+            )
+        used = {name: found[name] for name in sorted(names or found)}
+        return cls(
+            prompts={name: read_tensor(store, Location.of(row)) for name, row in used.items()},
+            texts={name: row["text"] for name, row in used.items()},
+            negative=read_tensor(store, Location.of(negative)),
+            digests={**{name: row["digest"] for name, row in used.items()}, "": negative["digest"]},
+        )
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One video that is to be made."""
+
+    prompt: str  # nickname
+    bucket: Bucket
+    seed: int
+    weights: Weights
+
+    @property
+    def name(self) -> str:
+        """What it is called: the quickstart's `<token>` is `_token_` in a file's name."""
+        nickname = self.prompt.replace("<", "_").replace(">", "_")
+        return f"{nickname}-{self.bucket}-seed{self.seed}-{self.weights}"
+
+
+@dataclass(frozen=True)
+class ShotList:
+    """The videos of one validation, in a fixed order, and how they are sampled."""
+
+    shots: tuple[Shot, ...]
+    num_inference_steps: int
+    guidance_scale: float
+    digest: str  # of all that the pixels depend on beside the model and its weights
+
+    def of(self, weights: Weights) -> tuple[Shot, ...]:
+        """Return the videos of these weights."""
+        return tuple(shot for shot in self.shots if shot.weights == weights)
+
+
+def shot_list(config: Config, library: Library, *, step: int) -> ShotList:
+    """List the videos of a validation after so many steps: before the first, EMA and live weights are the same."""
+    wanted, sample = config.train.validation, config.sample
+    each: tuple[Weights, ...] = ("live", "ema") if wanted.weights == "both" else (wanted.weights,)
+    each = each[:1] if step == 0 else each
+    buckets = [Bucket.parse(name) for name in wanted.buckets] or [sample.shape]
+    seeds = wanted.seeds or (sample.seed,)
+    steps = wanted.num_inference_steps or sample.num_inference_steps
+    guidance = wanted.guidance_scale or sample.guidance_scale
+    shots = [
+        Shot(name, bucket, seed, weights)
+        for weights in each
+        for bucket in buckets
+        for name in library.prompts
+        for seed in seeds
+    ]
+    made_of = {
+        "prompts": dict(library.digests),
+        "buckets": [str(bucket) for bucket in buckets],
+        "seeds": list(seeds),
+        "steps": steps,
+        "guidance": guidance,
+        "weights": wanted.weights,
+        "vae": [sample.vae_precision, wanted.vae_tiling],
+        "math": config.train.mixed_precision,
+    }
+    return ShotList(tuple(shots), steps, guidance, digest_of(made_of)[:12])
