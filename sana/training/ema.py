@@ -77,19 +77,32 @@ class Ema:
         """
         rounded = any(parameter.dtype != torch.float32 for parameter in self._live.values())
         live = [parameter.detach().clone() for parameter in self._live.values()] if rounded else None
-        self._swap() if live is None else _fill(self._live.values(), self.shadow.values())
+        if live is None:
+            scratch = self._scratch()  # all that exchanging needs: memory that runs out in the midst would mix the two
+            self._swap(scratch)
         try:
+            if live is not None:
+                _fill(self._live.values(), self.shadow.values())
             yield
         finally:
-            self._swap() if live is None else _fill(self._live.values(), live)
+            self._swap(scratch) if live is None else _fill(self._live.values(), live)
+
+    def _scratch(self) -> dict[torch.device, Tensor]:
+        """Return room for the largest weight of each device."""
+        sizes: dict[torch.device, int] = {}
+        for parameter in self._live.values():
+            mine = local(parameter.detach())
+            sizes[mine.device] = max(mine.numel(), sizes.get(mine.device, 0))
+        return {device: torch.empty(size, dtype=torch.float32, device=device) for device, size in sizes.items()}
 
     @torch.no_grad()
-    def _swap(self) -> None:
+    def _swap(self, scratch: dict[torch.device, Tensor]) -> None:
         shadow = self.shadow
         for name, parameter in self._live.items():
-            live = parameter.clone()
-            parameter.copy_(shadow[name])
-            shadow[name].copy_(live)
+            mine, theirs = local(parameter), local(shadow[name])
+            live = scratch[mine.device][: mine.numel()].view(mine.shape).copy_(mine)
+            mine.copy_(theirs)
+            theirs.copy_(live)
 
 
 class _MovesBehind:

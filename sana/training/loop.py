@@ -16,7 +16,7 @@ import torch
 from sana.config.pipeline import Config
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Reader
-from sana.progress import Progress, Report
+from sana.progress import Happening, Progress, Report
 from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
 from sana.training.checkpoints.checkpoint import NothingToResumeError
@@ -143,7 +143,7 @@ class Trainer:
                     stopping = stopping or not hook.before_step(self)
                 finished = self.ends_early or self.state.step == self.config.max_steps
                 if stopping or finished or self.checkpoints.clock.is_due(self.state.step):
-                    self._save()
+                    self.save()
                 if stopping or finished:
                     self.checkpoints.finish(partial(self.say, "saving a checkpoint"))
                     self.say()
@@ -221,7 +221,8 @@ class Trainer:
             self.say(f"evaluating sample {done} of {total}")
         return not self.stop.agreed()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Save a checkpoint, unless this step has one; it is complete once `checkpoints.finish` returns. Collective."""
         self.flush()  # rejects numbers that are not finite, so no such weights are ever saved
         waiting = partial(self.say, "saving the checkpoint before")
         self.checkpoints.save(self.state, self.parallel, self.cursor, while_waiting=waiting)
@@ -233,13 +234,20 @@ class Trainer:
             self.checkpoints.write(rows)
         self.say("", rows)
 
-    def say(self, phase: str = "", rows: Sequence[dict[str, float]] = (), *, at: int | None = None) -> None:
+    def say(
+        self,
+        phase: str = "",
+        rows: Sequence[dict[str, float]] = (),
+        *,
+        at: int | None = None,
+        happened: Sequence[Happening] = (),
+    ) -> None:
         """Report how far it is: the steps that were asked of the device, and the losses that were measured last.
 
-        `at` is another step to be told: that at which the run ended.
+        `at` is another step to be told: that at which the run ended. Checkpoints are told of beside what `happened`.
         """
         self.last_report = time.perf_counter()
         if self.parallel.is_main:
             step, total = self.state.step if at is None else at, self.config.max_steps
             said = Progress(step, total, "steps", self.last_losses, tuple(rows), phase=phase, before=self.resumed_step)
-            self.report(replace(said, happened=self.checkpoints.take_saved()))
+            self.report(replace(said, happened=(*self.checkpoints.take_saved(), *happened)))

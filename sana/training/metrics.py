@@ -46,6 +46,8 @@ EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absen
 EVAL_STDERR_EMA = "eval/stderr_ema"
 TRAIN_PROBE_LOSS = "eval/train_probe_loss_ema"  # of fixed train samples on the same grid, by the EMA weights
 BEST_STEP = "eval/best_step"  # of the lowest eval/loss_ema that early_stopping judged so far
+VALIDATION_FAILED = "validation/failed"  # 1: there are no videos of this step, 0: there are
+VALIDATION_S = "time/validation_s"  # seconds that the videos of this step took
 EVAL_S = "time/eval_s"  # seconds that this evaluation took
 
 # how names begin that differ between two runs of a trajectory

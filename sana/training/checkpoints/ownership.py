@@ -1,12 +1,14 @@
 """Which rank writes which tensor of a checkpoint, and what ranks tell each other about it."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from sana.artifact import FileInfo
 from sana.training.parallel.distributed import COLLECTIVE_TIMEOUT
+
+T = TypeVar("T")
 
 
 def owners(tensors: Mapping[str, Tensor], num_ranks: int) -> dict[str, int]:
@@ -50,10 +52,18 @@ class RankExchange:
         torch.distributed.broadcast_object_list(texts, src=0, group=self._group)
         return texts[0]
 
-    def to_main(self, files: Mapping[str, FileInfo] | None) -> list[Mapping[str, FileInfo] | None]:
-        """Return, on rank 0, the files that each rank wrote, None where it failed; empty on the others."""
+    def to_main(self, mine: T) -> list[T]:
+        """Return, on rank 0, what each rank has, in the order of ranks; empty on the others."""
         if self._group is None:
-            return [files]
-        gathered: list[Mapping[str, FileInfo] | None] | None = [None] * self.num_ranks if self.rank == 0 else None
-        torch.distributed.gather_object(files, gathered, dst=0, group=self._group)
+            return [mine]
+        gathered: list[T] | None = [mine] * self.num_ranks if self.rank == 0 else None
+        torch.distributed.gather_object(mine, gathered, dst=0, group=self._group)
         return gathered or []
+
+    def to_all(self, mine: T) -> list[T]:
+        """Return what each rank has, in the order of ranks."""
+        if self._group is None:
+            return [mine]
+        gathered = [mine] * self.num_ranks
+        torch.distributed.all_gather_object(gathered, mine, group=self._group)
+        return gathered

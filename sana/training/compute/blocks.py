@@ -1,6 +1,7 @@
 """How a run computes the transformer's blocks: resolved from the config once, for training and for evaluation alike."""
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ class BlockCompute:
 
     settings: ComputeSettings
     blocks: CompiledBlocks | None
+
+    def eager(self) -> AbstractContextManager[None]:
+        """Within it nothing is compiled: for shapes that are seldom computed, such as those of sampling."""
+        return nullcontext() if self.blocks is None else self.blocks.eager()
 
     @property
     def keeps_casts(self) -> bool:

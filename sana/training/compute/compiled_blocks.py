@@ -40,6 +40,7 @@ class CompiledBlocks:
         self._shapes: set[tuple[object, ...]] = set()
         self.num_graphs = 0  # that were compiled so far; torch counts those of others too, such as an optimizer's
         self._warned = False
+        self._is_eager = False
         self.on_new_shape: Callable[[], None] = _nothing  # called before a graph is made, or read from the cache
         # one function for all blocks, so that twenty of them are compiled once
         self._compiled = torch.compile(type(blocks[0]).forward, backend=backend, dynamic=False)
@@ -50,6 +51,15 @@ class CompiledBlocks:
     def num_shapes(self) -> int:
         """Shapes of latents that came, those of training and of evaluation counted apart: as many graphs are needed."""
         return len(self._shapes)
+
+    @contextmanager
+    def eager(self) -> Iterator[None]:
+        """Within it blocks compute without compiled code, as the model's own do, and no graph is made."""
+        self._is_eager = True
+        try:
+            yield
+        finally:
+            self._is_eager = False
 
     def check(self) -> None:
         """Warn, once, if more was compiled than one graph a shape: recompiling costs minutes on a GPU."""
@@ -72,6 +82,10 @@ class CompiledBlocks:
             encoder_attention_mask: Tensor | None,
             *rest: Any,
         ) -> Tensor:
+            if self._is_eager:
+                masked = (hidden_states, attention_mask, encoder_hidden_states, encoder_attention_mask)
+                own: Tensor = type(block).forward(block, *masked, *rest)
+                return own
             if torch.is_autocast_enabled(hidden_states.device.type):
                 # all blocks return fp32, but the first one gets bf16: it would have a graph of its own, and rounds what
                 # its self-attention returns once more than the others do

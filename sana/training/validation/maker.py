@@ -1,4 +1,4 @@
-"""Making the videos of a validation: denoised by a transformer as it is, then decoded by a VAE that is loaded for it."""
+"""Making the videos of a validation: denoised by a transformer as it is, decoded by a VAE that is loaded for it."""
 
 import hashlib
 import logging

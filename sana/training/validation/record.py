@@ -2,7 +2,7 @@
 
     train/<trajectory>/validation/step_00000500/<settings>/<attempt>/bunny-81x480x832-seed0-ema.mp4, sheet-*.png
     train/<trajectory>/validation/step_00000500/<settings>/result.json   created last: it commits, and names its files
-    train/<trajectory>/validation/step_00000500/<settings>/begun.json    while a trainer makes it, failed.json: it failed
+    train/<trajectory>/validation/step_00000500/<settings>/begun.json    while it is made; failed.json: it failed
 
 <settings> is a digest of all that the pixels depend on beside the model, so other settings never meet.
 """
@@ -18,7 +18,6 @@ from sana.record import DamagedRecordError, Record
 from sana.store import Store
 
 RESULT, FAILED, BEGUN = "result.json", "failed.json", "begun.json"
-State = Literal["", "result.json", "failed.json", "begun.json"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,11 +64,10 @@ def all_of(trajectory: str) -> str:
     return f"train/{trajectory}/validation"
 
 
-def state_of(store: Store, trajectory: str, step: int, settings: str) -> State:
+def state_of(store: Store, trajectory: str, step: int, settings: str) -> str:
     """Return which of the files says how far a validation is; empty: none."""
     folder = folder_of(trajectory, step, settings)
-    names: tuple[State, ...] = (RESULT, FAILED, BEGUN)
-    return next((name for name in names if store.exists(f"{folder}/{name}")), "")
+    return next((name for name in (RESULT, FAILED, BEGUN) if store.exists(f"{folder}/{name}")), "")
 
 
 def begin(store: Store, trajectory: str, step: int, settings: str) -> None:
@@ -119,9 +117,9 @@ def prune(store: Store, trajectory: str, *, max_kept: int, newest: int, kept_up_
     """Remove all but the newest validations up to step `newest`; those up to `kept_up_to` belong to an artifact."""
     steps: dict[int, list[str]] = {}
     for key, _ in store.list(all_of(trajectory)):
-        step = key.removeprefix(f"{all_of(trajectory)}/step_").partition("/")[0]
-        if step.isdigit() and kept_up_to < int(step) <= newest:
-            steps.setdefault(int(step), []).append(key)
+        name = key.removeprefix(f"{all_of(trajectory)}/step_").partition("/")[0]
+        if name.isdigit() and kept_up_to < int(name) <= newest:
+            steps.setdefault(int(name), []).append(key)
     for step in sorted(steps)[:-max_kept]:
         for key in sorted(steps[step], key=lambda key: not key.endswith(f"/{RESULT}")):  # the record before its files
             store.delete(key)

@@ -6,7 +6,7 @@ sharding, where all must compute together, and else waits.
 
 import io
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -46,6 +46,7 @@ class RankWork:
     step: int
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # of the files: every rank may have its own
     made: list[Made] = field(default_factory=list)
+    computes_together: bool = False  # while ranks with sharded weights wait for each other
 
     @property
     def folder(self) -> str:
@@ -57,7 +58,7 @@ class RankWork:
         transformer: nn.Module,
         weights: Mapping[Weights, Callable[[], AbstractContextManager[object]]],
         on_step: OnStep,
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Make this rank's videos; yields after each round, as often on every rank.
 
         `weights` gives for each set of weights a context within which the transformer has them.
@@ -85,8 +86,11 @@ class RankWork:
         def report(done: int, total: int) -> None:
             on_step(f"{shot.name}, sampler step", done, total)
 
+        self.computes_together = self.ranks.is_sharded
         with self.ranks.autocast():
-            return self.maker.denoise(transformer, shot, self.shots, device=self.ranks.device, on_step=report)
+            latent = self.maker.denoise(transformer, shot, self.shots, device=self.ranks.device, on_step=report)
+        self.computes_together = False
+        return latent
 
     def _turns(self, shots: Sequence[Shot]) -> Iterator[tuple[Shot, bool]]:
         """Yield this rank's video of each round, and whether it is its own."""
