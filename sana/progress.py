@@ -23,9 +23,7 @@ class ValidationDone(Record):
 
     step: int  # optimizer steps done
     weights: str  # "ema" or "live"
-    videos: Mapping[
-        str, str
-    ]  # by nickname, with shape and seed where there are several: keys in the store
+    videos: Mapping[str, str]  # by nickname, with shape and seed where there are several: keys in the store
     seconds: float
     error: str = ""
     record: str = ""  # key of what the store has of it

@@ -46,8 +46,12 @@ def build_encoded(
     scale: float = 1.0,
     datasets: Sequence[str] = ("demo",),
     row_draws: Callable[[int], int] = lambda _: 1,
+    prompts: Sequence[str] = (),
 ) -> Encoded:
-    """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens, and is of each data set in turn."""
+    """Write both encode artifacts. Clip i has 1 + i % 2 captions, of 3 to 8 tokens, and is of each data set in turn.
+
+    `prompts` are nicknames; with them there is a negative prompt, which is the null caption.
+    """
     store = open_store(str(root))
     splits = ["train"] * num_train + ["eval"] * num_eval
     clips = [(f"clip{i:04d}", split, BUCKETS[i % 3 % 2]) for i, split in enumerate(splits)]
@@ -55,7 +59,7 @@ def build_encoded(
         clip[0]: {"dataset": datasets[i % len(datasets)], "draws_per_epoch": row_draws(i)}
         for i, clip in enumerate(clips)
     }
-    return Encoded(store, _latents(store, clips, scale, of_clip), _captions(store, clips))
+    return Encoded(store, _latents(store, clips, scale, of_clip), _captions(store, clips, prompts))
 
 
 def _latents(
@@ -94,9 +98,10 @@ def _latents(
     )
 
 
-def _captions(store: Store, clips: list[tuple[str, str, str]]) -> Artifact:
+def _captions(store: Store, clips: list[tuple[str, str, str]], prompts: Sequence[str]) -> Artifact:
     entries = [("null", "", 0)]
     entries += [(split, clip_id, n) for i, (clip_id, split, _) in enumerate(clips) for n in range(1 + i % 2)]
+    entries += [("prompt", name, 0) for name in prompts] + [("negative", "", 0)] * bool(prompts)
     tensors = {
         f"{name}/{n}": philox_normal([3 + i % 6, CAPTION_CHANNELS], key=("caption", name, n)).to(torch.bfloat16)
         for i, (_, name, n) in enumerate(entries)
@@ -165,7 +170,7 @@ def train_config(
             "train": {**settings, "resources": resources},
             "bucket": {"buckets": list(BUCKETS)},
             "evaluate": {"num_sigmas": 4},
-            "sample": {"prompts": {"a": "a"}},
+            "sample": {"prompts": {"a": "a", "b": "b"}},
         },
         where="test",
     )

@@ -29,16 +29,18 @@ def hide_torchao() -> None:
 def hide_text_models(job: str) -> None:
     """Keep diffusers from importing transformers, scipy and peft, 4 s, where no text is encoded and nothing sampled.
 
-    `job` is the worker's job file. A model of the hub is downloaded by a pipeline of diffusers, which needs them.
-    Adapters are made by peft, which needs transformers and is found by diffusers wherever it is installed.
+    `job` is the worker's job file. A model of the hub is downloaded by a pipeline of diffusers, which needs them, as
+    does the one that validation samples by. Adapters are made by peft, which needs transformers and is found by
+    diffusers wherever it is installed.
     """
     try:
         found = json.loads(Path(job).read_bytes())
-        model, method = found["spec"]["model"]["path"], found["config"]["train"]["method"]["name"]
+        model, train = found["spec"]["model"]["path"], found["config"]["train"]
+        method, samples = train["method"]["name"], train["validation"]["every"] > 0
     except (OSError, ValueError, KeyError, TypeError):  # which the worker tells of
         return
     # else it has looked for them already
-    if method == "full" and Path(model).is_dir() and "diffusers" not in sys.modules:
+    if method == "full" and not samples and Path(model).is_dir() and "diffusers" not in sys.modules:
         for name in ("transformers", "scipy", "peft"):
             sys.modules.setdefault(name, None)  # type: ignore[arg-type]
 

@@ -38,6 +38,7 @@ from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.compute.compiled_blocks import BlocksNotCompiledError
+from sana.training.hooks.registry import hooks_of
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_trainable
 from sana.training.loop import REPORT_EVERY_S, Trainer
 from sana.training.model_export import export_model, store_base
@@ -205,6 +206,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         ),
         report=job.report,
         compute=compute,
+        hooks=hooks_of(job, store),
     )
     trainer.must_resume = resumes
     if spec.initial is not None and spec.initial.optimizer and not resumes:

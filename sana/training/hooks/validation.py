@@ -99,6 +99,7 @@ class Validation:
         """Make the videos and commit them; returns whether training goes on."""
         parallel, step, started = trainer.parallel, trainer.state.step, time.monotonic()
         work = RankWork(self._maker, parallel, shots, self._trajectory, step)
+        trainer.say("validating")
         if parallel.is_main:
             kept.begin(self._maker.store, self._trajectory, step, shots.digest)
         watchdog = Watchdog(

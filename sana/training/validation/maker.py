@@ -19,7 +19,7 @@ from sana.config.pipeline import Config
 from sana.data.video.contact_sheet import SheetRow, sheet_row
 from sana.data.video.video import write_mp4
 from sana.model.device import is_out_of_memory
-from sana.model.pipeline import denoiser, sample_latents, to_video
+from sana.model.pipeline import SanaPipeline, denoiser, sample_latents, to_video
 from sana.model.vae import load_vae
 from sana.runtime.specs import ModelSource
 from sana.store import Store
@@ -46,17 +46,14 @@ class Maker:
     library: Library
     store: Store
 
+    def denoiser(self, transformer: nn.Module, device: torch.device) -> SanaPipeline:
+        """Return what denoises with a transformer, with the weights that it has when it is called."""
+        return denoiser(self.model.path, transformer, revision=self.model.revision, device=device)
+
     def denoise(
-        self,
-        transformer: nn.Module,
-        shot: Shot,
-        shots: ShotList,
-        *,
-        device: torch.device,
-        on_step: Callable[[int, int], None],
+        self, pipe: SanaPipeline, shot: Shot, shots: ShotList, *, on_step: Callable[[int, int], None]
     ) -> Tensor:
         """Return the latent [1, 16, f, h, w] of a video, on the CPU; precision is the caller's context."""
-        pipe = denoiser(self.model.path, transformer, revision=self.model.revision, device=device)
         latents = sample_latents(
             pipe,
             prompt_embeds=self.library.prompts[shot.prompt],

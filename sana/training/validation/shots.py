@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
@@ -29,24 +30,25 @@ class Library:
     digests: Mapping[str, str]  # that of the negative prompt is under ""
 
     @classmethod
-    def read(cls, store: Store, captions: Artifact, names: Sequence[str] = ()) -> "Library":
-        """Read these prompts, or all, from what encode_captions made.
+    def read(cls, store: Store, captions: Artifact, config: Config) -> "Library":
+        """Read the prompts that validation uses from what encode_captions made.
 
         Raises:
             ConfigError: one is not there.
         """
         table = read_table(store, captions, "index.parquet")
-        rows = table.filter(pc.is_in(table["role"], pc.scalar([PROMPT, NEGATIVE]).values)).to_pylist()
+        rows = table.filter(pc.is_in(table["role"], pa.array([PROMPT, NEGATIVE]))).to_pylist()
         of_role = {role: {row["name"]: row for row in rows if row["role"] == role} for role in (PROMPT, NEGATIVE)}
+        names: Sequence[str] = config.train.validation.prompts or sorted(config.sample.prompts)
         found, negative = of_role[PROMPT], next(iter(of_role[NEGATIVE].values()), None)
         missing = [name for name in names if name not in found]
-        if missing or negative is None or not found:
-            what = f"prompt {missing[0]}" if missing else "the negative prompt" if found else "any prompt"
+        if missing or negative is None:
+            what = f"prompt {missing[0]}" if missing else "the negative prompt"
             raise ConfigError(
                 f"{captions.key} does not have {what} of the config: it is of another config; run encode_captions "
                 "again: sana run CONFIG --until encode_captions"
             )
-        used = {name: found[name] for name in sorted(names or found)}
+        used = {name: found[name] for name in names}
         return cls(
             prompts={name: read_tensor(store, Location.of(row)) for name, row in used.items()},
             texts={name: row["text"] for name, row in used.items()},

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sana.artifact import FileInfo
 from sana.data.video.contact_sheet import contact_sheet
+from sana.model.pipeline import SanaPipeline
 from sana.training.validation.maker import Made, Maker
 from sana.training.validation.record import ValidationRecord, folder_of
 from sana.training.validation.shots import Shot, ShotList, Weights
@@ -64,6 +65,7 @@ class RankWork:
         `weights` gives for each set of weights a context within which the transformer has them.
         """
         latents: list[tuple[Shot, Tensor]] = []
+        pipe = self.maker.denoiser(transformer, self.ranks.device)
         for which, swapped_in in weights.items():
             shots = self.shots.of(which)
             if not shots:
@@ -71,7 +73,7 @@ class RankWork:
             with swapped_in():
                 for shot, is_mine in self._turns(shots):
                     if is_mine or self.ranks.is_sharded:
-                        latent = self._denoise(transformer, shot, on_step)
+                        latent = self._denoise(pipe, shot, on_step)
                         latents += [(shot, latent)] if is_mine else []
                     yield
         if latents:
@@ -82,13 +84,13 @@ class RankWork:
                     self.made.append(self.maker.keep(self.folder, shot, video, tiled=tiled))
         yield
 
-    def _denoise(self, transformer: nn.Module, shot: Shot, on_step: OnStep) -> Tensor:
+    def _denoise(self, pipe: SanaPipeline, shot: Shot, on_step: OnStep) -> Tensor:
         def report(done: int, total: int) -> None:
             on_step(f"{shot.name}, sampler step", done, total)
 
         self.computes_together = self.ranks.is_sharded
         with self.ranks.autocast():
-            latent = self.maker.denoise(transformer, shot, self.shots, device=self.ranks.device, on_step=report)
+            latent = self.maker.denoise(pipe, shot, self.shots, on_step=report)
         self.computes_together = False
         return latent
 
