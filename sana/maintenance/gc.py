@@ -16,17 +16,20 @@ from sana.maintenance.object_graph import RECORDS, ObjectGraph, add_records, com
 from sana.progress import Progress, Report, noop
 from sana.runtime.threads import in_threads
 from sana.store import Store
+from sana.training.checkpoints.checkpoint import Checkpoint
+from sana.training.validation.record import ValidationRecord
 
 DATA_KINDS = {  # kind -> why an object of it is orphaned when no record refers to it
     "shard": "a shard that no part refers to",
     "file": "left by an attempt that never committed",
     "checkpoint file": "left by a checkpoint that was never finished",
+    "validation file": "left by a validation that never ended",
     "base file": "a file of a base model that no trained model has",
     "metrics": "metrics that no checkpoint commits",
     "write test": "left by a test of whether the root can be written",
 }
 # What refers to others is deleted before them: commit files, tables that repeat parts, parts, checkpoints, data.
-_DELETE_ORDER = {"artifact": 0, "history": 1, "compacted": 2, "part": 3, "checkpoint": 4}
+_DELETE_ORDER = {"artifact": 0, "history": 1, "compacted": 2, "part": 3, "checkpoint": 4, "validation": 4}
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,9 @@ def outdated_records(graph: ObjectGraph, *, before: float, in_use: Collection[st
     pools = {pool_of(part) for part in parts}
     gone |= {key: "repeats parts that are deleted" for key in graph.compacted_parts if pool_of(key) in pools}
     gone |= dict.fromkeys(parts, "a part that no kept artifact reads")
-    gone |= dict.fromkeys(_idle_checkpoints(graph, gone, before), "a checkpoint of a training that is out of use")
+    idle = set(graph.checkpoints) | set(graph.validations)
+    for key in sorted(idle - _of_used_trajectories(graph, gone, before)):
+        gone[key] = f"a {kind_of(key)} of a training that is out of use"
     return [OrphanedObject(*graph.entries[key], why) for key, why in gone.items() if key in graph.entries]
 
 
@@ -118,14 +123,15 @@ def _kept_artifacts(graph: ObjectGraph, before: float, in_use: Collection[str]) 
         kept |= more
 
 
-def _idle_checkpoints(graph: ObjectGraph, gone: Mapping[str, str], before: float) -> list[str]:
-    """Return the checkpoints of trajectories that no kept artifact has, and that nobody trained since `before`."""
+def _of_used_trajectories(graph: ObjectGraph, gone: Mapping[str, str], before: float) -> set[str]:
+    """Return the checkpoints and validations of trajectories that a kept artifact has, or that grew since `before`."""
     kept = [TrainFacts.find(artifact) for key, artifact in graph.artifacts.items() if key not in gone]
     used = {trained.trajectory for trained in kept if trained is not None}
     for key, entry in graph.entries.items():  # trained or leased since
         if key.startswith("train/") and entry.modified_at >= before:
             used.add(key.split("/")[1])
-    return [key for key, checkpoint in graph.checkpoints.items() if checkpoint.trajectory not in used]
+    of_trajectory: dict[str, Checkpoint | ValidationRecord] = {**graph.checkpoints, **graph.validations}
+    return {key for key, record in of_trajectory.items() if record.trajectory in used}
 
 
 def find_orphaned_objects(

@@ -1,6 +1,7 @@
 """The object graph of a root: its objects, and which record refers to which. verify, gc, export and import read it.
 
-Records (commit files, parts, compacted tables, checkpoint indexes) are read; all else is data that they refer to.
+Records (commit files, parts, compacted tables, indexes of checkpoints, results of validations) are read; all else is
+data that they refer to.
 """
 
 import re
@@ -24,6 +25,7 @@ from sana.runtime.threads import in_threads
 from sana.store import Entry, Store
 from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
+from sana.training.validation.record import ValidationRecord
 
 MODEL = "model/"  # of the names of a train artifact's files
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
@@ -36,6 +38,8 @@ _LAYOUT = {
     "shard": r"[a-z_]+/pool/[^/]+/shards/.+\.safetensors",
     "checkpoint": r"train/[^/]+/checkpoints/step_\d+/index\.json",
     "checkpoint file": r"train/[^/]+/checkpoints/step_\d+/[0-9a-f]{12}/.+",
+    "validation": r"train/[^/]+/validation/step_\d+/[0-9a-f]{12}/(result|failed|begun)\.json",
+    "validation file": r"train/[^/]+/validation/step_\d+/[0-9a-f]{12}/[0-9a-f]{12}/[^/]+",
     "metrics": r"train/[^/]+/metrics/[^/]+\.jsonl",
     "lease": r"train/[^/]+/lease/\d+\.json",
     "file": r"[a-z_]+/(?!pool/|history/)[^/]+/[0-9a-f]{12}/.+",
@@ -45,7 +49,7 @@ _LAYOUT = {
 _PATTERNS = {kind: re.compile(pattern) for kind, pattern in _LAYOUT.items()}
 _IN_POOL = re.compile(r"([a-z_]+/pool/[^/]+)/.+")
 State = Literal["damaged", "missing", "unreadable"]
-RECORDS = ("artifact", "part", "compacted", "checkpoint")
+RECORDS = ("artifact", "part", "compacted", "checkpoint", "validation")
 
 
 def kind_of(key: str) -> str:
@@ -87,6 +91,7 @@ class ObjectGraph:
     entries: dict[str, Entry] = field(default_factory=dict)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     checkpoints: dict[str, Checkpoint] = field(default_factory=dict)
+    validations: dict[str, ValidationRecord] = field(default_factory=dict)
     compacted_parts: dict[str, frozenset[str]] = field(default_factory=dict)  # compacted table -> parts in it
     tables: dict[str, str] = field(default_factory=dict)
     references: dict[str, list[Reference]] = field(default_factory=lambda: defaultdict(list))
@@ -94,7 +99,7 @@ class ObjectGraph:
 
     def records(self) -> set[str]:
         """Return the keys of all records."""
-        return {*self.artifacts, *self.checkpoints, *self.tables.values()}
+        return {*self.artifacts, *self.checkpoints, *self.validations, *self.tables.values()}
 
     def without(self, dropped: Iterable[str]) -> "ObjectGraph":
         """Return the graph without these records and their references."""
@@ -103,6 +108,7 @@ class ObjectGraph:
             {key: entry for key, entry in self.entries.items() if key not in gone},
             {key: artifact for key, artifact in self.artifacts.items() if key not in gone},
             {key: checkpoint for key, checkpoint in self.checkpoints.items() if key not in gone},
+            {key: validation for key, validation in self.validations.items() if key not in gone},
             {key: parts for key, parts in self.compacted_parts.items() if key not in gone},
             {key: by for key, by in self.tables.items() if by not in gone},
         )
@@ -160,7 +166,7 @@ class _TableContent:
     parts: frozenset[str] | None
 
 
-_RecordContent = Artifact | Checkpoint | _TableContent | Problem | None
+_RecordContent = Artifact | Checkpoint | ValidationRecord | _TableContent | Problem | None
 
 
 def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
@@ -171,6 +177,8 @@ def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
             _, trajectory, _, step, _ = key.split("/")
             return key, read_checkpoint(store, trajectory, int(step.removeprefix("step_")))
         data = store.read(key)
+        if kind == "validation":
+            return key, ValidationRecord.from_json(data, where=store.uri(key))
         if kind == "artifact":
             artifact = Artifact.from_json(data, where=store.uri(key))
             TrainFacts.find(artifact)  # its references must be readable
@@ -185,7 +193,8 @@ def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
             return key, None
         # a record of a later version of this software cannot be read either, and is not damaged
         of_another_version = not isinstance(error, DamagedRecordError | DamagedCheckpointError)
-        state: State = "unreadable" if kind in ("artifact", "checkpoint") and of_another_version else "damaged"
+        is_json = kind in ("artifact", "checkpoint", "validation")
+        state: State = "unreadable" if is_json and of_another_version else "damaged"
         return key, Problem(key, key, state, " ".join(str(error).split()))
 
 
@@ -213,6 +222,9 @@ def _add_record(graph: ObjectGraph, key: str, record: _RecordContent, *, on_disk
         files = [Reference(file.key, key, file.num_bytes, file.digest, "xxh3") for file in record.files.values()]
         _add_references(graph, key, *files)
         _add_references(graph, key, *(Reference(segment.key, key, segment.num_bytes) for segment in record.segments))
+    elif isinstance(record, ValidationRecord):
+        graph.validations[key] = record
+        _add_references(graph, key, *(Reference(f.key, key, f.num_bytes, f.digest) for f in record.files.values()))
     elif isinstance(record, _TableContent):
         if record.parts is not None:
             graph.compacted_parts[key] = record.parts

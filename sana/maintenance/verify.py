@@ -86,7 +86,7 @@ def invalidate(store: Store, problems: Sequence[Problem]) -> list[str]:
         invalid |= more  # an artifact of a checkpoint
     for by in sorted(invalid, key=lambda key: (kind_of(key) != "artifact", key)):
         kind, folder = kind_of(by), by.rpartition("/")[0]
-        if kind == "checkpoint":
+        if kind in ("checkpoint", "validation"):
             deleted.append(by)  # gc deletes its files, as another record may refer to them
         elif kind == "artifact":  # all its commits, the newest first: a gap would hide those behind it
             commits = [key for key in keys if key.startswith(f"{folder}/") and kind_of(key) == kind]

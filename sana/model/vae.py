@@ -13,6 +13,8 @@ from sana.model.compiled_vae import compiling
 from sana.model.precision import VAE_DTYPES, VAE_MATH, float32_math
 from sana.model.transfers import to_device
 
+Vae = AutoencoderKLWan  # by this name elsewhere: diffusers is imported below sana/model alone
+
 
 def load_vae(
     path: str,

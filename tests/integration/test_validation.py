@@ -13,6 +13,9 @@ import torch
 from PIL import Image
 
 from sana.errors import RankLostError
+from sana.maintenance.gc import find_orphaned_objects, outdated_records
+from sana.maintenance.object_graph import read_object_graph
+from sana.maintenance.verify import invalidate, verify
 from sana.progress import Progress, ValidationDone
 from sana.runtime.job import Job, read_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN, error_path
@@ -247,9 +250,10 @@ def test_a_trainer_that_dies_while_it_validates_does_not_try_again_and_one_that_
     assert [record.failed for record in records] == ["the trainer ended while it was made", ""]
     assert_unharmed(lab, plain, "killed")
 
-    def stop(*_: Any, **__: Any) -> Any:
+    def stop(*_: Any, on_step: Any, **__: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        raise RuntimeError("interrupted by the signal")
+        on_step(1, 2)
+        raise AssertionError("it went on")
 
     with monkeypatch.context() as patch:
         patch.setattr(making, "sample_latents", stop)
@@ -260,13 +264,29 @@ def test_a_trainer_that_dies_while_it_validates_does_not_try_again_and_one_that_
     assert [record.failed for record in kept.records(lab.store, lab.key("stopped"))] == ["", ""]
 
 
-def test_old_validations_are_removed_and_those_of_an_artifact_stay(lab: Lab) -> None:
-    steps = {"max_steps": 5, "keep_steps": (1,)}
+def test_only_the_newest_validations_stay_and_maintenance_knows_them(lab: Lab) -> None:
     one = {"prompts": ["a"], "buckets": ["1x48x80"], "weights": "live", "every": 1, "max_kept": 2}
-    train(job_of(lab, "kept", steps=steps, **one))
-    assert [record.step for record in kept.records(lab.store, lab.key("kept"))] == [1, 4, 5]
-    keys = [key for key, _ in lab.store.list(kept.all_of(lab.key("kept")))]
-    assert len(keys) == 3 * 3, "a record, a video and a sheet each"
+    train(job_of(lab, "kept", **one))
+    records = list(kept.records(lab.store, lab.key("kept")))
+    assert [record.step for record in records] == [3, 4]
+    keys = {key for key, _ in lab.store.list(kept.all_of(lab.key("kept")))}
+    assert len(keys) == 2 * 3, "a record, a video and a sheet each"
+    graph = read_object_graph(lab.store)
+    assert {key for key in graph.references if key in keys} == keys
+    orphans = {thing.key for thing in find_orphaned_objects(graph, grace_s=0.0)}
+    assert not keys & orphans
+    lab.store.delete(records[0].key)  # half removed: what it had is left
+    graph = read_object_graph(lab.store)
+    assert keys & {thing.key for thing in find_orphaned_objects(graph, grace_s=0.0)} == {
+        file.key for file in records[0].files.values()
+    }
+    outdated = {thing.key: thing.why for thing in outdated_records(graph, before=time.time() + 60)}
+    assert outdated[records[1].key] == "a validation of a training that is out of use"
+    video = next(file.key for name, file in records[1].files.items() if name.endswith(".mp4"))
+    lab.path(video).write_bytes(b"x")
+    problems = [problem for problem in verify(lab.store).problems if problem.key == video]
+    assert [problem.by for problem in problems] == [records[1].key]
+    assert invalidate(lab.store, problems) == [records[1].key]
 
 
 def _train_on_two(job_path: Path, fault: str) -> None:

@@ -66,7 +66,8 @@ def test_all_mistakes_come_at_once_with_path_and_nearest_key() -> None:
     assert message.startswith("here.yaml: 6 mistakes")
     assert "work_dir: s3://bucket/work must be a local folder" in message
     assert "train.learning_rte: unknown key; did you mean learning_rate?" in message
-    assert "buckets: unknown key; did you mean bucket.buckets or download.datasets.0.bucket.buckets?" in message
+    nearest = "bucket.buckets or train.validation.buckets or download.datasets.0.bucket.buckets"
+    assert f"buckets: unknown key; did you mean {nearest}?" in message
     assert "train.max_steps: " in message and "'many'" in message
     assert "train.max_grad_norm: must be above 0 (got -1)" in message
     assert "download.datasets.0.source_pattern: '[' is not a regular expression" in message

@@ -20,7 +20,7 @@ from tests.config_keys import dotted
 OPTIMIZERS = "adamw, adafactor, adamw_bf16, optimi_adamw, adamw_8bit, muon, prodigy, came"
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
-PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation"
+PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation error"
 NOTHING = "(got nothing): write it, or remove the key"
 KEYS = "keys and values below it are needed"
 NO_FP16 = "'fp16' is none of fp32, tf32, bf16; did you mean bf16?"
@@ -123,7 +123,8 @@ MISTAKES: list[tuple[str, list[str]]] = [
     ("train.mixed_precision=BF16", [
         "train.mixed_precision: 'BF16' is none of fp32, tf32, bf16; did you mean bf16?"]),
     ("buckets=[17x96x160]", [
-        "buckets: unknown key; did you mean bucket.buckets or download.datasets.0.bucket.buckets?"]),
+        "buckets: unknown key; did you mean bucket.buckets or train.validation.buckets or "
+        "download.datasets.0.bucket.buckets?"]),
     ("seed=3", ["seed: unknown key; did you mean train.seed or sample.seed?"]),
     ("train.delta=3", ["train.delta: unknown key; did you mean train.objective.delta?"]),
     ("bucket.text_columns=[a]", [

@@ -1,6 +1,6 @@
 """Config of validation while training: which videos are made, how often, and how long they may take. Never hashed."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,7 +28,9 @@ class ValidationConfig(Section):
     buckets: tuple[str, ...] = Field(
         (), max_length=64, description="shapes of the videos, frames x height x width; empty: sample.bucket"
     )
-    seeds: tuple[int, ...] = Field((), max_length=64, description="seeds of the starting noise; empty: sample.seed")
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = Field(
+        (), max_length=64, description="seeds of the starting noise; empty: sample.seed"
+    )
     num_inference_steps: int | None = Field(
         None, ge=1, le=1000, description="sampler steps; unset: sample.num_inference_steps"
     )
@@ -44,8 +46,7 @@ class ValidationConfig(Section):
         20,
         ge=1,
         le=10**6,
-        description="newest validations whose videos stay in the root, beside those of a finished training; MLflow has "
-        "all",
+        description="newest validations whose videos stay in the root; MLflow has all",
     )
     timeout_s: float = Field(
         3600.0,
@@ -59,13 +60,6 @@ class ValidationConfig(Section):
     @classmethod
     def _shapes(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(Bucket.parse(name)) for name in names)
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if wrong := [seed for seed in seeds if not 0 <= seed <= MAX_SEED]:
-            raise ValueError(f"{wrong[0]} is no seed; one from 0 to {MAX_SEED} is needed")
-        return seeds
 
     @model_validator(mode="after")
     def _no_twins(self) -> Self:

@@ -27,12 +27,7 @@ def hooks_of(job: Job[TrainSpec], store: Store) -> list[Hook]:
 
         library = Library.read(store, job.spec.captions, config)
         maker = Maker(config, job.spec.model, library, store)
-        trajectory, keep_steps = job.spec.trajectory, job.spec.keep_steps
-        hooks.append(
-            Validation(
-                maker, trajectory=trajectory, keep_steps=keep_steps, give_up=lambda message: give_up(job, message)
-            )
-        )
+        hooks.append(Validation(maker, trajectory=job.spec.trajectory, give_up=lambda message: give_up(job, message)))
     return hooks
 
 

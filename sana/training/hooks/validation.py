@@ -7,7 +7,7 @@ is agreed on by all, told, and kept in the store as the reason; training goes on
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -44,17 +44,11 @@ class Said(NamedTuple):
 
 
 class Validation:
-    """The hook. `give_up(message)` ends this process such that it is started again, and does not return.
+    """The hook. `give_up(message)` ends this process such that it is started again, and does not return."""
 
-    Validations up to the last of `keep_steps` belong to committed artifacts, and are not removed.
-    """
-
-    def __init__(
-        self, maker: Maker, *, trajectory: str, keep_steps: Collection[int], give_up: Callable[[str], None]
-    ) -> None:
+    def __init__(self, maker: Maker, *, trajectory: str, give_up: Callable[[str], None]) -> None:
         self._maker, self._trajectory, self._give_up = maker, trajectory, give_up
         self._config = maker.config.train.validation
-        self._kept_up_to = max(keep_steps, default=-1)
         self._looked_at = -1  # the last step that was looked at
         self._exchange = RankExchange(0, 1)
 
@@ -136,13 +130,15 @@ class Validation:
         rounds = work.rounds(
             trainer.trainable.model,
             {"live": live, "ema": trainer.state.ema.swapped_in},
-            on_step=partial(_report, trainer),
+            on_step=partial(_on_step, trainer),
         )
         with closing(rounds), trainer.compute.eager():
             while True:
                 failure, ended = "", False
                 try:
                     ended = bool(next(rounds, True))
+                except _StoppedError:
+                    _log.info("validation of step %d is stopped, and made when training resumes", work.step)
                 except FAILURES as error:
                     of_rank = f"rank {parallel.rank}: " if parallel.num_ranks > 1 else ""
                     failure = of_rank + _in_words(error)
@@ -197,18 +193,23 @@ class Validation:
 
     def _prune(self, step: int) -> None:
         try:
-            kept.prune(
-                self._maker.store,
-                self._trajectory,
-                max_kept=self._config.max_kept,
-                newest=step,
-                kept_up_to=self._kept_up_to,
-            )
+            kept.prune(self._maker.store, self._trajectory, max_kept=self._config.max_kept, newest=step)
         except FAILURES as error:
             _log.warning("old validations are not removed: %s", error)
 
 
-def _report(trainer: "Trainer", what: str, done: int, total: int) -> None:
+class _StoppedError(Exception):
+    """A stop was requested while this rank made a video."""
+
+
+def _on_step(trainer: "Trainer", what: str, done: int, total: int) -> None:
+    """Report how far a video is.
+
+    Raises:
+        _StoppedError: a stop was requested, and no rank waits for this one's weights.
+    """
+    if trainer.stop.requested and not trainer.parallel.is_sharded:
+        raise _StoppedError
     if time.perf_counter() - trainer.last_report > REPORT_EVERY_S:
         trainer.say(f"validating: {what} {done} of {total}")
 

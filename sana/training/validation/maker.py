@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 
 from sana.artifact import FileInfo
@@ -20,7 +19,7 @@ from sana.data.video.contact_sheet import SheetRow, sheet_row
 from sana.data.video.video import write_mp4
 from sana.model.device import is_out_of_memory
 from sana.model.pipeline import SanaPipeline, denoiser, sample_latents, to_video
-from sana.model.vae import load_vae
+from sana.model.vae import Vae, load_vae
 from sana.runtime.specs import ModelSource
 from sana.store import Store
 from sana.training.validation.record import ValidationVideo
@@ -67,7 +66,7 @@ class Maker:
         return latents.cpu()
 
     @contextmanager
-    def vae(self, device: torch.device) -> Iterator[AutoencoderKLWan]:
+    def vae(self, device: torch.device) -> Iterator[Vae]:
         """Load the VAE, and give its memory back afterwards."""
         vae = load_vae(
             self.model.path,
@@ -82,7 +81,7 @@ class Maker:
             del vae
             free_cached(device)
 
-    def decode(self, vae: AutoencoderKLWan, latents: Tensor) -> tuple[np.ndarray, bool]:
+    def decode(self, vae: Vae, latents: Tensor) -> tuple[np.ndarray, bool]:
         """Return uint8 [F, H, W, 3], and whether it was decoded in tiles: where the whole has no room, with `auto`."""
         precision = self.config.sample.vae_precision
         wanted = self.config.train.validation.vae_tiling

@@ -113,12 +113,12 @@ def records(store: Store, trajectory: str, *, at_most: int | None = None) -> Ite
             yield record
 
 
-def prune(store: Store, trajectory: str, *, max_kept: int, newest: int, kept_up_to: int) -> None:
-    """Remove all but the newest validations up to step `newest`; those up to `kept_up_to` belong to an artifact."""
+def prune(store: Store, trajectory: str, *, max_kept: int, newest: int) -> None:
+    """Remove all but the newest validations up to step `newest`; those of later steps are left to their run."""
     steps: dict[int, list[str]] = {}
     for key, _ in store.list(all_of(trajectory)):
         name = key.removeprefix(f"{all_of(trajectory)}/step_").partition("/")[0]
-        if name.isdigit() and kept_up_to < int(name) <= newest:
+        if name.isdigit() and int(name) <= newest:
             steps.setdefault(int(name), []).append(key)
     for step in sorted(steps)[:-max_kept]:
         for key in sorted(steps[step], key=lambda key: not key.endswith(f"/{RESULT}")):  # the record before its files
