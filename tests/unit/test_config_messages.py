@@ -20,7 +20,7 @@ from tests.config_keys import dotted
 OPTIMIZERS = "adamw, adafactor, adamw_bf16, optimi_adamw, adamw_8bit, muon, prodigy, came"
 
 DEMO = Path(__file__).parents[2] / "configs/demo.yaml"
-PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation error"
+PYDANTIC = r"Input should|instance of|tuple|dictionary|\bvalid (string|integer|number|boolean)|unable to|validation err"
 NOTHING = "(got nothing): write it, or remove the key"
 KEYS = "keys and values below it are needed"
 NO_FP16 = "'fp16' is none of fp32, tf32, bf16; did you mean bf16?"
