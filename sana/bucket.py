@@ -12,6 +12,7 @@ LATENT_CHANNELS = 16  # Wan 2.1 VAE
 TEMPORAL_STRIDE = 4  # one latent frame for the first frame, then one for every 4
 SPATIAL_STRIDE = 8
 PATCH = 2  # the transformer's spatial patch, in latent pixels
+TOKENS_480P = 32_760  # latent tokens of 81x480x832, the model's own shape
 
 _BYTES_PER_VALUE = {"fp32": 4, "fp16": 2, "bf16": 2}
 _NAME = re.compile(r"^(\d+)x(\d+)x(\d+)$")

@@ -72,7 +72,12 @@ def sigmas(sampling: SamplingName, uniform: Tensor, *, shift: float, mean: float
         base = u
     else:
         raise ValueError(f"unknown timestep sampling {sampling!r}; choose logit_normal, uniform or checkpoint")
-    return shift_sigma(base, shift).clamp(_MARGIN, 1 - _MARGIN).float()
+    return keep_inside(shift_sigma(base, shift))
+
+
+def keep_inside(levels: Tensor) -> Tensor:
+    """Return levels as float32 that are inside (0, 1) after rounding."""
+    return levels.clamp(_MARGIN, 1 - _MARGIN).float()
 
 
 class _SchedulerConfig(ConfigMixin):  # type: ignore[misc]  # diffusers is untyped

@@ -39,7 +39,8 @@ def test_the_480p_config_sets_every_value() -> None:
         for name, field in section.model_fields.items():
             union = union_members(field.annotation)
             listed = get_origin(field.annotation) is tuple  # sections of a list, which may be empty
-            kind = union[values[name]["name"]] if union and not listed else field.annotation
+            given = values.get(name)
+            kind = union[given["name"]] if union and given and not listed else field.annotation
             if isinstance(kind, type) and issubclass(kind, Section):
                 if name != "resources":
                     missing += missing_settings(kind, values.get(name) or {}, f"{prefix}{name}.")

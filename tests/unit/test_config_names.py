@@ -45,7 +45,7 @@ def test_the_name_is_hashed_and_a_neutral_choice_is_not() -> None:
 def test_keys_of_another_member_are_named_with_what_to_do() -> None:
     told = message("train.timestep_sampling={std: 2, shift: 4}", "train.timestep_sampling.name=checkpoint")
     assert "2 mistakes" in told
-    for key in ("std: no setting of checkpoint, but of logit_normal: -s", "shift: no setting of checkpoint, but of"):
+    for key in ("std: no setting of checkpoint, but of logit_normal", "shift: no setting of checkpoint, but of"):
         assert f"train.timestep_sampling.{key}" in told
     assert "-s 'train.timestep_sampling={name: checkpoint}'" in told
 

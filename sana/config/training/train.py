@@ -11,7 +11,16 @@ from sana.config.training.early_stopping import EarlyStoppingConfig
 from sana.config.training.masks import MaskedLossConfig
 from sana.config.training.method import FullMethod, MethodConfig
 from sana.config.training.method_conflicts import method_conflict
-from sana.config.training.objective import FlowMatchingConfig, LogitNormalSampling, ObjectiveConfig, TimestepSampling
+from sana.config.training.objective import (
+    FlowMatchingConfig,
+    LogitNormalSampling,
+    LossWeighting,
+    NoiseOffset,
+    NoWeighting,
+    ObjectiveConfig,
+    TimestepSampling,
+    TokenShift,
+)
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
@@ -76,8 +85,17 @@ class TrainConfig(Section):
         "*.attn2.*, or *.lora_A.weight of an adapter; they have no gradient, moments or EMA",
     )
     timestep_sampling: TimestepSampling = Field(LogitNormalSampling(), description="how noise levels are drawn")
+    shift_by_tokens: Annotated[TokenShift | None, Neutral(None)] = Field(
+        None, description="another flow shift of noise levels for each bucket, by its latent tokens; unset: one for all"
+    )
     objective: Annotated[ObjectiveConfig, Neutral(FlowMatchingConfig())] = Field(
         FlowMatchingConfig(), description="the training objective"
+    )
+    loss_weighting: Annotated[LossWeighting, Neutral(NoWeighting())] = Field(
+        NoWeighting(), description="how much a sample's loss weighs by its noise level; the eval loss has no weights"
+    )
+    noise_offset: Annotated[NoiseOffset | None, Neutral(None)] = Field(
+        None, description="offset noise: a number a channel is added to a sample's noise; unset: none"
     )
     conditions: Annotated[Conditions, Neutral(())] = Field(
         (),

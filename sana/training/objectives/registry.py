@@ -11,6 +11,7 @@ from sana.training.objectives.masked_loss import MaskedLoss
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import ElementLoss, Measure, Part, Regularizer
 from sana.training.objectives.velocity_objective import VelocityObjective
+from sana.training.objectives.weighting import WEIGHTS, WeightingPart
 from sana.training.trainables.adapter_dropout import AdapterDropout
 
 # each takes its own section of the config
@@ -43,8 +44,11 @@ def build_objective(
         masks = MaskedLoss(config.masked_loss, config.seed)
         parts.append(masks)
         measures.append(masks)
+    weighting = config.loss_weighting
+    if weighting.name != "none":
+        parts.append(WeightingPart(WEIGHTS[weighting.name](weighting)))
     return VelocityObjective(
-        NoisePolicy(config.timestep_sampling, config.seed, flow_shift),
+        NoisePolicy(config.timestep_sampling, config.seed, flow_shift, config.shift_by_tokens, config.noise_offset),
         ELEMENT_LOSSES[config.objective.name](config.objective),
         parts,
         regularizers,
