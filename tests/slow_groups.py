@@ -35,6 +35,7 @@ GROUPS = {
     "compile_ranks": "compiled and sharded by inductor, and a cold cache against a warm one",
     "base_check": "mistakes that the base check catches on a model that knows eight clips by heart",
     "adapters": "adapters in compiled blocks: one graph a shape",
+    "learning": "each way of training knows four clips by heart and samples them again",
     "seek": "late windows of every kind of video",
 }
 
