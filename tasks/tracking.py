@@ -184,7 +184,7 @@ class StageRun:
         self._id: str | None = None
 
     def __enter__(self) -> Self:
-        run_id = self._run_id()
+        run_id = self.run_id()
         if run_id:
             self._tracker.try_to(lambda client: self._start(client, run_id))
         return self
@@ -194,8 +194,7 @@ class StageRun:
     ) -> None:
         status = values.status_of(error)
         self._drain(KILLED_DRAIN_S if status == "KILLED" else DRAIN_S)
-        run_id = self._id
-        if run_id and error is not None:
+        if (run_id := self._id) and error is not None:
             self._tracker.try_to(lambda client: _note_error(client, run_id, error))
             self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
 
@@ -209,7 +208,7 @@ class StageRun:
 
     def finished(self, artifact: Artifact, state: str) -> None:
         """Record a committed artifact, just made or found; one that is recorded already is only linked."""
-        if (run_id := self._run_id()) is None:
+        if (run_id := self.run_id()) is None:
             return
         if (run := self._tracker.try_to(lambda client: client.get_run(run_id))) is None:
             return
@@ -223,7 +222,8 @@ class StageRun:
         self._tracker.try_to(lambda client: _note_error(client, run_id, None))
         self._tracker.link(artifact, run_id, state)
 
-    def _run_id(self) -> str | None:
+    def run_id(self) -> str | None:
+        """Return the id of this run, made if it is not there; None while MLflow does not answer."""
         if self._id is None:
             recipe = self._recipe
             params = values.params(self._tracker.config, {recipe.stage: recipe.config})[recipe.stage]

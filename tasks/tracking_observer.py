@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkStart
+from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkEvent, WorkStart
+from sana.progress import ValidationDone
 from tasks.tracking import StageRun, Tracker
+from tasks.tracking_pictures import Pictures
 
 
 class TrackingObserver(Observer):
@@ -11,6 +13,7 @@ class TrackingObserver(Observer):
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
+        self._pictures = Pictures(tracker)
         self._working: StageRun | None = None  # the stage that has work to do
 
     def on_run_start(self, start: RunStart) -> None:  # noqa: ARG002
@@ -27,8 +30,14 @@ class TrackingObserver(Observer):
             case Committed():
                 stage_run = self._working or self._tracker.stage(event.recipe, event.inputs)
                 stage_run.finished(event.artifact, "Cached" if event.state == CACHED else "Completed")
+                if event.state != CACHED and (run_id := stage_run.run_id()):
+                    self._pictures.finish(run_id, event.artifact)
+            case WorkEvent(what=ValidationDone(record=record)) if self._working is not None and record:
+                if run_id := self._working.run_id():
+                    self._pictures.show(run_id, record)
             case StageEnd() if self._working is not None:
                 stage_run, self._working = self._working, None
+                self._pictures.wait(timeout_s=2.0)
                 stage_run.__exit__(type(event.error) if event.error else None, event.error, None)
             case _:
                 pass

@@ -79,6 +79,29 @@ def generate(
                f"{sample.weights} weights of step {checkpoint.step}{note})")  # fmt: skip
 
 
+@click.command()
+@config_options
+@click.option("--step", type=click.IntRange(min=0), help="Of this checkpoint; unset: the newest. 0: before training.")
+def sample(config: str, overrides: Sequence[str], root: str | None, step: int | None) -> None:
+    """Make the videos of `train.validation` from a checkpoint, also while another machine trains; MLflow shows them.
+
+    They are those that training would make after that step: -s train.validation.buckets=[81x832x480].
+    """
+    from flows.display.progress_display import RunDisplay
+    from sana.pipeline.validation import validate_checkpoint
+    from tasks.tracking_pictures import show_validation_of
+
+    context = context_of(resolve(config, overrides, root))
+    command = f"{program()} run {same_options(config, overrides, root)}"
+    with RunDisplay() as display:
+        done = validate_checkpoint(replace(context, report=display.reporter("sample")), step, command=command)
+    for video in done.record.videos:
+        click.echo(context.store.uri(done.record.files[video.file].key))
+    for name in done.record.sheets.values():
+        click.echo(f"contact sheet: {context.store.uri(done.record.files[name].key)}")
+    show_validation_of(context, done)
+
+
 @click.command("export-model")
 @config_options
 @click.option("--to", "target", required=True, help="An empty or new folder, or s3://bucket/prefix.")
@@ -137,7 +160,7 @@ def tiny(rest: Sequence[str]) -> None:
     raise SanaError(f"`sana tiny` is called `sana make-tiny-model` now: {program()} make-tiny-model {shlex.join(rest)}")
 
 
-COMMANDS = (generate, export_model)
+COMMANDS = (generate, sample, export_model)
 
 
 def _trained(context: Context) -> Artifact | None:

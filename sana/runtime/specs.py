@@ -166,6 +166,17 @@ class SampleSpec(Spec):
 
 
 @dataclass(frozen=True)
+class ValidateSpec(Spec):
+    """Make the videos of validation from a checkpoint, and store them and their record under its trajectory."""
+
+    WORKER: ClassVar[str] = "validate"
+    model: ModelSource
+    captions: Artifact
+    checkpoint: CheckpointName  # step 0: the weights that training starts from
+    initial: InitialWeights | None
+
+
+@dataclass(frozen=True)
 class StoredTensor(Record):
     """Where one tensor is stored, as its index row says."""
 

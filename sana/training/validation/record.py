@@ -79,6 +79,8 @@ def begin(store: Store, trajectory: str, step: int, settings: str) -> None:
 def end(store: Store, record: ValidationRecord) -> None:
     """Commit how a validation ended."""
     store.put_if_absent(record.key, record.to_json(sort_keys=True))
+    if not record.failed:  # it was made again on purpose
+        store.delete(f"{folder_of(record.trajectory, record.step, record.settings)}/{FAILED}")
     take_back(store, record.trajectory, record.step, record.settings)
 
 

@@ -1,0 +1,107 @@
+"""Validation in MLflow while training: contact sheets with a slider over steps, and the videos of each step.
+
+An index as all of MLflow is: the videos are in the store, and what was not shown while the training ran is shown when
+it ends. A thread of its own shows them: nobody waits.
+"""
+
+import io
+import logging
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sana.artifact import Artifact
+from sana.context import Context
+from sana.errors import SanaError
+from sana.facts import TrainFacts
+from sana.pipeline.validation import Validated
+from sana.store import Store
+from sana.training.metrics import VALIDATION_FAILED, VALIDATION_S
+from sana.training.validation.record import ValidationRecord, read, records
+from tasks.tracking import Tracker
+from tasks.tracking_values import SMALL_BYTES, pipeline_key
+
+FOLDER = "validation"  # of the run's artifacts, and the first part of a sheet's name
+MAX_WAITING = 8  # validations that MLflow has not taken yet; more are shown at the end
+
+_log = logging.getLogger(__name__)
+
+
+class Pictures:
+    """Shows the validations of a training in its run."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._thread = ThreadPoolExecutor(1, "pictures")
+        self._waiting: list[Future[bool]] = []
+
+    def show(self, run_id: str, key: str) -> None:
+        """Show the validation with this record; returns at once."""
+        self._waiting = [one for one in self._waiting if not one.done()]
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(self._thread.submit(self._show, run_id, key))
+
+    def _show(self, run_id: str, key: str) -> bool:
+        try:
+            record = read(self._tracker.store, key)
+        except SanaError as error:
+            _log.warning("a validation is not shown in MLflow: %s", error)
+            return False
+        return bool(self._tracker.try_to(lambda client: show(client, run_id, self._tracker.store, record)))
+
+    def finish(self, run_id: str, artifact: Artifact) -> None:
+        """Show what was not shown of a training that is done, and log the metrics that its own rows lack."""
+        trained = TrainFacts.find(artifact)
+        if trained is None:
+            return
+        self.wait(timeout_s=60.0)
+        store = self._tracker.store
+        found = list(records(store, trained.trajectory, at_most=trained.step))
+        for record in found:
+            self._tracker.try_to(lambda client, record=record: show(client, run_id, store, record))  # type: ignore[misc]
+        if found:
+            self._tracker.try_to(lambda client: log_missing(client, run_id, found))
+
+    def wait(self, *, timeout_s: float) -> None:
+        """Wait for what is on its way, so long at most."""
+        wait(self._waiting, timeout_s)
+
+
+def show(client: Any, run_id: str, store: Store, record: ValidationRecord) -> bool:
+    """Log a validation's contact sheets by step and its videos as files, once; `client` is an MlflowClient."""
+    tag = f"sana.validation.{record.step:08d}.{record.settings}"
+    if record.failed or tag in client.get_run(run_id).data.tags:
+        return True
+    for name, file in record.sheets.items():
+        with Image.open(io.BytesIO(store.read(record.files[file].key))) as sheet:
+            client.log_image(run_id, sheet, key=f"{FOLDER}/{name}", step=record.step, synchronous=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for video in record.videos:
+            info = record.files[video.file]
+            if info.num_bytes < SMALL_BYTES:
+                store.fetch(info.key, Path(folder) / video.file)
+        client.log_artifacts(run_id, folder, f"{FOLDER}/step_{record.step:08d}")
+    client.set_tag(run_id, tag, "shown")
+    return True
+
+
+def log_missing(client: Any, run_id: str, found: list[ValidationRecord]) -> None:
+    """Log the metrics of validations whose rows no checkpoint has: the last one's come after the last checkpoint."""
+    known = {point.step for point in client.get_metric_history(run_id, VALIDATION_FAILED)}
+    for record in found:
+        if record.step not in known:
+            values: Mapping[str, float] = {VALIDATION_FAILED: float(bool(record.failed)), VALIDATION_S: record.seconds}
+            for name, value in values.items():
+                client.log_metric(run_id, name, value, step=record.step)
+
+
+def show_validation_of(context: Context, done: Validated) -> None:
+    """Show a validation that was made beside the training, in the training's run; trouble is a warning."""
+    tracker = Tracker(context.config, context.store, pipeline_key(context.config), {})
+    run_id = tracker.stage(done.recipe, done.inputs).run_id()
+    if run_id:
+        tracker.try_to(lambda client: show(client, run_id, context.store, done.record))
