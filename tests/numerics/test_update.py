@@ -84,7 +84,7 @@ def test_an_update_is_the_libraries_own(name: str, schedule: str, clipping: dict
         lr_schedule={"name": schedule, "warmup_steps": WARMUP, **SCHEDULES[schedule]}, **clipping,
     )  # fmt: skip
     ours, theirs = (dict(module().named_parameters()) for _ in range(2))
-    trainable: Any = SimpleNamespace(parameters=ours, model=nn.Identity())
+    trainable: Any = SimpleNamespace(parameters=ours, fixed={}, model=nn.Identity())
     state, parallel = TrainState(trainable, config), Parallel.open(config)
     update, rate = library(name, theirs), expected_rate(schedule)
     average = {key: parameter.detach().clone() for key, parameter in theirs.items()}

@@ -41,7 +41,7 @@ class Run:
         resources = {"device": device, "fused_backward": fused}
         self.config = config(name, weights, ema_decay=0.9, resources=resources, parameter_groups=GROUPS, **settings)
         self.parameters = dict(module(DTYPES[weights]).to(device).named_parameters())
-        trainable: Any = SimpleNamespace(parameters=self.parameters, model=nn.Identity())
+        trainable: Any = SimpleNamespace(parameters=self.parameters, fixed={}, model=nn.Identity())
         self.parallel, self.state = OneRank(torch.device(device)), TrainState(trainable, self.config)
 
     def step(self, number: int) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ def test_the_transformer_s_steps_in_its_backward_pass(name: str, kept: float | N
             CompiledBlocks(model.transformer_blocks, kept=kept, backend="aot_eager")
         run = Run(name, "fp32", fused=fused, **clipping)
         run.parameters = dict(model.named_parameters())
-        trainable: Any = SimpleNamespace(parameters=run.parameters, model=model)
+        trainable: Any = SimpleNamespace(parameters=run.parameters, fixed={}, model=model)
         run.state = TrainState(trainable, run.config.model_copy(update={"parameter_groups": ()}))
         for number in range(3):
             run.state.begin(rate(number))

@@ -74,7 +74,7 @@ def short(state: TrainState, num_steps: int) -> dict[str, Tensor]:
 
 
 def state_of(optimizer: str, **settings: Any) -> TrainState:
-    trainable: Any = SimpleNamespace(parameters=parameters(), model=nn.Identity())
+    trainable: Any = SimpleNamespace(parameters=parameters(), fixed={}, model=nn.Identity())
     return TrainState(trainable, config_of(optimizer, **settings))
 
 
