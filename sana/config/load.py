@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from sana.config.pipeline import Config
 from sana.config.problems import all_problems
 from sana.config.renamed_keys import with_new_names
+from sana.config.training.method_conflicts import check_base_weights
 from sana.config.training.optimizer_support import check_package
 from sana.config.yaml_reading import parse_yaml
 from sana.errors import ConfigError
@@ -69,6 +70,7 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
         config = Config.model_validate(values)
         if not renamed:
             check_package(config.train.optimizer.name)
+            check_base_weights(config.train.base_weights)
             return config
     except ValidationError as error:
         wrong = error

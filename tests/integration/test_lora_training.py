@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sana.model.adapters.quantized_layers import QuantizedLinear
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
 from sana.runtime.specs import CheckpointName, InitialWeights, ModelSource
@@ -52,8 +53,9 @@ WAYS: dict[str, dict[str, Any]] = {
     [
         {"method": {**LORA["method"], "use_dora": True}},
         {"frozen": ["*.attn2.*", "time_embed.*"]},
+        {**LORA, "base_weights": "fp8_cast"},
     ],
-    ids=["dora", "frozen"],
+    ids=["dora", "frozen", "fp8_cast"],
 )
 def test_other_ways_to_compute_change_no_bit(lab: Lab, settings: dict[str, Any]) -> None:
     settings = {
@@ -62,6 +64,8 @@ def test_other_ways_to_compute_change_no_bit(lab: Lab, settings: dict[str, Any])
     }  # fmt: skip
     plain = lab.train("plain", **settings)
     for way, changed in WAYS.items():
+        if way == "offloaded" and "base_weights" in settings:
+            continue
         with fresh_accelerator():
             lab.assert_same(plain, lab.train(way.replace(" ", "-"), **{**settings, **changed}))
     with fresh_accelerator():
@@ -70,9 +74,13 @@ def test_other_ways_to_compute_change_no_bit(lab: Lab, settings: dict[str, Any])
 
 
 @pytest.mark.slow(group="adapters")
-@pytest.mark.parametrize("settings", [{"dropout": 0.3}, {"use_dora": True, "dropout": 0.3}], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "settings", [{"dropout": 0.3}, {"use_dora": True, "dropout": 0.3}, {"base": "int8"}], ids=["lora", "dora", "int8"]
+)
 def test_compiled_blocks_are_one_graph_a_shape_and_near(lab: Lab, settings: dict[str, Any]) -> None:
+    base_weights = settings.pop("base", "plain")
     settings = {**FAST, "method": {**LORA["method"], **settings}, "max_steps": 3, "eval_every": 3}
+    settings["base_weights"] = base_weights
     plain = lab.losses(lab.train("plain", **settings))
     with fresh_accelerator(), compiled_by(CPU_BACKEND):
         compiled = lab.train("compiled", **settings, compile="always")
@@ -92,8 +100,9 @@ def test_dropout_is_resumed_and_has_an_effect(lab: Lab) -> None:
     assert all(a != b for a, b in zip(lab.losses(straight)[1:], none[1:], strict=True))
 
 
-def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab) -> None:
-    job = lab.job("run", max_steps=3, eval_every=3, mixed_precision="bf16", **FAST)
+@pytest.mark.parametrize("base_weights", ["plain", "fp8"])
+def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab, base_weights: str) -> None:
+    job = lab.job("run", max_steps=3, eval_every=3, mixed_precision="bf16", base_weights=base_weights, **FAST)
     train(job)
     checkpoint = lab.at("run", 3)
     after = lab.rows(checkpoint)[-1]
@@ -114,6 +123,9 @@ def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab) -> None:
 
     model = ModelSource(str(lab.model), None)
     pipe = load_trained(job.config, lab.store, model, CheckpointName(lab.key("run"), 3))
+    # a base in 8 bits is sampled from as it was trained on
+    stored = any(isinstance(module, QuantizedLinear) for module in pipe.transformer.modules())
+    assert stored == (base_weights != "plain")
     found = {name: tensor for name, tensor in pipe.transformer.state_dict().items() if ".lora_" in name}
     assert len(found) == len(ema) and {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 

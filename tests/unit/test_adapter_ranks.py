@@ -18,6 +18,7 @@ LORA = {"name": "lora", "rank": 2, "targets": ["self_attention", "feed_forward"]
 METHODS: dict[str, dict[str, Any]] = {
     "lora": {"method": {**LORA, "dropout": 0.3}},
     "dora": {"method": {**LORA, "use_dora": True}, "frozen": ["*.lora_A.weight"], "mixed_precision": "bf16"},
+    "int8": {"method": LORA, "base_weights": "int8", "mixed_precision": "bf16"},
     "frozen": {"frozen": ["*.attn1.*", "patch_embedding.*", "proj_out.*"]},
 }
 WAYS: dict[str, dict[str, Any]] = {
@@ -33,7 +34,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
     return Lab(build_encoded(folder / "root"), folder / "lab", tiny_model)
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = pytest.mark.slow(group="adapters")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "lora" else SLOW) for name in METHODS])
 def test_two_ranks_take_the_steps_of_one_process(pair: RankPair, lab: Lab, name: str) -> None:
     settings = {**SETTINGS, "learning_rate": 1e-2, "max_steps": 3, "eval_every": 3, **METHODS[name]}
     with fresh_accelerator():

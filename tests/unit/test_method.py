@@ -1,11 +1,14 @@
 """`train.method`: its hash, the layers that targets name, and what is refused before anything runs."""
 
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import pytest
 
+from sana.config.training import optimizer_support
 from sana.config.training.adapter_names import adapter_shapes, adapter_targets
 from sana.config.training.method import LoraMethod
+from sana.config.training.method_conflicts import check_base_weights
 from sana.config.training.parameter_names import check_parameter_names
 from sana.config.training.train import TrainConfig
 from sana.costs.parameter_shapes import parameter_shapes
@@ -84,6 +87,13 @@ def test_names_of_nothing_are_refused() -> None:
             {"method": {"name": "lora", "dropout": 0.1}, "resources": {"offload": {"type": "block_level"}}},
             "set dropout to 0, or resources.offload.type to none",
         ),
+        ({"base_weights": "int8"}, "use method lora, or for less memory optimizer.name adamw_bf16"),
+        ({"base_weights": "fp8_cast", "frozen": ["*.ff.*"]}, "with method full they learn"),
+        (
+            {"method": {"name": "lora"}, "base_weights": "fp8", "resources": {"offload": {"type": "block_level"}}},
+            "set resources.offload.type to none, or base_weights to plain",
+        ),
+        ({"method": {"name": "lora"}, "base_weights": "int4"}, "'plain', 'int8', 'fp8' or 'fp8_cast'"),
         ({"method": {"name": "lora", "rank": 0}}, "greater than or equal to 1"),
         ({"method": {"name": "lora", "targets": []}}, "at least 1 item"),
         ({"method": {"name": "full", "rank": 4}}, "Extra inputs"),
@@ -92,6 +102,20 @@ def test_names_of_nothing_are_refused() -> None:
 def test_conflicts_are_found_at_load(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(**settings)
+
+
+def test_what_quantises_is_asked_for_at_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_base_weights("int8")
+
+    def missing(_: str) -> str:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(optimizer_support, "version", missing)
+    for kind in ("int8", "fp8"):
+        with pytest.raises(ConfigError, match=rf"train.base_weights: {kind} needs torchao 0.18.*or use fp8_cast"):
+            check_base_weights(kind)  # type: ignore[arg-type]
+    check_base_weights("fp8_cast")
+    check_base_weights("plain")
 
 
 @pytest.mark.parametrize(

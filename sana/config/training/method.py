@@ -60,4 +60,6 @@ class LoraMethod(Section):
         return {**super().hashed(), "alpha": self.resolved_alpha}
 
 
+BaseWeights = Literal["plain", "int8", "fp8", "fp8_cast"]
+
 MethodConfig = Annotated[FullMethod | LoraMethod, Field(discriminator="name"), default_member("full")]

@@ -56,15 +56,24 @@ def check_package(name: str) -> None:
     Raises:
         ConfigError: it is not, or too old; says what to install.
     """
-    package, needed = SUPPORT[name].package, SUPPORT[name].at_least
-    wanted = f"train.optimizer.name: {name} needs {package} {needed[0]}.{needed[1]} or newer"
+    support = SUPPORT[name]
+    require_package(f"train.optimizer.name: {name}", support.package, support.at_least, otherwise="use adamw")
+
+
+def require_package(setting: str, package: str, needed: tuple[int, int], *, otherwise: str) -> None:
+    """Require a package that a setting needs, at this version or a newer one.
+
+    Raises:
+        ConfigError: it is not installed, or too old; says what to install, or what to do `otherwise`.
+    """
+    wanted = f"{setting} needs {package} {needed[0]}.{needed[1]} or newer"
     install = EXTRA if package != "torch" else f"pip install 'torch>={needed[0]}.{needed[1]}'"
     try:
         found = version(package)
     except PackageNotFoundError as error:
-        raise ConfigError(f"{wanted}, which is not installed: {install}; or use adamw") from error
+        raise ConfigError(f"{wanted}, which is not installed: {install}; or {otherwise}") from error
     if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < needed:
-        raise ConfigError(f"{wanted}, and {found} is installed: {install}; or use adamw")
+        raise ConfigError(f"{wanted}, and {found} is installed: {install}; or {otherwise}")
 
 
 def names_with(feature: str) -> str:

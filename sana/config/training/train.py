@@ -9,7 +9,7 @@ from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
 from sana.config.training.early_stopping import EarlyStoppingConfig
 from sana.config.training.masks import MaskedLossConfig
-from sana.config.training.method import FullMethod, MethodConfig
+from sana.config.training.method import BaseWeights, FullMethod, MethodConfig
 from sana.config.training.method_conflicts import method_conflict
 from sana.config.training.objective import (
     FlowMatchingConfig,
@@ -77,6 +77,12 @@ class TrainConfig(Section):
     )
     parameter_groups: Annotated[tuple[ParameterGroup, ...], Neutral(())] = Field(
         (), max_length=32, description="parameters with a learning rate of their own; the first that matches counts"
+    )
+    base_weights: Annotated[BaseWeights, Neutral("plain")] = Field(
+        "plain",
+        description="what weights that do not learn are stored in, beside an adapter: as they are (in bf16 where they "
+        "compute in it); int8 or fp8 with a scale for each output (torchao); or fp8_cast, e4m3 without a scale "
+        "(diffusers' layerwise casting). The 8-bit ones are made whole for each product",
     )
     frozen: Annotated[tuple[str, ...], Neutral(())] = Field(
         (),
@@ -189,7 +195,11 @@ class TrainConfig(Section):
                 global_batch_size=self.global_batch_size,
             )
             or method_conflict(
-                self.method, self.resources, optimizer=self.optimizer.name, weights_dtype=self.weights_dtype
+                self.method,
+                self.resources,
+                optimizer=self.optimizer.name,
+                weights_dtype=self.weights_dtype,
+                base_weights=self.base_weights,
             )
         )
         if conflict:

@@ -6,7 +6,7 @@ model they are `...to_q.lora_A.default.weight`, and the layer's own weight is `.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,22 @@ _PARTS = {A: "lora_A", B: "lora_B", MAGNITUDE: "lora_magnitude_vector"}
 
 
 def add_lora(
-    transformer: nn.Module, method: LoraMethod, targets: Sequence[str], *, seed: int
+    transformer: nn.Module,
+    method: LoraMethod,
+    targets: Sequence[str],
+    *,
+    seed: int,
+    store: Callable[[nn.Module], None],
 ) -> dict[str, nn.Parameter]:
     """Put an adapter beside the layers `targets`, in place; returns its parameters, which alone require a gradient.
 
     They are float32 whatever the layer's weights are. A is drawn from U(-1, 1) / sqrt(inputs), as peft does, by the
     seed and the layer's name; B is zeros, so that the model computes what it did. DoRA's magnitudes are the lengths of
-    the rows of the weights.
+    the rows of the weights. `store` is called before, to store the model's own weights as they are to be: peft makes A
+    and B of the class of a layer, which must be torch's own.
     """
     inject_adapter_in_model(_peft_config(method, targets), transformer, adapter_name=_ADAPTER)
+    store(transformer)
     parameters: dict[str, nn.Parameter] = {}
     for target in targets:
         layer = _lora_layer(transformer, target)
@@ -59,20 +66,23 @@ def add_lora(
 
 
 def load_lora(
-    transformer: nn.Module, method: LoraMethod, tensors: Mapping[str, Tensor], *, targets: Sequence[str]
+    transformer: nn.Module,
+    method: LoraMethod,
+    tensors: Mapping[str, Tensor],
+    *,
+    targets: Sequence[str],
+    dtype: torch.dtype,
+    store: Callable[[nn.Module], None],
 ) -> None:
-    """Put a trained adapter beside the layers, in the dtype of each layer's weights, as stock diffusers loads it.
+    """Put a trained adapter beside the layers, in the dtype of the model, as stock diffusers loads it.
 
     Raises:
         ValueError: tensors are missing, unknown or of another shape.
     """
-    parameters = add_lora(transformer, method, targets, seed=0)
+    parameters = add_lora(transformer, method, targets, seed=0, store=store)
     fill_lora(parameters, tensors)
-    for target in targets:
-        layer = _lora_layer(transformer, target)
-        dtype = layer.get_base_layer().weight.dtype
-        for parameter in _parameters_of(layer, target).values():
-            parameter.data = parameter.data.to(dtype)
+    for parameter in parameters.values():
+        parameter.data = parameter.data.to(dtype)
 
 
 @torch.no_grad()

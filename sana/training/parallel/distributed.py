@@ -43,7 +43,8 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
         cpu=device == "cpu",
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of all gradients
+            # no second copy of all gradients; buffers are constants, perhaps gigabytes of a base in 8 bits
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
     )
 

@@ -1,6 +1,7 @@
 """`train.method` lora: an adapter beside the transformer's weights learns, float32; the weights stay."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from sana.model.adapters.lora_layers import (
     lora_metadata,
     read_lora,
 )
+from sana.model.adapters.quantized_layers import quantize_layers
 from sana.training.trainables.full_transformer import split_frozen
 
 
@@ -36,9 +38,9 @@ class LoraTransformer:
         self.model, self._method = transformer, config.method
         shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
         targets = adapter_targets(config.method, shapes)
-        if config.mixed_precision == "bf16":
-            round_products(transformer)
-        adapter = add_lora(transformer, config.method, targets, seed=config.seed)
+        adapter = add_lora(
+            transformer, config.method, targets, seed=config.seed, store=partial(_store_base, config=config)
+        )
         self.parameters: Mapping[str, nn.Parameter]
         self.fixed: Mapping[str, Tensor]
         self.parameters, self.fixed = split_frozen(adapter, config.frozen)
@@ -58,16 +60,33 @@ class LoraTransformer:
         return {PREFIX + name: weights[name].to(torch.float32) for name in sorted(weights)}
 
 
-def round_products(model: nn.Module) -> None:
-    """Round the weights and biases of linear layers and convolutions to bf16, in place; all others stay."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
-            module.to(torch.bfloat16)
+def _store_base(transformer: nn.Module, config: TrainConfig) -> None:
+    """Store weights that do not learn as `train.base_weights` and `train.mixed_precision` say, in place."""
+    if config.base_weights != "plain":
+        quantize_layers(transformer, config.base_weights)
+    if config.mixed_precision == "bf16":
+        for module in transformer.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):  # those in 8 bits have no parameters
+                for parameter in module.parameters():
+                    parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def with_adapter(transformer: nn.Module, config: TrainConfig, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Put a trained adapter beside a transformer's weights, in place, in their dtype; returns it, for sampling."""
+def with_adapter(
+    transformer: nn.Module, config: TrainConfig, tensors: Mapping[str, Tensor], *, dtype: torch.dtype
+) -> nn.Module:
+    """Put a trained adapter beside a transformer's weights, in place, of `dtype`; returns it, for sampling.
+
+    Weights that are to be stored in 8 bits come as float32, as training quantises them.
+    """
     assert isinstance(config.method, LoraMethod)
     shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
-    load_lora(transformer, config.method, tensors, targets=adapter_targets(config.method, shapes))
+
+    def store(model: nn.Module) -> None:
+        if config.base_weights != "plain":
+            quantize_layers(model, config.base_weights)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(dtype)
+
+    targets = adapter_targets(config.method, shapes)
+    load_lora(transformer, config.method, tensors, targets=targets, dtype=dtype, store=store)
     return transformer.eval()

@@ -49,4 +49,6 @@ def trained_transformer(
         return transformer_with(model.path, weights, revision=model.revision, dtype=dtype)
     from sana.training.trainables.lora import with_adapter  # as above
 
-    return with_adapter(load_transformer(model.path, revision=model.revision, dtype=dtype), config, weights)
+    loaded = dtype if config.base_weights == "plain" else torch.float32
+    transformer = load_transformer(model.path, revision=model.revision, dtype=loaded)
+    return with_adapter(transformer, config, weights, dtype=dtype)
