@@ -6,9 +6,11 @@ A key that is new here is one more row; it then goes out of its family in unsupp
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.datasets import convert_datasets
 from sana.convert.mapping import Group, Row, Run, Table, at_least
+from sana.convert.method import OF_LORA, convert_loss, convert_method
+from sana.convert.notifications import convert_webhooks
 from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
-from sana.convert.sampling import convert_bucket, convert_prompts, convert_weights
+from sana.convert.sampling import convert_bucket, convert_prompts, convert_validation, convert_weights
 from sana.convert.training import (
     convert_batch,
     convert_clipping,
@@ -36,15 +38,11 @@ def _model(conversion: Conversion, keys: Keys, run: Run) -> None:
     if vae is not None:
         same = "the same repository" if vae == path else "another VAE makes latents this model has never seen"
         conversion.leave_out("pretrained_vae_model_name_or_path", vae, f"the VAE is always the model's own: {same}")
-    kind = keys.text("model_type", "full")
-    if keys.has("model_type"):
-        why = "all weights are trained, the only way there is"
-        conversion.leave_out("model_type", kind, why if kind == "full" else f"{why}: there is no {kind} here yet")
 
 
 CONFIG_KEYS: Table = (
     Group("output_dir", convert_places),
-    Group("model_family pretrained_model_name_or_path pretrained_vae_model_name_or_path model_type", _model),
+    Group("model_family pretrained_model_name_or_path pretrained_vae_model_name_or_path", _model),
     Row("model.revision", "revision", None, "resolved to a commit at every run"),
     Group("resolution resolution_type", convert_datasets),
     Row("probe.duplicates", "", "keep",
@@ -63,6 +61,8 @@ CONFIG_KEYS: Table = (
     Row("train.seed", "seed", 42,
         "of shuffling, noise, noise levels and caption dropout; below 0 there: another each time", at_least(0)),
     Group("max_train_steps", convert_steps),
+    Group(f"model_type {OF_LORA}", convert_method),
+    Group("loss_type huber_c snr_gamma offset_noise noise_offset noise_offset_probability", convert_loss),
     Group("train_batch_size gradient_accumulation_steps num_processes", convert_batch),
     Row("train.learning_rate", "learning_rate", 4e-7, "officially 5e-5"),
     Group("lr_scheduler lr_warmup_steps lr_end lr_power", convert_schedule),
@@ -84,7 +84,9 @@ CONFIG_KEYS: Table = (
     Row("train.resources.max_checkpoints", "checkpoints_total_limit", 5, "checkpoints; 0 there: no limit",
         lambda limit: limit if limit > 0 else 1000),
     Row("train.resources.eval_every", "eval_steps_interval validation_steps validation_step_interval", 500,
-        "steps between eval losses; videos come at the end", at_least(0)),
+        "steps between eval losses", at_least(0)),
+    Group("validation_steps validation_step_interval validation_disable validation_on_startup ema_validation use_ema "
+          "validation_resolution validation_num_video_frames", convert_validation),
     Row("evaluate.num_sigmas", "eval_timesteps", 8, "fixed noise levels: midpoints of equal slices of (0, 1)"),
     Row("evaluate.max_samples", "num_eval_images", 256, "the standard error falls with its root"),
     Group("validation_resolution validation_num_video_frames", convert_bucket),
@@ -96,5 +98,6 @@ CONFIG_KEYS: Table = (
     Row("sample.negative_prompt", "validation_negative_prompt", "", "empty: null caption"),
     Group("use_ema ema_validation", convert_weights),
     Group("validation_prompt user_prompt_library", convert_prompts),
+    Group("webhook_config webhook_reporting_interval webhook_progress_interval", convert_webhooks),
     Row("tracking.experiment", "tracker_project_name", "sana-video", "of MLflow, whose runs name themselves"),
 )  # fmt: skip

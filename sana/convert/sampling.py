@@ -8,25 +8,55 @@ from sana.convert.conversion import Conversion, Keys, read_json
 from sana.convert.mapping import Run
 from sana.errors import ConfigError
 
+VALIDATION_STEPS = 100  # SimpleTuner's default
 LIBRARY = "user_prompt_library.json"  # the name in SimpleTuner's guides
 
 
 def convert_bucket(conversion: Conversion, keys: Keys, run: Run) -> None:
     """Write `sample.bucket`. Raises ConfigError: the resolution is not width x height."""
     named = keys.present("validation_resolution", "validation_num_video_frames")
-    text = keys.text("validation_resolution", "832x480")
-    asked = text.split(",")[0].strip().lower()
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", asked)
-    if match is None:
-        raise ConfigError(f"{keys.where}: validation_resolution {asked!r} is not width x height, for example 832x480")
-    width, height = int(match[1]), int(match[2] or match[1])
+    (bucket, note), *others = _buckets(keys)
+    note += f"; train.validation has all {1 + len(others)}" if others else ""
+    conversion.set("sample.bucket", bucket, f"frames x height x width{note}", *named)
+
+
+def _buckets(keys: Keys) -> list[tuple[str, str]]:
+    """Return the shapes of validation videos, each with what is otherwise than asked."""
     frames = keys.integer("validation_num_video_frames", 81)
     snapped = max(1, frames - (frames - 1) % 4)
-    rows, columns = (max(16, round(side / 16) * 16) for side in (height, width))
-    note = f"; {width}x{height} in multiples of 16" if (rows, columns) != (height, width) else ""
-    note += f"; {frames} frames are not 4k + 1" if snapped != frames else ""
-    note += "; the first of several" if "," in text else ""
-    conversion.set("sample.bucket", f"{snapped}x{rows}x{columns}", f"frames x height x width{note}", *named)
+    found: list[tuple[str, str]] = []
+    for asked in (part.strip().lower() for part in keys.text("validation_resolution", "832x480").split(",")):
+        match = re.fullmatch(r"(\d+)(?:x(\d+))?", asked)
+        if match is None:
+            raise ConfigError(
+                f"{keys.where}: validation_resolution {asked!r} is not width x height, for example 832x480"
+            )
+        width, height = int(match[1]), int(match[2] or match[1])
+        rows, columns = (max(16, round(side / 16) * 16) for side in (height, width))
+        note = f"; {width}x{height} in multiples of 16" if (rows, columns) != (height, width) else ""
+        note += f"; {frames} frames are not 4k + 1" if snapped != frames else ""
+        bucket = f"{snapped}x{rows}x{columns}"
+        if bucket not in [before for before, _ in found]:
+            found.append((bucket, note))
+    return found
+
+
+def convert_validation(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `train.validation`: videos while training, as often as there. Raises ConfigError as `convert_bucket`."""
+    at, named = "train.validation", keys.present("validation_steps", "validation_step_interval")
+    every = keys.integer("validation_step_interval", keys.integer("validation_steps", VALIDATION_STEPS))
+    off = keys.flag("validation_disable")
+    conversion.set(f"{at}.every", 0 if off else max(0, every), "steps between validation videos; 0: none",
+                   *named, *keys.present("validation_disable"))  # fmt: skip
+    conversion.set(f"{at}.at_start", keys.flag("validation_on_startup") and not off, "before the first step",
+                   *keys.present("validation_on_startup"))  # fmt: skip
+    chosen = keys.text("ema_validation", "comparison") if keys.flag("use_ema") else "none"
+    weights = {"comparison": "both", "ema_only": "ema"}.get(chosen, "live")
+    conversion.set(f"{at}.weights", weights, "both: of EMA and live weights side by side")
+    buckets = [bucket for bucket, _ in _buckets(keys)]
+    if len(buckets) > 1:
+        conversion.set(f"{at}.buckets", buckets, "all that were asked for",
+                       *keys.present("validation_resolution"))  # fmt: skip
 
 
 def convert_weights(conversion: Conversion, keys: Keys, run: Run) -> None:

@@ -173,6 +173,9 @@ def _convert_weights_dtype(conversion: Conversion, keys: Keys, optimizer: str) -
     """There the weights are bf16 unless base_model_default_dtype says otherwise; here where the optimizer allows it."""
     named, wanted = keys.present("base_model_default_dtype"), keys.text("base_model_default_dtype", "bf16")
     there = wanted == "bf16" and keys.text("mixed_precision", "bf16") == "bf16"
+    if conversion.value("train.method.name") != "full":
+        conversion.set("train.weights_dtype", "fp32", "of what learns, which is little; the base is bf16 then", *named)
+        return
     bf16 = there and SUPPORT[optimizer].bf16_weights
     why = "fp32 master weights; " + (f"in bf16 {optimizer} would round small steps away" if there else "as there")
     conversion.set("train.weights_dtype", "bf16" if bf16 else "fp32",

@@ -34,7 +34,8 @@ FAMILIES = (
     Family("quantize* base_model_precision text_encoder_1_precision",
            "no quantised training here; weights are in train.weights_dtype, computed in train.mixed_precision, and the "
            "text encoder runs in encode_captions.dtype"),
-    Family("lora* lycoris* peft_* lora_rank init_lora", "no LoRA here yet: all weights are trained"),
+    Family("init_lora", "an adapter to begin from is train.init_from, a run of this root or a folder"),
+    Family("lora* lycoris* peft_*", "no counterpart; train.method has what a LoRA has here"),
     Family("enable_model_cpu_offload optimizer_cpu_offload_method musubi_* ramtorch*",
            "train.resources.offload keeps weights, gradients and optimizer of the blocks in the host's memory"),
     Family("num_machines fsdp_* deepspeed* context_parallel*",
@@ -46,15 +47,15 @@ FAMILIES = (
     Family("tread_config layersync* distillation* twinflow* controlnet*",
            "not here yet; the model is trained on the videos and captions alone"),
     Family("conditioning conditioning_data conditioning_type conditioning*", "no conditioning data sets here yet"),
-    Family("masked_loss_probability", "of no effect on Sana Video there; not trained here yet"),
-    Family("webhook*", "no webhooks yet; Prefect's automations tell of a run's states"),
+    Family("webhook*", "see notifications"),
     Family("validation_preview*", "no previews yet; the stage sample makes the videos"),
     Family("audio", "sound is not trained"),
     # training
     Family("ignore_final_epochs strict_epoch_limit num_train_epochs validation_epoch_interval eval_epoch_interval "
            "checkpoint_epoch_interval",
            "epochs are not counted: a run ends at train.max_steps; intervals are in steps, see train.resources"),
-    Family("weighting_scheme snr_gamma", "the loss is the plain mean squared error, as in the official training"),
+    Family("weighting_scheme huber_schedule input_perturbation*",
+           "of no effect on Sana Video there; here: train.loss_weighting, train.objective, train.noise_offset"),
     Family("flow_schedule_auto_shift flow_schedule_shift flow_use_uniform_schedule flow_use_beta_schedule "
            "flow_sigmoid_scale",
            "of no effect on Sana Video there; here: train.timestep_sampling (name: logit_normal or uniform; shift, "
@@ -74,13 +75,13 @@ FAMILIES = (
            "every run is recorded in MLflow, see tracking, and named by what went into it, so that a rerun finds its "
            "own; logs are under work_dir"),
     # eval loss and samples
-    Family("validation_on_startup eval_dataset_pooling eval_loss_disable evaluation_*",
+    Family("eval_dataset_pooling eval_loss_disable evaluation_*",
            "the stage evaluate gives one eval loss over all held-out clips, noise levels and noise fixed, of the "
            "untrained weights too; sana run CONFIG --until train leaves it out"),
-    Family("validation_prompt_library validation_disable validation_guidance_rescale validation_noise_scheduler "
+    Family("validation_prompt_library validation_guidance_rescale validation_noise_scheduler "
            "validation_*",
-           "videos are made by a stage after training, with the checkpoint's own scheduler and your sample.prompts; "
-           "sana run CONFIG --until evaluate leaves it out"),
+           "videos are made while training (train.validation) and after it (stage sample), with the checkpoint's own "
+           "scheduler and your sample.prompts"),
     Family("sana_motion_score", "no key of SimpleTuner's; here: captions.motion_score_column of a data set"),
     Family("sana_*", "no counterpart; the instruction before a caption is encode_captions.template"),
     # data sets and what is encoded

@@ -54,8 +54,8 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert sample.negative_prompt == CONFIG["validation_negative_prompt"]
     assert (config.tracking.experiment, config.root) == ("video-training", "output/sanavideo/store")
     assert done.output.splitlines() == [
-        "mapped: 45 of 71 keys; user_prompt_library.json is taken along",
-        "not carried over: 26 keys; the tables say what is used instead",
+        "mapped: 46 of 71 keys; user_prompt_library.json is taken along",
+        "not carried over: 25 keys; the tables say what is used instead",
         "changes results: pixel range, sizes, warm-up, clipping, noise levels and 3 more",
         f"tables: {tmp_path}/my.conversion.md",
         f"next: sana validate {out}",
@@ -80,13 +80,15 @@ def test_every_key_of_the_quickstart_is_mapped_or_has_the_reason_why_not(tmp_pat
 
 def test_a_row_of_the_table_carries_a_key_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that a new feature needs: the row is stronger than the family that the key was in."""
-    changes = {"lora_rank": 4, "gradient_precision": "fp32"}
-    assert {"lora_rank", "gradient_precision"} <= {key.name for key in convert(*files(tmp_path, changes)).not_carried}
-    row = Row("train.method.rank", "lora_rank", 16, "of the adapter", at_least(8))
+    changes = {"tread_config": 4, "gradient_precision": "fp32"}
+    assert {"tread_config", "gradient_precision"} <= {
+        key.name for key in convert(*files(tmp_path, changes)).not_carried
+    }
+    row = Row("train.method.rank", "tread_config", 16, "of the adapter", at_least(8))
     monkeypatch.setattr("sana.convert.simpletuner.CONFIG_KEYS", (*CONFIG_KEYS, row))
     conversion = convert(*files(tmp_path, changes))
-    assert conversion.settings[-1] == Setting("train.method.rank", 8, "of the adapter", ("lora_rank",))
-    assert "lora_rank" not in {key.name for key in conversion.not_carried}
+    assert conversion.settings[-1] == Setting("train.method.rank", 8, "of the adapter", ("tread_config",))
+    assert "tread_config" not in {key.name for key in conversion.not_carried}
 
 
 def test_no_key_is_in_two_families_and_none_of_config_json_is_mapped_too() -> None:

@@ -1,0 +1,105 @@
+"""Conversion from SimpleTuner of what trains, how its loss weighs, what is validated and who is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana.config.delivery.notifications import NotificationTarget
+from sana.config.training.method import FullMethod, LoraMethod
+from sana.config.training.objective import HuberConfig, MinSnrWeighting, NoiseOffset
+from sana.convert.simpletuner import convert
+from sana.convert.yaml_text import yaml_text
+from sana.errors import ConfigError
+from tests.quickstart_files import accounted, converted, files
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "method"),
+    [
+        ({}, FullMethod()),
+        ({"model_type": "full", "lora_rank": 8}, FullMethod()),
+        ({"model_type": "lora"}, LoraMethod(rank=16, dropout=0.1)),
+        ({"model_type": "lora", "lora_rank": 64, "lora_alpha": 32, "lora_dropout": 0.0},
+         LoraMethod(rank=64, alpha=32.0)),
+        ({"model_type": "lora", "lora_type": "standard", "use_dora": True}, LoraMethod(dropout=0.1, use_dora=True)),
+        ({"model_type": "lora", "lora_type": "lycoris", "lycoris_config": "config/lycoris.json"},
+         LoraMethod(dropout=0.1)),
+    ],
+)  # fmt: skip
+def test_what_trains(tmp_path: Path, changes: dict[str, Any], method: FullMethod | LoraMethod) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.train.method == method
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+def test_an_unknown_method_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model_type is 'controlnet', neither full nor lora"):
+        convert(*files(tmp_path, {"model_type": "controlnet"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "value"),
+    [
+        ({"loss_type": "huber", "huber_c": 0.3}, "objective", HuberConfig(delta=0.3)),
+        ({"loss_type": "smooth_l1"}, "objective", HuberConfig(delta=0.1)),
+        ({"snr_gamma": 5.0}, "loss_weighting", MinSnrWeighting(gamma=5.0)),
+        ({"offset_noise": True}, "noise_offset", NoiseOffset(strength=0.1, probability=0.25)),
+        ({"offset_noise": True, "noise_offset": 0.05, "noise_offset_probability": 1.0}, "noise_offset",
+         NoiseOffset(strength=0.05)),
+        ({"noise_offset": 0.05, "snr_gamma": 0, "loss_type": "l2"}, "noise_offset", None),
+    ],
+)  # fmt: skip
+def test_how_errors_weigh(tmp_path: Path, changes: dict[str, Any], name: str, value: Any) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert getattr(config.train, name) == value
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),  # every, at_start, weights, buckets
+    [
+        ({}, (200, False, "ema", ())),
+        ({"validation_step_interval": None, "validation_steps": 50}, (50, False, "ema", ())),
+        ({"validation_disable": True, "validation_on_startup": True}, (0, False, "ema", ())),
+        ({"validation_on_startup": True, "ema_validation": "comparison"}, (200, True, "both", ())),
+        ({"use_ema": False}, (200, False, "live", ())),
+        ({"validation_resolution": "832x480,480x832, 832x480"},
+         (200, False, "ema", ("81x480x832", "81x832x480"))),
+    ],
+)  # fmt: skip
+def test_videos_while_training(tmp_path: Path, changes: dict[str, Any], expected: tuple[Any, ...]) -> None:
+    config, conversion = converted(tmp_path, changes)
+    found = config.train.validation
+    assert (found.every, found.at_start, found.weights, found.buckets) == expected
+    assert {key for key, value in changes.items() if value is not None} <= accounted(conversion)
+    assert config.train.resources.eval_every == changes.get("validation_steps", 200)
+
+
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_webhooks_keep_their_addresses_to_themselves(tmp_path: Path, in_a_file: bool) -> None:
+    secret = "https://discord.com/api/webhooks/1234567890/abcdefghijklmnop"
+    hooks = [
+        {"webhook_type": "discord", "webhook_url": secret, "log_level": "critical"},
+        {"webhook_type": "raw", "callback_url": "https://example.com/hook", "auth_token": "s3cr3t-t0ken"},
+    ]
+    (tmp_path / "webhook.json").write_text(json.dumps(hooks))
+    given = "config/webhook.json" if in_a_file else hooks
+    config, conversion = converted(tmp_path, {"webhook_config": given, "webhook_reporting_interval": 10})
+    assert config.notifications.targets == (
+        NotificationTarget(kind="apprise", url_env="SANA_WEBHOOK", min_level="error"),
+        NotificationTarget(kind="webhook", url_env="SANA_WEBHOOK_2", secret_env="SANA_WEBHOOK_2_SECRET"),
+    )
+    assert {"webhook_config", "webhook_reporting_interval"} <= accounted(conversion)
+    assert "set SANA_WEBHOOK, SANA_WEBHOOK_2" in " ".join(conversion.notes)
+    said = yaml_text(conversion, title="t") + repr(conversion)
+    assert secret not in said and "s3cr3t" not in said and "example.com" not in said
+
+
+@pytest.mark.parametrize("given", ["missing.json", [1]])
+def test_a_wrong_webhook_file_is_one_line(tmp_path: Path, given: Any) -> None:
+    with pytest.raises(ConfigError, match="webhook"):
+        converted(tmp_path, {"webhook_config": given})
