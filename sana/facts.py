@@ -155,13 +155,29 @@ class PairedDifference(Record):
 
 
 @dataclass(frozen=True)
+class SeparateLoss(Record):
+    """The losses of a data set that is measured by itself, or with a condition in every sample that it applies to.
+
+    By set of weights, and compared with the initial ones.
+    """
+
+    num_samples: int
+    weights: Mapping[str, WeightsLoss]
+    paired: Mapping[str, PairedDifference]
+
+
+@dataclass(frozen=True)
 class EvaluateFacts(Facts):
-    """The eval loss of each set in WEIGHTS, and the paired difference to BASELINE of the others, by name."""
+    """The eval loss of each set in WEIGHTS, and the paired difference to BASELINE of the others, by name.
+
+    `conditions`: the same with each condition of training, by its label.
+    """
 
     STAGE: ClassVar[str] = "evaluate"
     weights: Mapping[str, WeightsLoss]
     paired: Mapping[str, PairedDifference]
     step: int  # of the checkpoint
+    conditions: Mapping[str, SeparateLoss] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

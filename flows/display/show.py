@@ -128,6 +128,12 @@ def eval_lines(artifact: Artifact) -> str:
                 f"  after {facts.step} steps, {name:4} weights: {_with_error(loss.mean, loss.stderr)}  "
                 f"({paired.relative_drop:.1%} lower; paired difference {_with_error(paired.difference, paired.stderr)})"
             )
+    for label, found in facts.conditions.items():
+        start, loss = found.weights[BASELINE], found.weights["ema"]
+        lines.append(
+            f"  with {label} in each of {found.num_samples}: {_with_error(start.mean, start.stderr)} before, "
+            f"{_with_error(loss.mean, loss.stderr)} by ema weights ({found.paired['ema'].relative_drop:.1%} lower)"
+        )
     return "\n".join(lines)
 
 

@@ -23,4 +23,9 @@ class EvaluateConfig(Section):
         description="ids of data sets with role: eval whose loss is measured by itself, not as part of the eval "
         "loss, such as generic clips that show what the model forgets",
     )
+    conditions: Annotated[bool, Neutral(True)] = Field(
+        True,
+        description="also measure the eval loss with each of train.conditions in every sample; each takes as long "
+        "again as the eval loss, and there is none without conditions",
+    )
     resources: EvaluateResources = EvaluateResources()

@@ -65,6 +65,7 @@ PATTERNS = {
         "must be of lower-case letters, digits, '.', '_' and '-', begin with a letter or digit, and have at most 64"
     ),
     r"^(auto|tab|\t|[!#-/:-@\[\]^_`{-~])$": "must be auto, tab, or one character such as , ; or |",
+    r"^[^/\\]+$": "must be a part of a file's name, without / and \\",
     "^[^/]+/[^/]+$": "must name a flow and a deployment: flow/deployment",
 }
 

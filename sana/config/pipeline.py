@@ -14,7 +14,7 @@ from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
-from sana.config.training.conditions import Conditions
+from sana.config.training.conditions import ConditionConfig, Conditions
 from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig
 from sana.config.training.validation import MAX_VIDEOS
@@ -151,6 +151,17 @@ class Config(Section):
     def conditions_of(self, dataset: DatasetConfig) -> Conditions:
         """Return the conditions that samples of a data set are trained with: its own, or those of `train`."""
         return self.train.conditions if dataset.conditions is None else dataset.conditions
+
+    @property
+    def evaluated_conditions(self) -> dict[str, ConditionConfig]:
+        """The conditions whose eval losses are measured, by label: of several data sets the first with this label."""
+        if not self.evaluate.conditions:
+            return {}
+        found: dict[str, ConditionConfig] = {}
+        for conditions in (self.train.conditions, *(dataset.conditions or () for dataset in self.download.enabled)):
+            for condition in conditions:
+                found.setdefault(condition.label, condition)
+        return found
 
     @model_validator(mode="after")
     def _validation_has_its_prompts(self) -> Self:

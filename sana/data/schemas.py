@@ -240,3 +240,4 @@ LOSSES = pa.schema(
         column("loss", pa.float64(), "mean squared error of the velocity"),
     ]
 )
+CONDITION_LOSSES = pa.schema([column("condition", pa.string(), "in every sample"), *LOSSES])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from sana.artifact import FileInfo
-from sana.facts import ComputeSettings, PairedDifference, WeightsLoss
+from sana.facts import ComputeSettings, PairedDifference, SeparateLoss, WeightsLoss
 from sana.record import Record
 
 
@@ -65,15 +65,6 @@ class BaseCheckReport(Record):
 
 
 @dataclass(frozen=True)
-class DatasetLoss(Record):
-    """The losses of a data set that is measured by itself, by set of weights, and compared with the initial ones."""
-
-    num_samples: int
-    weights: Mapping[str, WeightsLoss]
-    paired: Mapping[str, PairedDifference]
-
-
-@dataclass(frozen=True)
 class EvalReport(Record):
     """The eval loss of the weights of one checkpoint, by name, and all but the initial ones compared with those."""
 
@@ -87,7 +78,9 @@ class EvalReport(Record):
     weights: Mapping[str, WeightsLoss]
     paired: Mapping[str, PairedDifference]
     compute: ComputeSettings | None = None  # None: an older version's
-    datasets: Mapping[str, DatasetLoss] = field(default_factory=dict)  # those measured by themselves, by id
+    datasets: Mapping[str, SeparateLoss] = field(default_factory=dict)  # those measured by themselves, by id
+    conditions: Mapping[str, SeparateLoss] = field(default_factory=dict)  # by the condition's label
+    condition_losses_digest: str = ""  # of their losses; empty without conditions
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
 """Evaluate: the stable eval loss of the initial, live and EMA weights on the held-out split."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe
+from sana.config.pipeline import Config
 from sana.context import Context
 from sana.counts import Counts
 from sana.facts import WEIGHTS, EvaluateFacts, TrainFacts
@@ -26,7 +28,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
         VERSION,
         # how training asks the model: evaluation asks it so too
         context.config.evaluate.hashed()
-        | {name: train[name] for name in ("mixed_precision", "text_padding", "weights_dtype") if name in train},
+        | {name: train[name] for name in ("mixed_precision", "text_padding", "weights_dtype") if name in train}
+        | _conditions(context.config),
         {
             "latents": inputs["latents"].content["eval"],
             "captions": inputs["texts"].content["eval"],
@@ -36,13 +39,20 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     )
 
 
+def _conditions(config: Config) -> dict[str, Any]:
+    found = {label: condition.hashed() for label, condition in config.evaluated_conditions.items()}
+    for settings in found.values():
+        del settings["probability"]  # each is in every sample
+    return {"conditions_of_training": found} if found else {}
+
+
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
     return 0, len(WEIGHTS), "sets of weights"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
-    """Write `losses.parquet`, `report.json` and `eval_loss.png`."""
+    """Write `losses.parquet`, `report.json` and `eval_loss.png`; and those with conditions where there are any."""
     draft = Draft(context.store, recipe, forced=bool(context.salt))
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     trained = TrainFacts.of(inputs["weights"])
@@ -61,7 +71,8 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
         draft.add(name, data)
     report = EvalReport.from_json(files[EvalReport.FILE], where=f"{NAME}: {EvalReport.FILE}", repair_hint="run again")
     return draft.commit(
-        content={"losses": report.losses_digest},
+        content={"losses": report.losses_digest}
+        | ({"condition_losses": report.condition_losses_digest} if report.conditions else {}),
         counts=Counts.all_kept(report.num_samples),
-        facts=EvaluateFacts(report.weights, report.paired, report.step),
+        facts=EvaluateFacts(report.weights, report.paired, report.step, report.conditions),
     )

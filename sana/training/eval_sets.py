@@ -23,6 +23,10 @@ class EvalSets:
         """Return the losses of one set."""
         return table.of(self.ids[name])
 
+    def own_rows(self, samples: Samples) -> list[int]:
+        """Return the rows of the eval loss, without those of data sets that are measured by themselves."""
+        return [row for row in self.rows if samples.sample_id(row) in self.ids[""]]
+
     @property
     def separate(self) -> list[str]:
         """The data sets that are measured by themselves."""

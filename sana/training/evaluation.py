@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -19,12 +19,16 @@ from torch import Tensor, nn
 from sana.artifact import digest_of
 from sana.bucket import PATCH
 from sana.config.evaluate import EvaluateConfig
+from sana.config.training.conditions import ConditionConfig
 from sana.data.loading.loader import LATENTS, Reader, Samples
 from sana.errors import SanaError
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
 from sana.training.batch import MicroBatch, pad_captions, read_ahead
+from sana.training.objectives.clean_masks import draw_clean
+from sana.training.objectives.conditions import CLEAN
 from sana.training.objectives.objective import Objective
+from sana.training.objectives.step_input import mean_over_elements, noised, predict_step
 from sana.training.parallel.parallel import Parallel
 
 # Tokens of one forward: a clip of 81x480x832. At this size a GPU is busy; eight such levels at once took twice as long
@@ -120,6 +124,13 @@ def eval_rows(samples: Samples, max_samples: int, *, among: Sequence[int] | None
     return sorted(row for _, row in hashed[:max_samples])
 
 
+def given_clean(samples: Samples, row: int, condition: ConditionConfig) -> Tensor | None:
+    """Return what a condition gives of an eval sample, the same at every level and step; None: it does not apply."""
+    _, frames, height, width = (int(size) for size in samples.tensors[LATENTS].shapes[row])
+    key = ("eval", samples.sample_id(row), condition.label)
+    return draw_clean(condition, (frames, height, width), key=key)
+
+
 def eval_list_digest(sample_ids: tuple[str, ...]) -> str:
     """Return the digest of the list of eval samples: losses on different lists cannot be compared."""
     return digest_of(list(sample_ids))
@@ -140,11 +151,13 @@ def evaluate_model(
     text_padding: Literal["batch", "fixed"],
     on_round: Callable[[int, int], bool],
     rows: Sequence[int] | None = None,
+    condition: ConditionConfig | None = None,
 ) -> EvalTable | None:
     """Evaluate a model on the fixed grid, in the autocast dtype of training; every rank returns the same table.
 
     `rows` of the reader's samples are evaluated, in this order; without them those of the eval loss.
-    The loss is always that of flow matching; the objective only predicts the velocity. `model` is the bare model, not
+    The loss is always that of flow matching; the objective only predicts the velocity. With a `condition` it is that of
+    what is not given, of the samples that it applies to, which may be none. `model` is the bare model, not
     its distributed wrapper, and keeps its mode (train or eval). Each round is one sample per rank: every rank computes
     in every round, and a rank without a sample left repeats the last one, and its result is dropped.
     `on_round(samples done, samples)` is called on every rank after each round; when it returns False, which it must on
@@ -152,10 +165,14 @@ def evaluate_model(
     """
     samples = reader.samples
     rows = eval_rows(samples, config.max_samples) if rows is None else rows
+    if condition is not None:
+        rows = [row for row in rows if given_clean(samples, row, condition) is not None]
     levels = eval_sigmas(config.num_sigmas)
+    if not rows:
+        return EvalTable((), levels, np.zeros((0, len(levels))))
     losses = torch.zeros(len(rows), len(levels), dtype=torch.float64, device=parallel.device)
     indexes = [min(start + parallel.rank, len(rows) - 1) for start in range(0, len(rows), parallel.num_ranks)]
-    read = partial(_all_levels, reader, levels=levels, padding=text_padding)
+    read = partial(_all_levels, reader, levels=levels, padding=text_padding, condition=condition)
     was_training = model.training
     model.eval()
     try:
@@ -205,16 +222,28 @@ def forwards_of(batch: MicroBatch) -> Iterator[MicroBatch]:
 def _forward(parallel: Parallel, model: nn.Module, objective: Objective, batch: MicroBatch) -> Tensor:
     with parallel.autocast():
         batch = batch.to(parallel.device)
-        velocity = objective.velocity(model, batch)
-        return flow_matching_loss(velocity, velocity_target(batch.latents, batch.noise)).double()
+        target = velocity_target(batch.latents, batch.noise)
+        if CLEAN not in batch.tensors:
+            return flow_matching_loss(objective.velocity(model, batch), target).double()
+        step = replace(noised(batch), clean=batch.tensors[CLEAN])
+        return mean_over_elements((predict_step(model, batch, step) - target).square(), step).double()
 
 
 def _all_levels(
-    reader: Reader, row: int, *, levels: tuple[float, ...], padding: Literal["batch", "fixed"]
+    reader: Reader,
+    row: int,
+    *,
+    levels: tuple[float, ...],
+    padding: Literal["batch", "fixed"],
+    condition: ConditionConfig | None,
 ) -> MicroBatch:
-    """Return one sample at all noise levels, [S, ...]: first caption, no dropout."""
+    """Return one sample at all noise levels, [S, ...]: first caption, no dropout; and what a condition gives of it."""
     sample = reader.read(row, caption=0)
-    return at_all_levels(sample.latents, sample.caption, reader.samples.sample_id(row), levels=levels, padding=padding)
+    batch = at_all_levels(sample.latents, sample.caption, reader.samples.sample_id(row), levels=levels, padding=padding)
+    clean = None if condition is None else given_clean(reader.samples, row, condition)
+    if clean is None:
+        return batch
+    return MicroBatch({**batch.tensors, CLEAN: clean.expand(len(levels), *clean.shape)})
 
 
 def at_all_levels(

@@ -8,6 +8,7 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,35 +16,32 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sana.arrow import to_parquet
+from sana.config.training.conditions import ConditionConfig
 from sana.data.loading.loader import Reader, load_samples
-from sana.data.schemas import LOSSES
 from sana.data.shards.shard_cache import ShardFiles
-from sana.data.tables import content_digest
-from sana.facts import BASELINE, WEIGHTS, ComputeSettings, PairedDifference, SigmaLoss, WeightsLoss
+from sana.facts import BASELINE, WEIGHTS, ComputeSettings
 from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
-from sana.runtime.results import DatasetLoss, EvalReport
+from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName, EvaluateSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.compute.blocks import BlockCompute, prepare_blocks
 from sana.training.eval_sets import EvalSets, eval_sets
-from sana.training.evaluation import EvalTable, eval_list_digest, evaluate_model, paired_difference
+from sana.training.evaluation import EvalTable, evaluate_model
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainables.registry import load_trainable
 from sana.training.trainables.trainable import Trainable
+from sana.workers.eval_report import Tables, build_report, condition_losses_table, losses_table, plot_losses
 
-_COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
+PLAIN = ""  # the key of the eval loss itself, beside those with a condition by its label
 
 _log = logging.getLogger(__name__)
 
@@ -51,25 +49,33 @@ _log = logging.getLogger(__name__)
 @out_of_memory_explained("evaluate.resources.offload.type=block_level")
 def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
-    tables, sets, compute = evaluate_all(job)
+    found, sets, compute = evaluate_all(job)
+    if found is None:
+        return
     out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
-    if tables is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
-        (out / EvalReport.FILE).write_bytes(build_report(tables, sets, checkpoint, compute).to_json())
-        plot_losses(tables, sets, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
+    tables = found.pop(PLAIN)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
+    (out / EvalReport.FILE).write_bytes(build_report(tables, sets, found, checkpoint, compute).to_json())
+    plot_losses(tables, sets, found, step=checkpoint.step).savefig(out / "eval_loss.png", dpi=150)
+    if found:
+        (out / "condition_losses.parquet").write_bytes(to_parquet(condition_losses_table(found)))
 
 
-def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, EvalSets, ComputeSettings]:
+def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, Tables] | None, EvalSets, ComputeSettings]:
     """Return a table per set of weights, in the order of WEIGHTS, or None on all ranks but the first; and how.
 
-    A table has the samples of all sets that are evaluated.
+    Under PLAIN a table has the samples of all sets that are evaluated, under a condition's label those of the eval loss
+    that it applies to, if there are any.
     """
     spec, store = job.spec, job.open_store()
     parallel = Parallel.open(job.config.train)
     samples = load_samples(store, spec.latents, spec.captions, "eval")
     sets = eval_sets(samples, job.config.evaluate)
-    report = _Reporter(job, len(sets.rows), shown=parallel.is_main)
+    passes: dict[str, tuple[ConditionConfig | None, Sequence[int]]] = {PLAIN: (None, sets.rows)}
+    own_rows = sets.own_rows(samples)
+    passes |= {label: (condition, own_rows) for label, condition in job.config.evaluated_conditions.items()}
+    report = _Reporter(job, [len(rows) for _, rows in passes.values()], shown=parallel.is_main)
     report.phase("loading the model")
     trainable = load_trainable(spec.model, job.config.train)
     compute, offloaded = _prepare_model(job, trainable.model, parallel)
@@ -77,7 +83,7 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, E
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
-    tables: dict[str, EvalTable] = {}
+    tables: dict[str, Tables] = {}
     weights = _WeightsAhead(store, spec.checkpoint, trainable, parallel)
     for name in WEIGHTS:
         if name != BASELINE:
@@ -85,26 +91,36 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, EvalTable] | None, E
             with offloaded.reloading() if offloaded else nullcontext():
                 weights.load()
         weights.read_ahead(name)
-        report.weights = name
-        table = evaluate_model(
-            parallel,
-            trainable.model,
-            build_objective(job.config.train, flow_shift=1.0),  # evaluation draws no noise level
-            reader,
-            job.config.evaluate,
-            text_padding=job.config.train.text_padding,
-            on_round=report.on_round,
-            rows=sets.rows,
-        )
-        assert table is not None  # on_round never stops it
-        table.require_finite(name)
-        tables[name] = table
-        for dataset in ("", *sets.separate):
-            of = sets.of(table, dataset)
-            what = f"{name} weights: eval loss" + (f" of {dataset}" if dataset else "")
-            _log.info("%s %.6f over %d samples", what, of.mean(), len(of.sample_ids))
+        for label, (condition, rows) in passes.items():
+            what = f"{name} weights" + (f" with {label}" if label else "")
+            report.begin(what, len(rows))
+            table = evaluate_model(
+                parallel,
+                trainable.model,
+                build_objective(job.config.train, flow_shift=1.0),  # evaluation draws no noise level
+                reader,
+                job.config.evaluate,
+                text_padding=job.config.train.text_padding,
+                on_round=report.on_round,
+                rows=rows,
+                condition=condition,
+            )
+            assert table is not None  # on_round never stops it
+            if table.sample_ids:
+                table.require_finite(name, f"with {label}, " if label else "")
+                tables.setdefault(label, {})[name] = table
+                _log_losses(what, table, None if label else sets)
+    report.end()
     parallel.finish()
     return (tables if parallel.is_main else None), sets, compute.settings
+
+
+def _log_losses(what: str, table: EvalTable, sets: EvalSets | None) -> None:
+    """Log the eval loss, by data set where there are `sets`."""
+    for dataset in ("", *sets.separate) if sets else ("",):
+        of = sets.of(table, dataset) if sets else table
+        of_what = f"{what}: eval loss" + (f" of {dataset}" if dataset else "")
+        _log.info("%s %.6f over %d samples", of_what, of.mean(), len(of.sample_ids))
 
 
 def _prepare_model(
@@ -166,110 +182,41 @@ class _WeightsAhead:
 
 
 class _Reporter:
-    """Counts evaluations: of one sample, at all noise levels, by one set of weights. Only rank 0 reports."""
+    """Counts evaluations: of one sample, at all noise levels, by one set of weights. Only rank 0 reports.
 
-    def __init__(self, job: Job[EvaluateSpec], num_samples: int, *, shown: bool) -> None:
-        self._job, self._num_samples, self._shown = job, num_samples, shown
-        self._done = 0
-        self.weights: str = BASELINE
+    `sizes`: samples of each pass of one set of weights, of which a condition may apply to fewer.
+    """
+
+    def __init__(self, job: Job[EvaluateSpec], sizes: Sequence[int], *, shown: bool) -> None:
+        self._job, self._shown = job, shown
+        self._total = len(WEIGHTS) * sum(sizes)
+        self._num_samples = sizes[0]
+        self._done = self._before = self._size = 0  # the last two: of the passes before, of the one that runs
+        self._what = ""
 
     def phase(self, phase: str) -> None:
         self._report(self._done, phase=phase)
 
+    def begin(self, what: str, num_samples: int) -> None:
+        """Begin the next pass: `what` names its weights and condition."""
+        self._before += self._size
+        self._done, self._size, self._what = self._before, num_samples, what
+
     def on_round(self, done: int, total: int) -> bool:
-        self._done = WEIGHTS.index(self.weights) * total + done
-        levels = f"at {self._job.config.evaluate.num_sigmas} noise levels"
-        at = f"{self.weights} weights: sample {done} of {total}, {levels}"
-        is_last = self._done == len(WEIGHTS) * total
-        self._report(self._done, f"{total} samples by {len(WEIGHTS)} sets of weights, {levels}" if is_last else at)
+        self._done = self._before + (self._size if done == total else done)
+        if self._done < self._total:  # all is told by `end`
+            levels = f"at {self._job.config.evaluate.num_sigmas} noise levels"
+            self._report(self._done, f"{self._what}: sample {done} of {total}, {levels}")
         return True
+
+    def end(self) -> None:
+        """Report all as done, also where the last pass had no sample."""
+        levels = f"at {self._job.config.evaluate.num_sigmas} noise levels"
+        self._report(self._total, f"{self._num_samples} samples by {len(WEIGHTS)} sets of weights, {levels}")
 
     def _report(self, done: int, detail: str = "", *, phase: str = "") -> None:
         if self._shown:
-            total = len(WEIGHTS) * self._num_samples
-            self._job.report(Progress(done, total, "evaluations", detail, phase=phase))
-
-
-def losses_table(tables: dict[str, EvalTable]) -> pa.Table:
-    """Return one row per set of weights, sample and noise level."""
-    rows = [
-        {"weights": name, "sample_id": sample_id, "sigma_index": level, "sigma": table.sigmas[level], "loss": loss}
-        for name, table in tables.items()
-        for sample_id, losses in zip(table.sample_ids, table.losses.tolist(), strict=True)
-        for level, loss in enumerate(losses)
-    ]
-    return pa.Table.from_pylist(rows, schema=LOSSES)
-
-
-def build_report(
-    tables: dict[str, EvalTable], sets: EvalSets, checkpoint: CheckpointName, compute: ComputeSettings | None = None
-) -> EvalReport:
-    """Return the numbers of the report."""
-    own = _of_dataset(tables, sets, "")
-    return EvalReport(
-        trajectory=checkpoint.trajectory,
-        step=checkpoint.step,
-        num_samples=own.num_samples,
-        num_sigmas=len(tables[BASELINE].sigmas),
-        losses_digest=content_digest(losses_table(tables), LOSSES.names),
-        eval_list_digest=eval_list_digest(tables[BASELINE].sample_ids),
-        weights=own.weights,
-        paired=own.paired,
-        compute=compute,
-        datasets={name: _of_dataset(tables, sets, name) for name in sets.separate},
-    )
-
-
-def _of_dataset(tables: dict[str, EvalTable], sets: EvalSets, dataset: str) -> DatasetLoss:
-    """Return the losses of one set, that of the eval loss for ""."""
-    of = {name: sets.of(table, dataset) for name, table in tables.items()}
-    baseline = of[BASELINE]
-    return DatasetLoss(
-        num_samples=len(baseline.sample_ids),
-        weights={name: _summary(table) for name, table in of.items()},
-        paired={name: _comparison(table, baseline) for name, table in of.items() if name != BASELINE},
-    )
-
-
-def _summary(table: EvalTable) -> WeightsLoss:
-    levels = zip(table.sigmas, table.per_sigma(), strict=True)
-    per_sigma = tuple(SigmaLoss(sigma, mean, stderr) for sigma, (mean, stderr) in levels)
-    return WeightsLoss(table.mean(), table.stderr(), per_sigma)
-
-
-def _comparison(table: EvalTable, baseline: EvalTable) -> PairedDifference:
-    difference, stderr, num_samples = paired_difference(table, baseline)
-    return PairedDifference(difference, stderr, num_samples, relative_drop=-difference / baseline.mean())
-
-
-def plot_losses(tables: dict[str, EvalTable], sets: EvalSets, *, step: int) -> Figure:
-    """Draw loss over noise level, one curve per set of weights, bars of one standard error; a picture per data set."""
-    names = ["", *sets.separate]
-    figure = Figure(figsize=(8, 4.8 * len(names)), layout="constrained")
-    for name, axes in zip(names, figure.subplots(len(names), squeeze=False)[:, 0], strict=True):
-        of = {weights: sets.of(table, name) for weights, table in tables.items()}
-        _plot(axes, of, f"{name}: eval loss" if name else "Eval loss", step=step)
-    return figure
-
-
-def _plot(axes: Axes, tables: dict[str, EvalTable], what: str, *, step: int) -> None:
-    for name, table in tables.items():
-        means = [mean for mean, _ in table.per_sigma()]
-        bars = [stderr or 0.0 for _, stderr in table.per_sigma()]  # a single sample has no bar
-        label = f"{name}: {table.mean():.4f}" + (f" \u00b1 {table.stderr():.4f}" if table.stderr() is not None else "")
-        axes.errorbar(
-            table.sigmas, means, yerr=bars, label=label, color=_COLORS[name],
-            marker="o", markersize=4.5, linewidth=1.8, capsize=3, linestyle="--" if name == BASELINE else "-",
-        )  # fmt: skip
-    num_samples = len(tables[BASELINE].sample_ids)
-    axes.set_title(f"{what} after {step} steps: {num_samples} samples, {len(tables[BASELINE].sigmas)} noise levels")
-    axes.set_xlabel("noise level sigma (0: clean, 1: pure noise)")
-    axes.set_ylabel("velocity MSE (normalised latents, no unit)")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(title="weights: mean \u00b1 standard error", frameon=False)
+            self._job.report(Progress(done, self._total, "evaluations", detail, phase=phase))
 
 
 if __name__ == "__main__":

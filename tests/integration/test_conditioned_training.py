@@ -4,16 +4,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from sana.runtime.job import read_job
-from sana.runtime.specs import TrainSpec
+from sana.runtime.results import EvalReport
+from sana.runtime.specs import CheckpointName, TrainSpec
+from sana.workers.evaluate import evaluate
 from sana.workers.train import train
 from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
 from tests.rank_pair import RankPair
 from tests.training_lab import Lab
-from tests.training_store import build_encoded
+from tests.training_store import build_encoded, evaluate_job, train_config
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -104,6 +107,41 @@ def test_two_ranks_take_the_steps_of_one(
     found = lab.rows(lab.at(name, 4))
     print(f"{name}: {worst(straight, found):.1e}")
     assert worst(straight, found) < TOLERANCE
+
+
+def test_the_eval_loss_with_each_condition_is_measured_in_the_loop_and_by_the_stage(lab: Lab, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_steps": 2, "eval_every": 2}
+    saved = lab.train("evaluated", **settings)
+    first, last = (row for row in lab.rows(saved) if "eval/loss_ema" in row)
+    labels = ["image_to_video", "inpaint"]
+    names = {
+        f"eval/{kind}_{weights}_{label}"
+        for kind in ("loss", "stderr")
+        for weights in ("live", "ema")
+        for label in labels
+    }
+    assert names <= first.keys() and names <= last.keys()
+    assert len({last[f"eval/loss_ema{label}"] for label in ("", "_image_to_video", "_inpaint")}) == 3
+    plain = lab.rows(lab.train("plain-eval", **{**settings, "conditions": [], "datasets": DATASETS[:1]}))
+    assert plain[0]["eval/loss_live"] == first["eval/loss_live"]  # that of text to video, as ever
+    assert not names & plain[0].keys()
+
+    config = train_config(lab.encoded, tmp_path / "evaluate", lab.model, **settings)
+    out = tmp_path / "report"
+    evaluate(evaluate_job(lab.encoded, config, lab.model, CheckpointName(lab.key("evaluated"), 2), out))
+    report = EvalReport.load(out / "report.json")
+    assert list(report.conditions) == labels
+    for label, found in report.conditions.items():
+        assert found.num_samples == 4 and found.paired["ema"].num_samples == 4
+        assert {name: loss.mean for name, loss in found.weights.items()} == {
+            "initial": first[f"eval/loss_live_{label}"],
+            "live": last[f"eval/loss_live_{label}"],
+            "ema": last[f"eval/loss_ema_{label}"],
+        }
+    table = pq.read_table(out / "condition_losses.parquet")
+    assert table.num_rows == 2 * 3 * 4 * 4 and table.schema.names[0] == "condition"
+    off = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"conditions": False})})
+    assert off.evaluated_conditions == {}
 
 
 def test_the_conditions_of_a_data_set_are_those_of_its_samples(lab: Lab) -> None:

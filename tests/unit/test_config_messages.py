@@ -287,14 +287,18 @@ def settings(section: type[BaseModel] = Config, path: tuple[str | int, ...] = ()
 DEMO_VALUES = load_config(DEMO).model_dump(mode="json", exclude_unset=True)
 
 
+# what the demo has none of: an entry of a list, or a section, with what it needs
+NEEDED: dict[str, Any] = {"noise_offset": {"strength": 0.1}}
+ENTRIES: dict[str, dict[str, Any]] = {
+    "parameter_groups": {"names": "*", "learning_rate_factor": 2},
+    "conditions": {"name": "extend", "probability": 0.5},
+    "targets": {"url_env": "ADDRESS"},
+}
+
+
 def with_value(path: tuple, value: object) -> dict[str, Any]:
     """The demo's values with one of them replaced."""
     raw = copy.deepcopy(DEMO_VALUES)
-    if "parameter_groups" in path and path[-1] != "parameter_groups":
-        raw["train"]["parameter_groups"] = [{"names": "*", "learning_rate_factor": 2}]
-    if "conditions" in path and path[-1] != "conditions":
-        owner = raw["train"] if path[0] == "train" else raw["download"]["datasets"][0]
-        owner["conditions"] = [{"name": "extend", "probability": 0.5}]
     node: Any = raw
     for part in path[:-1]:
         if isinstance(part, str) and part.startswith("<"):
@@ -304,13 +308,15 @@ def with_value(path: tuple, value: object) -> dict[str, Any]:
                 node["probability"] = 0.5
             if part in ("<cosine>", "<linear>", "<polynomial>"):
                 node["warmup_steps"] = 5  # as many as the demo's steps leave room for
+            if part == "<cubic>":
+                node["knots"] = [[0.0, 1.0], [1.0, 0.5]]
             if part == "<sine>":
                 node["period_steps"] = 8
         elif isinstance(part, int):
             node = node[part]
         else:
             if not node.get(part):
-                node[part] = {}
+                node[part] = [dict(ENTRIES[part])] if part in ENTRIES else dict(NEEDED.get(part, {}))
             node = node[part]
     node[path[-1]] = value
     return raw

@@ -14,6 +14,7 @@ from torch import nn
 
 from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
+from sana.config.training.conditions import ConditionConfig
 from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
@@ -28,6 +29,7 @@ from sana.training.evaluation import (
     levels_per_forward,
     paired_difference,
 )
+from sana.training.objectives.clean_masks import draw_clean
 from sana.training.objectives.registry import build_objective
 from tests.training_store import Encoded, build_encoded
 
@@ -83,12 +85,15 @@ def evaluate(
     rank: int = 0,
     num_ranks: int = 1,
     on_round: Callable[[int, int], bool] = lambda *_: True,
+    condition: ConditionConfig | None = None,
 ) -> EvalTable | None:
     config = EvaluateConfig(num_sigmas=num_sigmas, max_samples=max_samples)
     parallel: Any = OneRank(rank, num_ranks)
     objective = build_objective(TrainConfig(max_steps=1, global_batch_size=1), flow_shift=3.0)
     reader = read(encoded)[0]
-    return evaluate_model(parallel, model, objective, reader, config, text_padding="batch", on_round=on_round)
+    return evaluate_model(
+        parallel, model, objective, reader, config, text_padding="batch", on_round=on_round, condition=condition
+    )
 
 
 def run(encoded: Encoded, **settings: Any) -> EvalTable:
@@ -255,3 +260,46 @@ def test_pairs_are_the_common_samples() -> None:
         paired_difference(a, table_of("xyz", [[1.0]] * 3))
     with pytest.raises(ValueError, match="one grid"):
         paired_difference(a, table_of("abc", [[1.0, 2.0]] * 3))
+
+
+CONDITIONS = [
+    {"name": "image_to_video", "probability": 1.0},
+    {"name": "extend", "probability": 0.1, "side": "suffix", "min_latent_frames": 1},
+    {"name": "inpaint", "probability": 0.1, "frames": "run"},
+]
+
+
+@pytest.mark.parametrize("values", CONDITIONS, ids=lambda values: values["name"])
+def test_with_a_condition_each_loss_is_the_formula_of_what_is_not_given(encoded: Encoded, values: dict) -> None:
+    """Fixed by the sample: the same at every level, and for any number of ranks."""
+    config = TrainConfig(max_steps=1, global_batch_size=1, conditions=[values])
+    (condition,) = config.conditions
+    table = run(encoded, condition=condition)
+    reader, samples = read(encoded)
+    assert table.sample_ids == tuple(samples.sample_ids())
+    for row, name in enumerate(table.sample_ids):
+        x0 = reader.read(row, caption=0).latents
+        given = draw_clean(condition, tuple(x0.shape[1:]), key=("eval", name, condition.label))
+        assert given is not None
+        for level, sigma in enumerate([1 / 6, 3 / 6, 5 / 6]):
+            noise = philox_normal(x0.shape, key=("eval", name, 3, level))
+            seen = torch.where(given, x0, (1 - sigma) * x0 + sigma * noise)
+            errors = (0.5 * seen - (noise - x0)).square()[:, ~given[0]]
+            assert table.losses[row, level] == pytest.approx(errors.mean().item(), rel=1e-5)
+    parts = [run(encoded, condition=condition, rank=rank, num_ranks=2) for rank in range(2)]
+    assert np.array_equal(sum(part.losses for part in parts), table.losses)
+    again = condition.model_copy(update={"probability": 0.7})
+    assert np.array_equal(run(encoded, condition=again).losses, table.losses)
+    assert not np.array_equal(run(encoded).losses, table.losses)
+
+
+def test_samples_that_a_condition_does_not_apply_to_are_left_out(encoded: Encoded) -> None:
+    (full,) = TrainConfig(
+        max_steps=1,
+        global_batch_size=1,
+        conditions=[{"name": "inpaint", "probability": 1, "min_size": 1, "max_size": 1, "frames": "run"}],
+    ).conditions
+    model = Scale().train()
+    table = evaluate(encoded, model, condition=full)
+    assert table is not None and 0 < len(table.sample_ids) < 5  # in all frames of some, which is text to video
+    assert table.losses.shape == (len(table.sample_ids), 3) and (table.losses > 0).all()

@@ -1,13 +1,15 @@
 """The eval loss while training: of live and EMA weights, every `train.resources.eval_every` steps.
 
-Beside it the losses of data sets that are measured by themselves, and of a few train samples.
+Beside it the losses of data sets that are measured by themselves, with each condition, and of a few train samples.
 """
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sana.config.pipeline import Config
+from sana.config.training.conditions import ConditionConfig
 from sana.data.loading.loader import Reader
 from sana.training import metrics as m
 from sana.training.eval_sets import eval_sets, train_probe_rows
@@ -27,6 +29,8 @@ class EvalLoss:
         self._reader, self._train_reader = eval_reader, train_reader
         self._sets = eval_sets(eval_reader.samples, config.evaluate)
         self._probed = train_probe_rows(train_reader.samples, config.train.resources.train_probe_samples)
+        self._conditions = config.evaluated_conditions
+        self._own_rows = self._sets.own_rows(eval_reader.samples)
         self.early_stopping: EarlyStopping | None = None
 
     def prepare(self, trainer: "Trainer") -> None:
@@ -64,19 +68,22 @@ class EvalLoss:
         trainer.say("evaluating")
         started, step = time.perf_counter(), trainer.state.step
         live = ema = self._losses(trainer, self._reader, self._sets.rows)
+        given = given_ema = self._conditioned(trainer) if live is not None else None
         probed = None
         if step > 0:  # before the first step both are the same weights
             with trainer.state.ema.swapped_in():
-                ema = self._losses(trainer, self._reader, self._sets.rows) if live is not None else None
-                probed = self._losses(trainer, self._train_reader, self._probed) if ema is not None else None
-        elif live is not None:
+                ema = self._losses(trainer, self._reader, self._sets.rows) if given is not None else None
+                given_ema = self._conditioned(trainer) if ema is not None else None
+                probed = self._losses(trainer, self._train_reader, self._probed) if given_ema is not None else None
+        elif given is not None:
             probed = self._losses(trainer, self._train_reader, self._probed)
-        if live is None or ema is None or probed is None:
+        if live is None or ema is None or given is None or given_ema is None or probed is None:
             return False
         for name, table in (("live", live), ("EMA", ema), ("EMA", probed)):
             table.require_finite(name, f"after step {step}, ")
         trainer.evaluated_step = step
-        row = {m.STEP: float(step), **self._metrics(live, ema, probed)}
+        by_condition = {"live": given, "ema": given_ema}
+        row = {m.STEP: float(step), **self._metrics(live, ema, probed), **_condition_metrics(by_condition, step)}
         said = f"eval loss {self._sets.of(live).mean():.4f}, of EMA weights {self._sets.of(ema).mean():.4f}"
         judged = ""
         if is_judged and self.early_stopping is not None:
@@ -87,12 +94,30 @@ class EvalLoss:
         trainer.write([{**row, m.EVAL_S: time.perf_counter() - started}], said + (f"; {judged}" if judged else ""))
         return True
 
-    def _losses(self, trainer: "Trainer", reader: Reader, rows: "tuple[int, ...] | list[int]") -> EvalTable | None:
+    def _conditioned(self, trainer: "Trainer") -> dict[str, EvalTable] | None:
+        """Return the losses with each condition, without those that apply to no sample; None: a stop was requested."""
+        tables = {}
+        for label, condition in self._conditions.items():
+            table = self._losses(trainer, self._reader, self._own_rows, condition=condition)
+            if table is None:
+                return None
+            if table.sample_ids:
+                tables[label] = table
+        return tables
+
+    def _losses(
+        self,
+        trainer: "Trainer",
+        reader: Reader,
+        rows: "tuple[int, ...] | list[int]",
+        *,
+        condition: ConditionConfig | None = None,
+    ) -> EvalTable | None:
         evaluate = partial(
             evaluate_model, trainer.parallel, trainer.trainable.model, self._objective, reader, self._config.evaluate
         )
         padding = self._config.train.text_padding
-        return evaluate(text_padding=padding, on_round=trainer.after_eval_round, rows=rows)
+        return evaluate(text_padding=padding, on_round=trainer.after_eval_round, rows=rows, condition=condition)
 
     def _metrics(self, live: EvalTable, ema: EvalTable, probed: EvalTable) -> dict[str, float]:
         numbers: dict[str, float | None] = {}
@@ -109,3 +134,16 @@ class EvalLoss:
         if probed.sample_ids:
             numbers[m.TRAIN_PROBE_LOSS] = probed.mean()
         return {name: value for name, value in numbers.items() if value is not None}
+
+
+def _condition_metrics(by_condition: Mapping[str, Mapping[str, EvalTable]], step: int) -> dict[str, float]:
+    """Return the numbers of each condition, by weights. Raises SanaError: one is not finite."""
+    numbers: dict[str, float] = {}
+    for weights, tables in by_condition.items():
+        for label, table in tables.items():
+            table.require_finite(weights, f"after step {step}, with {label}, ")
+            numbers[m.EVAL_CONDITION_LOSS.format(weights, label)] = table.mean()
+            stderr = table.stderr()
+            if stderr is not None:
+                numbers[m.EVAL_CONDITION_STDERR.format(weights, label)] = stderr
+    return numbers
