@@ -299,6 +299,8 @@ ENTRIES: dict[str, dict[str, Any]] = {
 def with_value(path: tuple, value: object) -> dict[str, Any]:
     """The demo's values with one of them replaced."""
     raw = copy.deepcopy(DEMO_VALUES)
+    if "masked_loss" in path:
+        raw["download"]["datasets"][0]["masks"] = {"suffix": ".mask"}
     node: Any = raw
     for part in path[:-1]:
         if isinstance(part, str) and part.startswith("<"):
