@@ -106,6 +106,15 @@ class BucketFacts(Facts):
 
 
 @dataclass(frozen=True)
+class EncodeFeaturesFacts(Facts):
+    """`num_bytes` of features, and `hidden_size`, the numbers of one."""
+
+    STAGE: ClassVar[str] = "encode_features"
+    num_bytes: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
 class EncodeLatentsFacts(Facts):
     """`num_bytes` of latents; `train_samples` by data set, for those that have any."""
 

@@ -123,6 +123,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DINOv2 with random weights; read only."""
+    from sana.model.tiny_model import build_tiny_encoder  # as above
+
+    out = tmp_path_factory.mktemp("encoders") / "tiny"
+    build_tiny_encoder(out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def pair() -> "Iterator[RankPair]":
     """Two ranks for all cases of this test process; see tests/rank_pair.py."""
     from tests.rank_pair import RankPair  # here: the light tests must not pay for torch

@@ -125,7 +125,8 @@ def inline_workers() -> Iterator[None]:
 
     For tests of what runs and what comes out. The real processes are in test_launch, test_s3_pipeline and tests/faults.
     """
-    bodies = {"encode_captions": "encode", "encode_latents": "encode", "train": "train"}
+    encoders = ("encode_captions", "encode_features", "encode_latents")
+    bodies = {**dict.fromkeys(encoders, "encode"), "train": "train"}
 
     def body(module: str, job_path: Path, **_: object) -> None:
         from accelerate.state import AcceleratorState

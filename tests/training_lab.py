@@ -14,6 +14,7 @@ from sana.workers import train as trainer
 from tests.forked import start_ranks
 from tests.training_store import Encoded, train_config, train_job
 
+OF_SPEC = ("keep_steps", "draws_per_epoch", "initial", "masks", "features")  # settings that are no config's
 NOT_COMPARED = (*OF_THE_MACHINE, f"{GRAD_NORM}_")
 
 
@@ -27,11 +28,7 @@ class Lab:
 
     def job(self, trajectory: str, **settings: Any) -> Job[TrainSpec]:
         self.runs += 1
-        spec = {
-            name: settings.pop(name)
-            for name in ("keep_steps", "draws_per_epoch", "initial", "masks")
-            if name in settings
-        }
+        spec = {name: settings.pop(name) for name in OF_SPEC if name in settings}
         config: Config = train_config(self.encoded, self.folder / str(self.runs), self.model, **settings)
         job = train_job(self.encoded, config, self.model, trajectory=self.key(trajectory), **spec)
         self.last_job = job.path

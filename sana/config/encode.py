@@ -1,6 +1,6 @@
-"""Config of the model to start from and of the two encode stages."""
+"""Config of the model to start from and of the stages that encode captions, latents and features."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -105,3 +105,49 @@ class EncodeLatentsConfig(Section):
         if self.compile and self.tiling:  # tiles at the edges have sizes of their own: dozens of graphs a bucket
             raise ValueError("compile: true does not go with tiling: true; choose one")
         return self
+
+
+class EncodeFeaturesResources(Section):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="where the encoder runs")
+    samples_per_part: int = Field(16, ge=1, le=100_000, description="samples per committed part")
+    shard_mib: int = Field(256, ge=1, le=4096, description="size in MiB at which a shard is closed")
+    num_workers: int = Field(1, ge=1, le=64, description="processes on this machine, each with an encoder of its own")
+    decode_threads: int = Field(
+        2, ge=1, le=64, description="threads of each process that decode videos ahead of the encoder"
+    )
+    stall_timeout_s: float = Field(
+        1800.0, gt=0.0, le=1e7, description="end the processes when none reports progress for this long"
+    )
+
+
+class EncodeFeaturesConfig(Section):
+    # the encoder enters a hash by the digest of its files: the stage's recipe has it
+    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "encoder", "revision"})
+
+    encoder: str = Field(
+        "facebook/dinov2-giant",
+        min_length=1,
+        description="a DINOv2 of transformers: Hugging Face id (owner/name, such as facebook/dinov2-base) or a local "
+        "folder; used only with train.crepa",
+    )
+    revision: str = Field("main", description="branch, tag or commit of a hub encoder; unused for a folder")
+    short_side: int = Field(
+        420,
+        ge=14,
+        le=1400,
+        multiple_of=14,
+        description="pixels of the shorter side of a frame for the encoder; the longer side keeps the aspect. 420 is "
+        "30 patches, as a side of 480 pixels has tokens in the transformer",
+    )
+    tokens_per_cell: int = Field(
+        2,
+        ge=1,
+        le=16,
+        description="tokens of the transformer, 16 pixels each, on a side of a cell of the grid that features are "
+        "averaged to: 2 is 15x26 for 480x832, 25 MB a window of 81 frames by the default encoder; 1 is four times that",
+    )
+    precision: Literal["tf32", "fp32", "bf16"] = Field(
+        "tf32", description="what the encoder computes in: float32 with TF32 on a GPU, strict fp32, or bf16"
+    )
+    frames_per_batch: int = Field(8, ge=1, le=1024, description="frames per forward pass; changes the last bits")
+    resources: EncodeFeaturesResources = EncodeFeaturesResources()

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.delivery.notifications import NotificationsConfig
-from sana.config.encode import EncodeCaptionsConfig, EncodeLatentsConfig, ModelConfig
+from sana.config.encode import EncodeCaptionsConfig, EncodeFeaturesConfig, EncodeLatentsConfig, ModelConfig
 from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
@@ -43,6 +43,7 @@ class Config(Section):
     )
     bucket: BucketConfig = Field(default_factory=BucketConfig)
     encode_masks: EncodeMasksConfig = EncodeMasksConfig()
+    encode_features: EncodeFeaturesConfig = EncodeFeaturesConfig()
     encode_captions: EncodeCaptionsConfig = EncodeCaptionsConfig()
     encode_latents: EncodeLatentsConfig = EncodeLatentsConfig()
     train: TrainConfig

@@ -185,6 +185,7 @@ LATENTS = pa.schema(
         column("provenance", pa.string(), "device and library versions that made it"),
     ]
 )
+FEATURES = LATENTS
 MASKS = pa.schema(
     [
         column("mask_key", pa.string(), "digest of what determines it: the mask, the clip's shape, how it is cut"),
@@ -205,6 +206,13 @@ LATENT_INDEX = pa.schema(
         column("draws_per_epoch", pa.int32(), "times it stands in an epoch, before its data set's repeats and weight"),
         column("bucket", pa.string(), "frames x height x width"),
         column("sample_key", pa.string(), "digest of what determines its pixels: SAMPLE_KEY_COLUMNS"),
+        *LOCATION,
+        column("provenance", pa.string(), "device and library versions that made it"),
+    ]
+)
+FEATURE_INDEX = pa.schema(
+    [
+        *[LATENT_INDEX.field(name) for name in ("sample_id", "clip_id", "dataset", "split", "bucket", "sample_key")],
         *LOCATION,
         column("provenance", pa.string(), "device and library versions that made it"),
     ]

@@ -17,12 +17,13 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
+from transformers import Dinov2Config, Dinov2Model, Gemma2Config, Gemma2Model, GemmaTokenizer
 from transformers.utils import logging as transformers_logging
 
 HEADS, HEAD_DIM = 2, 12  # an even split of the head over time, height and width for the rotary embedding
 CAPTION_CHANNELS = 16
 VOCABULARY = 512
+FEATURE_SIZE = 16  # of the tiny DINOv2
 _SPACE = "\u2581"  # how SentencePiece, and so Gemma, writes a space
 
 # What the merges are learned from. Any text can be tokenized (bytes are in the vocabulary); this one gets few tokens.
@@ -43,8 +44,7 @@ def build_tiny_model(out: Path, *, seed: int = 0) -> None:
     Raises:
         FileExistsError: `out` exists and is not an empty directory.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} is not an empty directory; name a new one for the tiny checkpoint, or empty it")
+    _require_empty(out)
     tokenizer = _tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -59,6 +59,34 @@ def build_tiny_model(out: Path, *, seed: int = 0) -> None:
         )
     transformers_logging.disable_progress_bar()  # no bar for a hundred kilobytes
     pipeline.save_pretrained(out, safe_serialization=True)
+
+
+def build_tiny_encoder(out: Path, *, seed: int = 0) -> None:
+    """Write a tiny DINOv2 with random weights, for `encode_features.encoder`: the same bytes for the same seed.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty directory.
+    """
+    _require_empty(out)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Dinov2Model(
+            Dinov2Config(
+                hidden_size=FEATURE_SIZE,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=56,
+                initializer_range=0.2,  # features of two frames then differ
+                use_swiglu_ffn=True,  # as the published giant one
+            )
+        ).eval()
+    transformers_logging.disable_progress_bar()
+    encoder.save_pretrained(out)
+
+
+def _require_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is not an empty directory; name a new one for the tiny checkpoint, or empty it")
 
 
 def _tokenizer() -> GemmaTokenizer:

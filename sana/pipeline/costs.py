@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sana.bucket import Bucket
-from sana.config.pipeline import Config
 from sana.context import Context
 from sana.costs.calibration import Calibration, Rate, find_calibration
+from sana.costs.features import feature_bytes
 from sana.costs.machine import host_memory, this_machine
 from sana.costs.memory import MASTER_BYTES
 from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes
 from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
+from sana.model.features.encoder_files import resolve_encoder
 from sana.model.model_configs import read_model_sizes
 from sana.pipeline.plan import CACHED, StagePlan
 from sana.runtime.specs import CheckBaseSpec
 from sana.stages.bodies.trainable_here import largest_bucket, why_not_trainable
+from sana.wording import in_units
 
 HOUR_S = 3600.0
 
@@ -65,7 +67,7 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     machine = this_machine(config.train.resources.device)
     calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))
     rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, machine, calibration)
-    counts = _Counts(config, plans)
+    counts = _Counts(context, plans)
     made = [_COSTS[plan.name](counts, rates, plan) for plan in plans if plan.state != CACHED and plan.name in _COSTS]
     return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None, host_memory())
 
@@ -97,8 +99,8 @@ def check_trainable(context: Context, plans: Plans) -> None:
 class _Counts:
     """What is stored of a plan's data, counted."""
 
-    def __init__(self, config: Config, plans: Sequence[StagePlan]) -> None:
-        self.config = config
+    def __init__(self, context: Context, plans: Sequence[StagePlan]) -> None:
+        self.context, self.config = context, context.config
         made = {plan.name: plan.artifact for plan in plans}.get(BucketFacts.STAGE)
         self.facts = None if made is None else BucketFacts.of(made)
 
@@ -130,6 +132,21 @@ def _cost(
 
 def _basis(rates: Rates, of: Callable[[Calibration], Rate | None]) -> str:
     return ESTIMATED if rates.calibration is None or of(rates.calibration) is None else MEASURED
+
+
+def _features(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    """The bytes, which a disk may not have; how fast an encoder is nothing tells."""
+    context, config = counts.context, counts.config.encode_features
+    sizes = resolve_encoder(config, work_dir=context.work_dir, read_only=context.read_only).sizes
+    bytes_of = partial(feature_bytes, tokens_per_cell=config.tokens_per_cell, sizes=sizes)
+    left, samples = plan.work, counts.samples()
+    if left is None or not samples:
+        largest = largest_bucket(counts.config)
+        each = f"{in_units(bytes_of(largest))} for each train sample of {largest}"
+        return StageCost(plan.name, ESTIMATED, unknown=f"{each}; {_UNCOUNTED}")
+    share = (left[1] - left[0]) / max(1, left[1])  # of each bucket alike
+    written = round(share * sum(bytes_of(bucket) * train for bucket, (train, _) in samples.items()))
+    return StageCost(plan.name, ESTIMATED, written_bytes=written, unknown="the encoder's speed is not known")
 
 
 def _captions(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
@@ -215,6 +232,7 @@ def _sample(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
 
 _UNCOUNTED = "not counted yet"
 _COSTS: Mapping[str, Callable[[_Counts, Rates, StagePlan], StageCost]] = {
+    "encode_features": _features,
     "encode_captions": _captions,
     "encode_latents": _latents,
     "check_base": _check_base,

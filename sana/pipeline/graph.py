@@ -11,6 +11,7 @@ in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets 
     probed_clips  probe            clips.parquet: clips
     windows       bucket           clips.parquet: windows, members
     masks         encode_masks     index.parquet: train, eval
+    features      encode_features  index.parquet: train
     texts         encode_captions  index.parquet: train, eval, prompts
     latents       encode_latents   index.parquet: train, eval
     base_check    check_base       base_check.json: base_check
@@ -36,6 +37,7 @@ STAGES: tuple[str, ...] = (
     "filter_captions",
     "bucket",
     "encode_masks",
+    "encode_features",
     "encode_captions",
     "encode_latents",
     "check_base",

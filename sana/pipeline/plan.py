@@ -206,6 +206,7 @@ def preflight(context: Context) -> list[str]:
     """
     from sana.data.sources.source import sources_of
     from sana.data.sources.source_check import check_sources
+    from sana.model.features.encoder_files import resolve_encoder
     from sana.model.model_resolver import resolve_model
     from sana.stages.bodies.trainable_here import check_named_parameters
 
@@ -218,6 +219,11 @@ def preflight(context: Context) -> list[str]:
     try:
         resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
         check_named_parameters(context.config, work_dir=context.work_dir, read_only=context.read_only)
+    except SanaError as error:
+        problems.append(error)
+    try:
+        if context.config.train.crepa is not None:
+            resolve_encoder(context.config.encode_features, work_dir=context.work_dir, read_only=context.read_only)
     except SanaError as error:
         problems.append(error)
     try:

@@ -113,6 +113,17 @@ class EncodeLatentsSpec(Spec):
 
 
 @dataclass(frozen=True)
+class EncodeFeaturesSpec(Spec):
+    """Encode the features of frames of the job's windows."""
+
+    WORKER: ClassVar[str] = "encode_features"
+    pool: PoolName
+    encoder: ModelSource
+    workers: WorkerRange
+    crashes: CrashHistory
+
+
+@dataclass(frozen=True)
 class TrainSpec(Spec):
     """Train along a trajectory to the config's `max_steps`, and export what was learned."""
 
@@ -126,6 +137,7 @@ class TrainSpec(Spec):
     draws_per_epoch: Mapping[str, float]  # by data set; without those whose clips are drawn once per epoch
     initial: InitialWeights | None = None  # None: the weights of `model`
     masks: Artifact | None = None  # of what the loss looks inside
+    features: Artifact | None = None  # of an image encoder, that hidden states are aligned with
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from sana.training.checkpoints.checkpoint import newest_checkpoint
 NAME = "train"
 VERSION = 1
 READS = ("texts", "latents")
-READS_IF_GIVEN = ("masks", "base_check")  # the latter only comes before: no byte depends on it
+READS_IF_GIVEN = ("masks", "features", "base_check")  # the last only comes before: no byte depends on it
 GIVES = ("weights",)
 _EVALUATED = {"latents": "latents", "captions": "texts"}  # the eval split, by the table that has it
 
@@ -41,6 +41,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     }
     if "masks" in inputs:
         read["masks"] = inputs["masks"].content["train"]
+    if "features" in inputs:
+        read["features"] = inputs["features"].content["train"]
     if context.config.train.timestep_sampling.name == "checkpoint":
         read["scheduler"] = model.digests["scheduler"]
     if context.config.train.early_stopping is not None:  # which step is exported, and which is the last, depends on it
@@ -142,6 +144,7 @@ def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) ->
         draws_per_epoch=_draws_per_epoch(context.config, inputs["latents"]),
         initial=named.weights if named else None,
         masks=inputs.get("masks"),
+        features=inputs.get("features"),
     )
 
 

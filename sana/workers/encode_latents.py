@@ -12,38 +12,32 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 # isort: split
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby, pairwise
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sana.data.schemas import LATENTS, Reason
+from sana.data.schemas import LATENTS
 from sana.data.shards.part_writer import PartWriter, Row
 from sana.data.shards.shard import DTYPES
 from sana.data.sources.source import open_sources
-from sana.data.video.one_pass import OF_ONE_PASS, read_windows
 from sana.data.video.video import ClipRejected, to_pixels
+from sana.data.video.windows_ahead import Decoded, Item, windows_ahead
 from sana.errors import SanaError
 from sana.model.compiled_vae import compile_encoder
 from sana.model.device import out_of_memory_explained, provenance, resolve_device
 from sana.model.transfers import HostCopy
 from sana.model.vae import encode_latents, has_channels_last, load_vae
 from sana.progress import REJECTED, Progress
-from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
-from sana.runtime.job import Job, rank_journal, run_worker
-from sana.runtime.pool import Pool, slices
+from sana.runtime.job import Job, run_worker
+from sana.runtime.pool import Pool
 from sana.runtime.specs import EncodeLatentsSpec
 from sana.runtime.work_partition import WorkPartition
 
-Decoded = np.ndarray | ClipRejected  # pixels float32 [3, F, H, W] in [-1, 1], in batches with a B before
-Item = tuple[int, Row, Future[Decoded]]  # number of the part, row, its window
 T = TypeVar("T")
 Batch = tuple[list[Row], T] | None  # None: the end of a part
 
@@ -83,7 +77,16 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
         latents = encode_latents(vae, torch.from_numpy(pixels), precision=config.vae_precision)
         return HostCopy(latents.to(DTYPES[config.dtype]))
 
-    batches = _batches(_windows(job, partition, rank), config.batch_size)
+    windows = windows_ahead(
+        partition,
+        open_sources(job.config, work_dir=job.work_dir),
+        to_pixels,
+        workers=spec.workers,
+        crashes=spec.crashes,
+        rank=rank,
+        num_threads=config.resources.decode_threads,
+    )
+    batches = _batches(windows, config.batch_size)
     with PartWriter(pool, shard_bytes=config.resources.shard_mib * 2**20, provenance=made_by) as writer:
         for encoded in _encoded(batches, launch, num_behind=1 if device.type == "cuda" else 0):
             if encoded is None:
@@ -102,92 +105,10 @@ def encode(job: Job[EncodeLatentsSpec]) -> None:
             job.report(Progress(done.total(), todo.num_rows, "samples", bucket, worker=rank, counts=counts))
 
 
-def _windows(job: Job[EncodeLatentsSpec], partition: WorkPartition, rank: int) -> Iterator[Item]:
-    """Decode this worker's parts; before, in the first worker, the quarantined clips, with no other clip open."""
-    spec, quarantined = job.spec, Quarantine(job.spec.crashes.num_crashes)
-    journal = CrashJournal(rank_journal(Path(spec.crashes.journal), rank))
-    decode = _decoder(job, journal, frozenset(quarantined.to_reject))
-    apart = partition.apart(quarantined.to_isolate)
-    if rank == 0:
-        yield from _decode_ahead(slices(apart, 1), decode, 0, first=-len(apart))
-    parts = partition.parts(spec.workers.first_worker + rank, spec.workers.num_workers)
-    yield from _decode_ahead(parts, decode, job.config.encode_latents.resources.decode_threads)
-    journal.close()
-
-
-def _decoder(
-    job: Job[EncodeLatentsSpec], journal: CrashJournal, to_reject: frozenset[str]
-) -> Callable[[Sequence[Row]], Generator[Decoded]]:
-    """Return what turns rows into pixels float32 [3, F, H, W] in [-1, 1], or rejections, one after the other.
-
-    Neighbours of one video are decoded in one pass over it.
-    """
-    sources = open_sources(job.config, work_dir=job.work_dir)
-
-    def decode(rows: Sequence[Row]) -> Generator[Decoded]:
-        for (digest, *_), windows in groupby(rows, key=itemgetter(*OF_ONE_PASS)):
-            yield from decode_video(digest, list(windows))
-
-    def decode_video(digest: str, windows: Sequence[Row]) -> Iterator[Decoded]:
-        if digest in to_reject:
-            rejection = ClipRejected(Reason.KILLED_WORKER, f"{MAX_CRASHES} processes died while they decoded it")
-            yield from [rejection] * len(windows)
-            return
-        with sources[windows[0]["dataset"]].open_video(windows[0]["path"], digest=digest) as path:
-            reading = read_windows(path, windows)
-            for _ in windows:
-                yield decode_next(digest, reading)
-
-    def decode_next(digest: str, reading: Iterator[NDArray[np.uint8] | ClipRejected]) -> Decoded:
-        with journal.open(digest):  # not while others' turn has come: it is decoded now
-            frames = next(reading)
-            return frames if isinstance(frames, ClipRejected) else to_pixels(frames)
-
-    return decode
-
-
-def _decode_ahead(
-    parts: Iterable[Sequence[Row]],
-    decode: Callable[[Sequence[Row]], Generator[Decoded]],
-    num_ahead: int,
-    first: int = 0,
-) -> Iterator[Item]:
-    """Yield (number of the part, row, its window), `num_ahead` of them decoded ahead, each by a thread.
-
-    The next part is taken when its first row is to be decoded. Its rows are cut into one lane more than are decoded
-    ahead, which take turns. So no lane is asked for its next window before the caller has waited for the one before it.
-    """
-    with ThreadPoolExecutor(max(num_ahead, 1)) as threads:
-        waiting: deque[Item] = deque()
-        for number, part in enumerate(parts, first):
-            lanes = [(rows, decode(rows)) for rows in _lanes(part, num_ahead + 1)]
-            for turn in range(len(lanes[0][0])):
-                for rows, decoded in lanes:
-                    if turn < len(rows):
-                        is_last = turn == len(rows) - 1
-                        waiting.append((number, rows[turn], threads.submit(_next_of, decoded, is_last=is_last)))
-                        if len(waiting) > num_ahead:
-                            yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-
-
-def _next_of(lane: Generator[Decoded], *, is_last: bool) -> Decoded:
-    decoded = next(lane)
-    if is_last:
-        lane.close()  # its video
-    return decoded
-
-
-def _lanes(rows: Sequence[Row], count: int) -> list[Sequence[Row]]:
-    """Cut rows into at most `count` pieces of equal length, or one less: the longer ones first."""
-    length, longer = divmod(len(rows), count)
-    edges = [lane * length + min(lane, longer) for lane in range(count + 1)]
-    return [rows[start:end] for start, end in pairwise(edges) if end > start]
-
-
 def _batches(items: Iterable[Item], batch_size: int) -> Iterator[Batch[Decoded]]:
-    """Yield rows and their pixels [B, 3, F, H, W], B always `batch_size`, or one row and its rejection.
+    """Yield rows and their pixels, float32 [B, 3, F, H, W] in [-1, 1], or one row and its rejection.
+
+    B is always `batch_size`.
 
     None follows the last of a part, which is filled up by repeats: a sample's bytes depend on the size of the batch,
     not on what is in it.

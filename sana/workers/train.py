@@ -48,6 +48,9 @@ from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
+from sana.training.regularizers.crepa import FEATURES
+from sana.training.regularizers.projector import without_projector
+from sana.training.regularizers.registry import build_regularizers
 
 _NEEDS_LESS = (
     "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
@@ -174,6 +177,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     samples = load_samples(
         store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch, others=_further_tensors(spec)
     )
+    regularizers = build_regularizers(config.train, trainable, samples)
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
         width = int(transformer.config.caption_channels)
@@ -190,6 +194,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
             config.train,
             flow_shift=_flow_shift(config.train.timestep_sampling, job),
             conditions=ConditionTable.of(config, samples),
+            regularizers=regularizers,
         ),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
@@ -216,7 +221,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
 
 def _further_tensors(spec: TrainSpec) -> Mapping[str, Artifact]:
     """Return what is read of each train sample beside its latents and a caption, by the tensor's name."""
-    found = {LOSS_MASK: spec.masks}
+    found = {LOSS_MASK: spec.masks, FEATURES: spec.features}
     return {name: artifact for name, artifact in found.items() if artifact is not None}
 
 
@@ -257,7 +262,8 @@ def export(
     step = _exported_step(trainer)
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
     model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
-    files = export_model(checkpoints.store, model, trainer.trainable, ema, base=base, work_dir=job.work_dir)
+    exported = without_projector(ema)
+    files = export_model(checkpoints.store, model, trainer.trainable, exported, base=base, work_dir=job.work_dir)
     live_digest, ema_digest = weights_digest(live), weights_digest(ema)
     return TrainResult(
         step=step,

@@ -17,20 +17,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh3_64_hexdigest
 
-import sana.workers.encode_latents as work
+import sana.data.video.windows_ahead as ahead
 from flows.cli.encode_worker import place as worker_place
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.data.shards.shard import Location, read_tensor
+from sana.data.sources.source import open_sources
 from sana.data.tables import read_table
+from sana.data.video.video import to_pixels
 from sana.errors import SanaError
 from sana.model.model_resolver import resolve_model
 from sana.pipeline.plan import inputs_of
 from sana.progress import Progress
 from sana.runtime.crash_journal import CrashJournal
-from sana.runtime.job import Job
 from sana.runtime.pool import slices
-from sana.runtime.specs import CrashHistory, EncodeLatentsSpec, ModelSource, PoolName, WorkerRange
 from sana.stages import encode_captions
 from sana.stages import encode_latents as stage
 from sana.store import open_store
@@ -140,7 +140,7 @@ def test_lanes_take_turns_and_no_row_is_left_out(sizes: list[int], num_ahead: in
             yield row
 
     seen: list[dict] = []
-    for number, row, future in work._decode_ahead(parts, decode, num_ahead):
+    for number, row, future in ahead.decode_ahead(parts, decode, num_ahead):
         assert future.result() is row and row["part"] == number
         seen.append(row)
         assert asked <= len(seen) + num_ahead
@@ -154,9 +154,6 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
     """And are decoded in one pass as far as a lane goes."""
     context = bucketed.context("bucket.window=stride", "bucket.windows_per_clip=4", "bucket.window_stride=6")
     run_stages(context, last="bucket")
-    spec = EncodeLatentsSpec(
-        PoolName(stage.NAME, "none"), ModelSource(str(bucketed.model), None), WorkerRange(1, 0, 1), CrashHistory({}, "")
-    )
     nothing_there = replace(context, salt="none")
     model = resolve_model(context.config.model, work_dir=context.work_dir)
     rows = stage._tensors(nothing_there, inputs_of(context, stage.NAME), model).missing().to_pylist()
@@ -169,13 +166,14 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
         passes.append(len(windows))
         return read_windows(path, windows)
 
-    read_windows = work.read_windows
-    monkeypatch.setattr(work, "read_windows", read)
+    read_windows = ahead.read_windows
+    monkeypatch.setattr(ahead, "read_windows", read)
+    sources = open_sources(context.config, work_dir=tmp_path)
     found = []
     for part_size, threads in ((1, 0), (100, 2), (7, 1)):
         passes.clear()
-        decode = work._decoder(Job(tmp_path, context.config, spec), CrashJournal(tmp_path / "journal"), frozenset())
-        items = work._decode_ahead(slices(rows, part_size), decode, threads)
+        decode = ahead.WindowDecoder(sources, CrashJournal(tmp_path / "journal"), frozenset(), to_pixels)
+        items = ahead.decode_ahead(slices(rows, part_size), decode, threads)
         found.append({row["sample_key"]: xxh3_64_hexdigest(future.result()) for _, row, future in items})
         assert sum(passes) == len(rows) and len(passes) <= len(videos) + len(rows) // part_size + threads + 1
     assert found[0] == found[1] == found[2] and len(found[0]) == len(rows)
@@ -183,7 +181,7 @@ def test_windows_of_one_video_are_the_same_in_any_part_and_lane(
 
 def crash_at(digest: str, tried: Path) -> None:
     """Let the decoder crash, as a damaged file can make C code do, whenever it is given this video."""
-    read_windows = work.read_windows
+    read_windows = ahead.read_windows
 
     def read(path: Path, windows: Sequence[dict]) -> Iterator[object]:
         if windows[0]["digest"] == digest:
@@ -192,7 +190,7 @@ def crash_at(digest: str, tried: Path) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         yield from read_windows(path, windows)
 
-    work.read_windows = read  # this process is a worker's, and ends with it
+    ahead.read_windows = read  # this process is a worker's, and ends with it
 
 
 @pytest.mark.parametrize("workers", [1, 2])

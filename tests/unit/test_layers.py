@@ -113,7 +113,7 @@ PROCESS_WIDE = {
     r"torch\.backends\.\w+(\.\w+)* = |\.fp32_precision = ": {"sana/model/precision.py"},
     r"set_float32_matmul_precision\(": set(),
     r"set_default_dtype\(": {"sana/model/transformer.py"},
-    r"set_num_threads\(": {"sana/workers/encode_latents.py"},
+    r"set_num_threads\(": {"sana/workers/encode_features.py", "sana/workers/encode_latents.py"},
     r"use_deterministic_algorithms\(|set_grad_enabled\(False\)$|set_deterministic_debug_mode\(": set(),
     r"torch\._(dynamo|inductor|functorch)\.config\.\w+ = ": set(),
     r"torch\.(cuda\.)?(manual_seed|seed)\(|np\.random\.seed\(|[^.\w]random\.seed\(": {

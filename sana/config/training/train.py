@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.section import MAX_SEED, Neutral, Section
 from sana.config.training.conditions import Conditions, check_together
 from sana.config.training.conflicts import fused_backward_conflict, offload_conflict
+from sana.config.training.crepa import CrepaConfig
 from sana.config.training.early_stopping import EarlyStoppingConfig
 from sana.config.training.masks import MaskedLossConfig
 from sana.config.training.method import BaseWeights, FullMethod, MethodConfig
@@ -117,6 +118,11 @@ class TrainConfig(Section):
         description="tokens that captions are padded to: as many as the longest of the batch has, or one of a few "
         "fixed lengths, so that compiled code is not compiled again for every batch; other last bits",
     )
+    crepa: Annotated[CrepaConfig | None, Neutral(None)] = Field(
+        None,
+        description="align hidden states with features that stage encode_features makes; unset: neither is part of "
+        "the run",
+    )
     init_from: Annotated[str | None, Neutral(None)] = Field(
         None,
         min_length=1,
@@ -153,6 +159,11 @@ class TrainConfig(Section):
         if self.init_optimizer and self.init_weights != "live":
             raise ValueError(
                 "init_optimizer takes the moments of the live weights, but init_weights is ema; set init_weights: live"
+            )
+        if self.init_optimizer and self.crepa is not None:
+            raise ValueError(
+                "init_optimizer takes the state of all that learned, and the projector of crepa begins anew; leave "
+                "init_optimizer false, or crepa unset"
             )
         is_folder = self.init_from is not None and ("/" in self.init_from or self.init_from.startswith((".", "~")))
         if is_folder and self.init_weights != "ema":

@@ -38,15 +38,24 @@ def why_not_trainable(context: Context) -> str:
 
 
 def check_named_parameters(config: Config, *, work_dir: Path, read_only: bool = False) -> None:
-    """Check that what a config says of parameters by their names is said of some. No weight is read.
+    """Check that what a config says of parameters and blocks is said of some. No weight is read.
 
     Raises:
-        ConfigError: a glob matches no parameter of the model; names what may be meant.
+        ConfigError: a glob matches no parameter of the model, which names what may be meant; or there is no such block.
         SanaError: the model's config files cannot be read.
     """
+    crepa = config.train.crepa
+    if crepa is None and not has_parameter_names(config.train):
+        return
+    sizes = read_model_sizes(config.model, work_dir=work_dir, read_only=read_only)
     if has_parameter_names(config.train):
-        sizes = read_model_sizes(config.model, work_dir=work_dir, read_only=read_only)
         check_parameter_names(config.train, parameter_shapes(sizes.transformer))
+    if crepa is not None and crepa.block_index >= sizes.transformer.num_layers:
+        last = sizes.transformer.num_layers - 1
+        raise ConfigError(
+            f"train.crepa.block_index is {crepa.block_index}, and the blocks of {config.model.path} are 0 to {last}; "
+            f"use one about half-way, such as {(last + 1) // 2}"
+        )
 
 
 def _measured_not_to_fit(context: Context) -> str:

@@ -28,6 +28,7 @@ from sana.training.checkpoints.checkpoint import (
 )
 from sana.training.checkpoints.ownership import file_name
 from sana.training.checkpoints.tensor_file import Tensors, file_blocks, file_bytes, hashed, read_file, tensors_digests
+from sana.training.regularizers.projector import without_projector
 
 _RUN_AGAIN = (
     "run train again, which resumes from an older checkpoint (one that had finished: first sana verify CONFIG --deep "
@@ -126,13 +127,15 @@ def _load_file(store: Store, info: FileInfo, on_bytes: Callable[[int], None] | N
 
 
 def load_weights(store: Store, trajectory: str, step: int, *, which: Literal["live", "ema"]) -> dict[str, Tensor]:
-    """Read the live or the EMA weights of one checkpoint, for `load_state_dict`: float32, live ones of `weights_dtype`.
+    """Read the live or the EMA weights of one checkpoint: float32, live ones of `weights_dtype`.
+
+    They are what a trainable loads: what only training needs, a projector, is left out.
 
     Raises:
         SanaError: there is no such checkpoint, or it is damaged.
     """
     part = {"live": "weights", "ema": "ema"}[which]
-    return load(store, read_checkpoint(store, trajectory, step), part)
+    return without_projector(load(store, read_checkpoint(store, trajectory, step), part))
 
 
 def weights_digest(tensors: Tensors) -> str:

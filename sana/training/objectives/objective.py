@@ -69,8 +69,8 @@ class Measure(Protocol):
 class Regularizer(Draws, Protocol):
     """A loss of hidden states, which is added to that of the velocity."""
 
-    def watching(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Capture what `loss` needs of the forward pass that learns, which runs inside."""
+    def watching(self, model: nn.Module, batch: MicroBatch) -> AbstractContextManager[None]:
+        """Capture what `loss` needs of the forward pass of `batch` that learns, which runs inside."""
 
     def loss(self, batch: MicroBatch, step: StepInput) -> Losses:
         """Return what is added to each sample's loss, and other measurements."""

@@ -1,6 +1,6 @@
 """The objective of a config: the element losses by their name there, and the parts that it turns on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sana.config.training.method import LoraMethod
@@ -22,18 +22,22 @@ ELEMENT_LOSSES: dict[str, Callable[[Any], ElementLoss]] = {
 
 
 def build_objective(
-    config: TrainConfig, *, flow_shift: float, conditions: ConditionTable | None = None
+    config: TrainConfig,
+    *,
+    flow_shift: float,
+    conditions: ConditionTable | None = None,
+    regularizers: Sequence[Regularizer] = (),
 ) -> VelocityObjective:
     """Return the objective that the config names; `flow_shift` is that of its noise levels.
 
-    `conditions` are those of each row; None: those of `config` for all.
+    `conditions` are those of each row; None: those of `config` for all. `regularizers` are made with the model, which
+    they look into: by `build_regularizers`.
 
     Parts change a step in this order: conditions, masks, rollout, weighting.
     """
     parts: list[Part] = []
     if isinstance(config.method, LoraMethod) and config.method.dropout:
         parts.append(AdapterDropout(config.seed))
-    regularizers: list[Regularizer] = []
     measures: list[Measure] = []
     table = ConditionTable((config.conditions,)) if conditions is None else conditions
     if any(table.lists):

@@ -40,7 +40,7 @@ class VelocityObjective:
             step = part.change(model, batch, step)
         with ExitStack() as watching:
             for regularizer in self.regularizers:
-                watching.enter_context(regularizer.watching(model))
+                watching.enter_context(regularizer.watching(model, batch))
             velocity = predict_step(model, batch, step)
         losses, scalars = self.element_loss(velocity - velocity_target(batch.latents, batch.noise))
         per_sample = mean_over_elements(losses, step)

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor, zeros
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from sana.errors import ConfigError
+from sana.training.regularizers.projector import Projector
 from sana.training.trainables.trainable import Trainable
 
 Sharding = Literal["none", "full", "hybrid"]
@@ -54,7 +55,7 @@ def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
     fixed = {name: names[id(parameter)] for name, parameter in trainable.fixed.items()}
     # resharded everywhere: weights that stay whole would hide a swap with EMA weights from the next forward pass
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for module in [*_blocks(model), model]:
+    for module in [*_blocks(model), *_apart(model), model]:
         for parameter in module.parameters():
             if not isinstance(parameter, DTensor):
                 parameter.data = parameter.data.to(device)
@@ -66,6 +67,11 @@ def shard(trainable: Trainable, mesh: DeviceMesh, device: torch.device) -> None:
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
     return list(cast(nn.ModuleList, model.transformer_blocks))
+
+
+def _apart(model: nn.Module) -> list[nn.Module]:
+    """Return what is called by itself, after the model's forward pass, when all of that is sharded again."""
+    return [child for child in model.children() if isinstance(child, Projector)]
 
 
 @contextmanager
