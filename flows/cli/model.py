@@ -139,18 +139,19 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
 @click.command("make-tiny-model")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
-def make_tiny_model(out: Path, seed: int) -> None:
+@click.option("--encoder", is_flag=True, help="A tiny DINOv2 instead, for encode_features.encoder.")
+def make_tiny_model(out: Path, seed: int, *, encoder: bool) -> None:
     """Write a complete tiny Sana Video checkpoint (random weights, real architecture) to the folder OUT."""
     from sana.runtime.worker_process import hide_torchao
 
     hide_torchao()
-    from sana.model.tiny_model import build_tiny_model
+    from sana.model.tiny_model import build_tiny_encoder, build_tiny_model
 
     try:
-        build_tiny_model(out, seed=seed)
+        (build_tiny_encoder if encoder else build_tiny_model)(out, seed=seed)
     except OSError as error:
         raise SanaError(str(error)) from error
-    click.echo(f"wrote a tiny random-weight Sana Video to {out}")
+    click.echo(f"wrote a tiny random-weight {'DINOv2' if encoder else 'Sana Video'} to {out}")
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

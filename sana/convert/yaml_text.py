@@ -18,6 +18,7 @@ _SECTIONS = {
     "download": "the data sets",
     "probe": "what is found in the videos",
     "bucket": "shapes, windows of frames and crops",
+    "encode_features": "an image encoder's features of frames, for train.crepa",
     "encode_captions": "captions to embeddings",
     "encode_latents": "windows of clips to latents",
     "train": "training",

@@ -4,7 +4,7 @@ Every draw is keyed by (seed, step, position in the global batch), so neither th
 size nor a restart changes it. Shapes: B samples of one rank's micro batch; a latent is [B, 16, f, h, w].
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
-from sana.data.loading.loader import LATENTS, Reader
+from sana.data.loading.loader import FEATURES, LATENTS, Reader
 from sana.errors import ConfigError
 from sana.model.random import philox_uniform
 from sana.model.transfers import DeviceCopy
@@ -121,9 +121,16 @@ class RankPartition:
 
 def prepare(slots: list[BatchSlot], *, reader: Reader, config: TrainConfig, draw: Draw) -> MicroBatch:
     """Read one micro batch, and draw what its objective needs, on the CPU; a prefetch thread calls it."""
-    samples = reader.read_batch([(slot.row, _choose_caption(slot, reader, config)) for slot in slots])
+    wanted = [(slot.row, _choose_caption(slot, reader, config)) for slot in slots]
+    samples = reader.read_batch(wanted, without=_unused(slots, config))
     drawn = draw(slots, samples.tensors)
     return MicroBatch({**samples.tensors, **drawn, **pad_captions(samples.captions, config.text_padding)})
+
+
+def _unused(slots: list[BatchSlot], config: TrainConfig) -> Collection[str]:
+    """Return the names of tensors that these steps do not need, which are larger than all others together."""
+    crepa = config.crepa
+    return (FEATURES,) if crepa is not None and crepa.is_over(slots[0].step) else ()
 
 
 def read_ahead(

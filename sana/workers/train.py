@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sana.artifact import Artifact, digest_of
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
-from sana.data.loading.loader import Reader, load_samples
+from sana.data.loading.loader import FEATURES, Reader, load_samples
 from sana.data.shards.shard_check import check_samples
 from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained
@@ -48,7 +48,6 @@ from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
-from sana.training.regularizers.crepa import FEATURES
 from sana.training.regularizers.projector import without_projector
 from sana.training.regularizers.registry import build_regularizers
 
@@ -262,8 +261,8 @@ def export(
     step = _exported_step(trainer)
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
     model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
-    exported = without_projector(ema)
-    files = export_model(checkpoints.store, model, trainer.trainable, exported, base=base, work_dir=job.work_dir)
+    live, ema = without_projector(live), without_projector(ema)
+    files = export_model(checkpoints.store, model, trainer.trainable, ema, base=base, work_dir=job.work_dir)
     live_digest, ema_digest = weights_digest(live), weights_digest(ema)
     return TrainResult(
         step=step,

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sana.config.training.crepa import PROJECTOR, PROJECTOR_NAMES
 from sana.runtime.job import read_job
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
 from sana.runtime.specs import CheckpointName, ModelSource, TrainSpec
 from sana.training.checkpoints.checkpoint_io import load_weights
-from sana.training.regularizers.projector import NAME
 from sana.workers.evaluate import evaluate
 from sana.workers.sample import load_trained
 from sana.workers.train import train
@@ -87,9 +87,9 @@ def test_steps_say_what_is_aligned_and_the_projector_learns(crepa: Lab, straight
     assert len(rows) == 4 and weights == sorted(weights, reverse=True) and weights[0] < 0.8
     assert all(abs(row["train/crepa_similarity"]) < 1 and row["train/crepa_loss"] for row in rows)
     first, last = (weights_of(crepa, "straight", step) for step in (2, 4))
-    own = {name: tuple(tensor.shape) for name, tensor in last.items() if name.startswith(NAME)}
+    own = {name: tuple(tensor.shape) for name, tensor in last.items() if name.startswith(PROJECTOR)}
     shapes = {"norm_weight": (WIDTH,), "norm_bias": (WIDTH,), "weight": (FEATURE_SIZE, WIDTH), "bias": (FEATURE_SIZE,)}
-    assert own == {f"{NAME}.{name}": shape for name, shape in shapes.items()}
+    assert own == {f"{PROJECTOR}.{name}": shape for name, shape in shapes.items()} and own.keys() == {*PROJECTOR_NAMES}
     assert all(not torch.equal(first[name], last[name]) for name in own)
     assert own.keys() <= weights_of(crepa, "straight", 4, "ema").keys()
     assert not own.keys() & load_weights(crepa.store, crepa.key("straight"), 4, which="ema").keys()
@@ -168,11 +168,11 @@ def test_what_is_exported_evaluated_and_sampled_is_the_model_alone(
     result = TrainResult.load(result_path(job.path), repair_hint="")
     keys = [info.key for info in result.files.values() if info.key.endswith(".safetensors")]
     exported = [key for key in keys if not key.startswith("model/base")]
-    assert exported and not [name for key in exported for name in load_file(crepa.path(key)) if NAME in name]
+    assert exported and not [name for key in exported for name in load_file(crepa.path(key)) if PROJECTOR in name]
     model = ModelSource(str(crepa.model), None)
     pipe = load_trained(job.config, crepa.store, model, CheckpointName(crepa.key(name), 2))
-    assert not [name for name in pipe.transformer.state_dict() if NAME in name]
-    grown = [name for name in weights_of(crepa, name, 2) if name.startswith(NAME)]
+    assert not [name for name in pipe.transformer.state_dict() if PROJECTOR in name]
+    grown = [name for name in weights_of(crepa, name, 2) if name.startswith(PROJECTOR)]
     assert len(grown) == 4
 
 
@@ -189,11 +189,11 @@ def test_other_settings_go_with_it(crepa: Lab, settings: dict[str, Any], changed
     name = f"with-{next(iter(changed))}"
     crepa.train(name, **{**settings, **changed, "max_steps": 2})
     one, two = (weights_of(crepa, name, 2, part) for part in ("weights", "ema"))
-    own = f"{NAME}.weight"
+    own = f"{PROJECTOR}.weight"
     assert one[own].dtype == torch.float32 and not torch.equal(one[own], two[own])
 
 
 def test_unset_no_bit_is_different(crepa: Lab, settings: dict[str, Any]) -> None:
     off = {**SETTINGS, "crepa": None}
     crepa.assert_same(crepa.train("off", **off), crepa.train("never", **{k: v for k, v in off.items() if k != "crepa"}))
-    assert not [name for name in weights_of(crepa, "off", 4) if name.startswith(NAME)]
+    assert not [name for name in weights_of(crepa, "off", 4) if name.startswith(PROJECTOR)]

@@ -1,4 +1,4 @@
-"""CREPA equals its formula written out in plain torch: loss, gradients of the model and of the projector; its weight."""
+"""CREPA equals its formula written out in plain torch: loss, gradients of model and projector; its weight."""
 
 import math
 from pathlib import Path
@@ -107,9 +107,8 @@ def test_loss_and_gradients_are_those_of_the_formula(tiny_model: Path, case: str
     for mine, its in zip(own, (norm.weight, norm.bias, linear.weight, linear.bias), strict=True):
         torch.testing.assert_close(mine.grad, its.grad, rtol=1e-4, atol=1e-6)
     wanted = {name: parameter.grad for name, parameter in plain.named_parameters()}
-    assert trainable.parameters.keys() - wanted.keys() == {
-        f"crepa_projector.{n}" for n, _ in projector.named_parameters()
-    }
+    learned_beside = {f"crepa_projector.{name}" for name, _ in projector.named_parameters()}
+    assert trainable.parameters.keys() - wanted.keys() == learned_beside
     for name, gradient in wanted.items():
         torch.testing.assert_close(trainable.parameters[name].grad, gradient, rtol=1e-4, atol=1e-6, msg=name)
     assert set(found.scalars) >= {LOSS, SIMILARITY, WEIGHT_NOW}
@@ -117,9 +116,10 @@ def test_loss_and_gradients_are_those_of_the_formula(tiny_model: Path, case: str
     model.load_state_dict(plain.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("sides", "grid"), [((30, 52), (15, 26)), ((39, 39), (20, 20)), ((2, 3), (5, 7)), ((4, 6), (3, 4))]
-)
+SIDES = [((30, 52), (15, 26)), ((39, 39), (20, 20)), ((2, 3), (5, 7)), ((4, 6), (3, 4))]
+
+
+@pytest.mark.parametrize(("sides", "grid"), SIDES)
 def test_cells_cover_all_positions_alike(sides: tuple[int, int], grid: tuple[int, int]) -> None:
     values = philox_normal([2, *sides, 3], key=("values",))
     pooled = area_pool(values, grid)

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from sana.config.section import Section, default_member
 
+PROJECTOR = "crepa_projector"  # what learns beside the model; how names of its parameters begin in checkpoints
+PROJECTOR_NAMES = tuple(f"{PROJECTOR}.{name}" for name in ("norm_weight", "norm_bias", "weight", "bias"))
+
 
 class ConstantWeight(Section):
     name: Literal["constant"] = Field("constant", description="`weight`, after the warm-up")
@@ -57,6 +60,10 @@ class CrepaConfig(Section):
     cutoff_step: int | None = Field(
         None, ge=1, le=10**9, description="optimizer steps after which it is off, and costs no time; unset: never"
     )
+
+    def is_over(self, step: int) -> bool:
+        """Whether it is off in step `step`, counted from 0."""
+        return self.cutoff_step is not None and step >= self.cutoff_step
 
     @model_validator(mode="after")
     def _falls(self) -> Self:

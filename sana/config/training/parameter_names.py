@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
 from sana.config.training.adapter_names import MAGNITUDE, B, adapter_shapes
+from sana.config.training.crepa import PROJECTOR_NAMES
 from sana.config.training.method import LoraMethod
 from sana.config.training.optimizer import MuonConfig, ParameterGroup
 from sana.config.training.train import TrainConfig
@@ -24,7 +25,8 @@ def check_parameter_names(config: TrainConfig, shapes: Shapes) -> None:
         ConfigError: a glob matches none; names what may be meant.
     """
     learned = learned_shapes(config, shapes)
-    factors_of(config.parameter_groups, learned)
+    beside = PROJECTOR_NAMES if config.crepa is not None else ()
+    factors_of(config.parameter_groups, [*learned, *beside])
     if isinstance(config.optimizer, MuonConfig):
         muon_matrices(config.optimizer, learned)
 

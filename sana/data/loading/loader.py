@@ -5,7 +5,7 @@ tokens only. Ten million rows are Arrow and numpy columns; Python objects exist 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from sana.errors import SanaError
 from sana.store import Store
 
 INDEX = "index.parquet"  # the one table of an encode artifact
-LATENTS, CAPTIONS = "latents", "captions"  # names of tensors
+LATENTS, CAPTIONS, FEATURES = "latents", "captions", "features"  # names of tensors
 REQUESTS = 16  # range requests in flight from one process to S3
 _ONCE: Mapping[str, float] = MappingProxyType({})  # one draw per epoch for every data set
 _NO_OTHERS: Mapping[str, Artifact] = MappingProxyType({})
@@ -192,12 +192,15 @@ class Reader:
         batch = self.read_batch([(row, caption)])
         return Sample(batch.tensors[LATENTS][0].to(torch.float32), batch.captions[0])
 
-    def read_batch(self, wanted: Sequence[tuple[int, int | None]]) -> Batch:
-        """Read the tensors and one caption of rows of one bucket, given as `(row, number of the caption)`."""
+    def read_batch(self, wanted: Sequence[tuple[int, int | None]], *, without: Collection[str] = ()) -> Batch:
+        """Read the tensors and one caption of rows of one bucket, given as `(row, number of the caption)`.
+
+        `without` some tensors, by name.
+        """
         tensors: dict[str, Tensor] = {}
         reads: list[tuple[ShardIndex, int, int, memoryview]] = []
         for name, index in self.samples.tensors.items():
-            if name != CAPTIONS:
+            if name != CAPTIONS and name not in without:
                 tensors[name] = self._allocate(index, [row for row, _ in wanted], reads)
         captions = []
         texts = self.samples.tensors[CAPTIONS]

@@ -24,6 +24,7 @@ from sana.config.training.crepa import (
     LinearWeight,
     PolynomialWeight,
 )
+from sana.data.loading.loader import FEATURES
 from sana.model.features.area_pool import area_pool
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.metrics import Scalar
@@ -31,7 +32,7 @@ from sana.training.objectives.objective import Losses
 from sana.training.objectives.step_input import StepInput
 from sana.training.regularizers.projector import Projector
 
-FEATURES, WEIGHT = "features", "crepa_weight"  # names of tensors
+WEIGHT = "crepa_weight"  # name of a tensor
 LOSS = "train/crepa_loss"  # what is added to the velocity's loss: -w(t) x the alignment, neighbours included
 SIMILARITY = "train/crepa_similarity"  # mean cosine of projected hidden states and features of the same frame
 WEIGHT_NOW = "train/crepa_weight"  # w(t) of this step; absent, as the other two, after the cut-off
@@ -121,7 +122,7 @@ def _distances(config: CrepaConfig) -> range:
 
 def weight_at(step: int, config: CrepaConfig) -> float | None:
     """Return w of step `step`, counted from 0, as learning rates are made; None from the cut-off on."""
-    if config.cutoff_step is not None and step >= config.cutoff_step:
+    if config.is_over(step):
         return None
     schedule = config.schedule
     if step < schedule.warmup_steps:

@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sana.config.training.crepa import PROJECTOR
 from sana.model.random import philox_uniform
 from sana.training.trainables.trainable import Trainable
-
-NAME = "crepa_projector"  # of the module in the transformer; checkpoints have its parameters by this name and a dot
 
 T = TypeVar("T")
 
@@ -53,12 +52,12 @@ class Projector(nn.Module):
 def add_projector(trainable: Trainable, hidden_size: int, feature_size: int, *, seed: int) -> Projector:
     """Put a projector beside what learns, in place: optimizer, EMA and checkpoints have its parameters too."""
     projector = Projector(hidden_size, feature_size, seed=seed)
-    trainable.model.add_module(NAME, projector)
-    own = {f"{NAME}.{name}": parameter for name, parameter in projector.named_parameters()}
+    trainable.model.add_module(PROJECTOR, projector)
+    own = {f"{PROJECTOR}.{name}": parameter for name, parameter in projector.named_parameters()}
     trainable.parameters = {**trainable.parameters, **own}
     return projector
 
 
 def without_projector(tensors: Mapping[str, T]) -> dict[str, T]:
     """Return the tensors of a checkpoint that are the model's."""
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{NAME}.")}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{PROJECTOR}.")}

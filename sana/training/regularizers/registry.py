@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sana.config.training.train import TrainConfig
-from sana.data.loading.loader import Samples
+from sana.data.loading.loader import FEATURES, Samples
 from sana.errors import ConfigError
 from sana.training.objectives.objective import Regularizer
-from sana.training.regularizers.crepa import FEATURES, Crepa
+from sana.training.regularizers.crepa import Crepa
 from sana.training.regularizers.projector import add_projector
 from sana.training.trainables.trainable import Trainable
 
