@@ -194,6 +194,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
             flow_shift=_flow_shift(config.train.timestep_sampling, job),
             conditions=ConditionTable.of(config, samples),
             regularizers=regularizers,
+            most=parallel.largest if parallel.is_sharded else None,
         ),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),

@@ -25,6 +25,7 @@ from sana.config.training.objective import (
 from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
 from sana.config.training.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
+from sana.config.training.rollout import RolloutConfig
 from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_schedule
 from sana.config.training.validation import ValidationConfig
 
@@ -103,6 +104,9 @@ class TrainConfig(Section):
     )
     noise_offset: Annotated[NoiseOffset | None, Neutral(None)] = Field(
         None, description="offset noise: a number a channel is added to a sample's noise; unset: none"
+    )
+    rollout: Annotated[RolloutConfig | None, Neutral(None)] = Field(
+        None, description="scheduled sampling: some samples begin where the model itself comes to; unset: none"
     )
     conditions: Annotated[Conditions, Neutral(())] = Field(
         (),
@@ -215,6 +219,11 @@ class TrainConfig(Section):
         )
         if conflict:
             raise ValueError(conflict)
+        if self.rollout is not None and self.rollout.start_step >= self.max_steps:
+            raise ValueError(
+                f"rollout.start_step {self.rollout.start_step} leaves no step of {self.max_steps} to roll out; lower "
+                "it, or remove rollout"
+            )
         if self.schedule_ends_with_run and schedule.warmup_steps >= self.max_steps:
             raise ValueError(
                 f"lr_schedule.warmup_steps {schedule.warmup_steps} leaves no step of {self.max_steps} for the "

@@ -10,6 +10,7 @@ from sana.training.objectives.conditions import ConditionsPart, ConditionTable
 from sana.training.objectives.masked_loss import MaskedLoss
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import ElementLoss, Measure, Part, Regularizer
+from sana.training.objectives.rollout import RolloutPart
 from sana.training.objectives.velocity_objective import VelocityObjective
 from sana.training.objectives.weighting import WEIGHTS, WeightingPart
 from sana.training.trainables.adapter_dropout import AdapterDropout
@@ -27,11 +28,13 @@ def build_objective(
     flow_shift: float,
     conditions: ConditionTable | None = None,
     regularizers: Sequence[Regularizer] = (),
+    most: Callable[[int], int] | None = None,
 ) -> VelocityObjective:
     """Return the objective that the config names; `flow_shift` is that of its noise levels.
 
     `conditions` are those of each row; None: those of `config` for all. `regularizers` are made with the model, which
-    they look into: by `build_regularizers`.
+    they look into: by `build_regularizers`. `most`: the largest of a number of all ranks, where they must take as many
+    forward passes each (RolloutPart).
 
     Parts change a step in this order: conditions, masks, rollout, weighting.
     """
@@ -48,6 +51,10 @@ def build_objective(
         masks = MaskedLoss(config.masked_loss, config.seed)
         parts.append(masks)
         measures.append(masks)
+    if config.rollout is not None:
+        rollout = RolloutPart(config.rollout, config.seed, most, own_length=config.text_padding == "batch")
+        parts.append(rollout)
+        measures.append(rollout)
     weighting = config.loss_weighting
     if weighting.name != "none":
         parts.append(WeightingPart(WEIGHTS[weighting.name](weighting)))
