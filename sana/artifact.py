@@ -124,6 +124,11 @@ class Draft:
         self._attempt = uuid.uuid4().hex[:12]
         self._started = time.monotonic()
 
+    @property
+    def files(self) -> dict[str, FileInfo]:
+        """The files so far, by name."""
+        return dict(self._files)
+
     def add(self, name: str, data: bytes) -> str:
         """Write one small file; returns its key."""
         key = f"{self.recipe.stage}/{self.recipe.fingerprint}/{self._attempt}/{name}"

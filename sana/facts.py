@@ -196,3 +196,16 @@ class SampleFacts(Facts):
     STAGE: ClassVar[str] = "sample"
     videos: Mapping[str, str]
     contact_sheet: str
+
+
+@dataclass(frozen=True)
+class PublishFacts(Facts):
+    """What was uploaded, or, in a dry run, would have been. `links`: pages, which MLflow and notifications show."""
+
+    STAGE: ClassVar[str] = "publish"
+    to: str
+    dry_run: bool
+    places: Mapping[str, str]  # of each publication by name: a commit, or the address of a folder; of a dry run none
+    num_files: int
+    num_bytes: int
+    links: Mapping[str, str] = field(default_factory=dict)

@@ -141,6 +141,9 @@ def artifact_tags(artifact: Artifact, store: Store) -> dict[str, str]:
     tags = {"sana.uri": store.uri(artifact.key), "mlflow.note.content": note(artifact, store)}
     if trained := TrainFacts.find(artifact):
         tags["sana.trajectory"] = trained.trajectory
+    links = artifact.facts.get("links")  # pages that any stage's facts may have
+    if isinstance(links, Mapping):
+        tags |= {f"sana.link.{name}": str(link) for name, link in links.items()}
     return tags
 
 

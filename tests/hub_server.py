@@ -53,8 +53,12 @@ class HubServer:
     def has(self, repo: str) -> bool:
         return any(name == repo for name, _ in self._commits)
 
+    def handler(self) -> "type[_Handler]":
+        """The class that answers requests."""
+        return _Handler
+
     def __enter__(self) -> Self:
-        handler = type("Handler", (_Handler,), {"server_hub": self})
+        handler = type("Handler", (self.handler(),), {"server_hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"

@@ -8,9 +8,10 @@ from rich.text import Text
 from flows.display.stage_view import NOT_REACHED
 from flows.display.tables import fits, render
 from sana.artifact import Artifact
-from sana.facts import BASELINE, WEIGHTS, EvaluateFacts, TrainFacts
+from sana.facts import BASELINE, WEIGHTS, EvaluateFacts, PublishFacts, TrainFacts
 from sana.pipeline.plan import StagePlan
 from sana.store import Store
+from sana.wording import counted, in_units
 
 _STYLES = {
     "cached": "green",
@@ -84,6 +85,13 @@ def stage_lines(name: str, artifact: Artifact, store: Store, export: str) -> lis
         return eval_lines(artifact).splitlines()
     if name == "sample":
         return [f"sampled videos: {store.uri(artifact.files['contact_sheet.png'].key)}"]
+    if name == "publish":
+        published = PublishFacts.of(artifact)
+        what = f"{counted(published.num_files, 'file')}, {in_units(published.num_bytes)}"
+        listing = store.uri(artifact.files["upload.json"].key)
+        if published.dry_run:
+            return [f"would be published to {published.to}: {what}, see {listing}"]
+        return [f"published: {published.links.get('published', published.to)} ({what})"]
     if name == "train":
         folder, is_adapter = store.uri(TrainFacts.of(artifact).model), exports_adapter(artifact)
         load = [f"  {line}" for line in load_lines(folder, is_adapter=is_adapter)]

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.delivery.notifications import NotificationsConfig
+from sana.config.delivery.publish import PublishConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeFeaturesConfig, EncodeLatentsConfig, ModelConfig
 from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
@@ -49,6 +50,9 @@ class Config(Section):
     train: TrainConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     sample: SampleConfig
+    publish: Annotated[PublishConfig | None, Neutral(None)] = Field(
+        None, description="upload what was trained to a hub or a bucket; unset: this stage is not part of the run"
+    )
     tracking: TrackingConfig = TrackingConfig()
     notifications: NotificationsConfig = NotificationsConfig()
 
@@ -122,6 +126,13 @@ class Config(Section):
                 "evaluate.separate_datasets has all that is held out, and nothing is left for the eval loss; set "
                 "bucket.eval_fraction or bucket.holdout, or leave one data set out of it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _licences_are_of_data_sets(self) -> Self:
+        ids = [dataset.id for dataset in self.download.datasets]
+        if self.publish is not None and (unknown := sorted(set(self.publish.licenses) - set(ids))):
+            raise ValueError(f"publish.licenses names {unknown[0]!r}, and data sets are {', '.join(ids)}")
         return self
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ in turn (a filter reads `probed_clips` and gives `probed_clips`): a reader gets 
     weights       train            model/ and a checkpoint: weights
     losses        evaluate         losses.parquet: losses
     videos        sample           *.mp4: videos
+    published     publish          upload.json: published
 """
 
 import importlib
@@ -44,6 +45,7 @@ STAGES: tuple[str, ...] = (
     "train",
     "evaluate",
     "sample",
+    "publish",
 )
 
 

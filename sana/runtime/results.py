@@ -113,3 +113,12 @@ class SampleInspection(Record):
     psnr_db: float  # of the decoded latent against the source's frames
     stored: StoredLatent
     captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PublishResult(Record):
+    """Where each publication is, by its name: a commit of the hub's, or the address of a folder."""
+
+    places: Mapping[str, str]
+    num_files: int
+    num_bytes: int

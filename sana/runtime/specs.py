@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sana.artifact import Artifact
+from sana.artifact import Artifact, FileInfo
 from sana.record import JsonObject, Record
 
 
@@ -232,3 +232,27 @@ class CalibrateSpec(Spec):
     bucket: str
     caption_tokens: int
     memory_bytes: int  # use no more of the device; 0: all that is free
+
+
+@dataclass(frozen=True)
+class Publication(Record):
+    """What becomes one commit of a branch, or one folder: files in the store by their names there.
+
+    With `checkpoint`, its EMA weights are exported as well.
+    """
+
+    name: str  # of the branch, or of the folder
+    message: str
+    files: Mapping[str, FileInfo]
+    checkpoint: CheckpointName | None = None
+
+
+@dataclass(frozen=True)
+class PublishSpec(Spec):
+    """Upload publications to a hub repository, a bucket or a folder; where they are comes back as a PublishResult."""
+
+    WORKER: ClassVar[str] = "publish"
+    to: str
+    private: bool
+    model: ModelSource
+    publications: tuple[Publication, ...]

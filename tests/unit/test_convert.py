@@ -63,7 +63,8 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     tables = (tmp_path / "my.conversion.md").read_text()
     for said in ("[0, 1]", "704x384", "deletes source files", "half period", "turns clipping off", "&lt;name>.txt"):
         assert said in tables, said
-    text, optional = out.read_text(), ("filter_captions", "notifications", "encode_masks", "encode_features")
+    text = out.read_text()
+    optional = ("filter_captions", "notifications", "publish", "encode_masks", "encode_features")
     assert all(f"\n{name}:" in f"\n{text}" for name in Config.model_fields if name not in optional), "a section"
     assert max(len(line) for line in text.splitlines() if "#" in line) <= 120
 

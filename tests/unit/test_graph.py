@@ -17,7 +17,7 @@ def config_of(*overrides: str) -> Config:
 
 
 MASKED = ("download.datasets.0.masks={suffix: .mask}", "train.masked_loss={}")
-EVERY = config_of("filter_captions.min_words=2", "train.base_check=warn", *MASKED, "train.crepa={}")
+EVERY = config_of("filter_captions.min_words=2", "train.base_check=warn", *MASKED, "train.crepa={}", "publish.to=out")
 
 
 def test_every_module_of_the_folder_is_a_stage_of_its_name() -> None:

@@ -36,7 +36,7 @@ DOORS = {
     "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
     "decord": ("sana/data/video/frames.py",),
     "av": ("sana/data/video/",),
-    "huggingface_hub": ("sana/data/sources/hub.py",),
+    "huggingface_hub": ("sana/data/sources/hub.py", "sana/delivery/hub_upload.py"),
     "transformers": ("sana/model/",),
     "diffusers": ("sana/model/",),
     "accelerate": ("sana/training/",),
