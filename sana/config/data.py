@@ -85,6 +85,11 @@ class DatasetConfig(Section):
         max_length=8,
         description="of its samples, instead of train.conditions; an empty list: text to video only",
     )
+    images: Annotated[Literal["auto", "read", "ignore"], Neutral("auto")] = Field(
+        "auto",
+        description="still pictures (.png, .jpg, .webp, .tif, .bmp, .avif): `read` them as clips of one frame; "
+        "`ignore` them; `auto`, read if each of its buckets has one frame",
+    )
     masks: Annotated[MasksConfig | None, Neutral(None)] = Field(
         None, description="masks of its clips, which train.masked_loss looks inside; unset: it has none"
     )

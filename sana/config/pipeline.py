@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from sana.bucket import Bucket
 from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.delivery.notifications import NotificationsConfig
@@ -190,6 +191,41 @@ class Config(Section):
                 f"than {MAX_VIDEOS}; name fewer of them"
             )
         return self
+
+    @model_validator(mode="after")
+    def _images_have_a_bucket(self) -> Self:
+        for dataset in self.download.enabled:
+            if dataset.images == "read" and not self.image_buckets(dataset):
+                raise ValueError(
+                    f"{dataset.where}.images: read takes still pictures as clips of one frame, and none of its buckets "
+                    "has one frame; set bucket.num_frames: 1 (of this data set), or list buckets such as 1x480x832"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_and_videos_alternate(self) -> Self:
+        if self.train.image_every is None:
+            return self
+        trained = [dataset for dataset in self.download.enabled if dataset.role != "eval"]
+        frames = {shape.num_frames == 1 for dataset in trained for shape in self.rules_of(dataset).shapes}
+        if frames != {True, False}:
+            kind = "more than one frame" if True in frames else "one frame"
+            raise ValueError(
+                f"train.image_every {self.train.image_every} alternates buckets of one frame and of more, and no data "
+                f"set that is trained on has one of {kind}; give one its own download.datasets.ID.bucket, or remove it"
+            )
+        return self
+
+    def image_buckets(self, dataset: DatasetConfig) -> tuple[Bucket, ...]:
+        """Return the buckets of one frame that a data set may use."""
+        return tuple(shape for shape in self.rules_of(dataset).shapes if shape.num_frames == 1)
+
+    def resolved(self, dataset: DatasetConfig) -> DatasetConfig:
+        """Return a data set that says whether its pictures are read: `images` is read or ignore."""
+        if dataset.images != "auto":
+            return dataset
+        reads = len(self.image_buckets(dataset)) == len(self.rules_of(dataset).shapes)
+        return dataset.model_copy(update={"images": "read" if reads else "ignore"})
 
     def rules_of(self, dataset: DatasetConfig) -> BucketRules:
         """Return the bucket rules of a data set: its own, or `bucket`."""

@@ -15,10 +15,12 @@ from sana.arrow import read_parquet, value_counts
 from sana.artifact import Artifact
 from sana.counts import Counts, DatasetCounts
 from sana.data.schemas import ADDED_COLUMNS, SAMPLE_KEY_COLUMNS
+from sana.data.sources.listing import is_picture_path
 from sana.errors import SanaError, repair_hint
 from sana.store import Store
 
 _KEY_ROWS = 65_536  # rows whose keys are computed at once
+STILL = "still:"  # before the digest of a picture, in probe's pool
 
 
 def clip_id_of(dataset: str, path: str) -> str:
@@ -61,6 +63,18 @@ def _as_text(column: pa.Array) -> pa.Array:
         return column.cast(pa.string())
     encoded = column.dictionary_encode()
     return pa.array([str(value) for value in encoded.dictionary.to_pylist()], pa.string()).take(encoded.indices)
+
+
+def probed_files(clips: pa.Table) -> pa.Table:
+    """Return a table CLIPS with the ids that probe's pool has for contents in place of digests.
+
+    A content that is listed as a picture is another thing to probe than under the name of a video, which it is not.
+    """
+    digests, is_still = clips.column("digest"), is_picture_path(clips.column("path"))
+    if not pc.any(is_still).as_py():
+        return clips
+    ids = pc.if_else(is_still, pc.binary_join_element_wise(STILL, digests, ""), digests)
+    return clips.set_column(clips.schema.get_field_index("digest"), "digest", ids)
 
 
 def read_table(store: Store, artifact: Artifact, name: str) -> pa.Table:

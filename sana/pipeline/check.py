@@ -25,7 +25,7 @@ from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import REJECTS
 from sana.data.sources.source import Source, open_sources, sources_of
 from sana.data.sources.source_check import check_sources
-from sana.data.tables import read_table
+from sana.data.tables import probed_files, read_table
 from sana.errors import SanaError
 from sana.pipeline import graph
 from sana.pipeline.plan import check_work_dir
@@ -160,10 +160,12 @@ def _thrown_away(
     context: Context, datasets: Sequence[DatasetConfig], opened: Mapping[str, Source], root: Path
 ) -> Context:
     """Return a context for the stages before the buckets, on an empty root, with the sources that are open already."""
-    plain = [dataset.model_copy(update={"role": "split", "bucket": None}) for dataset in datasets]
+    reset = {"role": "split", "bucket": None, "images": "ignore"}  # what is read was listed already
+    plain = [dataset.model_copy(update=reset) for dataset in datasets]
     download = context.config.download.model_copy(update={"datasets": tuple(plain)})
     # no role and no bucket: what remains without the others must be valid to the worker, which checks it again
-    update = {"root": str(root), "download": download, "bucket": BucketConfig()}
+    train = context.config.train.model_copy(update={"masked_loss": None})
+    update = {"root": str(root), "download": download, "bucket": BucketConfig(), "train": train}
     inner = Context(context.config.model_copy(update=update), open_store(str(root)), context.work_dir, opened={})
     assert inner.opened is not None
     inner.opened[sources_of] = dict(opened)
@@ -220,7 +222,7 @@ def _probes_kept(inner: Context, known: Store | None, clips: pa.Table) -> Iterat
     if known is not None:
         with suppress(SanaError):  # a damaged part: the videos are opened again
             rows = Pool(known, probe.NAME, pool.key, schema=pool.schema, id_column=pool.id_column).rows()
-            rows = rows.filter(pc.is_in(rows["digest"], value_set=clips["digest"].combine_chunks()))
+            rows = rows.filter(pc.is_in(rows["digest"], value_set=probed_files(clips)["digest"].combine_chunks()))
             if rows.num_rows:
                 pool.commit_part(rows)
     try:

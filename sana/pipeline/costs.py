@@ -116,6 +116,19 @@ class _Counts:
         weights = weights or {largest_bucket(self.config): 1}
         return sum(seconds(bucket).seconds * count for bucket, count in weights.items()) / sum(weights.values())
 
+    def mean_step(self, seconds: Callable[[Bucket], Rate]) -> float:
+        """Return the mean seconds of a train sample, as often as training takes those of each bucket."""
+        every = self.config.train.image_every
+        of_kind = {False: [0.0, 0], True: [0.0, 0]}  # seconds and samples; True: buckets of one frame
+        for bucket, (train, _) in self.samples().items() if every is not None else ():
+            kind = of_kind[bucket.num_frames == 1]
+            kind[0] += seconds(bucket).seconds * train
+            kind[1] += train
+        if every is None or not all(count for _, count in of_kind.values()):
+            return self.mean(seconds, 0)
+        videos, images = (total / count for total, count in of_kind.values())
+        return videos + (images - videos) / every
+
     def peak(self, rate: Callable[[Bucket], Rate]) -> int:
         """Return the peak memory of the largest bucket that has samples."""
         buckets = list(self.samples()) or [largest_bucket(self.config)]
@@ -177,7 +190,7 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     left = plan.work or (0, config.max_steps)
     steps = left[1] - left[0]
     per_rank = config.global_batch_size / resources.num_processes
-    seconds = steps * per_rank * counts.mean(rates.train, 0)
+    seconds = steps * per_rank * counts.mean_step(rates.train)
     if resources.eval_every:
         forward = partial(rates.forward, offload=resources.offload)
         evals = steps // resources.eval_every

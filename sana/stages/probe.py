@@ -10,7 +10,7 @@ from sana.arrow import anti_join, run_starts, to_parquet, value_counts
 from sana.artifact import Artifact, Draft, Recipe
 from sana.context import Context
 from sana.data.schemas import PROBED, PROBES, REJECTS, Reason
-from sana.data.tables import content_digest, count_rejects, read_table
+from sana.data.tables import content_digest, count_rejects, probed_files, read_table
 from sana.progress import Continued
 from sana.runtime.pool import Pool
 from sana.runtime.specs import CrashHistory, PoolName, ProbeSpec
@@ -34,27 +34,27 @@ def pool_of(context: Context) -> Pool:
 
 def remaining(context: Context, inputs: Mapping[str, Artifact]) -> tuple[int, int, str]:
     """Return (done, total, unit) of the work at hand."""
-    clips = read_table(context.store, inputs["clips"], "clips.parquet")
-    total = pc.count_distinct(clips.column("digest")).as_py()
-    return total - anti_join(clips, pool_of(context).rows(), "digest").num_rows, total, "videos"
+    files = probed_files(read_table(context.store, inputs["clips"], "clips.parquet"))
+    total = pc.count_distinct(files.column("digest")).as_py()
+    return total - anti_join(files, pool_of(context).rows(), "digest").num_rows, total, "videos"
 
 
 def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Artifact:
     """Write `clips.parquet` (with what was found) and `rejects.parquet`."""
     draft = Draft(context.store, recipe, forced=bool(context.salt))
     clips = read_table(context.store, inputs["clips"], "clips.parquet")
-    pool = pool_of(context)
+    files, pool = probed_files(clips), pool_of(context)
     if not context.salt:
-        ProbeCache(context.work_dir, pool.key).give(pool, clips)
-    num_missing = anti_join(clips, pool.rows(), "digest").num_rows
+        ProbeCache(context.work_dir, pool.key).give(pool, files)
+    num_missing = anti_join(files, pool.rows(), "digest").num_rows
     if num_missing:
-        report = Continued(context.report, pc.count_distinct(clips.column("digest")).as_py())
+        report = Continued(context.report, pc.count_distinct(files.column("digest")).as_py())
 
         def opened(crashes: CrashHistory) -> None:
             run_worker(context, ProbeSpec(PoolName(NAME, pool.key), inputs["clips"], crashes), report=report)
 
         restart_on_crash(context, NAME, opened)
-    judged = _with_facts(clips, pool.rows())
+    judged = _with_facts(clips, files, pool.rows())
     if context.config.probe.duplicates == "reject":
         judged = _without_duplicates(judged)
     good = pc.equal(judged.column("reason"), "")
@@ -76,9 +76,9 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
     )
 
 
-def _with_facts(clips: pa.Table, probes: pa.Table) -> pa.Table:
-    """Give each clip the pool's row of its content."""
-    found = probes.take(pc.index_in(clips.column("digest"), value_set=probes.column("digest")))
+def _with_facts(clips: pa.Table, files: pa.Table, probes: pa.Table) -> pa.Table:
+    """Give each clip the pool's row of its content; `files` are their `probed_files`."""
+    found = probes.take(pc.index_in(files.column("digest"), value_set=probes.column("digest")))
     for name in found.column_names:
         if name != "digest":
             clips = clips.append_column(probes.schema.field(name), found.column(name))

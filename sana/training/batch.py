@@ -9,12 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
-from sana.data.loading.loader import FEATURES, LATENTS, Reader
+from sana.data.loading.loader import FEATURES, LATENTS, Reader, Samples
 from sana.errors import ConfigError
 from sana.model.random import philox_uniform
 from sana.model.transfers import DeviceCopy
@@ -80,6 +82,25 @@ class MicroBatch:
         """Move to the device, and make the latents float32 there: less to move, and the CPU is slow at it."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
         return MicroBatch({**moved, LATENTS: moved[LATENTS].float()})
+
+
+def cursor_of(config: TrainConfig, samples: Samples) -> Cursor:
+    """Return the order in which training takes its samples.
+
+    Raises:
+        ConfigError: pictures are to take every n-th step, and there are none, or nothing else.
+    """
+    try:
+        return Cursor(
+            samples.bucket_codes,
+            samples.draws_per_epoch,
+            seed=config.seed,
+            batch_size=config.global_batch_size,
+            image_every=config.image_every,
+            is_image=np.array([Bucket.parse(name).num_frames == 1 for name in samples.buckets]),
+        )
+    except ValueError as error:
+        raise ConfigError(f"train.image_every is {config.image_every}, but {error}; remove it, or add clips") from error
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,10 @@ from functools import partial
 import torch
 
 from sana.config.pipeline import Config
-from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Reader
 from sana.progress import Happening, Progress, Report
 from sana.training import metrics as m
-from sana.training.batch import MicroBatch, RankPartition, prepare, read_ahead
+from sana.training.batch import MicroBatch, RankPartition, cursor_of, prepare, read_ahead
 from sana.training.checkpoints.checkpoint import NothingToResumeError
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint
 from sana.training.compute.blocks import BlockCompute
@@ -80,12 +79,7 @@ class Trainer:
             self.config, parallel, self.model, self.state, objective, keeps_casts=compute.keeps_casts
         )
         self.samples = reader.samples
-        self.cursor = Cursor(
-            self.samples.bucket_codes,
-            self.samples.draws_per_epoch,
-            seed=self.config.seed,
-            batch_size=self.config.global_batch_size,
-        )
+        self.cursor = cursor_of(self.config, self.samples)
         self.partition = RankPartition(
             self.config.global_batch_size,
             self.resources.micro_batch_size,

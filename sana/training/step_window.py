@@ -85,7 +85,7 @@ class StepWindow:
         seconds = time.perf_counter() - self._started
         step_s = seconds / len(self._steps)
         rows = [
-            {m.STEP: step.step, m.EPOCH: step.step / self._cursor.num_batches, m.STEP_S: step_s}
+            {m.STEP: step.step, m.EPOCH: self._cursor.epochs(step.step), m.STEP_S: step_s}
             | self._judged(step.step, measured)
             | step.numbers
             for step, measured in zip(self._steps, numbers, strict=True)

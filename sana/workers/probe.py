@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from sana.arrow import anti_join, table_of
 from sana.data.schemas import PROBES, VIDEO_FACTS, Reason
 from sana.data.sources.source import Source, fetch_summary, open_sources
-from sana.data.tables import read_table
+from sana.data.tables import STILL, probed_files, read_table
 from sana.data.video.probe import probe_video
+from sana.data.video.still import probe_still
 from sana.data.video.video import ClipRejected
 from sana.progress import Progress
 from sana.runtime.crash_journal import CrashJournal, Quarantine
@@ -41,7 +42,7 @@ def probe(job: Job[ProbeSpec]) -> None:
     spec = job.spec
     pool = Pool(job.open_store(), spec.pool.stage, spec.pool.key, schema=PROBES, id_column="digest")
     clips = read_table(job.open_store(), spec.download, "clips.parquet")
-    todo = anti_join(clips, pool.rows(), "digest").select(["digest", "dataset", "path"])
+    todo = anti_join(probed_files(clips), pool.rows(), "digest").select(["digest", "dataset", "path"])
     sources = open_sources(job.config, work_dir=job.work_dir)
     quarantined, journal = Quarantine(spec.crashes.num_crashes), CrashJournal(Path(spec.crashes.journal))
     report = _Reporter(job, todo.num_rows, sources)
@@ -66,8 +67,10 @@ def probe(job: Job[ProbeSpec]) -> None:
 def _probe_or_reject(row: Row, source: Source, journal: CrashJournal) -> Row:
     """Return the facts of a video, or the reason for its rejection."""
     try:
-        with source.open_video(row["path"], digest=row["digest"]) as path, journal.open(row["digest"]):
-            return {"reason": "", "detail": "", **vars(probe_video(path))}
+        probe_file = probe_still if row["digest"].startswith(STILL) else probe_video
+        digest = row["digest"].removeprefix(STILL)
+        with source.open_video(row["path"], digest=digest) as path, journal.open(row["digest"]):
+            return {"reason": "", "detail": "", **vars(probe_file(path))}
     except ClipRejected as rejection:
         return {**_NO_FACTS, "reason": rejection.reason, "detail": rejection.detail}
     except OSError as error:

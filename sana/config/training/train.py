@@ -61,6 +61,13 @@ class TrainConfig(Section):
         description="steps that may be skipped because their loss or gradient is not finite; one more stops the run, "
         "with 0 the first. Above 0, it needs memory for a copy of weights and optimizer state, except adamw on a GPU",
     )
+    image_every: Annotated[int | None, Neutral(None)] = Field(
+        None,
+        ge=2,
+        le=10**6,
+        description="every so many steps the batch is one of pictures, from buckets of one frame, and in all other "
+        "steps of videos; unset: both by how many samples they have",
+    )
     caption_dropout: float = Field(
         0.1, ge=0.0, le=1.0, description="probability that the null caption replaces a caption"
     )

@@ -108,12 +108,19 @@ class ArchiveBackend:
         if not archives:
             return None
         may_be_read = pc.or_(
-            is_video_path(plain.column("path")), pc.match_substring_regex(plain.column("path"), _CAPTIONS)
+            is_video_path(plain.column("path"), images=self._may_read_pictures),
+            pc.match_substring_regex(plain.column("path"), _CAPTIONS),
         )
         files = pa.concat_tables([table_of_files(archives), plain.filter(may_be_read)])
         others = plain.filter(pc.invert(may_be_read))  # as for a folder, their names and sizes are written down
         used = content_digest(files, ["path", *LISTED.names[1:]])
+        if self._config.images == "read":  # what else a listing shows by its files, archives do not
+            used = digest_of([used, "images"])
         return digest_of([used, content_digest(others, ["path", "num_bytes"])])
+
+    @property
+    def _may_read_pictures(self) -> bool:
+        return self._config.images == "read" or self._config.masks is not None
 
     def table(self, report: Report | None = None) -> pa.Table:
         """Return a table LISTED of all files; reads archives that have no index, calling `report(done, total)`."""
@@ -217,12 +224,14 @@ class ArchiveBackend:
         indexes = [index for index in indexes if not index.why_no_archive]
         archives = [archive for archive in archives if archive.path not in no_archives]
         plain = _joined(plain, table_of_files(others))
-        folder = unpack_in_place(plain.column("path").combine_chunks(), [archive.path for archive in archives], indexes)
+        images = self._config.images == "read"
+        names = [archive.path for archive in archives]
+        folder = unpack_in_place(plain.column("path").combine_chunks(), names, indexes, images=images)
         tables = {table.path: table for table in tables_of_rows(archives, indexes, folder, self._config.captions)}
         listed = _joined(plain, folder.listed(), table_of_files(table.file for table in tables.values()))
         found = _Unpacked(archives, indexes, folder, tables, listed, no_archives)
         text_of = lambda row: self._read_row(found, row)  # noqa: E731 - bound to what was found
-        made, used = tables_of_json(archives, listed, folder, self._config.captions, text_of)
+        made, used = tables_of_json(archives, listed, folder, self._config.captions, text_of, images=images)
         unused = listed.filter(pc.invert(pc.is_in(listed.column("path"), used)))
         listed = _joined(unused, table_of_files(table.file for table in made))
         tables |= {table.path: table for table in made}

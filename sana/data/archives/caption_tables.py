@@ -103,17 +103,22 @@ def tables_of_json(
     folder: VirtualFolder,
     config: CaptionsConfig,
     text_of: Callable[[int], bytes],
+    *,
+    images: bool = False,
 ) -> tuple[list[CaptionTable], pa.Array]:
     """Return a metadata.jsonl for each folder with `key.json` beside `key.mp4`, and the paths of the files it is of.
+
+    With `images` beside `key.jpg` too.
 
     None is made in a folder where texts or a table hold the captions; `listed` is the whole virtual folder, `text_of`
     gives the bytes of a row of `folder.members`.
     """
     if config.layout not in ("auto", "metadata"):
         return [], pa.array([], pa.large_string())
-    sidecars = _sidecars(listed, folder)
+    videos = videos_of(listed, images=images)
+    sidecars = _sidecars(videos, folder)
     if sidecars.num_rows:
-        sidecars = sidecars.filter(pc.invert(_are_told_otherwise(sidecars.column("folder"), listed, config)))
+        sidecars = sidecars.filter(pc.invert(_are_told_otherwise(sidecars.column("folder"), listed, videos, config)))
     if not sidecars.num_rows:
         return [], pa.array([], pa.large_string())
     identity = _digest(config.video_column, [(archive.path, archive.identity) for archive in archives])
@@ -136,28 +141,29 @@ def tables_of_json(
     return tables, one_chunk(sidecars.column("path"))
 
 
-def _sidecars(listed: pa.Table, folder: VirtualFolder) -> pa.Table:
+def _sidecars(videos: pa.Table, folder: VirtualFolder) -> pa.Table:
     """Return the JSON members that share a video's stem: path, at (row of the members), num_bytes, video, folder."""
     members = folder.members.append_column("at", pa.array(np.arange(folder.members.num_rows)))
     named = pc.match_substring_regex(members.column("path"), _JSON)
     found = members.filter(pc.and_(named, pc.equal(members.column("trouble"), ""))).select(["path", "at", "num_bytes"])
     if not found.num_rows:
         return found
-    videos = videos_of(listed)
     which = pc.index_in(one_chunk(stems(found)), one_chunk(stems(videos)))
     found = found.append_column("video", videos.column("path").take(which)).filter(pc.is_valid(which))
     found = found.append_column("folder", _folders(found.column("path")))
     return found.sort_by([("folder", "ascending"), ("path", "ascending")])
 
 
-def _are_told_otherwise(folders: pa.ChunkedArray, listed: pa.Table, config: CaptionsConfig) -> pa.Array:
+def _are_told_otherwise(
+    folders: pa.ChunkedArray, listed: pa.Table, videos: pa.Table, config: CaptionsConfig
+) -> pa.Array:
     """Return whether a table speaks for each folder or, unless a table is asked for, texts lie beside videos in it."""
     paths = listed.column("path")
     tables = set(_folders(paths.filter(pc.match_substring_regex(paths, METADATA_TABLE))).to_pylist())
     texts = listed.filter(pc.match_substring_regex(paths, TEXT_FILE))
     if config.layout == "metadata" or config.columns:
         texts = texts.slice(0, 0)
-    paired = texts.filter(pc.is_in(one_chunk(stems(texts)), one_chunk(stems(videos_of(listed)))))
+    paired = texts.filter(pc.is_in(one_chunk(stems(texts)), one_chunk(stems(videos))))
     with_texts = sorted(pc.unique(_folders(paired.column("path"))).to_pylist())
     told = []
     for folder in pc.unique(folders).to_pylist():

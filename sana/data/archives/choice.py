@@ -32,7 +32,7 @@ def choose_archives(listed: pa.Table, config: DatasetConfig) -> tuple[pa.Table, 
     found = list(files_of(listed.filter(able)))
     if config.archives == "ignore" or not found:
         return listed, [], []
-    notes, videos = [], videos_of(listed)
+    notes, videos = [], videos_of(listed, images=config.images == "read")
     if config.archives == "auto" and not config.archive_files and videos.num_rows:
         num_bytes = pc.sum(videos.column("num_bytes")).as_py()
         if sum(file.num_bytes for file in found) < _MUCH_MORE * num_bytes:

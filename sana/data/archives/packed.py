@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from sana.data.archives.members import STORED, Digester, Member, clean_name, holds_text, of_archive
-from sana.data.sources.listing import is_hidden, is_video
+from sana.data.sources.listing import is_hidden, is_picture, is_video
 from sana.wording import in_units
 
 READ_BYTES = 8 * 2**20
@@ -181,7 +181,7 @@ def _tar_member(
     if not trouble:
         known[name] = start, num_bytes
         yield _digested(file, Member(name, start, num_bytes, num_bytes), digester, method)
-    elif is_video(name):
+    elif is_video(name) or is_picture(name):
         yield Member(name, trouble=trouble)
 
 
@@ -213,7 +213,7 @@ def scan_zip(file: IO[bytes], digester: Digester, method: str) -> Iterator[Membe
                 trouble = str(error)
         if not trouble:
             yield member
-        elif is_video(name):
+        elif is_video(name) or is_picture(name):
             yield Member(name, trouble=trouble)
 
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from sana.arrow import one_chunk
 from sana.data.archives.index import ArchiveIndex
 from sana.data.sources.backends import MISSING
-from sana.data.sources.listing import ARCHIVE_SUFFIXES, LISTED, VIDEO_SUFFIXES
+from sana.data.sources.listing import ARCHIVE_SUFFIXES, LISTED, VIDEO_SUFFIXES, is_picture_path
 
 # of these two of one name are two clips, or speak for the files beside them; other files of one name are dropped
 _MUST_DIFFER = (
@@ -81,15 +81,20 @@ def archive_stem(path: str) -> str:
     return name[: len(name) - len(end)] or name
 
 
-def unpack_in_place(plain_paths: pa.Array, archives: Sequence[str], indexes: Sequence[ArchiveIndex]) -> VirtualFolder:
+def unpack_in_place(
+    plain_paths: pa.Array, archives: Sequence[str], indexes: Sequence[ArchiveIndex], *, images: bool = False
+) -> VirtualFolder:
     """Give every member its path: that in the archive, below the folder where the archive lies.
 
     `archives` are sorted paths. An archive with a video, or a table of captions, that an earlier one or the folder
-    also has is unpacked, as a whole, to a folder of its own stem: so it stays beside its captions.
+    also has is unpacked, as a whole, to a folder of its own stem: so it stays beside its captions. With `images`, one
+    with such a picture too.
     """
     folders = [archive_folder(path) for path in archives]
     table = _joined(archives, indexes, folders)
     critical = pc.match_substring_regex(table.column("path"), _MUST_DIFFER)
+    if images:
+        critical = pc.or_(critical, is_picture_path(table.column("path")))
     good = pc.equal(table.column("trouble"), "")
     wanted = table.filter(pc.and_(critical, good))
     paths = pa.concat_arrays([plain_paths.cast(pa.large_string()), one_chunk(wanted.column("path"))])

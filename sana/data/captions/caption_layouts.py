@@ -37,8 +37,10 @@ class RowFiles:
         return [*self.tables.column("path").to_pylist(), *(path for pair in self.pairs for path in pair[1:])]
 
 
-def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.Table]:
+def choose_layout(listed: pa.Table, config: CaptionsConfig, *, images: bool = False) -> tuple[Layout, pa.Table]:
     """Return the layout of a folder, and the files that hold its captions; `listed` is a table LISTED of all its files.
+
+    With `images` its pictures are videos of one frame.
 
     Raises:
         ConfigError: the files of the layout are missing, or there are two where one is needed.
@@ -62,11 +64,11 @@ def choose_layout(listed: pa.Table, config: CaptionsConfig) -> tuple[Layout, pa.
     if config.layout == "none":
         return "none", listed.slice(0, 0)
     if config.layout == "auto" and (found.tables.num_rows or found.pairs):
-        return _by_folder(listed, found)
-    return "textfile", paired_texts(listed, videos_of(listed))
+        return _by_folder(listed, found, images=images)
+    return "textfile", paired_texts(listed, videos_of(listed, images=images))
 
 
-def _by_folder(listed: pa.Table, found: RowFiles) -> tuple[Layout, pa.Table]:
+def _by_folder(listed: pa.Table, found: RowFiles, *, images: bool) -> tuple[Layout, pa.Table]:
     """Choose where rows may be in sub-folders: they speak for the videos there, texts for the others.
 
     Rows in a folder without videos are left out where there are texts. Lists in the folder of a table are left out.
@@ -82,7 +84,7 @@ def _by_folder(listed: pa.Table, found: RowFiles) -> tuple[Layout, pa.Table]:
                 "captions.layout: lines or metadata chooses one"
             )
     found = RowFiles(found.tables, pairs)
-    videos = videos_of(listed)
+    videos = videos_of(listed, images=images)
     outside = videos.filter(pc.invert(is_within(videos.column("path"), found.folders)))
     texts = paired_texts(listed.filter(pc.invert(pc.is_in(listed.column("path"), _paths(found.names)))), outside)
     if texts.num_rows:

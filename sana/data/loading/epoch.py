@@ -139,26 +139,74 @@ def _generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-class Cursor:
-    """The batch of any step: `step`, the number of optimizer steps done before it, alone determines it."""
+class _Stream:
+    """Batches without an end, by their number: those of epoch 0, then of epoch 1, and so on."""
 
-    def __init__(
-        self, bucket_codes: np.ndarray, draws_per_epoch: np.ndarray | float = 1.0, *, seed: int, batch_size: int
-    ) -> None:
-        self._buckets, self._seed, self._batch_size = _buckets(bucket_codes, draws_per_epoch), seed, batch_size
+    def __init__(self, buckets: list[_Bucket], seed: int, batch_size: int) -> None:
+        self._buckets, self._seed, self._batch_size = buckets, seed, batch_size
         self.num_batches = _num_batches(self._buckets, batch_size)
         self._epoch = -1
         self._epoch_plan = np.empty((0, batch_size), dtype=np.int64)
 
-    def at(self, step: int) -> tuple[int, int]:
-        """Return (epoch, position of the batch in it), both from 0."""
-        return divmod(step, self.num_batches)
-
-    def batch(self, step: int) -> np.ndarray:
-        """Return the rows of a step's global batch: int64 [batch_size]."""
-        epoch, position = self.at(step)
+    def batch(self, number: int) -> np.ndarray:
+        epoch, position = divmod(number, self.num_batches)
         if epoch != self._epoch:
             self._epoch_plan = _plan(self._buckets, seed=self._seed, epoch=epoch, batch_size=self._batch_size)
             self._epoch = epoch
         batch: np.ndarray = self._epoch_plan[position]
         return batch
+
+
+class Cursor:
+    """The batch of any step: `step`, the number of optimizer steps done before it, alone determines it.
+
+    With `image_every` n, steps n, 2n, 3n, ... take a batch of the bucket codes that `is_image` (bool [codes]), and all
+    others one of the rest; both are shuffled in epochs of their own. Epochs are told of the rest.
+
+    Raises:
+        ValueError: with `image_every`, rows of one of the two kinds are missing.
+    """
+
+    def __init__(
+        self,
+        bucket_codes: np.ndarray,
+        draws_per_epoch: np.ndarray | float = 1.0,
+        *,
+        seed: int,
+        batch_size: int,
+        image_every: int | None = None,
+        is_image: np.ndarray | None = None,
+    ) -> None:
+        buckets, self._every = _buckets(bucket_codes, draws_per_epoch), image_every
+        self._images: _Stream | None = None
+        if image_every is not None:
+            assert is_image is not None
+            images = [bucket for bucket in buckets if is_image[bucket.code]]
+            buckets = [bucket for bucket in buckets if not is_image[bucket.code]]
+            if not images or not buckets:
+                lacking = "of one frame" if not images else "of more than one frame"
+                raise ValueError(
+                    f"no sample is in a bucket {lacking}, so pictures cannot take every {image_every}. step"
+                )
+            self._images = _Stream(images, seed, batch_size)
+        self._videos = _Stream(buckets, seed, batch_size)
+        self.num_batches = self._videos.num_batches
+
+    def at(self, step: int) -> tuple[int, int]:
+        """Return (epoch, position of the batch in it), both from 0."""
+        return divmod(step - self._num_images(step), self.num_batches)
+
+    def epochs(self, step: int) -> float:
+        """Return how many epochs `step` steps are, with a fraction."""
+        return (step - self._num_images(step)) / self.num_batches
+
+    def batch(self, step: int) -> np.ndarray:
+        """Return the rows of a step's global batch: int64 [batch_size]."""
+        before = self._num_images(step)
+        if self._images is not None and self._num_images(step + 1) > before:
+            return self._images.batch(before)
+        return self._videos.batch(step - before)
+
+    def _num_images(self, step: int) -> int:
+        """Return how many of the first `step` steps take a batch of pictures."""
+        return step // self._every if self._every is not None else 0

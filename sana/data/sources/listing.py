@@ -56,6 +56,11 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
+def is_picture(path: str) -> bool:
+    """Whether the path has the suffix of a picture, in upper or lower case."""
+    return path.lower().endswith(PICTURE_SUFFIXES)
+
+
 def is_hidden(path: str) -> bool:
     """Whether the file or a folder that it is in begins with a dot: such files are not part of a data set.
 
@@ -99,14 +104,15 @@ def files_of(listed: pa.Table) -> Iterator[SourceFile]:
             yield SourceFile(**row)
 
 
-def videos_of(listed: pa.Table) -> pa.Table:
-    """Return the rows of videos, by suffix."""
-    return listed.filter(is_video_path(listed.column("path"))).combine_chunks()
+def videos_of(listed: pa.Table, *, images: bool = False) -> pa.Table:
+    """Return the rows of videos, by suffix; with `images` those of pictures too, which are videos of one frame."""
+    return listed.filter(is_video_path(listed.column("path"), images=images)).combine_chunks()
 
 
-def is_video_path(paths: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return `is_video` of each path."""
-    return pc.match_substring_regex(paths, _VIDEO)
+def is_video_path(paths: pa.ChunkedArray, *, images: bool = False) -> pa.ChunkedArray:
+    """Return `is_video` of each path; with `images`, whether it is that of a video or of a picture."""
+    found = pc.match_substring_regex(paths, _VIDEO)
+    return pc.or_(found, is_picture_path(paths)) if images else found
 
 
 def is_picture_path(paths: pa.ChunkedArray) -> pa.ChunkedArray:

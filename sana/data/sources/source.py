@@ -184,7 +184,7 @@ class Source:
     def _listing(self) -> SourceListing:
         with self._lock, error_prefix(self._dataset.where):
             if self._cached_listing is None:
-                self._cached_listing = list_source(self._backend, self.uri, self._dataset.captions, self._dataset.masks)
+                self._cached_listing = list_source(self._backend, self._dataset)
             return self._cached_listing
 
 
@@ -202,7 +202,7 @@ def open_sources(
         dataset.id: open_source(
             dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs, rehash=rehash
         )
-        for dataset in download.enabled
+        for dataset in map(config.resolved, download.enabled)
     }
 
 

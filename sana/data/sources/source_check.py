@@ -51,7 +51,7 @@ def check_sources(
     for dataset in config.download.enabled:
         try:
             source = (opened or {}).get(dataset.id) or open_source(
-                dataset, work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs
+                config.resolved(dataset), work_dir=work_dir, cache=cache, read_only=read_only, outputs=outputs
             )
             unread = source.unread_archives()
             if unread and (not source.is_local or sum(file.num_bytes for file in unread) > READ_AT_ONCE_BYTES):

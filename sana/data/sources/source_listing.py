@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from sana.artifact import digest_of
 from sana.config.captions import CaptionsConfig
+from sana.config.data import DatasetConfig
 from sana.config.training.masks import MasksConfig
 from sana.data.archives.backend import ArchiveBackend
 from sana.data.captions.caption_layouts import Layout, choose_layout, row_files
@@ -19,8 +20,10 @@ from sana.data.sources.backends import Backend
 from sana.data.sources.listing import (
     LISTED,
     PARQUET_METADATA_TABLE,
+    PICTURE_SUFFIXES,
     VIDEO_SUFFIXES,
     files_of,
+    is_picture_path,
     is_video_path,
     table_of_files,
     videos_of,
@@ -61,15 +64,16 @@ class SourceListing:
         return digest_of([used, content_digest(self.unused, ["path", "num_bytes"])])  # what is written of them
 
 
-def list_source(
-    backend: Backend, uri: str, captions: CaptionsConfig, masks: MasksConfig | None = None
-) -> SourceListing:
-    """List the source `uri`, choose its caption layout, and find the masks of its videos.
+def list_source(backend: Backend, dataset: DatasetConfig) -> SourceListing:
+    """List the source of a data set, choose its caption layout, and find the masks of its videos.
+
+    With `images: read` its pictures are videos of one frame.
 
     Raises:
         ConfigError: it holds no video, or no file of the configured layout, or no table has the column of masks.
         SanaError: it cannot be listed.
     """
+    uri, captions, masks, images = dataset.source, dataset.captions, dataset.masks, dataset.images == "read"
     packed = backend if isinstance(backend, ArchiveBackend) else None
     listed = packed.table() if packed else table_of_files(backend.files())
     broken = packed.broken() if packed else LISTED.empty_table()
@@ -83,20 +87,21 @@ def list_source(
     all_listed = listed
     if masks is not None and masks.column is None:
         listed = listed.filter(pc.invert(would_be_masks(listed, masks)))
-    videos = videos_of(listed)
+    videos = videos_of(listed, images=images)
     if not videos.num_rows and not broken.num_rows:
         raise ConfigError(
-            f"source {uri} holds no video: no name, at any depth, ends in {', '.join(VIDEO_SUFFIXES)}"
+            f"source {uri} holds no video: no name, at any depth, ends in "
+            f"{', '.join((*VIDEO_SUFFIXES, *(PICTURE_SUFFIXES if images else ())))}"
             + "".join(f"; {more}" for more in _what_is_there(listed, packed) if more)
         )
     is_good = pc.equal(listed.column("trouble"), "")  # captions are not looked for in what cannot be read
     try:
         layout, caption_files = choose_layout(
-            listed.filter(pc.or_(is_good, is_video_path(listed.column("path")))), captions
+            listed.filter(pc.or_(is_good, is_video_path(listed.column("path"), images=images))), captions, images=images
         )
     except ConfigError as error:
         raise ConfigError(f"{error} in {uri}") from error
-    unused = unused_of(listed, caption_files)
+    unused = unused_of(listed, caption_files, images=images)
     if broken.num_rows:
         videos = pa.concat_tables([videos, broken]).sort_by("path").combine_chunks()
     found = SourceListing(layout, videos, caption_files, unused, *_no_masks(videos))
@@ -171,6 +176,9 @@ def _what_is_there(listed: pa.Table, packed: ArchiveBackend | None) -> Iterator[
     paths = listed.column("path")
     yield describe(count_by_ending(paths)) or "nor is there any other file; hidden ones (.name) are not looked at"
     yield unpack_note(paths)
+    if num := int(pc.sum(is_picture_path(paths)).as_py() or 0):
+        pictures = "a still picture is a clip" if num == 1 else f"{num} still pictures are clips"
+        yield f"{pictures} of one frame where bucket.num_frames is 1 (or images: read with a bucket of one frame)"
     yield packed.why_no_archive() if packed else ""
     tables = paths.filter(pc.match_substring_regex(paths, PARQUET_METADATA_TABLE))
     made_of = packed.made_of(tables[0].as_py()) if packed and len(tables) else ""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from sana.arrow import one_chunk, value_counts
 from sana.counts import ranked
 from sana.data.schemas import UNUSED_FILES
-from sana.data.sources.listing import METADATA_TABLE, TABLE_SUFFIXES, TEXT_FILE, stems, videos_of
+from sana.data.sources.listing import METADATA_TABLE, TABLE_SUFFIXES, TEXT_FILE, is_picture_path, stems, videos_of
 from sana.wording import first_of
 
 MAX_ENDINGS = 20  # that are counted one by one; those of the others are counted together
@@ -27,9 +27,9 @@ _PACKED = r"(?i)\.(rar|7z|bz2|xz|zst|lz4|gz|0\d\d|z\d\d)\z"
 _OTHER_TABLE = r"(?i)\.(tsv|tab|ndjson|json|arrow|feather|xlsx?|ods)\z"
 
 
-def unused_of(listed: pa.Table, caption_files: pa.Table) -> pa.Table:
-    """Return the rows of a table LISTED that are neither videos nor in `caption_files`."""
-    videos = videos_of(listed)
+def unused_of(listed: pa.Table, caption_files: pa.Table, *, images: bool = False) -> pa.Table:
+    """Return the rows of a table LISTED that are no videos (with `images`, no pictures) and not in `caption_files`."""
+    videos = videos_of(listed, images=images)
     if listed.num_rows == videos.num_rows + caption_files.num_rows:
         return listed.slice(0, 0)
     used = pa.concat_arrays([one_chunk(some.column("path")) for some in (videos, caption_files)])
@@ -96,6 +96,11 @@ def notes_of(unused: pa.Table, *, layout: str, is_auto: bool, videos: pa.Table, 
         found.append(f"{_some(unfinished)}: not here as a whole; let the download end, or fetch the file")
     if note := unpack_note(paths):
         found.append(note)
+    if len(pictures := paths.filter(is_picture_path(paths))):
+        found.append(
+            f"{_some(pictures)}: still pictures are clips of one frame where the data set has images: read, and a "
+            "bucket of one frame"
+        )
     if layout == "textfile" and len(beside := _in_place_of_texts(unused, videos, caption_files)):
         found.append(f"{_some(beside)}: the text of clip.mp4 is read from clip.txt alone, or from a table")
     if len(texts) and layout == "textfile":

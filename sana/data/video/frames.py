@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sana.bucket import Bucket
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
+from sana.data.video.still import still_frame
 from sana.data.video.treatment import Treated, may_seek
 from sana.data.video.video import (
     MP4,
@@ -55,6 +56,8 @@ def read_window(path: Path, window: Mapping[str, Any]) -> NDArray[np.uint8]:
     """Decode a sample as its SAMPLE_KEY_COLUMNS say: uint8 [F, H, W, 3], RGB. Raises what `read_frames` does."""
     bucket = Bucket.parse(window["bucket"])
     crop = (window["crop_left"], window["crop_top"], window["crop_width"], window["crop_height"])
+    if bucket.num_frames == 1 and (picture := still_frame(path)) is not None:
+        return crop_and_resize(picture, 1.0, bucket.height, bucket.width, crop)[None]
     size, treatment = {"height": bucket.height, "width": bucket.width}, window["treatment"]
     frames = range(window["start_frame"], window["start_frame"] + bucket.num_frames)
     if rate := window["window_fps"]:

@@ -91,7 +91,7 @@ def _of_still(path: Path, window: Mapping[str, Any], bucket: Bucket) -> Weights 
 def _of_video(path: Path, windows: Sequence[Mapping[str, Any]], bucket: Bucket) -> Iterator[Weights | ClipRejected]:
     first = windows[0]
     info = probe_video(path)
-    if first["window_fps"]:  # frames are chosen by time, so the mask may have a rate of its own
+    if first["window_fps"] and first["fps"]:  # frames are chosen by time, so the mask may have a rate of its own
         slack = max(1 / info.fps, 1 / first["fps"]) + _NEAR_S
         if abs(info.duration_s - first["duration_s"]) > slack:
             lasts = f"the mask lasts {info.duration_s:.3f} s and its clip {first['duration_s']:.3f} s"

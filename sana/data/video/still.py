@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
 
 from sana.data.file_heads import head_of, what_it_is
+from sana.data.schemas import Reason
+from sana.data.video.probe import VideoInfo
 from sana.data.video.video import ClipRejected
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # as Pillow names them
 MAX_PIXELS = 2**28  # 16384 x 16384: a small file may claim any size
+_ORIENTATION = 0x0112  # of EXIF
+_TURNS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees counter-clockwise that bring it upright
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 _MAX_16_BIT = 65535
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP|BM|II\*\0|MM\0\*|GIF8|.{4}ftypavi[fs]", re.DOTALL)
@@ -73,11 +77,39 @@ def _moves(picture: Image.Image) -> str:
     )
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) on display, pixels. Raises what `opened_picture` does."""
+def probe_still(path: Path) -> VideoInfo:
+    """Read a picture's facts, as those of a clip of one frame that is shown for no time. It is decoded once.
+
+    Raises:
+        ClipRejected: what `read_picture` raises.
+        OSError: the file is missing or the disk failed.
+    """
     with opened_picture(path) as picture:
-        turned = picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # EXIF's Orientation
-        return (picture.height, picture.width) if turned else picture.size
+        stored, kind, mode = picture.size, str(picture.format).lower(), picture.mode
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1), 0)
+    height, width = read_picture(path).shape[:2]
+    return VideoInfo(
+        width=width,
+        height=height,
+        coded_width=stored[0],
+        coded_height=stored[1],
+        rotation_deg=turn,
+        sample_aspect=1.0,
+        fps=0.0,
+        nominal_fps=0.0,
+        variable_fps=False,
+        num_frames=1,
+        duration_s=0.0,
+        codec=kind,
+        pixel_format=mode.lower(),
+        bit_depth=16 if mode.startswith("I") else 8,
+        color_space="gbr",  # as ffprobe calls RGB, which it is by now, in sRGB
+        color_primaries="bt709",
+        color_transfer="iec61966-2-1",
+        color_range="pc",
+        field_order="progressive",
+        has_audio=False,
+    )
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -92,6 +124,23 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     with opened_picture(path) as picture:
         picture.load()
         return np.asarray(_rgb(_upright(picture), _WHITE), np.uint8)
+
+
+def still_frame(path: Path) -> NDArray[np.uint8] | None:
+    """Decode a picture as `read_picture` does; None of what is a video: no picture, or one that moves.
+
+    Raises:
+        ClipRejected: the picture is damaged, or cannot be used.
+        OSError: the file is missing or the disk failed.
+    """
+    if not is_picture(path):
+        return None
+    try:
+        return read_picture(path)
+    except ClipRejected as rejected:
+        if rejected.reason == Reason.NO_VIDEO:
+            return None
+        raise
 
 
 def read_weights(path: Path) -> NDArray[np.uint8]:
