@@ -147,3 +147,26 @@ def test_ranks_share_each_batch_without_overlap_and_resume_exactly(
             taken[slot.step].append((slot.position, slot.row))
     for step, slots in taken.items():
         assert sorted(slots) == list(enumerate(cursor.batch(step).tolist()))
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_pictures_take_every_nth_step_and_each_kind_keeps_its_own_order(every: int) -> None:
+    codes = np.array([0] * 7 + [1] * 5 + [2] * 6, dtype=np.uint16)
+    is_image = np.array([False, True, False])
+    settings = {"seed": 3, "batch_size": 2}
+    mixed = Cursor(codes, image_every=every, is_image=is_image, **settings)
+    batches = [mixed.batch(step).tolist() for step in range(60)]
+    assert [bool(is_image[codes[batch[0]]]) for batch in batches] == [(step + 1) % every == 0 for step in range(60)]
+    for kind in (False, True):
+        (rows,) = np.nonzero(is_image[codes] == kind)
+        alone = Cursor(np.where(is_image[codes] == kind, codes, 0)[rows], **settings) if not kind else None
+        mine = [batch for step, batch in enumerate(batches) if ((step + 1) % every == 0) == kind]
+        epoch = -(-len(rows) // 2) if kind else mixed.num_batches
+        assert {row for batch in mine[:epoch] for row in batch} == set(rows.tolist()), "an epoch has each of them"
+        if alone is not None:
+            assert [rows[alone.batch(step)].tolist() for step in range(len(mine))] == mine, "as without pictures"
+    for step in (41, 0, 13):  # resumed anywhere
+        assert Cursor(codes, image_every=every, is_image=is_image, **settings).batch(step).tolist() == batches[step]
+    assert mixed.epochs(every * mixed.num_batches) == pytest.approx(every - 1)
+    with pytest.raises(ValueError, match="no sample is in a bucket of one frame"):
+        Cursor(codes[:7], image_every=every, is_image=is_image, **settings)
