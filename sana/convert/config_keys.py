@@ -4,9 +4,12 @@ A key that is new here is one more row; it then goes out of its family in unsupp
 """
 
 from sana.convert.conversion import Conversion, Keys
+from sana.convert.crepa import KEYS as KEYS_OF_CREPA
+from sana.convert.crepa import convert_crepa
 from sana.convert.datasets import convert_datasets
 from sana.convert.mapping import Group, Row, Run, Table, at_least
-from sana.convert.method import OF_LORA, convert_loss, convert_method
+from sana.convert.masks import convert_masked_loss
+from sana.convert.method import OF_LORA, convert_base_weights, convert_loss, convert_method
 from sana.convert.notifications import convert_webhooks
 from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
@@ -62,6 +65,7 @@ CONFIG_KEYS: Table = (
         "of shuffling, noise, noise levels and caption dropout; below 0 there: another each time", at_least(0)),
     Group("max_train_steps", convert_steps),
     Group(f"model_type {OF_LORA}", convert_method),
+    Group("masked_loss_probability", convert_masked_loss),
     Group("loss_type huber_c snr_gamma offset_noise noise_offset noise_offset_probability", convert_loss),
     Group("train_batch_size gradient_accumulation_steps num_processes", convert_batch),
     Row("train.learning_rate", "learning_rate", 4e-7, "officially 5e-5"),
@@ -71,11 +75,13 @@ CONFIG_KEYS: Table = (
     Row("train.caption_dropout", "caption_dropout_probability", 0.1, "what makes guidance possible"),
     Group("use_ema ema_decay ema_update_interval", convert_ema),
     Group("mixed_precision disable_tf32", convert_precision),
+    Group(KEYS_OF_CREPA, convert_crepa),
     Row("train.timestep_sampling.name", "", "logit_normal",
         "official; SimpleTuner drew evenly from an unshifted table"),
     Row("train.timestep_sampling.shift", "", 3.0, "official, in training; samples use the checkpoint's own scheduler"),
     Group("num_processes train_batch_size", convert_micro_batch),
     Group(f"{KEYS} num_processes", convert_offload),
+    Group("base_model_precision quantize_via", convert_base_weights),
     Group("gradient_checkpointing", convert_activations),
     Row("train.resources.ema_device", "ema_device", "auto", "auto: beside the weights; cpu: in the host's memory",
         lambda device: "cpu" if device == "cpu" else "auto"),

@@ -51,6 +51,11 @@ class Conversion:
         at = next(number for number, setting in enumerate(self.settings) if setting.key == key)
         self.settings[at] = replace(self.settings[at], theirs=(*self.settings[at].theirs, *theirs))
 
+    def change(self, key: str, value: Any, why: str) -> None:
+        """Give a setting that has a value another one, for what it does not go with."""
+        at = next(number for number, setting in enumerate(self.settings) if setting.key == key)
+        self.settings[at] = replace(self.settings[at], value=value, why=why)
+
     def leave_out(self, name: str, value: Any, why: str) -> None:
         """Say why a key of theirs is not carried over."""
         self.not_carried.append(Unmapped(name, value, why))

@@ -1,13 +1,16 @@
 """The data loader file: each video backend becomes a data set with its captions and bucket rules."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
+from typing import Any
 
 from sana.bucket import TEMPORAL_STRIDE
 from sana.convert.bucket_rules import MODEL_FRAMES, RULE_KEYS, Rules, rules_of, write_rules
 from sana.convert.conversion import Conversion, Keys, account
 from sana.convert.mapping import Group, Row, Run, Table, at_least, mapped_names
+from sana.convert.masks import convert_masks, is_mask
 from sana.convert.places import covers_training
 from sana.convert.unsupported_keys import OTHER_TYPES
 from sana.errors import ConfigError
@@ -36,7 +39,7 @@ def convert_datasets(conversion: Conversion, main: Keys, run: Run) -> None:
         keys = Keys(backend, f"{run.where}: {name}", f"{name}.")
         kinds.append(keys.text("dataset_type", "image"))
         if kinds[-1] not in ("video", "eval"):
-            _leave_out(conversion, keys, kinds[-1])
+            _leave_out(conversion, keys, kinds[-1], backend)
             continue
         for row in DATASET_KEYS:
             row.write(conversion, keys, replace(run, at=f"download.datasets.{len(rules)}.", entry=backend))
@@ -59,12 +62,13 @@ def convert_datasets(conversion: Conversion, main: Keys, run: Run) -> None:
     conversion.set("bucket.eval_fraction", fraction, why)
 
 
-def _leave_out(conversion: Conversion, keys: Keys, kind: str) -> None:
+def _leave_out(conversion: Conversion, keys: Keys, kind: str, entry: Mapping[str, Any]) -> None:
     if kind not in OTHER_TYPES:
         raise ConfigError(
             f"{keys.where}: dataset_type {kind!r} is not known; known are video, eval, {', '.join(OTHER_TYPES)}"
         )
-    conversion.leave_out(keys.name("dataset_type"), kind, f"the whole entry: {OTHER_TYPES[kind]}")
+    why = "masks of the data set that names it" if is_mask(entry) else OTHER_TYPES[kind]
+    conversion.leave_out(keys.name("dataset_type"), kind, f"the whole entry: {why}")
     for key, value in keys.rest().items():
         conversion.leave_out(keys.name(key), value, f"belongs to the entry that is left out ({kind})")
 
@@ -222,6 +226,7 @@ DATASET_KEYS: Table = (
           "prepend_instance_prompt only_instance_prompt disable_multiline_split", _captions),
     Group("dataset_type disabled disable probability", _sampling),
     Group("is_i2v", _conditions),
+    Group("conditioning_data", convert_masks),
     Row("repeats", "repeats", 0, "extra draws per epoch, as in SimpleTuner: 0 is once, N is N + 1 times", at_least(0)),
     Row("max_rejected_fraction", "", 0.05, "more bad files than this is a reason to look"),
 )  # fmt: skip

@@ -35,6 +35,22 @@ def markdown_text(conversion: Conversion, *, title: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def mapped_table(conversion: Conversion, names: frozenset[str] | None = None) -> str:
+    """Return the table of what was mapped; of the keys `names` only, where they are given."""
+    rows = [
+        (", ".join(setting.theirs), setting.key, scalar(setting.value), setting.why)
+        for setting in conversion.settings
+        if setting.theirs and (names is None or not names.isdisjoint(setting.theirs))
+    ]
+    return _table(("SimpleTuner", "here", "value", "note"), rows)
+
+
+def left_out_table(conversion: Conversion, names: frozenset[str] | None = None) -> str:
+    """Return the table of what was not carried over; empty without a row."""
+    rows = [(key.name, shown(key), key.why) for key in conversion.not_carried if names is None or key.name in names]
+    return _table(("SimpleTuner", "value", "why, and what is used instead"), rows) if rows else ""
+
+
 def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(_row(cells) for cells in (names, ["---"] * len(names), *rows))
 

@@ -43,6 +43,32 @@ def convert_method(conversion: Conversion, keys: Keys, run: Run) -> None:
         conversion.leave_out(key, keys.take(key), "A begins as peft's own, keyed by train.seed, and B at 0")
 
 
+def convert_base_weights(conversion: Conversion, keys: Keys, run: Run) -> None:
+    """Write `train.base_weights`, of what stays beside an adapter, after `train.method` and offload."""
+    is_offloaded = conversion.value("train.resources.offload.type") == "block_level"
+    if is_offloaded and conversion.value("train.method.dropout"):
+        conversion.change("train.method.dropout", 0.0, "with train.resources.offload there is none")
+    named, asked = keys.present("base_model_precision"), keys.text("base_model_precision", "no_change")
+    for key in keys.present("quantize_via"):
+        conversion.leave_out(key, keys.take(key), "weights are stored in 8 bits on the device that they are loaded to")
+    if asked in ("no_change", "bf16", "fp32") or conversion.value("train.method.name") == "full":
+        why = "train.weights_dtype and train.mixed_precision say it" if asked in ("no_change", "bf16", "fp32") else (
+            f"{asked}: with all weights learning, small steps would be rounded away; less memory is adamw_bf16, "
+            "adafactor, or train.resources.offload"
+        )  # fmt: skip
+        for key in named:
+            conversion.leave_out(key, asked, why)
+        return
+    if is_offloaded:
+        for key in named:
+            conversion.leave_out(key, asked, "train.resources.offload moves whole weights; with type: none they may be")
+        return
+    ours = "fp8" if asked.startswith("fp8") else "int8"
+    nearest = asked.startswith(("int8", "fp8"))
+    conversion.set("train.base_weights", ours, f"by torchao; there {asked}" + ("" if nearest else ", smaller still"),
+                   *named)  # fmt: skip
+
+
 def convert_loss(conversion: Conversion, keys: Keys, run: Run) -> None:
     """Write what of the loss SimpleTuner ignores on Sana Video, and is trained here."""
     ignored = "of no effect on Sana Video there; here it is"

@@ -31,9 +31,7 @@ FAMILIES = (
     # what is not here yet
     Family("push_* hub_* model_card_note publishing_config",
            "nothing is published yet; the trained model is a folder under root, in diffusers layout"),
-    Family("quantize* base_model_precision text_encoder_1_precision",
-           "no quantised training here; weights are in train.weights_dtype, computed in train.mixed_precision, and the "
-           "text encoder runs in encode_captions.dtype"),
+    Family("quantize* text_encoder_1_precision", "the text encoder runs in encode_captions.dtype, once"),
     Family("init_lora", "an adapter to begin from is train.init_from, a run of this root or a folder"),
     Family("lora* lycoris* peft_*", "no counterpart; train.method has what a LoRA has here"),
     Family("enable_model_cpu_offload optimizer_cpu_offload_method musubi_* ramtorch*",
@@ -42,11 +40,13 @@ FAMILIES = (
            "train.resources.sharding chooses DDP, FSDP2 or HSDP; on several machines torchrun or srun starts "
            "`sana train-worker CONFIG` on each"),
     Family("dynamo_*", "train.resources.compile: the transformer's blocks are compiled on a GPU, without asking"),
-    Family("crepa_*", "no CREPA regulariser here yet; SimpleTuner's has faults on frames that are not square"),
+    Family("crepa_*", "no counterpart; train.crepa and encode_features have what there is"),
     Family("scheduled_sampling*", "no scheduled sampling here yet; on Sana Video SimpleTuner ignores half of it"),
     Family("tread_config layersync* distillation* twinflow* controlnet*",
            "not here yet; the model is trained on the videos and captions alone"),
-    Family("conditioning conditioning_data conditioning_type conditioning*", "no conditioning data sets here yet"),
+    Family("conditioning conditioning_data conditioning_type conditioning*",
+           "of conditioning data sets masks are read, as `masks` of the data set that names them; conditions are "
+           "train.conditions"),
     Family("webhook*", "see notifications"),
     Family("validation_preview*", "no previews yet; the stage sample makes the videos"),
     Family("audio", "sound is not trained"),
@@ -134,7 +134,7 @@ OTHER_TYPES = {
     "image_embeds": "stage encode_latents; what it makes is under root",
     "image": "images beside videos are not trained here yet",
     "audio": "sound is not trained",
-    "conditioning": "no conditioning data sets here yet",
+    "conditioning": "conditions are made of the clips themselves, see train.conditions",
     "caption": "captions are beside the videos, or in a table; see captions",
     "distillation": "no distillation here yet",
 }

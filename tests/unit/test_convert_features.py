@@ -1,18 +1,22 @@
 """Conversion from SimpleTuner of what trains, how its loss weighs, what is validated and who is told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.display.quickstart_reference import page
 from sana.config.delivery.notifications import NotificationTarget
+from sana.config.training.crepa import CosineWeight, CrepaConfig, PolynomialWeight
 from sana.config.training.method import FullMethod, LoraMethod
 from sana.config.training.objective import HuberConfig, MinSnrWeighting, NoiseOffset
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
 from sana.errors import ConfigError
-from tests.quickstart_files import accounted, converted, files
+from tests.pipeline_runs import ROOT
+from tests.quickstart_files import CONFIG, QUICKSTART, accounted, converted, files
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -79,6 +83,50 @@ def test_videos_while_training(tmp_path: Path, changes: dict[str, Any], expected
     assert config.train.resources.eval_every == changes.get("validation_steps", 200)
 
 
+@pytest.mark.parametrize(
+    ("changes", "base_weights", "dropout"),
+    [
+        ({"model_type": "full", "base_model_precision": "int8-torchao"}, "plain", None),
+        ({"model_type": "lora", "base_model_precision": "no_change", "quantize_via": "cpu"}, "plain", 0.1),
+        ({"model_type": "lora", "base_model_precision": "int8-quanto"}, "int8", 0.1),
+        ({"model_type": "lora", "base_model_precision": "nf4-bnb"}, "int8", 0.1),
+        ({"model_type": "lora", "base_model_precision": "fp8wo-torchao"}, "fp8", 0.1),
+        ({"model_type": "lora", "base_model_precision": "int8-torchao", "enable_group_offload": True,
+          "optimizer": "adafactor"}, "plain", 0.0),
+    ],
+)  # fmt: skip
+def test_what_stays_is_stored_in_8_bits_beside_an_adapter(
+    tmp_path: Path, changes: dict[str, Any], base_weights: str, dropout: float | None
+) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.train.base_weights == base_weights
+    assert getattr(config.train.method, "dropout", None) == dropout
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "crepa", "encoder"),
+    [
+        ({"crepa_enabled": True}, CrepaConfig(), "facebook/dinov2-giant"),
+        ({"crepa_block_index": 8}, None, "facebook/dinov2-giant"),
+        ({"crepa_enabled": "true", "crepa_block_index": 8, "crepa_lambda": 0.3, "crepa_adjacent_tau": 2.0,
+          "crepa_adjacent_distance": 2, "crepa_cumulative_neighbors": True, "crepa_cutoff_step": 100,
+          "crepa_encoder": "dinov2_vitb14", "crepa_drop_vae_encoder": True, "crepa_encoder_image_size": 518},
+         CrepaConfig(block_index=8, weight=0.3, temporal_decay=2.0, adjacent_distance=2, cumulative_neighbors=True,
+                     cutoff_step=100), "facebook/dinov2-base"),
+        ({"crepa_enabled": True, "crepa_scheduler": "cosine", "crepa_warmup_steps": 10, "crepa_lambda_end": 0.1},
+         CrepaConfig(schedule=CosineWeight(warmup_steps=10, decay_steps=400_000, end_weight=0.1)),
+         "facebook/dinov2-giant"),
+        ({"crepa_enabled": True, "crepa_scheduler": "polynomial", "crepa_decay_steps": 50, "crepa_power": 2.0},
+         CrepaConfig(schedule=PolynomialWeight(decay_steps=50, power=2.0)), "facebook/dinov2-giant"),
+    ],
+)  # fmt: skip
+def test_crepa(tmp_path: Path, changes: dict[str, Any], crepa: CrepaConfig | None, encoder: str) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert (config.train.crepa, config.encode_features.encoder) == (crepa, encoder)
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
 @pytest.mark.parametrize("in_a_file", [True, False])
 def test_webhooks_keep_their_addresses_to_themselves(tmp_path: Path, in_a_file: bool) -> None:
     secret = "https://discord.com/api/webhooks/1234567890/abcdefghijklmnop"
@@ -103,3 +151,11 @@ def test_webhooks_keep_their_addresses_to_themselves(tmp_path: Path, in_a_file: 
 def test_a_wrong_webhook_file_is_one_line(tmp_path: Path, given: Any) -> None:
     with pytest.raises(ConfigError, match="webhook"):
         converted(tmp_path, {"webhook_config": given})
+
+
+def test_the_page_of_keys_is_what_the_conversion_says() -> None:
+    written = (ROOT / "docs/quickstart-keys.md").read_text(encoding="utf-8")
+    assert written == page(), "python -m flows.display.quickstart_reference > docs/quickstart-keys.md"
+    shown = set(re.findall(r"^\| ([^|]+?) \|", written, re.MULTILINE))
+    named = {name for cell in shown for name in cell.split(", ")}
+    assert set(CONFIG) | set(json.loads((QUICKSTART / "features.json").read_text())) <= named
