@@ -13,6 +13,10 @@ from sana.convert.method import OF_LORA, convert_base_weights, convert_loss, con
 from sana.convert.notifications import convert_webhooks
 from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
+from sana.convert.publish import KEYS as KEYS_OF_PUBLISH
+from sana.convert.publish import convert_publish
+from sana.convert.rollout import KEYS as KEYS_OF_ROLLOUT
+from sana.convert.rollout import convert_rollout
 from sana.convert.sampling import convert_bucket, convert_prompts, convert_validation, convert_weights
 from sana.convert.training import (
     convert_batch,
@@ -76,6 +80,7 @@ CONFIG_KEYS: Table = (
     Group("use_ema ema_decay ema_update_interval", convert_ema),
     Group("mixed_precision disable_tf32", convert_precision),
     Group(KEYS_OF_CREPA, convert_crepa),
+    Group(KEYS_OF_ROLLOUT, convert_rollout),
     Row("train.timestep_sampling.name", "", "logit_normal",
         "official; SimpleTuner drew evenly from an unshifted table"),
     Row("train.timestep_sampling.shift", "", 3.0, "official, in training; samples use the checkpoint's own scheduler"),
@@ -104,6 +109,7 @@ CONFIG_KEYS: Table = (
     Row("sample.negative_prompt", "validation_negative_prompt", "", "empty: null caption"),
     Group("use_ema ema_validation", convert_weights),
     Group("validation_prompt user_prompt_library", convert_prompts),
+    Group(KEYS_OF_PUBLISH, convert_publish),
     Group("webhook_config webhook_reporting_interval webhook_progress_interval", convert_webhooks),
     Row("tracking.experiment", "tracker_project_name", "sana-video", "of MLflow, whose runs name themselves"),
 )  # fmt: skip

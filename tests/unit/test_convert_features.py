@@ -9,14 +9,16 @@ import pytest
 
 from flows.display.quickstart_reference import page
 from sana.config.delivery.notifications import NotificationTarget
+from sana.config.delivery.publish import PublishConfig
 from sana.config.training.crepa import CosineWeight, CrepaConfig, PolynomialWeight
 from sana.config.training.method import FullMethod, LoraMethod
 from sana.config.training.objective import HuberConfig, MinSnrWeighting, NoiseOffset
+from sana.config.training.rollout import RolloutConfig
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
 from sana.errors import ConfigError
 from tests.pipeline_runs import ROOT
-from tests.quickstart_files import CONFIG, QUICKSTART, accounted, converted, files
+from tests.quickstart_files import CONFIG, QUICKSTART, accounted, converted, files, video
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -125,6 +127,66 @@ def test_crepa(tmp_path: Path, changes: dict[str, Any], crepa: CrepaConfig | Non
     config, conversion = converted(tmp_path, changes)
     assert (config.train.crepa, config.encode_features.encoder) == (crepa, encoder)
     assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "rollout"),
+    [
+        ({"scheduled_sampling_max_step_offset": 0, "scheduled_sampling_probability": 1.0}, None),
+        ({"scheduled_sampling_max_step_offset": 10}, None),
+        ({"scheduled_sampling_max_step_offset": 10, "scheduled_sampling_probability": 0.5,
+          "scheduled_sampling_sampler": "unipc", "scheduled_sampling_order": 2, "scheduled_sampling_prob_end": 0.9},
+         RolloutConfig(max_step_offset=10, probability_start=0.5, probability_end=0.5, sampler="dpm")),
+        ({"scheduled_sampling_max_step_offset": 5, "scheduled_sampling_probability": 1.0,
+          "scheduled_sampling_prob_start": 0.1, "scheduled_sampling_prob_end": 0.4,
+          "scheduled_sampling_ramp_steps": 100, "scheduled_sampling_start_step": 20,
+          "scheduled_sampling_ramp_shape": "cosine", "scheduled_sampling_strategy": "biased_late",
+          "scheduled_sampling_sampler": "euler", "scheduled_sampling_reflexflow": True},
+         RolloutConfig(max_step_offset=5, probability_start=0.1, probability_end=0.4, ramp_steps=100, start_step=20,
+                       ramp_shape="cosine", strategy="biased_late")),
+    ],
+)  # fmt: skip
+def test_scheduled_sampling(tmp_path: Path, changes: dict[str, Any], rollout: RolloutConfig | None) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.train.rollout == rollout
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
+    ("changes", "publish"),
+    [
+        ({"push_to_hub": False, "hub_model_id": "me/model"}, None),
+        ({"push_to_hub": True, "hub_model_id": "model"}, None),
+        ({"push_to_hub": True, "hub_model_id": "me/model"}, PublishConfig(to="hf://me/model")),
+        ({"push_to_hub": True, "hub_model_id": "me/model", "push_checkpoints_to_hub": True,
+          "model_card_private": False, "model_card_note": "A note."},
+         PublishConfig(to="hf://me/model", what="checkpoints", private=False, description="A note.")),
+    ],
+)  # fmt: skip
+def test_publishing(tmp_path: Path, changes: dict[str, Any], publish: PublishConfig | None) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.publish == publish
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
+    ("folder", "linked", "masks", "probability"),
+    [
+        ("datasets/disney-black-and-white/masks", "the-masks", "masks", 0.5),
+        ("datasets/other", "the-masks", None, None),  # outside of the source
+        ("datasets/disney-black-and-white/masks", "another", None, None),
+        ("datasets/disney-black-and-white/masks", None, None, None),
+    ],
+)
+def test_masks(tmp_path: Path, folder: str, linked: str | None, masks: str | None, probability: float | None) -> None:
+    entry = {"id": "the-masks", "type": "local", "dataset_type": "conditioning", "conditioning_type": "mask",
+             "instance_data_dir": folder}  # fmt: skip
+    backends = [video(conditioning_data=linked, instance_data_dir="datasets/disney-black-and-white"), entry]
+    config, conversion = converted(tmp_path, {"masked_loss_probability": 0.5}, backends)
+    found = config.download.datasets[0].masks
+    assert (found.folder if found else None) == masks
+    assert (config.train.masked_loss.probability if config.train.masked_loss else None) == probability
+    assert "masked_loss_probability" in accounted(conversion) and not conversion.unknown
 
 
 @pytest.mark.parametrize("in_a_file", [True, False])

@@ -142,7 +142,7 @@ def test_the_changelog_has_every_renamed_key() -> None:
 def test_pages_use_the_words_of_the_glossary_and_todays_names(page: Path) -> None:
     text = re.sub(r"`[^`]*`", "", page.read_text())
     assert not re.findall(OLD_WORDS, text, re.IGNORECASE), f"{page.name}: see docs/glossary.md"
-    if page.name != "CHANGELOG.md":
+    if page.name not in ("CHANGELOG.md", "quickstart-keys.md"):  # this one has names of another trainer
         old = {key.rpartition(".")[2] for key in RENAMED_KEYS} - leaves()
         gone = {f"{key.rpartition('.')[2]}: {value}" for key, values in RENAMED_VALUES.items() for value in values}
         gone |= {name for name in old if "_" in name}
