@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkEvent, WorkStart
-from sana.progress import ValidationDone
+from sana.progress import PreviewReady, ValidationDone
 from tasks.tracking import StageRun, Tracker
 from tasks.tracking_pictures import Pictures
 
@@ -35,6 +35,9 @@ class TrackingObserver(Observer):
             case WorkEvent(what=ValidationDone(record=record)) if self._working is not None and record:
                 if run_id := self._working.run_id():
                     self._pictures.show(run_id, record)
+            case WorkEvent(what=PreviewReady() as ready) if self._working is not None:
+                if run_id := self._working.run_id():
+                    self._pictures.show_preview(run_id, ready)
             case StageEnd() if self._working is not None:
                 stage_run, self._working = self._working, None
                 self._pictures.wait(timeout_s=2.0)

@@ -6,6 +6,7 @@ it ends. A thread of its own shows them: nobody waits.
 
 import io
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +20,7 @@ from sana.context import Context
 from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.pipeline.validation import Validated
+from sana.progress import PreviewReady
 from sana.store import Store
 from sana.training.metrics import VALIDATION_FAILED, VALIDATION_S
 from sana.training.validation.record import ValidationRecord, read, records
@@ -26,7 +28,8 @@ from tasks.tracking import Tracker
 from tasks.tracking_values import SMALL_BYTES, pipeline_key
 
 FOLDER = "validation"  # of the run's artifacts, and the first part of a sheet's name
-MAX_WAITING = 8  # validations that MLflow has not taken yet; more are shown at the end
+MAX_WAITING = 100  # that MLflow has not taken yet: more validations are shown at the end, more previews not at all
+NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. ]")  # of pictures in MLflow
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,29 @@ class Pictures:
         self._waiting = [one for one in self._waiting if not one.done()]
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(self._thread.submit(self._show, run_id, key))
+
+    def show_preview(self, run_id: str, ready: PreviewReady) -> None:
+        """Show a picture of a video that is being made, with a slider over sampler steps; returns at once.
+
+        It is read now: the next video of this name takes its file.
+        """
+        self._waiting = [one for one in self._waiting if not one.done()]
+        try:
+            picture = Path(ready.picture).read_bytes()
+        except OSError as error:
+            _log.warning("a preview is not shown in MLflow: %s", error)
+            return
+        if len(self._waiting) < MAX_WAITING:
+            key = f"preview/step_{ready.step:08d}/{NOT_IN_KEYS.sub('_', ready.prompt)}"
+            self._waiting.append(self._thread.submit(self._log_picture, run_id, picture, key, ready.sampler_step))
+
+    def _log_picture(self, run_id: str, picture: bytes, key: str, step: int) -> bool:
+        def log(client: Any) -> bool:
+            with Image.open(io.BytesIO(picture)) as image:
+                client.log_image(run_id, image, key=key, step=step, synchronous=True)
+            return True
+
+        return bool(self._tracker.try_to(log))
 
     def _show(self, run_id: str, key: str) -> bool:
         try:

@@ -17,6 +17,7 @@ from sana.errors import ConfigError, SanaError
 if TYPE_CHECKING:
     from sana.runtime.specs import CheckpointName
 
+PREVIEW_EVERY = 5  # sampler steps, where the config has none
 NAME_CHARS = 40  # of a prompt, in the name of its video
 
 
@@ -31,6 +32,9 @@ NAME_CHARS = 40  # of a prompt, in the name of its video
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the starting noise, instead of sample.seed.")
 @click.option("--bucket", metavar="FxHxW", help="Frames x height x width, instead of sample.bucket.")
 @click.option("--image", help="A local picture that the video begins with: image to video.")
+@click.option(
+    "--preview", is_flag=True, help="Also pictures of it on its way, beside it: every sample.preview_every steps, or 5."
+)
 def generate(
     config: str,
     overrides: Sequence[str],
@@ -40,6 +44,7 @@ def generate(
     seed: int | None,
     bucket: str | None,
     image: str | None,
+    preview: bool,
 ) -> None:
     """Make a video of PROMPT from the trained weights, or from the newest checkpoint of a run that is not finished.
 
@@ -57,6 +62,8 @@ def generate(
         raise ConfigError("the prompt is empty; write what is to be seen")
     changed = [f"sample.{key}={value}" for key, value in (("seed", seed), ("bucket", bucket)) if value is not None]
     settings = resolve(config, [*overrides, *changed], root)
+    if preview and not settings.sample.preview_every:
+        settings = resolve(config, [*overrides, *changed, f"sample.preview_every={PREVIEW_EVERY}"], root)
     if image is not None:
         picture_digest(image, where="--image")  # it is there, and a picture
         if settings.sample.shape.num_frames == 1:
@@ -67,16 +74,27 @@ def generate(
     if not path.parent.is_dir():
         raise ConfigError(f"--out: the folder {path.parent} is not there; make it, or name another")
     check_outside_sources(settings, path, "--out")
+    previews = path.with_name(f"{path.stem}-previews")
     checkpoint, note = _checkpoint(context, same_options(config, overrides, root))
     model = source_of(resolve_model(settings.model, work_dir=context.work_dir))
     with RunDisplay() as display:
         run_worker(
             replace(context, report=display.reporter("generate")),
-            GenerateSpec(model, checkpoint, prompt, str(path), image),
+            GenerateSpec(
+                model,
+                checkpoint,
+                prompt,
+                str(path),
+                image,
+                str(previews) if preview else None,
+                _latents(context) if preview and settings.sample.preview_weights is None else None,
+            ),
         )
     sample = settings.sample
     click.echo(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "
                f"{sample.weights} weights of step {checkpoint.step}{note})")  # fmt: skip
+    if preview:
+        click.echo(f"previews: {previews}")
 
 
 @click.command()
@@ -169,6 +187,13 @@ def _trained(context: Context) -> Artifact | None:
     from sana.pipeline.plan import committed
 
     return next((state.artifact for state in committed(context) if state.name == "train"), None)
+
+
+def _latents(context: Context) -> Artifact | None:
+    """Return what encode_latents committed for this config: a preview's colours are fitted on it."""
+    from sana.pipeline.plan import committed
+
+    return next((state.artifact for state in committed(context) if state.name == "encode_latents"), None)
 
 
 def _checkpoint(context: Context, options: str) -> "tuple[CheckpointName, str]":

@@ -18,7 +18,9 @@ class SampleResources(Section):
 class SampleConfig(Section):
     # images are in the recipe of the stage by their content; the prompts of the file are in `prompts` once the config
     # is loaded: the content is hashed, not the path
-    UNHASHED: ClassVar[frozenset[str]] = frozenset({"resources", "prompt_library", "images"})
+    UNHASHED: ClassVar[frozenset[str]] = frozenset(
+        {"resources", "prompt_library", "images", "preview_every", "preview_weights"}
+    )
 
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
     prompt_library: str | None = Field(
@@ -49,6 +51,19 @@ class SampleConfig(Section):
         False,
         description="decode in spatial tiles of 256 pixels, which overlap: less memory, more time, other pixels; no "
         "effect on videos of at most 256 x 256",
+    )
+    preview_every: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="sampler steps between pictures of what a video becomes, in work_dir/previews and MLflow; 0: none. "
+        "They change no video",
+    )
+    preview_weights: str | None = Field(
+        None,
+        min_length=1,
+        description="taew2_1 weights of TAEHV, .safetensors or .pth, by which previews are decoded; unset: a linear "
+        "map of latents to colours, fitted on encoded clips",
     )
     resources: SampleResources = SampleResources()
 

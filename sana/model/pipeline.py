@@ -17,6 +17,7 @@ from sana.config.encode import VaePrecision
 from sana.config.offload import FrozenGroupOffload
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math
+from sana.model.sampling.clean_estimate import Preview, observed
 from sana.model.sampling.image_to_video import SanaFirstFramePipeline, encode_first_frame, from_first_frame
 from sana.model.transformer import load_transformer, pad
 from sana.model.vae import decode_latents, load_vae
@@ -105,6 +106,7 @@ def sample_video(
     math: Float32Math = STRICT,
     vae_precision: VaePrecision = "tf32",
     on_step: Callable[[int, int], None] | None = None,
+    preview: Preview | None = None,
     first_frame: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample one video: uint8 [F, H, W, 3], the same for the same seed; see `sample_latents` and `to_video`.
@@ -122,6 +124,7 @@ def sample_video(
             guidance=guidance,
             seed=seed,
             on_step=on_step,
+            preview=preview,
             first_latents=first,
         )
     return to_video(pipe.vae, latents, precision=vae_precision)
@@ -138,6 +141,7 @@ def sample_latents(
     guidance: float,
     seed: int,
     on_step: Callable[[int, int], None] | None = None,
+    preview: Preview | None = None,
     first_latents: Tensor | None = None,
 ) -> Tensor:
     """Denoise one latent: float32 [1, 16, f, h, w], the same for the same seed.
@@ -145,6 +149,7 @@ def sample_latents(
     `prompt_embeds` [L, C] and `negative_embeds` [L', C] are real tokens only, from `text.TextEncoder.encode`.
     The first noise is that of `torch.Generator().manual_seed(seed)` on the CPU: the stock pipeline with this
     generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
+    `preview` is given what the sampler takes for the clean latent, now and then; it changes nothing.
     With `first_latents`, [1, 16, 1, h, w] of `encode_first_frame`, it is image to video: they are the first frame.
 
     Raises:
@@ -164,23 +169,24 @@ def sample_latents(
     if first_latents is not None:
         stock = from_first_frame(pipe, first_latents)
         image["image"] = torch.zeros(1, 3, shape.height, shape.width)  # its latents are there already
-    latents: Tensor = stock(
-        **image,
-        prompt_embeds=embeds[:1],
-        prompt_attention_mask=mask[:1],
-        negative_prompt=None,  # the default "" is an error beside embeddings
-        negative_prompt_embeds=embeds[1:],
-        negative_prompt_attention_mask=mask[1:],
-        frames=shape.num_frames,
-        height=shape.height,
-        width=shape.width,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        generator=torch.Generator().manual_seed(seed),
-        use_resolution_binning=False,  # it would change the size
-        callback_on_step_end=report,
-        output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
-    ).frames
+    with observed(stock.scheduler, preview, first_latents, steps):
+        latents: Tensor = stock(
+            **image,
+            prompt_embeds=embeds[:1],
+            prompt_attention_mask=mask[:1],
+            negative_prompt=None,  # the default "" is an error beside embeddings
+            negative_prompt_embeds=embeds[1:],
+            negative_prompt_attention_mask=mask[1:],
+            frames=shape.num_frames,
+            height=shape.height,
+            width=shape.width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=torch.Generator().manual_seed(seed),
+            use_resolution_binning=False,  # it would change the size
+            callback_on_step_end=report,
+            output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
+        ).frames
     _require_finite(latents, "latents")
     return latents
 

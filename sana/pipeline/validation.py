@@ -54,6 +54,7 @@ def validate_checkpoint(context: Context, step: int | None, *, command: str = "s
     named = find_initial_weights(context)
     spec = ValidateSpec(
         model=source_of(resolve_model(context.config.model, work_dir=context.work_dir)),
+        latents=inputs["latents"],
         captions=inputs["texts"],
         checkpoint=CheckpointName(trajectory, at),
         initial=named.weights if named else None,

@@ -175,6 +175,7 @@ class SampleSpec(Spec):
     captions: Artifact
     checkpoint: CheckpointName
     out_dir: str
+    latents: Artifact | None = None  # what a preview's map is fitted on
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class ValidateSpec(Spec):
 
     WORKER: ClassVar[str] = "validate"
     model: ModelSource
+    latents: Artifact
     captions: Artifact
     checkpoint: CheckpointName  # step 0: the weights that training starts from
     initial: InitialWeights | None
@@ -221,6 +223,8 @@ class GenerateSpec(Spec):
     prompt: str
     out: str
     image: str | None = None  # path of the picture that it begins with
+    previews: str | None = None  # local folder of pictures of the video on its way
+    latents: Artifact | None = None  # what a preview's map is fitted on
 
 
 @dataclass(frozen=True)

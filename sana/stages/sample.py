@@ -15,12 +15,15 @@ from sana.runtime.worker import files_of_worker
 
 NAME = "sample"
 VERSION = 2
-READS = ("texts", "weights")
+READS = ("texts", "latents", "weights")
 GIVES = ("videos",)
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
-    """Reads the prompts' embeddings, the weights, and what turns latents into pixels. Prompts' texts are not read."""
+    """Reads the prompts' embeddings, the weights, and what turns latents into pixels. Prompts' texts are not read.
+
+    Latents are for previews, which change no video.
+    """
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
     config = context.config.sample.hashed()
     del config["prompts"], config["negative_prompt"]
@@ -63,6 +66,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
             captions=inputs["texts"],
             checkpoint=CheckpointName(trained.trajectory, trained.step),
             out_dir=out_dir,
+            latents=inputs["latents"] if context.config.sample.preview_every else None,
         )
 
     files = files_of_worker(context, spec)

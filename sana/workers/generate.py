@@ -11,10 +11,13 @@ from sana.atomic_io import atomic_write
 from sana.data.shards.shard import DTYPES
 from sana.data.video.video import write_mp4
 from sana.model.device import out_of_memory_explained, resolve_device
+from sana.model.pipeline import SanaPipeline
+from sana.model.sampling.clean_estimate import Preview
 from sana.model.text import TextEncoder
-from sana.progress import Progress
+from sana.progress import PreviewReady, Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.specs import GenerateSpec
+from sana.training.validation.previews import open_previews
 from sana.workers.sample import load_trained, read_image, sample_one
 
 
@@ -32,9 +35,36 @@ def generate(job: Job[GenerateSpec]) -> None:
     def on_step(done: int, total: int) -> None:
         job.report(Progress(done, total, "sampler steps", phase="" if done < total else "decoding the latents"))
 
-    video = sample_one(job.config, pipe, embeds, negative, on_step, name="the prompt", first_frame=first)
+    preview = _preview(job, pipe)
+    video = sample_one(
+        job.config, pipe, embeds, negative, on_step, name="the prompt", preview=preview, first_frame=first
+    )
     with atomic_write(Path(spec.out)) as temp:
         write_mp4(temp, video, fps=config.fps)
+
+
+def _preview(job: Job[GenerateSpec], pipe: SanaPipeline) -> Preview | None:
+    """Return what writes pictures of the video on its way, each under the number of its sampler step."""
+    config, spec = job.config, job.spec
+    if spec.previews is None:
+        return None
+    folder = Path(spec.previews)
+    previews = open_previews(
+        config,
+        job.open_store(),
+        spec.latents,
+        every=config.sample.preview_every,
+        folder=folder.parent,
+        device=pipe.vae.device,
+        vae=lambda: pipe.vae,
+    )
+
+    def show(done: int, steps: int, latents: Tensor) -> None:
+        path = previews.write(folder.name, done, steps, latents)
+        told = PreviewReady(spec.checkpoint.step, "the prompt", done, steps, str(path))
+        job.report(Progress(done, steps, "sampler steps", happened=(told,)))
+
+    return Preview(previews.every, show)
 
 
 def _embeddings(job: Job[GenerateSpec]) -> tuple[Tensor, Tensor]:

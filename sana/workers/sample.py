@@ -21,13 +21,15 @@ from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained, resolve_device
 from sana.model.pipeline import SanaPipeline, load_pipeline, sample_video
 from sana.model.precision import MODEL_MATH
-from sana.progress import Progress
+from sana.model.sampling.clean_estimate import Preview
+from sana.progress import PreviewReady, Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleResult
 from sana.runtime.specs import CheckpointName, ModelSource, SampleSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.trainables.registry import trained_transformer
+from sana.training.validation.previews import Previews, open_previews
 from sana.wording import counted
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
@@ -47,6 +49,7 @@ def sample(job: Job[SampleSpec]) -> None:
     job.report(Progress(0, steps, "sampler steps", phase="loading the model"))
     pipe = load_trained(job.config, store, spec.model, spec.checkpoint)
     out = Path(spec.out_dir)
+    previews = _previews(job, pipe) if config.preview_every else None
     job.report(Progress(0, steps, "sampler steps"))
     videos: dict[str, np.ndarray] = {}
     for number, (name, embeds) in enumerate(sorted(prompts.items())):
@@ -56,6 +59,13 @@ def sample(job: Job[SampleSpec]) -> None:
             of = f"prompt {number + 1} of {len(prompts)}: {name}" if done < steps else counted(len(prompts), "video")
             job.report(Progress(done, steps, "sampler steps", of))
 
+        def on_preview(step: int, of: int, latents: Tensor, number: int = number, name: str = name) -> None:
+            assert previews is not None
+            picture = previews.write(file_name(name), step, of, latents)
+            told = PreviewReady(spec.checkpoint.step, name, step, of, str(picture))
+            done = number * config.num_inference_steps + step
+            job.report(Progress(done, steps, "sampler steps", name, happened=(told,)))
+
         videos[name] = sample_one(
             job.config,
             pipe,
@@ -63,6 +73,7 @@ def sample(job: Job[SampleSpec]) -> None:
             negative,
             on_step,
             name=f"prompt {name}",
+            preview=Preview(previews.every, on_preview) if previews else None,
             first_frame=_first_frame(job.config, name),
         )
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
@@ -73,6 +84,23 @@ def sample(job: Job[SampleSpec]) -> None:
         videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
     )
     (out / SampleResult.FILE).write_bytes(result.to_json())
+
+
+def _previews(job: Job[SampleSpec], pipe: SanaPipeline) -> Previews:
+    """Return what makes previews; how good a fitted map is is in the artifact, as preview.json."""
+    config, spec = job.config, job.spec
+    previews = open_previews(
+        config,
+        job.open_store(),
+        spec.latents,
+        every=config.sample.preview_every,
+        folder=job.work_dir / "previews" / "sample",
+        device=pipe.vae.device,
+        vae=lambda: pipe.vae,
+    )
+    if previews.fitted is not None:
+        (Path(spec.out_dir) / "preview.json").write_bytes(previews.fitted.to_json())
+    return previews
 
 
 def _first_frame(config: Config, nickname: str) -> np.ndarray | None:
@@ -118,6 +146,7 @@ def sample_one(
     on_step: Callable[[int, int], None],
     *,
     name: str,
+    preview: Preview | None = None,
     first_frame: np.ndarray | None = None,
 ) -> np.ndarray:
     """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens.
@@ -128,7 +157,7 @@ def sample_one(
         SanaError: its numbers are not finite; names the video, which is `name`, and the weights.
     """
     try:
-        return _sample(config, pipe, embeds, negative, on_step, first_frame)
+        return _sample(config, pipe, embeds, negative, on_step, preview, first_frame)
     except FloatingPointError as error:
         raise SanaError(
             f"sample: no video of {name} with the {config.sample.weights} weights: {error}. The weights or the "
@@ -143,6 +172,7 @@ def _sample(
     embeds: Tensor,
     negative: Tensor,
     on_step: Callable[[int, int], None],
+    preview: Preview | None,
     first_frame: np.ndarray | None,
 ) -> np.ndarray:
     settings = config.sample
@@ -159,6 +189,7 @@ def _sample(
         math=MODEL_MATH[config.train.mixed_precision],
         vae_precision=settings.vae_precision,
         on_step=on_step,
+        preview=preview,
         first_frame=first_frame,
     )
 

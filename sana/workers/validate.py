@@ -6,9 +6,10 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from sana.model.device import out_of_memory_explained
-from sana.progress import Progress
+from sana.progress import PreviewReady, Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.launcher import result_path
 from sana.runtime.specs import ValidateSpec
@@ -17,7 +18,7 @@ from sana.training.initial_weights import start_trainable
 from sana.training.parallel.parallel import Parallel
 from sana.training.validation import record as kept
 from sana.training.validation.maker import Maker
-from sana.training.validation.shots import Library, Weights, shot_list
+from sana.training.validation.shots import Library, Shot, Weights, shot_list
 from sana.training.validation.work import RankWork
 
 
@@ -48,16 +49,20 @@ def validate(job: Job[ValidateSpec]) -> None:
         job.report(Progress(num_videos * of + done, total, "sampler steps", what.partition(",")[0]))
         num_videos += done == of
 
+    def on_preview(shot: Shot, done: int, of: int, path: Path) -> None:
+        told = PreviewReady(step, shot.name, done, of, str(path))
+        job.report(Progress(num_videos * of + done, total, "sampler steps", shot.name, happened=(told,)))
+
     @contextmanager
     def with_weights(which: Weights) -> Iterator[None]:
         if step > 0:
             trainable.load(load_weights(store, trajectory, step, which=which))
         yield
 
-    work = RankWork(Maker(config, spec.model, library, store), parallel, shots, trajectory, step)
+    work = RankWork(Maker(config, spec.model, library, store, spec.latents), parallel, shots, trajectory, step)
     weights: dict[Weights, Callable[[], AbstractContextManager[object]]]
     weights = {"live": lambda: with_weights("live"), "ema": lambda: with_weights("ema")}
-    for _ in work.rounds(trainable.model, weights, on_step):
+    for _ in work.rounds(trainable.model, weights, on_step, on_preview):
         pass
     made = work.record(work.made, time.monotonic() - started)
     kept.end(store, made)

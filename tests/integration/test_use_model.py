@@ -53,8 +53,14 @@ def test_generate_with_a_prompt_of_the_config_makes_the_video_of_the_sample_stag
         main(
             ["generate", "configs/demo.yaml", prompt, *options(place), "--out", str(tmp_path / "b.mp4"), "--seed", "5"]
         )
+        main(
+            ["generate", "configs/demo.yaml", prompt, *options(place, "sample.preview_every=1"), "--preview", "--out"]
+            + [str(tmp_path / "c.mp4")]
+        )
     assert (tmp_path / "a.mp4").read_bytes() == sampled
     assert (tmp_path / "b.mp4").read_bytes() != sampled
+    assert (tmp_path / "c.mp4").read_bytes() == sampled, "previews change nothing"
+    assert [path.name for path in sorted((tmp_path / "c-previews").iterdir())] == ["0001.png", "0002.png"]
     printed = capsys.readouterr().out
     assert "a.mp4  (5x64x96, 2 steps, seed 0, ema weights of step 2)" in printed and "seed 5" in printed
 

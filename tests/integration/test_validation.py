@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,31 @@ def test_a_trainer_that_dies_while_it_validates_does_not_try_again_and_one_that_
     assert not list(lab.store.list(kept.all_of(lab.key("stopped"))))
     train(job_of(lab, "stopped"))
     assert [record.failed for record in kept.records(lab.store, lab.key("stopped"))] == ["", ""]
+
+
+def test_a_video_that_begins_with_a_picture_is_made_by_the_image_to_video_pipeline(
+    lab: Lab, plain: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.full((64, 96, 3), (200, 30, 60), np.uint8)).save(tmp_path / "red.png")
+    given: list[Any] = []
+    sample = making.sample_latents
+
+    def look(pipe: Any, **named: Any) -> Any:
+        latents = sample(pipe, **named)
+        given.append((named["shape"].num_frames, named["first_latents"], latents))
+        return latents
+
+    monkeypatch.setattr(making, "sample_latents", look)
+    job = job_of(lab, "images", every=4, weights="ema", prompts=["a"])
+    config = job.config.model_copy(
+        update={"sample": job.config.sample.model_copy(update={"images": {"a": str(tmp_path / "red.png")}})}
+    )
+    train(replace(job, config=config))
+    assert_unharmed(lab, plain, "images")
+    [record] = kept.records(lab.store, lab.key("images"))
+    assert not record.failed and [frames for frames, *_ in given] == [5, 1]
+    (_, first, latents), (_, no_first, _) = given
+    assert torch.equal(latents[:, :, :1], first.to(latents)) and no_first is None, "a still has no first frame"
 
 
 def test_only_the_newest_validations_stay_and_maintenance_knows_them(lab: Lab) -> None:

@@ -4,12 +4,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
+from PIL import Image
 
 from flows.cli.main import main
 from sana.facts import TrainFacts
+from sana.model.sampling.linear_preview import LinearPreview
 from sana.pipeline.graph import until
 from sana.pipeline.run import Run, run_stages
 from sana.progress import Progress
@@ -25,7 +28,8 @@ pytestmark = pytest.mark.timeout(200)
 
 VALIDATION = (
     "train.max_steps=4", "train.validation.every=2", "train.validation.weights=both", "train.validation.seeds=[3]",
-    "sample.num_inference_steps=2", "sample.bucket=5x64x96", "train.mixed_precision=bf16",
+    "sample.num_inference_steps=2", "sample.bucket=5x64x96", "train.validation.preview_every=1",
+    "train.mixed_precision=bf16",
 )  # fmt: skip
 
 
@@ -81,7 +85,15 @@ def test_mlflow_has_sheets_by_step_and_a_checkpoint_gives_the_same_videos(
     [experiment] = [client.get_experiment_by_name(context.config.tracking.experiment)]
     [shown] = client.search_runs([experiment.experiment_id], "tags.`sana.stage` = 'train'")
     images = [path for path in paths_of(client, shown, "images") if path.endswith(".png")]
+    previews = [path for path in images if "/preview~" in path]
+    images = [path for path in images if path not in previews]
     assert len(images) == 4, "a sheet of live and one of EMA weights at each step"
+    of_step_2 = [f"preview~step_00000002~bunny-5x64x96-seed3-ema+step+{sampler_step}+" for sampler_step in (1, 2)]
+    assert len(previews) == 8 and all(any(name in path for path in previews) for name in of_step_2)
+    fitted = LinearPreview.from_json(context.store.read(in_loop[-1].files["preview.json"].key), where="test")
+    assert fitted.num_clips > 4 and fitted.num_held_out > 1 and fitted.psnr_db > 10
+    with Image.open(context.work_dir / "previews/train/bunny-5x64x96-seed3-ema/0002.png") as picture:
+        assert np.asarray(picture).std() > 10
     for name, step in (("live", 2), ("ema", 4)):
         assert [path for path in images if f"validation~5x64x96-{name}+step+{step}+" in path]
     assert paths_of(client, shown, "validation/step_00000002") == [
@@ -107,7 +119,8 @@ def test_mlflow_has_sheets_by_step_and_a_checkpoint_gives_the_same_videos(
     ], "bit for bit what training made"
     printed = capsys.readouterr().out
     assert printed.count("bunny-5x64x96-seed3-ema.mp4") == 3 and printed.count("contact sheet: ") == 7
-    assert len([path for path in paths_of(client, shown, "images") if path.endswith(".png")]) == 5, "step 0 is new"
+    images = [path for path in paths_of(client, shown, "images") if path.endswith(".png") and "/preview~" not in path]
+    assert len(images) == 5, "step 0 is new"
 
     with pytest.raises(SystemExit):
         main(["sample", "configs/demo.yaml", *options(own, *VALIDATION), "--step", "3"])

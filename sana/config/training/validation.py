@@ -42,6 +42,9 @@ class ValidationConfig(Section):
         description="decode in overlapping tiles of 256 pixels, which are other pixels: where the whole does not fit "
         "in memory (auto), always or never",
     )
+    preview_every: int = Field(
+        0, ge=0, le=1000, description="sampler steps between pictures of what a video becomes; 0: none"
+    )
     max_kept: int = Field(
         20,
         ge=1,

@@ -26,7 +26,7 @@ def hooks_of(job: Job[TrainSpec], store: Store) -> list[Hook]:
         from sana.training.validation.shots import Library
 
         library = Library.read(store, job.spec.captions, config)
-        maker = Maker(config, job.spec.model, library, store)
+        maker = Maker(config, job.spec.model, library, store, job.spec.latents)
         hooks.append(Validation(maker, trajectory=job.spec.trajectory, give_up=lambda message: give_up(job, message)))
     return hooks
 

@@ -11,16 +11,17 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sana.errors import RankLostError
-from sana.progress import ValidationDone
+from sana.progress import PreviewReady, ValidationDone
 from sana.training import metrics as m
 from sana.training.checkpoints.ownership import RankExchange
 from sana.training.validation import record as kept
 from sana.training.validation.maker import Maker
 from sana.training.validation.record import ValidationRecord
-from sana.training.validation.shots import ShotList, shot_list
+from sana.training.validation.shots import Shot, ShotList, shot_list
 from sana.training.validation.unharmed import FAILURES, unharmed
 from sana.training.validation.watchdog import Watchdog
 from sana.training.validation.work import RankWork
@@ -131,6 +132,7 @@ class Validation:
             trainer.trainable.model,
             {"live": live, "ema": trainer.state.ema.swapped_in},
             on_step=partial(_on_step, trainer),
+            on_preview=partial(_on_preview, trainer),
         )
         with closing(rounds), trainer.compute.eager():
             while True:
@@ -212,6 +214,12 @@ def _on_step(trainer: "Trainer", what: str, done: int, total: int) -> None:
         raise _StoppedError
     if time.perf_counter() - trainer.last_report > REPORT_EVERY_S:
         trainer.say(f"validating: {what} {done} of {total}")
+
+
+def _on_preview(trainer: "Trainer", shot: Shot, done: int, steps: int, path: Path) -> None:
+    trainer.say(
+        f"validating: {shot.name}", happened=[PreviewReady(trainer.state.step, shot.name, done, steps, str(path))]
+    )
 
 
 def _happened(done: ValidationRecord) -> list[ValidationDone]:

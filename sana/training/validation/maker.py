@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,15 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sana.artifact import FileInfo
+from sana.artifact import Artifact, FileInfo
+from sana.bucket import Bucket
 from sana.config.pipeline import Config
 from sana.data.video.contact_sheet import SheetRow, sheet_row
+from sana.data.video.first_frame import read_first_frame
 from sana.data.video.video import write_mp4
 from sana.model.device import is_out_of_memory
 from sana.model.pipeline import SanaPipeline, denoiser, sample_latents, to_video
+from sana.model.sampling.clean_estimate import Preview
+from sana.model.sampling.image_to_video import encode_first_frame
 from sana.model.vae import Vae, load_vae
 from sana.runtime.specs import ModelSource
 from sana.store import Store
+from sana.training.validation.previews import Previews, open_previews
 from sana.training.validation.record import ValidationVideo
 from sana.training.validation.shots import Library, Shot, ShotList
 
@@ -44,13 +49,52 @@ class Maker:
     model: ModelSource
     library: Library
     store: Store
+    latents: Artifact | None = None  # what a preview's map is fitted on
 
     def denoiser(self, transformer: nn.Module, device: torch.device) -> SanaPipeline:
         """Return what denoises with a transformer, with the weights that it has when it is called."""
         return denoiser(self.model.path, transformer, revision=self.model.revision, device=device)
 
+    def previews(self, device: torch.device) -> Previews | None:
+        """Return what makes pictures of a video on its way, if the config wants them."""
+        every = self.config.train.validation.preview_every
+        if not every:
+            return None
+        folder = Path(self.config.work_dir).absolute() / "previews" / "train"
+        with ExitStack() as stack:
+            return open_previews(
+                self.config,
+                self.store,
+                self.latents,
+                every=every,
+                folder=folder,
+                device=device,
+                vae=lambda: stack.enter_context(self.vae(device)),
+            )
+
+    def first_latents(self, shots: Sequence[Shot], device: torch.device) -> dict[tuple[str, Bucket], Tensor]:
+        """Return the latent of the picture that a prompt's videos begin with, by prompt and shape, on the CPU."""
+        images, precision = self.config.sample.images, self.config.sample.vae_precision
+        wanted = dict.fromkeys((shot.prompt, shot.bucket) for shot in shots if shot.begins_with_picture)
+        if not wanted:
+            return {}
+        found = {}
+        with self.vae(device) as vae:
+            for name, bucket in wanted:
+                where = f"sample.images.{name}"
+                frame = read_first_frame(images[name], height=bucket.height, width=bucket.width, where=where)
+                found[name, bucket] = encode_first_frame(vae, frame, precision=precision).cpu()
+        return found
+
     def denoise(
-        self, pipe: SanaPipeline, shot: Shot, shots: ShotList, *, on_step: Callable[[int, int], None]
+        self,
+        pipe: SanaPipeline,
+        shot: Shot,
+        shots: ShotList,
+        *,
+        on_step: Callable[[int, int], None],
+        preview: Preview | None = None,
+        first_latents: Tensor | None = None,
     ) -> Tensor:
         """Return the latent [1, 16, f, h, w] of a video, on the CPU; precision is the caller's context."""
         latents = sample_latents(
@@ -62,6 +106,8 @@ class Maker:
             guidance=shots.guidance_scale,
             seed=shot.seed,
             on_step=on_step,
+            preview=preview,
+            first_latents=first_latents,
         )
         return latents.cpu()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from sana.artifact import Artifact, digest_of
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
+from sana.data.picture_file import picture_digest
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.errors import ConfigError
@@ -27,14 +28,14 @@ class Library:
     prompts: Mapping[str, Tensor]
     texts: Mapping[str, str]
     negative: Tensor
-    digests: Mapping[str, str]  # that of the negative prompt is under ""
+    digests: Mapping[str, str]  # that of the negative prompt is under "", of a prompt's picture under "image of NAME"
 
     @classmethod
     def read(cls, store: Store, captions: Artifact, config: Config) -> "Library":
         """Read the prompts that validation uses from what encode_captions made.
 
         Raises:
-            ConfigError: one is not there.
+            ConfigError: one is not there, or the picture that its video begins with.
         """
         table = read_table(store, captions, "index.parquet")
         rows = table.filter(pc.is_in(table["role"], pa.array([PROMPT, NEGATIVE]))).to_pylist()
@@ -53,7 +54,15 @@ class Library:
             prompts={name: read_tensor(store, Location.of(row)) for name, row in used.items()},
             texts={name: row["text"] for name, row in used.items()},
             negative=read_tensor(store, Location.of(negative)),
-            digests={**{name: row["digest"] for name, row in used.items()}, "": negative["digest"]},
+            digests={
+                **{name: row["digest"] for name, row in used.items()},
+                "": negative["digest"],
+                **{
+                    f"image of {name}": picture_digest(path, where=f"sample.images.{name}")
+                    for name, path in sorted(config.sample.images.items())
+                    if name in used
+                },
+            },
         )
 
 
@@ -65,6 +74,7 @@ class Shot:
     bucket: Bucket
     seed: int
     weights: Weights
+    begins_with_picture: bool = False
 
     @property
     def name(self) -> str:
@@ -97,7 +107,7 @@ def shot_list(config: Config, library: Library, *, step: int) -> ShotList:
     steps = wanted.num_inference_steps or sample.num_inference_steps
     guidance = wanted.guidance_scale or sample.guidance_scale
     shots = [
-        Shot(name, bucket, seed, weights)
+        Shot(name, bucket, seed, weights, name in sample.images and bucket.num_frames > 1)
         for weights in each
         for bucket in buckets
         for name in library.prompts

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -17,10 +18,13 @@ from torch import Tensor, nn
 from sana.artifact import FileInfo
 from sana.data.video.contact_sheet import contact_sheet
 from sana.model.pipeline import SanaPipeline
+from sana.model.sampling.clean_estimate import Preview
 from sana.training.validation.maker import Made, Maker
+from sana.training.validation.previews import Previews
 from sana.training.validation.record import ValidationRecord, folder_of
 from sana.training.validation.shots import Shot, ShotList, Weights
 
+OnPreview = Callable[[Shot, int, int, Path], None]  # (video, sampler steps done, of so many, its picture)
 OnStep = Callable[[str, int, int], None]  # (what is done, sampler steps or videos done, of so many)
 
 
@@ -47,6 +51,7 @@ class RankWork:
     step: int
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])  # of the files: every rank may have its own
     made: list[Made] = field(default_factory=list)
+    previews: Previews | None = None  # once rounds are taken, if the config wants them
     computes_together: bool = False  # while ranks with sharded weights wait for each other
 
     @property
@@ -59,13 +64,16 @@ class RankWork:
         transformer: nn.Module,
         weights: Mapping[Weights, Callable[[], AbstractContextManager[object]]],
         on_step: OnStep,
+        on_preview: OnPreview | None = None,
     ) -> Generator[None]:
         """Make this rank's videos; yields after each round, as often on every rank.
 
         `weights` gives for each set of weights a context within which the transformer has them.
         """
         latents: list[tuple[Shot, Tensor]] = []
-        pipe = self.maker.denoiser(transformer, self.ranks.device)
+        pipe, device = self.maker.denoiser(transformer, self.ranks.device), self.ranks.device
+        first = self.maker.first_latents([shot for which in weights for shot in self.shots.of(which)], device)
+        self.previews = self.maker.previews(device) if on_preview else None
         for which, swapped_in in weights.items():
             shots = self.shots.of(which)
             if not shots:
@@ -73,24 +81,27 @@ class RankWork:
             with swapped_in():
                 for shot, is_mine in self._turns(shots):
                     if is_mine or self.ranks.is_sharded:
-                        latent = self._denoise(pipe, shot, on_step)
+                        shown = _preview(self.previews, shot, on_preview) if is_mine else None
+                        latent = self._denoise(pipe, shot, on_step, shown, first.get((shot.prompt, shot.bucket)))
                         latents += [(shot, latent)] if is_mine else []
                     yield
         if latents:
-            with self.maker.vae(self.ranks.device) as vae:
+            with self.maker.vae(device) as vae:
                 for number, (shot, latent) in enumerate(latents, 1):
                     on_step("decoding video", number, len(latents))
                     video, tiled = self.maker.decode(vae, latent)
                     self.made.append(self.maker.keep(self.folder, shot, video, tiled=tiled))
         yield
 
-    def _denoise(self, pipe: SanaPipeline, shot: Shot, on_step: OnStep) -> Tensor:
+    def _denoise(
+        self, pipe: SanaPipeline, shot: Shot, on_step: OnStep, preview: Preview | None, first: Tensor | None
+    ) -> Tensor:
         def report(done: int, total: int) -> None:
             on_step(f"{shot.name}, sampler step", done, total)
 
         self.computes_together = self.ranks.is_sharded
         with self.ranks.autocast():
-            latent = self.maker.denoise(pipe, shot, self.shots, on_step=report)
+            latent = self.maker.denoise(pipe, shot, self.shots, on_step=report, preview=preview, first_latents=first)
         self.computes_together = False
         return latent
 
@@ -111,6 +122,8 @@ class RankWork:
             contact_sheet(rows).save(png, "PNG")
             files[name] = self.maker.put(self.folder, name, png.getvalue())
             sheets[f"{bucket}-{weights}"] = name
+        if self.previews is not None and self.previews.fitted is not None:
+            files["preview.json"] = self.maker.put(self.folder, "preview.json", self.previews.fitted.to_json())
         return ValidationRecord(
             trajectory=self.trajectory,
             step=self.step,
@@ -120,3 +133,13 @@ class RankWork:
             sheets=sheets,
             files=files,
         )
+
+
+def _preview(previews: Previews | None, shot: Shot, on_preview: OnPreview | None) -> Preview | None:
+    if previews is None or on_preview is None:
+        return None
+
+    def show(done: int, steps: int, latents: Tensor) -> None:
+        on_preview(shot, done, steps, previews.write(shot.name, done, steps, latents))
+
+    return Preview(previews.every, show)
