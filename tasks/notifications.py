@@ -139,7 +139,8 @@ class Notifier(Observer):
                 self._tell("checkpoint", "saved", "info", title, stage, files={"index": what.key}, **at)
             case ValidationDone():
                 state, level = ("failed", "warning") if what.error else ("done", "info")
-                title = f"{self._name}: validation of the {what.weights} weights at step {what.step} {_ended(state)}"
+                of = f" of the {what.weights} weights" if what.weights else ""
+                title = f"{self._name}: validation{of} at step {what.step} {_ended(state)}"
                 error = one_line(what.error) if what.error else None
                 told = {"files": what.videos, "seconds": what.seconds, "error": error}
                 self._tell("validation", state, _level(level), title, stage, **at, **told)

@@ -130,10 +130,9 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _licences_are_of_data_sets(self) -> Self:
-        ids = [dataset.id for dataset in self.download.datasets]
-        if self.publish is not None and (unknown := sorted(set(self.publish.licenses) - set(ids))):
-            raise ValueError(f"publish.licenses names {unknown[0]!r}, and data sets are {', '.join(ids)}")
+    def _publication_fits(self) -> Self:
+        if self.publish is not None:
+            self.publish.check([dataset.id for dataset in self.download.datasets], {"root": self.root})
         return self
 
     @model_validator(mode="after")

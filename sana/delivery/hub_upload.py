@@ -53,12 +53,22 @@ class HubPlace:
             lambda: _api().create_repo(self._id, repo_type="model", private=self._private, exist_ok=True),
             "make the repository",
         )
+        self._call(self._use_xet_where_it_is, "ask for its kind of storage")
         info = self._call(lambda: _api().repo_info(self._id, repo_type="model"), "look at the repository")
         if self._private and not info.private:
             raise ConfigError(
                 f"{self.page} is public, and publish.private is true: make the repository private, name another, or "
                 "set publish.private: false"
             )
+
+    def _use_xet_where_it_is(self) -> None:
+        """Let the client use LFS where the hub has no Xet: it would take the package alone for a sign of it."""
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        url = f"{_endpoint()}/api/models/{self._id}/xet-write-token/{MAIN}"
+        if not constants.HF_HUB_DISABLE_XET and get_session().get(url, headers=build_hf_headers()).status_code == 404:
+            constants.HF_HUB_DISABLE_XET = True
 
     def publish(
         self,

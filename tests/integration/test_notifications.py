@@ -224,14 +224,15 @@ def watched(config: Config, *, on_server: bool = False) -> tuple[Observers, Trac
 def a_run(run: Observers, context: Context, error: SanaError | None) -> None:
     """What a run tells its observers, as far as it matters here."""
     recipe = Recipe("train", 1, {}, {})
-    made = Artifact("train", "f" * 16, 1, {}, {}, {}, Counts.all_kept(3), {})
+    links = {"links": {"published": "https://hub/labs/bunny"}}  # as stage publish has them
+    made = Artifact("train", "f" * 16, 1, {}, {}, {}, Counts.all_kept(3), {}, facts=links)
     run.on_run_start(RunStart("demo", context))
     run.on_event(StageStart("download"))
     run.on_event(StageEnd("download", "cached"))
     run.on_event(StageStart("train"))
     run.on_event(WorkStart("train", recipe, {}))
     run.on_stage_progress("train", Progress(0, 60, "steps"))
-    happened = (CheckpointSaved(30, "train/t/index.json"), ValidationDone(30, "ema", {}, 2.0, error="out of\nmemory"))
+    happened = (CheckpointSaved(30, "train/t/index.json"), ValidationDone(30, "", {}, 2.0, error="out of\nmemory"))
     row = {"step": 30, "train/loss": 0.25, "eval/loss_ema": float("nan")}
     run.on_stage_progress("train", Progress(30, 60, "steps", metrics=(row,), happened=happened))
     run.on_stage_progress("train", Progress(40, 60, "steps", happened=(PreviewReady(30, "bunny", 5, 50, "p.png"),)))
@@ -279,7 +280,9 @@ def test_a_run_is_told_from_start_to_end_and_no_secret_is_kept(
     assert checkpoint["loss"] == 0.25 and checkpoint["step"] == 30 and checkpoint["eval_loss"] is None
     assert payloads[4]["error"] == "out of memory" and payloads[4]["level"] == "warning"
     assert (stage_end["step"], stage_end["total"]) == (40, 60)
-    assert last["links"] == {"prefect": "http://prefect:4200/runs/flow-run/1"}
+    published = {} if fails else {"published": "https://hub/labs/bunny"}
+    assert last["links"] == {"prefect": "http://prefect:4200/runs/flow-run/1", **published}
+    assert payloads[4]["title"] == "demo: validation at step 30 failed"
     assert last["run"]["config_digest"] == pipeline_key(config)
     assert last["level"] == ("error" if fails else "info")
     assert last["error"] == ("no answer from ***; ***" if fails else None)

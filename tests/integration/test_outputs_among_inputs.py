@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.cli.main import main
+from sana.config.delivery.publish import PublishConfig
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.convert.simpletuner import convert
@@ -230,6 +231,10 @@ def test_stages_are_known_by_their_modules_and_a_file_store_of_mlflow_is_an_outp
     tracked = config.model_copy(
         update={"tracking": config.tracking.model_copy(update={"uri": f"file://{tmp_path}/runs"})}
     )
+    published = tracked.model_copy(update={"publish": PublishConfig(to=f"{tmp_path}/out")})
+    (folder,) = set(Outputs.of(published, tmp_path / "w").places) - set(Outputs.of(tracked, tmp_path / "w").places)
+    assert (folder.setting, folder.path) == ("publish.to", f"{tmp_path}/out")
+    assert folder.writes("step-00000002-0123abcd/samples/a.mp4") and not folder.writes("videos/a.mp4")
     places = Outputs.of(tracked, tmp_path / "w").places
     assert [(place.setting, place.path) for place in places] == [
         ("root", "/r"), ("work_dir", f"{tmp_path}/w"), ("tracking.uri", f"{tmp_path}/runs")

@@ -91,7 +91,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UploadHub]:
     import huggingface_hub
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)  # it is found out that this hub has none
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(hub_upload, "SMALL_BYTES", 10_000)
@@ -276,7 +276,6 @@ def test_an_upload_that_hangs_is_ended_and_resumes(trained: Trained, hub: Upload
     with pytest.MonkeyPatch.context() as patch:
         for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             patch.delenv(name, raising=False)
-        patch.setenv("HF_HUB_DISABLE_XET", "1")
         patch.setenv("HF_HOME", str(trained.place.folder / "hf"))
         hub.hangs_after = 1
         with pytest.raises(

@@ -49,6 +49,8 @@ CARD = Card(
         ("publish={to: out, extra_files: {../x: /y}}", "is no name of a file in a repository"),
         ("publish={to: out, extra_files: {README.md: /y}}", "is made by the stage itself"),
         ("publish={to: out, base_model: /models/sana}", "publish.base_model: must match"),
+        ("publish.to=.sana/store", "publish.to .sana/store is in root .sana/store"),
+        ("publish.to=.sana/store/../store/out", "is in root .sana/store"),
         ("publish={what: final}", "publish.to: missing"),
         ("publish={to: out, token: hf_x}", "publish.token: unknown key"),
     ],

@@ -1,10 +1,12 @@
 """Config of publishing: where a trained model or adapter goes, and what its card says that no artifact knows."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from sana.config.places import is_below
 from sana.config.section import Section
 
 HUB = "hf://"
@@ -97,6 +99,21 @@ class PublishConfig(Section):
         if self.license == "other" and not (self.license_name and self.license_link):
             raise ValueError("license: other needs license_name and license_link")
         return self
+
+    def check(self, datasets: Sequence[str], places: Mapping[str, str]) -> None:
+        """Check it against the ids of the data sets, and the places that hold what is the pipeline's own.
+
+        Raises:
+            ValueError: a licence is of no data set, or `to` is in one of the places.
+        """
+        if unknown := sorted(set(self.licenses) - set(datasets)):
+            raise ValueError(f"publish.licenses names {unknown[0]!r}, and data sets are {', '.join(datasets)}")
+        for name, place in places.items():
+            if self.repository is None and is_below(self.to, place):
+                raise ValueError(
+                    f"publish.to {self.to} is in {name} {place}, which holds what this pipeline looks up and tidies; "
+                    "name a place outside of it"
+                )
 
     @property
     def repository(self) -> str | None:

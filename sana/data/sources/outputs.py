@@ -38,6 +38,8 @@ class Output:
             return first.isidentifier() and importlib.util.find_spec(f"sana.stages.{first}") is not None
         if self.setting == "work_dir":
             return first in _WORK_FOLDERS or first.startswith("worker-")
+        if self.setting == "publish.to":  # samples are videos
+            return bool(re.match(r"step-\d{8}-", first))
         return self.setting == "tracking.uri"
 
 
@@ -56,6 +58,10 @@ class Outputs:
         model = os.path.realpath(os.path.expanduser(config.model.path))
         if os.path.isdir(model):
             places.append(Output("model.path", model))
+        if config.publish is not None and config.publish.repository is None:
+            to = config.publish.to
+            folder = to.rstrip("/") if to.startswith("s3://") else os.path.realpath(local_root(to))
+            places.append(Output("publish.to", folder))
         tracking = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         if tracking.startswith("file:/"):  # it has copies of sampled videos
             path = re.sub("^file:/+", "/", tracking)
