@@ -38,7 +38,7 @@ def calibrate(
     from sana.runtime.worker import run_worker
     from sana.stages.bodies.trainable_here import largest_bucket
 
-    settings = resolve(config, overrides, root)
+    settings = resolve(config, overrides, root).with_any_conditions
     if is_sharded(settings.train):
         raise ConfigError(
             f"train.resources.sharding is {settings.train.resources.sharding}: one rank is measured, which holds the "

@@ -165,6 +165,14 @@ class Config(Section):
         return self.train.conditions if dataset.conditions is None else dataset.conditions
 
     @property
+    def with_any_conditions(self) -> Self:
+        """This config, with conditions in `train` where only a data set has some: costs depend on whether any has."""
+        own = next((found for dataset in self.download.enabled if (found := self.conditions_of(dataset))), ())
+        if self.train.conditions or not own:
+            return self
+        return self.model_copy(update={"train": self.train.model_copy(update={"conditions": own})})
+
+    @property
     def evaluated_conditions(self) -> dict[str, ConditionConfig]:
         """The conditions whose eval losses are measured, by label: of several data sets the first with this label."""
         if not self.evaluate.conditions:

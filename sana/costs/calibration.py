@@ -80,7 +80,7 @@ def calibrated_settings(config: Config) -> dict[str, str]:
     """Return the settings, but for those that calibration chooses, which change speed or memory."""
     latents, captions = config.encode_latents, config.encode_captions
     return {
-        "train": _of_training(config.train),
+        "train": _of_training(config.with_any_conditions.train),
         "sample": f"{config.sample.vae_precision}{', tiling' if config.sample.vae_tiling else ''}",
         "encode_latents": f"{latents.vae_precision}{', tiling' if latents.tiling else ''}",
         "encode_captions": f"{captions.dtype}, batch {captions.batch_size}, {captions.padding}, {captions.template}, "
@@ -98,6 +98,7 @@ def _of_training(train: TrainConfig) -> str:
     sharded = ", sharded" if is_sharded(train) else ""
     text = f"{train.mixed_precision}, {train.weights_dtype} weights, {train.optimizer.name}, "
     text += f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
+    text += ", timesteps by token" if train.conditions else ""
     text += ", fused_backward" if train.resources.fused_backward else ""
     return f"{text}, compile {train.resources.compile}{_of_offload(train.resources.offload)}"
 

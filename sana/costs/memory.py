@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sana.bucket import Bucket
-from sana.costs.transformer import TransformerSizes
+from sana.costs.transformer import TIME_CHANNELS, TransformerSizes
 
 Precision = Literal["fp32", "autocast", "bf16"]  # autocast: fp32 weights, computed with in bf16
 
@@ -70,6 +70,25 @@ def block_activation_bytes(
     return total
 
 
+def block_modulation_bytes(sizes: TransformerSizes, num_tokens: int, *, precision: Precision) -> int:
+    """Return the bytes that one block saves of the modulation of N tokens, each with a timestep of its own.
+
+    Shift, scale and gate of its two halves, from which autograd keeps all six, and 1 + scale of both. Autocast adds the
+    fp32 table to them.
+    """
+    return num_tokens * 8 * sizes.width * (2 if precision == "bf16" else 4)
+
+
+def shared_modulation_bytes(sizes: TransformerSizes, num_tokens: int, *, precision: Precision) -> int:
+    """Return the bytes of what all blocks are modulated by, of N tokens, and of its gradient, which they add up.
+
+    With what the embedding of N timesteps keeps, and the shift and scale of the last norm.
+    """
+    d, element = sizes.width, 4 if precision == "fp32" else 2
+    embedded = num_tokens * element * (TIME_CHANNELS + 4 * d)
+    return 2 * num_tokens * element * 6 * d + embedded + num_tokens * 3 * d * (2 if precision == "bf16" else 4)
+
+
 @dataclass(frozen=True)
 class TrainingSetting:
     """What of a config decides the memory of a step on one rank."""
@@ -84,6 +103,7 @@ class TrainingSetting:
     has_spare: bool = False  # a copy of weights and optimizer state
     frees_gradients: bool = False  # each as soon as its parameter's step is taken, in the backward pass
     compiled: bool = False
+    by_token: bool = False  # each token has a timestep of its own, as conditions give it
     blocks_on_device: int = 0  # with offload: how many blocks have their weights there at once; 0: without
     has_host_memory: bool = True  # apart from the device's; not where a CPU trains
     num_shards: int = 1  # ranks that hold a part each of weights, gradients, optimizer state and EMA
@@ -126,10 +146,14 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
     saved = block_activation_bytes(
         sizes, n, precision=setting.precision, caption_tokens=text, batch=setting.micro_batch_size
     )
+    if setting.by_token:
+        saved += block_modulation_bytes(sizes, n, precision=setting.precision)
     saved = round(COMPILED_SHARE * saved) if setting.compiled else saved
     stream = n * sizes.width * (2 if setting.precision == "bf16" else 4)  # the tokens between two blocks
     flowing = n * (sizes.hidden * (4 if setting.precision == "fp32" else 2)) + 3 * stream
     ends = 3 * stream + 2 * n * sizes.attention_head_dim * 4 + text * sizes.width * 4 * 4
+    if setting.by_token:
+        ends += shared_modulation_bytes(sizes, n, precision=setting.precision)
     all_gradients = weight * parameters
     kept = setting.kept
     # what is not kept is computed again block by block

@@ -61,6 +61,7 @@ def training_setting(
         has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),
         frees_gradients=resources.fused_backward,
         has_ema=not (on_gpu and (resources.ema_device == "cpu" or resources.offload.is_on)),
+        by_token=bool(config.conditions),
         blocks_on_device=blocks_on_device(resources.offload),
         has_host_memory=on_gpu,
     )

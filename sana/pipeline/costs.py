@@ -62,7 +62,7 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     Raises:
         SanaError: the model's config files cannot be read, or a calibration is damaged.
     """
-    config = context.config
+    config = context.config.with_any_conditions
     sizes = read_model_sizes(config.model, work_dir=context.work_dir, read_only=context.read_only)
     machine = this_machine(config.train.resources.device)
     calibration = find_calibration(config, sizes.configs, str(largest_bucket(config)))

@@ -182,7 +182,9 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         width = int(transformer.config.caption_channels)
         check_samples(store, [samples, eval_samples], caption_channels=width, on_shard=_check_progress(job))
         job.report(Progress(0, max_steps, "steps", phase="preparing the first batch"))
-    compute = prepare_blocks(transformer, config.train, parallel, buckets=samples.buckets, work_dir=job.work_dir)
+    compute = prepare_blocks(
+        transformer, config.with_any_conditions.train, parallel, buckets=samples.buckets, work_dir=job.work_dir
+    )
     resources = config.train.resources
     files = PatientShardFiles.configured(store, resources, work_dir=job.work_dir)
     trainer = Trainer(

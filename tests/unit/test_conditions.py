@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from sana.config.load import load_config
 from sana.config.training.conditions import ConditionConfig
+from sana.costs.calibration import calibrated_settings
 from sana.errors import ConfigError
 from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
@@ -223,3 +224,15 @@ def test_prefix_and_suffix_are_two_conditions() -> None:
     both = "[{name: extend, probability: 0.5}, {name: extend, probability: 0.5, side: suffix}]"
     config = load_config("configs/demo.yaml", [f"train.conditions={both}"])
     assert [one.label for one in config.train.conditions] == ["extend_prefix", "extend_suffix"]
+
+
+def test_costs_are_those_of_a_timestep_by_token_if_any_data_set_has_conditions() -> None:
+    listed = "conditions=[{name: image_to_video, probability: 0.5}]"
+    plain, of_all, of_one = (
+        load_config("configs/demo.yaml", overrides)
+        for overrides in ([], [f"train.{listed}"], [f"download.datasets.0.{listed}"])
+    )
+    assert plain.with_any_conditions is plain and of_all.with_any_conditions is of_all
+    assert of_one.with_any_conditions.train == of_all.train
+    found = [calibrated_settings(config)["train"] for config in (plain, of_all, of_one)]
+    assert found[1] == found[2] != found[0]
