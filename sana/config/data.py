@@ -91,7 +91,7 @@ class DatasetConfig(Section):
         "`ignore` them; `auto`, read if each of its buckets has one frame",
     )
     masks: Annotated[MasksConfig | None, Neutral(None)] = Field(
-        None, description="masks of its clips, which train.masked_loss looks inside; unset: it has none"
+        None, description="masks of its clips, which train.masked_loss and conditions look inside; unset: it has none"
     )
 
     @property

@@ -16,7 +16,7 @@ from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
-from sana.config.training.conditions import ConditionConfig, Conditions
+from sana.config.training.conditions import ConditionConfig, Conditions, InpaintMaskCondition
 from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig
 from sana.config.training.validation import MAX_VIDEOS
@@ -94,12 +94,30 @@ class Config(Section):
         trained = [dataset for dataset in self.download.enabled if dataset.role != "eval"]
         users = [("train", [dataset for dataset in trained if dataset.conditions is None], self.train.conditions)]
         users += [(dataset.where, [dataset], dataset.conditions or ()) for dataset in trained]
+        self._mask_conditions_have_masks(users)
         for where, datasets, conditions in users:
             shapes = [shape for dataset in datasets for shape in self.rules_of(dataset).shapes]
             for place, condition in enumerate(conditions if shapes else ()):
                 if why := condition.why_never(shapes):
                     raise ValueError(f"{where}.conditions.{place}: {why}")
         return self
+
+    @staticmethod
+    def _mask_conditions_have_masks(users: list[tuple[str, list[DatasetConfig], Conditions]]) -> None:
+        for where, datasets, conditions in users:
+            asked = next((place for place, one in enumerate(conditions) if isinstance(one, InpaintMaskCondition)), None)
+            if asked is not None and datasets and all(dataset.masks is None for dataset in datasets):
+                raise ValueError(
+                    f"{where}.conditions.{asked}: inpaint_mask looks inside masks, and no data set that it is of has "
+                    "any; set download.datasets.ID.masks, such as {suffix: .mask}, or use inpaint, which draws boxes"
+                )
+
+    @property
+    def trains_with_masks(self) -> bool:
+        """Whether the loss or a condition looks inside masks."""
+        listed = (self.train.conditions, *(dataset.conditions or () for dataset in self.download.enabled))
+        asked = any(isinstance(one, InpaintMaskCondition) for conditions in listed for one in conditions)
+        return asked or self.train.masked_loss is not None
 
     @model_validator(mode="after")
     def _masked_loss_has_masks(self) -> Self:
@@ -174,12 +192,17 @@ class Config(Section):
 
     @property
     def evaluated_conditions(self) -> dict[str, ConditionConfig]:
-        """The conditions whose eval losses are measured, by label: of several data sets the first with this label."""
+        """The conditions whose eval losses are measured, by label: of several data sets the first with this label.
+
+        Without those of the clips' masks, which eval samples are not read with.
+        """
         if not self.evaluate.conditions:
             return {}
         found: dict[str, ConditionConfig] = {}
         for conditions in (self.train.conditions, *(dataset.conditions or () for dataset in self.download.enabled)):
             for condition in conditions:
+                if isinstance(condition, InpaintMaskCondition):
+                    continue
                 found.setdefault(condition.label, condition)
         return found
 

@@ -33,8 +33,8 @@ _WANTED = ("mask_digest", "mask_path", "inverted", "keep_empty")
 
 
 def is_used(config: Config) -> bool:
-    """Where the loss looks inside masks; a config that asks for it has a data set with masks."""
-    return config.train.masked_loss is not None
+    """Where the loss or a condition looks inside masks; a config that asks for it has a data set with masks."""
+    return config.trains_with_masks
 
 
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:

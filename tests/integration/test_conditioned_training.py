@@ -16,7 +16,7 @@ from sana.workers.train import train
 from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
 from tests.rank_pair import RankPair
 from tests.training_lab import Lab
-from tests.training_store import build_encoded, evaluate_job, train_config
+from tests.training_store import build_encoded, build_masks, evaluate_job, train_config
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -107,6 +107,16 @@ def test_two_ranks_take_the_steps_of_one(
     found = lab.rows(lab.at(name, 4))
     print(f"{name}: {worst(straight, found):.1e}")
     assert worst(straight, found) < TOLERANCE
+
+
+def test_the_clips_own_masks_are_read_and_inpainted(lab: Lab) -> None:
+    masked = [{"id": "moving", "source": "unused", "masks": {"suffix": ".mask"}}]
+    condition = [{"name": "inpaint_mask", "probability": 1.0}]
+    settings = {**SETTINGS, "max_steps": 2, "conditions": condition, "datasets": masked, "eval_every": 2}
+    rows = lab.rows(lab.train("own-masks", **settings, masks=build_masks(lab.encoded)))
+    given = sum(row["train/fraction_inpaint_mask"] for row in rows if "train/loss" in row)
+    assert 0 < given < 2  # the mask of the first clip is white all over
+    assert not [name for row in rows for name in row if name.startswith("eval/") and "inpaint" in name]
 
 
 def test_the_eval_loss_with_each_condition_is_measured_in_the_loop_and_by_the_stage(lab: Lab, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from sana.config.load import load_config
 from sana.config.training.conditions import ConditionConfig
 from sana.costs.calibration import calibrated_settings
 from sana.errors import ConfigError
+from sana.stages.encode_masks import is_used
 from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.objectives.clean_masks import draw_clean
@@ -125,6 +126,21 @@ def test_a_box_that_covers_all_leaves_text_to_video() -> None:
     assert any(one is None for one in found) and any(one is not None for one in found)
 
 
+def test_a_clips_own_mask_says_what_is_learned() -> None:
+    mask = torch.zeros(2, 1, FRAMES, HEIGHT, WIDTH, dtype=torch.float16)
+    mask[0, 0, 2:, 2:5, 6:8] = 1.0  # rows 2 to 4: of two rows of tokens
+    mask[0, 0, 0, 0, 0], mask[0, 0, 0, 7, 0] = 0.4, 0.6  # mostly black, mostly white
+    always = condition("inpaint_mask", probability=1.0)
+    drawn = part(always).draw(slots(2), {"latents": torch.empty(2, 16, FRAMES, HEIGHT, WIDTH), "loss_mask": mask})
+    assert drawn["condition"].tolist() == [1, 0]  # all black: nothing to learn inside, so text to video
+    learned = torch.zeros(FRAMES, HEIGHT, WIDTH, dtype=torch.bool)
+    learned[2:, 2:6, 6:8] = True
+    learned[0, 6:8, 0:2] = True
+    assert torch.equal(drawn["clean"][0, 0], ~learned) and not drawn["clean"][1].any()
+    outside = draw_clean(condition("inpaint_mask", learn="outside"), (FRAMES, HEIGHT, WIDTH), key=(0,), mask=mask[0])
+    assert outside is not None and torch.equal(outside[0], learned)
+
+
 def test_losses_are_those_of_each_conditions_own_samples() -> None:
     """Two micro batches; a loss that is not finite is of its own condition."""
     one = part(I2V, SUFFIX)
@@ -206,6 +222,10 @@ REFUSED = [
         "download.datasets.0.conditions: two conditions are extend_prefix",
     ),
     (
+        "train.conditions=[{name: inpaint_mask, probability: 0.2}]",
+        "train.conditions.0: inpaint_mask looks inside masks, and no data set that it is of has any",
+    ),
+    (
         "download.datasets.0.conditions=[] | download.datasets.0.role=eval",
         "conditions say how samples are trained on, and role is eval; remove one",
     ),
@@ -236,3 +256,12 @@ def test_costs_are_those_of_a_timestep_by_token_if_any_data_set_has_conditions()
     assert of_one.with_any_conditions.train == of_all.train
     found = [calibrated_settings(config)["train"] for config in (plain, of_all, of_one)]
     assert found[1] == found[2] != found[0]
+
+
+def test_masks_are_encoded_for_a_condition_that_looks_inside_them() -> None:
+    masks = "download.datasets.0.masks={suffix: .mask}"
+    listed = "conditions=[{name: inpaint_mask, probability: 0.5}, {name: inpaint, probability: 0.1}]"
+    for owner in ("train", "download.datasets.0"):
+        config = load_config("configs/demo.yaml", [masks, f"{owner}.{listed}"])
+        assert is_used(config) and list(config.evaluated_conditions) == ["inpaint"]
+    assert not is_used(load_config("configs/demo.yaml", [masks]))

@@ -288,7 +288,11 @@ DEMO_VALUES = load_config(DEMO).model_dump(mode="json", exclude_unset=True)
 
 
 # what the demo has none of: an entry of a list, or a section, with what it needs
-NEEDED: dict[str, Any] = {"noise_offset": {"strength": 0.1}}
+NEEDED: dict[str, Any] = {
+    "noise_offset": {"strength": 0.1},
+    "rollout": {"max_step_offset": 2},
+    "publish": {"to": "hf://owner/name"},
+}
 ENTRIES: dict[str, dict[str, Any]] = {
     "parameter_groups": {"names": "*", "learning_rate_factor": 2},
     "conditions": {"name": "extend", "probability": 0.5},

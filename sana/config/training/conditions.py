@@ -114,7 +114,22 @@ class InpaintCondition(_Condition):
         return self
 
 
-ConditionConfig = Annotated[ImageToVideoCondition | ExtendCondition | InpaintCondition, Field(discriminator="name")]
+class InpaintMaskCondition(_Condition):
+    name: Literal["inpaint_mask"] = Field(
+        "inpaint_mask",
+        description="the white of the clip's own mask (download.datasets.ID.masks) is learned, what is around it is "
+        "given, by tokens of 16 x 16 pixels; a mask that is all white or black stays text to video",
+    )
+    learn: Learned = Field("inside", description=_LEARN)
+
+    @property
+    def label(self) -> str:
+        return "inpaint_mask" if self.learn == "inside" else "outpaint_mask"
+
+
+ConditionConfig = Annotated[
+    ImageToVideoCondition | ExtendCondition | InpaintCondition | InpaintMaskCondition, Field(discriminator="name")
+]
 Conditions = tuple[ConditionConfig, ...]
 
 

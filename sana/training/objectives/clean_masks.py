@@ -10,18 +10,28 @@ import torch
 from torch import Tensor
 
 from sana.bucket import PATCH
-from sana.config.training.conditions import ConditionConfig, ExtendCondition, ImageToVideoCondition, InpaintCondition
+from sana.config.training.conditions import (
+    ConditionConfig,
+    ExtendCondition,
+    ImageToVideoCondition,
+    InpaintCondition,
+    InpaintMaskCondition,
+)
 from sana.model.random import philox_uniform
 
 Key = tuple[str | int, ...]
+_WHITE = 0.5  # a gray edge belongs to the side that it is nearer to
 _DRAWS_PER_BOX = 6  # height, width, top, left; length and start of its frames
 
 
-def draw_clean(condition: ConditionConfig, latent_shape: tuple[int, int, int], *, key: Key) -> Tensor | None:
+def draw_clean(
+    condition: ConditionConfig, latent_shape: tuple[int, int, int], *, key: Key, mask: Tensor | None = None
+) -> Tensor | None:
     """Draw what is given clean of a latent [16, f, h, w], of which `latent_shape` is f, h, w: bool [1, f, h, w].
 
-    It is equal within a token, and neither all of the sample nor nothing. None: the condition does not apply, as to a
-    sample of one frame that has none left to learn, or to boxes that happen to cover all.
+    `mask`, [1, f, h, w] in [0, 1], is the clip's own, for a condition that looks inside it. What is given is equal
+    within a token, and neither all of the sample nor nothing. None: the condition does not apply, as to a sample of one
+    frame that has none left to learn, or to boxes that happen to cover all.
     """
     frames, height, width = latent_shape
     clean = torch.zeros(frames, height // PATCH, width // PATCH, dtype=torch.bool)
@@ -31,7 +41,11 @@ def draw_clean(condition: ConditionConfig, latent_shape: tuple[int, int, int], *
         num = _num_frames(condition, frames, key)
         clean[slice(num) if condition.side == "prefix" else slice(frames - num, frames)] = True
     else:
-        region = _boxes(condition, clean.shape, key)
+        if isinstance(condition, InpaintMaskCondition):
+            assert mask is not None  # a config that asks for it has masks
+            region = _white(mask)
+        else:
+            region = _boxes(condition, clean.shape, key)
         clean = ~region if condition.learn == "inside" else region
     if clean.all() or not clean.any():
         return None
@@ -44,6 +58,12 @@ def _num_frames(condition: ExtendCondition, num_latent_frames: int, key: Key) ->
     least = min(condition.min_latent_frames, most)
     uniform = philox_uniform([1], key=(*key, "frames")).item()
     return least + int(uniform * (most - least + 1))
+
+
+def _white(mask: Tensor) -> Tensor:
+    """Return the tokens with a latent pixel that is white for the most part: bool [f, h / 2, w / 2]."""
+    frames, height, width = mask.shape[1:]
+    return mask.float().reshape(frames, height // PATCH, PATCH, width // PATCH, PATCH).amax((2, 4)) >= _WHITE
 
 
 def _boxes(condition: InpaintCondition, shape: torch.Size, key: Key) -> Tensor:

@@ -20,6 +20,7 @@ from sana.model.random import philox_uniform
 from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.objectives.clean_masks import draw_clean
+from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.step_input import StepInput
 
 TEXT_TO_VIDEO = "text_to_video"
@@ -59,14 +60,15 @@ class ConditionsPart:
     def draw(self, slots: Sequence[BatchSlot], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `clean`, bool [B, 1, f, h, w], and `condition`, int64 [B]: an index into the table's labels."""
         _, _, frames, height, width = tensors[LATENTS].shape
-        labels = self.table.labels
+        labels, masks = self.table.labels, tensors.get(LOSS_MASK)
         clean = torch.zeros(len(slots), 1, frames, height, width, dtype=torch.bool)
         codes = torch.zeros(len(slots), dtype=torch.int64)
         for place, slot in enumerate(slots):
             condition = self._choose(slot)
             if condition is None:
                 continue
-            drawn = draw_clean(condition, (frames, height, width), key=slot.key(self.seed, "clean"))
+            mask = None if masks is None else masks[place]
+            drawn = draw_clean(condition, (frames, height, width), key=slot.key(self.seed, "clean"), mask=mask)
             if drawn is not None:
                 clean[place], codes[place] = drawn, labels.index(condition.label)
         return {CLEAN: clean, CONDITION: codes}
