@@ -303,7 +303,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
 def with_value(path: tuple, value: object) -> dict[str, Any]:
     """The demo's values with one of them replaced."""
     raw = copy.deepcopy(DEMO_VALUES)
-    if "masked_loss" in path:
+    if {"masked_loss", "<inpaint_mask>"} & set(path):
         raw["download"]["datasets"][0]["masks"] = {"suffix": ".mask"}
     node: Any = raw
     for part in path[:-1]:
@@ -314,6 +314,8 @@ def with_value(path: tuple, value: object) -> dict[str, Any]:
                 node["probability"] = 0.5
             if part in ("<cosine>", "<linear>", "<polynomial>"):
                 node["warmup_steps"] = 5  # as many as the demo's steps leave room for
+            if "crepa" in path and part in ("<linear>", "<cosine>", "<polynomial>"):
+                node["decay_steps"] = 9
             if part == "<cubic>":
                 node["knots"] = [[0.0, 1.0], [1.0, 0.5]]
             if part == "<sine>":
