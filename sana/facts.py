@@ -133,6 +133,7 @@ class TrainFacts(Facts):
     checkpoint: str  # key of its index
     metrics: tuple[str, ...]  # keys of all metrics segments, in order
     model: str  # key of the exported folder
+    passport: Mapping[str, float] = field(default_factory=dict)  # by layout: how far an export's velocity is off
 
 
 @dataclass(frozen=True)

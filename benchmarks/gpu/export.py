@@ -17,7 +17,7 @@ from benchmarks.models import build_model
 from sana.model.random_weights import random_transformer
 from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import weights_digest
-from sana.training.model_export import export_model, store_base
+from sana.training.exports.model_export import export_model, store_base
 from sana.training.trainables.full_transformer import FullTransformer
 
 EXPORT = "export"

@@ -15,6 +15,7 @@ from sana.context import Context
 from sana.errors import ConfigError, SanaError
 
 if TYPE_CHECKING:
+    from sana.maintenance.export_model import Layout
     from sana.runtime.specs import CheckpointName
 
 PREVIEW_EVERY = 5  # sampler steps, where the config has none
@@ -123,10 +124,17 @@ def sample(config: str, overrides: Sequence[str], root: str | None, step: int | 
 @click.command("export-model")
 @config_options
 @click.option("--to", "target", required=True, help="An empty or new folder, or s3://bucket/prefix.")
-def export_model(config: str, overrides: Sequence[str], root: str | None, target: str) -> None:
+@click.option(
+    "--layout",
+    type=click.Choice(["all", "peft", "comfyui", "merged"]),
+    default="all",
+    show_default=True,
+    help="Of an adapter: all its layouts, or one of them at the root of --to.",
+)
+def export_model(config: str, overrides: Sequence[str], root: str | None, target: str, layout: "Layout") -> None:
     """Write the trained model (EMA weights) in diffusers layout. An export that was stopped resumes when run again."""
     from flows.display.progress_display import RunDisplay
-    from flows.display.show import exports_adapter, load_lines
+    from flows.display.show import exports_of, load_lines
     from sana.maintenance.export_model import export_model as copy
     from sana.store import open_store
     from sana.wording import in_units
@@ -145,12 +153,17 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
     staging = None if context.store.is_local else context.work_dir
     with RunDisplay() as display:
         done = copy(
-            context.store, trained, place, staging=staging, report=display.reporter("export-model", with_unit=True)
+            context.store,
+            trained,
+            place,
+            layout=layout,
+            staging=staging,
+            report=display.reporter("export-model", with_unit=True),
         )
     click.echo(
         f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there"
     )
-    for line in load_lines(place.root, is_adapter=exports_adapter(trained)):
+    for line in load_lines(place.root, exports_of(trained) if layout == "all" else (layout,)):
         click.echo(line)
 
 

@@ -93,32 +93,58 @@ def stage_lines(name: str, artifact: Artifact, store: Store, export: str) -> lis
             return [f"would be published to {published.to}: {what}, see {listing}"]
         return [f"published: {published.links.get('published', published.to)} ({what})"]
     if name == "train":
-        folder, is_adapter = store.uri(TrainFacts.of(artifact).model), exports_adapter(artifact)
-        load = [f"  {line}" for line in load_lines(folder, is_adapter=is_adapter)]
+        facts, exports = TrainFacts.of(artifact), exports_of(artifact)
+        folder = store.uri(facts.model)
+        load = [f"  {line}" for line in load_lines(folder, exports)]
         return [
-            f"trained {'adapter' if is_adapter else 'model'}: {folder}",
+            f"trained {'model' if 'diffusers' in exports else 'adapter'}: {folder}",
             *(load if store.is_local else [f"  in a folder of your own: {export}"]),
+            *(f"  {line}" for line in passport_lines(facts)),
         ]
     return []
 
 
-def exports_adapter(trained: Artifact) -> bool:
-    """Whether a training's export is an adapter, which is loaded beside the model that it was trained on."""
-    return "model/model_index.json" not in trained.files
+def exports_of(trained: Artifact) -> tuple[str, ...]:
+    """Return the layouts that a training's exports have: diffusers, or of an adapter peft, comfyui and merged."""
+    first = {
+        "diffusers": "model/model_index.json",
+        "peft": "model/pytorch_lora_weights.safetensors",
+        "comfyui": "model/comfyui/sana_video_lora.safetensors",
+        "merged": "model/merged/model_index.json",
+    }
+    return tuple(layout for layout, name in first.items() if name in trained.files)
 
 
-def load_lines(folder: str, *, is_adapter: bool = False) -> list[str]:
-    """Return the lines of Python that load an exported model or adapter."""
+def load_lines(folder: str, exports: Sequence[str] = ("diffusers",)) -> list[str]:
+    """Return the lines of Python that load an exported model or adapter, which has these layouts in its folder."""
     if "://" in folder:
         folder = "FOLDER"  # diffusers reads no bucket
-        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder, is_adapter=is_adapter)]
-    if is_adapter:
-        return [
+        return ["copy it to a FOLDER of your own, then in Python:", *load_lines(folder, exports)]
+    if tuple(exports) in (("diffusers",), ("merged",)):
+        return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
+    lines = []
+    if "peft" in exports:
+        lines += [
             "from diffusers import SanaVideoPipeline",
             "pipe = SanaVideoPipeline.from_pretrained(MODEL)  # model.path of the config",
             f"pipe.load_lora_weights({folder!r})",
         ]
-    return ["from diffusers import SanaVideoPipeline", f"pipe = SanaVideoPipeline.from_pretrained({folder!r})"]
+    if "merged" in exports:
+        merged = f"{folder}/merged"
+        lines.append(f"pipe = SanaVideoPipeline.from_pretrained({merged!r})  # or with the adapter merged in")
+    if "comfyui" in exports:
+        lines.append(f"# for ComfyUI: {folder if tuple(exports) == ('comfyui',) else folder + '/comfyui'}")
+    return lines
+
+
+def passport_lines(facts: TrainFacts) -> list[str]:
+    """Return what the checks of the exports found."""
+    if not facts.passport:
+        return []
+    found = ", ".join(
+        f"{name} {'bit-equal' if off == 0 else f'off by {off:.1g}'}" for name, off in facts.passport.items()
+    )
+    return [f"loaded by stock diffusers, velocity as trained: {found}"]
 
 
 def eval_lines(artifact: Artifact) -> str:

@@ -1,7 +1,7 @@
 """Export a trained model: the files of a train artifact as one folder that diffusers loads, on a disk or in a bucket.
 
 Nothing of the target is overwritten. `model_index.json` comes last: a folder without it is unfinished, and the same
-call completes it. Of a training of an adapter it is the adapter's file.
+call completes it. Of a training of an adapter one layout of it may be asked for: it is then the root of the target.
 """
 
 import os
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
@@ -19,8 +20,11 @@ from sana.progress import Progress, Report, noop
 from sana.store import Store
 from sana.wording import in_units
 
+Layout = Literal["all", "peft", "comfyui", "merged"]
+
 LAST = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"
+_FOLDERS: dict[Layout, str] = {"comfyui": "comfyui/", "merged": "merged/"}  # of an adapter's layouts
 _REPAIR_HINT = "`sana verify --deep` says how to repair it"
 
 
@@ -34,22 +38,27 @@ class ExportResult:
 
 
 def export_model(
-    store: Store, trained: Artifact, target: Store, *, staging: Path | None = None, report: Report = noop
+    store: Store,
+    trained: Artifact,
+    target: Store,
+    *,
+    layout: Layout = "all",
+    staging: Path | None = None,
+    report: Report = noop,
 ) -> ExportResult:
     """Copy the exported model of a train artifact to the root of `target`; every byte is checked by its digest.
 
-    `staging` is a local folder with room for the largest file; it is used when the source is S3.
+    Of an adapter `layout` says which of its exports. `staging` is a local folder with room for the largest file; it is
+    used when the source is S3.
 
     Raises:
-        SanaError: the target holds other files, or a file of the source is damaged.
+        SanaError: there is no such layout, the target holds other files, or a file of the source is damaged.
         StoreError: storage failed; the same call resumes from there.
     """
-    files = {name.removeprefix(MODEL): info for name, info in trained.files.items() if name.startswith(MODEL)}
-    if LAST not in files and ADAPTER not in files:
-        raise SanaError(f"{store.uri(trained.key)} names no {MODEL}{LAST}: it has no model to export")
+    files = _files_of(store, trained, layout)
     present = dict(target.list(""))
     _check_target(target, files, present)
-    names = sorted(files, key=lambda name: (name == LAST, name))
+    names = sorted(files, key=lambda name: (name.rpartition("/")[2] == LAST, name))
     total, copied, num_bytes, done_bytes = sum(info.num_bytes for info in files.values()), 0, 0, 0
     with TemporaryDirectory(dir=staging, prefix="export-model-") as folder:
         for name in names:
@@ -61,6 +70,26 @@ def export_model(
             done_bytes += info.num_bytes
     report(Progress(total // 2**20, total // 2**20, "MiB", ""))
     return ExportResult(copied, num_bytes, len(files) - copied)
+
+
+def _files_of(store: Store, trained: Artifact, layout: Layout) -> dict[str, FileInfo]:
+    files = {name.removeprefix(MODEL): info for name, info in trained.files.items() if name.startswith(MODEL)}
+    if LAST not in files and ADAPTER not in files:
+        raise SanaError(f"{store.uri(trained.key)} names no {MODEL}{LAST}: it has no model to export")
+    if layout == "all":
+        return files
+    if LAST in files:
+        raise SanaError(f"{store.uri(trained.key)} is no adapter but a whole model, which has no layout {layout}")
+    folder = _FOLDERS.get(layout, "")
+    found = {name.removeprefix(folder): info for name, info in files.items() if name.startswith(folder)}
+    if layout == "peft":
+        found = {ADAPTER: files[ADAPTER]}
+    if not found:
+        raise SanaError(
+            f"{store.uri(trained.key)} has no export in layout {layout}; its passport.json says why. "
+            "`sana lora merge` merges an adapter"
+        )
+    return found
 
 
 def _check_target(target: Store, files: Mapping[str, FileInfo], present: Mapping[str, int]) -> None:

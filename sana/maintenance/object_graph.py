@@ -237,7 +237,8 @@ def _links(artifact: Artifact) -> dict[str, str]:
     trained = TrainFacts.find(artifact)
     if trained is None:
         return {}
-    names = {f"{trained.model}/{name.removeprefix(MODEL)}": file.key for name, file in artifact.files.items()}
+    exported = {name.removeprefix(MODEL): file for name, file in artifact.files.items() if name.startswith(MODEL)}
+    names = {f"{trained.model}/{name}": file.key for name, file in exported.items()}
     return {name: key for name, key in names.items() if name != key}
 
 

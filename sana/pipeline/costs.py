@@ -197,7 +197,8 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
         seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(forward, 1)
     saves = -(-steps // resources.checkpoint_every)
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
-    written += MASTER_BYTES * rates.transformer.num_parameters  # the export
+    if config.method.name == "full" or resources.export_merged:
+        written += MASTER_BYTES * rates.transformer.num_parameters  # the export
     basis = ESTIMATED if rates.trial is None else MEASURED if rates.is_own(rates.trial) else SCALED
     unknown = "" if counts.samples() else f"at most: as if all were {largest_bucket(counts.config)}"
     cost = _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)

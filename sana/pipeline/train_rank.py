@@ -47,7 +47,7 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
 
     _log.info("train: %s, rank %s of %s", recipe.fingerprint, found.get("RANK", "0"), found.get("WORLD_SIZE", "1"))
     train(read_job(job_path, TrainSpec))
-    return stage.commit(draft, job_path) if found.get("RANK", "0") == "0" else None
+    return stage.commit(context, draft, job_path) if found.get("RANK", "0") == "0" else None
 
 
 def exit_code_of(error: SanaError) -> int:

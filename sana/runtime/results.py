@@ -34,6 +34,52 @@ class TrainResult(Record):
     weights_digest: str  # of both
     metrics: tuple[str, ...]  # keys of all metrics segments, in order
     metrics_path: str  # local file with the same rows
+    reference: str = ""  # local file of a fixed batch and what the trained model computes of it; "": none was asked for
+    num_ranks: int = 1
+    not_exported: Mapping[str, str] = field(default_factory=dict)  # reasons, by layout
+
+
+Layout = Literal["diffusers", "peft", "comfyui", "merged"]  # of an export
+
+
+@dataclass(frozen=True)
+class ExportCheck(Record):
+    """One export, loaded by stock diffusers in a process of its own.
+
+    `difference` is the length of the difference of two velocities over the length of the first.
+    """
+
+    layout: Layout
+    file: str  # its name in the artifact; of a checkpoint its folder's
+    loaded_by: str
+    difference: float  # from the trained model's velocity, computed as in training
+    bound: float  # of `difference`
+    why_bound: str
+    strict_difference: float | None = None  # in strict float32 on a CPU, from our own loading of the same weights
+    strict_bound: float | None = None
+
+    @property
+    def is_bit_equal(self) -> bool:
+        return self.difference == 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is within its bounds; nan is not."""
+        strict = self.strict_difference is None or self.strict_difference <= (self.strict_bound or 0.0)
+        return self.difference <= self.bound and strict
+
+
+@dataclass(frozen=True)
+class Passport(Record):
+    """The checks of all exports of a training, and what was not exported, with the reason."""
+
+    FILE: ClassVar[str] = "passport.json"
+    checks: tuple[ExportCheck, ...]
+    not_exported: Mapping[str, str]
+    effect: float | None  # of an adapter: how far it moves the velocity, strict float32; None: there is none
+    device: str
+    precision: str  # that training computed in
+    versions: Mapping[str, str]  # of what loaded them
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,20 @@ class TrainSpec(Spec):
 
 
 @dataclass(frozen=True)
+class PassportSpec(Spec):
+    """Load each export of a training as a user does, and compare what it computes with what was trained."""
+
+    WORKER: ClassVar[str] = "passport"
+    model: ModelSource  # that an adapter is loaded beside
+    folder: str  # key of the exports
+    files: Mapping[str, FileInfo]  # of the exports, by their names in the artifact
+    reference: str  # local safetensors file of a fixed batch and the trained velocity
+    num_ranks: int  # that trained
+    not_exported: Mapping[str, str]  # reasons, by layout
+    out_dir: str
+
+
+@dataclass(frozen=True)
 class CheckBaseSpec(Spec):
     """Probe the weights that training starts from on held-out clips, and write the report to `out_dir`."""
 

@@ -5,6 +5,7 @@ The trajectory is all that determines the bytes of step k; the artifact is (traj
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from sana.counts import Counts
 from sana.errors import ConfigError, SanaError
 from sana.facts import EncodeLatentsFacts, TrainFacts
 from sana.model.model_resolver import resolve_model, source_of
+from sana.progress import Progress
 from sana.runtime.launcher import result_path
-from sana.runtime.results import TrainResult
-from sana.runtime.specs import TrainSpec
-from sana.runtime.worker import run_worker
+from sana.runtime.results import Passport, TrainResult
+from sana.runtime.specs import PassportSpec, TrainSpec
+from sana.runtime.worker import files_of_worker, run_worker
 from sana.stages.bodies.initial_weights import check_is_there, find_initial_weights
 from sana.stages.bodies.trainable_here import why_not_trainable
 from sana.training.checkpoints.checkpoint import newest_checkpoint
@@ -120,7 +122,7 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
         lock=f"train-{spec.trajectory}",
         stall_timeout_s=resources.stall_timeout_s,
     )
-    return commit(draft, job_path)
+    return commit(context, draft, job_path)
 
 
 def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> TrainSpec:
@@ -148,18 +150,58 @@ def spec_of(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) ->
     )
 
 
-def commit(draft: Draft, job_path: Path) -> Artifact:
-    """Commit what rank 0 left beside its job."""
+def commit(context: Context, draft: Draft, job_path: Path) -> Artifact:
+    """Check the exports that rank 0 left, and commit what it left beside its job.
+
+    Raises:
+        SanaError: an export does not compute what was trained; nothing is committed.
+    """
     result = TrainResult.load(result_path(job_path), repair_hint="run again")
     for name, info in result.files.items():
         if not draft.store.exists(info.key):  # `sana gc` may have found a shared file unused just before
             raise SanaError(f"{draft.store.uri(info.key)} is gone since it was stored; run again")
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
+    passport = check_exports(context, result) if result.reference else None
+    if passport is not None:
+        draft.add(Passport.FILE, passport.to_json())
+    off: dict[str, float] = (
+        {check.layout: check.difference for check in passport.checks} if passport is not None else {}
+    )
     return draft.commit(
         content={"weights": result.weights_digest},
         counts=Counts.all_kept(result.num_samples, steps=result.step),
-        facts=TrainFacts(result.trajectory, result.step, result.checkpoint, result.metrics, result.model),
+        facts=TrainFacts(result.trajectory, result.step, result.checkpoint, result.metrics, result.model, off),
     )
+
+
+def check_exports(context: Context, result: TrainResult) -> Passport:
+    """Load each export in a process of its own, and compare what it computes with what was trained.
+
+    Raises:
+        SanaError: an export cannot be loaded, or computes something else; names it and the number.
+    """
+    steps = context.config.train.max_steps
+
+    def report(progress: Progress) -> None:
+        phase = progress.phase or "checking the exports"
+        context.report(Progress(result.step, steps, "steps", phase=phase, before=result.step))
+
+    model = resolve_model(context.config.model, work_dir=context.work_dir)
+
+    def spec(out_dir: str) -> PassportSpec:
+        return PassportSpec(
+            model=source_of(model),
+            folder=result.model,
+            files=result.files,
+            reference=result.reference,
+            num_ranks=result.num_ranks,
+            not_exported=result.not_exported,
+            out_dir=out_dir,
+        )
+
+    files = files_of_worker(replace(context, report=report), spec)
+    Path(result.reference).unlink(missing_ok=True)
+    return Passport.from_json(files[Passport.FILE], where=f"{NAME}: {Passport.FILE}", repair_hint="run again")
 
 
 def _steps_in_use(context: Context, trajectory: str) -> list[int]:

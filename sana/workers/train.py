@@ -16,9 +16,7 @@ from contextlib import contextmanager, nullcontext
 from threading import Thread
 from typing import Any
 
-from torch import Tensor
-
-from sana.artifact import Artifact, digest_of
+from sana.artifact import Artifact
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import FEATURES, Reader, load_samples
 from sana.data.shards.shard_check import check_samples
@@ -29,26 +27,24 @@ from sana.model.objective import load_flow_shift
 from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
-from sana.runtime.results import TrainResult, WeightsDigests
 from sana.runtime.specs import TrainSpec
-from sana.training.checkpoints.checkpoint import NothingToResumeError, index_key, newest_checkpoint
-from sana.training.checkpoints.checkpoint_io import load_weights, weights_digest
+from sana.training.checkpoints.checkpoint import NothingToResumeError, newest_checkpoint
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
 from sana.training.checkpoints.retries import PatientShardFiles
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.compute.compiled_blocks import BlocksNotCompiledError
+from sana.training.exports.finished import export_finished
+from sana.training.exports.model_export import store_base
 from sana.training.hooks.registry import hooks_of
 from sana.training.initial_weights import InitialOptimizer, load_initial_optimizer, start_trainable
 from sana.training.loop import REPORT_EVERY_S, Trainer
-from sana.training.model_export import export_model, store_base
 from sana.training.objectives.conditions import ConditionTable
 from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
-from sana.training.regularizers.projector import without_projector
 from sana.training.regularizers.registry import build_regularizers
 
 _NEEDS_LESS = (
@@ -103,39 +99,20 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
     if trainer.ends_early:
         _log.info("early stopping: ended after step %d of %d", trainer.state.step, job.config.train.max_steps)
     trainer.say("exporting the model")
-    live, ema = _weights_to_export(trainer, parallel)
-    if parallel.is_main:
-        result_path(job.path).write_bytes(export(job, trainer, live=live, ema=ema).to_json())
+    result = export_finished(job, trainer, parallel)
+    if result is not None:
+        result_path(job.path).write_bytes(result.to_json())
     parallel.finish()
-
-
-def _weights_to_export(trainer: Trainer, parallel: Parallel) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-    """Return live and EMA weights of the step that is exported, whole on rank 0. Collective."""
-    step = _exported_step(trainer)
-    if step == trainer.state.step:
-        parts = trainer.state.parts()
-        return parallel.gather(parts["weights"]), parallel.gather(parts["ema"])
-    if not parallel.is_main:
-        return {}, {}
-    manager = trainer.checkpoints
-    _log.info("early stopping: step %d has the lowest eval loss, and is exported", step)
-    live, ema = (load_weights(manager.store, manager.key, step, which=which) for which in ("live", "ema"))
-    return live, ema
-
-
-def _exported_step(trainer: Trainer) -> int:
-    early = trainer.eval_loss.early_stopping
-    best = early.best_step if early is not None and early.config.export == "best" else None
-    return trainer.state.step if best is None else best
 
 
 def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:
     """Store what the export shares with the base model beside the first steps; the export itself makes sure of it."""
-    if not trainer.trainable.component:
+    component = trainer.trainable.component
+    if not component and not job.config.train.resources.export_merged:
         return  # the export is of what learned alone
     base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
     try:
-        store_base(trainer.checkpoints.store, base, without=trainer.trainable.component, work_dir=job.work_dir)
+        store_base(trainer.checkpoints.store, base, without=component or "transformer", work_dir=job.work_dir)
     except (OSError, SanaError) as error:
         _log.warning("the base model's files are not stored yet, which the export tries again: %s", error)
 
@@ -252,33 +229,6 @@ def _flow_shift(sampling: TimestepSampling, job: Job[TrainSpec]) -> float:
     if isinstance(sampling, CheckpointSampling):
         return load_flow_shift(job.spec.model.path, revision=job.spec.model.revision)
     return sampling.shift
-
-
-def export(
-    job: Job[TrainSpec], trainer: Trainer, *, live: Mapping[str, Tensor], ema: Mapping[str, Tensor]
-) -> TrainResult:
-    """Write the EMA weights as a diffusers checkpoint to the store, and return the job's result; both are whole."""
-    checkpoints, state = trainer.checkpoints, trainer.state
-    saved = checkpoints.newest
-    assert saved is not None and saved.step == state.step  # run() saved the last step
-    step = _exported_step(trainer)
-    base = local_checkpoint(job.spec.model.path, revision=job.spec.model.revision)
-    model = f"train/{job.spec.fingerprint}/{checkpoints.attempt}/model"
-    live, ema = without_projector(live), without_projector(ema)
-    files = export_model(checkpoints.store, model, trainer.trainable, ema, base=base, work_dir=job.work_dir)
-    live_digest, ema_digest = weights_digest(live), weights_digest(ema)
-    return TrainResult(
-        step=step,
-        trajectory=checkpoints.key,
-        checkpoint=index_key(checkpoints.key, step),
-        num_samples=len(trainer.samples),
-        model=model,
-        files=files,
-        weights=WeightsDigests(live_digest, ema_digest),
-        weights_digest=digest_of({"live": live_digest, "ema": ema_digest}),
-        metrics=tuple(segment.key for segment in saved.segments),
-        metrics_path=str(checkpoints.metrics.path),
-    )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab, base_weigh
     assert report.weights["live"].mean < report.weights["initial"].mean
 
     result = TrainResult.load(result_path(job.path), repair_hint="")
-    assert set(result.files) == {"model/pytorch_lora_weights.safetensors"}
+    assert {"model/pytorch_lora_weights.safetensors", "model/merged/model_index.json"} < set(result.files)
     exported = load_file(lab.path(result.files["model/pytorch_lora_weights.safetensors"].key))
     ema = load_weights(lab.store, lab.key("run"), 3, which="ema")
     assert exported.keys() == {f"transformer.{name}" for name in ema}

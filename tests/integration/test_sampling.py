@@ -23,7 +23,7 @@ from sana.model.transformer import load_transformer, pad
 from sana.stages import sample as stage
 from sana.store import LocalStore
 from sana.training.checkpoints.checkpoint_io import load_weights
-from sana.training.model_export import export_model
+from sana.training.exports.model_export import export_model
 from sana.training.trainables.full_transformer import FullTransformer
 from sana.workers.sample import sample_one
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_alone

@@ -13,7 +13,7 @@ from sana.maintenance.gc import find_orphaned_objects
 from sana.maintenance.object_graph import RECORDS, kind_of, read_object_graph
 from sana.maintenance.verify import invalidate, verify
 from sana.store import LocalStore
-from sana.training.model_export import store_base
+from sana.training.exports.model_export import store_base
 from tests.maintained_stores import context_of, flip, only, store_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 

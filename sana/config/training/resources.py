@@ -85,6 +85,17 @@ class TrainResources(Section):
     milestone_every: int = Field(
         0, ge=0, le=10**9, description="steps between checkpoints that are saved and never removed; 0: none"
     )
+    export_merged: bool = Field(
+        True,
+        description="also export the base model with the trained adapter merged in, which loads by itself, also where "
+        "no adapter does: 4 bytes a parameter (7.7 GiB of the published model) for each finished training; of full "
+        "training no effect",
+    )
+    check_exports: bool = Field(
+        True,
+        description="before the training is committed, stock diffusers loads each export in a process of its own and "
+        "must compute what was trained, or the stage fails",
+    )
     eval_every: int = Field(
         500, ge=0, le=10**9, description="steps between eval losses in the loop; 0: only in the evaluate stage"
     )
