@@ -27,6 +27,9 @@ class EncodeCaptionsConfig(Section):
         "video",
         description="prompt template before a caption: diffusers' for video, the official training's for images, none",
     )
+    image_template: Annotated[Literal["video", "image", "none"] | None, Neutral(None)] = Field(
+        None, description="template before the captions of clips in buckets of one frame; unset: `template`"
+    )
     max_tokens: int = Field(300, ge=8, le=1024, description="tokens kept of a caption, as the pipeline does")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="dtype of the text encoder and of what is stored")
     batch_size: int = Field(1, ge=1, le=256, description="captions per forward pass; batches change the last bits")

@@ -52,6 +52,12 @@ def _sizes(keys: Keys, rules: Rules, unit: str, resolution: float) -> None:
 def _frames(conversion: Conversion, keys: Keys, rules: Rules) -> None:
     video = keys.section("video")
     video.take("is_i2v")  # datasets.py has read it
+    if keys.text("dataset_type", "image") == "image":
+        rules["strategy"] = "aspect_ratio", "every sample has num_frames", ()
+        rules["num_frames"] = 1, "pictures are clips of one frame", tuple(keys.present("dataset_type"))
+        rules["window"] = "head", "of a video among them, its first frame", ()
+        account(conversion, video, (), rest="of videos")
+        return
     asked = video.integer("num_frames", MODEL_FRAMES)
     frames = max(1, asked - (asked - 1) % 4)
     why = "4k + 1; the first ones of a clip" if frames == asked else f"{asked} is not 4k + 1"

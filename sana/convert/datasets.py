@@ -1,4 +1,4 @@
-"""The data loader file: each video backend becomes a data set with its captions and bucket rules."""
+"""The data loader file: each backend of videos or images becomes a data set with its captions and bucket rules."""
 
 import re
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def convert_datasets(conversion: Conversion, main: Keys, run: Run) -> None:
         conversion.entries.append(name)
         keys = Keys(backend, f"{run.where}: {name}", f"{name}.")
         kinds.append(keys.text("dataset_type", "image"))
-        if kinds[-1] not in ("video", "eval"):
+        if kinds[-1] not in ("video", "eval", "image"):
             _leave_out(conversion, keys, kinds[-1], backend)
             continue
         for row in DATASET_KEYS:
@@ -47,7 +47,7 @@ def convert_datasets(conversion: Conversion, main: Keys, run: Run) -> None:
         account(conversion, keys, [*mapped_names(DATASET_KEYS), *RULE_KEYS])
     if not rules:
         raise ConfigError(
-            f"{run.where}: no entry has dataset_type: video, and only videos are trained here; "
+            f"{run.where}: no entry has dataset_type: video or image, and only these are trained on; "
             f"got {', '.join(kinds) or 'an empty list'}"
         )
     write_rules(conversion, rules)
@@ -205,7 +205,9 @@ def _conditions(conversion: Conversion, keys: Keys, run: Run) -> None:
     asked = [one.flag("is_i2v") for one in found]
     named = [one.name("is_i2v") for one in found]
     why_not = "" if any(asked) else "samples are text to video where no condition is set"
-    if keys.text("dataset_type") == "eval":
+    if keys.text("dataset_type", "image") == "image":
+        why_not = "of one frame nothing is left to learn where it is given"
+    elif keys.text("dataset_type") == "eval":
         why_not = "nothing is trained on what is held out; its loss is measured for each condition of train"
     elif video.integer("num_frames", MODEL_FRAMES) < 1 + TEMPORAL_STRIDE:
         why_not = "of one frame nothing is left to learn where it is given"

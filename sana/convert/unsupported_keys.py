@@ -132,7 +132,6 @@ SECRETS = ("secret", "token", "password", "access_key")  # parts of a key's name
 OTHER_TYPES = {
     "text_embeds": "stage encode_captions; what it makes is under root",
     "image_embeds": "stage encode_latents; what it makes is under root",
-    "image": "images beside videos are not trained here yet",
     "audio": "sound is not trained",
     "conditioning": "conditions are made of the clips themselves, see train.conditions",
     "caption": "captions are beside the videos, or in a table; see captions",

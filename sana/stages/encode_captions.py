@@ -34,6 +34,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """Reads the captions, which clips are left and in which split, the prompt library and the text encoder."""
     sample = context.config.sample
     model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    which = {"windows": inputs["windows"].content["windows"]} if _has_image_template(context) else {}
     return Recipe(
         NAME,
         VERSION,
@@ -43,6 +44,7 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
             "negative_prompt": sample.negative_prompt,
         },
         {
+            **which,
             "captions": inputs["captions"].content["captions"],
             "members": inputs["windows"].content["members"],
             "text_encoder": model.digests["text_encoder"],
@@ -68,10 +70,15 @@ def pool_of(context: Context, model: ModelRef) -> Pool:
     return Pool(context.store, NAME, context.salted(key[:16]), schema=TEXTS, id_column="text_key")
 
 
+def _has_image_template(context: Context) -> bool:
+    config = context.config.encode_captions
+    return config.image_template not in (None, config.template)
+
+
 def _wanted(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
     """Return one row per (role, name, position): what is to be found in the index, before it is encoded."""
     config, sample = context.config.encode_captions, context.config.sample
-    clips = read_table(context.store, inputs["windows"], "clips.parquet").select(["clip_id", "split"])
+    clips = read_table(context.store, inputs["windows"], "clips.parquet").select(["clip_id", "split", "bucket"])
     captions = read_table(context.store, inputs["captions"], "captions.parquet")
     at = pc.index_in(captions.column("clip_id"), clips.column("clip_id").combine_chunks())
     captions, at = captions.filter(at.is_valid()), at.drop_null()
@@ -79,24 +86,32 @@ def _wanted(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
     parents = pc.list_parent_indices(texts)
     lengths = pc.list_value_length(texts).to_numpy().astype(np.int64)
     first = np.cumsum(lengths) - lengths
-    of_clips = _rows(
-        clips.column("split").take(at).take(parents),
-        captions.column("clip_id").take(parents),
-        np.arange(len(parents)) - first[parents.to_numpy()],
-        pc.list_flatten(texts),
-        config.template,
+    columns = pa.table(
+        {
+            "split": clips.column("split").take(at).take(parents),
+            "clip_id": captions.column("clip_id").take(parents),
+            "position": np.arange(len(parents)) - first[parents.to_numpy()],
+            "text": pc.list_flatten(texts),
+        }
     )
+    of_clips: list[tuple[pa.Table, str]] = [(columns, config.template)]
+    if _has_image_template(context):
+        is_still = pc.starts_with(clips.column("bucket").take(at).take(parents), "1x")  # one frame
+        of_clips = [(columns.filter(pc.invert(is_still)), config.template)]
+        of_clips += [(columns.filter(is_still), str(config.image_template))]
     # One null caption serves dropout, the default negative prompt and guidance: no template, as the pipeline does.
     bare = _rows(["null", "negative"], ["", ""], [0, 0], ["", sample.negative_prompt], "none")
     names = sorted(sample.prompts)
     prompts = [sample.prompts[name] for name in names]
     of_library = _rows(["prompt"] * len(names), names, [0] * len(names), prompts, config.template)
-    return pa.concat_tables([of_clips, bare, of_library])
+    made = [_rows(some["split"], some["clip_id"], some["position"], some["text"], name) for some, name in of_clips]
+    return pa.concat_tables([*made, bare, of_library])
 
 
 def _rows(roles: object, names: object, positions: object, texts: object, template: str) -> pa.Table:
     """Return rows of one template; the text_key is made once for each text there is."""
-    unique = pa.chunked_array([texts], pa.string()).combine_chunks().dictionary_encode()
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
+    unique = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode()
     keys = pa.chunked_array(list(_text_keys(unique.dictionary, template)), pa.string()).take(unique.indices)
     templates = pa.repeat(pa.scalar(template), len(unique))
     return pa.table([roles, names, positions, unique.cast(pa.string()), templates, keys], _WANTED.names).cast(_WANTED)

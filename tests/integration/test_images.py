@@ -290,6 +290,25 @@ def test_every_third_step_is_a_batch_of_pictures(place: Place, made: Outcome) ->
     assert [round(tokens) for tokens in rate][2] == 6 and min(rate[:2]) > 6, "tokens of a sample, by step"
 
 
+def test_pictures_may_have_a_template_of_their_own(place: Place, made: Outcome) -> None:
+    with inline_workers():
+        other = run_stages(
+            place.context(*overrides(place, "train.image_every=3", "encode_captions.image_template=image")),
+            last="encode_captions",
+        )
+    assert other.ran == ["encode_captions"]
+    store = place.context().store
+    windows = read_table(store, made["bucket"], "clips.parquet").to_pylist()
+    stills = {row["clip_id"] for row in windows if row["bucket"].startswith("1x")}
+    rows = read_table(store, other["encode_captions"], "index.parquet").to_pylist()
+    templates = {(row["name"] in stills, row["template"]) for row in rows if row["role"] in ("train", "eval")}
+    assert templates == {(True, "image"), (False, "video")}
+    before = read_table(store, made["encode_captions"], "index.parquet").to_pylist()
+    key = lambda row: (row["role"], row["name"], row["position"])  # noqa: E731
+    changed = {key(a)[1] for a, b in zip(sorted(before, key=key), sorted(rows, key=key), strict=True) if a != b}
+    assert changed == stills
+
+
 def test_without_the_rate_the_run_is_another_and_the_data_the_same(place: Place, made: Outcome) -> None:
     states = {one.name: one.state for one in plan(place.context(*overrides(place)), last="train")}
     assert states.pop("train") == "stale" and set(states.values()) == {"cached"}

@@ -170,7 +170,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
         ({"validation_resolution": "wide"}, None, "not width x height"),
         ({"user_prompt_library": "nowhere.json"}, None, "nowhere.json"),
         (None, [], "an empty list"),
-        (None, [BACKENDS[1]], "no entry has dataset_type: video"),
+        (None, [BACKENDS[1]], "no entry has dataset_type: video or image"),
         (None, [video(type="webshart")], "type 'webshart' cannot be read here"),
         (None, [video(instance_data_dir=None)], "type local needs instance_data_dir"),
         (None, [video("A b"), video("a-b")], "another entry becomes the data set id 'a-b' too"),

@@ -22,14 +22,16 @@ def test_several_video_backends_become_several_data_sets(tmp_path: Path) -> None
             {"id": "stills", "type": "local", "dataset_type": "image", "instance_data_dir": "x"},
         ],
     )
-    first, wide, held_out, off = config.download.datasets
+    first, wide, held_out, off, stills = config.download.datasets
     assert (first.id, first.repeats, first.sampling_weight, first.draws_per_epoch) == ("one-clip", 2, 0.5, 1.5)
     assert (config.rules_of(first).table, config.rules_of(first).num_frames) == ("official_480p", 81)
     own = config.rules_of(wide)
     assert (own.table, own.num_frames, own.max_frames, own.too_long) == ("official_720p", 49, 200, "reject")
     assert (held_out.role, config.bucket.eval_fraction) == ("eval", 0)
     assert off.disabled
-    assert "stills.instance_data_dir" in {key.name for key in conversion.not_carried}
+    assert stills.source == "x" and {shape.num_frames for shape in config.rules_of(stills).shapes} == {1}
+    assert config.resolved(stills).images == "read" and config.resolved(first).images == "ignore"
+    assert not conversion.unknown
 
 
 @pytest.mark.parametrize(
