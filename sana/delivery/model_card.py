@@ -10,6 +10,11 @@ _COMMERCIAL_USE_IS_OF_ALL = (
     "Whoever uses this is bound by the licences of the base model and of the data as well as by the one above."
 )
 
+_MERGED = (
+    "The folder `merged` is the whole model with the adapter merged in: download it, and give its path to "
+    "`SanaVideoPipeline.from_pretrained`."
+)
+
 
 @dataclass(frozen=True)
 class DatasetLine:
@@ -55,6 +60,7 @@ class Card:
     load_revision: str  # its branch; "": main
     on_hub: bool
     is_adapter: bool
+    has_merged: bool  # an adapter's: the whole model with it merged in, below merged/
     base_model: str  # hub id; "" where nobody knows it
     base_revision: str
     base_license: str
@@ -81,6 +87,7 @@ def render(card: Card) -> str:
         _what_it_is(card),
         "## How to load it",
         f"```python\n{snippet(card)}\n```",
+        _MERGED if card.has_merged else "",
         *_samples(card),
         *_losses(card),
         "## Training",

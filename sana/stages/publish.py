@@ -51,7 +51,7 @@ def is_used(config: Config) -> bool:
 def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """All that is uploaded: the files, by digests, the texts that are made of facts and settings, and where to."""
     publish = config_of(context)
-    files = {**exported_files(inputs["weights"]), **sample_files(inputs)}
+    files = {**exported_files(inputs["weights"], with_merged=publish.merged), **sample_files(inputs)}
     texts = _texts(context, inputs)
     read = {
         "files": digest_of({name: info.digest for name, info in files.items()}),
@@ -122,7 +122,7 @@ def _texts(context: Context, inputs: Mapping[str, Artifact]) -> dict[str, str]:
 def _publications(context: Context, inputs: Mapping[str, Artifact], stored: _Stored) -> list[Publication]:
     """Return what is uploaded, in order: the trained weights, then checkpoints."""
     publish, trained = config_of(context), inputs["weights"]
-    facts, exported = TrainFacts.of(trained), exported_files(trained)
+    facts, exported = TrainFacts.of(trained), exported_files(trained, with_merged=publish.merged)
     own = {CONFIG_FILE: stored[CONFIG_FILE], **{name: stored[f"extra/{name}"] for name in publish.extra_files}}
     final = {CARD: stored[CARD], **own, **exported, **sample_files(inputs)}
     suffix = "" if publish.repository else f"-{stored.fingerprint[:8]}"

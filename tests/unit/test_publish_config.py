@@ -5,9 +5,12 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from sana.artifact import Artifact, FileInfo
 from sana.config.load import load_config
+from sana.counts import Counts
 from sana.delivery.model_card import Card, DatasetLine, LossLine, Shape, render, snippet
 from sana.errors import ConfigError
+from sana.stages.bodies.publication import exported_files
 from tests.hub_uploads import wrong_metadata
 
 CARD = Card(
@@ -17,6 +20,7 @@ CARD = Card(
     load_revision="",
     on_hub=True,
     is_adapter=False,
+    has_merged=False,
     base_model="Efficient/Sana-Video",
     base_revision="0" * 40,
     base_license="NVIDIA licence",
@@ -69,6 +73,7 @@ def test_a_wrong_publication_is_said_when_the_config_is_read(override: str, says
             {"is_adapter": True},
             {"base_model_relation": "adapter", "tags": ["sana-video", "text-to-video", "lora", "bunny"]},
         ),
+        ({"is_adapter": True, "has_merged": True}, {"base_model_relation": "adapter"}),
         ({"base_model": ""}, {"base_model": None, "base_model_relation": None}),
         ({"license": None, "license_name": None, "license_link": None}, {"license": None}),
         ({"datasets": [], "videos": {}, "losses": (), "checkpoints": ()}, {"datasets": None, "widget": None}),
@@ -95,3 +100,27 @@ def test_tables_hold_whatever_a_cell_says() -> None:
     assert "| odd \\| cell | two lines |" in text and "| initial | 1.5000 ± 0.2500 |  |" in text
     assert "| ema | 0.5000 | -1.0000 |" in text and "| this | [my licence](https://example.com/licence) |" in text
     assert "| clips | not public | not stated |" in text and "branches `step-00000002`" in text
+
+
+WEIGHTS, LORA = "transformer/diffusion_pytorch_model.safetensors", "pytorch_lora_weights.safetensors"
+WHOLE = ("model_index.json", WEIGHTS, "vae/config.json")
+COMFY = "comfyui/sana_video_lora.safetensors"
+
+
+@pytest.mark.parametrize(
+    "exported, with_merged, published",
+    [
+        (WHOLE, False, WHOLE),
+        ((LORA,), False, (LORA,)),
+        ((LORA, COMFY, *(f"merged/{name}" for name in WHOLE)), False, (LORA, COMFY)),
+        ((LORA, "merged/model_index.json"), True, (LORA, "merged/model_index.json")),
+        (tuple(f"merged/{name}" for name in WHOLE), False, WHOLE),
+    ],
+)
+def test_what_is_published_of_each_export(
+    exported: tuple[str, ...], with_merged: bool, published: tuple[str, ...]
+) -> None:
+    names = [*(f"model/{name}" for name in exported), "passport.json", "metrics.json"]
+    files = {name: FileInfo(name, 1, "") for name in names}
+    trained = Artifact("train", "f" * 16, 1, {}, {}, {}, Counts.all_kept(1), files)
+    assert set(exported_files(trained, with_merged=with_merged)) == {*published, "passport.json"}

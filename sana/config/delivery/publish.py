@@ -37,6 +37,10 @@ class PublishConfig(Section):
         description="the trained weights; or also the EMA weights of each checkpoint that is kept, as branches of the "
         "repository, or folders, named step-00000500",
     )
+    merged: bool = Field(
+        False,
+        description="of an adapter, also the whole model with it merged in, below merged/, where training made it",
+    )
     private: bool = Field(
         True, description="of a hub repository; true: one that exists and is public is an error, before any upload"
     )

@@ -18,7 +18,7 @@ from sana.model.model_resolver import resolve_model
 from sana.training.checkpoints.checkpoint import checkpoint_steps
 from sana.wording import counted
 
-EXPORTS = ("model/", "adapter/")  # of the names of a train artifact's files
+EXPORT, MERGED, PASSPORT = "model/", "merged/", "passport.json"  # of the names of a train artifact's files
 INDEX = "model_index.json"  # of a whole pipeline; an adapter has none
 _NOT_TOLD = ("download", "model", "tracking", "notifications", "publish")
 _HUB_DATA = "hf://datasets/"
@@ -31,14 +31,18 @@ def config_of(context: Context) -> PublishConfig:
     return publish
 
 
-def exported_files(trained: Artifact) -> dict[str, FileInfo]:
-    """Return the files of a training's export by their names in a repository: its first folder is the root there."""
-    found = [prefix for prefix in EXPORTS if any(name.startswith(prefix) for name in trained.files)]
-    return {
-        name.removeprefix(found[0]): info
-        for name, info in trained.files.items()
-        if name.startswith(tuple(found) or ("\0",))
-    }
+def exported_files(trained: Artifact, *, with_merged: bool) -> dict[str, FileInfo]:
+    """Return the files of a training's exports by their names in a repository.
+
+    Of an adapter the merged model, as large as the base, is left out unless asked for, or all that there is.
+    """
+    files = {name.removeprefix(EXPORT): info for name, info in trained.files.items() if name.startswith(EXPORT)}
+    others = {name: info for name, info in files.items() if not name.startswith(MERGED)}
+    if not any(name.endswith(".safetensors") for name in others):
+        files = {name.removeprefix(MERGED): info for name, info in files.items()}
+    elif not with_merged:
+        files = others
+    return {**files, **({PASSPORT: trained.files[PASSPORT]} if PASSPORT in trained.files else {})}
 
 
 def sample_files(inputs: Mapping[str, Artifact]) -> dict[str, FileInfo]:
@@ -68,13 +72,15 @@ def make_card(context: Context, inputs: Mapping[str, Artifact]) -> Card:
     model = resolve_model(config.model, work_dir=context.work_dir, read_only=context.read_only)
     sampled, evaluated = SampleFacts.of(inputs["videos"]), EvaluateFacts.of(inputs["losses"])
     facts, bucket = TrainFacts.of(trained), config.sample.shape
+    exported = exported_files(trained, with_merged=publish.merged)
     return Card(
         title=publish.title or (publish.repository or "Sana Video").rpartition("/")[2],
         description=publish.description,
         load_from=publish.repository or "FOLDER",
         load_revision="",
         on_hub=publish.repository is not None,
-        is_adapter=INDEX not in exported_files(trained),
+        is_adapter=INDEX not in exported,
+        has_merged=f"{MERGED}{INDEX}" in exported,
         base_model=(model.path if model.revision is not None else publish.base_model) or "",
         base_revision=model.revision or "",
         base_license=publish.base_license or "",
@@ -119,6 +125,7 @@ def card_of_checkpoint(card: Card, step: int) -> Card:
         load_revision=name if card.on_hub else "",
         losses=(),
         videos={},
+        has_merged=False,
         training=training,
         checkpoints=(),
     )
