@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.feature_store import build_features
 from tests.learning_lab import (
     Question,
     build_clips,
@@ -33,6 +34,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": {"method": LORA},
     "dora": {"method": {**LORA, "use_dora": True}},
+    "int8_lora": {"method": LORA, "base_weights": "int8"},
+    "rollout": {"rollout": {"max_step_offset": 2, "probability_end": 0.5, "num_inference_steps": 20, "shift": 2.0}},
 }
 
 
@@ -48,6 +51,15 @@ def test_four_clips_are_known_by_heart(lab: Lab, way: str) -> None:
     learned = learn(lab, way, **{**SETTINGS, **WAYS[way]})
     assert learned.drop(Question.plain()) < 0.1
     assert min(learned.correlations(Question.plain())) >= 0.9
+
+
+def test_beside_features(lab: Lab) -> None:
+    crepa: dict[str, Any] = {"features": build_features(lab.encoded), "crepa": {"block_index": 1, "weight": 0.5}}
+    learned = learn(lab, "crepa", **{**SETTINGS, **crepa})
+    assert learned.drop(Question.plain()) < 0.1
+    assert min(learned.correlations(Question.plain())) >= 0.9
+    similarity = [row["train/crepa_similarity"] for row in lab.rows(lab.at("crepa", STEPS)) if "train/loss" in row]
+    assert similarity[-1] > similarity[0] + 0.2
 
 
 def test_a_clip_is_known_from_its_first_frame(lab: Lab) -> None:
