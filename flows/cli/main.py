@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import calibrate, check, convert, encode_worker, inspect, maintenance, plan, report, run, ui
+from flows.cli import calibrate, check, convert, encode_worker, inspect, lora, maintenance, plan, report, run, ui
 from flows.cli import model as trained
 from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
@@ -15,7 +15,7 @@ SECTIONS = (
     ("Begin", (check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
     ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker, encode_worker.train_worker)),
     ("Look", (report.report, inspect.inspect, ui.ui, ui.notify)),
-    ("Use the model", trained.COMMANDS),
+    ("Use the model", (*trained.COMMANDS, lora.lora)),
     ("Keep the store", maintenance.COMMANDS),
 )
 _SENTENCE = 200  # characters of a command's help at most

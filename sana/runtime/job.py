@@ -116,14 +116,19 @@ def run_worker(body: Callable[[Job[S]], None], kind: type[S], argv: Sequence[str
     A SanaError becomes the job's error file and an exit code that says whether trying again may help. Any other
     exception is a bug and keeps its traceback.
     """
+    path = Path((sys.argv[1:] if argv is None else argv)[0])
+    run_in_order(path, lambda: body(read_job(path, kind)))
+
+
+def run_in_order(path: Path, body: Callable[[], None]) -> None:
+    """Run the body of a worker whose job file is `path`, with the exit codes and error file of `run_worker`."""
     die_with_parent()
     imports_are_done()
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    path = Path((sys.argv[1:] if argv is None else argv)[0])
     try:
         with FullDiskExplained():
-            body(read_job(path, kind))
+            body()
     except DiskFullError as error:
         logging.getLogger(__name__).critical("%s", error)
         try:

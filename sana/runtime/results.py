@@ -168,3 +168,30 @@ class PublishResult(Record):
     places: Mapping[str, str]
     num_files: int
     num_bytes: int
+
+
+@dataclass(frozen=True)
+class LoraMergeResult(Record):
+    """What was merged; `effect`: how far it moves the velocity of a fixed batch, relative."""
+
+    layers: int
+    effect: float
+    num_bytes: int  # of the transformer's weights
+
+
+@dataclass(frozen=True)
+class LoraExtractResult(Record):
+    """How much of a fine-tuned model an adapter has.
+
+    Energy is the sum of squares of what changed. Velocities are of a fixed batch, relative, in strict float32.
+    """
+
+    FILE: ClassVar[str] = "extract.json"
+    rank: int
+    energy: Mapping[str, float]  # by layer: the captured share of its change
+    captured: float  # of all these layers
+    left_out: float  # share of the whole change that is in tensors which an adapter has nothing beside
+    num_left_out: int  # of them that changed
+    model_velocity: float  # the fine-tuned model's, from the base's
+    adapter_velocity: float  # the base's with the adapter, from the fine-tuned model's
+    num_bytes: int  # of the adapter

@@ -13,6 +13,7 @@ from torch import Tensor
 from sana.config.training.adapter_names import TARGET_GROUPS, adapter_targets
 from sana.config.training.method import LoraMethod
 from sana.errors import SanaError
+from sana.model.adapters.extract import check_same_model
 from sana.model.adapters.layouts import (
     AdapterLayer,
     adapter_of,
@@ -203,3 +204,11 @@ def test_the_merged_model_computes_what_peft_does(tiny_model: Path, use_dora: bo
     found = velocity(transformer_with(str(tiny_model), weights))
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 * float(wanted.detach().abs().max()))
     assert (found - before).norm() > 0.05 * before.norm()
+
+
+def test_models_of_other_shapes_have_no_difference(shapes: Shapes) -> None:
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    check_same_model(tensors, tensors, where="tuned")
+    wider = {**tensors, "proj_out.bias": torch.zeros(3)}
+    with pytest.raises(SanaError, match=r"tuned is no fine-tuned model of this base: proj_out.bias \[3\], in the base"):
+        check_same_model(wider, tensors, where="tuned")

@@ -93,12 +93,15 @@ def quoted(page: Path) -> Iterator[tuple[str, bool]]:
 def test_commands_and_options_are_there(page: Path) -> None:
     for text, whole in quoted(page):
         if "|" in text:  # `sana verify | gc | export`
-            names, options, whole = re.findall(r"[a-z-]+", text), [], False
+            words, names, options, whole = [], re.findall(r"[a-z-]+", text), [], False
         else:
             words = shlex.split(re.sub(r"[\[\]]", " ", text), comments=True)
             names, options = words[:1], [word for word in words[1:] if re.match(r"--?[a-z]", word)]
         try:
-            known = {option for name in names for one in resolve_command([name])[1].params for option in one.opts}
+            commands = [resolve_command([name])[1] for name in names]
+            if isinstance(commands[0], click.Group):
+                commands = [resolve_command(words)[1]]
+            known = {option for command in commands for one in command.params for option in one.opts}
             assert set(options) <= known, f"{page.name}: `sana {text}`: {names} has no {set(options) - known}"
             if whole:
                 check_command(words)

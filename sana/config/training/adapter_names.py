@@ -19,8 +19,10 @@ A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"  # a
 _WEIGHT = ".weight"
 
 
-def adapter_targets(method: LoraMethod, shapes: Shapes) -> list[str]:
+def adapter_targets(method: LoraMethod, shapes: Shapes, *, key: str = "train.method.targets") -> list[str]:
     """Return the names of the layers that get an adapter, in the model's order; `shapes` are the model's parameters'.
+
+    `key` is what names the targets, in errors.
 
     Raises:
         ConfigError: a target matches no layer, or one that can have no adapter.
@@ -29,13 +31,13 @@ def adapter_targets(method: LoraMethod, shapes: Shapes) -> list[str]:
     found: set[str] = set()
     for index, target in enumerate(method.targets):
         matching = {layer for layer in layers if any(_matches(layer, glob) for glob in _globs(target))}
-        key = f"train.method.targets.{index} is {target!r}"
+        said = f"{key}.{index} is {target!r}"
         if not matching:
-            raise ConfigError(f"{key}, and no layer has such a name; name {_known(layers)}")
+            raise ConfigError(f"{said}, and no layer has such a name; name {_known(layers)}")
         grouped = sorted(layer for layer in matching if _is_grouped(shapes[layer + _WEIGHT]))
         if grouped:
             raise ConfigError(
-                f"{key}, which matches {first_of(grouped[:1], len(grouped))}: each channel of a grouped convolution "
+                f"{said}, which matches {first_of(grouped[:1], len(grouped))}: each channel of a grouped convolution "
                 "has a kernel of its own, which no product of two small matrices changes; name feed_forward, which is "
                 "conv_inverted, conv_point and conv_temp"
             )
