@@ -4,19 +4,19 @@ A key that is new here is one more row; it then goes out of its family in unsupp
 """
 
 from sana.convert.conversion import Conversion, Keys
-from sana.convert.crepa import KEYS as KEYS_OF_CREPA
-from sana.convert.crepa import convert_crepa
 from sana.convert.datasets import convert_datasets
+from sana.convert.features.crepa import KEYS as KEYS_OF_CREPA
+from sana.convert.features.crepa import convert_crepa
+from sana.convert.features.masks import convert_masked_loss
+from sana.convert.features.method import OF_LORA, convert_base_weights, convert_loss, convert_method
+from sana.convert.features.notifications import convert_webhooks
+from sana.convert.features.publish import KEYS as KEYS_OF_PUBLISH
+from sana.convert.features.publish import convert_publish
+from sana.convert.features.rollout import KEYS as KEYS_OF_ROLLOUT
+from sana.convert.features.rollout import convert_rollout
 from sana.convert.mapping import Group, Row, Run, Table, at_least
-from sana.convert.masks import convert_masked_loss
-from sana.convert.method import OF_LORA, convert_base_weights, convert_loss, convert_method
-from sana.convert.notifications import convert_webhooks
 from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
-from sana.convert.publish import KEYS as KEYS_OF_PUBLISH
-from sana.convert.publish import convert_publish
-from sana.convert.rollout import KEYS as KEYS_OF_ROLLOUT
-from sana.convert.rollout import convert_rollout
 from sana.convert.sampling import convert_bucket, convert_prompts, convert_validation, convert_weights
 from sana.convert.training import (
     convert_batch,

@@ -9,8 +9,8 @@ from typing import Any
 from sana.bucket import TEMPORAL_STRIDE
 from sana.convert.bucket_rules import MODEL_FRAMES, RULE_KEYS, Rules, rules_of, write_rules
 from sana.convert.conversion import Conversion, Keys, account
+from sana.convert.features.masks import convert_masks, is_mask
 from sana.convert.mapping import Group, Row, Run, Table, at_least, mapped_names
-from sana.convert.masks import convert_masks, is_mask
 from sana.convert.places import covers_training
 from sana.convert.unsupported_keys import OTHER_TYPES
 from sana.errors import ConfigError
