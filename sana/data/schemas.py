@@ -249,3 +249,24 @@ LOSSES = pa.schema(
     ]
 )
 CONDITION_LOSSES = pa.schema([column("condition", pa.string(), "in every sample"), *LOSSES])
+# Of the train artifact.
+CLIP_LOSSES = pa.schema(
+    [
+        column("sample_id", pa.string(), "clip_id and first frame of the window"),
+        column("clip_id", pa.string(), "the clip"),
+        column("num_draws", pa.int32(), "losses of it that are in the mean"),
+        column(
+            "normalised_loss", pa.float32(), "mean of loss / mean loss of its noise level at the time; 1: as others"
+        ),
+        pa.field("stderr", pa.float32(), metadata={"about": "standard error of that mean; null after one draw"}),
+    ]
+)
+SIGMA_HISTOGRAM = pa.schema(
+    [
+        column("low", pa.float64(), "lower end of the bin of noise levels"),
+        column("high", pa.float64(), "its upper end"),
+        column("draws", pa.int64(), "samples whose noise level is in it"),
+        column("expected_draws", pa.float64(), "what the config's noise levels give of as many samples of each bucket"),
+        pa.field("loss", pa.float64(), metadata={"about": "mean of about the last 500 losses in it; null without any"}),
+    ]
+)

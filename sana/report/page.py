@@ -4,7 +4,8 @@ Equal artifacts and sources give equal bytes, but for the stated time: it opens 
 paper. What it says and how it looks is in `templates/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sana.artifact import Artifact
@@ -13,12 +14,13 @@ from sana.facts import EvaluateFacts
 from sana.report.buckets import BucketCount, buckets
 from sana.report.captions import captions, tokens
 from sana.report.charts import Chart, Mark, scatter
+from sana.report.clip_losses import ClipLosses, clip_losses
 from sana.report.flow import datasets, read_rejects, steps
 from sana.report.formatting import number
 from sana.report.html import render
 from sana.report.states import StageState
 from sana.report.storage import storage
-from sana.report.thumbnails import MAX_BUCKETS, thumbnails
+from sana.report.thumbnails import MAX_BUCKETS, pictures_of, thumbnails
 from sana.report.unused_files import unused_files
 from sana.report.videos import Size, videos
 from sana.store import Store
@@ -66,6 +68,7 @@ def data_report(context: Context, title: str, states: Sequence[StageState], *, n
         captions=captions(store, artifacts["download"]) if "download" in artifacts else None,
         tokens=tokens(store, texts) if texts and "download" in artifacts else None,
         storage=storage(store, artifacts),
+        clip_losses=_clip_losses(context, artifacts),
         losses=_losses(store, artifacts["evaluate"]) if "evaluate" in artifacts else None,
     )
 
@@ -80,6 +83,13 @@ def _sizes(found: Sequence[Size], counts: Sequence[BucketCount]) -> Chart:
         axes="width x height, pixels",
         about="display sizes of the clips, and the buckets",
     )  # fmt: skip
+
+
+def _clip_losses(context: Context, artifacts: Mapping[str, Artifact]) -> ClipLosses | None:
+    if not {"download", "bucket", "train"} <= artifacts.keys():
+        return None
+    pictures = partial(pictures_of, context.store, context.config, context.work_dir, artifacts["bucket"])
+    return clip_losses(context.store, artifacts["train"], download=artifacts["download"], pictures=pictures)
 
 
 def _losses(store: Store, report: Artifact) -> dict[str, Any]:

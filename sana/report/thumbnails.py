@@ -5,7 +5,7 @@ Which samples, and what of them is fetched, is a function of the tables alone: t
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ MAX_JPEG_BYTES = 6 * 1024
 MAX_FETCHED_BYTES = 256 * 2**20  # of videos that are not on a local disk
 _CANDIDATES = 4 * PER_BUCKET  # of which some may be of one clip, or not encoded
 _AREA = 132 * 88  # pixels of a thumbnail, whatever its shape
+_WANTED = tuple(sorted({"path", "dataset", "num_bytes", "split", *SAMPLE_KEY_COLUMNS}))  # of a window
 _QUALITIES = (82, 70, 55, 40, 25)
 
 
@@ -42,6 +43,10 @@ class Thumbnail:
     width: int
     height: int
     jpeg: str
+
+
+# of samples: {sample_id: thumbnail}, and why others are missing
+Pictures = Callable[[Sequence[str]], tuple[Mapping[str, Thumbnail], Mapping[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,32 @@ def thumbnails(
         SanaError: a table is gone or damaged. A source that cannot be read is named in `missing` instead.
     """
     rows = _choose_windows(store, windows, encoded, shapes[:MAX_BUCKETS])
+    pictures, missing = _cut(config, work_dir, rows)
+    found: dict[str, list[Thumbnail]] = {}
+    for row in rows:
+        if (picture := pictures.get(row["sample_id"])) is not None:
+            found.setdefault(row["bucket"], []).append(picture)
+    return Thumbnails(found, missing)
+
+
+def pictures_of(
+    store: Store, config: Config, work_dir: Path, windows: Artifact, sample_ids: Sequence[str]
+) -> tuple[Mapping[str, Thumbnail], Mapping[str, int]]:
+    """Cut the first frames of some samples: {sample_id: thumbnail}, and why some are not there. Raises as above."""
+    rows = find_rows(store, windows, "clips.parquet", list(_WANTED), key="sample_id", among=sample_ids)
+    return _cut(config, work_dir, rows)
+
+
+def _cut(
+    config: Config, work_dir: Path, rows: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Thumbnail], dict[str, int]]:
+    """Cut a thumbnail of each window, by sample_id, and count why others are missing, each reason once."""
     try:
         sources = open_sources(config, work_dir=work_dir, read_only=True)
     except SanaError as error:
-        return Thumbnails({}, {str(error): len(rows)})
+        return {}, {str(error): len(rows)} if rows else {}
     is_local = {part.id: Path(part.source).expanduser().is_dir() for part in config.download.enabled}
-    found: dict[str, list[Thumbnail]] = {}
+    found: dict[str, Thumbnail] = {}
     missing: dict[str, int] = {}
     fetched = 0
     for row in rows:
@@ -79,10 +104,10 @@ def thumbnails(
                 raise SanaError(
                     f"no more than {MAX_FETCHED_BYTES >> 20} MiB of remote videos are fetched for this page"
                 )
-            found.setdefault(row["bucket"], []).append(_thumbnail(sources, row))
+            found[row["sample_id"]] = _thumbnail(sources, row)
         except (SanaError, OSError) as error:
             missing[str(error)] = missing.get(str(error), 0) + 1
-    return Thumbnails(found, missing)
+    return found, missing
 
 
 def _choose_windows(
@@ -113,8 +138,7 @@ def _choose_windows(
         one_a_clip = {row["clip_id"]: row for row in reversed(kept) if row["sample_id"] in there}
         names = sorted((row["start_frame"], row["sample_id"]) for row in one_a_clip.values())
         chosen |= {name: rank for rank, (_, name) in enumerate(names[:PER_BUCKET])}
-    wanted = sorted({"path", "dataset", "num_bytes", "split", *SAMPLE_KEY_COLUMNS})
-    rows = find_rows(store, windows, "clips.parquet", wanted, key="sample_id", among=sorted(chosen))
+    rows = find_rows(store, windows, "clips.parquet", list(_WANTED), key="sample_id", among=sorted(chosen))
     return sorted(rows, key=lambda row: (shapes.index(row["bucket"]), chosen[row["sample_id"]]))
 
 

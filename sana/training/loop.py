@@ -27,6 +27,7 @@ from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import WINDOW_STEPS
 from sana.training.hooks.eval_loss import EvalLoss
 from sana.training.hooks.hook import Hook
+from sana.training.ledger.sample_ledger import SampleLedger
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.distributed import StopFlag
 from sana.training.parallel.parallel import Parallel
@@ -87,8 +88,16 @@ class Trainer:
             num_ranks=parallel.num_ranks,
         )
         self.prepare = partial(prepare, reader=reader, config=self.config, draw=objective.draw)
+        self.state.ledger = SampleLedger(len(self.samples), len(self.samples.buckets))
         self.window = StepWindow(
-            self.config, self.cursor, self.samples, parallel.sum, gauges=self._gauges(), warns=parallel.is_main
+            self.config,
+            self.cursor,
+            self.samples,
+            parallel.sum,
+            gauges=self._gauges(),
+            warns=parallel.is_main,
+            ledger=self.state.ledger,
+            rank=parallel.rank,
         )
         self.last_report = time.perf_counter()
         self.evaluated_step = -1

@@ -6,6 +6,7 @@ from torch import Tensor
 from sana.config.training.train import TrainConfig
 from sana.training.ema import Ema
 from sana.training.guards.skipped_steps import SKIPPED_STEPS, SkippedSteps
+from sana.training.ledger.sample_ledger import LEDGER, SampleLedger
 from sana.training.optimizers.gradient_release import GradientRelease
 from sana.training.optimizers.registry import build_optimizer
 from sana.training.parallel.parallel import Parallel, Parts
@@ -33,12 +34,14 @@ class TrainState:
         self._num_skipped = 0  # of those that the optimizer was told of
         self.optimizer_steps_before = 0  # taken by an earlier run, whose optimizer this one goes on with
         self.step = 0
+        self.ledger: SampleLedger | None = None  # that of a trainer; nothing depends on it
 
     def parts(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer."""
+        """Return the tensors themselves, not copies, by part of a checkpoint: weights, ema, optimizer, ledger."""
         weights = {name: parameter.detach() for name, parameter in self.parameters.items()}
         fixed = {name: tensor.detach() for name, tensor in self._fixed.items()}
-        return {"weights": weights | fixed, "ema": self.ema.shadow | fixed, "optimizer": self._optimizer_state()}
+        parts = {"weights": weights | fixed, "ema": self.ema.shadow | fixed, "optimizer": self._optimizer_state()}
+        return parts | ({LEDGER: self.ledger.tensors()} if self.ledger else {})
 
     def _optimizer_state(self) -> dict[str, Tensor]:
         counted = {SKIPPED_STEPS: self.skipped.count} if self.skipped else {}
@@ -78,6 +81,8 @@ class TrainState:
 
     def restore(self, parallel: Parallel, found: Parts | None, step: int) -> None:
         """Restore the state after `step` steps that rank 0 read, bit for bit. Collective."""
+        if found is not None and LEDGER not in found and self.ledger:
+            found = {**found, LEDGER: self.ledger.tensors()}  # an older version's checkpoint has none
         parallel.scatter(found, self.parts())
         self.set_step(step)
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
 from sana.config.training.train import TrainConfig
@@ -14,6 +15,7 @@ from sana.training import metrics as m
 from sana.training.gauges.throughput import CountedStep
 from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import LossSpikes
+from sana.training.ledger.sample_ledger import SampleLedger
 from sana.training.train_step import StepMetrics
 from sana.wording import first_of
 
@@ -46,7 +48,10 @@ class StepWindow:
         *,
         gauges: WindowGauges,
         warns: bool,
+        ledger: SampleLedger | None = None,
+        rank: int = 0,
     ) -> None:
+        self._ledger, self._rank = ledger, rank
         self._cursor, self._samples, self._sum = cursor, samples, sum_over_ranks
         self._log_level = logging.WARNING if warns else logging.DEBUG
         self._gauges = gauges
@@ -90,9 +95,25 @@ class StepWindow:
             | step.numbers
             for step, measured in zip(self._steps, numbers, strict=True)
         ]
+        self._note_samples()
         rows[-1] |= self._gauges.read([CountedStep(step.step, step.caption_tokens) for step in self._steps], seconds)
         self._steps.clear()
         return rows
+
+    def _note_samples(self) -> None:
+        """Tell the ledger what each sample of these steps cost: one collective, and every rank is told of all."""
+        steps = [(step.step, step.samples) for step in self._steps if step.samples is not None]
+        if self._ledger is None or not steps:
+            return
+        mine = torch.stack([samples for _, samples in steps])
+        size = len(self._cursor.batch(steps[0][0] - 1))
+        everyone = mine.new_zeros(*mine.shape[:2], size)
+        begin = self._rank * mine.shape[2]
+        everyone[..., begin : begin + mine.shape[2]] = mine
+        # each number is one rank's plus zeros, so this sum rounds nothing
+        for (step, _), (sigmas, losses) in zip(steps, self._sum(everyone).cpu().numpy(), strict=True):
+            rows = self._cursor.batch(step - 1)
+            self._ledger.add(rows, int(self._samples.bucket_codes[rows[0]]), sigmas, losses)
 
     def _judged(self, step: int, numbers: dict[str, float]) -> dict[str, float]:
         """Return a step's numbers without those that made it be skipped, and with what the alarm says of its loss."""

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
@@ -27,6 +28,9 @@ class StepMetrics(NamedTuple):
     scalars: dict[str, m.Scalar]  # on the device until they are flushed
     numbers: dict[str, float]  # on the host
     caption_tokens: int  # that captions were padded to, in the longest micro batch
+    samples: Tensor | None = (
+        None  # float32 [2, samples of this rank] on the device: noise levels, losses of the velocity
+    )
 
 
 class TrainStep:
@@ -63,6 +67,7 @@ class TrainStep:
         step, data_wait_s, caption_tokens = self._state.step, 0.0, 0
         learning_rate = learning_rate_at(step, self._config)
         scalars: dict[str, m.Scalar] = {}
+        samples: list[Tensor] = []
         with self._parallel.casts_once() if self._keeps_casts and num_micro_batches > 1 else nullcontext():
             for micro in reversed(range(num_micro_batches)):
                 wait_started = time.perf_counter()
@@ -70,7 +75,7 @@ class TrainStep:
                 data_wait_s += time.perf_counter() - wait_started
                 caption_tokens = max(caption_tokens, batch.captions.shape[1])
                 with self._parallel.gradients(self._model, exchanged=micro == 0):
-                    self._backward(batch.to(self._parallel.device), scalars, learning_rate)
+                    samples.append(self._backward(batch.to(self._parallel.device), scalars, learning_rate))
         release = self._state.release
         if (step + 1) % self._config.resources.log_every == 0:
             scalars |= gradient_norms(release.grad_norm if release else self._parallel.grad_norm, self._groups)
@@ -86,10 +91,10 @@ class TrainStep:
         self._state.advance(learning_rate, skip)
         scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
         numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
-        return StepMetrics(step + 1, scalars, numbers, caption_tokens)
+        return StepMetrics(step + 1, scalars, numbers, caption_tokens, torch.cat(samples, 1))
 
-    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar], learning_rate: float) -> None:
-        """Add a micro batch's gradients, and its scalars to the step's."""
+    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar], learning_rate: float) -> Tensor:
+        """Add a micro batch's gradients, and its scalars to the step's; return its levels and losses, [2, B]."""
         with self._parallel.autocast():
             losses = self._objective.loss(self._model, batch)
             partial_loss = losses.per_sample.sum() / self._config.global_batch_size
@@ -98,3 +103,5 @@ class TrainStep:
             self._parallel.backward(partial_loss)
         measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
         m.accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)
+        of_velocity = losses.per_sample if losses.of_velocity is None else losses.of_velocity
+        return torch.stack([batch.sigma, of_velocity.detach().float()])

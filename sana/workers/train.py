@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
-from sana.artifact import Artifact
+from sana.artifact import Artifact, FileInfo
 from sana.config.training.objective import CheckpointSampling, TimestepSampling
 from sana.data.loading.loader import FEATURES, Reader, load_samples
 from sana.data.shards.shard_check import check_samples
@@ -46,6 +47,7 @@ from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.regularizers.registry import build_regularizers
+from sana.workers.train_report import store_report
 
 _NEEDS_LESS = (
     "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
@@ -101,8 +103,23 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
     trainer.say("exporting the model")
     result = export_finished(job, trainer, parallel)
     if result is not None:
-        result_path(job.path).write_bytes(result.to_json())
+        files = {**result.files, **_report(job, trainer)}
+        result_path(job.path).write_bytes(replace(result, files=files).to_json())
     parallel.finish()
+
+
+def _report(job: Job[TrainSpec], trainer: Trainer) -> dict[str, FileInfo]:
+    """Store what the run says of its samples; returns the files by name. Rank 0 only."""
+    assert trainer.state.ledger is not None  # a trainer has one
+    return store_report(
+        trainer.checkpoints.store,
+        f"train/{job.spec.fingerprint}/{trainer.checkpoints.attempt}",
+        trainer.state.ledger,
+        config=job.config.train,
+        latents=job.spec.latents,
+        buckets=trainer.samples.buckets,
+        flow_shift=_flow_shift(job.config.train.timestep_sampling, job),
+    )
 
 
 def _store_base_early(job: Job[TrainSpec], trainer: Trainer) -> None:

@@ -9,6 +9,8 @@ import torch
 
 from sana.runtime.job import read_job
 from sana.runtime.specs import TrainSpec
+from sana.training.checkpoints.checkpoint_io import load
+from sana.training.ledger.sample_ledger import LEDGER
 from sana.workers.train import train
 from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
 from tests.rank_pair import RankPair
@@ -89,6 +91,12 @@ def test_two_ranks_take_the_steps_of_one(
     found = lab.rows(lab.at(name, 4))
     print(f"{name}: {worst(straight, found):.1e}")
     assert worst(straight, found) < TOLERANCE
+    one, two = (load(lab.store, lab.at(trajectory, 4), LEDGER) for trajectory in ("straight", name))
+    for part in ("draws", "sigma_counts"):
+        assert torch.equal(one[part], two[part])
+    for part in ("excess", "square", "level_loss"):
+        torch.testing.assert_close(one[part], two[part], rtol=1e-4, atol=1e-5)
+    assert one["excess"].abs().sum() > 0
 
 
 @pytest.mark.slow(group="activations")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
-from sana.training.checkpoints.checkpoint_io import PARTS
+from sana.training.checkpoints.checkpoint_io import OPTIONAL_PARTS, PARTS
 from sana.workers import evaluate as evaluate_worker
 from sana.workers.evaluate import evaluate
 from tests.training_lab import Lab
@@ -24,7 +24,8 @@ def test_two_ranks_take_the_same_steps(lab: Lab) -> None:
     one = lab.train("one", **settings)
     lab.run(lab.job("two", **settings, num_processes=2), ranks=2)
     two = lab.at("two", 8)
-    assert list(two.files) == [f"{part}-0000{k}-of-00002.safetensors" for part in sorted(PARTS) for k in (1, 2)]
+    parts = sorted([*PARTS, *OPTIONAL_PARTS])
+    assert list(two.files) == [f"{part}-0000{k}-of-00002.safetensors" for part in parts for k in (1, 2)]
     sizes = [two.files[f"weights-0000{k}-of-00002.safetensors"].num_bytes for k in (1, 2)]
     assert max(sizes) < 1.2 * min(sizes)  # each writes its share
     worst = {name: _worst(lab.rows(one), lab.rows(two), name) for name in ("train/loss", "train/grad_norm")}

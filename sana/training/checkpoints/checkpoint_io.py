@@ -36,6 +36,7 @@ _RUN_AGAIN = (
 )
 
 PARTS = ("weights", "ema", "optimizer")
+OPTIONAL_PARTS = ("ledger",)  # checkpoints of older versions have none
 
 
 def write_parts(
@@ -85,7 +86,7 @@ def save(
 
 
 def files_of(checkpoint: Checkpoint, part: str) -> dict[str, FileInfo]:
-    """Return the files of one of PARTS, by name, in order."""
+    """Return the files of one of the parts, by name, in order; none where an optional part is not there."""
     names = sorted(checkpoint.files)
     return {name: checkpoint.files[name] for name in names if name.split(".")[0].split("-")[0] == part}
 
@@ -93,7 +94,7 @@ def files_of(checkpoint: Checkpoint, part: str) -> dict[str, FileInfo]:
 def load(
     store: Store, checkpoint: Checkpoint, part: str, *, on_bytes: Callable[[int], None] | None = None
 ) -> dict[str, Tensor]:
-    """Read one of PARTS to the CPU, whichever ranks wrote it, and check its digests on the way.
+    """Read one of the parts to the CPU, whichever ranks wrote it, and check its digests on the way.
 
     `on_bytes` is told how many bytes each block had.
 

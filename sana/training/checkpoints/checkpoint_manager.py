@@ -132,7 +132,11 @@ class CheckpointManager:
             if on_bytes is not None:
                 on_bytes(done, total)
 
-        return {part: checkpoint_io.load(self.store, found, part, on_bytes=count) for part in checkpoint_io.PARTS}
+        optional = [part for part in checkpoint_io.OPTIONAL_PARTS if checkpoint_io.files_of(found, part)]
+        return {
+            part: checkpoint_io.load(self.store, found, part, on_bytes=count)
+            for part in (*checkpoint_io.PARTS, *optional)
+        }
 
     def resume(self, step: int, state: TrainState) -> None:
         """Go on after this many steps. The memory for copies is allocated behind the first steps."""
@@ -177,8 +181,9 @@ class CheckpointManager:
         self.check()
         self.saved_step = state.step
         background = self.config.resources.checkpoint_in_background
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in checkpoint_io.PARTS}
+        parts: dict[str, dict[str, Tensor]] = {}
         for part, tensors in state.parts().items():
+            parts[part] = {}
             owned = owners(tensors, self.num_ranks)
             for name, tensor in tensors.items():
                 whole = parallel.gather_tensor(tensor, owned[name])

@@ -19,10 +19,11 @@ from sana.training.objectives.step_input import StepInput
 
 
 class Losses(NamedTuple):
-    """The losses of a micro batch."""
+    """The losses of a micro batch; `of_velocity`, float32 [B], is what `per_sample` has without regularizers."""
 
     per_sample: Tensor  # float32 [B]; the step's loss is their mean over the global batch
     scalars: Mapping[str, Scalar]  # other measurements, by metric name
+    of_velocity: Tensor | None = None
 
 
 class Draws(Protocol):

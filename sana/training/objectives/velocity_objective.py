@@ -43,11 +43,11 @@ class VelocityObjective:
                 watching.enter_context(regularizer.watching(model, batch))
             velocity = predict_step(model, batch, step)
         losses, scalars = self.element_loss(velocity - velocity_target(batch.latents, batch.noise))
-        per_sample = mean_over_elements(losses, step)
+        of_velocity = per_sample = mean_over_elements(losses, step)
         measured = {SIGMA_MEAN: Scalar(batch.sigma.mean(), "mean"), **scalars}
         for one in self.measures:
             measured |= one.measure(batch, per_sample)
         for regularizer in self.regularizers:
             added = regularizer.loss(batch, step)
             per_sample, measured = per_sample + added.per_sample, {**measured, **added.scalars}
-        return Losses(per_sample, measured)
+        return Losses(per_sample, measured, of_velocity)
