@@ -100,6 +100,8 @@ def _of_training(train: TrainConfig) -> str:
     text += f"EMA {train.resources.ema_device}{', may skip' if train.max_skipped_steps else ''}{sharded}"
     text += ", timesteps by token" if train.conditions else ""
     text += ", fused_backward" if train.resources.fused_backward else ""
+    if train.method.name != "full" or train.frozen:
+        text += f", {train.method.hashed()}, frozen {list(train.frozen)}, base {train.base_weights}"
     return f"{text}, compile {train.resources.compile}{_of_offload(train.resources.offload)}"
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from sana.bucket import Bucket
+from sana.costs.learned import Learned
 from sana.costs.transformer import TIME_CHANNELS, TransformerSizes
 
 Precision = Literal["fp32", "autocast", "bf16"]  # autocast: fp32 weights, computed with in bf16
@@ -97,7 +98,7 @@ class TrainingSetting:
     micro_batch_size: int
     kept: float  # share of the blocks' activations that is kept for the backward pass; 0: all are computed again
     accumulates: bool  # several micro batches a step: gradients exist before a forward pass
-    optimizer_bytes: int  # of all parameters
+    optimizer_bytes: int  # of all parameters that learn
     caption_tokens: int
     has_ema: bool = True  # on the device that trains
     has_spare: bool = False  # a copy of weights and optimizer state
@@ -106,6 +107,7 @@ class TrainingSetting:
     by_token: bool = False  # each token has a timestep of its own, as conditions give it
     blocks_on_device: int = 0  # with offload: how many blocks have their weights there at once; 0: without
     has_host_memory: bool = True  # apart from the device's; not where a CPU trains
+    learned: Learned | None = None  # None: all
     num_shards: int = 1  # ranks that hold a part each of weights, gradients, optimizer state and EMA
 
 
@@ -142,12 +144,16 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
     n = setting.micro_batch_size * sizes.num_tokens(bucket)
     text = setting.micro_batch_size * setting.caption_tokens
     weight = 2 if setting.precision == "bf16" else MASTER_BYTES
-    parameters, block, layers = sizes.num_parameters, sizes.block_parameters, sizes.num_layers
+    layers, own = sizes.num_layers, _Own.of(sizes, setting.learned, weight)
+    parameters, block = own.parameters, own.in_blocks // layers
     saved = block_activation_bytes(
         sizes, n, precision=setting.precision, caption_tokens=text, batch=setting.micro_batch_size
     )
     if setting.by_token:
         saved += block_modulation_bytes(sizes, n, precision=setting.precision)
+    if setting.learned is not None:
+        cast = 2 * sizes.block_parameters if setting.precision == "autocast" and not setting.learned.is_cast else 0
+        saved = max(0, saved - cast + n * setting.learned.added_per_token)
     saved = round(COMPILED_SHARE * saved) if setting.compiled else saved
     stream = n * sizes.width * (2 if setting.precision == "bf16" else 4)  # the tokens between two blocks
     flowing = n * (sizes.hidden * (4 if setting.precision == "fp32" else 2)) + 3 * stream
@@ -168,18 +174,18 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
         moments = [(weight * block, last)]
     gradients, activations = max(moments, key=sum)
     if setting.blocks_on_device:
-        copies = weight * block * min(layers, setting.blocks_on_device)
+        copies = own.block_bytes * min(layers, setting.blocks_on_device)
         if setting.has_host_memory:
-            return _offloaded(sizes, setting, weight=weight, activations=round(copies + last))
+            return _offloaded(own, setting, weight=weight, activations=round(copies + last))
         activations += copies
     shards = setting.num_shards
     if shards > 1 and setting.accumulates:  # weights and gradients stay whole until the last micro batch
-        activations += weight * parameters
+        activations += own.weight_bytes
     elif shards > 1:  # the block at work and the next one are whole, and so are the gradients of one
-        activations += 3 * weight * block
+        activations += 2 * own.block_bytes + weight * block
         gradients = round(gradients / shards)
     return TrainingMemory(
-        weights=weight * parameters // shards,
+        weights=weight * parameters // shards + own.fixed_bytes // (shards if own.is_shared else 1),
         gradients=round(gradients),
         moments=setting.optimizer_bytes // shards,
         ema=MASTER_BYTES * parameters // shards if setting.has_ema else 0,
@@ -189,20 +195,53 @@ def training_memory(sizes: TransformerSizes, bucket: Bucket, setting: TrainingSe
     )
 
 
-def _offloaded(sizes: TransformerSizes, setting: TrainingSetting, *, weight: int, activations: int) -> TrainingMemory:
+@dataclass(frozen=True)
+class _Own:
+    """The parameters that learn, all and those of blocks; and the bytes of weights, those that stay included."""
+
+    parameters: int
+    in_blocks: int
+    weight_bytes: int
+    block_bytes: int  # of one block
+    fixed_bytes: int = 0
+    fixed_in_blocks: int = 0
+    is_shared: bool = True
+
+    @classmethod
+    def of(cls, sizes: TransformerSizes, learned: Learned | None, weight: int) -> "_Own":
+        layers = sizes.num_layers
+        if learned is None:
+            block = sizes.block_parameters
+            return cls(sizes.num_parameters, layers * block, weight * sizes.num_parameters, weight * block)
+        in_blocks = weight * learned.in_blocks + learned.fixed_in_blocks
+        return cls(
+            learned.num_parameters,
+            learned.in_blocks,
+            weight * learned.num_parameters + learned.fixed_bytes,
+            in_blocks // layers,
+            learned.fixed_bytes,
+            learned.fixed_in_blocks,
+            learned.is_shared,
+        )
+
+
+def _offloaded(own: _Own, setting: TrainingSetting, *, weight: int, activations: int) -> TrainingMemory:
     """Return the memory where all of the blocks but copies is the host's: weights, gradients, moments; and the EMA.
 
     The fullest moment is before the last block's backward pass: a block's gradients leave before the next one is
     computed.
     """
-    parameters, in_blocks = sizes.num_parameters, sizes.num_layers * sizes.block_parameters
-    rest = parameters - in_blocks
-    moments = round(setting.optimizer_bytes * rest / parameters)
+    rest = own.parameters - own.in_blocks
+    moments = round(setting.optimizer_bytes * rest / own.parameters)
     return TrainingMemory(
-        weights=weight * rest,
+        weights=weight * rest + own.fixed_bytes - own.fixed_in_blocks,
         gradients=weight * rest,
         moments=moments,
         ema=0,
         activations=activations,
-        host=2 * weight * in_blocks + setting.optimizer_bytes - moments + MASTER_BYTES * parameters,
+        host=2 * weight * own.in_blocks
+        + own.fixed_in_blocks
+        + setting.optimizer_bytes
+        - moments
+        + MASTER_BYTES * own.parameters,
     )

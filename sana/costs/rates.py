@@ -6,6 +6,7 @@ from sana.bucket import Bucket
 from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
 from sana.costs.calibration import Calibration, Rate, Trial
+from sana.costs.learned import learned_part, training_passes
 from sana.costs.machine import Machine
 from sana.costs.memory import MASTER_BYTES, TrainingMemory, training_memory
 from sana.costs.offload import text_encoder_parameters_on_device, transformer_parameters_on_device
@@ -66,13 +67,15 @@ class Rates:
         """Training, per sample; of another setting or bucket than was measured, scaled by what is counted of both."""
         kept, micro = self.kept, self.config.train.resources.micro_batch_size
         tokens = self.config.encode_captions.max_tokens
-        flops = self.transformer.flops(bucket, caption_tokens=tokens).with_recompute(kept)
+        passes = training_passes(self.config.train, self.transformer)
+        flops = self.transformer.flops(bucket, caption_tokens=tokens, passes=passes).with_recompute(kept)
         counted = self._counted(bucket, kept, micro)
         trial, measured = self.trial, self.calibration
         if trial is None or measured is None:
             return self._estimated(flops, _SHARE_MODEL, counted)
         at = Bucket.parse(measured.bucket)
-        of = self.transformer.flops(at, caption_tokens=measured.caption_tokens).with_recompute(trial.kept)
+        there = self.transformer.flops(at, caption_tokens=measured.caption_tokens, passes=passes)
+        of = there.with_recompute(trial.kept)
         ratio = counted / self._counted(at, trial.kept, trial.micro_batch_size)
         return Rate(trial.sample_s * flops / of, round(trial.peak_bytes * ratio))
 
@@ -164,6 +167,21 @@ def _scaled(rate: Rate, flops: float, of: float) -> Rate:
 
 
 def checkpoint_bytes(config: Config, transformer: TransformerSizes) -> int:
-    """Return the bytes of a checkpoint: weights, EMA and the optimizer's state."""
+    """Return the bytes of a checkpoint: weights, EMA and the optimizer's state; what is frozen is there twice."""
     weights = 2 if config.train.weights_dtype == "bf16" else MASTER_BYTES
-    return (weights + MASTER_BYTES) * transformer.num_parameters + optimizer_bytes(config.train, transformer)
+    moments = optimizer_bytes(config.train, transformer)
+    learned = learned_part(config.train, transformer)
+    if learned is None:
+        return (weights + MASTER_BYTES) * transformer.num_parameters + moments
+    kept_twice = learned.fixed_bytes if config.train.method.name == "full" else 0
+    return (weights + MASTER_BYTES) * learned.num_parameters + 2 * kept_twice + moments
+
+
+def export_bytes(config: Config, transformer: TransformerSizes) -> int:
+    """Return the bytes of what training exports: all weights, or an adapter's, with all weights where it is merged."""
+    train = config.train
+    learned = learned_part(train, transformer)
+    if learned is None or train.method.name == "full":
+        return MASTER_BYTES * transformer.num_parameters
+    merged = transformer.num_parameters if train.resources.export_merged else 0
+    return MASTER_BYTES * (learned.num_parameters + merged)

@@ -5,6 +5,7 @@ from typing import Literal
 from sana.bucket import Bucket
 from sana.config.training.optimizer import AdafactorConfig
 from sana.config.training.train import TrainConfig
+from sana.costs.learned import learned_part, partial_optimizer_bytes
 from sana.costs.memory import MASTER_BYTES, Precision, TrainingMemory, TrainingSetting, training_memory
 from sana.costs.offload import blocks_on_device
 from sana.costs.transformer import KERNEL, TEMPORAL_KERNEL, TransformerSizes
@@ -15,6 +16,9 @@ _EIGHT_BIT = 2 * (1 + 4 / 256)  # bytes: two codes, and the scales of blocks of 
 
 def optimizer_bytes(config: TrainConfig, sizes: TransformerSizes) -> int:
     """Return the bytes of the optimizer's state; of one that is not known here, as many as AdamW's."""
+    learned = learned_part(config, sizes)
+    if learned is not None:
+        return partial_optimizer_bytes(config, learned.shapes)
     name: str = config.optimizer.name
     parameters = sizes.num_parameters
     per_parameter = {"adamw_bf16": 4.0, "adamw_8bit": _EIGHT_BIT, "prodigy": 16.0}
@@ -56,6 +60,7 @@ def training_setting(
         accumulates=config.global_batch_size > micro * ranks,
         optimizer_bytes=optimizer_bytes(config, sizes),
         caption_tokens=caption_tokens,
+        learned=learned_part(config, sizes),
         num_shards=1 if resources.sharding == "none" else ranks,
         # to be able to undo a step; torch's fused AdamW on a GPU skips by itself
         has_spare=config.max_skipped_steps > 0 and not (on_gpu and config.optimizer.name == "adamw"),

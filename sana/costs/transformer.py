@@ -111,14 +111,17 @@ class TransformerSizes:
         feed_forward = n * 2 * (d * 2 * h + KERNEL * 2 * h + h * d + TEMPORAL_KERNEL * d * d)
         return self_attention + cross_attention + feed_forward
 
-    def flops(self, bucket: Bucket, *, caption_tokens: int = 300, batch: int = 1) -> "StepFlops":
-        """Return the FLOPs of `batch` samples of a bucket, whose captions are padded to `caption_tokens`."""
+    def flops(self, bucket: Bucket, *, caption_tokens: int = 300, batch: int = 1, passes: float = 3.0) -> "StepFlops":
+        """Return the FLOPs of `batch` samples of a bucket, whose captions are padded to `caption_tokens`.
+
+        A training step is so many `passes` (`training_passes`).
+        """
         d, n, patch = self.width, self.num_tokens(bucket), math.prod(self.patch_size)
         blocks = self.num_layers * self.block_flops(n, caption_tokens)
         ends = n * 2 * patch * (self.in_channels + self.out_channels) * d
         times = 2 * (TIME_CHANNELS * d + d * d + 6 * d * d)
         captions = caption_tokens * 2 * (self.caption_channels * d + d * d)
-        return StepFlops(batch * (blocks + ends + times + captions), batch * blocks)
+        return StepFlops(batch * (blocks + ends + times + captions), batch * blocks, passes)
 
 
 @dataclass(frozen=True)
@@ -127,14 +130,17 @@ class StepFlops:
 
     forward: int
     blocks: int
+    passes: float = 3.0
 
     @property
     def training(self) -> int:
         """Forward and backward, which computes one gradient for the inputs and one for the weights: 3 x forward.
 
+        Of a model of which not all learns it is less: `passes` x forward.
+
         What MFU is measured by: what is computed again does not count.
         """
-        return 3 * self.forward
+        return round(self.passes * self.forward)
 
     def with_recompute(self, kept: float = 0.0) -> int:
         """Return all that is computed where a share `kept` of the blocks' activations is not computed again."""

@@ -13,8 +13,7 @@ from sana.context import Context
 from sana.costs.calibration import Calibration, Rate, find_calibration
 from sana.costs.features import feature_bytes
 from sana.costs.machine import host_memory, this_machine
-from sana.costs.memory import MASTER_BYTES
-from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes
+from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes, export_bytes
 from sana.errors import ConfigError
 from sana.facts import WEIGHTS, BucketFacts
 from sana.model.features.encoder_files import resolve_encoder
@@ -197,8 +196,7 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
         seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(forward, 1)
     saves = -(-steps // resources.checkpoint_every)
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
-    if config.method.name == "full" or resources.export_merged:
-        written += MASTER_BYTES * rates.transformer.num_parameters  # the export
+    written += export_bytes(counts.config, rates.transformer)
     basis = ESTIMATED if rates.trial is None else MEASURED if rates.is_own(rates.trial) else SCALED
     unknown = "" if counts.samples() else f"at most: as if all were {largest_bucket(counts.config)}"
     cost = _cost(rates, plan.name, basis, seconds, written, counts.peak(rates.train), unknown)

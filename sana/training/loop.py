@@ -14,6 +14,8 @@ from functools import partial
 import torch
 
 from sana.config.pipeline import Config
+from sana.costs.learned import training_passes
+from sana.costs.transformer import TransformerSizes
 from sana.data.loading.loader import Reader
 from sana.progress import Happening, Progress, Report
 from sana.training import metrics as m
@@ -120,6 +122,7 @@ class Trainer:
             batch_size=self.config.global_batch_size,
             num_ranks=parallel.num_ranks,
             peak_flops=peak,
+            passes=training_passes(self.config, TransformerSizes.of(transformer_config)),
         )
         return WindowGauges(throughput, parallel.device)
 

@@ -58,8 +58,10 @@ class SyntheticModel:
         self.config, self.parallel = config, Parallel.open(config)
         transformer = random_transformer(
             transformer_config,
-            # wrapped for offload, most of it must never have been on the device
-            device=torch.device("cpu") if config.resources.offload.is_on else self.parallel.device,
+            # most of it must never have been on the device with offload, and none in fp32 beside an adapter
+            device=torch.device("cpu")
+            if config.resources.offload.is_on or config.method.name != "full"
+            else self.parallel.device,
             dtype=DTYPES[config.weights_dtype],
             num_layers=num_layers,
         )

@@ -15,6 +15,7 @@ from benchmarks import cards, estimates
 from sana.bucket import Bucket
 from sana.config.offload import GroupOffload
 from sana.config.training.train import TrainConfig
+from sana.costs.learned import learned_part, training_passes
 from sana.costs.memory import (
     GIB,
     Precision,
@@ -28,9 +29,11 @@ from sana.costs.offload import text_encoder_parameters_on_device, transformer_pa
 from sana.costs.text import TextSizes
 from sana.costs.training import estimate_training, optimizer_bytes
 from sana.costs.transformer import TransformerSizes
+from sana.model.adapters.keyed_dropout import KeyedDropout
 from sana.model.random_weights import random_transformer
 from sana.model.transformer import DTYPES
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
+from sana.training.trainables.registry import build_trainable
 from tests.published import TEXT_ENCODER, TRANSFORMER
 
 FULL, SMALL_BUCKET = Bucket(81, 480, 832), Bucket(9, 128, 160)
@@ -247,3 +250,100 @@ def test_the_table_of_cards_in_the_docs_is_what_is_counted() -> None:
 )
 def test_a_process_needs_what_was_estimated(name: str, device: str) -> None:
     assert estimates.estimated(name, device) == pytest.approx(estimates.measured(name, device), rel=0.1)
+
+
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "self_attention": {"targets": ["self_attention"]},
+    "all": {"targets": ["self_attention", "cross_attention", "feed_forward"]},
+    "dora": {"use_dora": True},
+    "all, dora": {"use_dora": True, "targets": ["self_attention", "cross_attention", "feed_forward"]},
+    "dropout": {"dropout": 0.1},
+    "all, dropout": {"dropout": 0.1, "targets": ["self_attention", "cross_attention", "feed_forward"]},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_block_beside_adapters_saves_what_is_counted(name: str, precision: str) -> None:
+    method = {"name": "lora", "rank": 4, **ADAPTERS[name]}
+    config = TrainConfig.model_validate(
+        {"max_steps": 1, "global_batch_size": 1, "mixed_precision": precision, "method": method}
+    )
+    model = build_trainable(random_transformer(SMALL, device=torch.device("cpu")), config).model.train()
+    for module in model.modules():
+        if isinstance(module, KeyedDropout):
+            module.set_keys(torch.zeros(1, 2, dtype=torch.int64))
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved: dict[int, torch.Tensor] = {}
+    within: list[bool] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if within and tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    block: Any = model.transformer_blocks[1]  # type: ignore[index]
+    block.register_forward_pre_hook(lambda *_: within.append(True))
+    block.register_forward_hook(lambda *_: within.clear())
+    autocast = torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        model(
+            torch.randn(1, *SMALL_BUCKET.latent_shape),
+            torch.randn(1, 9, 40),
+            torch.full((1,), 500.0),
+            encoder_attention_mask=torch.ones(1, 9, dtype=torch.int64),
+        )
+    kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    sizes = TransformerSizes.of(SMALL)
+    num_tokens, learned = sizes.num_tokens(SMALL_BUCKET), learned_part(config, sizes)
+    assert learned is not None
+    counted = block_activation_bytes(
+        sizes, num_tokens, precision="autocast" if precision == "bf16" else "fp32", caption_tokens=9
+    )
+    counted += num_tokens * learned.added_per_token - (2 * sizes.block_parameters if precision == "bf16" else 0)
+    print(f"{name}, {precision}: {kept / counted:.3f} of what is counted")
+    assert 0.88 < kept / counted < 1.08
+
+
+@pytest.mark.parametrize("base_weights", ["plain", "int8", "fp8_cast"])
+@pytest.mark.parametrize("mixed_precision", ["bf16", "fp32"])
+def test_an_adapter_and_its_base_have_the_bytes_that_are_counted(base_weights: str, mixed_precision: str) -> None:
+    config = TrainConfig.model_validate(
+        {
+            "max_steps": 1, "global_batch_size": 1, "mixed_precision": mixed_precision, "base_weights": base_weights,
+            "method": {"name": "lora", "rank": 4, "targets": ["cross_attention", "feed_forward"], "use_dora": True},
+        }
+    )  # fmt: skip
+    trainable = build_trainable(random_transformer(SMALL, device=torch.device("cpu")), config)
+    learned = learned_part(config, TransformerSizes.of(SMALL))
+    assert learned is not None
+    assert {name: tuple(p.shape) for name, p in trainable.parameters.items()} == dict(learned.shapes)
+    held = [*trainable.model.parameters()]
+    held += [b for name, b in trainable.model.named_buffers() if name.endswith(("codes", "scale", "bias"))]  # type: ignore[misc]
+    stays = sum(tensor.nbytes for tensor in held) - sum(p.nbytes for p in trainable.parameters.values())
+    assert learned.fixed_bytes == pytest.approx(stays, rel=0.02)
+    state = build_optimizer(config, trainable.parameters).state()
+    assert optimizer_bytes(config, TransformerSizes.of(SMALL)) == sum(tensor.nbytes for tensor in state.values())
+
+
+def test_an_adapter_needs_little_beside_its_base() -> None:
+    """Of the published model; what was not measured on a GPU is said so in docs/adapters.md."""
+    sizes = TransformerSizes.of(TRANSFORMER)
+
+    def memory(**settings: Any) -> TrainingMemory:
+        config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": 1, **settings})
+        return estimate_training(config, sizes, FULL, caption_tokens=300, on_gpu=True)
+
+    lora = {"name": "lora", "rank": 16}
+    full, plain, eight = memory(), memory(method=lora), memory(method=lora, base_weights="int8")
+    print(*(f"{m.state / GIB:.2f} GiB between steps, {m.peak / GIB:.2f} at most" for m in (full, plain, eight)))
+    assert full.state == 16 * sizes.num_parameters
+    assert plain.state < 0.15 * full.state and eight.state < 0.6 * plain.state
+    assert eight.peak < plain.peak < full.peak
+    frozen = memory(frozen=["transformer_blocks.*"])
+    assert full.state - frozen.state == 12 * sizes.num_layers * sizes.block_parameters
+    offloaded = {"resources": {"offload": {"type": "block_level"}}}
+    assert memory(method=lora, **offloaded).peak < plain.peak
+    assert training_passes(TrainConfig(max_steps=1, global_batch_size=1), sizes) == 3.0
+    config = TrainConfig.model_validate({"max_steps": 1, "global_batch_size": 1, "method": lora})
+    assert 2.0 < training_passes(config, sizes) < 2.05

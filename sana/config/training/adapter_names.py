@@ -1,5 +1,6 @@
 """Which layers an adapter is put beside, and the names and shapes of what learns then; without torch."""
 
+import re
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 
@@ -17,6 +18,8 @@ TARGET_GROUPS = {
 }
 A, B, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"  # as PEFT names them in files
 _WEIGHT = ".weight"
+# diffusers' rule of layerwise casting: its own patterns and those of SanaVideoTransformer3DModel
+_NOT_CAST = re.compile(r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$")
 
 
 def adapter_targets(method: LoraMethod, shapes: Shapes, *, key: str = "train.method.targets") -> list[str]:
@@ -60,6 +63,11 @@ def adapter_shapes(method: LoraMethod, shapes: Shapes) -> dict[str, tuple[int, .
         if method.use_dora:
             found[f"{layer}.{MAGNITUDE}"] = (1, outputs, *kernel) if kernel else (outputs,)
     return found
+
+
+def fp8_cast_takes(layer: str) -> bool:
+    """Whether diffusers' layerwise casting stores a layer of this name in fp8, where it is linear or a convolution."""
+    return _NOT_CAST.search(layer) is None
 
 
 def _is_layer(name: str, shape: tuple[int, ...]) -> bool:

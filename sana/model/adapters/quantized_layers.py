@@ -6,7 +6,6 @@ moves a module does it with these. (diffusers' own hooks put the weight back int
 backward pass then meets it so.)
 """
 
-import re
 import sys
 from typing import Any, Literal
 
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from sana.config.training.adapter_names import fp8_cast_takes
+
 Format = Literal["int8", "fp8", "fp8_cast"]
 
 _FP8 = torch.float8_e4m3fn
 _BLOCKS = "transformer_blocks."
-# diffusers' rule of layerwise casting: its own patterns and those of SanaVideoTransformer3DModel
-_NOT_CAST = re.compile(r"pos_embed|patch_embed|norm|^proj_in$|^proj_out$")
 
 
 class _Linear(torch.autograd.Function):
@@ -149,7 +148,7 @@ def _is_stored(name: str, module: nn.Linear | nn.Conv2d, kind: Format) -> bool:
         return False
     name = name.removesuffix(".base_layer")  # beside which an adapter is
     if kind == "fp8_cast":
-        return _NOT_CAST.search(name) is None
+        return fp8_cast_takes(name)
     return name.startswith(_BLOCKS) and getattr(module, "groups", 1) == 1
 
 

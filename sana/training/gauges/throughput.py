@@ -21,8 +21,8 @@ class CountedStep(NamedTuple):
 class Throughput:
     """Counts the work of steps by formula, on the host; `sizes` are those of the transformer that trains.
 
-    FLOPs are 3 x those of the forward pass: what is computed again in the backward pass is no progress. `peak_flops` is
-    that of one device, and `num_ranks` share the work.
+    FLOPs are `passes` x those of the forward pass, 3 where all learns: what is computed again in the backward pass is
+    no progress. `peak_flops` is that of one device, and `num_ranks` share the work.
     """
 
     def __init__(
@@ -34,10 +34,12 @@ class Throughput:
         batch_size: int,
         num_ranks: int,
         peak_flops: float | None,
+        passes: float = 3.0,
     ) -> None:
         self._sizes = TransformerSizes.of(transformer_config)
         self._cursor, self._samples = cursor, samples
         self._batch_size, self._num_ranks, self._peak_flops = batch_size, num_ranks, peak_flops
+        self._passes = passes
         self._flops = functools.lru_cache(maxsize=4096)(self._count_flops)
 
     def rates(self, steps: Sequence[CountedStep], seconds: float) -> dict[str, float]:
@@ -59,4 +61,5 @@ class Throughput:
         return Bucket.parse(self._samples.buckets[self._samples.bucket_codes[row]])
 
     def _count_flops(self, bucket: Bucket, caption_tokens: int) -> int:
-        return self._sizes.flops(bucket, caption_tokens=caption_tokens, batch=self._batch_size).training
+        batch, passes = self._batch_size, self._passes
+        return self._sizes.flops(bucket, caption_tokens=caption_tokens, batch=batch, passes=passes).training
