@@ -21,8 +21,8 @@ params, those under `resources` as tags, and the whole config as `config/resolve
 # not in their own stage's hash, and no matter of speed
 _OTHERWISE = {
     **dict.fromkeys(("model", "download.datasets.*.source", "download.datasets.*.revision", "sample.prompt_library",
-                     "sample.images", "train.init_from", "encode_features.encoder", "encode_features.revision"),
-                    "content"),
+                     "sample.images", "sample.videos", "train.init_from", "encode_features.encoder",
+                     "encode_features.revision"), "content"),
     **dict.fromkeys(("download.datasets.*.role", "download.datasets.*.repeats", "download.datasets.*.sampling_weight",
                      "download.datasets.*.bucket", "download.datasets.*.conditions", "download.datasets.*.disabled"),
                     "later"),

@@ -4,10 +4,12 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sana.bucket import Bucket
+from sana.bucket import TEMPORAL_STRIDE, Bucket
 from sana.config.encode import VaePrecision
 from sana.config.offload import FrozenGroupOffload
 from sana.config.section import MAX_SEED, Neutral, Section
+
+Keep = Literal["prefix", "suffix", "around_mask"]
 
 
 class SampleResources(Section):
@@ -15,11 +17,49 @@ class SampleResources(Section):
     offload: FrozenGroupOffload = FrozenGroupOffload()  # of the transformer
 
 
+class GivenVideoConfig(Section):
+    """A video of which a prompt's video is given a part."""
+
+    prompt: str = Field(min_length=1, description="nickname of the prompt whose video is given a part of this one")
+    path: str = Field(min_length=1, description="the local video; cut to the shape of bucket around its centre")
+    keep: Keep = Field(
+        "prefix",
+        description="what is given. prefix: its last `frames` are the first ones of the video that is made. suffix: of "
+        "its first frames, as many as the bucket has, the last `frames`; what is before them is made. around_mask: all "
+        "of these but the white of `mask`",
+    )
+    frames: int | None = Field(
+        None, ge=1, le=10**6, description="frames that are given: of a prefix 4k + 1, of a suffix 4k"
+    )
+    mask: str | None = Field(
+        None, min_length=1, description="local picture, of keep around_mask: its white is made, in all frames"
+    )
+
+    @model_validator(mode="after")
+    def _says_what_is_kept(self) -> Self:
+        if (self.keep == "around_mask") != (self.mask is not None):
+            raise ValueError(f"keep {self.keep} {'has no' if self.mask else 'needs a'} mask; set one of the two")
+        if (self.keep == "around_mask") != (self.frames is None):
+            raise ValueError(
+                f"keep {self.keep} {'needs' if self.frames is None else 'has no'} frames; set one of the two"
+            )
+        rest = 1 if self.keep == "prefix" else 0
+        if self.frames is not None and self.frames % TEMPORAL_STRIDE != rest:
+            nearest = self.frames - (self.frames - rest) % TEMPORAL_STRIDE
+            raise ValueError(
+                f"frames {self.frames} of a {self.keep} must be 4k{' + 1' if rest else ''}, as latent frames are; "
+                f"use {max(nearest, rest or TEMPORAL_STRIDE)}"
+            )
+        if remote := next((path for path in (self.path, self.mask or "") if "://" in path), None):
+            raise ValueError(f"{remote} is not local; fetch it, and name the file")
+        return self
+
+
 class SampleConfig(Section):
-    # images are in the recipe of the stage by their content; the prompts of the file are in `prompts` once the config
-    # is loaded: the content is hashed, not the path
+    # images and videos are in the recipe of the stage by their content; the prompts of the file are in `prompts` once
+    # the config is loaded: the content is hashed, not the path
     UNHASHED: ClassVar[frozenset[str]] = frozenset(
-        {"resources", "prompt_library", "images", "preview_every", "preview_weights"}
+        {"resources", "prompt_library", "images", "videos", "preview_every", "preview_weights"}
     )
 
     prompts: dict[str, str] = Field(min_length=1, description="validation prompt library, nickname: prompt")
@@ -34,6 +74,9 @@ class SampleConfig(Section):
         max_length=1000,
         description="local picture that a prompt's video begins with, nickname: path (image to video); cut to the "
         "shape of bucket around its centre",
+    )
+    videos: tuple[GivenVideoConfig, ...] = Field(
+        (), max_length=1000, description="videos that others are made from: continued, begun or inpainted; one a prompt"
     )
     negative_prompt: str = Field("", description="what guidance steers away from; empty: the null caption of training")
     bucket: str = Field("81x480x832", description="shape of the videos, frames x height x width")
@@ -95,6 +138,24 @@ class SampleConfig(Section):
                 f"images are the first frames of videos, and bucket {self.bucket} has one frame, which leaves nothing "
                 "to make; use a longer bucket"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _videos_are_of_prompts(self) -> Self:
+        names = [given.prompt for given in self.videos]
+        for place, given in enumerate(self.videos):
+            if given.prompt not in self.prompts:
+                raise ValueError(
+                    f"videos.{place}.prompt is {given.prompt}, the nickname of no prompt; sample.prompts has "
+                    f"{', '.join(self.prompts)}"
+                )
+            if given.prompt in self.images or names.count(given.prompt) > 1:
+                raise ValueError(f"prompt {given.prompt} has two of images and videos to be made from; remove one")
+            if (given.frames or 0) >= self.shape.num_frames:
+                raise ValueError(
+                    f"videos.{place}.frames {given.frames} leaves nothing to make of bucket {self.bucket}; give fewer "
+                    "frames, or use a longer bucket"
+                )
         return self
 
     @property

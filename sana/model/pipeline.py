@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
 from sana.config.offload import FrozenGroupOffload
+from sana.data.video.given_video import GivenFrames
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math
 from sana.model.sampling.clean_estimate import Preview, observed
+from sana.model.sampling.held import Held, hold, sample_held
 from sana.model.sampling.image_to_video import SanaFirstFramePipeline, encode_first_frame, from_first_frame
 from sana.model.transformer import load_transformer, pad
 from sana.model.vae import decode_latents, load_vae
@@ -108,24 +110,28 @@ def sample_video(
     on_step: Callable[[int, int], None] | None = None,
     preview: Preview | None = None,
     first_frame: np.ndarray | None = None,
+    given: GivenFrames | None = None,
 ) -> np.ndarray:
     """Sample one video: uint8 [F, H, W, 3], the same for the same seed; see `sample_latents` and `to_video`.
 
-    It begins with `first_frame`, uint8 [H, W, 3], where that is given: image to video.
+    It begins with `first_frame`, uint8 [H, W, 3], where that is there: image to video. Or it keeps what is `given`.
     """
+    shape = Bucket(num_frames, height, width)  # raises for shapes that the VAE would floor
     first = None if first_frame is None else encode_first_frame(pipe.vae, first_frame, precision=vae_precision)
+    held = None if given is None else hold(pipe.vae, given, shape, precision=vae_precision)
     with float32_math(math):
         latents = sample_latents(
             pipe,
             prompt_embeds=prompt_embeds,
             negative_embeds=negative_embeds,
-            shape=Bucket(num_frames, height, width),  # raises for shapes that the VAE would floor
+            shape=shape,
             steps=steps,
             guidance=guidance,
             seed=seed,
             on_step=on_step,
             preview=preview,
             first_latents=first,
+            held=held,
         )
     return to_video(pipe.vae, latents, precision=vae_precision)
 
@@ -143,6 +149,7 @@ def sample_latents(
     on_step: Callable[[int, int], None] | None = None,
     preview: Preview | None = None,
     first_latents: Tensor | None = None,
+    held: Held | None = None,
 ) -> Tensor:
     """Denoise one latent: float32 [1, 16, f, h, w], the same for the same seed.
 
@@ -151,6 +158,7 @@ def sample_latents(
     generator makes the same video. `guidance` 1 or less means none. `on_step(done, steps)` follows each step.
     `preview` is given what the sampler takes for the clean latent, now and then; it changes nothing.
     With `first_latents`, [1, 16, 1, h, w] of `encode_first_frame`, it is image to video: they are the first frame.
+    What is `held` stays as it is.
 
     Raises:
         FloatingPointError: the sampled latents are not all finite.
@@ -158,6 +166,22 @@ def sample_latents(
     embeds, mask = pad([prompt_embeds, negative_embeds])
     device = pipe.computes_on or pipe.vae.device  # offloaded, the transformer is in the host's memory between two calls
     embeds, mask = embeds.to(device), mask.to(device)
+
+    if held is not None:
+        kept = sample_held(
+            pipe,
+            held,
+            embeds=embeds,
+            mask=mask,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            device=device,
+            on_step=on_step,
+            preview=preview,
+        )
+        _require_finite(kept, "latents")
+        return kept
 
     def report(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None:

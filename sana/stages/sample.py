@@ -1,11 +1,13 @@
 """Sample: one video per validation prompt, and a contact sheet, from the trained weights and cached embeddings."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.sample import SampleConfig
 from sana.context import Context
 from sana.counts import Counts
+from sana.data.given_files import given_digest
 from sana.data.picture_file import picture_digest
 from sana.facts import SampleFacts, TrainFacts
 from sana.model.model_resolver import resolve_model, source_of
@@ -30,13 +32,14 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     return Recipe(
         NAME,
         VERSION,
-        {**config, "mixed_precision": context.config.train.mixed_precision},
+        {**config, **_kept(context.config.sample), "mixed_precision": context.config.train.mixed_precision},
         {
             "prompts": inputs["texts"].content["prompts"],
             "weights": inputs["weights"].content["weights"],
             "vae": model.digests["vae"],
             "scheduler": model.digests["scheduler"],
             **_image_digests(context.config.sample),
+            **_video_digests(context.config.sample),
         },
     )
 
@@ -46,6 +49,21 @@ def _image_digests(config: SampleConfig) -> dict[str, str]:
     return {
         f"image of {name}": picture_digest(path, where=f"sample.images.{name}")
         for name, path in sorted(config.images.items())
+    }
+
+
+def _kept(config: SampleConfig) -> dict[str, Any]:
+    """Return what is kept of the videos that others are made from."""
+    found = {given.prompt: {"keep": given.keep, "frames": given.frames} for given in config.videos}
+    return {"videos": found} if found else {}
+
+
+def _video_digests(config: SampleConfig) -> dict[str, str]:
+    """Raises ConfigError: one of the files is not there."""
+    return {
+        f"{what} of {given.prompt}": digest
+        for place, given in enumerate(config.videos)
+        for what, digest in given_digest(given, where=f"sample.videos.{place}").items()
     }
 
 

@@ -16,6 +16,7 @@ from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.contact_sheet import contact_sheet, sheet_row
 from sana.data.video.first_frame import read_first_frame
+from sana.data.video.given_video import GivenFrames, read_given
 from sana.data.video.video import write_mp4
 from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained, resolve_device
@@ -75,6 +76,7 @@ def sample(job: Job[SampleSpec]) -> None:
             name=f"prompt {name}",
             preview=Preview(previews.every, on_preview) if previews else None,
             first_frame=_first_frame(job.config, name),
+            given=_given(job.config, name),
         )
         write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
     rows = [sheet_row(f"{name}: {texts[name]}", video) for name, video in videos.items()]
@@ -106,6 +108,16 @@ def _previews(job: Job[SampleSpec], pipe: SanaPipeline) -> Previews:
 def _first_frame(config: Config, nickname: str) -> np.ndarray | None:
     path = config.sample.images.get(nickname)
     return None if path is None else read_image(config, path, where=f"sample.images.{nickname}")
+
+
+def _given(config: Config, nickname: str) -> GivenFrames | None:
+    """Read what is given of another video. Raises ConfigError: it cannot be read, or is too short."""
+    settings = config.sample
+    found = [(place, given) for place, given in enumerate(settings.videos) if given.prompt == nickname]
+    if not found:
+        return None
+    place, given = found[0]
+    return read_given(given, settings.shape, fps=settings.fps, where=f"sample.videos.{place}")
 
 
 def read_image(config: Config, path: str, *, where: str) -> np.ndarray:
@@ -148,16 +160,17 @@ def sample_one(
     name: str,
     preview: Preview | None = None,
     first_frame: np.ndarray | None = None,
+    given: GivenFrames | None = None,
 ) -> np.ndarray:
     """Sample one video as the sample settings say: uint8 [F, H, W, 3]; embeddings [L, C] of real tokens.
 
-    It begins with `first_frame`, uint8 [H, W, 3], where that is given.
+    It begins with `first_frame`, uint8 [H, W, 3], where that is there, or keeps what is `given`.
 
     Raises:
         SanaError: its numbers are not finite; names the video, which is `name`, and the weights.
     """
     try:
-        return _sample(config, pipe, embeds, negative, on_step, preview, first_frame)
+        return _sample(config, pipe, embeds, negative, on_step, preview, first_frame, given)
     except FloatingPointError as error:
         raise SanaError(
             f"sample: no video of {name} with the {config.sample.weights} weights: {error}. The weights or the "
@@ -174,6 +187,7 @@ def _sample(
     on_step: Callable[[int, int], None],
     preview: Preview | None,
     first_frame: np.ndarray | None,
+    given: GivenFrames | None,
 ) -> np.ndarray:
     settings = config.sample
     return sample_video(
@@ -191,6 +205,7 @@ def _sample(
         on_step=on_step,
         preview=preview,
         first_frame=first_frame,
+        given=given,
     )
 
 
