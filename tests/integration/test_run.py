@@ -34,9 +34,9 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     real = source.list_source
 
-    def counted(backend, uri, captions):
+    def counted(backend, uri, *more):
         found.append(uri)
-        return real(backend, uri, captions)
+        return real(backend, uri, *more)
 
     monkeypatch.setattr(source, "list_source", counted)
     return found

@@ -43,7 +43,7 @@ def test_each_stage_has_its_row(name: str, state: str) -> None:
     shown = stopped_at(name, state, None if name == "bucket" else Progress(55, 60, "steps"))
     rows = rows_of_run(NAMES, shown.display.views)
     above, below = NAMES.index(name), len(NAMES) - NAMES.index(name) - 1
-    done = [CACHED, *[COMPLETED] * 9][:above]
+    done = [CACHED, *[COMPLETED] * len(NAMES)][:above]
     assert [row[0] for row in rows] == NAMES
     assert [row[1] for row in rows] == [*done, state, *["not reached"] * below]
     assert rows[above][2] == ("" if name == "bucket" else "55/60 steps done")
