@@ -52,6 +52,8 @@ def recipe(context: Context, inputs: Mapping[str, Artifact]) -> Recipe:
     """All that is uploaded: the files, by digests, the texts that are made of facts and settings, and where to."""
     publish = config_of(context)
     files = {**exported_files(inputs["weights"], with_merged=publish.merged), **sample_files(inputs)}
+    if taken := sorted(set(publish.extra_files) & set(files)):
+        raise ConfigError(f"publish.extra_files: {taken[0]} is a file of the model; give yours another name")
     texts = _texts(context, inputs)
     read = {
         "files": digest_of({name: info.digest for name, info in files.items()}),

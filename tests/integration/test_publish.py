@@ -19,7 +19,7 @@ from sana.artifact import Artifact, find
 from sana.context import Context
 from sana.data.video.video import write_mp4
 from sana.delivery import hub_upload
-from sana.errors import SanaError
+from sana.errors import ConfigError, SanaError
 from sana.facts import PublishFacts, TrainFacts
 from sana.maintenance.verify import verify
 from sana.pipeline import graph
@@ -114,7 +114,8 @@ def test_a_model_goes_to_a_private_repository_with_its_card_and_a_second_run_is_
     assert hub.private == {REPO: True}
     files = hub.files(REPO)
     assert {name: files[name] for name in trained.exported} == trained.exported
-    rest = {"README.md", "training_config.yaml", "eval_loss.png", "samples/bunny.mp4", "samples/contact_sheet.png"}
+    rest = {"README.md", "training_config.yaml", "passport.json", "eval_loss.png"}
+    rest |= {"samples/bunny.mp4", "samples/contact_sheet.png"}
     assert set(files) == {*trained.exported, *rest, ".gitattributes"}
     assert hub.messages == [f"Step 4 of training (publish/{made.fingerprint})"]
     facts = PublishFacts.of(made)
@@ -193,6 +194,14 @@ def test_a_dry_run_asks_nobody_and_lists_exactly_what_is_uploaded(
     assert store.read(dry.files["README.md"].key) == files["README.md"] and files["docs/notes.md"] == b"# notes"
 
 
+def test_an_extra_file_replaces_none_of_the_model(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ConfigError, match="publish.extra_files: vae/config.json is a file of the model"):
+        trained.publish(f"publish={{to: {tmp_path}/out, extra_files: {{vae/config.json: {tmp_path}/x.json}}}}")
+    with pytest.raises(ConfigError, match="notes.md: /nowhere/x cannot be read: No such file"):
+        trained.publish(f"publish={{to: {tmp_path}/out, extra_files: {{notes.md: /nowhere/x}}}}")
+
+
 def refuses(verb: str, status: int, message: str = "no") -> Callable[[UploadHub, pytest.MonkeyPatch], None]:
     return lambda hub, patch: hub.refuse.update({verb: [(status, message)]})
 
@@ -234,7 +243,7 @@ FAULTS: dict[str, tuple[Fault, type[Exception], str]] = {
     "bad card": (refuses("validate", 400), SanaError, "could not have the card accepted"),
     "hangs at once": (hangs("create"), StoreError, "could not make the repository .*timed out"),
     "hangs": (hangs("put"), StoreError, "could not upload .*timed out.*were uploaded before"),
-    "goes away": (dies, StoreError, r"could not upload .*out of reach.*3 of 15 files \(.*\) were uploaded before"),
+    "goes away": (dies, StoreError, r"could not upload .*out of reach.*3 of 16 files \(.*\) were uploaded before"),
     "public": (is_public, SanaError, "is public, and publish.private is true"),
 }
 
