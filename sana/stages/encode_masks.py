@@ -75,24 +75,35 @@ def _with_masks(context: Context, inputs: Mapping[str, Artifact]) -> pa.Table:
     }
     for name, values in columns.items():
         windows = windows.append_column(name, values)
-    return windows.append_column("mask_key", _mask_keys(windows))
+    return _keyed(windows)
 
 
-def _mask_keys(windows: pa.Table) -> pa.Array:
-    """Return what names each mask as it is used: all that its bytes, or its rejection, are a function of."""
-    of_mask = ("inverted", "keep_empty", *_OF_CLIP)
-    texts = [pc.cast(windows.column(name), pa.string()) for name in of_mask]
-    named = pc.binary_join_element_wise(windows.column("mask_digest"), *texts, "/")
-    digest = pc.if_else(pc.equal(windows.column("mask_digest"), _WHOLE), _WHOLE, named)
-    columns = windows.set_column(windows.schema.get_field_index("digest"), "digest", pc.fill_null(digest, ""))
-    whole = pc.equal(columns.column("digest"), _WHOLE)
+def _keyed(windows: pa.Table) -> pa.Table:
+    """Add `mask_key`, which names what the bytes of a mask, or its rejection, are a function of.
+
+    And `pass_key`, the same without the window's start: windows that one pass over a mask reads; and `pass_start`.
+    """
+    of_mask = [pc.cast(windows.column(name), pa.string()) for name in ("inverted", "keep_empty", *_OF_CLIP)]
+    named = pc.binary_join_element_wise(windows.column("mask_digest"), *of_mask, "/")
+    whole = pc.fill_null(pc.equal(windows.column("mask_digest"), _WHOLE), False)
+    cut = windows.select(list(SAMPLE_KEY_COLUMNS))
+    digest = pc.fill_null(pc.if_else(whole, _WHOLE, named), "")
+    cut = cut.set_column(cut.schema.get_field_index("digest"), "digest", digest)
     for name in SAMPLE_KEY_COLUMNS:  # one tensor of ones for each bucket, however windows are cut
         if name not in ("digest", "bucket"):
-            field, values = columns.schema.field(name), columns.column(name)
-            neutral = pa.scalar("" if pa.types.is_string(field.type) else 0, field.type)
-            at = columns.schema.get_field_index(name)
-            columns = columns.set_column(at, field, pc.if_else(whole, neutral, values))
-    return sample_keys(columns)
+            cut = _without(cut, name, whole)
+    windows = windows.append_column("mask_key", sample_keys(cut))
+    windows = windows.append_column("pass_start", cut.column("start_frame"))
+    everywhere = pa.array(np.ones(cut.num_rows, bool))
+    return windows.append_column("pass_key", sample_keys(_without(cut, "start_frame", everywhere)))
+
+
+def _without(table: pa.Table, name: str, rows: pa.ChunkedArray | pa.Array) -> pa.Table:
+    """Return a table whose column is empty, or 0, in some rows."""
+    at = table.schema.get_field_index(name)
+    field = table.schema.field(at)
+    neutral = pa.scalar("" if pa.types.is_string(field.type) else 0, field.type)
+    return table.set_column(at, field, pc.if_else(rows, neutral, table.column(name)))
 
 
 def _tensors(context: Context, windows: pa.Table) -> PooledTensors:
@@ -101,8 +112,8 @@ def _tensors(context: Context, windows: pa.Table) -> PooledTensors:
         pool=pool_of(context),
         wanted=windows.filter(windows.column("mask_digest").is_valid()),
         unit="samples",
-        todo=("mask_key", "dataset", "clip_id", *_WANTED, *_OF_CLIP, *SAMPLE_KEY_COLUMNS),
-        order=("mask_digest", "bucket", "clip_id", "start_frame", "mask_key"),
+        todo=("mask_key", "pass_key", "dataset", *_WANTED, *_OF_CLIP, *SAMPLE_KEY_COLUMNS),
+        order=("pass_key", "pass_start", "mask_key", "dataset", "mask_path"),
         index=MASK_INDEX,
     )
 

@@ -24,7 +24,6 @@ from sana.data.schemas import MASKS, Reason
 from sana.data.shards.part_writer import PartWriter
 from sana.data.sources.source import Source, open_sources
 from sana.data.video.masks import Weights, read_masks
-from sana.data.video.one_pass import OF_ONE_PASS
 from sana.data.video.video import ClipRejected
 from sana.progress import REJECTED, Progress
 from sana.runtime.crash_journal import MAX_CRASHES, CrashJournal, Quarantine
@@ -36,8 +35,6 @@ from sana.store_errors import StoreError
 
 Row = Mapping[str, Any]
 Encoded = list[tuple[Row, Weights | ClipRejected]]
-# windows of one clip that one pass over its mask reads
-_OF_ONE_MASK = ("mask_digest", "dataset", "mask_path", "inverted", "keep_empty", "clip_id", *OF_ONE_PASS)
 
 
 def encode_masks(job: Job[EncodeMasksSpec]) -> None:
@@ -77,7 +74,7 @@ def encode_masks(job: Job[EncodeMasksSpec]) -> None:
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    for _, group in groupby(rows, key=itemgetter(*_OF_ONE_MASK)):
+    for _, group in groupby(rows, key=itemgetter("pass_key")):
         yield list(group)
 
 

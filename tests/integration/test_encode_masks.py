@@ -19,6 +19,7 @@ from sana.data.video.masks import read_masks, to_latent_size
 from sana.data.video.video import ClipRejected
 from sana.errors import RejectedError
 from sana.pipeline.plan import plan
+from sana.workers.encode_masks import _encode_group
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.video_files import make_video
 
@@ -264,6 +265,45 @@ def test_nothing_is_encoded_twice_and_policies_are_the_stages_alone(place: Place
     (lone,) = [row for row in rows(place, outcome, "index") if row["covered"] == 1.0]
     assert read_tensor(place.context().store, Location.of(lone)).eq(1).all()
     assert outcome["encode_masks"].content["windows"] != made["encode_masks"].content["windows"]
+
+
+def test_windows_of_several_clips_that_share_a_mask_are_read_once_and_in_order(place: Place, tmp_path: Path) -> None:
+    shared = new_place(tmp_path, Path("none"))
+    shutil.rmtree(shared.clips)
+    shutil.copytree(place.clips, shared.clips)
+    levels = np.zeros((17, 64, 96), np.uint8)
+    for frame in range(17):
+        levels[frame, :, : 4 * frame] = 255
+    mask = film(tmp_path / "mask.mkv", levels)
+    for number in range(10):
+        (shared.clips / f"c{number}.mask.png").unlink(missing_ok=True)
+        shutil.copy(mask, shared.clips / f"c{number}.mask.mkv")
+    windows = (
+        "bucket.buckets=[5x32x48]",
+        "bucket.window=stride",
+        "bucket.windows_per_clip=9",
+        "bucket.window_stride=2",
+    )
+    policies = "download.datasets.0.masks={suffix: .mask, empty: keep}"
+    with inline_workers():
+        outcome = run_stages(
+            shared.context(*MASKS, policies, *windows, "bucket.eval_fraction=0.2"), last="encode_masks"
+        )
+    index = rows(shared, outcome, "index")
+    assert len(index) == 70 and outcome["encode_masks"].counts.extra["encoded"] == 7
+    for row in index:
+        start = int(row["sample_id"].rpartition("-")[2])
+        found = read_tensor(shared.context().store, Location.of(row)).float().numpy()
+        (alone,) = read_masks(
+            shared.clips / "c0.mask.mkv", [{**WINDOW, "start_frame": start, "num_frames": 17, "keep_empty": True}]
+        )
+        assert np.abs(found - alone).max() < 1e-3, start
+
+
+def test_a_mask_that_killed_two_workers_is_rejected_unopened() -> None:
+    row = {**WINDOW, "mask_digest": "d", "mask_path": "m.png", "dataset": "x", "pass_key": "p"}
+    ((_, found),) = _encode_group([row], sources={}, journal=None, to_reject=frozenset({"d"}))  # type: ignore[arg-type]
+    assert isinstance(found, ClipRejected) and found.reason == "killed_worker" and "m.png" in found.detail
 
 
 def test_without_masked_loss_there_is_no_stage_and_latents_keep_their_recipe(place: Place, made: Outcome) -> None:
