@@ -107,10 +107,10 @@ def _videos(probed: pa.Table) -> Iterator[str]:
     small, large = (
         f"{probed['width'][at].as_py()}x{probed['height'][at].as_py()}" for at in (order[0].as_py(), order[-1].as_py())
     )
-    frames, fps = (pc.min_max(probed[name]) for name in ("num_frames", "fps"))
+    frames, moving = pc.min_max(probed["num_frames"]), probed["fps"].filter(pc.greater(probed["fps"], 0))
+    rate = f"{_span(pc.min_max(moving), '{:.4g}')} frames/s" if len(moving) else "all still"
     yield (
-        f"  videos: {small if small == large else f'{small} to {large}'} pixels, "
-        f"{_span(frames, '{}')} frames, {_span(fps, '{:.4g}')} frames/s"
+        f"  videos: {small if small == large else f'{small} to {large}'} pixels, {_span(frames, '{}')} frames, {rate}"
     )
 
 

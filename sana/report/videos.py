@@ -85,9 +85,9 @@ def _counted(values: np.ndarray) -> list[tuple[Any, int]]:
 
 
 def _rates(counted: Mapping[float, int]) -> list[tuple[str, int]]:
-    """The commonest rates in ascending order, to 1/100; the others in one row at the end."""
+    """The commonest rates in ascending order, to 1/100, pictures as `still`; the others in one row at the end."""
     ordered = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
-    rows = [(f"{rate:g}", num) for rate, num in sorted(ordered[:MAX_RATES])]
+    rows = [(f"{rate:g}" if rate else "still", num) for rate, num in sorted(ordered[:MAX_RATES])]
     rest = sum(num for _, num in ordered[MAX_RATES:])
     return [*rows, ("other", rest)] if rest else rows
 

@@ -57,11 +57,19 @@ def to_latent_size(levels: NDArray[np.uint8]) -> Weights:
     each, as the causal VAE groups them.
     """
     frames, height, width = levels.shape
-    weights = (np.clip(levels.astype(np.float32), BLACK, WHITE) - BLACK) / (WHITE - BLACK)
-    tiles = weights.reshape(frames, height // SPATIAL_STRIDE, SPATIAL_STRIDE, width // SPATIAL_STRIDE, SPATIAL_STRIDE)
-    areas = tiles.mean(axis=(2, 4))
+    rows = np.clip(levels, BLACK, WHITE).reshape(frames, -1, SPATIAL_STRIDE, width).sum(axis=2, dtype=np.uint16)
+    tiles = rows.reshape(frames, height // SPATIAL_STRIDE, -1, SPATIAL_STRIDE).sum(axis=3, dtype=np.uint16)
+    areas = (tiles.astype(np.float32) / SPATIAL_STRIDE**2 - BLACK) / (WHITE - BLACK)
     groups = areas[1:].reshape(-1, TEMPORAL_STRIDE, *areas.shape[1:]).mean(axis=1)
     return np.concatenate([areas[:1], groups])[None].astype(np.float32)
+
+
+def _brightness(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the mean of red, green and blue, rounded: uint8 [F, H, W] of [F, H, W, 3]."""
+    total = frames[..., 0].astype(np.uint16)
+    total += frames[..., 1]
+    total += frames[..., 2]
+    return ((total + 1) // 3).astype(np.uint8)
 
 
 def _finished(weights: Weights, window: Mapping[str, Any]) -> Weights | ClipRejected:
@@ -106,7 +114,7 @@ def _of_video(path: Path, windows: Sequence[Mapping[str, Any]], bucket: Bucket) 
         if isinstance(frames, ClipRejected):
             yield frames
         else:
-            yield to_latent_size(np.rint(frames.mean(axis=3, dtype=np.float32)).astype(np.uint8))
+            yield to_latent_size(_brightness(frames))
 
 
 def _crop(window: Mapping[str, Any], *, width: int, height: int) -> dict[str, float]:
