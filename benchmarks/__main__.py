@@ -18,6 +18,7 @@ NAMES = (
     "train",
     "checkpoint",
     "startup",
+    "crepa",
     "evaluate",
     "report",
     "learning",

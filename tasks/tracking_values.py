@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from sana.artifact import Artifact, Recipe, digest_of
 from sana.config.pipeline import Config
-from sana.config.section import Section, by_todays_names
+from sana.config.section import Neutral, Section, by_todays_names
 from sana.facts import TrainFacts
 from sana.store import Store
 from sana.training.metrics import parse_rows
@@ -45,7 +45,11 @@ def params(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> dict[st
 def pipeline_key(config: Config) -> str:
     """Name a pipeline by all that is hashed in its config and where its data comes from: equal keys, one run."""
     sources = [[dataset.source, dataset.revision] for dataset in config.download.enabled]
-    return digest_of([{name: part.hashed() for name, part in sections(config).items()}, sources])[:16]
+    if config.train.crepa is not None:
+        sources.append([config.encode_features.encoder, config.encode_features.revision])
+    fields = type(config).model_fields
+    hashed = {n: part.hashed() for n, part in sections(config).items() if Neutral(part) not in fields[n].metadata}
+    return digest_of([{name: settings for name, settings in hashed.items() if settings}, sources])[:16]
 
 
 def resolved_yaml(config: Config) -> str:

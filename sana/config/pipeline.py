@@ -45,7 +45,7 @@ class Config(Section):
     )
     bucket: BucketConfig = Field(default_factory=BucketConfig)
     encode_masks: EncodeMasksConfig = EncodeMasksConfig()
-    encode_features: EncodeFeaturesConfig = EncodeFeaturesConfig()
+    encode_features: Annotated[EncodeFeaturesConfig, Neutral(EncodeFeaturesConfig())] = EncodeFeaturesConfig()
     encode_captions: EncodeCaptionsConfig = EncodeCaptionsConfig()
     encode_latents: EncodeLatentsConfig = EncodeLatentsConfig()
     train: TrainConfig

@@ -102,6 +102,7 @@ def _of_training(train: TrainConfig) -> str:
     text += ", fused_backward" if train.resources.fused_backward else ""
     if train.method.name != "full" or train.frozen:
         text += f", {train.method.hashed()}, frozen {list(train.frozen)}, base {train.base_weights}"
+    text += ", CREPA" if train.crepa is not None else ""
     return f"{text}, compile {train.resources.compile}{_of_offload(train.resources.offload)}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sana.bucket import Bucket
+from sana.config.encode import EncodeFeaturesConfig
 from sana.config.pipeline import Config
 from sana.config.places import is_below
 from sana.config.training.schedule import FallingSchedule
@@ -45,6 +46,7 @@ def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
         *_of_schedule(config),
         *_of_optimizer(config),
         *_of_intervals(config),
+        *_of_features(config),
     ]
     found += _of_sampling(config, facts)
     return found if facts is None else [*found, *_of_samples(config, facts), *_of_evaluation(config, facts)]
@@ -69,6 +71,16 @@ def _of_roles(config: Config) -> Iterator[Advice]:
                 f"download.datasets.{held.id}.role",
                 "split",
             )
+
+
+def _of_features(config: Config) -> Iterator[Advice]:
+    if config.train.crepa is None and config.encode_features != EncodeFeaturesConfig():
+        yield Advice(
+            "encode_features is set, and without train.crepa nothing reads features: it has no effect; to align with "
+            "them:",
+            "train.crepa",
+            "{}",
+        )
 
 
 def _of_schedule(config: Config) -> Iterator[Advice]:

@@ -15,7 +15,8 @@ import torch
 
 from sana.bucket import Bucket
 from sana.config.training.train import TrainConfig
-from sana.data.loading.loader import LATENTS
+from sana.costs.features import FeatureSizes, feature_shape
+from sana.data.loading.loader import FEATURES, LATENTS
 from sana.model.random_weights import random_transformer
 from sana.model.transformer import DTYPES
 from sana.training import metrics as m
@@ -24,11 +25,13 @@ from sana.training.compute.blocks import prepare_blocks
 from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
+from sana.training.regularizers.registry import build_regularizers
 from sana.training.state import TrainState
 from sana.training.train_step import StepMetrics, TrainStep
 from sana.training.trainables.registry import build_trainable
 
 _FLOW_SHIFT = 3.0  # of the noise levels: it changes no cost
+_FEATURES, _TOKENS_PER_CELL = FeatureSizes(1536, 14), 2  # of the default encoder, on the default grid
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class SyntheticModel:
         )
         self._caption_channels = int(transformer_config["caption_channels"])
         self.trainable = build_trainable(transformer, config)
+        regularizers = build_regularizers(
+            _within(config, transformer), self.trainable, feature_size=_FEATURES.hidden_size
+        )
         buckets = () if bucket is None else (str(bucket),)
         self.blocks = prepare_blocks(transformer, config, self.parallel, buckets=buckets, work_dir=work_dir)
         self.trainable.model.train()
         self.model = self.parallel.wrap(self.trainable)
-        self.objective = build_objective(config, flow_shift=_FLOW_SHIFT)
+        self.objective = build_objective(config, flow_shift=_FLOW_SHIFT, regularizers=regularizers)
 
     @torch.no_grad()
     def measure_forward(self, bucket: Bucket, *, caption_tokens: int) -> float:
@@ -94,12 +100,23 @@ class SyntheticModel:
         latents = torch.randn((size, *bucket.latent_shape), generator=generator).half()
         loss_mask = torch.ones(size, 1, *bucket.latent_shape[1:], dtype=torch.float16)
         read = {LATENTS: latents, LOSS_MASK: loss_mask}
+        if self.config.crepa is not None:
+            shape = feature_shape(bucket, _TOKENS_PER_CELL, _FEATURES)
+            read[FEATURES] = torch.randn((size, *shape), generator=generator).half()
         slots = [BatchSlot(0, position, row=0) for position in range(size)]
         drawn = self.objective.draw(slots, read)
         texts = torch.randn(size, caption_tokens, self._caption_channels, generator=generator).bfloat16()
         mask = torch.ones(size, caption_tokens, dtype=torch.int64)
         batch = MicroBatch({**read, **drawn, "captions": texts, "mask": mask})
         return itertools.repeat(batch)
+
+
+def _within(config: TrainConfig, transformer: Any) -> TrainConfig:
+    """Return a config whose CREPA watches a block that there is: a measurement may have fewer of them."""
+    if config.crepa is None:
+        return config
+    index = min(config.crepa.block_index, len(transformer.transformer_blocks) - 1)
+    return config.model_copy(update={"crepa": config.crepa.model_copy(update={"block_index": index})})
 
 
 class SyntheticTraining(SyntheticModel):

@@ -170,7 +170,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     samples = load_samples(
         store, latents, captions, "train", draws_per_epoch=spec.draws_per_epoch, others=_further_tensors(spec)
     )
-    regularizers = build_regularizers(config.train, trainable, samples)
+    regularizers = build_regularizers(config.train, trainable, feature_size=samples.tensor_size(FEATURES))
     eval_samples = load_samples(store, latents, captions, "eval")
     if parallel.is_main:
         width = int(transformer.config.caption_channels)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sana.config.training.crepa import PROJECTOR, PROJECTOR_NAMES
+from sana.data.loading.loader import Reader
 from sana.runtime.job import read_job
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
@@ -95,7 +96,7 @@ def test_steps_say_what_is_aligned_and_the_projector_learns(crepa: Lab, straight
     assert not own.keys() & load_weights(crepa.store, crepa.key("straight"), 4, which="ema").keys()
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [1, 3])
 def test_a_resumed_run_is_the_run_that_never_stopped(
     crepa: Lab, settings: dict[str, Any], straight: list[dict[str, float]], stop: int
 ) -> None:
@@ -152,6 +153,34 @@ def test_after_the_cut_off_nothing_is_measured_or_added(
     assert worst(one, crepa.rows(crepa.at(f"cut2-{sharding}", 4))) < TOLERANCE
     measured = ["train/crepa_loss" in row for row in one if "train/loss" in row]
     assert measured == [True, True, False, False]
+
+
+def test_after_the_cut_off_no_feature_is_read(
+    crepa: Lab, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[bool] = []
+    read_batch = Reader.read_batch
+
+    def noting(self: Reader, wanted: Any, **named: Any) -> Any:
+        batch = read_batch(self, wanted, **named)
+        read.append("features" in batch.tensors)
+        return batch
+
+    monkeypatch.setattr(Reader, "read_batch", noting)
+    cut = {**settings, "crepa": {**CREPA, "cutoff_step": 1}, "max_steps": 2, "prefetch_batches": 1}
+    crepa.train("unread", **cut)
+    assert read == [True] * 4 + [False] * 4
+
+
+def test_an_adapter_learns_beside_it_on_two_ranks_as_on_one(
+    pair: RankPair, crepa: Lab, settings: dict[str, Any]
+) -> None:
+    changed = {**settings, **LORA, "max_steps": 2}
+    one = crepa.rows(crepa.train("lora", **changed))
+    pair.run(_train, crepa.job("lora2", **changed, sharding="full").path, None)
+    assert worst(one, crepa.rows(crepa.at("lora2", 2))) < TOLERANCE
+    names = weights_of(crepa, "lora2", 2)
+    assert {*PROJECTOR_NAMES} < names.keys() and all(".lora_" in name for name in names.keys() - {*PROJECTOR_NAMES})
 
 
 @pytest.mark.parametrize("method", [{}, LORA], ids=["full", "lora"])

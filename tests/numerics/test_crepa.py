@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.gpu.sizes import TINY
 from sana.config.training.crepa import CrepaConfig
 from sana.config.training.train import TrainConfig
 from sana.model.features.area_pool import area_pool
@@ -17,6 +18,7 @@ from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.objectives.registry import build_objective
 from sana.training.regularizers.crepa import LOSS, SIMILARITY, WEIGHT_NOW, Crepa, weight_at
 from sana.training.regularizers.projector import add_projector
+from sana.training.synthetic import SyntheticTraining
 from sana.training.trainables.full_transformer import FullTransformer
 
 SIZE, WIDTH = 7, 24  # numbers of a feature, and of a hidden state of the tiny model
@@ -143,3 +145,12 @@ def test_the_weight_of_each_step(schedule: dict[str, Any], expected: list[float]
     config = CrepaConfig(weight=2.0, schedule=schedule, cutoff_step=6)
     assert [weight_at(step, config) for step in range(6)] == pytest.approx(expected, abs=1e-12)
     assert weight_at(6, config) is None and weight_at(7, config) is None
+
+
+def test_a_measurement_of_fewer_blocks_takes_it_in(tmp_path: Path) -> None:
+    """As `sana calibrate` does, whose first trials have a few of the model's blocks."""
+    plain = TINY.train_config({"compile": "never", "activation_memory": 1.0})
+    config = TrainConfig.model_validate({**plain.model_dump(), "crepa": {"block_index": 10}})
+    training = SyntheticTraining(config, TINY.transformer, work_dir=tmp_path, bucket=TINY.bucket, num_layers=1)
+    taken = training.take(training.batches(TINY.bucket, TINY.caption_tokens))
+    assert LOSS in taken.scalars and "crepa_projector.weight" in training.state.parameters

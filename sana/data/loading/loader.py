@@ -65,6 +65,11 @@ class Samples:
         owners = np.flatnonzero((first <= index_row) & (index_row < end))
         return int(owners[0]) if len(owners) else 0
 
+    def tensor_size(self, name: str) -> int:
+        """Return the length of the last dimension of a tensor, which all samples have alike; 0 where there is none."""
+        index = self.tensors.get(name)
+        return 0 if index is None else int(index.shapes[0, -1])
+
     def dataset(self, row: int) -> str:
         """Return the id of the data set that a row is of."""
         return self.datasets[int(self.dataset_codes[row])]

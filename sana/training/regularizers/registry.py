@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sana.config.training.train import TrainConfig
-from sana.data.loading.loader import FEATURES, Samples
 from sana.errors import ConfigError
 from sana.training.objectives.objective import Regularizer
 from sana.training.regularizers.crepa import Crepa
@@ -12,10 +11,10 @@ from sana.training.regularizers.projector import add_projector
 from sana.training.trainables.trainable import Trainable
 
 
-def build_regularizers(config: TrainConfig, trainable: Trainable, samples: Samples) -> Sequence[Regularizer]:
+def build_regularizers(config: TrainConfig, trainable: Trainable, *, feature_size: int) -> Sequence[Regularizer]:
     """Return the regularizers that the config turns on, and put what they train beside what learns.
 
-    Before ranks wrap the model. `samples` have the tensors that they read.
+    Before ranks wrap the model. `feature_size`: numbers of one of the features that they read.
 
     Raises:
         ConfigError: the model has no such block.
@@ -28,6 +27,5 @@ def build_regularizers(config: TrainConfig, trainable: Trainable, samples: Sampl
     if crepa.block_index >= len(blocks):
         raise ConfigError(f"train.crepa.block_index is {crepa.block_index}, and the model has {len(blocks)} blocks")
     width = model.config.num_attention_heads * model.config.attention_head_dim
-    feature_size = int(samples.tensors[FEATURES].shapes[0, -1])
     projector = add_projector(trainable, width, feature_size, seed=config.seed)
     return (Crepa(crepa, blocks[crepa.block_index], projector),)
