@@ -9,6 +9,7 @@ sizes on a GPU. Features are those of DINOv2's sizes with random weights, frame 
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sana.model.vae import encode_latents
 from sana.training.synthetic import SyntheticTraining
 from tests.published import VAE
 
-TURNS, NUM_STEPS = 3, 3
+TURNS = 6
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "CREPA": {"crepa": {"block_index": 2}},
@@ -37,29 +38,29 @@ ENCODERS = {"dinov2-small": (384, 12, 6, False), "dinov2-giant": (1536, 40, 24, 
 
 
 def steps(sizes: Sizes) -> dict[str, float]:
-    """Return the seconds of a step of each setting: the fastest of all turns."""
+    """Return the seconds of a step of each setting, of a CPU those of its work: the fastest of all turns."""
     made = {}
     for name, changed in SETTINGS.items():
         plain = sizes.train_config({"compile": "never", "activation_memory": 1.0})
         config = TrainConfig.model_validate({**plain.model_dump(), **changed})
         made[name] = SyntheticTraining(config, sizes.transformer, work_dir=Path(".sana/bench"), bucket=sizes.bucket)
     best = dict.fromkeys(made, 1e9)
-    for _ in range(TURNS):
+    batches = {name: training.batches(sizes.bucket, sizes.caption_tokens) for name, training in made.items()}
+    for turn in range(1 + TURNS):  # the first warms up
         for name, training in made.items():
-            took = training.measure(caption_tokens=sizes.caption_tokens, num_steps=NUM_STEPS).step_s
-            best[name] = min(best[name], took)
+            took = seconds_of(partial(training.take, batches[name]), sizes.device)
+            best[name] = min(best[name], took) if turn else 1e9
     return best
 
 
-def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of the second of two calls, the device's included."""
-    for _ in range(2):
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        took = time.perf_counter() - started
-    return took
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """Return the seconds of a call: on a CPU of its work, which other programs change least."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    started = clock()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - started
 
 
 def encoding(bucket: Bucket, encoder_name: str, device: torch.device) -> tuple[float, float]:
@@ -74,10 +75,10 @@ def encoding(bucket: Bucket, encoder_name: str, device: torch.device) -> tuple[f
     frames = torch.randint(0, 256, (num_frames, bucket.height, bucket.width, 3), dtype=torch.uint8)
     pixels = torch.rand(1, 3, bucket.num_frames, bucket.height, bucket.width) * 2 - 1
     size, grid = encoder_size(bucket, 420, 14), feature_grid(bucket, 2)
-    return (
-        seconds_of(lambda: encode_latents(vae, pixels), device),
-        seconds_of(lambda: encoder.encode(frames, size=size, grid=grid, at_once=8), device),
-    )
+    for _ in range(2):  # the first warms up
+        latents = seconds_of(lambda: encode_latents(vae, pixels), device.type)
+        features = seconds_of(lambda: encoder.encode(frames, size=size, grid=grid, at_once=8), device.type)
+    return latents, features
 
 
 def main() -> None:

@@ -76,8 +76,7 @@ def _of_roles(config: Config) -> Iterator[Advice]:
 def _of_features(config: Config) -> Iterator[Advice]:
     if config.train.crepa is None and config.encode_features != EncodeFeaturesConfig():
         yield Advice(
-            "encode_features is set, and without train.crepa nothing reads features: it has no effect; to align with "
-            "them:",
+            "encode_features is set, and without train.crepa nothing reads features: it has no effect;",
             "train.crepa",
             "{}",
         )

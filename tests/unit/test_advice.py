@@ -48,6 +48,8 @@ CASES = [
      "train.optimizer.name prodigy finds its step size itself, and train.learning_rate 0.003 is a factor on it: it "
      "learns that much slower; -s train.learning_rate=1"),
     ("train.optimizer.name=prodigy | train.learning_rate=0.5", None, ""),
+    ("encode_features.short_side=28", None,
+     "encode_features is set, and without train.crepa nothing reads features: it has no effect; -s train.crepa={}"),
     ("train.resources.checkpoint_every=500", None,
      "train.resources.checkpoint_every 500 is above train.max_steps 120: a kill before the last step loses all of the "
      "training; -s train.resources.checkpoint_every=30"),
