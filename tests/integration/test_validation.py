@@ -315,6 +315,41 @@ def test_only_the_newest_validations_stay_and_maintenance_knows_them(lab: Lab) -
     assert invalidate(lab.store, problems) == [records[1].key]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": {"name": "lora", "rank": 2}},
+        {"method": {"name": "lora", "rank": 2}, "base_weights": "int8"},
+        {"offload": {"type": "block_level", "blocks_per_group": 1}, "activation_memory": "recompute_all"},
+        {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}},
+        {"fused_backward": True, "gradient_clipping": "none", "global_batch_size": 2, "activation_memory": 0.0},
+        {"ema_device": "cpu", "objective": {"name": "huber"}},
+    ],
+    ids=["lora", "int8", "offload", "bf16", "fused", "ema_cpu"],
+)
+def test_however_a_model_trains_it_is_sampled_and_stays_as_it_was(lab: Lab, settings: dict[str, Any]) -> None:
+    one = {"prompts": ["a"], "buckets": ["5x64x96"], "weights": "both"}
+    train(job_of(lab, "without", steps=settings, every=0))
+    train(job_of(lab, "with", steps=settings, **one))
+    records = list(kept.records(lab.store, lab.key("with")))
+    assert [(record.step, record.failed, len(record.videos)) for record in records] == [(2, "", 2), (4, "", 2)]
+    assert len({video.digest for record in records for video in record.videos}) == 4
+    without, last = lab.at("without", 4), lab.at("with", 4)
+    assert [info.digest for info in last.files.values()] == [info.digest for info in without.files.values()]
+
+
+def test_what_was_made_before_training_resumed_is_not_made_or_told_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {"prompts": ["a"], "buckets": ["1x48x80"], "weights": "live"}
+    train(job_of(lab, "raised", **one))
+    monkeypatch.setattr(making, "load_vae", lambda *_, **__: pytest.fail("made again"))
+    job, events, _ = heard(job_of(lab, "raised", steps={"max_steps": 5}, **one))
+    train(job)
+    assert not events
+    assert [row["step"] for row in lab.rows(lab.at("raised", 5)) if "validation/failed" in row] == [2, 4]
+
+
 def _train_on_two(job_path: Path, fault: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if os.environ["RANK"] == "1" and fault:

@@ -51,6 +51,19 @@ def loss_and_gradients(
     return loss.item(), gradients
 
 
+def test_sampling_makes_no_graph_and_computes_what_the_plain_model_does(tiny_model: Path) -> None:
+    plain, model = (load_transformer(str(tiny_model)) for _ in range(2))
+    blocks = CompiledBlocks(model.transformer_blocks, backend=pass_through)
+    two = (torch.randn(2, 16, 2, 8, 20), torch.tensor([9.0, 9.0]), torch.randn(2, 7, 16), torch.ones(2, 7))
+    with torch.no_grad():
+        with blocks.eager():
+            sampled = predict(model, *two)
+        assert (blocks.num_graphs, blocks.num_shapes) == (0, 0)
+        assert torch.equal(sampled, predict(plain, *two))
+        predict(model, *two)
+        assert blocks.num_graphs == 1, "compiled again afterwards"
+
+
 @pytest.mark.parametrize("num_buckets", [2, pytest.param(len(SIDES), marks=pytest.mark.slow(group="compile"))])
 def test_one_graph_a_bucket_whatever_the_caption(
     tiny_model: Path, caplog: pytest.LogCaptureFixture, num_buckets: int

@@ -1,5 +1,7 @@
 """Laws of the EMA weights."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -51,6 +53,39 @@ def test_swapping_in_gives_both_back_bit_for_bit_even_after_an_error() -> None:
     assert torch.equal(model.weight, live)
     assert torch.equal(ema.shadow["weight"], shadow)
     assert model.weight.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_that_runs_out_while_weights_are_exchanged_mixes_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exchanging allocates before it changes the first weight; wherever it fails, live weights are live again."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 5), nn.Linear(5, 4)).to(dtype)
+    ema = Ema(dict(model.named_parameters()), decay=0.9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    ema.update(3)
+    live = [parameter.detach().clone() for parameter in model.parameters()]
+    shadow = [tensor.clone() for tensor in ema.shadow.values()]
+    for allocates in ("empty", "clone", "empty_like", "zeros"):
+        real, calls = getattr(torch.Tensor if allocates == "clone" else torch, allocates), []
+
+        def failing(*args: Any, real: Any = real, calls: list[int] = calls, **named: Any) -> torch.Tensor:
+            calls.append(1)
+            if len(calls) > 1 or allocates == "empty":  # noqa: B023 - called within this turn
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return real(*args, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor if allocates == "clone" else torch, allocates, failing)
+            try:
+                with ema.swapped_in():
+                    pass
+            except torch.cuda.OutOfMemoryError:
+                calls.append(1)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), live, strict=True)), allocates
+        assert all(torch.equal(a, b) for a, b in zip(ema.shadow.values(), shadow, strict=True)), allocates
 
 
 def moved(*, on_cpu: bool) -> list[torch.Tensor]:

@@ -88,7 +88,7 @@ class Validation:
         except FAILURES as error:
             _log.warning("the validation of step %d is not told again: %s", step, error)
             return
-        self._tell(trainer, found)
+        self._tell(trainer, found, is_news=bool(found.failed))
 
     def _validate(self, trainer: "Trainer", shots: ShotList) -> bool:
         """Make the videos and commit them; returns whether training goes on."""
@@ -182,8 +182,8 @@ class Validation:
     def _failed(self, step: int, shots: ShotList, why: str, seconds: float) -> ValidationRecord:
         return ValidationRecord(self._trajectory, step, shots.digest, seconds, failed=why or "unknown")
 
-    def _tell(self, trainer: "Trainer", done: ValidationRecord) -> None:
-        """Write its row of metrics, and report it with its event."""
+    def _tell(self, trainer: "Trainer", done: ValidationRecord, *, is_news: bool = True) -> None:
+        """Write its row of metrics, and report its event, if it is news."""
         row = {m.STEP: done.step, m.VALIDATION_FAILED: float(bool(done.failed)), m.VALIDATION_S: done.seconds}
         if done.failed:
             _log.warning("step %d: the validation failed, training goes on: %s", done.step, done.failed)
@@ -191,7 +191,8 @@ class Validation:
         else:
             said = f"validation: {len(done.videos)} videos in {done.seconds:.0f} s"
         trainer.write([row], said)
-        trainer.say(happened=_happened(done))
+        if is_news:
+            trainer.say(happened=_happened(done))
 
     def _prune(self, step: int) -> None:
         try:
