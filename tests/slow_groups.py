@@ -36,6 +36,7 @@ GROUPS = {
     "base_check": "mistakes that the base check catches on a model that knows eight clips by heart",
     "adapters": "adapters in compiled blocks: one graph a shape",
     "learning": "each way of training knows four clips by heart and samples them again",
+    "validation": "videos while training: sharded ranks that fail, all that saves memory",
     "seek": "late windows of every kind of video",
 }
 

@@ -315,17 +315,31 @@ def test_only_the_newest_validations_stay_and_maintenance_knows_them(lab: Lab) -
     assert invalidate(lab.store, problems) == [records[1].key]
 
 
+SLOW = pytest.mark.slow(group="validation")
+ADAPTER = {"name": "lora", "rank": 2}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {"method": {"name": "lora", "rank": 2}},
-        {"method": {"name": "lora", "rank": 2}, "base_weights": "int8"},
-        {"offload": {"type": "block_level", "blocks_per_group": 1}, "activation_memory": "recompute_all"},
-        {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}},
-        {"fused_backward": True, "gradient_clipping": "none", "global_batch_size": 2, "activation_memory": 0.0},
-        {"ema_device": "cpu", "objective": {"name": "huber"}},
+        pytest.param({"method": ADAPTER}, id="lora"),
+        pytest.param({"offload": {"type": "block_level"}, "activation_memory": "recompute_all"}, id="offload"),
+        pytest.param({"ema_device": "cpu", "objective": {"name": "huber"}}, id="ema_cpu", marks=SLOW),
+        pytest.param(
+            {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}},
+            id="bf16",
+            marks=SLOW,
+        ),
+        pytest.param(
+            {"fused_backward": True, "gradient_clipping": "none", "global_batch_size": 2, "activation_memory": 0.0},
+            id="fused",
+            marks=SLOW,
+        ),
+        *(
+            pytest.param({"method": ADAPTER, "base_weights": kind}, id=kind, marks=SLOW)
+            for kind in ("int8", "fp8", "fp8_cast")
+        ),
     ],
-    ids=["lora", "int8", "offload", "bf16", "fused", "ema_cpu"],
 )
 def test_however_a_model_trains_it_is_sampled_and_stays_as_it_was(lab: Lab, settings: dict[str, Any]) -> None:
     one = {"prompts": ["a"], "buckets": ["5x64x96"], "weights": "both"}
@@ -357,7 +371,7 @@ def _train_on_two(job_path: Path, fault: str) -> None:
         train(read_job(job_path, TrainSpec))
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=SLOW)])
 def test_ranks_share_the_videos_and_agree_on_what_fails(
     pair: RankPair, lab: Lab, plain: Checkpoint, sharding: str
 ) -> None:
