@@ -24,6 +24,7 @@ from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint import Checkpoint, checkpoint_steps
 from sana.training.validation import maker as making
 from sana.training.validation import record as kept
+from sana.training.validation.record import ValidationRecord
 from sana.workers.train import train
 from tests.rank_pair import RankError, RankPair
 from tests.training_lab import Lab
@@ -217,7 +218,7 @@ def hang(job: Job[TrainSpec]) -> None:
 def test_a_validation_that_hangs_ends_the_trainer_which_resumes_without_it(lab: Lab, plain: Checkpoint) -> None:
     job = job_of(lab, "hangs", timeout_s=1.0)
     [process] = lab.start(job, hang)
-    process.join(60)
+    process.join(150)
     assert process.exitcode == EXIT_TRY_AGAIN
     message = error_path(job.path).read_text()
     assert "the validation of step 2 hangs: it took longer than train.validation.timeout_s, 1 s" in message
@@ -229,10 +230,27 @@ def test_a_validation_that_hangs_ends_the_trainer_which_resumes_without_it(lab: 
         record.failed
     ]
     # the run that follows tells of it again, does not try it, and makes the next
-    resumed, events, _ = heard(job_of(lab, "hangs", timeout_s=1.0))
+    resumed, events, _ = heard(job_of(lab, "hangs"))
     train(resumed)
     assert [(event.step, bool(event.error)) for event in events] == [(2, True), (4, False), (4, False)]
     assert_unharmed(lab, plain, "hangs")
+
+
+def test_validations_that_hang_again_and_again_are_left_out(
+    lab: Lab, plain: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flow starts a trainer a few times: it must not fail because every validation hangs."""
+    for step in (0, 2):
+        record = ValidationRecord(lab.key("again"), step, "0123456789ab", 9.0, failed="hung", ended_trainer=True)
+        kept.end(lab.store, replace(record, timeout_s=60.0 if step else 80.0))
+    one = {"prompts": ["a"], "buckets": ["1x48x80"], "weights": "live"}
+    job, events, _ = heard(job_of(lab, "again", **one))
+    train(job)
+    assert_unharmed(lab, plain, "again")
+    assert [event.step for event in events] == [2, 4] and all("no more are made" in event.error for event in events)
+    job, events, _ = heard(job_of(lab, "again", steps={"max_steps": 6}, **{**one, "timeout_s": 61.0}))
+    train(job)  # a longer time is another try
+    assert [(event.step, event.error) for event in events] == [(4, ""), (6, "")]
 
 
 class Killed(BaseException):

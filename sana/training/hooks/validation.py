@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 REPORT_EVERY_S = 1.0
 MARK_S = 20.0  # to note in the store that a validation hangs; storage may hang as well
+MAX_HUNG = 2  # a flow starts a trainer three times
 OTHERS_WAIT_S = 30.0  # rank 0 tells why, and whoever started the ranks ends the others
 
 _log = logging.getLogger(__name__)
@@ -52,10 +53,27 @@ class Validation:
         self._config = maker.config.train.validation
         self._looked_at = -1  # the last step that was looked at
         self._exchange = RankExchange(0, 1)
+        self._given_up = ""  # why no more are made in this run
 
     def before_training(self, trainer: "Trainer") -> None:
-        """Open the way by which ranks agree: one of its own, beside that of the steps."""
+        """Open the way by which ranks agree, one of its own beside that of the steps, and look at what hung before."""
         self._exchange = RankExchange(trainer.parallel.rank, trainer.parallel.num_ranks)
+        self._given_up = self._exchange.from_main(self._why_not() if trainer.parallel.is_main else "")
+
+    def _why_not(self) -> str:
+        """Return why no more are made, empty where they are: whoever starts the trainer again does so a few times."""
+        timeout_s = self._config.timeout_s
+        hung = [
+            record.step
+            for record in kept.records(self._maker.store, self._trajectory)
+            if record.ended_trainer and record.timeout_s >= timeout_s
+        ]
+        if len(hung) < MAX_HUNG:
+            return ""
+        return (
+            f"those of steps {', '.join(map(str, hung))} ended the trainer, so no more are made in this run: look at "
+            f"its logs, or raise train.validation.timeout_s above {timeout_s:g}; sana sample makes them"
+        )
 
     def before_step(self, trainer: "Trainer") -> bool:
         """Make the videos if it is time, once; False when a stop was requested meanwhile."""
@@ -65,6 +83,11 @@ class Validation:
         if step == self._looked_at:
             return True
         self._looked_at = step
+        if self._given_up:
+            if trainer.parallel.is_main:
+                _log.warning("step %d: no validation: %s", step, self._given_up)
+                trainer.say(happened=[ValidationDone(step, "", {}, 0.0, error=self._given_up)])
+            return True
         shots = shot_list(self._maker.config, self._maker.library, step=step)
         store = self._maker.store
         state = kept.state_of(store, self._trajectory, step, shots.digest) if trainer.parallel.is_main else ""
@@ -81,7 +104,7 @@ class Validation:
         store, step = self._maker.store, trainer.state.step
         if state == kept.BEGUN:
             why = "the trainer ended while it was made"
-            kept.end(store, self._failed(step, shots, why, 0.0))
+            kept.end(store, self._ended(self._failed(step, shots, why, 0.0)))
             state = kept.FAILED
         try:
             found = kept.read(store, f"{kept.folder_of(self._trajectory, step, shots.digest)}/{state}")
@@ -155,7 +178,7 @@ class Validation:
 
     def _leave_others(self, work: RankWork, failure: str, error: BaseException) -> None:
         """Mark the validation as failed and end this rank, so that all are started again."""
-        kept.end(self._maker.store, self._failed(work.step, work.shots, failure, 0.0))
+        kept.end(self._maker.store, self._ended(self._failed(work.step, work.shots, failure, 0.0)))
         raise RankLostError(
             f"the validation of step {work.step} failed in a forward pass of sharded weights, where all ranks wait for "
             f"each other ({failure}). It is marked as failed: start again, and training resumes from the checkpoint of "
@@ -167,7 +190,7 @@ class Validation:
         step = trainer.state.step
         why = f"it took longer than train.validation.timeout_s, {self._config.timeout_s:g} s"
         if trainer.parallel.is_main:
-            done = self._failed(step, shots, why, self._config.timeout_s)
+            done = self._ended(self._failed(step, shots, why, self._config.timeout_s))
             mark = threading.Thread(target=kept.end, args=(self._maker.store, done), daemon=True)
             mark.start()
             mark.join(MARK_S)
@@ -182,11 +205,14 @@ class Validation:
     def _failed(self, step: int, shots: ShotList, why: str, seconds: float) -> ValidationRecord:
         return ValidationRecord(self._trajectory, step, shots.digest, seconds, failed=why or "unknown")
 
+    def _ended(self, failed: ValidationRecord) -> ValidationRecord:
+        return replace(failed, ended_trainer=True, timeout_s=self._config.timeout_s)
+
     def _tell(self, trainer: "Trainer", done: ValidationRecord, *, is_news: bool = True) -> None:
         """Write its row of metrics, and report its event, if it is news."""
         row = {m.STEP: done.step, m.VALIDATION_FAILED: float(bool(done.failed)), m.VALIDATION_S: done.seconds}
         if done.failed:
-            _log.warning("step %d: the validation failed, training goes on: %s", done.step, done.failed)
+            _log.warning("step %d: the validation failed, training continues: %s", done.step, done.failed)
             said = f"validation failed: {done.failed}"
         else:
             said = f"validation: {len(done.videos)} videos in {done.seconds:.0f} s"

@@ -47,6 +47,8 @@ class ValidationRecord(Record):
     sheets: Mapping[str, str] = field(default_factory=dict)  # contact sheet of a bucket and weights: name of its file
     files: Mapping[str, FileInfo] = field(default_factory=dict)
     failed: str = ""
+    ended_trainer: bool = False  # it hung, or the process died in it
+    timeout_s: float = 0.0  # of one that ended the trainer
 
     @property
     def key(self) -> str:
