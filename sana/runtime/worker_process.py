@@ -15,7 +15,8 @@ from pathlib import Path
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
-_WITHOUT_TEXT = ("sana.workers.train", "sana.workers.evaluate")  # they read captions that are embeddings already
+# they read captions that are embeddings already, or none
+_WITHOUT_TEXT = ("sana.workers.train", "sana.workers.evaluate", "sana.workers.passport")
 
 
 def hide_torchao() -> None:

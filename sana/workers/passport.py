@@ -1,6 +1,6 @@
 """Worker: each export of a training is loaded as a user loads it, and must compute what was trained.
 
-Nothing of ours loads an export here: pipelines of diffusers do, as they are.
+Nothing of ours loads an export here: diffusers does, as it is.
 """
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
@@ -20,7 +20,13 @@ from sana.config.pipeline import Config
 from sana.config.training.method import LoraMethod
 from sana.config.training.train import TrainConfig
 from sana.errors import SanaError
-from sana.model.adapters.stock_loading import LEFT_OUT, load_comfyui_layout, load_peft_layout, stock_pipeline
+from sana.model.adapters.stock_loading import (
+    LEFT_OUT,
+    load_comfyui_layout,
+    load_peft_layout,
+    stock_pipeline,
+    stock_transformer,
+)
 from sana.model.device import out_of_memory_explained, resolve_device
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
@@ -142,9 +148,9 @@ def passport(job: Job[PassportSpec]) -> None:
 
 
 def _check_full(found: Comparison, folder: Path, dtype: torch.dtype) -> list[ExportCheck]:
-    pipe = stock_pipeline(str(folder), dtype=dtype)
-    loaded_by = "SanaVideoPipeline.from_pretrained(FOLDER)"
-    return [found.check("diffusers", f"{FOLDER}transformer", loaded_by, pipe.transformer)]
+    transformer = stock_transformer(str(folder), dtype=dtype)  # a pipeline would import the text encoder's library
+    loaded_by = 'SanaVideoTransformer3DModel.from_pretrained(FOLDER, subfolder="transformer")'
+    return [found.check("diffusers", f"{FOLDER}transformer", loaded_by, transformer)]
 
 
 def _check_adapter(found: Comparison, spec: PassportSpec, folder: Path) -> list[ExportCheck]:

@@ -1,4 +1,4 @@
-"""Exports loaded as a user loads them: by pipelines of diffusers as they are, and nothing of ours."""
+"""Exports loaded as a user loads them: by diffusers as it is, and nothing of ours."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SanaVideoPipeline
+from diffusers import SanaVideoTransformer3DModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -23,8 +23,20 @@ def stock_pipeline(path: str, *, dtype: torch.dtype, revision: str | None = None
     Raises:
         SanaError: diffusers cannot load it.
     """
+    from diffusers import SanaVideoPipeline  # which imports transformers: seconds, for adapters alone
+
     with _loading(path):
         return SanaVideoPipeline.from_pretrained(path, revision=revision, torch_dtype=dtype, **dict.fromkeys(LEFT_OUT))
+
+
+def stock_transformer(path: str, *, dtype: torch.dtype) -> Any:
+    """Return the transformer of a checkpoint in diffusers layout, as every pipeline loads it.
+
+    Raises:
+        SanaError: diffusers cannot load it.
+    """
+    with _loading(path):
+        return SanaVideoTransformer3DModel.from_pretrained(path, subfolder="transformer", torch_dtype=dtype)
 
 
 def load_peft_layout(pipe: Any, file: Path) -> None:
