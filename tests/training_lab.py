@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from sana.config.pipeline import Config
-from sana.runtime.job import Job
-from sana.runtime.specs import TrainSpec
+from sana.runtime.job import Job, read_job, write_job
+from sana.runtime.launcher import result_path
+from sana.runtime.results import Passport, TrainResult
+from sana.runtime.specs import PassportSpec, TrainSpec
 from sana.training.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_metrics
 from sana.training.metrics import GRAD_NORM, OF_THE_MACHINE, parse_rows
 from sana.workers import train as trainer
+from sana.workers.passport import passport
 from tests.forked import start_ranks
 from tests.training_store import Encoded, train_config, train_job
 
@@ -64,6 +67,24 @@ class Lab:
             assert self.store.read(info.key) == self.store.read(b.files[name].key)
         assert self.rows(a) == self.rows(b)
         assert a.cursor == b.cursor
+
+    def passport(self) -> Passport:
+        """Check the exports of the run that was last, in this process as the worker does in its own."""
+        job = read_job(self.last_job, TrainSpec)
+        result = TrainResult.load(result_path(job.path), repair_hint="")
+        out = self.last_job.with_suffix(".passport")
+        out.mkdir()
+        spec = PassportSpec(
+            model=job.spec.model,
+            folder=result.model,
+            files=result.files,
+            reference=result.reference,
+            num_ranks=result.num_ranks,
+            not_exported=result.not_exported,
+            out_dir=str(out),
+        )
+        passport(read_job(write_job(job.config, spec), PassportSpec))
+        return Passport.load(out / Passport.FILE, repair_hint="")
 
     def start(self, job: Job[Any], body: Callable[..., None] = trainer.train, *, ranks: int = 1) -> list[BaseProcess]:
         """Start a worker's body in processes of its own, one a rank."""

@@ -12,11 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sana.errors import SanaError
-from sana.runtime.job import Job, read_job, write_job
 from sana.runtime.launcher import result_path
-from sana.runtime.results import Passport, TrainResult
-from sana.runtime.specs import ModelSource, PassportSpec
-from sana.workers.passport import passport
+from sana.runtime.results import TrainResult
 from sana.workers.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded
@@ -46,32 +43,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
     return Lab(build_encoded(folder / "root"), folder / "lab", tiny_model)
 
 
-def trained(lab: Lab, way: str) -> tuple[Job[Any], TrainResult]:
+def trained(lab: Lab, way: str) -> TrainResult:
     settings = {"max_steps": 2, "learning_rate": 1e-2, "eval_every": 0, **WAYS[way]}
     job = lab.job(f"exports-{lab.runs}", **settings)
     train(job)
-    return job, TrainResult.load(result_path(job.path), repair_hint="")
-
-
-def check(lab: Lab, job: Job[Any], result: TrainResult, out: Path) -> Passport:
-    """Check the exports in this process as the worker does in its own."""
-    spec = PassportSpec(
-        model=ModelSource(str(lab.model), None),
-        folder=result.model,
-        files=result.files,
-        reference=result.reference,
-        num_ranks=result.num_ranks,
-        not_exported=result.not_exported,
-        out_dir=str(out),
-    )
-    passport(read_job(write_job(job.config, spec), PassportSpec))
-    return Passport.load(out / Passport.FILE, repair_hint="")
+    return TrainResult.load(result_path(job.path), repair_hint="")
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_export_gives_the_velocity_that_was_trained(lab: Lab, tmp_path: Path, way: str) -> None:
-    job, result = trained(lab, way)
-    found = check(lab, job, result, tmp_path)
+def test_each_export_gives_the_velocity_that_was_trained(lab: Lab, way: str) -> None:
+    trained(lab, way)
+    found = lab.passport()
     print(
         way,
         [(c.layout, c.difference, c.strict_difference, c.strict_bound, c.bound) for c in found.checks],
@@ -142,22 +124,21 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.fixture(scope="module")
-def lora(lab: Lab) -> tuple[Job[Any], TrainResult]:
+def lora(lab: Lab) -> TrainResult:
     return trained(lab, "lora, bf16")
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_an_export_that_computes_something_else_is_named(
-    lab: Lab, lora: tuple[Job[Any], TrainResult], tmp_path: Path, case: str
-) -> None:
+def test_an_export_that_computes_something_else_is_named(lab: Lab, lora: TrainResult, case: str) -> None:
     name, damage, said = DAMAGE[case]
-    job, result = lora
-    path = lab.path(result.files[name].key)
+    path = lab.path(lora.files[name].key)
     whole = path.read_bytes()
     try:
         damage(path)
         with pytest.raises(SanaError, match=said) as error:
-            check(lab, job, result, tmp_path)
+            lab.passport()
     finally:
         path.write_bytes(whole)
-    assert "\n" not in str(error.value) and not (tmp_path / Passport.FILE).exists()
+    [out] = lab.last_job.parent.glob("*.passport")
+    assert "\n" not in str(error.value) and not list(out.iterdir())
+    out.rmdir()
