@@ -21,6 +21,7 @@ from sana.data.video.video import write_mp4
 from sana.delivery import hub_upload
 from sana.errors import ConfigError, SanaError
 from sana.facts import PublishFacts, TrainFacts
+from sana.maintenance.copy import copy_root
 from sana.maintenance.verify import verify
 from sana.pipeline import graph
 from sana.pipeline.plan import plan
@@ -319,6 +320,16 @@ def test_a_folder_or_bucket_gets_a_folder_for_each_publication(
         target.put_if_absent(f"{names[1]}/model_index.json", b"of another")
         with pytest.raises(SanaError, match="is not what this stage puts there"):
             trained.publish(f"publish.to={to}", "publish.what=checkpoints")
+
+
+def test_a_root_in_a_bucket_is_published_file_by_file(base: Trained, hub: UploadHub, s3: WeedServer) -> None:
+    remote = f"s3://{s3.bucket}/root-{uuid4().hex}"
+    copy_root(LocalStore(base.place.root), open_store(remote), stages=("train", "evaluate", "sample"))
+    mine = Trained(Place(base.place.folder, base.place.model, remote), base.outcome)
+    mine.publish(HUB, "publish.what=checkpoints")
+    files = hub.files(REPO)
+    assert {name: files[name] for name in base.exported} == base.exported
+    assert set(base.exported) <= set(hub.files(REPO, "step-00000002"))
 
 
 def test_a_damaged_export_is_not_published(base: Trained, tmp_path: Path, hub: UploadHub) -> None:
