@@ -13,6 +13,8 @@ from sana.context import Context
 from sana.counts import Counts
 from sana.errors import ConfigError, SanaError
 from sana.facts import TrainFacts
+from sana.runtime.launcher import result_path
+from sana.runtime.results import TrainResult
 from sana.runtime.specs import CheckpointName, InitialWeights
 from sana.stages.bodies.initial_weights import find_initial_weights
 from sana.stages.train import recipe, trajectory_of
@@ -178,3 +180,48 @@ def test_a_run_of_which_no_checkpoint_is_whole_begins_again(lab: Lab, caplog: py
         os.truncate(lab.path(lab.at("damaged", step).files["ema.safetensors"].key), 99)
     lab.assert_same(straight, lab.train("damaged", max_steps=4, checkpoint_every=2))
     assert caplog.text.count("is removed, an older one is used") == 2
+
+
+LORA: dict[str, Any] = {"method": {"name": "lora", "rank": 2}}
+
+
+def test_an_adapter_begins_with_an_adapter_and_weights_with_weights(lab: Lab, tmp_path: Path) -> None:
+    """A run of the other method is told before anything runs, with the nearest that works; so is a folder."""
+    lab.train("adapter", max_steps=1, **LORA)
+    made = {}
+    for method in ("full", "lora"):
+        settings = {"of": method} | ({} if method == "full" else {"method": {"name": "lora", "rank": 2}})
+        draft = Draft(lab.store, Recipe("train", 1, settings, {}))
+        facts = TrainFacts(lab.key("adapter"), 1, "train/x", (), "train/x/model")
+        made[method] = draft.commit(content={"weights": method}, counts=Counts.all_kept(1), facts=facts).fingerprint
+    exported = lab.folder / "exported"
+    exported.mkdir()
+    result = TrainResult.load(result_path(lab.last_job), repair_hint="")
+    shutil.copy(lab.path(result.files["model/pytorch_lora_weights.safetensors"].key), exported)
+
+    def find(init_from: str, **settings: Any) -> InitialWeights:
+        config = train_config(lab.encoded, tmp_path, lab.model, init_from=init_from, **settings)
+        found = find_initial_weights(Context(config, lab.store, tmp_path))
+        assert found is not None
+        return found.weights
+
+    assert find(made["lora"], **LORA).checkpoint == CheckpointName(lab.key("adapter"), 1)
+    assert find(str(exported), **LORA).path == str(exported)
+    for init_from, settings, says in (
+        (made["full"], LORA, "is a training of method full, and train.method is lora.*set model.path to that folder"),
+        (made["lora"], {}, "is a training of method lora, and train.method is full.*sana lora merge"),
+        (str(exported), {}, "holds an adapter.*sana lora merge"),
+        (str(lab.model), LORA, "holds no pytorch_lora_weights.safetensors.*set model.path to their folder"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            find(init_from, **settings)
+
+    start = InitialWeights(None, str(exported), "ema", optimizer=False)
+    again = lab.train("again", max_steps=1, eval_every=1, initial=start, **LORA)
+    first = lab.train("adapter", max_steps=2, eval_every=1, **LORA)
+    assert lab.rows(again)[0]["eval/loss_live"] == lab.rows(first)[1]["eval/loss_ema"]
+    other = {"method": {"name": "lora", "rank": 2, "alpha": 8}}
+    with pytest.raises(SanaError, match="has alpha 2 and rank 2, and train.method has alpha 8 and rank 2"):
+        lab.train("other", max_steps=1, initial=start, **other)
+    with pytest.raises(SanaError, match=r"lora_A.weight.*\[2, 24\], needed \[4, 24\]"):
+        lab.train("larger", max_steps=1, initial=start, method={"name": "lora", "rank": 4})

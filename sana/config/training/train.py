@@ -138,7 +138,8 @@ class TrainConfig(Section):
         None,
         min_length=1,
         description="weights to start from instead of model.path's: FINGERPRINT[@STEP] of an earlier training in this "
-        "root (without @STEP its last), or a local folder in diffusers layout, such as an exported model",
+        "root (without @STEP its last), or a local folder in diffusers layout, such as an exported model; with method "
+        "lora an adapter of an earlier run, or a folder with its pytorch_lora_weights.safetensors",
     )
     init_weights: Annotated[Literal["ema", "live"], Neutral("ema")] = Field(
         "ema", description="which weights of an earlier training init_from takes; the EMA begins with them too"

@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from sana.artifact import Artifact, digest_of
 from sana.context import Context
-from sana.errors import ConfigError
+from sana.data.sources.digest_cache import DigestCache
+from sana.errors import ConfigError, SanaError
 from sana.facts import TrainFacts
 from sana.model.model_resolver import component_digest
 from sana.runtime.specs import CheckpointName, InitialWeights
 from sana.training.checkpoints.checkpoint import checkpoint_steps
 
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # diffusers' name, as training exports it
 _NAMED = re.compile(r"([0-9a-f]{16}(?:-[0-9a-z]+)?)(?:@(\d+))?")
 
 
@@ -39,12 +41,57 @@ def find_initial_weights(context: Context) -> Named | None:
                 "one set of weights and no optimizer; leave out train.init_weights and train.init_optimizer"
             )
         folder = Path(config.init_from).expanduser().absolute()
-        digest = component_digest(folder, "transformer", work_dir=context.work_dir, read_only=context.read_only)
+        digest = _folder_digest(context, folder)
         return Named(InitialWeights(None, str(folder), config.init_weights, optimizer=False), digest)
+    _check_method(context, match[1])
     checkpoint = _checkpoint(context, match[1], int(match[2]) if match[2] else None)
     # a trajectory and a step determine the bytes, however many ranks wrote them
     digest = digest_of(["checkpoint", checkpoint.trajectory, checkpoint.step])
     return Named(InitialWeights(checkpoint, None, config.init_weights, config.init_optimizer), digest)
+
+
+def _folder_digest(context: Context, folder: Path) -> str:
+    """Return the digest of what training would start from of a folder. Raises ConfigError: it holds no such thing."""
+    is_adapter, path = (folder / ADAPTER_FILE).is_file(), folder / ADAPTER_FILE
+    key = f"train.init_from {context.config.train.init_from}"
+    if context.config.train.method.name == "full":
+        if is_adapter and not (folder / "transformer" / "config.json").is_file():
+            raise ConfigError(
+                f"{key} holds an adapter, {ADAPTER_FILE}, and with train.method full all weights learn; merge it into "
+                "its model first (sana lora merge) and name that, or set train.method to lora"
+            )
+        return component_digest(folder, "transformer", work_dir=context.work_dir, read_only=context.read_only)
+    if not is_adapter:
+        raise ConfigError(
+            f"{key} holds no {ADAPTER_FILE}: with train.method {context.config.train.method.name} a run begins with "
+            "an adapter; to train one beside other weights set model.path to their folder"
+        )
+    digests = DigestCache(
+        context.work_dir / "cache" / "blake2b.sqlite", algorithm="blake2b", read_only=context.read_only
+    )
+    try:
+        return digest_of(["adapter", digests.digest(path)])
+    except OSError as error:
+        raise SanaError(f"{path} cannot be read: {error}") from error
+
+
+def _check_method(context: Context, name: str) -> None:
+    """Require that a finished run trained what this one is to train; of an unfinished one its tensors tell."""
+    store, key, now = context.store, f"train/{name}/artifact.json", context.config.train.method.name
+    if not store.exists(key):
+        return
+    settings = Artifact.from_json(store.read(key), where=store.uri(key)).config.get("method")
+    then = settings.get("name", "full") if isinstance(settings, dict) else "full"
+    if then == now:
+        return
+    if now == "full":
+        nearest = "merge its adapter into its model (sana lora merge) and name that folder"
+    else:
+        nearest = "to train an adapter beside its weights, `sana export-model` it, and set model.path to that folder"
+    raise ConfigError(
+        f"train.init_from {name} is a training of method {then}, and train.method is {now}: they learn other tensors; "
+        f"{nearest}"
+    )
 
 
 def check_is_there(context: Context, named: Named) -> None:
