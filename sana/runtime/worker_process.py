@@ -8,6 +8,7 @@ changes nothing there.
 import ctypes
 import gc
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -22,9 +23,16 @@ _WITHOUT_TEXT = ("sana.workers.train", "sana.workers.evaluate", "sana.workers.pa
 def hide_torchao() -> None:
     """Keep diffusers and transformers from importing torchao, which takes 3 s and prints warnings.
 
-    `train.optimizer` adamw_8bit alone uses it, and imports it then.
+    `train.optimizer` adamw_8bit and `train.base_weights` int8 and fp8 use it, and import it then.
     """
     sys.modules.setdefault("torchao", None)  # type: ignore[arg-type]
+
+
+def unhide_torchao() -> None:
+    """Let torchao be imported, for what uses it; it warns of kernels of its own that a machine lacks, which none do."""
+    if sys.modules.get("torchao", sys) is None:
+        del sys.modules["torchao"]
+    logging.getLogger("torchao").setLevel(logging.ERROR)
 
 
 def hide_text_models(job: str) -> None:

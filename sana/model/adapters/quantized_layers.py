@@ -6,7 +6,6 @@ moves a module does it with these. (diffusers' own hooks put the weight back int
 backward pass then meets it so.)
 """
 
-import sys
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from sana.config.training.adapter_names import fp8_cast_takes
+from sana.runtime.worker_process import unhide_torchao
 
 Format = Literal["int8", "fp8", "fp8_cast"]
 
@@ -153,8 +153,7 @@ def _is_stored(name: str, module: nn.Linear | nn.Conv2d, kind: Format) -> bool:
 
 
 def _by_torchao(matrix: Tensor, kind: Format) -> tuple[Tensor, Tensor]:
-    if sys.modules.get("torchao", torch) is None:  # a worker hides it from what would import it at each start
-        del sys.modules["torchao"]
+    unhide_torchao()
     # an extra package, checked when the config is loaded
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 

@@ -4,7 +4,6 @@ Tensors of less than 4096 numbers, or whose size is no multiple of 256, have mom
 weights are rounded stochastically: what is drawn depends on the seed and the step's number only.
 """
 
-import sys
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from torch.compiler import set_stance
 
 from sana.config.training.optimizer import AdamW8bitConfig
+from sana.runtime.worker_process import unhide_torchao
 from sana.training.optimizers.adamw import MOMENTS
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
@@ -48,8 +48,7 @@ class _AdamW8bit(Optimizer):
 
 def build(config: AdamW8bitConfig, parameters: Parameters, setup: Setup) -> Optimizer:
     """Return it over all parameters, with its state: zeros, as before the first step."""
-    if sys.modules.get("torchao", torch) is None:  # a worker hides it from what would import it at each start
-        del sys.modules["torchao"]
+    unhide_torchao()
     from torchao.optim import AdamW8bit  # an extra package, checked when the config is loaded
 
     optimizer = AdamW8bit(
