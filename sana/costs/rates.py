@@ -12,7 +12,7 @@ from sana.costs.memory import MASTER_BYTES, TrainingMemory, training_memory
 from sana.costs.offload import text_encoder_parameters_on_device, transformer_parameters_on_device
 from sana.costs.text import TextSizes
 from sana.costs.training import kept_activations, optimizer_bytes, training_setting
-from sana.costs.transformer import TransformerSizes
+from sana.costs.transformer import StepFlops, TransformerSizes
 from sana.costs.vae import VaeSizes, tiles_of
 
 MEASURED, SCALED, ESTIMATED = "measured", "scaled", "estimated"  # scaled: from what was measured of another setting
@@ -68,7 +68,8 @@ class Rates:
         kept, micro = self.kept, self.config.train.resources.micro_batch_size
         tokens = self.config.encode_captions.max_tokens
         passes = training_passes(self.config.train, self.transformer)
-        flops = self.transformer.flops(bucket, caption_tokens=tokens, passes=passes).with_recompute(kept)
+        step = self.transformer.flops(bucket, caption_tokens=tokens, passes=passes)
+        flops = step.with_recompute(kept) + self._rollout(step)
         counted = self._counted(bucket, kept, micro)
         trial, measured = self.trial, self.calibration
         if trial is None or measured is None:
@@ -78,6 +79,11 @@ class Rates:
         of = there.with_recompute(trial.kept)
         ratio = counted / self._counted(at, trial.kept, trial.micro_batch_size)
         return Rate(trial.sample_s * flops / of, round(trial.peak_bytes * ratio))
+
+    def _rollout(self, step: StepFlops) -> int:
+        """Return what rollout computes beside a training step, on average; it is not measured."""
+        train = self.config.train
+        return 0 if train.rollout is None else round(train.rollout.mean_passes(train.max_steps) * step.forward)
 
     def train_host_bytes(self, bucket: Bucket) -> int:
         """What a GPU's training holds in the host's memory: what is offloaded, and the copy for a checkpoint."""

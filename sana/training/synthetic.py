@@ -77,7 +77,9 @@ class SyntheticModel:
         self.blocks = prepare_blocks(transformer, config, self.parallel, buckets=buckets, work_dir=work_dir)
         self.trainable.model.train()
         self.model = self.parallel.wrap(self.trainable)
-        self.objective = build_objective(config, flow_shift=_FLOW_SHIFT, regularizers=regularizers)
+        # what rollout adds depends on the step: a plan counts it
+        without = config.model_copy(update={"rollout": None})
+        self.objective = build_objective(without, flow_shift=_FLOW_SHIFT, regularizers=regularizers)
 
     @torch.no_grad()
     def measure_forward(self, bucket: Bucket, *, caption_tokens: int) -> float:

@@ -256,6 +256,21 @@ def test_a_forward_pass_is_as_it_was_measured() -> None:
     assert rates.forward(FULL, GroupOffload()) == measured.forward
 
 
+def test_rollout_is_counted_in_a_step() -> None:
+    sets = ["train.max_steps=100", "encode_captions.max_tokens=100"]
+    rollout = "train.rollout={max_step_offset: 3, probability_end: 0.5, start_step: 50, sampler: heun}"
+    sizes, measured = MODEL, record(caption_tokens=100)
+    plain, rolled = (
+        Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, measured.machine, measured).train(FULL)
+        for config in (load_config("configs/demo.yaml", sets), load_config("configs/demo.yaml", [*sets, rollout]))
+    )
+    step = sizes.transformer.flops(FULL, caption_tokens=100)
+    kept = rolled.seconds / plain.seconds - 1
+    # half of the run has none; then half of the samples, 2 steps on average, of 2 passes each: one pass a sample
+    assert any(kept == pytest.approx(step.forward / step.with_recompute(share), rel=1e-3) for share in (0.0, 1.0))
+    assert rolled.peak_bytes == plain.peak_bytes
+
+
 def test_a_sharded_rank_is_not_what_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     sets = ["train.resources.sharding=full", "train.resources.num_processes=2", "train.global_batch_size=8"]
     with pytest.raises(SystemExit):

@@ -81,6 +81,17 @@ def test_how_many_steps_are_drawn(strategy: str, shares: list[float]) -> None:
     assert (drawn[LEVELS].gather(1, steps[:, None])[:, 0].float() == 0.3).all()
 
 
+@pytest.mark.parametrize("strategy", ["uniform", "biased_early", "biased_late"])
+def test_the_passes_of_a_run_are_as_many_as_are_planned(strategy: str) -> None:
+    config = RolloutConfig(
+        max_step_offset=5, strategy=strategy, probability_end=0.8, start_step=50, ramp_steps=100, sampler="heun"
+    )
+    part = RolloutPart(config, seed=2)
+    slots = [BatchSlot(step, position, row=0) for step in range(200) for position in range(8)]
+    taken = 2 * part.draw(slots, {"sigma": torch.full([1600], 0.3)})[NUM_STEPS].float().mean().item()
+    assert config.mean_passes(200) == pytest.approx(taken, rel=0.1)
+
+
 def test_nothing_is_drawn_where_the_probability_is_zero() -> None:
     part = RolloutPart(RolloutConfig(max_step_offset=4, start_step=5), seed=1)
     drawn = part.draw([BatchSlot(4, 0, row=0)], {"sigma": torch.tensor([0.3])})

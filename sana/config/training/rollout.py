@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from sana.config.section import Section
 
+_DRAWS = 1000  # that a mean is taken over
+
 
 class RolloutConfig(Section):
     max_step_offset: int = Field(
@@ -37,6 +39,23 @@ class RolloutConfig(Section):
         if max(self.probability_start, self.probability_end) == 0:
             raise ValueError("probability_start and probability_end are 0, so no sample is rolled out; raise one")
         return self
+
+    def num_steps(self, uniform: float) -> int:
+        """Return how many steps a uniform draw from (0, 1) stands for: 1 to max_step_offset."""
+        if self.strategy == "biased_early":
+            uniform = uniform**2
+        elif self.strategy == "biased_late":
+            uniform = 1 - (1 - uniform) ** 2
+        return 1 + int(uniform * self.max_step_offset)
+
+    def mean_passes(self, max_steps: int) -> float:
+        """Return the forward passes that a sample has beside its own, on average over a run; a little fewer are taken,
+        as near pure noise there are fewer steps above.
+        """
+        draws = [(i + 0.5) / _DRAWS for i in range(_DRAWS)]
+        steps = sum(self.num_steps(draw) for draw in draws) / _DRAWS
+        probability = sum(self.probability_at(int(draw * max_steps)) for draw in draws) / _DRAWS
+        return probability * steps * (2 if self.sampler == "heun" else 1)
 
     def probability_at(self, step: int) -> float:
         """Return the probability in the step after `step` optimizer steps."""

@@ -116,12 +116,7 @@ class RolloutPart:
     def _num_steps(self, slot: BatchSlot) -> int:
         if philox_uniform([1], key=slot.key(self.seed, "rollout")).item() >= self.config.probability_at(slot.step):
             return 0
-        part = philox_uniform([1], key=slot.key(self.seed, "rollout_steps")).item()
-        if self.config.strategy == "biased_early":
-            part = part**2
-        elif self.config.strategy == "biased_late":
-            part = 1 - (1 - part) ** 2
-        return 1 + int(part * self.config.max_step_offset)
+        return self.config.num_steps(philox_uniform([1], key=slot.key(self.seed, "rollout_steps")).item())
 
     def change(self, model: nn.Module, batch: MicroBatch, step: StepInput) -> StepInput:
         levels = batch.tensors[LEVELS]
