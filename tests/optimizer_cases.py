@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers.optimizer import Optimizer
 

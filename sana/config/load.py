@@ -12,7 +12,7 @@ from sana.config.pipeline import Config
 from sana.config.problems import all_problems
 from sana.config.renamed_keys import with_new_names
 from sana.config.training.method_conflicts import check_base_weights
-from sana.config.training.optimizer_support import check_package
+from sana.config.training.optimization.optimizer_support import check_package
 from sana.config.yaml_reading import parse_yaml
 from sana.errors import ConfigError
 

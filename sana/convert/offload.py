@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.convert.conversion import Conversion, Keys
 from sana.convert.mapping import Run
 from sana.errors import ConfigError

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sana.config.training.adapter_names import adapter_targets, fp8_cast_takes
 from sana.config.training.method import LoraMethod
-from sana.config.training.optimizer import AdafactorConfig, MuonConfig
-from sana.config.training.parameter_names import Shapes, learned_shapes, muon_matrices
+from sana.config.training.optimization.optimizer import AdafactorConfig, MuonConfig
+from sana.config.training.optimization.parameter_names import Shapes, learned_shapes, muon_matrices
 from sana.config.training.train import TrainConfig
 from sana.costs.parameter_shapes import parameter_shapes
 from sana.costs.transformer import TransformerSizes

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from sana.bucket import Bucket
-from sana.config.training.optimizer import AdafactorConfig
+from sana.config.training.optimization.optimizer import AdafactorConfig
 from sana.config.training.train import TrainConfig
 from sana.costs.learned import learned_part, partial_optimizer_bytes
 from sana.costs.memory import MASTER_BYTES, Precision, TrainingMemory, TrainingSetting, training_memory

@@ -10,7 +10,7 @@ from sana.bucket import Bucket
 from sana.config.encode import EncodeFeaturesConfig
 from sana.config.pipeline import Config
 from sana.config.places import is_below
-from sana.config.training.schedule import FallingSchedule
+from sana.config.training.optimization.schedule import FallingSchedule
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer, RunStart
 from sana.pipeline.plan import StagePlan

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sana.config.training.schedule import (
+from sana.config.training.optimization.schedule import (
     ConstantSchedule,
     CosineSchedule,
     FallingSchedule,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from sana.data.video import decode_by_time as times_module
 from sana.data.video import frames as frames_module
+from sana.data.video.bitstream.h264_bitstream import is_entry, read_header
 from sana.data.video.decode_by_time import read_times
 from sana.data.video.frames import read_frames
-from sana.data.video.h264_bitstream import is_entry, read_header
 from sana.data.video.video import ClipRejected
 from tests.long_videos import BY_DEFAULT, FILMS, FPS, GOP, NUM_FRAMES, REMUXED, X264, some
 from tests.torture_files import FFMPEG

@@ -6,8 +6,8 @@ import pytest
 
 from sana.config import renamed_keys
 from sana.config.load import check, load_config
-from sana.config.training.optimizer import AdamWConfig
-from sana.config.training.schedule import ConstantSchedule, CosineSchedule
+from sana.config.training.optimization.optimizer import AdamWConfig
+from sana.config.training.optimization.schedule import ConstantSchedule, CosineSchedule
 from sana.errors import ConfigError
 from tasks import tracking_values
 from tests.config_keys import dotted

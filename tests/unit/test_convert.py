@@ -13,7 +13,7 @@ from flows.cli.conversion import summary
 from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.pipeline import Config
-from sana.config.training.schedule import CosineSchedule
+from sana.config.training.optimization.schedule import CosineSchedule
 from sana.config.yaml_reading import parse_yaml
 from sana.convert.config_keys import CONFIG_KEYS
 from sana.convert.conversion import Conversion, Setting

@@ -11,7 +11,7 @@ from transformers.optimization import get_polynomial_decay_schedule_with_warmup
 from flows.cli.main import cli
 from sana.config.load import check, load_config
 from sana.config.section import Section
-from sana.config.training.optimizer import (
+from sana.config.training.optimization.optimizer import (
     AdafactorConfig,
     AdamW8bitConfig,
     AdamWBf16Config,

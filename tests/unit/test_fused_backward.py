@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.errors import ConfigError
 from sana.model.transformer import load_transformer, predict
 from sana.training.clipping import clip_gradients

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sana.config.load import check, load_config
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.errors import ConfigError
 from tests.pipeline_runs import ROOT
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sana.config.load import load_config
-from sana.config.training.optimizer_support import SUPPORT, check_package
+from sana.config.training.optimization.optimizer_support import SUPPORT, check_package
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
 from sana.stages.bodies.trainable_here import check_named_parameters
@@ -87,13 +87,13 @@ def test_a_package_that_is_missing_is_an_error_at_load(name: str, monkeypatch: p
     def missing(package: str) -> str:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr("sana.config.training.optimizer_support.version", missing)
+    monkeypatch.setattr("sana.config.training.optimization.optimizer_support.version", missing)
     with pytest.raises(ConfigError, match=r"is not installed: pip install -e '.\[optimizers\]'; or use adamw"):
         check_package(name)
 
 
 def test_muon_needs_a_torch_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sana.config.training.optimizer_support.version", lambda package: "2.8.1+cu128")
+    monkeypatch.setattr("sana.config.training.optimization.optimizer_support.version", lambda package: "2.8.1+cu128")
     with pytest.raises(ConfigError, match=r"muon needs torch 2.9 or newer, and 2.8.1\+cu128 is installed: pip install"):
         check_package("muon")
     check_package("adamw")

@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from sana.config.section import union_members
-from sana.config.training.optimizer import AdafactorConfig, OptimizerConfig
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer import AdafactorConfig, OptimizerConfig
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers.registry import OPTIMIZERS, build_optimizer
 from tests.optimizer_cases import (

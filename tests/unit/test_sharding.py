@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from sana.config.training.optimizer_support import SUPPORT
+from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.config.training.train import TrainConfig
 from sana.model.precision import STRICT
 from sana.runtime.job import read_job

@@ -1,6 +1,6 @@
 """Settings of training that exclude one another although each is valid by itself."""
 
-from sana.config.training.optimizer_support import SUPPORT, names_with
+from sana.config.training.optimization.optimizer_support import SUPPORT, names_with
 from sana.config.training.resources import TrainResources
 
 

@@ -1,7 +1,7 @@
 """Settings that `train.method` excludes although each is valid by itself, and the package that some need."""
 
 from sana.config.training.method import BaseWeights, LoraMethod, MethodConfig
-from sana.config.training.optimizer_support import SUPPORT, names_with, require_package
+from sana.config.training.optimization.optimizer_support import SUPPORT, names_with, require_package
 from sana.config.training.resources import TrainResources
 
 _NOT_FULL = (

@@ -22,11 +22,11 @@ from sana.config.training.objective import (
     TimestepSampling,
     TokenShift,
 )
-from sana.config.training.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
-from sana.config.training.optimizer_support import SUPPORT, names_with
+from sana.config.training.optimization.optimizer import AdamWConfig, OptimizerConfig, ParameterGroup
+from sana.config.training.optimization.optimizer_support import SUPPORT, names_with
+from sana.config.training.optimization.schedule import ConstantSchedule, LrSchedule, resolve_schedule
 from sana.config.training.resources import TrainResources
 from sana.config.training.rollout import RolloutConfig
-from sana.config.training.schedule import ConstantSchedule, LrSchedule, resolve_schedule
 from sana.config.training.validation import ValidationConfig
 
 

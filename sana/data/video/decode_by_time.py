@@ -12,7 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
+from sana.data.video.bitstream.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
 from sana.data.video.treatment import Treated, may_seek
 from sana.data.video.video import Box, ClipRejected, ToRgb, opened, rotate_crop_resize
 

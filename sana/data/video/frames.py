@@ -19,8 +19,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.bucket import Bucket
+from sana.data.video.bitstream.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
 from sana.data.video.decode_by_time import read_times
-from sana.data.video.h264_seek import MIN_SKIPPED, NotExact, decode_behind, find_entry, frames_from
 from sana.data.video.still import still_frame
 from sana.data.video.treatment import Treated, may_seek
 from sana.data.video.video import (

@@ -22,9 +22,9 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana.bucket import Bucket
+from sana.data.video.bitstream.h264_seek import MIN_SKIPPED, NUM_BEHIND, Entry, NotExact, find_entries, frames_from
 from sana.data.video.decode_by_time import shown_at, tick_s, timed
 from sana.data.video.frames import read_window
-from sana.data.video.h264_seek import MIN_SKIPPED, NUM_BEHIND, Entry, NotExact, find_entries, frames_from
 from sana.data.video.treatment import Treated, may_seek
 from sana.data.video.video import Box, ClipRejected, ToRgb, opened, rotate_crop_resize
 

@@ -17,9 +17,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sana.data.video.coding_names import FIELD_ORDERS, PRIMARIES, RANGES, SPACES, TRANSFERS, name_of
+from sana.data.video.bitstream.coding_names import FIELD_ORDERS, PRIMARIES, RANGES, SPACES, TRANSFERS, name_of
+from sana.data.video.bitstream.hevc_header import HevcTags, hevc_tags
 from sana.data.video.container_metadata import matroska_may_rotate, mp4_is_cut, mp4_rotation, needs_dolby_vision
-from sana.data.video.hevc_header import HevcTags, hevc_tags
 from sana.data.video.video import MP4, ClipRejected, opened, rotation_deg, sample_aspect
 
 _ROUNDING_TICKS = 1.5  # a container rounds times to whole ticks: the ends of a span may be off by half of one each

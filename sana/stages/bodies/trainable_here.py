@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
-from sana.config.training.parameter_names import check_parameter_names, has_parameter_names
+from sana.config.training.optimization.parameter_names import check_parameter_names, has_parameter_names
 from sana.context import Context
 from sana.costs.calibration import FOLDER, Calibration, find_calibration
 from sana.costs.parameter_shapes import parameter_shapes

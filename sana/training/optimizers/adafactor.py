@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sana.config.training.optimizer import AdafactorConfig
+from sana.config.training.optimization.optimizer import AdafactorConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 from sana.training.parallel.sharding import local, sum_of_shards, zeros_beside
 

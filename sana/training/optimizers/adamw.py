@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from sana.config.training.optimizer import AdamWConfig, AdamWSettings
+from sana.config.training.optimization.optimizer import AdamWConfig, AdamWSettings
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names for the running means of the gradient and of its square

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.compiler import set_stance
 
-from sana.config.training.optimizer import AdamW8bitConfig
+from sana.config.training.optimization.optimizer import AdamW8bitConfig
 from sana.runtime.worker_process import unhide_torchao
 from sana.training.optimizers.adamw import MOMENTS
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sana.config.training.optimizer import AdamWBf16Config
+from sana.config.training.optimization.optimizer import AdamWBf16Config
 from sana.training.optimizers.adamw import moments
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 from sana.training.parallel.sharding import local, part_of

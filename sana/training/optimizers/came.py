@@ -2,7 +2,7 @@
 
 import torch
 
-from sana.config.training.optimizer import CameConfig
+from sana.config.training.optimization.optimizer import CameConfig
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, decay_groups
 from sana.training.parallel.sharding import zeros_beside
 

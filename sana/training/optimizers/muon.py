@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sana.config.training.optimizer import MuonConfig
-from sana.config.training.parameter_names import muon_matrices
+from sana.config.training.optimization.optimizer import MuonConfig
+from sana.config.training.optimization.parameter_names import muon_matrices
 from sana.training.optimizers.adamw import torch_adamw
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup, decay_groups
 from sana.training.parallel.sharding import local, part_of, whole

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from sana.config.training.optimizer import OptimiAdamWConfig
+from sana.config.training.optimization.optimizer import OptimiAdamWConfig
 from sana.training.optimizers.adamw import MOMENTS
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 

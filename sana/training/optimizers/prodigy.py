@@ -6,7 +6,7 @@ It keeps the weights from before the first step, and three more tensors of their
 import torch
 from torch import Tensor
 
-from sana.config.training.optimizer import ProdigyConfig
+from sana.config.training.optimization.optimizer import ProdigyConfig
 from sana.training.optimizers.optimizer import STEP, Optimizer, Parameters, Setup, decay_groups
 
 NUMBERS = ("d", "d_max", "d_numerator")  # of all parameters together, in each group there

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from sana.config.training.optimizer_support import check_package
-from sana.config.training.parameter_names import learning_rate_factors
+from sana.config.training.optimization.optimizer_support import check_package
+from sana.config.training.optimization.parameter_names import learning_rate_factors
 from sana.config.training.train import TrainConfig
 from sana.training.optimizers import adafactor, adamw, adamw_8bit, adamw_bf16, came, muon, optimi_adamw, prodigy
 from sana.training.optimizers.optimizer import Optimizer, Parameters, Setup

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from sana.config.training.parameter_names import frozen_names
+from sana.config.training.optimization.parameter_names import frozen_names
 from sana.model.transformer import read_transformer, save_transformer_config
 
 

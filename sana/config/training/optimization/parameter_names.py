@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from sana.config.training.adapter_names import MAGNITUDE, B, adapter_shapes
 from sana.config.training.crepa import PROJECTOR_NAMES
 from sana.config.training.method import LoraMethod
-from sana.config.training.optimizer import MuonConfig, ParameterGroup
+from sana.config.training.optimization.optimizer import MuonConfig, ParameterGroup
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
 

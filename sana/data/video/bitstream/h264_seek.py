@@ -23,7 +23,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sana.data.video.h264_bitstream import is_entry, read_header
+from sana.data.video.bitstream.h264_bitstream import is_entry, read_header
 from sana.data.video.video import MP4
 
 MIN_SKIPPED = 120  # frames: with fewer to skip, a video is decoded from its start
