@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.seek import NEVER, NUM_FRAMES, WINDOW, make_video
-from sana.data.video import decode_by_time, frames, h264_seek, one_pass
+from sana.data.video import decode_by_time, frames, one_pass
+from sana.data.video.bitstream import h264_seek
 from sana.data.video.frames import read_window
 from sana.data.video.one_pass import read_windows
 from sana.data.video.video import ClipRejected

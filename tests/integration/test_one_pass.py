@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sana.data.video import decode_by_time, frames, h264_seek, one_pass
+from sana.data.video import decode_by_time, frames, one_pass
+from sana.data.video.bitstream import h264_seek
 from sana.data.video.frames import read_window
 from sana.data.video.one_pass import read_windows
 from sana.data.video.video import ClipRejected

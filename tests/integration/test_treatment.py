@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from sana.data.schemas import ADDED_COLUMNS, TREATMENTS
-from sana.data.video import decode_by_time, frames, h264_seek, one_pass
+from sana.data.video import decode_by_time, frames, one_pass
+from sana.data.video.bitstream import h264_seek
 from sana.data.video.frames import read_frames, read_window
 from sana.data.video.one_pass import read_windows
 from sana.data.video.probe import probe_video

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from sana.config.training import optimizer_support
 from sana.config.training.adapter_names import adapter_shapes, adapter_targets
 from sana.config.training.method import LoraMethod
 from sana.config.training.method_conflicts import check_base_weights
+from sana.config.training.optimization import optimizer_support
 from sana.config.training.optimization.parameter_names import check_parameter_names
 from sana.config.training.train import TrainConfig
 from sana.costs.parameter_shapes import parameter_shapes
