@@ -14,12 +14,14 @@ from sana.config.training.optimization.schedule import FallingSchedule
 from sana.facts import BucketFacts
 from sana.pipeline.observers import Committed, Event, Observer, RunStart
 from sana.pipeline.plan import StagePlan
+from sana.wording import counted
 
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
 _MOST = 0.5  # of the sources
 _SOUND_EPOCHS = 100  # what is proposed instead of too many
 _SMALL_FACTOR = 0.1  # of Prodigy's step size: below it is meant as another optimizer's learning rate
 _PASSES_OF_TRAINING = 3  # of one sample: forward, and a backward pass of twice that
+_ROUNDING = 1e-6  # of a sum of probabilities
 _EVALUATED = 2  # sets of weights in the loop: live and EMA
 _EVAL_PART = 0.1  # of training, which eval losses are proposed to take
 _WARMUP_PART = 20  # a warm-up that is proposed takes one of so many steps
@@ -47,6 +49,7 @@ def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
         *_of_optimizer(config),
         *_of_intervals(config),
         *_of_features(config),
+        *_of_conditions(config),
     ]
     found += _of_sampling(config, facts)
     return found if facts is None else [*found, *_of_samples(config, facts), *_of_evaluation(config, facts)]
@@ -125,6 +128,26 @@ def _of_intervals(config: Config) -> Iterator[Advice]:
                 f"train.resources.{name} {every:,} is above train.max_steps {steps:,}: {never};",
                 f"train.resources.{name}",
                 max(1, steps // 4 if name != "log_every" else steps // 20),
+            )
+
+
+def _of_conditions(config: Config) -> Iterator[Advice]:
+    """What is chosen by the eval loss of text to video, which a run of conditions alone does not train."""
+    listed = [config.conditions_of(dataset) for dataset in config.download.enabled if dataset.role != "eval"]
+    if min(sum(one.probability for one in conditions) for conditions in listed) < 1 - _ROUNDING:
+        return
+    label = next(iter(config.evaluated_conditions), listed[0][0].label)
+    resources = config.train.resources
+    for used, key, off in (
+        (config.train.early_stopping is not None, "train.early_stopping", "null"),
+        (resources.keep_best_checkpoints > 0, "train.resources.keep_best_checkpoints", 0),
+    ):
+        if used:
+            yield Advice(
+                f"conditions leave no sample text to video, and {key} chooses by eval/loss_ema, which is of text to "
+                f"video; look at eval/loss_ema_{label}, and",
+                key,
+                off,
             )
 
 
@@ -213,14 +236,16 @@ def _of_evaluation(config: Config, facts: BucketFacts) -> Iterator[Advice]:
     """Eval losses in the loop that take longer than the training between them."""
     train, every = config.train, config.train.resources.eval_every
     samples = min(sum(of.eval for of in facts.buckets.values()), config.evaluate.max_samples)
-    passes = _EVALUATED * samples * config.evaluate.num_sigmas
+    conditions = len(config.evaluated_conditions)
+    passes = _EVALUATED * samples * config.evaluate.num_sigmas * (1 + conditions)
+    also = f", and with {counted(conditions, 'condition')}" if conditions else ""
     of_step = _PASSES_OF_TRAINING * train.global_batch_size
     if 0 < every <= train.max_steps and passes > every * of_step:
         most = min(train.max_steps, -(-round(passes / _EVAL_PART) // of_step))
         yield Advice(
             f"train.resources.eval_every {every:,} is {every * of_step:,} forward passes of training, and an eval loss "
-            f"takes {passes:,} ({samples:,} samples x {config.evaluate.num_sigmas} levels, live and EMA weights): "
-            "most of the time is evaluation; lower evaluate.max_samples, or",
+            f"takes {passes:,} ({samples:,} samples x {config.evaluate.num_sigmas} levels, live and EMA weights{also}"
+            "): most of the time is evaluation; lower evaluate.max_samples, or",
             "train.resources.eval_every",
             most,
         )

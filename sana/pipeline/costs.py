@@ -193,7 +193,7 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     if resources.eval_every:
         forward = partial(rates.forward, offload=resources.offload)
         evals = steps // resources.eval_every
-        seconds += evals * 2 * _eval_samples(counts) * counts.config.evaluate.num_sigmas * counts.mean(forward, 1)
+        seconds += evals * 2 * _eval_passes(counts) * counts.mean(forward, 1)
     saves = -(-steps // resources.checkpoint_every)
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
     written += export_bytes(counts.config, rates.transformer)
@@ -206,6 +206,12 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
         if rates.machine.is_gpu
         else cost
     )
+
+
+def _eval_passes(counts: _Counts) -> int:
+    """Return the forward passes by which one set of weights is evaluated, with each condition too."""
+    config = counts.config
+    return _eval_samples(counts) * config.evaluate.num_sigmas * (1 + len(config.evaluated_conditions))
 
 
 def _eval_samples(counts: _Counts) -> int:
@@ -224,7 +230,7 @@ def _check_base(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
 
 
 def _evaluate(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
-    passes = _eval_samples(counts) * counts.config.evaluate.num_sigmas * len(WEIGHTS)
+    passes = _eval_passes(counts) * len(WEIGHTS)
     basis = _basis(rates, lambda measured: measured.forward)
     unknown = "" if counts.samples() else "at most: not counted yet"
     own, training = counts.config.evaluate.resources.offload, counts.config.train.resources.offload

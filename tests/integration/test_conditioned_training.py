@@ -179,3 +179,16 @@ def test_offloaded_and_compiled_training_take_the_same_steps(lab: Lab, straight:
     with fresh_accelerator(), compiled_by(CPU_BACKEND):
         found = lab.rows(lab.train("compiled-alone", **{**SETTINGS, "compile": "always", "activation_memory": 0.5}))
     assert worst(straight, found) < TOLERANCE
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_a_gpu_takes_the_steps_of_the_cpu_compiled_too(
+    lab: Lab, straight: list[dict[str, float]], precision: str, bound: float
+) -> None:
+    for compiled in ("never", "always"):
+        torch._dynamo.reset()
+        settings = {**SETTINGS, "device": "cuda", "mixed_precision": precision, "compile": compiled}
+        with fresh_accelerator():
+            found = lab.rows(lab.train(f"gpu-{precision}-{compiled}", **settings))
+        assert worst(straight, found) < bound

@@ -50,6 +50,11 @@ CASES = [
     ("train.optimizer.name=prodigy | train.learning_rate=0.5", None, ""),
     ("encode_features.short_side=28", None,
      "encode_features is set, and without train.crepa nothing reads features: it has no effect; -s train.crepa={}"),
+    ("train.conditions=[{name: image_to_video, probability: 1}] | train.resources.keep_best_checkpoints=1", None,
+     "conditions leave no sample text to video, and train.resources.keep_best_checkpoints chooses by eval/loss_ema, "
+     "which is of text to video; look at eval/loss_ema_image_to_video, and "
+     "-s train.resources.keep_best_checkpoints=0"),
+    ("train.conditions=[{name: image_to_video, probability: 0.9}] | train.resources.keep_best_checkpoints=1", None, ""),
     ("train.resources.checkpoint_every=500", None,
      "train.resources.checkpoint_every 500 is above train.max_steps 120: a kill before the last step loses all of the "
      "training; -s train.resources.checkpoint_every=30"),
