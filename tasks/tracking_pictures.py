@@ -29,6 +29,7 @@ from tasks.tracking_values import SMALL_BYTES, pipeline_key
 
 FOLDER = "validation"  # of the run's artifacts, and the first part of a sheet's name
 MAX_WAITING = 100  # that MLflow has not taken yet: more validations are shown at the end, more previews not at all
+PREVIEW_STEPS = 10_000  # of MLflow, for one of training: a preview of its sampler step 20 is at 10,000 x step + 20
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. ]")  # of pictures in MLflow
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Pictures:
             self._waiting.append(self._thread.submit(self._show, run_id, key))
 
     def show_preview(self, run_id: str, ready: PreviewReady) -> None:
-        """Show a picture of a video that is being made, with a slider over sampler steps; returns at once.
+        """Show a picture of a video that is being made, with a slider over steps; returns at once.
 
         It is read now: the next video of this name takes its file.
         """
@@ -60,8 +61,9 @@ class Pictures:
             _log.warning("a preview is not shown in MLflow: %s", error)
             return
         if len(self._waiting) < MAX_WAITING:
-            key = f"preview/step_{ready.step:08d}/{NOT_IN_KEYS.sub('_', ready.prompt)}"
-            self._waiting.append(self._thread.submit(self._log_picture, run_id, picture, key, ready.sampler_step))
+            key = f"preview/{NOT_IN_KEYS.sub('_', ready.prompt)}"
+            step = ready.step * PREVIEW_STEPS + ready.sampler_step  # one slider, however many validations
+            self._waiting.append(self._thread.submit(self._log_picture, run_id, picture, key, step))
 
     def _log_picture(self, run_id: str, picture: bytes, key: str, step: int) -> bool:
         def log(client: Any) -> bool:

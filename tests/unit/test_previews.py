@@ -160,7 +160,7 @@ def test_a_linear_map_is_found_and_its_psnr_is_that_of_held_out_clips() -> None:
     weights, bias = 0.1 * philox_normal((16, 3), key=("w",)), torch.tensor([0.1, -0.2, 0.3])
     exact = fit_linear_preview([clip("a", weights, bias, noise=0)], [clip("b", weights, bias, noise=0)])
     assert np.allclose(exact.weights, weights.numpy(), atol=1e-5) and np.allclose(exact.bias, bias.numpy(), atol=1e-5)
-    assert exact.psnr_db > 90
+    assert exact.psnr_db > 90 and exact.r2 == pytest.approx(1.0)
     noisy = [clip(f"c{i}", weights, bias, noise=0.1) for i in range(8)]
     held_out = [clip(f"d{i}", weights, bias, noise=0.1) for i in range(4)]
     found = fit_linear_preview(noisy, held_out)
@@ -175,6 +175,8 @@ def test_a_linear_map_is_found_and_its_psnr_is_that_of_held_out_clips() -> None:
     assert found.psnr_db == pytest.approx(10 * float(torch.log10(4 / errors.square().mean())), abs=1e-3)
     assert found.psnr_db == pytest.approx(10 * np.log10(4 / 0.01), abs=0.7), "as good as its noise"
     assert (found.num_clips, found.num_held_out) == (8, 4)
+    shown = torch.cat([mean_colours(pixels).reshape(-1, 3) for _, pixels in held_out])
+    assert found.r2 == pytest.approx(float(1 - errors.square().mean() / shown.var(0, correction=0).mean()), abs=1e-4)
     shown = found.decode(held_out[0][0][None])
     assert shown.shape == (3, 4, 6, 3) and shown.dtype == np.uint8
     wanted = ((mean_colours(held_out[0][1]).clamp(-1, 1) + 1) * 127.5).numpy()

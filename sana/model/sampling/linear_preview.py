@@ -18,11 +18,16 @@ from sana.record import Record
 
 @dataclass(frozen=True)
 class LinearPreview(Record):
-    """The map, and how good it is: PSNR of mean colours on clips that it was not fitted on, in dB."""
+    """The map, and how good it is on clips that it was not fitted on: PSNR of mean colours in dB, and r2.
+
+    PSNR alone says little where all colours are alike; r2 is the share of their variance that the map explains: 1 is
+    all, 0 no more than one colour would.
+    """
 
     weights: tuple[tuple[float, float, float], ...]  # [16 channels, RGB], to pixels in [-1, 1]
     bias: tuple[float, float, float]
     psnr_db: float
+    r2: float
     num_clips: int  # that it was fitted on
     num_held_out: int
 
@@ -58,10 +63,13 @@ def fit_linear_preview(
     solution = torch.linalg.lstsq(inputs, colours, driver="gelsd").solution
     errors = torch.cat([colours - inputs @ solution for inputs, colours in measured])
     mse = float(errors.square().mean())
+    shown = torch.cat([colours for _, colours in measured])
+    variance = float((shown - shown.mean(0)).square().mean())
     return LinearPreview(
         weights=tuple((float(r), float(g), float(b)) for r, g, b in solution[:LATENT_CHANNELS]),
         bias=(float(solution[-1, 0]), float(solution[-1, 1]), float(solution[-1, 2])),
         psnr_db=10 * math.log10(4.0 / max(mse, 1e-12)),  # pixels span 2
+        r2=1.0 - mse / max(variance, 1e-12),
         num_clips=len(fitted),
         num_held_out=len(measured),
     )

@@ -105,8 +105,8 @@ def linear_preview(config: Config, store: Store, latents: Artifact, vae: Callabl
     with atomic_write(path) as temp:
         temp.write_bytes(made.to_json())
     _log.info(
-        "previews: a linear map of latents to colours, fitted on %d clips: PSNR %.1f dB on %d held-out clips",
-        made.num_clips, made.psnr_db, made.num_held_out,
+        "previews: a linear map of latents to colours, fitted on %d clips: PSNR %.1f dB, r2 %.2f on %d held-out clips",
+        made.num_clips, made.psnr_db, made.r2, made.num_held_out,
     )  # fmt: skip
     return made
 
