@@ -172,6 +172,18 @@ def test_after_the_cut_off_no_feature_is_read(
     assert read == [True] * 4 + [False] * 4
 
 
+def test_a_float32_projector_is_sharded_beside_bf16_weights(
+    pair: RankPair, crepa: Lab, settings: dict[str, Any]
+) -> None:
+    bf16 = {"weights_dtype": "bf16", "mixed_precision": "bf16", "optimizer": {"name": "adamw_bf16"}}
+    changed = {**settings, **bf16, "max_steps": 2}
+    with fresh_accelerator():
+        one = crepa.rows(crepa.train("bf16", **changed))
+    pair.run(_train, crepa.job("bf16-2", **changed, sharding="full").path, None)
+    assert worst(one, crepa.rows(crepa.at("bf16-2", 2))) < 0.02
+    assert weights_of(crepa, "bf16-2", 2)[f"{PROJECTOR}.weight"].dtype == torch.float32
+
+
 def test_an_adapter_learns_beside_it_on_two_ranks_as_on_one(
     pair: RankPair, crepa: Lab, settings: dict[str, Any]
 ) -> None:

@@ -12,7 +12,8 @@ from benchmarks.gpu.sizes import TINY
 from sana.config.training.crepa import CrepaConfig
 from sana.config.training.train import TrainConfig
 from sana.model.features.area_pool import area_pool
-from sana.model.random import philox_normal
+from sana.model.features.dinov2 import FeatureEncoder
+from sana.model.random import philox_normal, philox_uniform
 from sana.model.transformer import load_transformer, pad
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.objectives.registry import build_objective
@@ -154,3 +155,17 @@ def test_a_measurement_of_fewer_blocks_takes_it_in(tmp_path: Path) -> None:
     training = SyntheticTraining(config, TINY.transformer, work_dir=tmp_path, bucket=TINY.bucket, num_layers=1)
     taken = training.take(training.batches(TINY.bucket, TINY.caption_tokens))
     assert LOSS in taken.scalars and "crepa_projector.weight" in training.state.parameters
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_features_that_a_cpu_makes(tiny_encoder: Path) -> None:
+    frames = (255 * philox_uniform([5, 32, 64, 3], key=("frames",))).to(torch.uint8)
+    found = {}
+    for device, precision in (("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "tf32"), ("cuda", "bf16")):
+        encoder = FeatureEncoder.load(
+            str(tiny_encoder), revision=None, precision=precision, device=torch.device(device)
+        )
+        found[device, precision] = encoder.encode(frames, size=(28, 56), grid=(1, 2), at_once=2).cpu()
+    for (device, precision), features in found.items():
+        bound = {"fp32": 1e-3, "tf32": 1e-2, "bf16": 5e-2}[precision]
+        assert (features - found["cpu", "fp32"]).abs().max() < bound, (device, precision)
