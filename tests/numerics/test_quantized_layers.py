@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sana.model.adapters.quantized_layers import QuantizedConv2d, QuantizedLinear, quantize_layers, quantized, whole
 from sana.model.transformer import load_transformer
+from sana.runtime.worker_process import unhide_torchao
 from sana.training.trainables.lora import LoraTransformer
 from tests.numerics.test_lora import config_of, randomise, velocity
 
@@ -46,6 +47,7 @@ def test_a_layer_computes_with_the_weight_that_codes_stand_for(name: str, kind: 
 
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_codes_are_those_of_torchao(kind: Any) -> None:
+    unhide_torchao()
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
 
     torch.manual_seed(0)
