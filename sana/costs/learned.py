@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sana.config.training.adapter_names import adapter_targets, fp8_cast_takes
 from sana.config.training.method import LoraMethod
 from sana.config.training.optimization.optimizer import AdafactorConfig, MuonConfig
-from sana.config.training.optimization.parameter_names import Shapes, learned_shapes, muon_matrices
+from sana.config.training.optimization.parameter_names import Shapes, learned_shapes, muon_matrices, names_within
 from sana.config.training.train import TrainConfig
 from sana.costs.parameter_shapes import parameter_shapes
 from sana.costs.transformer import TransformerSizes
@@ -45,15 +45,12 @@ def training_passes(config: TrainConfig, sizes: TransformerSizes) -> float:
 
 
 def learned_part(config: TrainConfig, sizes: TransformerSizes) -> Learned | None:
-    """Return what learns under a config; None: all of the model.
-
-    Raises:
-        ConfigError: a glob in the config matches nothing.
-    """
-    method = config.method
-    if not isinstance(method, LoraMethod) and not config.frozen:
+    """Return what learns under a config; None: all of the model. Raises ConfigError: a target can have no adapter."""
+    if not isinstance(config.method, LoraMethod) and not config.frozen:
         return None
     shapes = parameter_shapes(sizes)
+    config = names_within(config, shapes)  # a calibration counts fewer blocks
+    method = config.method
     learns = learned_shapes(config, shapes)
     stored = {name: _stored_bytes(config, name, shape) for name, shape in shapes.items() if name not in learns}
     is_adapter = isinstance(method, LoraMethod)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sana.bucket import Bucket
+from sana.config.training.optimization.parameter_names import names_within
 from sana.config.training.train import TrainConfig
 from sana.costs.features import FeatureSizes, feature_shape
 from sana.data.loading.loader import FEATURES, LATENTS
@@ -58,7 +59,7 @@ class SyntheticModel:
         num_layers: int | None = None,
     ) -> None:
         torch.manual_seed(config.seed)
-        self.config, self.parallel = config, Parallel.open(config)
+        self.parallel = Parallel.open(config)
         transformer = random_transformer(
             transformer_config,
             # most of it must never have been on the device with offload, and none in fp32 beside an adapter
@@ -69,6 +70,8 @@ class SyntheticModel:
             num_layers=num_layers,
         )
         self._caption_channels = int(transformer_config["caption_channels"])
+        shapes = {name: tuple(parameter.shape) for name, parameter in transformer.named_parameters()}
+        config = self.config = names_within(config, shapes)
         self.trainable = build_trainable(transformer, config)
         regularizers = build_regularizers(
             _within(config, transformer), self.trainable, feature_size=_FEATURES.hidden_size
@@ -134,7 +137,7 @@ class SyntheticTraining(SyntheticModel):
         num_layers: int | None = None,
     ) -> None:
         super().__init__(config, transformer_config, work_dir=work_dir, bucket=bucket, num_layers=num_layers)
-        self.bucket = bucket
+        config, self.bucket = self.config, bucket
         self.state = TrainState(self.trainable, config)
         self._step = TrainStep(
             config, self.parallel, self.model, self.state, self.objective, keeps_casts=self.blocks.keeps_casts

@@ -65,6 +65,12 @@ def adapter_shapes(method: LoraMethod, shapes: Shapes) -> dict[str, tuple[int, .
     return found
 
 
+def has_target(target: str, shapes: Shapes) -> bool:
+    """Whether one of `targets` matches a layer."""
+    layers = (name.removesuffix(_WEIGHT) for name, shape in shapes.items() if _is_layer(name, shape))
+    return any(_matches(layer, glob) for layer in layers for glob in _globs(target))
+
+
 def fp8_cast_takes(layer: str) -> bool:
     """Whether diffusers' layerwise casting stores a layer of this name in fp8, where it is linear or a convolution."""
     return _NOT_CAST.search(layer) is None

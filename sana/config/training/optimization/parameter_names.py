@@ -4,8 +4,9 @@ import difflib
 import math
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
-from sana.config.training.adapter_names import MAGNITUDE, B, adapter_shapes
+from sana.config.training.adapter_names import MAGNITUDE, B, adapter_shapes, has_target
 from sana.config.training.crepa import PROJECTOR_NAMES
 from sana.config.training.method import LoraMethod
 from sana.config.training.optimization.optimizer import MuonConfig, ParameterGroup
@@ -36,6 +37,28 @@ def learned_shapes(config: TrainConfig, shapes: Shapes) -> Shapes:
     named = adapter_shapes(config.method, shapes) if isinstance(config.method, LoraMethod) else shapes
     frozen = frozen_names(config.frozen, named)
     return {name: shape for name, shape in named.items() if name not in frozen}
+
+
+def names_within(config: TrainConfig, shapes: Shapes) -> TrainConfig:
+    """Return a config without those globs that match nothing in a model of fewer blocks, which only costs are taken of.
+
+    Where no target of an adapter is left, it has those of attention.
+    """
+
+    def known(glob: str, names: Collection[str]) -> bool:
+        return any(fnmatchcase(name, glob) for name in names)
+
+    changed: dict[str, Any] = {}
+    named: Shapes = shapes
+    if isinstance(method := config.method, LoraMethod):
+        targets = tuple(target for target in method.targets if has_target(target, shapes))
+        method = method.model_copy(update={"targets": targets or ("self_attention", "cross_attention")})
+        changed["method"], named = method, adapter_shapes(method, shapes)
+    frozen = tuple(glob for glob in config.frozen if known(glob, named))
+    left = [name for name in named if not any(fnmatchcase(name, glob) for glob in frozen)]
+    changed["frozen"] = frozen if left else ()
+    groups = (group for group in config.parameter_groups if known(group.names, left or named))
+    return config.model_copy(update={**changed, "parameter_groups": tuple(groups)})
 
 
 def frozen_names(globs: Collection[str], names: Collection[str]) -> set[str]:
