@@ -100,5 +100,6 @@ def _outermost(store: Store, train: Artifact, way: str, min_draws: int) -> list[
     for batch in batches(store, train, TABLE, list(_COLUMNS)):
         often = pa.Table.from_batches([batch]).filter(pc.greater_equal(batch.column("num_draws"), min_draws))
         both = often if best is None else pa.concat_tables([best, often])
-        best = both.sort_by([("normalised_loss", way), ("sample_id", "ascending")]).slice(0, NUM_SHOWN)
+        keys = [("normalised_loss", way), ("sample_id", "ascending")]
+        best = both.take(pc.select_k_unstable(both, k=NUM_SHOWN, sort_keys=keys))
     return [] if best is None else list(best.to_pylist())
