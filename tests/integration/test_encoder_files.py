@@ -7,12 +7,16 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sana.config.encode import EncodeFeaturesConfig
 from sana.config.load import load_config
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
+from sana.model.features.dinov2 import FeatureEncoder
 from sana.model.features.encoder_files import EncoderRef, resolve_encoder
+from sana.model.random import philox_uniform
 from sana.pipeline.plan import preflight
 from sana.store import open_store
 from tests.hub_server import HubServer
@@ -40,6 +44,22 @@ def test_a_folder_has_the_digest_of_its_config_and_weights(tiny_encoder: Path, t
     with (copy / "model.safetensors").open("ab") as file:
         file.write(b"x")
     assert resolve(copy, tmp_path).digest != first.digest
+
+
+def test_weights_of_an_older_checkpoint_are_read_too(tiny_encoder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(tiny_encoder / "config.json", old)
+    torch.save(load_file(tiny_encoder / "model.safetensors"), old / "pytorch_model.bin")
+    assert resolve(old, tmp_path).digest != resolve(tiny_encoder, tmp_path).digest
+    frames = (255 * philox_uniform([2, 28, 28, 3], key=("frames",))).to(torch.uint8)
+    found = [
+        FeatureEncoder.load(str(path), revision=None, precision="fp32", device=torch.device("cpu")).encode(
+            frames, size=(28, 28), grid=(2, 2), at_once=2
+        )
+        for path in (tiny_encoder, old)
+    ]
+    assert torch.equal(*found)
 
 
 def test_a_hub_encoder_is_a_commit_and_no_weight_is_read(
@@ -85,7 +105,7 @@ def _config(text: bytes) -> Callable[[HubServer], None]:
     [
         (lambda _: None, "meta/dino does not exist.*HF_TOKEN"),
         (_gated, "meta/dino is closed.*HF_TOKEN"),
-        (_without("model.safetensors"), "lacks a .safetensors file"),
+        (_without("model.safetensors"), "lacks a .safetensors file or pytorch_model.bin"),
         (_without("config.json"), "lacks config.json"),
         (_config(b'{"model_type": "clip", "hidden_size": 8}'), "model_type is 'clip'.*must be a dinov2"),
         (_config(b'{"model_type": "dinov2"}'), "sizes cannot be read"),

@@ -43,7 +43,7 @@ class FeatureEncoder:
         """Load it from a local folder or the hub, onto a device."""
         transformers_logging.disable_progress_bar()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        model: Any = Dinov2Model.from_pretrained(path, revision=revision or "main", dtype=dtype, use_safetensors=True)
+        model: Any = Dinov2Model.from_pretrained(path, revision=revision or "main", dtype=dtype)
         return cls(model.requires_grad_(False).eval().to(device), precision=precision)
 
     @property

@@ -14,6 +14,7 @@ from sana.errors import ConfigError, SanaError
 from sana.runtime.specs import ModelSource
 
 CONFIG = "config.json"
+_PICKLED = "pytorch_model.bin"  # of older checkpoints; torch reads tensors alone from it
 _KEY = "encode_features.encoder"
 
 
@@ -53,7 +54,7 @@ def resolve_encoder(config: EncodeFeaturesConfig, *, work_dir: Path, read_only: 
         commit = repo.resolve(config.revision)
         files = {file.path: file for file in repo.list_files(commit)}
         digest = _digest(repo.page, list(files), lambda name: files[name].digest)
-        repo.check_access(commit, min(name for name in files if name.endswith(".safetensors")))
+        repo.check_access(commit, _weights(list(files))[0])
         data = repo.read_range(commit, files[CONFIG], 0, files[CONFIG].num_bytes)
     except ConfigError as error:
         raise ConfigError(f"{_KEY}: {error}. (There is no folder {folder} either.)") from error
@@ -62,15 +63,21 @@ def resolve_encoder(config: EncodeFeaturesConfig, *, work_dir: Path, read_only: 
 
 def _digest(where: str, names: list[str], digest: Callable[[str], str]) -> str:
     """Return one digest of config and weights."""
-    weights = sorted(name for name in names if "/" not in name and name.endswith(".safetensors"))
+    weights = _weights(names)
     missing = [CONFIG] if CONFIG not in names else []
-    missing += [] if weights else ["a .safetensors file"]
+    missing += [] if weights else [f"a .safetensors file or {_PICKLED}"]
     if missing:
         raise ConfigError(
             f"{_KEY} {where} lacks {' and '.join(missing)}; name a whole DINOv2 as transformers saves it, such as "
             "facebook/dinov2-giant"
         )
     return digest_of([[name, digest(name)] for name in (CONFIG, *weights)])
+
+
+def _weights(names: list[str]) -> list[str]:
+    """Return the files that transformers takes the weights from: safetensors where there are some."""
+    found = sorted(name for name in names if "/" not in name and name.endswith(".safetensors"))
+    return found or [name for name in names if name == _PICKLED]
 
 
 def _sizes(data: bytes, where: str) -> FeatureSizes:
