@@ -134,6 +134,7 @@ class TrainFacts(Facts):
     metrics: tuple[str, ...]  # keys of all metrics segments, in order
     model: str  # key of the exported folder
     passport: Mapping[str, float] = field(default_factory=dict)  # by layout: how far an export's velocity is off
+    not_exported: Mapping[str, str] = field(default_factory=dict)  # reasons, by layout
 
 
 @dataclass(frozen=True)

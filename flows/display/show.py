@@ -138,13 +138,10 @@ def load_lines(folder: str, exports: Sequence[str] = ("diffusers",)) -> list[str
 
 
 def passport_lines(facts: TrainFacts) -> list[str]:
-    """Return what the checks of the exports found."""
-    if not facts.passport:
-        return []
-    found = ", ".join(
-        f"{name} {'bit-equal' if off == 0 else f'off by {off:.1g}'}" for name, off in facts.passport.items()
-    )
-    return [f"loaded by stock diffusers, velocity as trained: {found}"]
+    """Return what the checks of the exports found, and what was not exported."""
+    off = [f"{layout} {'bit-equal' if off == 0 else f'off by {off:.1g}'}" for layout, off in facts.passport.items()]
+    checked = [f"loaded by stock diffusers, velocity as trained: {', '.join(off)}"] if off else []
+    return checked + [f"not exported, {layout}: {why}" for layout, why in facts.not_exported.items()]
 
 
 def eval_lines(artifact: Artifact) -> str:

@@ -1,5 +1,6 @@
 """The device that a worker computes on, its provenance, compiled code for it, and memory that it does not have."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -43,6 +44,13 @@ def provenance(device: torch.device, precision: str, how: str = "") -> str:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     versions = [f"{name} {version(name)}" for name in ("diffusers", "transformers")]  # importing them takes seconds
     return "; ".join([where, precision + how, f"torch {torch.__version__}", *versions])
+
+
+def free_memory() -> None:
+    """Give a GPU's memory that nothing of this process needs any more back, for another process."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -43,10 +43,12 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
     job_path = write_job(context.config, stage.spec_of(context, inputs, recipe))
     hide_torchao()
     hide_text_models(str(job_path))
-    from sana.workers.train import train  # here: what is wrong above must not wait for torch
+    from sana.model.device import free_memory  # here: what is wrong above must not wait for torch
+    from sana.workers.train import train
 
     _log.info("train: %s, rank %s of %s", recipe.fingerprint, found.get("RANK", "0"), found.get("WORLD_SIZE", "1"))
     train(read_job(job_path, TrainSpec))
+    free_memory()  # the exports are checked by another process
     return stage.commit(context, draft, job_path) if found.get("RANK", "0") == "0" else None
 
 

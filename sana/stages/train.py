@@ -161,16 +161,23 @@ def commit(context: Context, draft: Draft, job_path: Path) -> Artifact:
         if not draft.store.exists(info.key):  # `sana gc` may have found a shared file unused just before
             raise SanaError(f"{draft.store.uri(info.key)} is gone since it was stored; run again")
         draft.refer(name, info.key, num_bytes=info.num_bytes, digest=info.digest)
-    passport = check_exports(context, result) if result.reference else None
-    if passport is not None:
+    off: dict[str, float] = {}
+    if result.reference:
+        passport = check_exports(context, result)
         draft.add(Passport.FILE, passport.to_json())
-    off: dict[str, float] = (
-        {check.layout: check.difference for check in passport.checks} if passport is not None else {}
-    )
+        off |= {check.layout: check.difference for check in passport.checks}
     return draft.commit(
         content={"weights": result.weights_digest},
         counts=Counts.all_kept(result.num_samples, steps=result.step),
-        facts=TrainFacts(result.trajectory, result.step, result.checkpoint, result.metrics, result.model, off),
+        facts=TrainFacts(
+            trajectory=result.trajectory,
+            step=result.step,
+            checkpoint=result.checkpoint,
+            metrics=result.metrics,
+            model=result.model,
+            passport=off,
+            not_exported=result.not_exported,
+        ),
     )
 
 

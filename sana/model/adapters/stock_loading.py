@@ -17,7 +17,7 @@ _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, Attribut
 _SAID_CHARS = 300
 
 
-def stock_pipeline(path: str, *, dtype: torch.dtype, revision: str | None = None) -> Any:
+def stock_pipeline(path: str, *, dtype: torch.dtype) -> Any:
     """Return a SanaVideoPipeline of a checkpoint in diffusers layout, without what LEFT_OUT names.
 
     Raises:
@@ -26,7 +26,7 @@ def stock_pipeline(path: str, *, dtype: torch.dtype, revision: str | None = None
     from diffusers import SanaVideoPipeline  # which imports transformers: seconds, for adapters alone
 
     with _loading(path):
-        return SanaVideoPipeline.from_pretrained(path, revision=revision, torch_dtype=dtype, **dict.fromkeys(LEFT_OUT))
+        return SanaVideoPipeline.from_pretrained(path, torch_dtype=dtype, **dict.fromkeys(LEFT_OUT))
 
 
 def stock_transformer(path: str, *, dtype: torch.dtype) -> Any:

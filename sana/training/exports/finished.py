@@ -108,17 +108,9 @@ def _write_reference(job: Job[TrainSpec], trainer: Trainer, parallel: Parallel, 
     batch = fixed_batch(int(model.config.caption_channels))
     velocities = {VELOCITY: velocity_of(model, batch, parallel.device, parallel.autocast())}
     if parallel.is_main:
-        if _needs_strict(job, parallel):
+        if job.config.train.weights_dtype == "fp32" or job.config.train.method.name != "full":
             velocities[STRICT_VELOCITY] = _strict_velocity(job, batch, weights)
         save_file({**batch, **velocities}, reference_path(job.path))
-
-
-def _needs_strict(job: Job[TrainSpec], parallel: Parallel) -> bool:
-    """Whether last bits may hide what an export lacks: else all weights on one CPU compute the same bits."""
-    config = job.config.train
-    if config.method.name == "full":
-        return config.weights_dtype == "fp32" and (parallel.device.type != "cpu" or parallel.num_ranks > 1)
-    return True
 
 
 def _strict_velocity(job: Job[TrainSpec], batch: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
