@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sana.bucket import Bucket
+from sana.bucket import LATENT_CHANNELS, Bucket
 from sana.context import Context
 from sana.costs.calibration import Calibration, Rate, find_calibration
 from sana.costs.features import feature_bytes
@@ -249,7 +249,20 @@ def _sample(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
 
 
 _UNCOUNTED = "not counted yet"
+
+
+def _masks(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
+    left, samples = plan.work, counts.samples()
+    if left is None or not samples:
+        return StageCost(plan.name, ESTIMATED, unknown=_UNCOUNTED)
+    share = (left[1] - left[0]) / max(1, left[1])
+    # a latent's shape without its channels, fp16
+    written = sum(bucket.latent_bytes("fp16") // LATENT_CHANNELS * sum(of) for bucket, of in samples.items())
+    return StageCost(plan.name, ESTIMATED, written_bytes=round(share * written), unknown="as fast as videos decode")
+
+
 _COSTS: Mapping[str, Callable[[_Counts, Rates, StagePlan], StageCost]] = {
+    "encode_masks": _masks,
     "encode_features": _features,
     "encode_captions": _captions,
     "encode_latents": _latents,

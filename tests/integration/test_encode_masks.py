@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -13,11 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from sana.bucket import Bucket
 from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.data.video.masks import read_masks, to_latent_size
 from sana.data.video.video import ClipRejected
 from sana.errors import RejectedError
+from sana.maintenance.object_graph import read_object_graph
+from sana.pipeline.costs import _COSTS
 from sana.pipeline.plan import plan
 from sana.workers.encode_masks import _encode_group
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
@@ -298,6 +302,16 @@ def test_windows_of_several_clips_that_share_a_mask_are_read_once_and_in_order(p
             shared.clips / "c0.mask.mkv", [{**WINDOW, "start_frame": start, "num_frames": 17, "keep_empty": True}]
         )
         assert np.abs(found - alone).max() < 1e-3, start
+
+
+def test_the_plan_knows_the_bytes_and_maintenance_the_shards(place: Place, made: Outcome) -> None:
+    store = place.context().store
+    graph = read_object_graph(store)
+    shards = {row["shard"] for row in rows(place, made, "index")}
+    assert shards and all(graph.references[shard] for shard in shards) and not graph.problems
+    counts = SimpleNamespace(samples=lambda: {Bucket(81, 480, 832): (6, 4)})
+    cost = _COSTS["encode_masks"](counts, None, SimpleNamespace(name="encode_masks", work=(5, 10, "samples")))  # type: ignore[arg-type]
+    assert cost.written_bytes == 5 * 21 * 60 * 104 * 2
 
 
 def test_a_mask_that_killed_two_workers_is_rejected_unopened() -> None:

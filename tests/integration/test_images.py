@@ -61,6 +61,11 @@ LISTED: dict[str, tuple[dict[str, Any], dict[str, Any], set[str], set[str]]] = {
         {"x.tar": tar_of({"1.jpg": b"1", "1.txt": b"one"}), "y.tar": tar_of({"1.jpg": b"2", "1.txt": b"two"})},
         {"1.jpg", "y/1.jpg"}, set(),
     ),
+    "packed with captions in JSON": (
+        {"bucket": STILLS},
+        {"x.tar": tar_of({"1.jpg": b"1", "1.json": b'{"text": "one"}', "2.png": b"2", "2.json": b'{"text": "two"}'})},
+        {"1.jpg", "2.png"}, set(),
+    ),
 }  # fmt: skip
 
 
