@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from sana.bucket import LATENT_CHANNELS, Bucket
+from sana.config.pipeline import Config
 from sana.context import Context
 from sana.costs.calibration import Calibration, Rate, find_calibration
 from sana.costs.features import feature_bytes
@@ -194,6 +195,7 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
         forward = partial(rates.forward, offload=resources.offload)
         evals = steps // resources.eval_every
         seconds += evals * 2 * _eval_passes(counts) * counts.mean(forward, 1)
+    seconds += _validation_s(counts.config, rates, steps)
     saves = -(-steps // resources.checkpoint_every)
     written = saves * checkpoint_bytes(counts.config, rates.transformer)
     written += export_bytes(counts.config, rates.transformer)
@@ -206,6 +208,23 @@ def _train(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
         if rates.machine.is_gpu
         else cost
     )
+
+
+def _validation_s(config: Config, rates: Rates, steps: int) -> float:
+    """Return the seconds of the validation videos of so many steps: each rank makes its part of them."""
+    wanted, sample = config.train.validation, config.sample
+    if not wanted.every:
+        return 0.0
+    num_steps = wanted.num_inference_steps or sample.num_inference_steps
+    guided = 2 if (wanted.guidance_scale or sample.guidance_scale) > 1 else 1
+    shapes = [Bucket.parse(name) for name in wanted.buckets] or [sample.shape]
+    each: float = sum(
+        num_steps * guided * rates.forward(shape, config.train.resources.offload).seconds + rates.decode(shape).seconds
+        for shape in shapes
+    )
+    num_videos = len(wanted.prompts or sample.prompts) * len(wanted.seeds or (sample.seed,))
+    times = (steps // wanted.every + wanted.at_start) * (2 if wanted.weights == "both" else 1)
+    return times * num_videos * each / config.train.resources.num_processes
 
 
 def _eval_passes(counts: _Counts) -> int:

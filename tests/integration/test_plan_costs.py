@@ -133,6 +133,12 @@ def test_counts_are_of_what_is_stored(place: Place, monkeypatch: pytest.MonkeyPa
     mean = passes / sum(one.train for one in of.values())
     drawn = context.config.train.max_steps * context.config.train.global_batch_size
     assert by_name["train"].seconds == pytest.approx(drawn * mean / (0.26 * 989e12), rel=0.01)
+    every = place.context("train.validation.every=2", "train.validation.seeds=[0,1]", "train.validation.weights=both",
+                          "train.resources.eval_every=0", "sample.bucket=5x64x96")  # fmt: skip
+    (shown,) = (one for one in plan_costs(every, plans).stages if one.name == "train")
+    sampled = by_name["sample"].seconds  # of one video, of the same shape
+    assert shown.seconds and sampled
+    assert shown.seconds - by_name["train"].seconds == pytest.approx(3 * 2 * 2 * sampled, rel=1e-6)
     check_trainable(context, plans)
     made = plan_record(plans, found, 2.0, warnings=["one"])
     assert PlanRecord.from_json(made.to_json(), where="it") == made
