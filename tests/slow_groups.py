@@ -34,7 +34,7 @@ GROUPS = {
     "activations": "what compiled blocks keep, on one rank and on two, whole and sharded",
     "compile_ranks": "compiled and sharded by inductor, and a cold cache against a warm one",
     "base_check": "mistakes that the base check catches on a model that knows eight clips by heart",
-    "adapters": "adapters in compiled blocks: one graph a shape",
+    "adapters": "adapters in compiled blocks, one graph a shape; DoRA, an 8-bit base and frozen parts on two ranks",
     "learning": "each way of training knows four clips by heart and samples them again",
     "validation": "videos while training: sharded ranks that fail, all that saves memory",
     "seek": "late windows of every kind of video",
