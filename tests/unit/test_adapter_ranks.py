@@ -49,7 +49,9 @@ def test_two_ranks_take_the_steps_of_one_process(pair: RankPair, lab: Lab, name:
         found = lab.rows(lab.at(f"{way}-{name}", 3))
         print(f"{name}, {way}: {worst(rows, found):.1e}")
         assert worst(rows, found) < TOLERANCE
-        assert all(check.difference < 1e-5 or name == "dora" for check in lab.passport().checks)
+        # a base that learned in bf16 or 8 bits is rounded where the stock one is not
+        checks = lab.passport().checks
+        assert all(check.difference <= (check.bound if name in ("dora", "int8") else 1e-5) for check in checks)
     # one process goes on from what shards saved
     with fresh_accelerator():
         more = lab.rows(lab.train(f"full-{name}", **{**settings, "max_steps": 4}))
