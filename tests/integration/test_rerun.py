@@ -114,7 +114,7 @@ def test_every_changed_value_is_named_though_what_is_above_runs_again(place: Pla
     assert "window " in detail["bucket"] and detail["encode_captions"] == f"on bucket: {maybe}"
     assert detail["train"] == f"{waits}learning_rate 0.003 -> 0.001; max_steps 6 -> 9; will run"
     assert detail["evaluate"] == f"{waits.removesuffix(': ')}, train: {maybe}"
-    assert detail["sample"] == "on encode_captions, train: seed 0 -> 5; will run"
+    assert detail["sample"] == "on encode_captions, encode_latents, train: seed 0 -> 5; will run"
     moved = {p.name: p.detail for p in plan(place.context("bucket.window=middle", f"model.path={other_vae(place)}"))}
     assert moved["encode_latents"] == "on bucket: input vae changed; will run"
     forced = {p.name: p.detail for p in plan(place.context("bucket.window=middle"), force=["train"])}
@@ -213,7 +213,7 @@ def test_more_steps_go_on_from_where_it_stands(place: Place, caplog: pytest.LogC
     assert outcome.ran == ["train"]
     # the tiny model's 41,000 parameters, and the EMA and two moments of each, float32
     loaded = re.search(r"resuming from step 6: loaded (\S+) KiB in \S+ s, \S+ .iB/s \((.*)\)", caplog.text)
-    assert loaded is not None and re.sub(r"\S+ KiB", "", loaded[2]) == "weights , ema , optimizer "
+    assert loaded is not None and re.sub(r"\S+ KiB", "", loaded[2]) == "weights , ema , optimizer , ledger "
     sizes = [float(size) for size in re.findall(r"(\S+) KiB", loaded[2])]
     assert sum(sizes) == pytest.approx(float(loaded[1]), abs=0.2) and sizes[2] == pytest.approx(2 * sizes[0], abs=0.2)
 
