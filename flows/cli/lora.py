@@ -58,7 +58,7 @@ def extract(
     the adapter has, and how far the base with it is from MODEL.
     """
     from sana.runtime.results import LoraExtractResult
-    from sana.runtime.specs import LoraExtractSpec
+    from sana.runtime.tool_specs import LoraExtractSpec
 
     spec = LoraExtractSpec(
         model=model, base=base, revision=revision, rank=rank, targets=targets, device=device, out=_new(out)
@@ -84,7 +84,7 @@ def merge(base: str, adapter: str, revision: str | None, scale: float, dtype: An
     """
     from flows.display.show import load_lines
     from sana.runtime.results import LoraMergeResult
-    from sana.runtime.specs import LoraMergeSpec
+    from sana.runtime.tool_specs import LoraMergeSpec
     from sana.wording import in_units
 
     spec = LoraMergeSpec(base=base, revision=revision, adapter=adapter, scale=scale, dtype=dtype, out=_new(out))

@@ -183,6 +183,37 @@ def sample_latents(
         _require_finite(kept, "latents")
         return kept
 
+    latents = _sample_stock(
+        pipe,
+        embeds,
+        mask,
+        shape=shape,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        on_step=on_step,
+        preview=preview,
+        first_latents=first_latents,
+    )
+    _require_finite(latents, "latents")
+    return latents
+
+
+def _sample_stock(
+    pipe: SanaPipeline,
+    embeds: Tensor,
+    mask: Tensor,
+    *,
+    shape: Bucket,
+    steps: int,
+    guidance: float,
+    seed: int,
+    on_step: Callable[[int, int], None] | None,
+    preview: Preview | None,
+    first_latents: Tensor | None,
+) -> Tensor:
+    """Call the pipeline of diffusers, that for a first frame where its latents are given."""
+
     def report(_pipe: Any, index: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None:
             on_step(index + 1, steps)
@@ -211,7 +242,6 @@ def sample_latents(
             callback_on_step_end=report,
             output_type="latent",  # the pipeline's own decoding hides an out-of-memory error behind a NameError
         ).frames
-    _require_finite(latents, "latents")
     return latents
 
 

@@ -39,7 +39,7 @@ from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainables.registry import load_trainable
 from sana.training.trainables.trainable import Trainable
-from sana.workers.eval_report import Tables, build_report, condition_losses_table, losses_table, plot_losses
+from sana.workers.reports.evaluation import Tables, build_report, condition_losses_table, losses_table, plot_losses
 
 PLAIN = ""  # the key of the eval loss itself, beside those with a condition by its label
 

@@ -29,6 +29,7 @@ from sana.progress import Progress
 from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
 from sana.runtime.specs import TrainSpec
+from sana.store import Store
 from sana.training.checkpoints.checkpoint import NothingToResumeError, newest_checkpoint
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.checkpoints.lease import hold_lease
@@ -47,7 +48,7 @@ from sana.training.parallel.distributed import StopFlag, lost_rank_explained
 from sana.training.parallel.heartbeat import Heartbeat
 from sana.training.parallel.parallel import Parallel
 from sana.training.regularizers.registry import build_regularizers
-from sana.workers.train_report import store_report
+from sana.workers.reports.training import store_report
 
 _NEEDS_LESS = (
     "train.resources.micro_batch_size=1, activation_memory=recompute_all, ema_device=cpu or offload.type=block_level "
@@ -194,17 +195,7 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
         ),
         reader=Reader(files, samples, verify=resources.verify_checksums),
         eval_reader=Reader(files, eval_samples, verify=resources.verify_checksums),
-        checkpoints=CheckpointManager(
-            store,
-            spec.trajectory,
-            folder=job.work_dir / "train" / spec.trajectory,
-            config=config.train,
-            snapshot={"encode_latents": dict(latents.content), "encode_captions": dict(captions.content)},
-            keep_steps=spec.keep_steps,
-            check=check,
-            rank=parallel.rank,
-            num_ranks=parallel.num_ranks,
-        ),
+        checkpoints=_checkpoints(job, store, parallel, check),
         report=job.report,
         compute=compute,
         hooks=hooks_of(job, store),
@@ -213,6 +204,21 @@ def build_trainer(job: Job[TrainSpec], parallel: Parallel, *, check: Callable[[]
     if spec.initial is not None and spec.initial.optimizer and not resumes:
         _go_on_with(load_initial_optimizer(store, spec.initial, trainer.state.optimizer.state()), trainer, parallel)
     return trainer
+
+
+def _checkpoints(job: Job[TrainSpec], store: Store, parallel: Parallel, check: Callable[[], None]) -> CheckpointManager:
+    spec = job.spec
+    return CheckpointManager(
+        store,
+        spec.trajectory,
+        folder=job.work_dir / "train" / spec.trajectory,
+        config=job.config.train,
+        snapshot={"encode_latents": dict(spec.latents.content), "encode_captions": dict(spec.captions.content)},
+        keep_steps=spec.keep_steps,
+        check=check,
+        rank=parallel.rank,
+        num_ranks=parallel.num_ranks,
+    )
 
 
 def _further_tensors(spec: TrainSpec) -> Mapping[str, Artifact]:

@@ -170,7 +170,13 @@ def test_a_job_is_read_only_by_the_worker_it_is_for(tmp_path: Path) -> None:
 def test_every_record_is_frozen_and_documented() -> None:
     for module in pkgutil.walk_packages(sana.__path__, "sana."):
         if module.name.startswith(
-            ("sana.runtime.specs", "sana.runtime.results", "sana.facts", "sana.training.checkpoints.checkpoint")
+            (
+                "sana.runtime.specs",
+                "sana.runtime.tool_specs",
+                "sana.runtime.results",
+                "sana.facts",
+                "sana.training.checkpoints.checkpoint",
+            )
         ):
             importlib.import_module(module.name)
     found, left = set(), [Record]

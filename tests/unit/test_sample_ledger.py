@@ -10,7 +10,7 @@ import torch
 from sana.config.training.train import TrainConfig
 from sana.training.ledger.sample_ledger import DECAY, SIGMA_BINS, SampleLedger
 from sana.training.objectives.noise_levels import noise_levels
-from sana.workers.train_report import clip_losses, plot_sigmas, sigma_histogram
+from sana.workers.reports.training import clip_losses, plot_sigmas, sigma_histogram
 
 NUM_ROWS, BATCH, STEPS = 12, 4, 300
 BUCKETS = ("5x64x96", "81x480x832")
