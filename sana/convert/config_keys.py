@@ -97,7 +97,8 @@ CONFIG_KEYS: Table = (
     Row("train.resources.eval_every", "eval_steps_interval validation_steps validation_step_interval", 500,
         "steps between eval losses", at_least(0)),
     Group("validation_steps validation_step_interval validation_disable validation_on_startup ema_validation use_ema "
-          "validation_resolution validation_num_video_frames", convert_validation),
+          "validation_resolution validation_num_video_frames validation_preview validation_preview_steps",
+          convert_validation),
     Row("evaluate.num_sigmas", "eval_timesteps", 8, "fixed noise levels: midpoints of equal slices of (0, 1)"),
     Row("evaluate.max_samples", "num_eval_images", 256, "the standard error falls with its root"),
     Group("validation_resolution validation_num_video_frames", convert_bucket),

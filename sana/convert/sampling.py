@@ -50,6 +50,10 @@ def convert_validation(conversion: Conversion, keys: Keys, run: Run) -> None:
                    *named, *keys.present("validation_disable"))  # fmt: skip
     conversion.set(f"{at}.at_start", keys.flag("validation_on_startup") and not off, "before the first step",
                    *keys.present("validation_on_startup"))  # fmt: skip
+    if previews := keys.present("validation_preview", "validation_preview_steps"):
+        steps = keys.integer("validation_preview_steps", 1)
+        conversion.set(f"{at}.preview_every", min(max(1, steps), 1000) if keys.flag("validation_preview") else 0,
+                       "sampler steps between pictures of what a video becomes; 0: none", *previews)  # fmt: skip
     chosen = keys.text("ema_validation", "comparison") if keys.flag("use_ema") else "none"
     weights = {"comparison": "both", "ema_only": "ema"}.get(chosen, "live")
     conversion.set(f"{at}.weights", weights, "both: of EMA and live weights side by side")

@@ -48,7 +48,6 @@ FAMILIES = (
            "of conditioning data sets masks are read, as `masks` of the data set that names them; conditions are "
            "train.conditions"),
     Family("webhook*", "see notifications"),
-    Family("validation_preview*", "no previews yet; the stage sample makes the videos"),
     Family("audio", "sound is not trained"),
     # training
     Family("ignore_final_epochs strict_epoch_limit num_train_epochs validation_epoch_interval eval_epoch_interval "

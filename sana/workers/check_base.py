@@ -120,7 +120,7 @@ def plot(report: BaseCheckReport) -> Figure:
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for name, losses in report.losses.items():
-        style = {"color": "#3b7dd8", "linewidth": 2.4, "marker": "o"} if name == "as configured" else {"linewidth": 1.2}
+        style = {"color": "#3b7dd8", "linewidth": 2.4, "marker": "o"} if name == OWN else {"linewidth": 1.2}
         axes.plot(report.sigmas, losses, label=name, **style)
     axes.plot(report.sigmas, report.clips_guess, "--", color="#444444", label="best linear guess, these clips")
     axes.plot(report.sigmas, report.unit_guess, ":", color="#444444", label="best linear guess, unit statistics")

@@ -86,6 +86,22 @@ def test_videos_while_training(tmp_path: Path, changes: dict[str, Any], expected
 
 
 @pytest.mark.parametrize(
+    ("changes", "every"),
+    [
+        ({"validation_preview": True}, 1),
+        ({"validation_preview": True, "validation_preview_steps": 10}, 10),
+        ({"validation_preview": True, "validation_preview_steps": 0}, 1),
+        ({"validation_preview": False, "validation_preview_steps": 10}, 0),
+        ({"validation_preview_steps": 10}, 0),
+    ],
+)
+def test_previews(tmp_path: Path, changes: dict[str, Any], every: int) -> None:
+    config, conversion = converted(tmp_path, changes)
+    assert config.train.validation.preview_every == every
+    assert set(changes) <= accounted(conversion) and not conversion.unknown
+
+
+@pytest.mark.parametrize(
     ("changes", "base_weights", "dropout"),
     [
         ({"model_type": "full", "base_model_precision": "int8-torchao"}, "plain", None),
