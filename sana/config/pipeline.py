@@ -121,10 +121,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _masked_loss_has_masks(self) -> Self:
-        if self.train.masked_loss is not None and all(dataset.masks is None for dataset in self.download.enabled):
+        trained = [dataset for dataset in self.download.enabled if dataset.role != "eval"]
+        if self.train.masked_loss is not None and all(dataset.masks is None for dataset in trained):
             raise ValueError(
-                "train.masked_loss looks inside masks, and no data set in use has any; set download.datasets.ID.masks, "
-                "such as {suffix: .mask}, or remove train.masked_loss"
+                "train.masked_loss looks inside masks, and no data set in training has any; set "
+                "download.datasets.ID.masks, such as {suffix: .mask}, or remove train.masked_loss"
             )
         return self
 

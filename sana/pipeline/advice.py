@@ -48,7 +48,7 @@ def advice(config: Config, facts: BucketFacts | None = None) -> list[Advice]:
         *_of_schedule(config),
         *_of_optimizer(config),
         *_of_intervals(config),
-        *_of_features(config),
+        *_without_effect(config),
         *_of_conditions(config),
     ]
     found += _of_sampling(config, facts)
@@ -76,13 +76,24 @@ def _of_roles(config: Config) -> Iterator[Advice]:
             )
 
 
-def _of_features(config: Config) -> Iterator[Advice]:
-    if config.train.crepa is None and config.encode_features != EncodeFeaturesConfig():
-        yield Advice(
-            "encode_features is set, and without train.crepa nothing reads features: it has no effect;",
+def _without_effect(config: Config) -> Iterator[Advice]:
+    """Settings that only another one makes use of."""
+    masked = next((dataset for dataset in config.download.enabled if dataset.masks is not None), None)
+    has_features = config.encode_features != EncodeFeaturesConfig()
+    for where, reader, key in (
+        (
+            f"{masked.where}.masks" if masked is not None and not config.trains_with_masks else "",
+            "train.masked_loss or a condition inpaint_mask nothing reads masks",
+            "train.masked_loss",
+        ),
+        (
+            "encode_features" if has_features and config.train.crepa is None else "",
+            "train.crepa nothing reads features",
             "train.crepa",
-            "{}",
-        )
+        ),
+    ):
+        if where:
+            yield Advice(f"{where} is set, and without {reader}: it has no effect;", key, "{}")
 
 
 def _of_schedule(config: Config) -> Iterator[Advice]:
@@ -117,17 +128,26 @@ def _of_optimizer(config: Config) -> Iterator[Advice]:
 
 
 def _of_intervals(config: Config) -> Iterator[Advice]:
-    steps, resources = config.train.max_steps, config.train.resources
+    train, resources = config.train, config.train.resources
+    judged = train.early_stopping.every if train.early_stopping is not None else 0
+    shown = 0 if train.validation.at_start else train.validation.every
     for name, every, never in (
-        ("checkpoint_every", resources.checkpoint_every, "a kill before the last step loses all of the training"),
-        ("eval_every", resources.eval_every, "no eval loss is measured between the first step and the last"),
-        ("log_every", resources.log_every, "no loss is shown before the last step"),
+        (
+            "resources.checkpoint_every",
+            resources.checkpoint_every,
+            "a kill before the last step loses all of the training",
+        ),
+        ("resources.eval_every", resources.eval_every, "no eval loss is measured between the first step and the last"),
+        ("resources.log_every", resources.log_every, "no loss is shown before the last step"),
+        ("early_stopping.every", judged, "no step is judged: none is the best, and nothing stops early"),
+        ("image_every", train.image_every or 0, "no step is of pictures"),
+        ("validation.every", shown, "no video is made while it trains"),
     ):
-        if every > steps:
+        if every > train.max_steps:
             yield Advice(
-                f"train.resources.{name} {every:,} is above train.max_steps {steps:,}: {never};",
-                f"train.resources.{name}",
-                max(1, steps // 4 if name != "log_every" else steps // 20),
+                f"train.{name} {every:,} is above train.max_steps {train.max_steps:,}: {never};",
+                f"train.{name}",
+                max(1, train.max_steps // 20 if name == "resources.log_every" else train.max_steps // 4),
             )
 
 

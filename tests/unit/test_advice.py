@@ -64,6 +64,19 @@ CASES = [
     ("train.resources.log_every=1000", None,
      "train.resources.log_every 1,000 is above train.max_steps 120: no loss is shown before the last step; "
      "-s train.resources.log_every=6"),
+    ("train.early_stopping={every: 121}", None,
+     "train.early_stopping.every 121 is above train.max_steps 120: no step is judged: none is the best, and nothing "
+     "stops early; -s train.early_stopping.every=30"),
+    ("train.validation.every=500", None,
+     "train.validation.every 500 is above train.max_steps 120: no video is made while it trains; "
+     "-s train.validation.every=30"),
+    ("train.validation={every: 500, at_start: true}", None, ""),
+    ("train.image_every=500 | bucket.buckets=[1x96x160, 17x96x160]", None,
+     "train.image_every 500 is above train.max_steps 120: no step is of pictures; -s train.image_every=30"),
+    ("download.datasets.0.masks={suffix: .mask}", None,
+     "download.datasets[demo].masks is set, and without train.masked_loss or a condition inpaint_mask nothing reads "
+     "masks: it has no effect; -s train.masked_loss={}"),
+    ("download.datasets.0.masks={suffix: .mask} | train.masked_loss={}", None, ""),
     ("sample.bucket=81x480x832", None,
      "sample.bucket 81x480x832 is none of the buckets 9x96x160, 9x128x128, 9x160x96, 17x96x160, 17x128x128, 17x160x96: "
      "its videos have a shape that training never sees; -s sample.bucket=17x96x160"),

@@ -145,6 +145,12 @@ def test_a_conflict_shows_beside_a_plain_mistake() -> None:
         ("train.lr_schedule.power=2", "train.lr_schedule.power: no setting of constant, but of polynomial"),
         ("train.lr_schedule.decay_steps=5", "train.lr_schedule.decay_steps: no setting of constant, but of cosine"),
         ("sample.prompts={a/b: text}", "names a file"),
+        ("train.masked_loss={}", "train.masked_loss looks inside masks, and no data set in training has any"),
+        (
+            "train.masked_loss={} | download.datasets=[{id: a, source: .}, "
+            "{id: b, source: x, role: eval, masks: {suffix: .mask}}]",
+            "train.masked_loss looks inside masks, and no data set in training has any",
+        ),
         ("encode_latents.batch_size=2 | bucket.buckets=[9x48x80]", "batch_size 2 and bucket 9x48x80: on some CPUs"),
         ("train.resources.micro_batch_size=3", "is not a multiple"),
     ],
