@@ -104,7 +104,7 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
     trainer.say("exporting the model")
     result = export_finished(job, trainer, parallel)
     if result is not None:
-        files = {**result.files, **_report(job, trainer)}
+        files = dict(sorted({**result.files, **_report(job, trainer)}.items()))
         result_path(job.path).write_bytes(replace(result, files=files).to_json())
     parallel.finish()
 

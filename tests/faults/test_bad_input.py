@@ -33,7 +33,7 @@ import sys
 from flows.cli.main import main
 from sana.data.sources import source
 listed, real = [], source.list_source
-source.list_source = lambda backend, uri, captions: (listed.append(uri), real(backend, uri, captions))[1]
+source.list_source = lambda *given: (listed.append(given), real(*given))[1]
 try:
     main(sys.argv[1:])
 finally:
