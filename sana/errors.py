@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
+from sana.wording import one_line
+
 FULL = {
     "ENOSPC": "the disk is full",
     "EDQUOT": "the disk quota is used up",
@@ -52,7 +54,7 @@ def disk_full(error: BaseException | None) -> DiskFullError | None:
             where = f"{error.filename}: " if error.filename else ""
             message = f"{where}{FULL[errno.errorcode[error.errno or 0]]}"
         elif isinstance(error, Exception) and _FULL_TEXT.search(str(error)):
-            message = " ".join(str(error).split())[:300]
+            message = one_line(error, most=300)
         error = error.__cause__ or error.__context__
     if not message or not isinstance(first, Exception):
         return None

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sana.errors import FULL, DiskFullError, SanaError
+from sana.wording import one_line
 
 _MISSING = {"ENOENT", "EISDIR", "ENOTDIR", "NoSuchKey", "404"}
 _NO_CONNECTION = "no connection: check that AWS_ENDPOINT_URL is right, the server is up, no firewall is between"
@@ -71,7 +72,7 @@ def clear_errors(uri: str, *errors: type[Exception], note: str = "", writing: bo
         code = error_code(error)
         if code in _MISSING and not writing:
             raise FileNotFoundError(errno.ENOENT, "no such object in the store", uri) from error
-        cause = CAUSES.get(code) or " ".join(str(error).split())  # one line, whatever a server sends
+        cause = CAUSES.get(code) or one_line(error)
         kind = StoreFullError if code in FULL or code in S3_FULL else StoreError
         if cause in (_NO_CONNECTION, _NO_ANSWER, _BUSY, _BROKEN):
             kind = StoreAwayError

@@ -32,3 +32,16 @@ def at_rate(num_bytes: float, seconds: float) -> str:
 def without_password(text: str) -> str:
     """Remove user and password from an address, or from all addresses in a text."""
     return re.sub(r"((?:^|:)//)[^/\s]*@", r"\1", text)
+
+
+def one_line(error: BaseException | str, *, with_type: bool = False, most: int = 1000) -> str:
+    """Return an error's text on one line, `most` characters of it; of an error without text its type."""
+    text = " ".join(str(error).split())
+    if isinstance(error, BaseException) and (with_type or not text):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def as_file_name(nickname: str) -> str:
+    """Return a prompt's nickname as a file name: the quickstart's `<token>` becomes `_token_`."""
+    return nickname.replace("<", "_").replace(">", "_")

@@ -11,7 +11,7 @@ from prefect.events import emit_event
 from sana.artifact import Artifact
 from sana.config.delivery.notifications import Level, NotificationsConfig
 from sana.delivery.dispatch import Dispatcher, summary
-from sana.delivery.notification import EventKind, Notification, one_line
+from sana.delivery.notification import EventKind, Notification
 from sana.facts import EvaluateFacts
 from sana.pipeline.observers import (
     CACHED,
@@ -27,7 +27,7 @@ from sana.pipeline.observers import (
 )
 from sana.progress import CheckpointSaved, Happening, Pace, PreviewReady, Progress, ValidationDone
 from sana.training.metrics import EVAL_LOSS_EMA, TRAIN_LOSS
-from sana.wording import without_password
+from sana.wording import one_line, without_password
 from tasks.tracking import Tracker
 
 KILLED_DRAIN_S = 1.0  # on a cancel little of Prefect's grace is left

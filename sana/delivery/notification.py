@@ -13,7 +13,6 @@ from sana.config.delivery.notifications import LEVELS, Kind, Level, Notification
 from sana.delivery.secrets import Redactor
 
 SCHEMA_VERSION = 1  # raised when a field is removed or means something else; a field may be added
-MAX_TEXT = 1000  # characters of an error
 
 EventKind = Kind | Literal["test"]
 
@@ -74,12 +73,6 @@ class Notification:
         lines += [f"{name}: {where}" for name, where in {**self.files, **self.links}.items()]
         lines.append(f"run {self.run.get('name', '')} ({self.run.get('config_digest', '')})")
         return redact("\n".join(lines))
-
-
-def one_line(error: BaseException | str) -> str:
-    """Return an error's text on one line, in short; of an error without text its type."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 
 
 def _clean(value: object, redact: Redactor) -> object:

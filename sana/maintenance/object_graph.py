@@ -26,6 +26,7 @@ from sana.store import Entry, Store
 from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint
 from sana.training.validation.record import ValidationRecord
+from sana.wording import one_line
 
 MODEL = "model/"  # of the names of a train artifact's files
 INDEX = "index.parquet"  # the file of an artifact whose rows point into shards
@@ -195,7 +196,7 @@ def _read(store: Store, key: str) -> tuple[str, _RecordContent]:
         of_another_version = not isinstance(error, DamagedRecordError | DamagedCheckpointError)
         is_json = kind in ("artifact", "checkpoint", "validation")
         state: State = "unreadable" if is_json and of_another_version else "damaged"
-        return key, Problem(key, key, state, " ".join(str(error).split()))
+        return key, Problem(key, key, state, one_line(error))
 
 
 def _parts_in(data: bytes, where: str) -> frozenset[str]:

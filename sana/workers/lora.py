@@ -32,6 +32,7 @@ from sana.runtime.tool_specs import LoraExtractSpec, LoraMergeSpec
 from sana.training.checkpoints.tensor_file import Tensors, file_blocks, file_bytes
 from sana.training.exports.exports import COMFYUI_FILE
 from sana.training.exports.fixed_batch import computing_in, fixed_batch, relative_difference, velocity_of
+from sana.wording import one_line
 
 _CPU = torch.device("cpu")
 _COMPONENT = "transformer"
@@ -124,8 +125,7 @@ def _folder(name: str, revision: str | None) -> Path:
         try:
             path = Path(local_checkpoint(name, revision=revision))
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise SanaError(f"{name} is no folder, and the hub does not give it: {said}") from error
+            raise SanaError(f"{name} is no folder, and the hub does not give it: {one_line(error)}") from error
     for needed in (INDEX, f"{_COMPONENT}/config.json"):
         if not (path / needed).is_file():
             raise SanaError(f"{path} has no {needed}: name a whole model in diffusers layout")
@@ -137,7 +137,7 @@ def _load(folder: Path) -> Any:
     try:
         return load_transformer(str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        said = one_line(error, with_type=True, most=300)
         raise SanaError(f"the transformer of {folder} cannot be loaded: {said}") from error
 
 

@@ -31,7 +31,7 @@ from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.trainables.registry import trained_transformer
 from sana.training.validation.previews import Previews, open_previews
-from sana.wording import counted
+from sana.wording import as_file_name, counted
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
@@ -62,7 +62,7 @@ def sample(job: Job[SampleSpec]) -> None:
 
         def on_preview(step: int, of: int, latents: Tensor, number: int = number, name: str = name) -> None:
             assert previews is not None
-            picture = previews.write(file_name(name), step, of, latents)
+            picture = previews.write(as_file_name(name), step, of, latents)
             told = PreviewReady(spec.checkpoint.step, name, step, of, str(picture))
             done = number * config.num_inference_steps + step
             job.report(Progress(done, steps, "sampler steps", name, happened=(told,)))
@@ -78,11 +78,11 @@ def sample(job: Job[SampleSpec]) -> None:
             first_frame=_first_frame(job.config, name),
             given=_given(job.config, name),
         )
-        write_mp4(out / f"{file_name(name)}.mp4", videos[name], fps=config.fps)
+        write_mp4(out / f"{as_file_name(name)}.mp4", videos[name], fps=config.fps)
     rows = [sheet_row(f"{name}: {texts[name]}", video) for name, video in videos.items()]
     contact_sheet(rows).save(out / "contact_sheet.png")
     result = SampleResult(
-        videos={name: f"{file_name(name)}.mp4" for name in videos},
+        videos={name: f"{as_file_name(name)}.mp4" for name in videos},
         videos_digest=digest_of({name: digest_of(video.tobytes().hex()) for name, video in videos.items()}),
     )
     (out / SampleResult.FILE).write_bytes(result.to_json())
@@ -124,11 +124,6 @@ def read_image(config: Config, path: str, *, where: str) -> np.ndarray:
     """Read the picture that a video begins with, in its shape: uint8 [H, W, 3]. Raises ConfigError: it is none."""
     shape = config.sample.shape
     return read_first_frame(path, height=shape.height, width=shape.width, where=where)
-
-
-def file_name(nickname: str) -> str:
-    """Return a nickname as a file name: the quickstart's `<token>` becomes `_token_`."""
-    return nickname.replace("<", "_").replace(">", "_")
 
 
 def load_trained(config: Config, store: Store, model: ModelSource, checkpoint: CheckpointName) -> SanaPipeline:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, TypeVar
 
 from sana.data.sources.hub_cache import HubCache, HubFile
 from sana.errors import ConfigError, SanaError, disk_full
-from sana.wording import without_password
+from sana.wording import one_line, without_password
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 RETRY_WAITS_S = (0.5, 2.0)  # for calls that huggingface_hub does not retry itself
@@ -227,7 +227,7 @@ class HubRepo:
             return ConfigError(f"{self._name} does not exist, or not for {account} (HTTP {status}): {fix}")
         if isinstance(error, errors.HFValidationError):
             return ConfigError(f"{self._name} is no valid name: {error}")
-        cause = without_password(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+        cause = without_password(one_line(error, with_type=True, most=300))
         if token:
             cause = cause.replace(token, "***")
         return SanaError(

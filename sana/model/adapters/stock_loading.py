@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sana.errors import SanaError
+from sana.wording import one_line
 
 LEFT_OUT = ("text_encoder", "tokenizer", "vae")  # of a pipeline: what no velocity depends on
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
@@ -59,7 +60,7 @@ def _loading(what: str) -> Iterator[None]:
     try:
         yield
     except _LOAD_ERRORS as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:_SAID_CHARS]
+        said = one_line(error, with_type=True, most=_SAID_CHARS)
         raise SanaError(
             f"diffusers cannot load {what}: {said}. Nothing was committed; train.resources.check_exports=false commits "
             "without this check"

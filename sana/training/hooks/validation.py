@@ -25,6 +25,7 @@ from sana.training.validation.shots import Shot, ShotList, shot_list
 from sana.training.validation.unharmed import FAILURES, unharmed
 from sana.training.validation.watchdog import Watchdog
 from sana.training.validation.work import RankWork
+from sana.wording import one_line
 
 if TYPE_CHECKING:
     from sana.training.loop import Trainer
@@ -139,7 +140,7 @@ class Validation:
             done = failed if failures else work.record([one for rank in made for one in rank], seconds)
             kept.end(self._maker.store, done)
         except FAILURES as error:  # storage: training will meet it again where it matters
-            done = replace(failed, failed=_in_words(error))
+            done = replace(failed, failed=one_line(error, with_type=True))
         self._tell(trainer, done)
         self._prune(step)
         return True
@@ -166,7 +167,7 @@ class Validation:
                     _log.info("validation of step %d is stopped, and made when training resumes", work.step)
                 except FAILURES as error:
                     of_rank = f"rank {parallel.rank}: " if parallel.num_ranks > 1 else ""
-                    failure = of_rank + _in_words(error)
+                    failure = of_rank + one_line(error, with_type=True)
                     _log.warning("validation of step %d failed", work.step, exc_info=error)
                     if parallel.is_sharded and work.computes_together:
                         self._leave_others(work, failure, error)
@@ -194,7 +195,7 @@ class Validation:
             mark = threading.Thread(target=kept.end, args=(self._maker.store, done), daemon=True)
             mark.start()
             mark.join(MARK_S)
-            trainer.say(f"validation failed: {why}", happened=_happened(done))
+            trainer.say(f"validation failed: {why}", happened=_events_of(done))
         else:
             time.sleep(OTHERS_WAIT_S)
         self._give_up(
@@ -218,7 +219,7 @@ class Validation:
             said = f"validation: {len(done.videos)} videos in {done.seconds:.0f} s"
         trainer.write([row], said)
         if is_news:
-            trainer.say(happened=_happened(done))
+            trainer.say(happened=_events_of(done))
 
     def _prune(self, step: int) -> None:
         try:
@@ -249,10 +250,10 @@ def _on_preview(trainer: "Trainer", shot: Shot, done: int, steps: int, path: Pat
     )
 
 
-def _happened(done: ValidationRecord) -> list[ValidationDone]:
+def _events_of(done: ValidationRecord) -> list[ValidationDone]:
     """Return the events of a validation: one for each set of weights."""
     if done.failed:
-        return [ValidationDone(done.step, "", {}, done.seconds, error=" ".join(done.failed.split()), record=done.key)]
+        return [ValidationDone(done.step, "", {}, done.seconds, error=one_line(done.failed), record=done.key)]
     several = len({(video.bucket, video.seed) for video in done.videos}) > 1
     events = []
     for weights in dict.fromkeys(video.weights for video in done.videos):
@@ -263,8 +264,3 @@ def _happened(done: ValidationRecord) -> list[ValidationDone]:
         }
         events.append(ValidationDone(done.step, weights, videos, done.seconds, record=done.key))
     return events
-
-
-def _in_words(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

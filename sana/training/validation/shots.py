@@ -16,6 +16,7 @@ from sana.data.shards.shard import Location, read_tensor
 from sana.data.tables import read_table
 from sana.errors import ConfigError
 from sana.store import Store
+from sana.wording import as_file_name
 
 Weights = Literal["ema", "live"]
 NEGATIVE, PROMPT = "negative", "prompt"  # roles in encode_captions' index
@@ -79,7 +80,7 @@ class Shot:
     @property
     def name(self) -> str:
         """What it is called: the quickstart's `<token>` is `_token_` in a file's name."""
-        nickname = self.prompt.replace("<", "_").replace(">", "_")
+        nickname = as_file_name(self.prompt)
         return f"{nickname}-{self.bucket}-seed{self.seed}-{self.weights}"
 
 
