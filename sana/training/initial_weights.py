@@ -50,7 +50,8 @@ def start_trainable(
     else:
         trainable = load_trainable(model, config)
         if initial is not None and not resumes:
-            trainable.load(load_initial_weights(store, initial, trainable.parameters, read=trainable.read_export))
+            needed = {**trainable.parameters, **trainable.fixed}  # what is frozen begins with the earlier run's too
+            trainable.load(load_initial_weights(store, initial, needed, read=trainable.read_export))
     size = sum(parameter.nbytes for parameter in trainable.model.parameters())
     _log.info("the weights to start from: loaded %s", at_rate(size, time.perf_counter() - began))
     return trainable

@@ -1,5 +1,6 @@
 """Training an adapter as the loop does it: what is saved, resumed, evaluated, sampled and exported."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -130,11 +131,16 @@ def test_evaluate_sample_and_the_export_agree_with_the_loop(lab: Lab, base_weigh
     assert len(found) == len(ema) and {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
 
 
-def test_a_run_begins_with_the_adapter_of_an_earlier_one(lab: Lab, tmp_path: Any) -> None:
-    first = lab.train("first", max_steps=2, eval_every=2, **FAST)
+FROZEN = ("*.lora_A.weight",)
+
+
+@pytest.mark.parametrize(("before", "now"), [((), ()), (FROZEN, FROZEN), ((), FROZEN), (FROZEN, ())])
+def test_a_run_begins_with_the_adapter_of_an_earlier_one(lab: Lab, before: Sequence[str], now: Sequence[str]) -> None:
+    """All of it, what is frozen in either among it."""
+    first = lab.train("first", max_steps=2, eval_every=2, frozen=before, **FAST)
     after = lab.rows(first)[-1]
     start = InitialWeights(CheckpointName(lab.key("first"), 2), None, "ema", optimizer=False)
-    second = lab.train("second", max_steps=1, eval_every=1, initial=start, **FAST)
+    second = lab.train("second", max_steps=1, eval_every=1, initial=start, frozen=now, **FAST)
     assert lab.rows(second)[0]["eval/loss_live"] == after["eval/loss_ema"]
 
 

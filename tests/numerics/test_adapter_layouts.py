@@ -1,6 +1,7 @@
 """Layouts of adapter files: what is read back is what was written, and merging is what peft computes."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sana.config.training.method import LoraMethod
 from sana.errors import SanaError
 from sana.model.adapters.extract import check_same_model
 from sana.model.adapters.layouts import (
+    METADATA,
     AdapterLayer,
     adapter_of,
     comfyui_tensors,
@@ -172,6 +174,46 @@ def test_a_file_that_is_damaged_or_missing_is_refused(shapes: Shapes, tmp_path: 
         file.write_bytes(cut)
         with pytest.raises(SanaError, match="cannot be read as a safetensors file"):
             read_adapter(tmp_path, shapes)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a.mul(math.nan), "is not of finite real numbers"),
+        (lambda a: a.mul(math.inf), "is not of finite real numbers"),
+        (lambda a: a.int(), "is not of finite real numbers"),
+        (lambda a: a.to(torch.complex64), "is not of finite real numbers"),
+        (lambda a: a.sum(), "of another model, or damaged"),
+    ],
+)
+def test_numbers_that_no_adapter_has_are_refused(shapes: Shapes, change: Callable[[Tensor], Tensor], says: str) -> None:
+    tensors = peft_tensors(adapter_for(shapes, LoraMethod(name="lora", rank=2, targets=("self_attention",))))
+    for key in list(tensors)[:2]:
+        with pytest.raises(SanaError, match=says):
+            adapter_of({**tensors, key: change(tensors[key])}, {}, shapes, where="here")
+
+
+def test_a_tensor_that_two_layouts_give_is_refused(shapes: Shapes) -> None:
+    adapter = adapter_for(shapes, LoraMethod(name="lora", rank=2, targets=("self_attention",)))
+    with pytest.raises(SanaError, match="has two tensors that are a of transformer_blocks.0"):
+        adapter_of({**peft_tensors(adapter), **comfyui_tensors(adapter)}, {}, shapes, where="here")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "[]", "null", '"x"', '{"transformer.rank_pattern": [1]}', '{"transformer.rank_pattern": {"(": 1}}',
+        '{"transformer.lora_alpha": "x"}', '{"transformer.lora_alpha": null}', '{"transformer.lora_alpha": NaN}',
+    ],
+)  # fmt: skip
+def test_settings_that_peft_does_not_write_are_refused(shapes: Shapes, tmp_path: Path, settings: str) -> None:
+    tensors = peft_tensors(adapter_for(shapes, LoraMethod(name="lora", rank=2, targets=("self_attention",))))
+    save_file(tensors, tmp_path / "x.safetensors", metadata={METADATA: settings})
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(settings.replace("transformer.", ""))
+    for path in (tmp_path / "x.safetensors", tmp_path):
+        with pytest.raises(SanaError, match="JSON object|settings of rank and alpha|settings say alpha nan"):
+            read_adapter(path, shapes)
 
 
 def test_peft_s_settings_beside_its_own_file_are_read(shapes: Shapes, tmp_path: Path) -> None:

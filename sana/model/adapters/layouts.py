@@ -106,8 +106,12 @@ def adapter_of(
 
 
 def settings_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return PEFT's settings of the transformer's adapter in a safetensors header; {} where it has none."""
-    found = json.loads(metadata.get(METADATA, "{}"))
+    """Return PEFT's settings of the transformer's adapter in a safetensors header; {} where it has none.
+
+    Raises:
+        ValueError: what stands there is no JSON object.
+    """
+    found = _json_object(metadata.get(METADATA, "{}"), where=METADATA)
     return {name.removeprefix(PEFT_PREFIX): value for name, value in found.items()}
 
 
@@ -145,9 +149,16 @@ def why_not_comfyui(adapter: Adapter) -> str | None:
 def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     beside = file.with_name("adapter_config.json")  # PEFT's own
     if METADATA not in metadata and beside.is_file():
-        found = json.loads(beside.read_bytes())
-        return found if isinstance(found, dict) else {}
+        return _json_object(beside.read_bytes(), where=beside.name)
     return settings_of(metadata)
+
+
+def _json_object(text: str | bytes, *, where: str) -> dict[str, Any]:
+    """Parse a JSON object. Raises ValueError: it is none; `where` names it."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is {type(found).__name__}, not a JSON object")  # noqa: TRY004 - as json's own
+    return found
 
 
 def _by_layer(tensors: Mapping[str, Tensor], shapes: Shapes, where: str) -> dict[str, dict[str, Tensor]]:
@@ -163,6 +174,8 @@ def _by_layer(tensors: Mapping[str, Tensor], shapes: Shapes, where: str) -> dict
             continue
         name, part = split
         layer = name if name in layers else flat.get(name, "")
+        if layer and part in found[layer]:
+            raise SanaError(f"{where} has two tensors that are {part} of {layer}, {key} the second; leave one of them")
         if layer:
             found[layer][part] = tensor
         else:
@@ -208,10 +221,17 @@ def _layer(
         raise SanaError(f"{where} is not whole: {layer} lacks {'lora_A' if 'a' not in parts else 'lora_B'}")
     if len(weight) > 2 and weight[1] == 1:
         raise SanaError(f"{where}: {layer} is a grouped convolution, which no product of two small matrices changes")
+    for part, tensor in parts.items():
+        if not tensor.is_floating_point() or not bool(tensor.float().isfinite().all()):
+            raise SanaError(
+                f"{where} is damaged, or its training diverged: {part} of {layer} is not of finite real numbers "
+                f"({str(tensor.dtype).removeprefix('torch.')}); take an earlier one"
+            )
     a, b = parts["a"], parts["b"]
     outputs, *inputs = weight
-    needs_a, needs_b = (len(a), *inputs), (outputs, len(a), *[1] * (len(weight) - 2))
-    if a.numel() != math.prod(needs_a) or b.numel() != math.prod(needs_b) or not len(a):
+    rank = len(a) if a.ndim else 0
+    needs_a, needs_b = (rank, *inputs), (outputs, rank, *[1] * (len(weight) - 2))
+    if not rank or a.numel() != math.prod(needs_a) or b.numel() != math.prod(needs_b):
         raise SanaError(
             f"{where} is an adapter of another model, or damaged: {layer} has lora_A {list(a.shape)} and lora_B "
             f"{list(b.shape)}, and its weight is {list(weight)}; name the base model that it was trained on"
@@ -219,7 +239,7 @@ def _layer(
     magnitude = parts.get("magnitude")
     if magnitude is not None and magnitude.numel() != outputs:
         raise SanaError(f"{where}: {layer} has {magnitude.numel()} magnitudes, and its weight {outputs} rows")
-    scale = _scale(layer, len(a), parts.get("alpha"), settings, where)
+    scale = _scale(layer, rank, parts.get("alpha"), settings, where)
     return AdapterLayer(a.reshape(needs_a), b.reshape(needs_b), scale, magnitude)
 
 
@@ -229,10 +249,15 @@ def _scale(layer: str, rank: int, alpha: Tensor | None, settings: Mapping[str, A
         if alpha.numel() != 1:
             raise SanaError(f"{where}: {layer}.alpha has {alpha.numel()} numbers, needed one")
         return float(alpha) / rank
-    said = _of_pattern(settings.get("rank_pattern"), layer, settings.get("r", rank))
+    try:
+        said = _of_pattern(settings.get("rank_pattern"), layer, settings.get("r", rank))
+        value = float(_of_pattern(settings.get("alpha_pattern"), layer, settings.get("lora_alpha", rank)))
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise SanaError(f"{where}: its settings of rank and alpha are not as PEFT writes them: {error}") from error
+    if not math.isfinite(value):
+        raise SanaError(f"{where}: its settings say alpha {value} of {layer}, needed a finite number")
     if said != rank:
         raise SanaError(f"{where}: its header says rank {said} of {layer}, and lora_A has {rank} rows: it is damaged")
-    value = float(_of_pattern(settings.get("alpha_pattern"), layer, settings.get("lora_alpha", rank)))
     return value / math.sqrt(rank) if settings.get("use_rslora") else value / rank
 
 
