@@ -204,6 +204,7 @@ def preflight(context: Context) -> list[str]:
     Raises:
         SanaError: all that was found wrong, together.
     """
+    from sana.data.picture_file import picture_digest
     from sana.data.sources.source import sources_of
     from sana.data.sources.source_check import check_sources
     from sana.model.features.encoder_files import resolve_encoder
@@ -226,6 +227,11 @@ def preflight(context: Context) -> list[str]:
             resolve_encoder(context.config.encode_features, work_dir=context.work_dir, read_only=context.read_only)
     except SanaError as error:
         problems.append(error)
+    for name, path in context.config.sample.images.items():  # else it is missed when training is done
+        try:
+            picture_digest(path, where=f"sample.images.{name}")
+        except SanaError as error:
+            problems.append(error)
     try:
         context.store.check_writable()
     except SanaError as error:
