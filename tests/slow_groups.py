@@ -37,6 +37,8 @@ GROUPS = {
     "adapters": "adapters in compiled blocks, one graph a shape; DoRA, an 8-bit base and frozen parts on two ranks",
     "learning": "each way of training knows four clips by heart and samples them again",
     "validation": "videos while training: sharded ranks that fail, all that saves memory",
+    "converted": "each feature that the quickstart offers, converted and trained for a few steps",
+    "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings",
     "seek": "late windows of every kind of video",
 }
 

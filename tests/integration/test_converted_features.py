@@ -24,6 +24,8 @@ from tests.quickstart_files import BACKENDS, CONFIG, video
 
 pytestmark = pytest.mark.timeout(120)
 
+ALWAYS = ("crepa", "masks")  # the others are in the slow group
+
 STEPS = 3
 ROLLOUT = {"scheduled_sampling_max_step_offset": 2, "scheduled_sampling_probability": 1.0}
 # by name: keys of theirs, and what must be seen in the metrics or files of the training
@@ -98,7 +100,10 @@ def metrics_of(context: Context, trained: Artifact) -> set[str]:
     return {name for key in segments for row in parse_rows(context.store.read(key)) for name in row}
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow(group="converted")) for name in FEATURES],
+)
 def test_a_converted_feature_trains(place: Place, name: str) -> None:
     changes, expected = FEATURES[name]
     context, done = run(place, name, changes)

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "log_every": 1,
 }  # fmt: skip
 LORA: dict[str, Any] = {"method": {"name": "lora", "rank": 2}, "learning_rate": 1e-2}
+SLOW = pytest.mark.slow(group="exports")
 TOLERANCE = 1e-5  # relative, of losses and gradient norms
 WIDTH = 24  # of the tiny model
 
@@ -121,7 +122,7 @@ def test_memory_and_micro_batches_change_no_step(
     ("name", "changed", "backend"),
     [
         ("ddp", {}, None),
-        ("fsdp2", {"sharding": "full", "activation_memory": "recompute_all"}, None),
+        pytest.param("fsdp2", {"sharding": "full", "activation_memory": "recompute_all"}, None, marks=SLOW),
         pytest.param(
             "compiled", {"sharding": "full", "compile": "always", "activation_memory": 0.5}, CPU_BACKEND,
             marks=pytest.mark.slow(group="activations"),
@@ -141,7 +142,7 @@ def test_two_ranks_take_the_steps_of_one(
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-4
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
+@pytest.mark.parametrize("sharding", ["none", pytest.param("full", marks=SLOW)])
 def test_after_the_cut_off_nothing_is_measured_or_added(
     pair: RankPair, crepa: Lab, settings: dict[str, Any], sharding: str
 ) -> None:
@@ -172,6 +173,7 @@ def test_after_the_cut_off_no_feature_is_read(
     assert read == [True] * 4 + [False] * 4
 
 
+@SLOW
 def test_a_float32_projector_is_sharded_beside_bf16_weights(
     pair: RankPair, crepa: Lab, settings: dict[str, Any]
 ) -> None:
@@ -195,7 +197,7 @@ def test_an_adapter_learns_beside_it_on_two_ranks_as_on_one(
     assert {*PROJECTOR_NAMES} < names.keys() and all(".lora_" in name for name in names.keys() - {*PROJECTOR_NAMES})
 
 
-@pytest.mark.parametrize("method", [{}, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("method", [pytest.param({}, marks=SLOW), LORA], ids=["full", "lora"])
 def test_what_is_exported_evaluated_and_sampled_is_the_model_alone(
     crepa: Lab, settings: dict[str, Any], tmp_path: Path, method: dict[str, Any]
 ) -> None:
@@ -226,6 +228,7 @@ def test_what_is_exported_evaluated_and_sampled_is_the_model_alone(
     ],
     ids=["bf16", "skipped", "fused"],
 )
+@SLOW
 def test_other_settings_go_with_it(crepa: Lab, settings: dict[str, Any], changed: dict[str, Any]) -> None:
     name = f"with-{next(iter(changed))}"
     crepa.train(name, **{**settings, **changed, "max_steps": 2})

@@ -50,7 +50,12 @@ def trained(lab: Lab, way: str) -> TrainResult:
     return TrainResult.load(result_path(job.path), repair_hint="")
 
 
-@pytest.mark.parametrize("way", WAYS)
+_ALWAYS = ("full, bf16 weights", "lora, bf16", "dora")
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=() if way in _ALWAYS else pytest.mark.slow(group="exports")) for way in WAYS]
+)
 def test_each_export_gives_the_velocity_that_was_trained(lab: Lab, way: str) -> None:
     trained(lab, way)
     found = lab.passport()

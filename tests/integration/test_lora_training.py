@@ -49,12 +49,15 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+SLOW = pytest.mark.slow(group="exports")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"method": {**LORA["method"], "use_dora": True}},
-        {"frozen": ["*.attn2.*", "time_embed.*"]},
-        {**LORA, "base_weights": "fp8_cast"},
+        pytest.param({"frozen": ["*.attn2.*", "time_embed.*"]}, marks=SLOW),
+        pytest.param({**LORA, "base_weights": "fp8_cast"}, marks=SLOW),
     ],
     ids=["dora", "frozen", "fp8_cast"],
 )

@@ -37,7 +37,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Lab:
 SLOW = pytest.mark.slow(group="adapters")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "lora" else SLOW) for name in METHODS])
+@SLOW
+@pytest.mark.parametrize("name", METHODS)
 def test_two_ranks_take_the_steps_of_one_process(pair: RankPair, lab: Lab, name: str) -> None:
     settings = {**SETTINGS, "learning_rate": 1e-2, "max_steps": 3, "eval_every": 3, **METHODS[name]}
     with fresh_accelerator():
@@ -58,6 +59,7 @@ def test_two_ranks_take_the_steps_of_one_process(pair: RankPair, lab: Lab, name:
         assert worst(lab.rows(lab.train(f"one-{name}", **{**settings, "max_steps": 4})), more) < TOLERANCE
 
 
+@SLOW
 def test_what_is_frozen_stays_and_is_in_the_checkpoint(lab: Lab) -> None:
     for name in ("dora", "frozen"):
         settings = {**SETTINGS, "learning_rate": 1e-2, **METHODS[name]}
