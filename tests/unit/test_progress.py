@@ -94,7 +94,7 @@ def test_what_happened_is_read_back_and_reaches_observers_as_events() -> None:
         CheckpointSaved(30, "train/t/checkpoints/step_00000030/index.json"),
         ValidationDone(30, "ema", {"bunny": "train/t/videos/bunny.mp4"}, 1.5),
         ValidationDone(60, "live", {}, 0.1, error="out of memory"),
-        PreviewReady(30, "bunny", 10, 50, "/work/preview.png"),
+        PreviewReady(30, "bunny", 10, 50, "preview.png"),
     )
     heard: list[Event] = []
 

@@ -23,11 +23,6 @@ Learned = Literal["inside", "outside"]
 class _Condition(Section):
     probability: float = Field(gt=0.0, le=1.0, description=_PROBABILITY)
 
-    @property
-    def label(self) -> str:
-        """The name of this condition in metrics."""
-        raise NotImplementedError
-
     def why_never(self, shapes: Sequence[Bucket]) -> str | None:  # noqa: ARG002 - of others
         """Return why it applies to no sample of these buckets, and what does; None: it applies to one of them."""
         return None
