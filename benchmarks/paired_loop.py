@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from sana import metrics as m
 from sana.config.load import check
 from sana.config.pipeline import Config
 from sana.config.training.train import TrainConfig
@@ -22,7 +23,6 @@ from sana.data.loading.loader import Reader, Samples
 from sana.data.shards.shard_cache import ShardFiles
 from sana.progress import Progress
 from sana.store import Store
-from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager
 from sana.training.compute.blocks import prepare_blocks

@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sana.metrics import STEP, TRAIN_LOSS, parse_rows
 from sana.runtime.results import EvalReport
-from sana.training.metrics import STEP, TRAIN_LOSS, parse_rows
 
 DATA = ("download", "probe", "bucket", "encode_captions", "encode_latents")
 RANKS = {1: 4, 2: 2}  # number of ranks: micro batch size, so that a step is one pass on each

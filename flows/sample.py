@@ -8,7 +8,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.pipeline.validation import validate_checkpoint
 from sana.store import open_store
-from tasks.tracking_pictures import show_validation_of
+from tasks.tracking.pictures import show_validation_of
 
 
 @flow(name="sana-sample", persist_result=False)

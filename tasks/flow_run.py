@@ -26,9 +26,9 @@ from sana.store_errors import StoreError
 from tasks.notifications import Notifier
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
-from tasks.tracking import Tracker
-from tasks.tracking_observer import TrackingObserver
-from tasks.tracking_values import pipeline_key, tracking_uri
+from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
 
 log = logging.getLogger(__name__)
 

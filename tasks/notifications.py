@@ -13,6 +13,7 @@ from sana.config.delivery.notifications import Level, NotificationsConfig
 from sana.delivery.dispatch import Dispatcher, summary
 from sana.delivery.notification import EventKind, Notification
 from sana.facts import EvaluateFacts
+from sana.metrics import EVAL_LOSS_EMA, TRAIN_LOSS
 from sana.pipeline.observers import (
     CACHED,
     FAILED,
@@ -26,9 +27,8 @@ from sana.pipeline.observers import (
     WorkStart,
 )
 from sana.progress import CheckpointSaved, Happening, Pace, PreviewReady, Progress, ValidationDone
-from sana.training.metrics import EVAL_LOSS_EMA, TRAIN_LOSS
 from sana.wording import one_line, without_password
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 KILLED_DRAIN_S = 1.0  # on a cancel little of Prefect's grace is left
 _EMITTED = ("run", "stage", "checkpoint", "validation", "error")  # Prefect shows progress itself

@@ -8,7 +8,7 @@ from sana.context import Context
 from sana.errors import SanaError
 from sana.pipeline.observers import FAILED, STOPPED, Committed, Event, Observer, RunStart, StageEnd, StageStart
 from sana.report.states import StageState
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 
 PAGE = "data_report.html"
 _TAG = "sana.report"  # when the page on the run was made, seconds since 1970

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.gpu.sizes import BY_NAME
-from sana.training import metrics as m
+from sana import metrics as m
 from sana.training.checkpoints.checkpoint_io import weights_digest
 from sana.training.compute.compiled_blocks import CompiledBlocks
 from sana.training.synthetic import SyntheticTraining

@@ -12,10 +12,10 @@ import yaml
 
 from flows.cli.main import main
 from sana.facts import TrainFacts
+from sana.metrics import parse_rows
 from sana.pipeline.plan import inputs_of
 from sana.stages import train as stage
 from sana.training.checkpoints.checkpoint import newest_checkpoint
-from sana.training.metrics import parse_rows
 from tests.forked import start
 from tests.pipeline_runs import Place, inline_workers
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sana.config.pipeline import Config
+from sana.metrics import GRAD_NORM, OF_THE_MACHINE, parse_rows
 from sana.runtime.job import Job, read_job, write_job
 from sana.runtime.launcher import result_path
 from sana.runtime.results import Passport, TrainResult
 from sana.runtime.specs import PassportSpec, TrainSpec
 from sana.training.checkpoints.checkpoint import Checkpoint, read_checkpoint, read_metrics
-from sana.training.metrics import GRAD_NORM, OF_THE_MACHINE, parse_rows
 from sana.workers import train as trainer
 from sana.workers.passport import passport
 from tests.forked import start_ranks

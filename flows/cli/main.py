@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli import calibrate, check, convert, encode_worker, inspect, lora, maintenance, plan, report, run, ui
+from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
+from flows.cli.begin import calibrate, check, convert, plan
+from flows.cli.look import inspect, report, ui
 from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback

@@ -108,7 +108,7 @@ def sample(config: str, overrides: Sequence[str], root: str | None, step: int | 
     """
     from flows.display.progress_display import RunDisplay
     from sana.pipeline.validation import validate_checkpoint
-    from tasks.tracking_pictures import show_validation_of
+    from tasks.tracking.pictures import show_validation_of
 
     context = context_of(resolve(config, overrides, root))
     command = f"{program()} run {same_options(config, overrides, root)}"

@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 
+from sana import metrics as m
 from sana.config.pipeline import Config
 from sana.costs.learned import training_passes
 from sana.costs.transformer import TransformerSizes
 from sana.data.loading.loader import Reader
 from sana.progress import Happening, Progress, Report
-from sana.training import metrics as m
 from sana.training.batch import MicroBatch, RankPartition, cursor_of, prepare, read_ahead
 from sana.training.checkpoints.checkpoint import NothingToResumeError
 from sana.training.checkpoints.checkpoint_manager import CheckpointManager, ResumePoint

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from sana import metrics as m
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Samples
 from sana.errors import SanaError
-from sana.training import metrics as m
 from sana.training.gauges.throughput import CountedStep
 from sana.training.gauges.window_gauges import WindowGauges
 from sana.training.guards.loss_spikes import LossSpikes
 from sana.training.ledger.sample_ledger import SampleLedger
+from sana.training.metrics import to_host
 from sana.training.train_step import StepMetrics
 from sana.wording import first_of
 
@@ -86,7 +87,7 @@ class StepWindow:
         """
         if not self._steps:
             return []
-        numbers = m.to_host([step.scalars for step in self._steps], self._sum)
+        numbers = to_host([step.scalars for step in self._steps], self._sum)
         seconds = time.perf_counter() - self._started
         step_s = seconds / len(self._steps)
         rows = [

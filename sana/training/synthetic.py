@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from sana import metrics as m
 from sana.bucket import Bucket
 from sana.config.training.optimization.parameter_names import names_within
 from sana.config.training.train import TrainConfig
@@ -20,7 +21,6 @@ from sana.costs.features import FeatureSizes, feature_shape
 from sana.data.loading.loader import FEATURES, LATENTS
 from sana.model.random_weights import random_transformer
 from sana.model.transformer import DTYPES
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
 from sana.training.compute.blocks import prepare_blocks
 from sana.training.objectives.masked_loss import LOSS_MASK

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sana import metrics as m
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
-from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.clipping import clip_gradients
 from sana.training.compute.compiled_blocks import compile_failure_explained
 from sana.training.gauges.gradient_norms import gradient_norms, groups_of
+from sana.training.metrics import Scalar, accumulate
 from sana.training.objectives.objective import Objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.schedules import learning_rate_at
@@ -25,7 +26,7 @@ class StepMetrics(NamedTuple):
     """What one step measured."""
 
     step: int  # steps done, this one included
-    scalars: dict[str, m.Scalar]  # on the device until they are flushed
+    scalars: dict[str, Scalar]  # on the device until they are flushed
     numbers: dict[str, float]  # on the host
     caption_tokens: int  # that captions were padded to, in the longest micro batch
     samples: Tensor | None = (
@@ -66,7 +67,7 @@ class TrainStep:
         """Take one optimizer step on the mean loss of the global batch, of which this rank has so many parts."""
         step, data_wait_s, caption_tokens = self._state.step, 0.0, 0
         learning_rate = learning_rate_at(step, self._config)
-        scalars: dict[str, m.Scalar] = {}
+        scalars: dict[str, Scalar] = {}
         samples: list[Tensor] = []
         with self._parallel.casts_once() if self._keeps_casts and num_micro_batches > 1 else nullcontext():
             for micro in reversed(range(num_micro_batches)):
@@ -87,13 +88,13 @@ class TrainStep:
         skip = None
         if self._state.skipped is not None:
             skip = self._state.skipped.decide(self._parallel.sum(scalars[m.TRAIN_LOSS].value), grad_norm)
-            scalars[m.SKIPPED_STEPS] = m.Scalar(self._state.skipped.count.clone(), "equal")
+            scalars[m.SKIPPED_STEPS] = Scalar(self._state.skipped.count.clone(), "equal")
         self._state.advance(learning_rate, skip)
-        scalars[m.GRAD_NORM] = m.Scalar(grad_norm, "equal")
+        scalars[m.GRAD_NORM] = Scalar(grad_norm, "equal")
         numbers = {m.LEARNING_RATE: learning_rate, m.DATA_WAIT_S: data_wait_s}
         return StepMetrics(step + 1, scalars, numbers, caption_tokens, torch.cat(samples, 1))
 
-    def _backward(self, batch: MicroBatch, scalars: dict[str, m.Scalar], learning_rate: float) -> Tensor:
+    def _backward(self, batch: MicroBatch, scalars: dict[str, Scalar], learning_rate: float) -> Tensor:
         """Add a micro batch's gradients, and its scalars to the step's; return its levels and losses, [2, B]."""
         with self._parallel.autocast():
             losses = self._objective.loss(self._model, batch)
@@ -101,7 +102,7 @@ class TrainStep:
         self._state.begin(learning_rate)
         with compile_failure_explained():
             self._parallel.backward(partial_loss)
-        measured = {m.TRAIN_LOSS: m.Scalar(partial_loss, "sum"), **losses.scalars}
-        m.accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)
+        measured = {m.TRAIN_LOSS: Scalar(partial_loss, "sum"), **losses.scalars}
+        accumulate(scalars, measured, part=len(batch) / self._config.global_batch_size)
         of_velocity = losses.per_sample if losses.of_velocity is None else losses.of_velocity
         return torch.stack([batch.sigma, of_velocity.detach().float()])

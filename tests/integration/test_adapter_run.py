@@ -29,7 +29,7 @@ from sana.runtime.specs import CheckpointName, ModelSource
 from sana.stages import train as stage
 from sana.store import LocalStore, open_store
 from sana.workers.sample import load_trained
-from tasks.tracking_values import linked_files, metrics, small_files
+from tasks.tracking.values import linked_files, metrics, small_files
 from tests.integration.test_sampling import CLIP, SETTINGS, stock_sample
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages
 from tests.s3_server import WeedServer

@@ -14,8 +14,8 @@ from sana.report.page import data_report
 from sana.report.states import StageState
 from sana.training.checkpoints.checkpoint_io import load
 from sana.training.ledger.sample_ledger import LEDGER
-from tasks.tracking import Tracker
-from tasks.tracking_values import pipeline_key, tracking_uri
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
 from tests.pipeline_runs import Outcome, Place
 from tests.report_pages import assert_harmless, thumbnails_of
 from tests.training_lab import Lab

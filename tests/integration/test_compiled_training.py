@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sana.facts import ComputeSettings
+from sana.metrics import parse_rows
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
 from sana.training.checkpoints.checkpoint import read_metrics
-from sana.training.metrics import parse_rows
 from sana.workers.evaluate import evaluate
 from sana.workers.train import train
 from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator

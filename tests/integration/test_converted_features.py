@@ -15,10 +15,10 @@ from sana.context import Context
 from sana.convert.simpletuner import convert
 from sana.convert.yaml_text import yaml_text
 from sana.facts import TrainFacts
+from sana.metrics import parse_rows
 from sana.model.tiny_model import build_tiny_encoder
 from sana.pipeline.graph import stages_of
 from sana.store import open_store
-from sana.training.metrics import parse_rows
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.quickstart_files import BACKENDS, CONFIG, video
 

@@ -26,7 +26,7 @@ from sana.pipeline.costs import plan_costs
 from sana.pipeline.plan import inputs_of, plan
 from sana.stages import encode_features as stage
 from sana.store import open_store
-from tasks.tracking_values import pipeline_key
+from tasks.tracking.values import pipeline_key
 from tests.forked import forked_workers
 from tests.pipeline_runs import Place, inline_workers, new_place, run_alone, run_stages
 

@@ -16,7 +16,7 @@ from sana.pipeline.plan import inputs_of, plan
 from sana.report.page import data_report
 from sana.report.states import StageState
 from sana.stages.bodies.clip_filter import KEPT, Verdict, filter_clips
-from tasks.tracking_values import metrics, pipeline_key
+from tasks.tracking.values import metrics, pipeline_key
 from tests.forked import one_stage, start
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.report_pages import Page

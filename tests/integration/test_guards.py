@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sana import metrics as m
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.runtime.job import read_job
 from sana.runtime.specs import CheckpointName, TrainSpec
-from sana.training import metrics as m
 from sana.training.batch import MicroBatch
 from sana.training.checkpoints.checkpoint import checkpoint_steps, read_metrics
 from sana.training.checkpoints.checkpoint_io import load

@@ -19,11 +19,11 @@ from sana.data.video.frames import read_window
 from sana.data.video.still import probe_still, read_picture
 from sana.data.video.video import ClipRejected, crop_and_resize, to_pixels
 from sana.errors import ConfigError
+from sana.metrics import parse_rows
 from sana.model.vae import encode_latents, load_vae
 from sana.pipeline.plan import plan
 from sana.training.batch import cursor_of
 from sana.training.checkpoints.checkpoint import read_checkpoint, read_metrics
-from sana.training.metrics import parse_rows
 from tests.downloads import DEMO, FinishedDownload, context, csv_of
 from tests.packed_files import tar_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from flows.cli.inspect import find_sample
+from flows.cli.look.inspect import find_sample
 from flows.cli.main import main
 from sana.data.tables import read_table
 from sana.errors import SanaError

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sana.metrics import COMPILED_GRAPHS, parse_rows
 from sana.model.adapters.quantized_layers import QuantizedLinear
 from sana.runtime.launcher import result_path
 from sana.runtime.results import EvalReport, TrainResult
 from sana.runtime.specs import CheckpointName, InitialWeights, ModelSource
 from sana.training.checkpoints.checkpoint import read_metrics
 from sana.training.checkpoints.checkpoint_io import load_weights
-from sana.training.metrics import COMPILED_GRAPHS, parse_rows
 from sana.workers.evaluate import evaluate
 from sana.workers.sample import load_trained
 from sana.workers.train import train

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from sana.metrics import parse_rows
 from sana.training.checkpoints.checkpoint import read_checkpoint, read_metrics
-from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests import forked
 from tests.pipeline_runs import Outcome, Place, inline_workers, run_stages

@@ -32,9 +32,9 @@ from sana.store import open_store
 from tasks import notifications as observer
 from tasks.flow_run import handed_over, open_run
 from tasks.notifications import Notifier
-from tasks.tracking import Tracker
-from tasks.tracking_observer import TrackingObserver
-from tasks.tracking_values import pipeline_key, tracking_uri
+from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
 from tests.loopback_servers import free_port, raw_server, receiver, slow_loris, web_server
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from sana.stages import publish as stage
 from sana.store import LocalStore, open_store
 from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint_io import load_weights
-from tasks.tracking_values import artifact_tags
+from tasks.tracking.values import artifact_tags
 from tests.hub_uploads import UploadHub, wrong_metadata
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 from tests.s3_server import WeedServer

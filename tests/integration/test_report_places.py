@@ -13,9 +13,9 @@ from sana.pipeline.observers import Committed, Observers, RunStart, StageEnd, St
 from sana.report.page import data_report
 from sana.store import open_store
 from tasks.report import PAGE, DataReport
-from tasks.tracking import Tracker
-from tasks.tracking_observer import TrackingObserver
-from tasks.tracking_values import tracking_uri
+from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import tracking_uri
 from tests.pipeline_runs import SMALLER, Outcome, Place
 from tests.report_pages import run_with_hostile_names, states_of, thumbnails_of
 from tests.s3_server import WeedServer

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sana.metrics import GRAD_NORM, TRAIN_LOSS, parse_rows
 from sana.pipeline.plan import inputs_of, plan
 from sana.stages import train
 from sana.store import open_store
 from sana.training.checkpoints.checkpoint import checkpoint_steps, read_checkpoint, read_metrics
-from sana.training.metrics import GRAD_NORM, TRAIN_LOSS, parse_rows
 from tests.pipeline_runs import ROOT, Place, inline_workers, new_place, run_stages
 from tests.slurm_cluster import SlurmCluster, missing_programs, slurm_cluster
 

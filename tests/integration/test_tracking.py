@@ -19,8 +19,8 @@ from sana.config.pipeline import Config
 from sana.counts import Counts
 from sana.facts import TrainFacts
 from sana.store import open_store
-from tasks.tracking import Tracker
-from tasks.tracking_values import pipeline_key, tracking_uri
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
 
 ROWS = [{"step": step, "train/loss": 1.0 / step, "train/grad_norm": 2.0} for step in range(1, 41)]
 

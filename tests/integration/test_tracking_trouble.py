@@ -16,7 +16,7 @@ from sana.config.load import load_config
 from sana.errors import SanaError
 from sana.store import open_store
 from sana.wording import without_password
-from tasks.tracking import Tracker
+from tasks.tracking.tracker import Tracker
 from tests.loopback_servers import free_port, raw_server, web_server
 
 Server = Callable[[Path], AbstractContextManager[str]]

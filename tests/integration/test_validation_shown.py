@@ -18,9 +18,9 @@ from sana.pipeline.run import Run, run_stages
 from sana.progress import Progress
 from sana.runtime.launcher import progress_path
 from sana.training.validation import record as kept
-from tasks.tracking import Tracker
-from tasks.tracking_observer import TrackingObserver
-from tasks.tracking_values import pipeline_key, tracking_uri
+from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
 from tests.maintained_stores import context_of
 from tests.pipeline_runs import SMALLER, Place, inline_workers
 

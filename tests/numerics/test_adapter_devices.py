@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from benchmarks.gpu.sizes import PUBLISHED, TINY, Sizes
+from sana import metrics as m
 from sana.config.training.train import TrainConfig
 from sana.costs.memory import GIB
 from sana.costs.training import estimate_training
 from sana.costs.transformer import TransformerSizes
 from sana.model.adapters.keyed_dropout import kept
 from sana.model.adapters.quantized_layers import QuantizedLinear
-from sana.training import metrics as m
 from sana.training.peak_memory import PeakMemory
 from sana.training.synthetic import SyntheticTraining
 from tests.devices import fresh_accelerator

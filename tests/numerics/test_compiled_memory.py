@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.gpu.sizes import PUBLISHED, TINY, Sizes
-from sana.training import metrics as m
+from sana import metrics as m
 from sana.training.compute.activations import available_bytes
 from sana.training.peak_memory import PeakMemory
 from sana.training.synthetic import SyntheticTraining

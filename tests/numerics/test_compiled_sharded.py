@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from sana.metrics import COMPILED_GRAPHS, parse_rows
 from sana.runtime.job import read_job
 from sana.runtime.specs import TrainSpec
 from sana.training.checkpoints.checkpoint import read_metrics
-from sana.training.metrics import COMPILED_GRAPHS, parse_rows
 from sana.workers.train import train
 from tests.devices import CPU_BACKEND, compiled_by, fresh_accelerator
 from tests.rank_pair import RankPair

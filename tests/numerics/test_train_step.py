@@ -11,9 +11,9 @@ from torch import Tensor
 from sana.data.loading.epoch import epoch_plan
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
+from sana.metrics import parse_rows
 from sana.model.random import philox_normal, philox_uniform
 from sana.training.checkpoints.checkpoint_io import load_weights
-from sana.training.metrics import parse_rows
 from sana.workers.train import train
 from tests.training_store import build_encoded, train_config, train_job
 

@@ -13,8 +13,8 @@ from sana.config.training.conditions import ConditionConfig
 from sana.costs.calibration import calibrated_settings
 from sana.errors import ConfigError
 from sana.stages.encode_masks import is_used
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
+from sana.training.metrics import Scalar, accumulate, to_host
 from sana.training.objectives.clean_masks import draw_clean
 from sana.training.objectives.conditions import ConditionsPart, ConditionTable
 
@@ -144,11 +144,11 @@ def test_a_clips_own_mask_says_what_is_learned() -> None:
 def test_losses_are_those_of_each_conditions_own_samples() -> None:
     """Two micro batches; a loss that is not finite is of its own condition."""
     one = part(I2V, SUFFIX)
-    step: dict[str, m.Scalar] = {}
+    step: dict[str, Scalar] = {}
     for codes, losses in (([0, 1], [1.0, 4.0]), ([1, 0], [2.0, torch.nan])):
         batch = MicroBatch({"latents": torch.empty(2), "condition": torch.tensor(codes)})
-        m.accumulate(step, one.measure(batch, torch.tensor(losses)), part=0.5)
-    (row,) = m.to_host([step], lambda tensor: 1.0 * tensor)
+        accumulate(step, one.measure(batch, torch.tensor(losses)), part=0.5)
+    (row,) = to_host([step], lambda tensor: 1.0 * tensor)
     assert np.isnan(row.pop("train/loss_text_to_video"))
     assert row == {
         "train/fraction_text_to_video": 0.5, "train/fraction_image_to_video": 0.5, "train/fraction_extend_suffix": 0.0,
@@ -157,17 +157,17 @@ def test_losses_are_those_of_each_conditions_own_samples() -> None:
 
 
 def test_ratios_add_up_over_ranks_before_they_are_divided() -> None:
-    def of_rank(total: float, count: float) -> dict[str, m.Scalar]:
-        ratio = m.Scalar(torch.tensor([total, count]), "ratio")
+    def of_rank(total: float, count: float) -> dict[str, Scalar]:
+        ratio = Scalar(torch.tensor([total, count]), "ratio")
         return {
             "ratio": ratio,
-            "sum": m.Scalar(torch.tensor(count), "sum"),
-            "norm": m.Scalar(torch.tensor(9.0), "equal"),
+            "sum": Scalar(torch.tensor(count), "sum"),
+            "norm": Scalar(torch.tensor(9.0), "equal"),
         }
 
     sent: list[torch.Tensor] = []
-    m.to_host([of_rank(3.0, 1.0), of_rank(0.0, 0.0)], lambda tensor: sent.append(tensor) or tensor)
-    rows = m.to_host([of_rank(5.0, 3.0), of_rank(0.0, 0.0)], lambda tensor: tensor + sent[0])
+    to_host([of_rank(3.0, 1.0), of_rank(0.0, 0.0)], lambda tensor: sent.append(tensor) or tensor)
+    rows = to_host([of_rank(5.0, 3.0), of_rank(0.0, 0.0)], lambda tensor: tensor + sent[0])
     assert rows == [{"ratio": 2.0, "sum": 4.0, "norm": 9.0}, {"sum": 0.0, "norm": 9.0}]
 
 

@@ -9,7 +9,7 @@ from sana.config.load import check, load_config
 from sana.config.training.optimization.optimizer import AdamWConfig
 from sana.config.training.optimization.schedule import ConstantSchedule, CosineSchedule
 from sana.errors import ConfigError
-from tasks import tracking_values
+from tasks.tracking import values as tracking_values
 from tests.config_keys import dotted
 
 COSINE = "train.lr_schedule.name=cosine"

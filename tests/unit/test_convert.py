@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.cli.conversion import summary
+from flows.cli.begin.conversion import summary
 from flows.cli.main import cli
 from sana.config.load import load_config
 from sana.config.pipeline import Config

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from sana import metrics as m
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import load_samples
 from sana.model.transformer import load_transformer
-from sana.training import metrics as m
 from sana.training.gauges.gradient_norms import gradient_norms, group_of, groups_of
 from sana.training.gauges.matmul_peak import matmul_peak_flops
 from sana.training.gauges.memory import memory_peaks

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from sana import metrics as m
 from sana.config.training.masks import MaskedLossConfig
 from sana.config.training.train import TrainConfig
 from sana.model.random import philox_normal, philox_uniform
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch, pad_captions
 from sana.training.objectives.masked_loss import LOSS_MASK, MaskedLoss
 from sana.training.objectives.registry import build_objective

@@ -11,7 +11,7 @@ from sana.config.load import load_config
 from sana.delivery.notification import Notification
 from sana.delivery.secrets import Redactor, read_secret, read_url
 from sana.errors import ConfigError
-from tasks.tracking_values import pipeline_key
+from tasks.tracking.values import pipeline_key
 from tests.loopback_servers import receiver
 
 SECRET = "https://hooks.example.com/services/T0000/sEcReT-tOkEn-0123456789"

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from sana import metrics as m
 from sana.config.training.objective import LogitNormalSampling
 from sana.config.training.train import TrainConfig
 from sana.model.random import philox_normal
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch, pad_captions
+from sana.training.metrics import Scalar, accumulate, to_host
 from sana.training.objectives.huber import LINEAR_FRACTION
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import Losses
@@ -79,17 +80,17 @@ def test_an_objective_draws_by_position_alone(name: str) -> None:
 def test_scalars_are_reduced_by_their_kind() -> None:
     """Two ranks of two micro batches each, of one and three samples, in a global batch of eight."""
 
-    def of_rank(rank: int) -> dict[str, m.Scalar]:
-        step: dict[str, m.Scalar] = {}
+    def of_rank(rank: int) -> dict[str, Scalar]:
+        step: dict[str, Scalar] = {}
         for size, value in ((1, 1.0 + rank), (3, 3.0 + rank)):
-            micro = {"share": m.Scalar(torch.tensor(value), "sum"), "mean": m.Scalar(torch.tensor(value), "mean")}
-            m.accumulate(step, {**micro, "norm": m.Scalar(torch.tensor(9.0), "equal")}, part=size / 8)
+            micro = {"share": Scalar(torch.tensor(value), "sum"), "mean": Scalar(torch.tensor(value), "mean")}
+            accumulate(step, {**micro, "norm": Scalar(torch.tensor(9.0), "equal")}, part=size / 8)
         return step
 
-    ranks = [[of_rank(rank), {"share": m.Scalar(torch.tensor(float(rank)), "sum")}] for rank in range(2)]
+    ranks = [[of_rank(rank), {"share": Scalar(torch.tensor(float(rank)), "sum")}] for rank in range(2)]
     sent: list[torch.Tensor] = []
-    m.to_host(ranks[1], lambda tensor: sent.append(tensor) or tensor)
-    rows = m.to_host(ranks[0], lambda tensor: tensor + sent[0])
+    to_host(ranks[1], lambda tensor: sent.append(tensor) or tensor)
+    rows = to_host(ranks[0], lambda tensor: tensor + sent[0])
     assert rows == [{"share": 4.0 + 6.0, "mean": (1 + 3 * 3 + 2 + 3 * 4) / 8, "norm": 9.0}, {"share": 1.0}]
 
 

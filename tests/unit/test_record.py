@@ -21,7 +21,7 @@ from sana.progress import Progress
 from sana.record import DamagedRecordError, Record
 from sana.runtime.specs import ModelSource, PoolName, Spec
 from sana.store import LocalStore
-from tasks.tracking_values import metrics
+from tasks.tracking.values import metrics
 
 
 @dataclass(frozen=True)

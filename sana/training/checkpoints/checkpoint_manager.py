@@ -18,6 +18,7 @@ from sana.artifact import FileInfo
 from sana.config.training.train import TrainConfig
 from sana.data.loading.epoch import Cursor
 from sana.facts import ComputeSettings
+from sana.metrics import EVAL_LOSS_EMA, EVAL_LOSS_LIVE, STEP, Row, parse_rows
 from sana.progress import CheckpointSaved
 from sana.store import Store
 from sana.store_errors import StoreError
@@ -27,7 +28,7 @@ from sana.training.checkpoints.host_copy import StateCopy
 from sana.training.checkpoints.kept_checkpoints import CheckpointClock, prune
 from sana.training.checkpoints.ownership import RankExchange, owners
 from sana.training.checkpoints.retries import with_retries
-from sana.training.metrics import EVAL_LOSS_EMA, EVAL_LOSS_LIVE, STEP, MetricsWriter, Row, parse_rows
+from sana.training.metrics import MetricsWriter
 from sana.training.parallel.parallel import Parallel, Parts
 from sana.training.state import TrainState
 from sana.wording import at_rate, in_units

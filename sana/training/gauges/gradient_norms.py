@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
-from sana.training.metrics import GRAD_NORM, Scalar
+from sana.metrics import GRAD_NORM
+from sana.training.metrics import Scalar
 
 # the part of a parameter's name that says which group it belongs to; the rest embeds, modulates or projects
 _GROUPS = {".attn1.": "self_attention", ".attn2.": "cross_attention", ".ff.": "feed_forward"}

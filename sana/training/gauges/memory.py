@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from sana.training import metrics as m
+from sana import metrics as m
 
 _STATUS = Path("/proc/self/status")
 

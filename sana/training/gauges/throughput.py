@@ -4,11 +4,11 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sana import metrics as m
 from sana.bucket import Bucket
 from sana.costs.transformer import TransformerSizes
 from sana.data.loading.epoch import Cursor
 from sana.data.loading.loader import Samples
-from sana.training import metrics as m
 
 
 class CountedStep(NamedTuple):

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from sana import metrics as m
 from sana.config.pipeline import Config
 from sana.config.training.conditions import ConditionConfig
 from sana.data.loading.loader import Reader
-from sana.training import metrics as m
 from sana.training.eval_sets import eval_sets, train_probe_rows
 from sana.training.evaluation import EvalTable, evaluate_model
 from sana.training.hooks.early_stopping import EarlyStopping

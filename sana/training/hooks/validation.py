@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from sana import metrics as m
 from sana.errors import RankLostError
 from sana.progress import PreviewReady, ValidationDone
-from sana.training import metrics as m
 from sana.training.checkpoints.ownership import RankExchange
 from sana.training.validation import record as kept
 from sana.training.validation.maker import Maker

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sana import metrics as m
 from sana.config.pipeline import Config
 from sana.config.training.conditions import ConditionConfig, Conditions
 from sana.data.loading.loader import LATENTS, Samples
 from sana.model.random import philox_uniform
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
+from sana.training.metrics import Scalar
 from sana.training.objectives.clean_masks import draw_clean
 from sana.training.objectives.masked_loss import LOSS_MASK
 from sana.training.objectives.step_input import StepInput
@@ -85,13 +86,13 @@ class ConditionsPart:
     def change(self, model: nn.Module, batch: MicroBatch, step: StepInput) -> StepInput:  # noqa: ARG002 - a Part's
         return replace(step, clean=batch.tensors[CLEAN])
 
-    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, m.Scalar]:
+    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, Scalar]:
         """Return the fraction of samples, and their mean loss, by condition; `per_sample` [B]."""
-        measured: dict[str, m.Scalar] = {}
+        measured: dict[str, Scalar] = {}
         for code, label in enumerate(self.table.labels):
             chosen = (batch.tensors[CONDITION] == code).float()
             # not by multiplication: a loss that is not finite is that of its own condition alone
             losses = torch.where(chosen > 0, per_sample.detach(), 0.0)
-            measured[m.CONDITION_FRACTION.format(label)] = m.Scalar(chosen.mean(), "mean")
-            measured[m.CONDITION_LOSS.format(label)] = m.Scalar(torch.stack([losses.sum(), chosen.sum()]), "ratio")
+            measured[m.CONDITION_FRACTION.format(label)] = Scalar(chosen.mean(), "mean")
+            measured[m.CONDITION_LOSS.format(label)] = Scalar(torch.stack([losses.sum(), chosen.sum()]), "ratio")
         return measured

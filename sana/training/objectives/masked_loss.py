@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sana import metrics as m
 from sana.config.training.masks import MaskedLossConfig
 from sana.model.random import philox_uniform
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
+from sana.training.metrics import Scalar
 from sana.training.objectives.step_input import StepInput
 
 LOSS_MASK = "loss_mask"  # the name of the tensor: fp16 [B, 1, f, h, w] in [0, 1], of the stage encode_masks
@@ -30,12 +31,12 @@ class MaskedLoss:
     def change(self, model: nn.Module, batch: MicroBatch, step: StepInput) -> StepInput:  # noqa: ARG002
         return step.weighing(self._weight(batch))
 
-    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, m.Scalar]:  # noqa: ARG002
+    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, Scalar]:  # noqa: ARG002
         """Return what masks leave of the samples."""
         covered = self._weight(batch).flatten(1).mean(1)
         return {
-            m.MASK_COVERED: m.Scalar(covered.mean(), "mean"),
-            m.MASK_EMPTY: m.Scalar((covered == 0).float().mean(), "mean"),
+            m.MASK_COVERED: Scalar(covered.mean(), "mean"),
+            m.MASK_EMPTY: Scalar((covered == 0).float().mean(), "mean"),
         }
 
     def _weight(self, batch: MicroBatch) -> Tensor:

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sana import metrics as m
 from sana.config.training.rollout import RolloutConfig
 from sana.data.loading.loader import LATENTS
 from sana.model.objective import noise_latents, shift_sigma
 from sana.model.random import philox_uniform
-from sana.training import metrics as m
 from sana.training.batch import BatchSlot, MicroBatch
+from sana.training.metrics import Scalar
 from sana.training.objectives.step_input import StepInput, predict_step
 
 HIGHEST = 1 - 1 / 1000  # of the sampler's table, before the shift
@@ -147,13 +148,13 @@ class RolloutPart:
         clean = None if step.clean is None else step.clean[one]
         return lambda x, level: predict_step(model, alone, StepInput(x, level.float().view(1), clean))
 
-    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, m.Scalar]:
+    def measure(self, batch: MicroBatch, per_sample: Tensor) -> Mapping[str, Scalar]:
         """Return the fraction of samples that were rolled out, and their mean loss."""
         rolled = (batch.tensors[NUM_STEPS] > 0).float()
         losses = torch.where(rolled > 0, per_sample.detach(), 0.0)
         return {
-            m.ROLLOUT_FRACTION: m.Scalar(rolled.mean(), "mean"),
-            m.ROLLOUT_LOSS: m.Scalar(torch.stack([losses.sum(), rolled.sum()]), "ratio"),
+            m.ROLLOUT_FRACTION: Scalar(rolled.mean(), "mean"),
+            m.ROLLOUT_LOSS: Scalar(torch.stack([losses.sum(), rolled.sum()]), "ratio"),
         }
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sana.data.loading.loader import LATENTS
+from sana.metrics import SIGMA_MEAN
 from sana.model.objective import velocity_target
 from sana.training.batch import BatchSlot, MicroBatch
-from sana.training.metrics import SIGMA_MEAN, Scalar
+from sana.training.metrics import Scalar
 from sana.training.objectives.noise import NoisePolicy
 from sana.training.objectives.objective import ElementLoss, Losses, Measure, Part, Regularizer
 from sana.training.objectives.step_input import mean_over_elements, noised, predict_step

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sana.training.metrics import STEP
+from sana.metrics import STEP
 
 INTERVAL_S = 10.0
 EAGER_POINTS = 500  # so many are sent at once, without waiting for the interval

@@ -22,7 +22,7 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
     from flows.mlflow_server import MlflowServer
     from sana.pipeline.plan import check_work_dir
     from sana.wording import without_password
-    from tasks.tracking_values import tracking_uri
+    from tasks.tracking.values import tracking_uri
 
     settings = resolve(config, overrides, root)
     work_dir = Path(settings.work_dir).absolute()
@@ -53,7 +53,7 @@ def notify(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Send a test notification to every target of a config. Exit code 1 if one did not get it."""
     from sana.delivery.dispatch import send_once
     from sana.delivery.notification import Notification
-    from tasks.tracking_values import pipeline_key
+    from tasks.tracking.values import pipeline_key
 
     settings = resolve(config, overrides, root)
     if not settings.notifications.targets:

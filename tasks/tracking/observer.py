@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkEvent, WorkStart
 from sana.progress import PreviewReady, ValidationDone
-from tasks.tracking import StageRun, Tracker
-from tasks.tracking_pictures import Pictures
+from tasks.tracking.pictures import Pictures
+from tasks.tracking.tracker import StageRun, Tracker
 
 
 class TrackingObserver(Observer):

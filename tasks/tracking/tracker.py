@@ -26,10 +26,10 @@ from sana.config.pipeline import Config
 from sana.store import Store
 from sana.store_errors import StoreError
 from sana.wording import without_password
-from tasks import tracking_values as values
-from tasks.metrics_shipper import MetricShipper, Point
-from tasks.run_ids import RunIds
-from tasks.tracking_trouble import in_words
+from tasks.tracking import values
+from tasks.tracking.metrics_shipper import MetricShipper, Point
+from tasks.tracking.run_ids import RunIds
+from tasks.tracking.trouble import in_words
 
 _ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
 TROUBLE = (MlflowException, requests.RequestException, ParseError, SQLAlchemyError, OSError, StoreError, *_ADDRESS)

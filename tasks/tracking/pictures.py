@@ -19,13 +19,13 @@ from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
 from sana.facts import TrainFacts
+from sana.metrics import VALIDATION_FAILED, VALIDATION_S
 from sana.pipeline.validation import Validated
 from sana.progress import PreviewReady
 from sana.store import Store
-from sana.training.metrics import VALIDATION_FAILED, VALIDATION_S
 from sana.training.validation.record import ValidationRecord, read, records
-from tasks.tracking import Tracker
-from tasks.tracking_values import SMALL_BYTES, pipeline_key
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import SMALL_BYTES, pipeline_key
 
 FOLDER = "validation"  # of the run's artifacts, and the first part of a sheet's name
 MAX_WAITING = 100  # that MLflow has not taken yet: more validations are shown at the end, more previews not at all

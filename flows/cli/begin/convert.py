@@ -26,7 +26,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
 
     Every key is mapped, or listed with the reason why it is not and what is used instead, in a file beside the YAML.
     """
-    from flows.cli.conversion import summary
+    from flows.cli.begin.conversion import summary
     from sana.config.load import load_config
     from sana.convert.markdown import markdown_text
     from sana.convert.simpletuner import convert

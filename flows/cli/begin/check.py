@@ -42,7 +42,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     SOURCE is a folder, a table, an archive, s3://bucket/prefix or hf://datasets/owner/name; CONFIG a .yaml file. Opens
     each video once, in a process of its own, and writes nothing under root. Exit code 1 if a run would stop.
     """
-    from flows.cli.check_text import lines_of
+    from flows.cli.begin.check_text import lines_of
 
     is_config = place.lower().endswith(YAML_SUFFIXES)
     if write and is_config:
@@ -75,7 +75,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
 
 def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, rehash: bool) -> list[str]:
     """Check a source by the defaults, and make a config of what is found; returns what would stop a run of that."""
-    from flows.cli.check_text import lines_of, lines_of_buckets, summary
+    from flows.cli.begin.check_text import lines_of, lines_of_buckets, summary
     from sana.pipeline.starter import Starter
 
     starter = Starter(source, overrides)

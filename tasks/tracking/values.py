@@ -14,8 +14,8 @@ from sana.artifact import Artifact, Recipe, digest_of
 from sana.config.pipeline import Config
 from sana.config.section import Neutral, Section, by_todays_names
 from sana.facts import TrainFacts
+from sana.metrics import parse_rows
 from sana.store import Store
-from sana.training.metrics import parse_rows
 from sana.wording import without_password
 
 SMALL_BYTES = 20 * 10**6
