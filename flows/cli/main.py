@@ -7,14 +7,14 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, convert, plan
+from flows.cli.begin import calibrate, check, convert, doctor, plan
 from flows.cli.look import inspect, report, ui
 from flows.cli.options import forget_options, to_be_pasted
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
 SECTIONS = (
-    ("Begin", (check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
+    ("Begin", (doctor.doctor, check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
     ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker, encode_worker.train_worker)),
     ("Look", (report.report, inspect.inspect, ui.ui, ui.notify)),
     ("Use the model", (*trained.COMMANDS, lora.lora)),

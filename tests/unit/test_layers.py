@@ -34,7 +34,7 @@ DOORS = {
     "prefect": ("flows/", "tasks/"),
     "mlflow": ("tasks/tracking/",),
     "s3fs": ("sana/store_s3.py",),
-    "botocore": ("sana/store_s3.py", "sana/store_errors.py"),
+    "botocore": ("sana/store_s3.py", "sana/store_errors.py", "sana/store_credentials.py"),
     "decord": ("sana/data/video/frames.py",),
     "av": ("sana/data/video/",),
     "huggingface_hub": ("sana/data/sources/hub.py", "sana/delivery/hub_upload.py"),

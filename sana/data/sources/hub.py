@@ -44,13 +44,13 @@ class HubRepo:
     @property
     def page(self) -> str:
         """The address of its web page, where a gated repository's terms are accepted."""
-        return without_password(f"{_endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
+        return without_password(f"{endpoint()}/{'datasets/' if self.kind == 'dataset' else ''}{self.id}")
 
     def resolve(self, revision: str) -> str:
         """Return the commit (40 hex digits) that a branch, tag or commit is now; offline, what it was last."""
         if _COMMIT.fullmatch(revision):
             return revision
-        if _offline():
+        if is_offline():
             cached = self._cache.commit(revision)
             if cached is None:
                 raise ConfigError(
@@ -71,7 +71,7 @@ class HubRepo:
         cached = self._cache.files(commit)
         if cached is not None:
             return cached
-        if _offline():
+        if is_offline():
             raise ConfigError(
                 f"HF_HUB_OFFLINE is set, and nothing here remembers the files of {self._name} at {commit}. "
                 f"Run once with the network, or `hf download {self.id} --repo-type {self.kind} --revision {commit}`"
@@ -90,13 +90,13 @@ class HubRepo:
 
     def check_access(self, commit: str, path: str) -> None:
         """Request a file's header: anybody may list a gated repository, but few may read its files."""
-        if _offline() or self._cached_path(commit, path):
+        if is_offline() or self._cached_path(commit, path):
             return
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        endpoint = _endpoint()
-        url = hf_hub_url(self.id, path, repo_type=self.kind, revision=commit, endpoint=endpoint)
-        self._call(lambda: get_hf_file_metadata(url, endpoint=endpoint, token=None), what=path)
+        hub = endpoint()
+        url = hf_hub_url(self.id, path, repo_type=self.kind, revision=commit, endpoint=hub)
+        self._call(lambda: get_hf_file_metadata(url, endpoint=hub, token=None), what=path)
 
     def fetch(self, commit: str, file: HubFile, to: Path) -> None:
         """Fetch a file to the path `to`, whole and with its digest checked, or not at all.
@@ -125,13 +125,13 @@ class HubRepo:
             with open(cached, "rb") as local:
                 local.seek(start)
                 return local.read(length)
-        if _offline():
+        if is_offline():
             raise self._not_here(commit, file)
         found = io.BytesIO()
         self._call(lambda: self._download(commit, file, found, (start, length)), what=file.path, waits_s=())
         if len(found.getvalue()) != length:
             raise SanaError(
-                f"{without_password(_endpoint())} gave {len(found.getvalue())} bytes for {length} of {file.path} of "
+                f"{without_password(endpoint())} gave {len(found.getvalue())} bytes for {length} of {file.path} of "
                 f"{self._name}: it does not answer requests for ranges; use a mirror that does"
             )
         return found.getvalue()
@@ -147,7 +147,7 @@ class HubRepo:
         cached = self._cached_path(commit, file.path)
         if cached:
             shutil.copyfile(cached, partial)
-        elif _offline():
+        elif is_offline():
             raise self._not_here(commit, file)
         else:
             try:
@@ -156,7 +156,7 @@ class HubRepo:
             finally:
                 if partial.exists() and not partial.stat().st_size and file.num_bytes:
                     partial.unlink()
-        return cached or without_password(_endpoint())
+        return cached or without_password(endpoint())
 
     def _download(self, commit: str, file: HubFile, out: BinaryIO, part: tuple[int, int] | None = None) -> None:
         """Append the missing bytes, of the file or of a `part`: its first byte and length.
@@ -168,7 +168,7 @@ class HubRepo:
         from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 
         disable_progress_bars("huggingface_hub.http_get")  # one bar per video is only noise
-        url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=_endpoint())
+        url = hf_hub_url(self.id, file.path, repo_type=self.kind, revision=commit, endpoint=endpoint())
         start, length = part or (0, file.num_bytes)
         headers = build_hf_headers()
         if part:
@@ -231,27 +231,38 @@ class HubRepo:
         if token:
             cause = cause.replace(token, "***")
         return SanaError(
-            f"{without_password(_endpoint())} did not give {what} of {self._name}: {cause}. Check the network and "
+            f"{without_password(endpoint())} did not give {what} of {self._name}: {cause}. Check the network and "
             "HF_ENDPOINT and run again; HF_HUB_OFFLINE=1 works with what is already here"
         )
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE is set: then only what is on this machine is used."""
     from huggingface_hub import is_offline_mode
 
     return is_offline_mode()
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """Return the address of the hub, or of a mirror, which may hold a password."""
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
 
 
+def token_and_origin() -> tuple[str, str]:
+    """Return the token that the hub is sent, which is never to be shown, and where it was found; "" without one."""
+    from huggingface_hub import constants, get_token
+
+    token = get_token() or ""
+    named = next((name for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") if os.environ.get(name, "").strip()), "")
+    return token, "" if not token else named or f"the file {constants.HF_TOKEN_PATH}"
+
+
 def _api() -> Any:
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=_endpoint())
+    return HfApi(endpoint=endpoint())
 
 
 def _status(error: Exception) -> int | None:

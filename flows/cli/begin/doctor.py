@@ -1,0 +1,49 @@
+"""`sana doctor`: is this machine fit for a run? One line for each thing that a run needs."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from flows.cli.options import load_options, resolve
+from sana.errors import SanaError
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@load_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
+def doctor(config: str | None, overrides: Sequence[str], root: str | None, as_json: bool) -> None:
+    """Look at this machine: a line each for what a run needs, and what to do about what is not right.
+
+    Versions, GPU and driver, decoder, memory and limits, disks, credentials (present, never shown), ports, Prefect,
+    MLflow, and the clock. CONFIG is not needed; with it, its places are looked at. Exit code 1 if a line is `fail`.
+    `sana check` is for the data.
+    """
+    from flows.doctor.examination import checks_of, valid
+    from flows.doctor.finding import Finding, diagnose, fail
+    from flows.doctor.subject import Subject
+    from flows.doctor.text import lines_of
+
+    subject = Subject(None)
+    read: Finding | None = None
+    if config is None and overrides:
+        raise SanaError("-s changes a config, so name one: sana doctor CONFIG")
+    if config is None and root is not None:
+        subject = Subject(None, root)
+    elif config is not None:
+        try:
+            subject = Subject.of(resolve(config, overrides, root))
+            read = valid(config)
+        except SanaError as error:
+            text = " ".join(line.strip() for line in str(error).splitlines())
+            read = fail(text, "mend it, then ask again; what follows is of the defaults")
+    found = diagnose(checks_of(subject, read))
+    if as_json:
+        click.echo(found.to_json().decode(), nl=False)
+    else:
+        for line in lines_of(found):
+            click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+    if found.verdict == "fail":
+        sys.exit(1)

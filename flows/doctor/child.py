@@ -1,0 +1,41 @@
+"""Run a probe in a child process within a time, whatever becomes of it."""
+
+import json
+import signal
+import subprocess
+import sys
+from typing import Any
+
+from sana.wording import one_line
+
+_LAST = 400  # characters of what a broken probe wrote last
+
+
+class ProbeError(Exception):
+    """The probe crashed, hung, or its library cannot be imported; the text says which."""
+
+
+def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
+    """Return the facts that a probe prints. Raises ProbeError."""
+    command = [sys.executable, "-m", "flows.doctor.probe", name]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        raise ProbeError(f"no answer within {limit_s:g} s") from None
+    except OSError as error:
+        raise ProbeError(f"no process can be started: {error.strerror}") from error
+    if done.returncode < 0:
+        raise ProbeError(f"it crashed ({_signal(-done.returncode)})")
+    try:
+        facts: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ProbeError(one_line(said[-1], most=_LAST)) from None
+    return facts
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
