@@ -39,6 +39,7 @@ EVAL_STDERR_LIVE = "eval/stderr_live"  # standard error over eval samples; absen
 EVAL_STDERR_EMA = "eval/stderr_ema"
 EVAL_CONDITION_LOSS = "eval/loss_{}_{}"  # the same with a condition in every sample: of these weights, by its name
 EVAL_CONDITION_STDERR = "eval/stderr_{}_{}"
+EVAL_SIGMA_LOSS = "eval_by_sigma/loss_{}_{:g}"  # of these weights at one noise level, mean over eval samples
 TRAIN_PROBE_LOSS = "eval/train_probe_loss_ema"  # of fixed train samples on the same grid, by the EMA weights
 BEST_STEP = "eval/best_step"  # of the lowest eval/loss_ema that early_stopping judged so far
 VALIDATION_FAILED = "validation/failed"  # 1: there are no videos of this step, 0: there are
@@ -47,6 +48,14 @@ EVAL_S = "time/eval_s"  # seconds that this evaluation took
 
 # how names begin that differ between two runs of a trajectory
 OF_THE_MACHINE = ("time/", "throughput/", "memory/", "compile/")
+OF_ONE_SIGMA = "eval_by_sigma/"  # how names begin that are many, for a map of them and not for a chart each
+
+
+def of_sigmas(row: Row, weights: str) -> dict[float, float]:
+    """Return the eval loss of a row at each noise level, in their order; empty where it measured none."""
+    begin = EVAL_SIGMA_LOSS.partition("{}")[0] + f"{weights}_"
+    found = {float(name.removeprefix(begin)): loss for name, loss in row.items() if name.startswith(begin)}
+    return dict(sorted(found.items()))
 
 
 def of_dataset(name: str, dataset: str) -> str:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sana.metrics import STEP
+from sana.metrics import OF_ONE_SIGMA, STEP
 
 INTERVAL_S = 10.0
 EAGER_POINTS = 500  # so many are sent at once, without waiting for the interval
@@ -23,13 +23,13 @@ class Point:
 
 
 def points_of(rows: Iterable[Mapping[str, float | None]]) -> list[Point]:
-    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`; a value of None is left out."""
+    """Unfold rows such as `{"step": 3, "train/loss": 0.5}`; None, and what is of one noise level, is left out."""
     now_ms = int(time.time() * 1000)
     return [
         Point(name, float(value), int(row[STEP] or 0), now_ms)
         for row in rows
         for name, value in row.items()
-        if name != STEP and isinstance(value, int | float)
+        if name != STEP and not name.startswith(OF_ONE_SIGMA) and isinstance(value, int | float)
     ]
 
 

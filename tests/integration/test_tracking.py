@@ -18,6 +18,7 @@ from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.counts import Counts
 from sana.facts import TrainFacts
+from sana.metrics import EVAL_SIGMA_LOSS
 from sana.store import open_store
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.values import pipeline_key, tracking_uri
@@ -175,9 +176,15 @@ def test_a_failure_is_said_and_a_later_success_counts(config: Config) -> None:
 
 
 def test_numbers_that_are_none_or_nan_do_no_harm(config: Config) -> None:
-    rows = [{"step": 1, "eval/loss": None, "train/loss": math.nan}, {"step": 2, "eval/loss": 0.5, "train/loss": 0.1}]
+    by_sigma = {EVAL_SIGMA_LOSS.format("ema", 0.0625): 0.3}
+    rows = [
+        {"step": 1, "eval/loss": None, "train/loss": math.nan},
+        {"step": 2, "eval/loss": 0.5, "train/loss": 0.1, **by_sigma},
+    ]
     train_once(config, rows)
     assert steps_of(config, "eval/loss") == [2] and steps_of(config) == [1, 2]
+    shown = set(run_named(config, "sana.stage", "train").data.metrics)
+    assert not [name for name in shown if name.startswith("eval_by_sigma")], "a chart of each noise level"
 
 
 def test_secrets_are_nowhere(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

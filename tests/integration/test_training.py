@@ -1,6 +1,7 @@
 """The training loop on a tiny model and a synthetic store: the same steps, whatever interrupts it."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -12,10 +13,12 @@ import pytest
 from sana.data.loading.loader import load_samples
 from sana.data.shards.shard import DamagedSampleError
 from sana.errors import ConfigError, SanaError
+from sana.metrics import of_sigmas
 from sana.progress import Progress
 from sana.runtime.launcher import result_path
 from sana.runtime.results import TrainResult
 from sana.training.checkpoints.checkpoint import DataPosition, checkpoint_steps, newest_checkpoint
+from sana.training.evaluation import eval_sigmas
 from sana.workers.train import train
 from tests.training_lab import Lab
 from tests.training_store import build_encoded, reports_to
@@ -45,6 +48,13 @@ def test_a_run_that_was_killed_and_continued_is_the_run_that_was_not(lab: Lab) -
     assert [row["step"] for row in rows if "train/loss" in row] == list(range(1, 9))
     assert [row["step"] for row in rows if "eval/loss_ema" in row] == [0, 4, 8]
     assert resumed.cursor == DataPosition(8, 2, 2)
+    for row in rows:
+        for weights in ("live", "ema"):  # by noise level: as many as are evaluated, and their mean is the eval loss
+            levels = of_sigmas(row, weights)
+            assert bool(levels) == ("eval/loss_ema" in row)
+            if levels:
+                assert tuple(levels) == eval_sigmas(len(levels)) and len(levels) > 1
+                assert math.fsum(levels.values()) / len(levels) == pytest.approx(row[f"eval/loss_{weights}"])
 
 
 def test_raising_max_steps_resumes_and_a_finished_run_only_exports(lab: Lab) -> None:

@@ -133,6 +133,9 @@ class EvalLoss:
             }
         if probed.sample_ids:
             numbers[m.TRAIN_PROBE_LOSS] = probed.mean()
+        for weights, table in (("live", self._sets.of(live)), ("ema", self._sets.of(ema))):
+            levels = zip(table.sigmas, table.per_sigma(), strict=True) if table.sample_ids else ()
+            numbers |= {m.EVAL_SIGMA_LOSS.format(weights, sigma): mean for sigma, (mean, _) in levels}
         return {name: value for name, value in numbers.items() if value is not None}
 
 
