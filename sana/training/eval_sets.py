@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sana.config.evaluate import EvaluateConfig
 from sana.data.loading.loader import Samples
-from sana.training.evaluation import EvalTable, eval_rows
+from sana.eval_table import EvalTable
+from sana.training.evaluation import eval_rows
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from sana.arrow import to_parquet
 from sana.config.training.conditions import ConditionConfig
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
+from sana.eval_table import EvalTable
 from sana.facts import BASELINE, WEIGHTS, ComputeSettings
 from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
@@ -34,7 +35,7 @@ from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.compute.blocks import BlockCompute, prepare_blocks
 from sana.training.eval_sets import EvalSets, eval_sets
-from sana.training.evaluation import EvalTable, evaluate_model
+from sana.training.evaluation import evaluate_model
 from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainables.registry import load_trainable

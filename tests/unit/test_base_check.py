@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from sana.eval_table import EvalTable
 from sana.model.objective import noise_latents, velocity_target
 from sana.model.random import philox_normal
 from sana.training.base_check.linear_guess import LatentStatistics, linear_guess_loss, statistics_of
 from sana.training.base_check.probes import LEVELS, OWN, PERMUTED
 from sana.training.base_check.verdict import judge
-from sana.training.evaluation import EvalTable
 from sana.workers.check_base import permuted
 
 UNIT = LatentStatistics((0.0,) * 16, (1.0,) * 16)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sana.config.training.early_stopping import EarlyStoppingConfig
+from sana.eval_table import EvalTable
 from sana.training.eval_sets import train_probe_rows
-from sana.training.evaluation import EvalTable
 from sana.training.hooks.early_stopping import EarlyStopping
 
 SPREAD = (0.1, 0.0, 0.2, -0.1)  # of the samples

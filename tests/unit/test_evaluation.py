@@ -18,16 +18,15 @@ from sana.config.training.conditions import ConditionConfig
 from sana.config.training.train import TrainConfig
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
+from sana.eval_table import EvalTable, paired_difference
 from sana.model.random import philox_normal
 from sana.model.transformer import load_transformer
 from sana.training.evaluation import (
-    EvalTable,
     eval_list_digest,
     eval_rows,
     eval_sigmas,
     evaluate_model,
     levels_per_forward,
-    paired_difference,
 )
 from sana.training.objectives.clean_masks import draw_clean
 from sana.training.objectives.registry import build_objective

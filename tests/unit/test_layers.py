@@ -11,7 +11,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = ["sana.errors", "sana.bucket", "sana.config", "sana.store", "sana.artifact", "sana.progress", "sana.context"]
-BASE += ["sana.metrics", "sana.arrow", "sana.convert", "sana.record", "sana.counts", "sana.facts", "sana.wording"]
+BASE += [
+    "sana.metrics",
+    "sana.arrow",
+    "sana.convert",
+    "sana.record",
+    "sana.counts",
+    "sana.facts",
+    "sana.wording",
+    "sana.eval_table",
+]
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [
     BASE,
@@ -24,6 +33,7 @@ LAYERS = [
     ["sana.workers"],
     ["sana.maintenance"],
     ["sana.runs"],
+    ["sana.comparison"],
     ["sana.report"],
     ["sana.stages"],
     ["sana.pipeline"],

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
+from sana.eval_table import EvalTable
 from sana.model.objective import flow_matching_loss, noise_latents, timesteps_of, velocity_target
 from sana.model.transformer import predict
 from sana.training.batch import MicroBatch
-from sana.training.evaluation import EvalTable, at_all_levels, forwards_of
+from sana.training.evaluation import at_all_levels, forwards_of
 from sana.training.parallel.parallel import Parallel
 
 MIDDLE = (0.3125, 0.4375, 0.5625, 0.6875)  # where a linear guess is worst, and a model of the data far better

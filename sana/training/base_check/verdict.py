@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 
+from sana.eval_table import EvalTable, paired_difference
 from sana.runtime.results import BaseCheckReport, ProbeVerdict
 from sana.training.base_check.linear_guess import LatentStatistics, linear_guess_loss
 from sana.training.base_check.probes import MIDDLE, OWN, PERMUTED, TIMESTEPS
-from sana.training.evaluation import EvalTable, paired_difference
 
 STDERRS = 2.0  # standard errors that make a difference sure
 FEWEST = 4  # samples for a paired difference to be sure of

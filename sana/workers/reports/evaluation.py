@@ -8,11 +8,12 @@ from matplotlib.figure import Figure
 
 from sana.data.schemas import CONDITION_LOSSES, LOSSES
 from sana.data.tables import content_digest
+from sana.eval_table import EvalTable, paired_difference
 from sana.facts import BASELINE, ComputeSettings, PairedDifference, SeparateLoss, SigmaLoss, WeightsLoss
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
 from sana.training.eval_sets import EvalSets
-from sana.training.evaluation import EvalTable, eval_list_digest, paired_difference
+from sana.training.evaluation import eval_list_digest
 
 _COLORS = {BASELINE: "#8a8f98", "live": "#3b7dd8", "ema": "#d9822b"}
 Tables = dict[str, EvalTable]  # by name of the weights
