@@ -8,9 +8,9 @@ import numpy as np
 from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.data.bucketing.treatments import treatment_lines
+from sana.data.columns import batches, coded
 from sana.facts import BucketFacts
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import batches, coded
 from sana.store import Store
 
 _TEXTS = ["bucket", "split"]

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.artifact import Artifact
+from sana.data.columns import batches, find_rows
 from sana.facts import DownloadFacts
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import batches, find_rows
 from sana.store import Store
 
 NUM_EXAMPLES = 5

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.artifact import Artifact
+from sana.data.columns import batches, find_rows
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import batches, find_rows
 from sana.report.thumbnails import Pictures, Thumbnail
 from sana.store import Store
 

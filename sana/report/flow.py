@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from sana.artifact import Artifact
 from sana.counts import DatasetCounts
+from sana.data.columns import batches, coded, columns
 from sana.data.schemas import REJECTS
 from sana.report.formatting import name as spelled
-from sana.report.tables import batches, coded, columns
 from sana.store import Store
 
 REJECTS_FILE = "rejects.parquet"  # of the stages that clips flow through, and of no other

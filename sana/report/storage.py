@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from sana.artifact import Artifact
+from sana.data.columns import coded, columns
 from sana.facts import TrainFacts
-from sana.report.tables import coded, columns
 from sana.store import Store
 
 _OFFSET_BITS = 40  # a shard is far smaller than a TiB

@@ -18,10 +18,10 @@ from PIL import Image
 from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
+from sana.data.columns import batches, find_rows
 from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.sources.source import Source, open_sources
 from sana.errors import SanaError
-from sana.report.tables import batches, find_rows
 from sana.store import Store
 
 MAX_BUCKETS, PER_BUCKET = 20, 6

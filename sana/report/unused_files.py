@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sana.artifact import Artifact
+from sana.data.columns import batches
 from sana.facts import DownloadFacts
-from sana.report.tables import batches
 from sana.store import Store
 
 UNUSED_FILE = "unused_files.parquet"

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sana.artifact import Artifact
+from sana.data.columns import batches, coded
 from sana.report.histogram import Histogram, histogram
-from sana.report.tables import batches, coded
 from sana.store import Store
 
 MAX_RATES, MAX_CODECS, MAX_SIZES, GRID = 12, 30, 200, 32

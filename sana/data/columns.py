@@ -1,4 +1,4 @@
-"""Tables of artifacts for the report: the columns that are needed and no others, so that ten million rows fit."""
+"""Tables of artifacts by the columns that are needed and no others, so that ten million rows fit."""
 
 import io
 from collections.abc import Iterator, Sequence
