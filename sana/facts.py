@@ -192,6 +192,18 @@ class EvaluateFacts(Facts):
 
 
 @dataclass(frozen=True)
+class EvaluateWeightsFacts(Facts):
+    """One set of weights, whose losses `sana compare --evaluate` measured; no stage of a run has these artifacts."""
+
+    STAGE: ClassVar[str] = "evaluate_weights"
+    weights: Literal["initial", "live", "ema", "exported"]
+    trajectory: str  # of the checkpoint; "" of an export
+    step: int | None  # of the checkpoint; None of an export
+    num_samples: int
+    compute: ComputeSettings | None = None
+
+
+@dataclass(frozen=True)
 class SampleFacts(Facts):
     """File names: `videos` by the nickname of their prompt, and the contact sheet."""
 

@@ -33,7 +33,7 @@ def test_the_numbers_are_those_worked_out_by_hand() -> None:
     paired = pair(A, B)
     whole = paired.difference()
     assert whole is not None
-    assert (whole.a, whole.b) == (pytest.approx(8.5 / 3), pytest.approx(3.0))
+    assert (whole.loss, whole.reference) == (pytest.approx(8.5 / 3), pytest.approx(3.0))
     assert whole.difference == pytest.approx(-1 / 6) and whole.stderr == pytest.approx(1 / 3)
     assert whole.num_samples == 3 and whole.verdict == "unsure"
     low, high = (level.loss for level in paired.per_sigma())
@@ -58,7 +58,12 @@ def test_what_is_common_by_hand() -> None:
     paired = pair(wider, other)
     assert paired.sample_ids == ("clip-a", "clip-b") and paired.sigmas == SIGMAS
     whole = paired.difference()
-    assert whole is not None and (whole.a, whole.b, whole.difference, whole.stderr) == (2.75, 3.25, -0.5, 0.0)
+    assert whole is not None and (whole.loss, whole.reference, whole.difference, whole.stderr) == (
+        2.75,
+        3.25,
+        -0.5,
+        0.0,
+    )
     changed = pair(wider, other, excluded=["clip-b"]).difference()
     assert changed is not None and (changed.difference, changed.stderr) == (-0.5, None)
 
@@ -79,7 +84,12 @@ def test_a_against_b_is_minus_b_against_a(seed: int) -> None:
         *zip(pair(a, b).per_group(groups).values(), pair(b, a).per_group(groups).values(), strict=True),
     ]:
         assert one is not None and other is not None
-        assert (one.difference, one.stderr, one.a, one.b) == (-other.difference, other.stderr, other.b, other.a)
+        assert (one.difference, one.stderr, one.loss, one.reference) == (
+            -other.difference,
+            other.stderr,
+            other.reference,
+            other.loss,
+        )
         assert one.is_better == other.is_worse and one.is_worse == other.is_better
 
 
