@@ -15,8 +15,6 @@ MAX_SIDES = 12
 _LABELS = "ABCDEFGHIJKL"
 _DATA = ("latents", "captions", "windows", "members", "clips")
 _TOLD_ELSEWHERE = {f"input {name} changed" for name in ("weights", *_DATA)}
-    f"input {name} changed" for name in ("weights", "latents", "captions", "windows", "members", "clips")
-}
 
 
 def compare(subjects: Sequence[Subject], *, with_data: bool = True) -> Comparison:
