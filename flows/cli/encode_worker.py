@@ -2,13 +2,14 @@
 
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import click
 
-from flows.cli.options import config_options, context_of, program, resolve, same_options, to_be_pasted
+from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.output.exit_codes import TRY_AGAIN, TryAgainError
+from flows.cli.output.json_output import emit, json_option
 from sana.errors import SanaError
 
 # who says which worker this is of how many: ours, Slurm's and torchrun's names
@@ -19,6 +20,7 @@ _PLACES = (("SANA_WORKER", "SANA_WORKERS"), ("SLURM_PROCID", "SLURM_NTASKS"), ("
 @config_options
 @click.option("--index", type=click.IntRange(min=0), help="Which worker this is, from 0.")
 @click.option("--count", type=click.IntRange(min=1), help="How many workers there are.")
+@json_option("flows.cli.output.documents:WorkerDocument")
 def encode_worker(
     config: str, overrides: Sequence[str], root: str | None, index: int | None, count: int | None
 ) -> None:
@@ -27,6 +29,7 @@ def encode_worker(
     Everything up to bucket must be there. Without --index and --count: SANA_WORKER and SANA_WORKERS, else what srun
     or torchrun sets, else this is the only one.
     """
+    from flows.cli.output.documents import WorkerDocument
     from flows.display.progress_display import RunDisplay
     from sana.pipeline.observers import COMPLETED, StageEnd
     from sana.pipeline.plan import check_work_dir, inputs_of
@@ -43,10 +46,12 @@ def encode_worker(
         display.on_event(StageEnd(stage.NAME, COMPLETED))
     click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
     click.echo(f"when all have ended: {command}")
+    emit(WorkerDocument(index, count, num_samples, None, command))
 
 
 @click.command("train-worker")
 @config_options
+@json_option("flows.cli.output.documents:WorkerDocument")
 def train_worker(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Be one rank of the training, started by torchrun, srun or a Kubernetes job; rank 0 commits.
 
@@ -55,6 +60,7 @@ def train_worker(config: str, overrides: Sequence[str], root: str | None) -> Non
     1 something to mend; 75 start it again (SIGUSR1, a rank or a machine that is gone, storage); 143 ended by SIGTERM,
     and saved.
     """
+    from flows.cli.output.documents import WorkerDocument
     from sana.pipeline.train_rank import exit_code_of, train_rank
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -63,10 +69,13 @@ def train_worker(config: str, overrides: Sequence[str], root: str | None) -> Non
     try:
         made = train_rank(context, os.environ, command=command)
     except SanaError as error:
-        click.echo(f"error: {to_be_pasted(str(error))}", err=True)
-        sys.exit(exit_code_of(error))
+        if exit_code_of(error) == TRY_AGAIN:
+            raise TryAgainError(str(error)) from error
+        raise
     if made is not None:
         click.echo(f"trained: {context.store.root}/train/{made.fingerprint}; what follows: {command}")
+    rank, num_ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    emit(WorkerDocument(rank, num_ranks, None, made.key if made else None, command))
 
 
 def place(environ: Mapping[str, str], index: int | None, count: int | None) -> tuple[int, int]:

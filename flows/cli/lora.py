@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.cli.options import FiniteRange
+from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError
 
 if TYPE_CHECKING:
     from sana.runtime.specs import Spec
 
 _SHOWN_LAYERS = 3
+ADAPTER_LAYOUTS = ("peft", "comfyui")
 
 
 @click.group()
@@ -42,6 +44,7 @@ def _out_options(command: Any) -> Any:
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @_out_options
+@json_option("flows.cli.output.documents:LoraDocument")
 def extract(
     model: str,
     base: str,
@@ -57,6 +60,8 @@ def extract(
     BASE is a folder in diffusers layout, or a hub id. Convolutions are extracted too. It says how much of the change
     the adapter has, and how far the base with it is from MODEL.
     """
+    from flows.cli.output.documents import LoraDocument
+    from flows.display.show import load_lines
     from sana.runtime.results import LoraExtractResult
     from sana.runtime.tool_specs import LoraExtractSpec
 
@@ -66,6 +71,7 @@ def extract(
     found = LoraExtractResult.load(_run(spec, "extract", work_dir))
     for line in extract_lines(found, out):
         click.echo(line)
+    emit(LoraDocument(str(out), found.to_value(), tuple(load_lines(str(out), ADAPTER_LAYOUTS))))
 
 
 @lora.command()
@@ -77,11 +83,13 @@ def extract(
     "--dtype", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="Of the merged weights."
 )
 @_out_options
+@json_option("flows.cli.output.documents:LoraDocument")
 def merge(base: str, adapter: str, revision: str | None, scale: float, dtype: Any, out: Path, work_dir: str) -> None:
     """Write a whole model: BASE with the LoRA in the file or folder ADAPTER merged in.
 
     ADAPTER is in PEFT's, ComfyUI's or kohya's layout. BASE is a folder in diffusers layout, or a hub id.
     """
+    from flows.cli.output.documents import LoraDocument
     from flows.display.show import load_lines
     from sana.runtime.results import LoraMergeResult
     from sana.runtime.tool_specs import LoraMergeSpec
@@ -93,8 +101,10 @@ def merge(base: str, adapter: str, revision: str | None, scale: float, dtype: An
         f"{out}: {found.layers} layers merged, {in_units(found.num_bytes)} of weights; the velocity of a fixed batch "
         f"moved by {found.effect:.1%}"
     )
-    for line in load_lines(str(out)):
+    load = load_lines(str(out))
+    for line in load:
         click.echo(line)
+    emit(LoraDocument(str(out), found.to_value(), tuple(load)))
 
 
 def extract_lines(found: Any, out: Path) -> list[str]:
@@ -110,7 +120,7 @@ def extract_lines(found: Any, out: Path) -> list[str]:
         f"  {found.left_out:.1%} of the squared change is in {found.num_left_out} other tensors, which it has not",
         f"  velocity of a fixed batch: the model is {found.model_velocity:.2%} off the base, and the base with the "
         f"adapter {found.adapter_velocity:.2%} off the model",
-        *load_lines(str(out), ("peft", "comfyui")),
+        *load_lines(str(out), ADAPTER_LAYOUTS),
     ]
 
 

@@ -1,5 +1,6 @@
 """`sana` and its commands, which import what they need when they run: `sana --help` is instant."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
 from flows.cli.begin import calibrate, check, convert, doctor, plan
 from flows.cli.look import inspect, report, ui
-from flows.cli.options import forget_options, to_be_pasted
+from flows.cli.options import forget_options
+from flows.cli.output.endings import end_with, end_with_interrupt, end_with_usage
+from flows.cli.output.exit_codes import WRONG
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
@@ -44,22 +47,26 @@ for command in (*(one for _, commands in SECTIONS for one in commands), check.bu
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line: a SanaError is one message and exit code 1, never a traceback."""
+    """Run the command line: a SanaError is one message and exit code 1 or 75, never a traceback.
+
+    With --json the message is one line of JSON, the last of stderr.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
     for warning in spare_loopback():  # before any client is made
         click.echo(f"warning: {warning}", err=True)
     forget_options()
     try:
         with FullDiskExplained():
-            cli.main(args=list(argv) if argv is not None else None, prog_name="sana", standalone_mode=False)
+            cli.main(args=arguments, prog_name="sana", standalone_mode=False)
     except SanaError as error:
-        click.echo(f"error: {to_be_pasted(str(error))}", err=True)
-        sys.exit(1)
+        end_with(error, arguments)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        end_with_usage(error, arguments)
     except click.Abort:
-        click.echo("stopped; what was finished is kept, and the same command resumes from there", err=True)
-        sys.exit(130)
+        end_with_interrupt(arguments)
+    except BrokenPipeError:  # who read stdout is gone, as `head` is
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(WRONG)
 
 
 if __name__ == "__main__":

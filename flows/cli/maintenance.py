@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from flows.cli.options import FiniteRange, context_of, load_options, program, resolve, same_options
+from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, reads, stage
 from sana.store import Store, open_store
@@ -35,6 +36,7 @@ deep_option = click.option("--deep", is_flag=True, help="Also compare every byte
 @click.option("--deep", is_flag=True, help="Read everything: the digest of each file and of each sample.")
 @click.option("--invalidate", is_flag=True, help="Take back the records that need what is damaged or missing.")
 @click.option("--list", "every", is_flag=True, help="List every orphan and problem, not the first of them.")
+@json_option("flows.cli.output.documents:VerifyDocument")
 def verify(
     config: str | None, overrides: Sequence[str], root: str | None, deep: bool, invalidate: bool, every: bool
 ) -> None:
@@ -42,6 +44,7 @@ def verify(
 
     With --invalidate the next `sana run` makes again what was damaged, and only that.
     """
+    from flows.cli.output.of_store import verify_document
     from flows.display.progress_display import RunDisplay
     from flows.display.tables import health_table
     from sana.maintenance.verify import invalidate as take_back
@@ -59,16 +62,20 @@ def verify(
         click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
         click.echo("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
+        emit(verify_document(health, store, deep=deep, invalidated=(), repair=""))
         return
     same = same_options(config or "CONFIG", overrides, root)
     run = f"{program()} run {same}"
     run = run if config else f"{run}, with the config that made it"
+    gone, repair = list[str](), run if invalidate else ""
     if invalidate:
         gone = take_back(store, health.problems)
         click.echo(f"{len(gone)} records were invalidated; to make again what they were of: {run}")
     elif any(problem.state != "unreadable" for problem in health.problems):
         where = same if config else shlex.join(["--root", str(root)])
-        click.echo(f"to repair: {program()} verify {where}{' --deep' * deep} --invalidate, then: {run}")
+        repair = f"{program()} verify {where}{' --deep' * deep} --invalidate, then: {run}"
+        click.echo(f"to repair: {repair}")
+    emit(verify_document(health, store, deep=deep, invalidated=gone, repair=repair))
     sys.exit(1)
 
 
@@ -84,6 +91,7 @@ def verify(
     help="Also drop older artifacts, except CONFIG's, the newest of each stage and what kept ones read.",
 )  # fmt: skip
 @click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")
+@json_option("flows.cli.output.documents:GcDocument")
 def gc(
     config: str | None,
     overrides: Sequence[str],
@@ -94,6 +102,7 @@ def gc(
     every: bool,
 ) -> None:
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
+    from flows.cli.output.of_store import gc_document
     from flows.display.progress_display import RunDisplay
     from flows.display.tables import orphaned_table
     from sana.maintenance.gc import OrphanedObject, delete_objects, find_orphaned_objects
@@ -111,6 +120,7 @@ def gc(
             OrphanedObject(*entry, "left by a killed put")
             for entry in store.incomplete_uploads(older_than_s=grace_s, delete=delete)
         ]
+    emit(gc_document([*orphaned, *left], store, deleted=delete))
     if not orphaned and not left:
         click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
         return
@@ -124,6 +134,7 @@ def gc(
 @click.option("--to", "target", required=True, help="The root to copy to: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
+@json_option("flows.cli.output.documents:CopyDocument")
 def export(
     config: str | None, overrides: Sequence[str], root: str | None, target: str, stages: Sequence[str], deep: bool
 ) -> None:
@@ -137,6 +148,7 @@ def export(
 @click.option("--from", "source", required=True, help="The root to copy from: a folder or s3://bucket/prefix.")
 @click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only this, and what it reads.")
 @deep_option
+@json_option("flows.cli.output.documents:CopyDocument")
 def import_(
     config: str | None, overrides: Sequence[str], root: str | None, source: str, stages: Sequence[str], deep: bool
 ) -> None:
@@ -168,6 +180,7 @@ def _staging(config: str | None, overrides: Sequence[str]) -> Path | None:
 
 
 def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | None, name: str, *, deep: bool) -> None:
+    from flows.cli.output.of_store import copy_document
     from flows.display.progress_display import RunDisplay
     from sana.maintenance.copy import copy_root
 
@@ -179,6 +192,7 @@ def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | N
         f"{done.num_present} were there"
         + ("" if deep or not done.num_present else ", compared in part (all of it: --deep)")
     )
+    emit(copy_document(done, source, target))
     if done.kept:
         click.echo(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")
 

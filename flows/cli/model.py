@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.output.json_output import emit, json_option
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
@@ -36,6 +37,7 @@ NAME_CHARS = 40  # of a prompt, in the name of its video
 @click.option(
     "--preview", is_flag=True, help="Also pictures of it on its way, beside it: every sample.preview_every steps, or 5."
 )
+@json_option("flows.cli.output.documents:GenerateDocument")
 def generate(
     config: str,
     overrides: Sequence[str],
@@ -51,6 +53,7 @@ def generate(
 
     Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
     """
+    from flows.cli.output.documents import GenerateDocument
     from flows.display.progress_display import RunDisplay
     from sana.data.picture_file import picture_digest
     from sana.data.sources.outputs import check_outside_sources
@@ -96,16 +99,24 @@ def generate(
                f"{sample.weights} weights of step {checkpoint.step}{note})")  # fmt: skip
     if preview:
         click.echo(f"previews: {previews}")
+    emit(
+        GenerateDocument(
+            *(str(path), sample.bucket, sample.num_inference_steps, sample.seed, sample.weights, checkpoint.step),
+            previews=str(previews) if preview else None,
+        )
+    )
 
 
 @click.command()
 @config_options
 @click.option("--step", type=click.IntRange(min=0), help="Of this checkpoint; unset: the newest. 0: before training.")
+@json_option("flows.cli.output.documents:SampleDocument")
 def sample(config: str, overrides: Sequence[str], root: str | None, step: int | None) -> None:
     """Make the videos of `train.validation` from a checkpoint, also while another machine trains; MLflow shows them.
 
     They are those that training would make after that step: -s train.validation.buckets=[81x832x480].
     """
+    from flows.cli.output.documents import SampleDocument
     from flows.display.progress_display import RunDisplay
     from sana.pipeline.validation import validate_checkpoint
     from tasks.tracking.pictures import show_validation_of
@@ -114,11 +125,15 @@ def sample(config: str, overrides: Sequence[str], root: str | None, step: int | 
     command = f"{program()} run {same_options(config, overrides, root)}"
     with RunDisplay() as display:
         done = validate_checkpoint(replace(context, report=display.reporter("sample")), step, command=command)
-    for video in done.record.videos:
-        click.echo(context.store.uri(done.record.files[video.file].key))
-    for name in done.record.sheets.values():
-        click.echo(f"contact sheet: {context.store.uri(done.record.files[name].key)}")
+    files = done.record.files
+    videos = [context.store.uri(files[video.file].key) for video in done.record.videos]
+    sheets = [context.store.uri(files[name].key) for name in done.record.sheets.values()]
+    for video in videos:
+        click.echo(video)
+    for sheet in sheets:
+        click.echo(f"contact sheet: {sheet}")
     show_validation_of(context, done)
+    emit(SampleDocument(done.record.step, tuple(videos), tuple(sheets)))
 
 
 @click.command("export-model")
@@ -131,8 +146,10 @@ def sample(config: str, overrides: Sequence[str], root: str | None, step: int | 
     show_default=True,
     help="Of an adapter: all its layouts, or one of them at the root of --to.",
 )
+@json_option("flows.cli.output.documents:ModelDocument")
 def export_model(config: str, overrides: Sequence[str], root: str | None, target: str, layout: "Layout") -> None:
     """Write the trained model (EMA weights) in diffusers layout. An export that was stopped resumes when run again."""
+    from flows.cli.output.documents import ModelDocument
     from flows.display.progress_display import RunDisplay
     from flows.display.show import exports_of, load_lines
     from sana.maintenance.export_model import export_model as copy
@@ -163,16 +180,20 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
     click.echo(
         f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there"
     )
-    for line in load_lines(place.root, exports_of(trained) if layout == "all" else (layout,)):
+    load = load_lines(place.root, exports_of(trained) if layout == "all" else (layout,))
+    for line in load:
         click.echo(line)
+    emit(ModelDocument(place.root, done.num_copied, done.num_bytes, done.num_present, tuple(load)))
 
 
 @click.command("make-tiny-model")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
 @click.option("--encoder", is_flag=True, help="A tiny DINOv2 instead, for encode_features.encoder.")
+@json_option("flows.cli.output.documents:TinyModelDocument")
 def make_tiny_model(out: Path, seed: int, *, encoder: bool) -> None:
     """Write a complete tiny Sana Video checkpoint (random weights, real architecture) to the folder OUT."""
+    from flows.cli.output.documents import TinyModelDocument
     from sana.runtime.worker_process import hide_torchao
 
     hide_torchao()
@@ -183,6 +204,7 @@ def make_tiny_model(out: Path, seed: int, *, encoder: bool) -> None:
     except OSError as error:
         raise SanaError(str(error)) from error
     click.echo(f"wrote a tiny random-weight {'DINOv2' if encoder else 'Sana Video'} to {out}")
+    emit(TinyModelDocument(str(out), "encoder" if encoder else "model"))
 
 
 @click.command(hidden=True, context_settings={"ignore_unknown_options": True})

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sana.pipeline.rehash import Rehashed
 
 _resolved: list[str] = []  # the arguments of the config that the command at work has, once it is loaded
+_warned: list[str] = []  # by that command
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -85,6 +86,7 @@ def same_options(config: str, overrides: Sequence[str], root: str | None) -> str
 def forget_options() -> None:
     """Begin a command, whose config is not known yet."""
     _resolved.clear()
+    _warned.clear()
 
 
 def to_be_pasted(message: str) -> str:
@@ -114,4 +116,10 @@ def context_of(config: Config, *, read_only: bool = False) -> Context:
 
 def warn(line: str) -> None:
     """Say what will not stop a run, and may make it worth less."""
+    _warned.append(line)
     click.echo(f"warning: {line}", err=True)
+
+
+def warned() -> tuple[str, ...]:
+    """Return what this command has warned of so far."""
+    return tuple(_warned)

@@ -18,10 +18,13 @@ from flows.cli.options import (
     same_options,
     warn,
 )
+from flows.cli.output.json_output import emit, json_option
 from flows.local_run import FlowParameters, LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.pipeline.graph import STAGES
+from sana.pipeline.observers import FAILED, STOPPED
+from sana.wording import one_line
 
 if TYPE_CHECKING:
     from flows.display.progress_display import RunDisplay
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 @click.option("--force", multiple=True, type=click.Choice(STAGES), help="Run this stage again although it is done.")
 @click.option("--record", is_flag=True, help="Run the flow, with its records, even if all is cached.")
 @rehash_option
+@json_option("flows.cli.output.documents:RunDocument")
 def run(
     config: str,
     overrides: Sequence[str],
@@ -44,6 +48,7 @@ def run(
     rehash: bool,
 ) -> None:
     """Run the pipeline: only what is missing or changed."""
+    from flows.cli.output.of_run import run_document
     from flows.display import show
     from flows.display.outcome import rows_of_plan
     from sana.pipeline.costs import check_trainable
@@ -62,6 +67,7 @@ def run(
         force = [*force, *(stage_plan.name for stage_plan in plans if stage_plan.must_force)]
         if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
             click.echo(show.result_table(rows_of_plan(plans), context.store))
+            emit(run_document(config, context.store, rows_of_plan(plans), state=FAILED, error=str(stop)))
             raise stop
         needed = record or not all_cached(plans)
         if needed:
@@ -74,7 +80,7 @@ def run(
     if needed:
         command = f"{program()} run {same}{f' --until {until}' if until else ''}"
         parameters = FlowParameters(config=config, overrides=list(overrides), root=root, until=until, force=list(force))
-        with _told_where_it_ended(context, plans, command, force) as display:
+        with _told_where_it_ended(config, context, plans, command, force) as display:
             results = _run_flow(prefect, context, plans, display, parameters)
     else:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
@@ -86,6 +92,7 @@ def run(
         click.echo("every stage is cached: nothing to do")
     click.echo(f"data report: {program()} report {same}")
     click.echo(f"browse the runs: {program()} ui {same}")
+    emit(run_document(config, context.store, results))
 
 
 class _TerminatedError(BaseException):
@@ -98,9 +105,10 @@ def _on_signal(number: int, _: object) -> None:
 
 @contextmanager
 def _told_where_it_ended(
-    context: Context, plans: "Sequence[StagePlan]", command: str, force: Sequence[str]
+    config: str, context: Context, plans: "Sequence[StagePlan]", command: str, force: Sequence[str]
 ) -> "Iterator[RunDisplay]":
     """Give the display of a run; when an error, Ctrl-C or a signal ends it, say what is done and how to continue."""
+    from flows.cli.output.of_run import run_document
     from flows.display import show
     from flows.display.outcome import how_to_continue, rows_of_run
     from flows.display.progress_display import RunDisplay
@@ -114,11 +122,14 @@ def _told_where_it_ended(
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is ending
+        rows = rows_of_run([p.name for p in plans], display.views)
         if display.views:
-            click.echo(show.result_table(rows_of_run([p.name for p in plans], display.views), context.store))
-        for view in display.views.values():
-            if view.is_broken:
-                click.echo(how_to_continue(context, view, command, force))
+            click.echo(show.result_table(rows, context.store))
+        how = [how_to_continue(context, view, command, force) for view in display.views.values() if view.is_broken]
+        for line in how:
+            click.echo(line)
+        state = FAILED if isinstance(error, Exception) else STOPPED
+        emit(run_document(config, context.store, rows, state=state, error=one_line(error), how=how))
         if isinstance(error, _TerminatedError):
             if error.args == (signal.SIGUSR1,):
                 click.echo("stopped by SIGUSR1; what was finished is kept", err=True)

@@ -24,9 +24,7 @@ def calibration_lines(measured: Calibration, config: Config, sizes: ModelSizes) 
     ]
     if measured.chosen is not None:
         micro = measured.chosen.micro_batch_size
-        lines.append(
-            f"fastest that fits: -s {how_to_keep(measured.chosen.kept)} -s train.resources.micro_batch_size={micro}"
-        )
+        lines.append(f"fastest that fits: {' '.join(f'-s {setting}' for setting in best_settings(measured))}")
         step = sizes.transformer.flops(Bucket.parse(measured.bucket), caption_tokens=measured.caption_tokens)
         rate = step.training / measured.chosen.sample_s / 1e12
         lines.append(f"that is {rate:.3g} TFLOP/s of forward and backward passes, what is computed again not counted")
@@ -35,6 +33,14 @@ def calibration_lines(measured: Calibration, config: Config, sizes: ModelSizes) 
             lines.append(f"the config has micro_batch_size {now}")
     lines.append(f"measured in {measured.seconds:.0f} s")
     return lines
+
+
+def best_settings(measured: Calibration) -> tuple[str, ...]:
+    """Return the settings of the fastest that fits, as `-s` takes them; none where nothing fits."""
+    if measured.chosen is None:
+        return ()
+    micro = measured.chosen.micro_batch_size
+    return (how_to_keep(measured.chosen.kept), f"train.resources.micro_batch_size={micro}")
 
 
 def _trials(measured: Calibration, num_layers: int) -> Table:

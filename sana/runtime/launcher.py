@@ -51,6 +51,10 @@ class WorkerKilledError(WorkerError):
     ranks: tuple[int, ...] = ()
 
 
+class WorkerAgainError(WorkerError):
+    """What was in a worker's way may pass by itself: storage or the network failed, or another run is at work."""
+
+
 class WorkerStartError(WorkerError):
     """A worker ended with a traceback before it had done anything: trying again will not help."""
 
@@ -145,7 +149,7 @@ def _locked(path: Path | None, wait_s: float) -> Iterator[int | None]:
             except BlockingIOError:
                 owner = path.read_text(encoding="utf-8").strip() or "unknown"
                 if time.monotonic() >= deadline:
-                    raise WorkerError(
+                    raise WorkerAgainError(
                         f"another run (pid {owner}) holds {path} and did not end within {wait_s:g} s; "
                         "wait for it, or cancel it, and run again"
                     ) from None
@@ -263,7 +267,7 @@ def _failure(module: str, code: int, error_file: Path, log_path: Path, progresse
             "on another disk, then run again: what was finished is kept"
         )
     if code in (EXIT_USER_ERROR, EXIT_TRY_AGAIN) and error_file.exists():
-        kind = SanaError if code == EXIT_USER_ERROR else WorkerError
+        kind = SanaError if code == EXIT_USER_ERROR else WorkerAgainError
         return kind(error_file.read_text(encoding="utf-8"))
     how = f"ended with exit code {code}"
     if code < 0:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
+from flows.display.output_reference import WITHOUT, commands, document_of, lines
 from sana.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
+from sana.record import Record
 from tests.command_lines import check_command, resolve_command
 from tests.config_keys import dotted
 
@@ -150,3 +153,16 @@ def test_pages_use_the_words_of_the_glossary_and_todays_names(page: Path) -> Non
         gone = {f"{key.rpartition('.')[2]}: {value}" for key, values in RENAMED_VALUES.items() for value in values}
         gone |= {name for name in old if "_" in name}
         assert not [name for name in gone if re.search(rf"\b{name}\b", page.read_text())]
+
+
+@pytest.mark.parametrize(("name", "command"), commands(), ids=[name for name, _ in commands()])
+def test_every_command_has_json_or_a_reason_not_to(name: str, command: click.Command) -> None:
+    document = document_of(command)
+    assert (document is None) == (name in WITHOUT), f"{name}: add json_option to it, or a reason to WITHOUT"
+    if document is not None:
+        assert issubclass(document, Record) and is_dataclass(document)
+
+
+def test_the_page_of_what_programs_read_is_made_of_the_code() -> None:
+    page = (ROOT / "docs/cli-output.md").read_text()
+    assert page == "\n".join(lines()) + "\n", "python -m flows.display.output_reference > docs/cli-output.md"

@@ -6,6 +6,7 @@ from dataclasses import replace
 import click
 
 from flows.cli.options import FiniteRange, config_options, context_of, program, resolve, same_options
+from flows.cli.output.json_output import emit, json_option
 from sana.bucket import Bucket
 from sana.errors import ConfigError, SanaError
 
@@ -20,6 +21,7 @@ GIB = 2**30
     type=FiniteRange(min=0.01),
     help="Find what fits into so much memory, as of a smaller device, and keep no record; unset: all that is free.",
 )
+@json_option("flows.cli.output.documents:CalibrateDocument")
 def calibrate(
     config: str, overrides: Sequence[str], root: str | None, bucket: str | None, memory_gib: float | None
 ) -> None:
@@ -28,7 +30,8 @@ def calibrate(
     Needs the model's config files only: weights are random, and no clip is read. The record is kept under work_dir,
     and `sana plan` goes by it.
     """
-    from flows.display.calibration import calibration_lines
+    from flows.cli.output.documents import CalibrateDocument
+    from flows.display.calibration import best_settings, calibration_lines
     from flows.display.progress_display import RunDisplay
     from sana.costs.calibration import Calibration, is_sharded, save_calibration
     from sana.model.model_configs import read_model_sizes
@@ -59,11 +62,13 @@ def calibrate(
     measured: Calibration = Calibration.load(result_path(job), repair_hint="run again")
     for line in calibration_lines(measured, settings, sizes):
         click.echo(line)
+    path = None
     if memory_gib is None:
         path = save_calibration(measured, context.work_dir)
         click.echo(f"kept in {path}; what a run would cost: {program()} plan {same_options(config, overrides, root)}")
     else:
         click.echo("not kept, as it is of less memory than this device has")
+    emit(CalibrateDocument(measured.to_value(), best_settings(measured), None if path is None else str(path)))
     if measured.chosen is None:
         raise SanaError(
             f"no setting fits: {shape} needs more than {measured.capacity_bytes / GIB:.1f} GiB even when all "

@@ -18,7 +18,9 @@ from flows.cli.options import (
     resolve,
     same_options,
     warn,
+    warned,
 )
+from flows.cli.output.json_output import emit, json_option
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.store import Store
@@ -36,6 +38,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
     "--write", type=click.Path(dir_okay=False, path_type=Path), help="Write a config for SOURCE to this file."
 )
 @rehash_option
+@json_option("flows.cli.output.documents:CheckDocument")
 def check(place: str, overrides: Sequence[str], root: str | None, write: Path | None, rehash: bool) -> None:
     """Say what a run would make of the data: rejects by name, captions, buckets, split, and what would stop it.
 
@@ -43,6 +46,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     each video once, in a process of its own, and writes nothing under root. Exit code 1 if a run would stop.
     """
     from flows.cli.begin.check_text import lines_of
+    from flows.cli.output.of_check import check_document
 
     is_config = place.lower().endswith(YAML_SUFFIXES)
     if write and is_config:
@@ -50,7 +54,7 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     if write and write.exists():
         raise SanaError(f"--write {write}: there is such a file already; name another, or remove it")
     if not is_config:
-        stopped = _check_source(
+        checked, stopped, made = _check_source(
             place, [*overrides, *([f"root={root}"] if root is not None else [])], write, rehash=rehash
         )
         command = f"{program()} run {shlex.quote(str(write or 'my.yaml'))}"
@@ -60,11 +64,14 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     else:
         config = resolve(place, overrides, root)
         problems, checked = _checked(config, rehash=rehash)
+        made = None
         for line in lines_of(checked):
             click.echo(line)
         _warn(checked)
         stopped = [*problems, *_model(config), *checked.stopped]
         command = f"{program()} run {same_options(place, overrides, root)}"
+    path = str(write) if write and made else None
+    emit(check_document(place, checked, stops=stopped, warnings=warned(), next_=command, made=made, written=path))
     if stopped:
         click.echo(f"\n{len(stopped)} {'thing' if len(stopped) == 1 else 'things'} would stop a run:")
         for problem in stopped:
@@ -73,8 +80,13 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
     click.echo(f"\na run would go through: {command}")
 
 
-def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, rehash: bool) -> list[str]:
-    """Check a source by the defaults, and make a config of what is found; returns what would stop a run of that."""
+def _check_source(
+    source: str, overrides: Sequence[str], write: Path | None, *, rehash: bool
+) -> "tuple[Checked, list[str], str | None]":
+    """Check a source by the defaults, and make a config of what is found.
+
+    Returns what was found, what would stop a run of that config, and its text; without a text by the defaults.
+    """
     from flows.cli.begin.check_text import lines_of, lines_of_buckets, summary
     from sana.pipeline.starter import Starter
 
@@ -86,7 +98,7 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, 
         click.echo(f"with the defaults of a config {summary(checked)}")
     improved = starter.improve(checked)
     if improved.assigned is None or not improved.assigned.windows.num_rows:
-        return [*problems, *improved.stopped]  # no config would help
+        return checked, [*problems, *improved.stopped], None  # no config would help
     text = starter.text(improved)
     if write is None:
         click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")
@@ -96,7 +108,7 @@ def _check_source(source: str, overrides: Sequence[str], write: Path | None, *, 
     for line in lines_of_buckets(improved):
         click.echo(line)
     _warn(improved)
-    return [*problems, *improved.stopped]
+    return improved, [*problems, *improved.stopped], text
 
 
 def _checked(config: Config, *, rehash: bool) -> "tuple[list[str], Checked]":

@@ -63,15 +63,15 @@ def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
     for reason, num in reasons:
         rows = rejects.filter(pc.equal(rejects["reason"], reason))
         help_ = remedy(checked.config, dataset, rows, facts_of(rows, listed.probed))
-        yield f"  {reason} {num}: {_names(rows)}"
+        yield f"  {reason} {num}: {first_of(names_of(rows), rows.num_rows)}"
         if help_:
             yield f"    {help_}"
     yield from _captions(listed.captions.filter(pc.equal(listed.clips["dataset"], dataset.id)))
     yield from _videos(listed.probed.filter(pc.equal(listed.probed["dataset"], dataset.id)))
 
 
-def _names(rows: pa.Table) -> str:
-    """Return the first names, each with what was found."""
+def names_of(rows: pa.Table) -> list[str]:
+    """Return the first names of REJECTS, each with what was found."""
     rows = rows.sort_by("path")
     names = []
     for row in rows.slice(0, MAX_NAMES).to_pylist():
@@ -79,7 +79,7 @@ def _names(rows: pa.Table) -> str:
         if row["stage"] == bucket.NAME:
             found = found.partition(";")[0]  # the limit that follows is in the remedy
         names.append(f"{row['path']} ({found})" if found else row["path"])
-    return first_of(names, rows.num_rows)
+    return names
 
 
 def _captions(captions: pa.Table) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.cli.output.documents import ConversionDocument
 from sana.convert.conversion import Conversion
 from sana.convert.simpletuner import faults_of
 
@@ -14,10 +15,10 @@ def summary(conversion: Conversion, tables: Path, command: str) -> list[str]:
 
     Each is at most WIDTH wide, but for a path or a command, which are not broken.
     """
-    theirs = {name for setting in conversion.settings for name in setting.theirs}
+    theirs = _mapped(conversion)
     left = len(conversion.not_carried) + len(conversion.unknown)
     unknown = [f"{key.name} ({key.why})" for key in conversion.unknown]
-    changed = [fault.changes for fault in faults_of(conversion) if fault.changes]
+    changed = _changes(conversion)
     return [
         _listed(
             f"mapped: {len(theirs)} of {len(theirs) + left} keys{'; ' if conversion.notes else ''}", conversion.notes
@@ -29,6 +30,32 @@ def summary(conversion: Conversion, tables: Path, command: str) -> list[str]:
         f"tables: {tables}",
         f"next: {command}",
     ]
+
+
+def document(conversion: Conversion, output: Path, tables: Path, command: str) -> ConversionDocument:
+    """Return the same, for programs."""
+    not_carried = {key.name: key.why for key in conversion.not_carried}
+    unknown = {key.name: key.why for key in conversion.unknown}
+    num_mapped = len(_mapped(conversion))
+    return ConversionDocument(
+        config=str(output),
+        tables=str(tables),
+        num_keys=num_mapped + len(conversion.not_carried) + len(conversion.unknown),
+        num_mapped=num_mapped,
+        not_carried=not_carried,
+        unknown=unknown,
+        changes=tuple(_changes(conversion)),
+        next=command,
+    )
+
+
+def _mapped(conversion: Conversion) -> set[str]:
+    return {name for setting in conversion.settings for name in setting.theirs}
+
+
+def _changes(conversion: Conversion) -> list[str]:
+    """Return what makes other results than in SimpleTuner."""
+    return [fault.changes for fault in faults_of(conversion) if fault.changes]
 
 
 def _listed(start: str, names: Sequence[str]) -> str:

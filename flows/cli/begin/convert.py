@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from flows.cli.options import program
+from flows.cli.output.json_output import emit, json_option
 from sana.errors import SanaError
 
 
@@ -21,12 +22,13 @@ from sana.errors import SanaError
     is_flag=True,
     help="Keep max_grad_norm 0 (gradients are not clipped); without it they are clipped to norm 0.1, as officially.",
 )
+@json_option("flows.cli.output.documents:ConversionDocument")
 def convert_simpletuner(config: Path, backends: Path, output: Path, num_processes: int, keep_clipping: bool) -> None:
     """Turn SimpleTuner's CONFIG (config.json) and BACKENDS (multidatabackend.json) into a config that validates.
 
     Every key is mapped, or listed with the reason why it is not and what is used instead, in a file beside the YAML.
     """
-    from flows.cli.begin.conversion import summary
+    from flows.cli.begin.conversion import document, summary
     from sana.config.load import load_config
     from sana.convert.markdown import markdown_text
     from sana.convert.simpletuner import convert
@@ -46,6 +48,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
         raise SanaError(f"{error}\n{output} is written, but not valid yet: fix these keys in it") from error
     command = f"{program()} validate {shlex.quote(str(output))}"
     click.echo("\n".join(summary(conversion, tables, command)))
+    emit(document(conversion, output, tables, command))
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,7 +15,9 @@ from flows.cli.options import (
     resolve,
     same_options,
     warn,
+    warned,
 )
+from flows.cli.output.json_output import emit, is_json, json_option
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
 @click.option(
     "--price-per-hour", type=FiniteRange(min=0.0), help="Of this machine, in any currency: say what a run costs."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs; warnings are in it.")
 @rehash_option
+@json_option("sana.pipeline.plan_record:PlanRecord")
 def plan(
     config: str,
     overrides: Sequence[str],
@@ -40,7 +42,6 @@ def plan(
     until: str | None,
     force: Sequence[str],
     price_per_hour: float | None,
-    as_json: bool,
     rehash: bool,
 ) -> None:
     """Say per stage: cached, partial, stale (and why), missing or pending. Writes nothing.
@@ -57,7 +58,7 @@ def plan(
     context = context_of(settings, read_only=True)
     rehashed = rehash_files(context) if rehash else None
     plans = decide(context, last=until, force=force, rehashed=rehashed)
-    if as_json:
+    if is_json():
         _print_json(context, plans, price_per_hour)
         return
     click.echo(plan_table(plans))
@@ -97,7 +98,7 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
             warnings += warnings_of(costs)
         Advisor(context.config, warnings.append).advise_on(plans)
     made = plan_record(plans, costs, price_per_hour, stops=stops or refused, warnings=warnings)
-    click.echo(made.to_json().decode(), nl=False)
+    emit(made)
     if refused:
         raise ConfigError(refused)
 
@@ -123,8 +124,10 @@ def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: f
 
 @click.command()
 @config_options
+@json_option("flows.cli.output.documents:ValidateDocument")
 def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Check the config, the sources, the model and the root, before anything runs."""
+    from flows.cli.output.documents import ValidateDocument
     from sana.data.bucketing.treatments import treatment_lines
     from sana.facts import BucketFacts
     from sana.pipeline.advice import Advisor
@@ -141,7 +144,9 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
         click.echo(f"note: {note}")
     Advisor(settings, warn).advise(facts)
     if settings.train.schedule_ends_with_run:
-        click.echo(
-            f"note: the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "
+        notes.append(
+            f"the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "
             "training again; set train.lr_schedule.decay_steps to be able to continue it"
         )
+        click.echo(f"note: {notes[-1]}")
+    emit(ValidateDocument(config, settings.root, tuple(notes), warned()))

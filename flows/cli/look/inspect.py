@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.output.json_output import emit, json_option
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
@@ -20,6 +21,7 @@ from sana.wording import first_of
 @config_options
 @click.argument("sample")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write to.")
+@json_option("flows.cli.output.documents:InspectDocument")
 def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str, out: Path | None) -> None:
     """Decode a stored latent back to a video, beside its source frames.
 
@@ -27,6 +29,7 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     """
     import pyarrow.compute as pc
 
+    from flows.cli.output.documents import InspectDocument
     from flows.display.progress_display import RunDisplay
     from sana.data.sources.outputs import check_outside_sources
     from sana.data.tables import read_table
@@ -57,8 +60,11 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     )
     with RunDisplay() as display:
         run_worker(replace(context, report=display.reporter("inspect")), spec, todo=window)
-    click.echo(_lines(sample_id, SampleInspection.load(folder / SampleInspection.FILE)))
-    click.echo(f"{folder}/side_by_side.mp4 (source left, decoded right), {folder}/contact_sheet.png")
+    found = SampleInspection.load(folder / SampleInspection.FILE)
+    click.echo(_lines(sample_id, found))
+    video, sheet = f"{folder}/side_by_side.mp4", f"{folder}/contact_sheet.png"
+    click.echo(f"{video} (source left, decoded right), {sheet}")
+    emit(InspectDocument(sample_id, found.to_value(), video, sheet))
 
 
 def find_sample(name: str, index: Any, windows: Any) -> str:

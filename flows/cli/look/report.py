@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
+from flows.cli.output.json_output import emit, json_option
 
 
 @click.command()
@@ -14,8 +15,10 @@ from flows.cli.options import config_options, context_of, program, resolve, same
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False), default="report.html", show_default=True, help="The page."
 )
+@json_option("flows.cli.output.documents:ReportDocument")
 def report(config: str, overrides: Sequence[str], root: str | None, out: str) -> None:
     """Make the data report: one HTML page on what became of every file. Also for a run that is not finished."""
+    from flows.cli.output.documents import ReportDocument
     from sana.errors import SanaError
     from sana.pipeline.plan import committed
     from sana.report.page import data_report
@@ -32,3 +35,4 @@ def report(config: str, overrides: Sequence[str], root: str | None, out: str) ->
     except OSError as error:
         raise SanaError(f"cannot write {out}: {error.strerror}; choose another place with -o") from error
     click.echo(f"data report: {out}")
+    emit(ReportDocument(out))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from flows.cli.options import config_options, resolve
+from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError
 
 
@@ -49,8 +50,10 @@ def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port:
 
 @click.command()
 @config_options
+@json_option("flows.cli.output.documents:NotifyDocument")
 def notify(config: str, overrides: Sequence[str], root: str | None) -> None:
     """Send a test notification to every target of a config. Exit code 1 if one did not get it."""
+    from flows.cli.output.documents import NotifyDocument
     from sana.delivery.dispatch import send_once
     from sana.delivery.notification import Notification
     from tasks.tracking.values import pipeline_key
@@ -63,5 +66,6 @@ def notify(config: str, overrides: Sequence[str], root: str | None) -> None:
     failures = send_once(settings.notifications, Notification("test", "sent", "info", f"{name}: a test", run))
     for target, why in failures.items():
         click.echo(f"{target}: {f'failed: {why}' if why else 'sent'}")
+    emit(NotifyDocument({target: why or "" for target, why in failures.items()}))
     if any(failures.values()):
         sys.exit(1)
