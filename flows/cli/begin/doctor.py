@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import click
 
 from flows.cli.options import load_options, resolve
+from flows.cli.output.json_output import emit, is_json, json_option
 from sana.errors import SanaError
 
 
 @click.command()
 @click.argument("config", required=False, type=click.Path(dir_okay=False))
 @load_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
-def doctor(config: str | None, overrides: Sequence[str], root: str | None, as_json: bool) -> None:
+@json_option("flows.doctor.finding:Diagnosis")
+def doctor(config: str | None, overrides: Sequence[str], root: str | None) -> None:
     """Look at this machine: a line each for what a run needs, and what to do about what is not right.
 
     Versions, GPU and driver, decoder, memory and limits, disks, credentials (present, never shown), ports, Prefect,
@@ -40,9 +41,8 @@ def doctor(config: str | None, overrides: Sequence[str], root: str | None, as_js
             text = " ".join(line.strip() for line in str(error).splitlines())
             read = fail(text, "mend it, then ask again; what follows is of the defaults")
     found = diagnose(checks_of(subject, read))
-    if as_json:
-        click.echo(found.to_json().decode(), nl=False)
-    else:
+    emit(found)
+    if not is_json():
         for line in lines_of(found):
             click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
     if found.verdict == "fail":
