@@ -86,7 +86,8 @@ class MlflowServer:
                 probe.bind((self._host, self._port))
         except OSError as error:
             raise SanaError(
-                f"cannot listen on {self.url}: {error.strerror}; choose another address with --port or --host"
+                f"cannot listen on {self.url}: {error.strerror}; choose another address with --mlflow-port or --host, "
+                "or leave MLflow out with --no-mlflow"
             ) from error
 
 

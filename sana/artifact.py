@@ -208,6 +208,12 @@ def find(store: Store, recipe: Recipe) -> Artifact | None:
     return _read(store, commits[-1]) if commits else None
 
 
+def newest_commit(store: Store, key: str) -> Artifact | None:
+    """Return the artifact at this folder, `<stage>/<fingerprint>`, as it was committed last, or None."""
+    commits = _commit_keys(store, key)
+    return _read(store, commits[-1]) if commits else None
+
+
 def history(store: Store, stage: str) -> Iterator[Artifact]:
     """Yield the artifacts of this stage, whatever their recipes, that which was committed last first."""
     for key, _ in reversed(store.list(f"{stage}/history")):

@@ -68,7 +68,7 @@ def judge_ports(listeners: dict[int, str | None]) -> Finding:
     said = ", ".join(parts)
     if not taken:
         return ok(said)
-    remedies = {5000: "sana ui CONFIG --port 5001", 4200: "prefect server start --port 4201, and PREFECT_API_URL"}
+    remedies = {5000: "sana ui CONFIG --port 5002", 4200: "prefect server start --port 4201, and PREFECT_API_URL"}
     return warn(said, "; ".join(remedies[port] for port in taken))
 
 

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli.main import cli
+from flows.web.server import PageServer
 from sana.config.load import load_config
 from sana.errors import SanaError
 from sana.store import open_store
@@ -106,11 +107,18 @@ def test_a_password_is_never_shown(uri: str, shown: str) -> None:
 
 def test_the_ui_names_a_remote_server_and_a_port_that_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.environment.prepare_environment", lambda work_dir: None)  # it sets variables for good
-    arguments = ["ui", "configs/demo.yaml", "-s", f"work_dir={tmp_path}"]
-    remote = CliRunner().invoke(cli, [*arguments, "-s", "tracking.uri=http://ann:secret@host:5000"])
-    assert remote.output == "the runs of this config are on http://host:5000\n"
+    monkeypatch.setattr(PageServer, "wait", lambda self: None)
+    arguments = ["ui", "configs/demo.yaml", "-s", f"work_dir={tmp_path}", "--root", f"{tmp_path}/root"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        other = free.getsockname()[1]
+    remote = CliRunner().invoke(
+        cli, [*arguments, "-s", "tracking.uri=http://ann:secret@host:5000", "--port", str(other)]
+    )
+    assert "the runs of this config are on http://host:5000\n" in remote.output and "secret" not in remote.output
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        refused = CliRunner().invoke(cli, [*arguments, "--port", str(port)])
-    assert isinstance(refused.exception, SanaError)
-    assert f"cannot listen on http://127.0.0.1:{port}" in str(refused.exception) and "--port" in str(refused.exception)
+        for option, url in (("--port", f"127.0.0.1:{port}"), ("--mlflow-port", f"http://127.0.0.1:{port}")):
+            more = ["--no-mlflow"] if option == "--port" else []
+            refused = CliRunner().invoke(cli, [*arguments, option, str(port), *more])
+            assert isinstance(refused.exception, SanaError)
+            assert f"cannot listen on {url}" in str(refused.exception) and option in str(refused.exception)

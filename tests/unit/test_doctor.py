@@ -267,7 +267,7 @@ def test_the_token_of_the_hub_is_never_shown(monkeypatch: pytest.MonkeyPatch) ->
             "ok",
             ["4200 taken by python (pid 7, me)"],
         ),
-        ({4200: None, 5000: "AirPlay (pid 9, me): /usr/bin/airplay"}, "warn", ["AirPlay", "--port 5001"]),
+        ({4200: None, 5000: "AirPlay (pid 9, me): /usr/bin/airplay"}, "warn", ["AirPlay", "--port 5002"]),
         ({4200: "", 5000: None}, "warn", ["another user", "4201"]),
     ],
 )

@@ -1,51 +1,111 @@
-"""`sana ui`: the MLflow UI of a config's runs, on loopback. `sana notify`: try its notifications."""
+"""`sana ui`: the live page of a root, and MLflow beside it, on loopback. `sana notify`: try its notifications."""
 
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import config_options, resolve
+from flows.cli.options import config_options, context_of, load_options, resolve, warn
 from flows.cli.output.json_output import emit, json_option
-from sana.errors import ConfigError
+from sana.config.pipeline import Config
+from sana.errors import ConfigError, SanaError
+from sana.store import Store, open_store
+from sana.wording import without_password
+
+if TYPE_CHECKING:
+    from flows.mlflow_server import MlflowServer
 
 
 @click.command()
-@config_options
+@click.argument("config", metavar="[CONFIG | ROOT]", required=False)
+@load_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
-def ui(config: str, overrides: Sequence[str], root: str | None, host: str, port: int) -> None:
-    """Open the MLflow UI. Choose "Model training" at its top left to see the runs."""
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port of the page.")
+@click.option("--mlflow-port", default=5001, show_default=True, type=click.IntRange(1, 65535), help="Port of MLflow.")
+@click.option("--no-mlflow", is_flag=True, help="The page alone.")
+def ui(
+    config: str | None,
+    overrides: Sequence[str],
+    root: str | None,
+    host: str,
+    port: int,
+    mlflow_port: int,
+    no_mlflow: bool,
+) -> None:
+    """Serve the page of a root, live while it trains, and MLflow of its config beside it.
+
+    A root alone, a folder or s3://bucket/prefix, has the page without MLflow.
+    """
+    from flows.web.guard import is_loopback
+    from flows.web.live_server import live_page
+
+    store, settings = _store_of(config, overrides, root)
+    if not is_loopback(host):
+        warn(f"--host {host}: whoever reaches this machine can read all of {store.root}; there is no password")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    beside = None if settings is None or no_mlflow else settings
+    try:
+        with (
+            _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
+            live_page(store, host=host, port=port, mlflow_url=link) as page,
+        ):
+            click.echo(f"{store.root} is at {page.url} (Ctrl-C ends it)")
+            if link and mlflow is None:
+                click.echo(f"the runs of this config are on {link}")
+            if mlflow is None:
+                page.wait()
+            else:
+                mlflow.wait_until_up()
+                click.echo(f"MLflow is at {link}")
+                mlflow.wait()
+    except KeyboardInterrupt:
+        click.echo("the page has ended")
+
+
+def _store_of(config: str | None, overrides: Sequence[str], root: str | None) -> tuple[Store, Config | None]:
+    """Return what is to be shown, and the config if one was named."""
+    if config is not None and ("://" in config or Path(config).is_dir()):
+        if root is not None or overrides:
+            raise click.UsageError(f"{config} is a root: it takes no --root and no -s; name a config for these")
+        config, root = None, config
+    if config is None:
+        if root is None:
+            raise click.UsageError("name a config or a root: sana ui CONFIG, or sana ui --root FOLDER")
+        try:
+            return open_store(root), None
+        except ValueError as error:
+            raise SanaError(str(error)) from error
+    settings = resolve(config, overrides, root)
+    return context_of(settings, read_only=True).store, settings
+
+
+@contextmanager
+def _mlflow_of(settings: Config | None, host: str, port: int) -> "Iterator[tuple[MlflowServer | None, str]]":
+    """Start MLflow beside the page where its records are a database of this machine; yields its address as well."""
+    if settings is None:
+        yield None, ""
+        return
     from flows.environment import prepare_environment
     from flows.mlflow_server import MlflowServer
     from sana.pipeline.plan import check_work_dir
-    from sana.wording import without_password
     from tasks.tracking.values import tracking_uri
 
-    settings = resolve(config, overrides, root)
-    work_dir = Path(settings.work_dir).absolute()
-    prepare_environment(work_dir)
     uri = tracking_uri(settings)
     if not uri.startswith("sqlite:"):
-        click.echo(f"the runs of this config are on {without_password(uri)}")
+        yield None, without_password(uri) if uri.startswith(("http://", "https://")) else ""
         return
-    log_path = work_dir / "logs" / "mlflow-ui.log"
+    work_dir = Path(settings.work_dir).absolute()
+    prepare_environment(work_dir)
     check_work_dir(work_dir)
-    try:
-        with MlflowServer(uri, host, port, log_path) as server:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-            click.echo(f"starting MLflow, which takes up to a minute; its log is {log_path}")
-            server.wait_until_up()
-            click.echo(
-                f"MLflow is at {server.url} (Model training at the top left, experiment "
-                f"{settings.tracking.experiment}); Ctrl-C ends it"
-            )
-            server.wait()
-    except KeyboardInterrupt:
-        click.echo("MLflow has ended")
+    log_path = work_dir / "logs" / "mlflow-ui.log"
+    with MlflowServer(uri, host, port, log_path) as server:
+        click.echo(f"starting MLflow, which takes up to a minute; its log is {log_path}")
+        yield server, server.url
 
 
 @click.command()

@@ -1,0 +1,30 @@
+"""The live page of a root, served for as long as a `with` block."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from flows.web.app import LiveApp
+from flows.web.root_reader import RootReader
+from flows.web.server import PageServer
+from sana.report.live.pages import About
+from sana.report.live.source import LiveRoot
+from sana.store import Store
+
+LOCAL_INTERVAL_S, S3_INTERVAL_S = 2.0, 10.0  # between two looks at storage, while somebody looks at a page
+
+
+@contextmanager
+def live_page(store: Store, *, host: str, port: int, mlflow_url: str = "") -> Iterator[PageServer]:
+    """Serve the page of a root on this address.
+
+    Raises:
+        SanaError: the address cannot be listened on.
+    """
+    root = LiveRoot(store, About(store.root, mlflow_url))
+    reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
+    with PageServer(LiveApp(root, reader).asgi(host=host), host, port) as server:
+        reader.start()
+        try:
+            yield server
+        finally:
+            reader.close()

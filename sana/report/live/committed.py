@@ -1,0 +1,130 @@
+"""What of a root is committed, read step by step: an artifact that was read once is not read again.
+
+Kept of each training is one short row, so that ten thousand of them fit; whole artifacts are read when they are shown.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sana.artifact import Artifact, newest_commit
+from sana.errors import SanaError
+from sana.facts import BASELINE, EvaluateFacts, TrainFacts
+from sana.store import Store
+
+_MAX_ARTIFACTS = 32  # whole ones, kept in memory
+PREFERRED_WEIGHTS = ("ema", "live", BASELINE)
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """The eval loss of one evaluate artifact: of the EMA weights, or of those there are."""
+
+    fingerprint: str
+    weights: str
+    mean: float
+    stderr: float | None
+    relative_drop: float | None  # from the weights before training
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One training in a list. `fingerprint` is "" while it is unfinished."""
+
+    trajectory: str
+    fingerprint: str
+    weights: str  # digest of its weights, by which its evaluate and sample artifacts name it
+    method: str
+    step: int  # optimizer steps done
+    max_steps: int
+    created_at: float  # when it was committed, seconds since 1970; 0 while it is unfinished
+    seconds: float
+    num_bytes: int
+    evaluated: EvalRow | None = None
+    samples: tuple[str, ...] = ()  # fingerprints of its sample artifacts, the newest last
+
+    @property
+    def key(self) -> str:
+        """What its page is called by."""
+        return self.fingerprint or self.trajectory
+
+
+class Committed:
+    """The committed trainings of a root, as of the last `refresh`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.trainings: Sequence[TrainingRow] = ()
+        self._train: dict[str, TrainingRow] = {}  # by the key in the history
+        self._evaluated: dict[str, tuple[str, EvalRow]] = {}  # the same; digest of the weights
+        self._sampled: dict[str, tuple[str, str]] = {}
+        self._artifacts: OrderedDict[str, Artifact] = OrderedDict()
+
+    def refresh(self) -> None:
+        """Read what was committed since the last time. Raises SanaError or OSError where storage does not answer."""
+        for artifact, stamp in self._new("train", self._train):
+            self._train[stamp] = _training(artifact)
+        for artifact, stamp in self._new("evaluate", self._evaluated):
+            if (row := _evaluation(artifact)) is not None:
+                self._evaluated[stamp] = (artifact.inputs.get("weights", ""), row)
+        for artifact, stamp in self._new("sample", self._sampled):
+            self._sampled[stamp] = (artifact.inputs.get("weights", ""), artifact.fingerprint)
+        evaluated = dict(self._evaluated[stamp] for stamp in sorted(self._evaluated))
+        samples: dict[str, list[str]] = {}
+        for stamp in sorted(self._sampled):
+            weights, fingerprint = self._sampled[stamp]
+            samples.setdefault(weights, []).append(fingerprint)
+        newest = {self._train[stamp].fingerprint: self._train[stamp] for stamp in sorted(self._train)}
+        self.trainings = [
+            replace(row, evaluated=evaluated.get(row.weights), samples=tuple(samples.get(row.weights, ())))
+            for row in newest.values()
+        ]
+
+    def _new(self, stage: str, known: Mapping[str, object]) -> Iterator[tuple[Artifact, str]]:
+        listed = [key for key, _ in self.store.list(f"{stage}/history")]
+        for gone in set(known) - set(listed):
+            del known[gone]  # type: ignore[attr-defined]
+        for key in listed:
+            if key not in known:
+                artifact = newest_commit(self.store, f"{stage}/{key.rpartition('-')[2]}")
+                if artifact is not None:
+                    yield artifact, key
+
+    def artifact(self, stage: str, fingerprint: str) -> Artifact:
+        """Return an artifact by its name. Raises LookupError: there is none."""
+        key = f"{stage}/{fingerprint}"
+        found = newest_commit(self.store, key)
+        if found is None:
+            raise LookupError(f"there is no artifact {key}")
+        return found
+
+
+def _training(artifact: Artifact) -> TrainingRow:
+    facts, config = TrainFacts.of(artifact), artifact.config
+    trainable = config.get("trainable")
+    method = str(trainable["name"]) if isinstance(trainable, Mapping) and "name" in trainable else "full"
+    steps = config.get("max_steps")
+    return TrainingRow(
+        trajectory=facts.trajectory,
+        fingerprint=artifact.fingerprint,
+        weights=artifact.content.get("weights", ""),
+        method=method,
+        step=facts.step,
+        max_steps=steps if isinstance(steps, int) else facts.step,
+        created_at=artifact.created_at,
+        seconds=artifact.seconds,
+        num_bytes=sum(file.num_bytes for file in artifact.files.values()),
+    )
+
+
+def _evaluation(artifact: Artifact) -> EvalRow | None:
+    try:
+        facts = EvaluateFacts.of(artifact)
+    except SanaError:
+        return None
+    for name in PREFERRED_WEIGHTS:
+        if (loss := facts.weights.get(name)) is not None:
+            paired = facts.paired.get(name)
+            drop = paired.relative_drop if paired is not None else None
+            return EvalRow(artifact.fingerprint, name, loss.mean, loss.stderr, drop)
+    return None

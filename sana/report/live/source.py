@@ -1,0 +1,71 @@
+"""The live view of one root: what is read of storage, kept between readings, and made into pages."""
+
+import re
+from collections.abc import Callable
+
+from sana.artifact import Artifact, FileInfo
+from sana.errors import SanaError
+from sana.report import html
+from sana.report.live import overview, training_page
+from sana.report.live.committed import Committed
+from sana.report.live.live_page import LivePage, Topic
+from sana.report.live.pages import About
+from sana.store import Store
+from sana.training.validation import record as validations
+
+_NAME = re.compile(r"[a-z0-9_]{1,40}(-[A-Za-z0-9._]{1,80})?", re.ASCII)  # of a stage, fingerprint or trajectory
+
+
+class LiveRoot:
+    """A root as the reader's thread sees it; files may be looked up from any thread."""
+
+    def __init__(self, store: Store, about: About) -> None:
+        self.store, self.about = store, about
+        self._committed = Committed(store)
+        self._curves = training_page.CurveCache(store)
+
+    def refresh(self) -> None:
+        """Look at storage again. Raises SanaError or OSError: it does not answer."""
+        self._committed.refresh()
+
+    def page(self, topic: Topic, trouble: str) -> LivePage:
+        """Make a page of what was read. Raises LookupError: there is nothing of that name."""
+        title, parts = self._parts(topic)
+        return LivePage(title, {"notice": html.fragment("live/notice.html.j2", trouble=trouble), **parts})
+
+    def _parts(self, topic: Topic) -> tuple[str, dict[str, str]]:
+        makers: dict[str, Callable[[Topic], tuple[str, dict[str, str]]]] = {
+            "overview": lambda topic: overview.parts(self._committed, topic),
+            "training": lambda topic: training_page.parts(self._committed, self._curves, topic),
+        }
+        if topic.kind not in makers:
+            raise LookupError("there is no such page")
+        return makers[topic.kind](topic)
+
+    def artifact_file(self, stage: str, fingerprint: str, name: str) -> FileInfo:
+        """Return a file of an artifact by its name there. Raises LookupError: there is none."""
+        return _file_of(self._artifact(stage, fingerprint), name)
+
+    def validation_file(self, trajectory: str, step: str, settings: str, name: str) -> FileInfo:
+        """Return a file of a validation by its name in the record. Raises LookupError: there is none."""
+        if not (step.isdecimal() and len(step) < 12 and _NAME.fullmatch(trajectory) and _NAME.fullmatch(settings)):
+            raise LookupError("there is no such validation")
+        folder = validations.folder_of(trajectory, int(step), settings)
+        try:
+            record = validations.read(self.store, f"{folder}/{validations.RESULT}")
+        except SanaError as error:
+            raise LookupError(str(error)) from error
+        if name not in record.files:
+            raise LookupError(f"that validation has no file {name}")
+        return record.files[name]
+
+    def _artifact(self, stage: str, fingerprint: str) -> Artifact:
+        if not (_NAME.fullmatch(stage) and _NAME.fullmatch(fingerprint)):
+            raise LookupError("there is no such artifact")
+        return self._committed.artifact(stage, fingerprint)
+
+
+def _file_of(artifact: Artifact, name: str) -> FileInfo:
+    if name not in artifact.files:
+        raise LookupError(f"{artifact.key} has no file {name}")
+    return artifact.files[name]

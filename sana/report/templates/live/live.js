@@ -1,0 +1,91 @@
+// Keeps a page up to date: the server sends the parts that changed, and each is put in place piece by piece, so that
+// what did not change stays as it is: the scroll position, playing videos, opened details, what is typed into a form.
+"use strict";
+const main = document.querySelector("main"), light = document.querySelector("#light");
+let events = null;
+
+function isSame(old, fresh) {
+  return old.nodeType === fresh.nodeType && old.nodeName === fresh.nodeName &&
+    (old.nodeType !== Node.ELEMENT_NODE || (old.dataset.key || "") === (fresh.dataset.key || ""));
+}
+
+function patchAttributes(old, fresh) {
+  for (const {name} of [...old.attributes]) {
+    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+  }
+  for (const {name, value} of fresh.attributes) {
+    if (old.getAttribute(name) !== value && name !== "open") old.setAttribute(name, value);
+  }
+}
+
+function patch(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.nodeType !== Node.ELEMENT_NODE) { old.nodeValue = fresh.nodeValue; return; }
+  patchAttributes(old, fresh);
+  const keyed = new Map();
+  for (const child of old.children) if (child.dataset.key) keyed.set(child.dataset.key, child);
+  let place = old.firstChild;
+  for (const child of [...fresh.childNodes]) {
+    const mine = child.nodeType === Node.ELEMENT_NODE ? keyed.get(child.dataset.key) : null;
+    if (mine && isSame(mine, child)) {
+      // what comes before it and is not needed any more goes; moving it would stop a video
+      while (place && place !== mine && !(place.dataset && place.dataset.key && isLater(place, child))) {
+        const next = place.nextSibling; place.remove(); place = next;
+      }
+      if (place !== mine) old.insertBefore(mine, place); else place = mine.nextSibling;
+      patch(mine, child);
+    } else if (place && isSame(place, child) && !(place.dataset && place.dataset.key)) {
+      const next = place.nextSibling; patch(place, child); place = next;
+    } else {
+      old.insertBefore(document.importNode(child, true), place);
+    }
+  }
+  while (place) { const next = place.nextSibling; place.remove(); place = next; }
+}
+
+// tells whether a keyed element is needed further on
+function isLater(element, fresh) {
+  for (let next = fresh.nextElementSibling; next; next = next.nextElementSibling) {
+    if (next.dataset.key === element.dataset.key) return true;
+  }
+  return false;
+}
+
+function show(event) {
+  const {part, digest, html} = JSON.parse(event.data);
+  const place = document.getElementById("part-" + part);
+  if (!place) return;
+  const fresh = new DOMParser().parseFromString("<!doctype html><body>" + html, "text/html").body;
+  const holder = place.cloneNode(false);
+  holder.append(...fresh.childNodes);
+  holder.dataset.digest = digest;
+  patch(place, holder);
+}
+
+function say(words, kind) { light.textContent = words; light.className = kind; }
+
+function connect() {
+  if (events || document.hidden) return;
+  const have = [...document.querySelectorAll("[data-digest]")].map(e => e.id.slice(5) + ":" + e.dataset.digest);
+  const query = new URLSearchParams(location.search);
+  query.set("page", main.dataset.page);
+  query.set("key", main.dataset.about);
+  query.set("have", have.join(","));
+  events = new EventSource("/events?" + query);
+  events.onopen = () => say("live", "on");
+  events.onerror = () => say("not connected", "off");
+  events.addEventListener("part", show);
+}
+
+// a browser keeps few connections to one server: a page that nobody sees gives its back
+function disconnect() {
+  if (events) { events.close(); events = null; say("paused", ""); }
+}
+
+document.addEventListener("visibilitychange", () => document.hidden ? disconnect() : connect());
+window.addEventListener("pagehide", disconnect);
+window.addEventListener("pageshow", connect);
+for (const box of document.querySelectorAll("form.filter select")) {
+  box.addEventListener("change", () => box.form.requestSubmit());
+}
+connect();

@@ -1,0 +1,155 @@
+"""The live page over made-up roots: what it shows, what it refuses, and that one thread reads for all."""
+
+import json
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.message import Message
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.web.live_server import live_page
+from sana.store import Store, open_store
+from tests.trained_roots import VIDEO, commit_training, save_steps
+
+EVIL = "<script>alert(1)</script>\" onload='x' javascript:alert(2)"
+
+
+def get(url: str, **headers: str) -> tuple[int, Message, str]:
+    request = urllib.request.Request(url, headers={name.replace("_", "-"): text for name, text in headers.items()})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode("utf-8", "replace")
+
+
+@contextmanager
+def served(store: Store) -> Iterator[str]:
+    with live_page(store, host="127.0.0.1", port=0) as page:
+        yield page.url
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "root"))
+
+
+def parts_until(url: str, words: str) -> list[dict[str, str]]:
+    """Return the parts that a stream of events sends, up to the first with these words in it."""
+    found: list[dict[str, str]] = []
+    with urllib.request.urlopen(url, timeout=20) as stream:
+        for line in stream:
+            if line.startswith(b"data: "):
+                found.append(json.loads(line[6:]))
+                if words in found[-1]["html"]:
+                    break
+    return found
+
+
+def digests(page: str) -> str:
+    """Return what the script of a page says that it has."""
+    return ",".join(":".join(pair) for pair in re.findall(r'id="part-(\w+)" data-digest="(\w+)"', page))
+
+
+def test_an_empty_root_says_what_to_do_and_a_training_shows_up_by_itself(store: Store) -> None:
+    with served(store) as url:
+        code, headers, page = get(f"{url}/")
+        assert code == 200 and "sana run CONFIG" in page
+        assert "script-src 'self'" in headers["Content-Security-Policy"] and headers["Cache-Control"] == "no-store"
+        train = commit_training(store, "0000aaaa0000aaaa")
+        events = parts_until(f"{url}/events?page=overview&have={digests(page)}", train.fingerprint)
+    assert [event["part"] for event in events] == ["trainings"]  # what did not change was not sent
+
+
+def test_a_training_is_shown_with_its_curves_and_its_videos_play_by_range(store: Store) -> None:
+    train = commit_training(store, "0000aaaa0000aaaa", steps=200)
+    with served(store) as url:
+        _, _, page = get(f"{url}/training/{train.fingerprint}")
+        for words in (
+            "0.7000",
+            "53.3 % lower",
+            "Training loss",
+            "Eval loss",
+            "Gradient norm",
+            "<svg",
+            "max_steps: 200",
+        ):
+            assert words in page
+        address = page.partition('<video controls loop muted playsinline preload="metadata" src="')[2].partition('"')[0]
+        code, headers, _ = get(f"{url}{address}")
+        assert (code, headers["Content-Type"], headers["Content-Length"]) == (200, "video/mp4", str(len(VIDEO)))
+        code, headers, text = get(f"{url}{address}", Range="bytes=5-64")
+        assert (code, headers["Content-Range"]) == (206, f"bytes 5-64/{len(VIDEO)}")
+        assert text == VIDEO[5:65].decode("utf-8", "replace")
+        assert get(f"{url}{address}", Range="bytes=999999-")[0] == 416
+        assert get(f"{url}{address}", If_None_Match=headers["ETag"])[0] == 304
+
+
+def test_a_training_that_is_not_finished_has_curves_too(store: Store) -> None:
+    save_steps(store, "0000bbbb0000bbbb", 100)
+    with served(store) as url:
+        code, _, page = get(f"{url}/training/0000bbbb0000bbbb")
+    assert code == 200 and "not finished" in page and "Training loss" in page
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/file/train/../{digest}/artifact.json",
+        "/file/train/%2e%2e/{digest}/artifact.json",
+        "/file/..%2f..%2fetc/passwd/{digest}/passwd",
+        "/file/train/{fingerprint}/{digest}/../../../../etc/passwd",
+        "/file/train/{fingerprint}/{digest}/%2e%2e%2fartifact.json",
+        "/file/train/{fingerprint}/{digest}//etc/passwd",
+        "/file/train/{fingerprint}/{digest}/artifact.json",
+        "/file/train/{fingerprint}/0000/sigma_histogram.png",
+        "/validation/..%2f..%2fetc/1/x/{digest}/passwd",
+        "/static/..%2flayout.html.j2",
+        "/static/page.css",
+        "/training/..%2f..%2fetc",
+        "/training/%00",
+        "/etc/passwd",
+    ],
+)
+def test_nothing_but_a_file_named_in_a_record_is_served(store: Store, address: str) -> None:
+    train = commit_training(store, "0000aaaa0000aaaa")
+    digest = train.files["sigma_histogram.png"].digest
+    with served(store) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as raw:
+            place = address.format(digest=digest, fingerprint=train.fingerprint)  # as it is: no client tidies it up
+            raw.sendall(f"GET {place} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: raw.recv(65536), b"")).decode()
+        whole = get(f"{url}/file/train/{train.fingerprint}/{digest}/sigma_histogram.png")
+    assert answer.startswith("HTTP/1.1 404") and "root:" not in answer
+    assert whole[0] == 200 and whole[2] == "png"
+
+
+def test_names_with_markup_are_text(store: Store) -> None:
+    train = commit_training(
+        store, "0000aaaa0000aaaa", config={"trainable": {"name": EVIL}}, prompts={EVIL: "a.mp4", "b": "<b>.mp4"}
+    )
+    with served(store) as url:
+        pages = [get(f"{url}/{place}")[2] for place in ("", f"training/{train.fingerprint}", "?find=%3Cscript%3E%22")]
+        pages.append(get(f"{url}/training/%3Cscript%3Ealert(1)")[2])
+    for page in pages:
+        body = page.replace('<script src="/static/live.js"></script>', "")
+        assert "<script" not in body and "<b>.mp4" not in body and "onload='x'" not in body
+        assert 'href="javascript' not in body and "&lt;script&gt;" in body
+
+
+def test_it_listens_on_loopback_alone(store: Store) -> None:
+    before = listening()
+    with served(store) as url:
+        opened = listening() - before
+    assert opened == {("127.0.0.1", int(url.rpartition(":")[2]))}
+
+
+def listening() -> set[tuple[str, int]]:
+    found = psutil.Process().net_connections(kind="all")
+    return {(one.laddr[0], one.laddr[1]) for one in found if one.status == psutil.CONN_LISTEN}
