@@ -2,16 +2,18 @@
 
 from prefect import flow
 
+from flows.form import Overrides, Root, run_name
 from sana.pipeline.plan import inputs_of
 from sana.stages import encode_latents
 from tasks.encode_worker import EncodePartition, encode_partition, partition_context
+from tasks.form_terms import in_form_terms
 
 
-@flow(name="encode-worker", persist_result=False)
+@flow(name="encode-worker", flow_run_name=run_name, persist_result=False)
 def encode_worker(
     config: str = "configs/demo.yaml",
-    overrides: list[str] | None = None,
-    root: str | None = None,
+    overrides: Overrides = (),
+    root: Root = "",
     index: int = 0,
     count: int = 1,
     salt: str = "",
@@ -19,12 +21,13 @@ def encode_worker(
     """Encode worker `index`'s part of the clips, then help with the rest; returns how many samples were missing.
 
     Args:
-        config: path of a YAML config; everything up to bucket must be committed at its root.
-        overrides: `key=value` each.
-        root: where artifacts live, instead of the config's.
-        index: which worker this is, from 0.
-        count: how many workers there are.
-        salt: of a forced run; see `sana.context.Context`.
+        config: Path of a YAML config; everything up to bucket must be committed at its root.
+        overrides: Changed settings, key=value each.
+        root: Where artifacts live, instead of the config's root: a folder or s3://bucket/prefix.
+        index: Which worker this is, from 0.
+        count: How many workers there are.
+        salt: Of a forced run: what makes it its own pool. Set by the run that starts the workers.
     """
-    context = partition_context(config, overrides or (), root, salt)
-    return encode_partition(EncodePartition(context, inputs_of(context, encode_latents.NAME), index, count))
+    with in_form_terms(config):
+        context = partition_context(config, overrides or (), root, salt)
+        return encode_partition(EncodePartition(context, inputs_of(context, encode_latents.NAME), index, count))

@@ -1,36 +1,27 @@
-"""Make the videos of validation from a checkpoint, on this machine, while another one trains or after it."""
-
-from pathlib import Path
+"""Make the videos of `sample.prompts` with a trained model. Nothing is trained."""
 
 from prefect import flow
 
-from sana.config.load import load_config
-from sana.context import Context
-from sana.pipeline.validation import validate_checkpoint
-from sana.store import open_store
-from tasks.tracking.pictures import show_validation_of
+from flows.form import Overrides, Root, run_name
+from flows.stages import run_stages
+from sana.pipeline.run import Done
 
 
-@flow(name="sana-sample", persist_result=False)
+@flow(name="sana-sample", flow_run_name=run_name, persist_result=False)
 def sample(
     config: str = "configs/demo.yaml",
-    overrides: list[str] | None = None,
-    root: str | None = None,
-    step: int | None = None,
-) -> list[str]:
-    """Make the videos of `train.validation` from a checkpoint, the newest by default, and show them in MLflow.
+    overrides: Overrides = (),
+    root: Root = "",
+    force: bool = False,
+) -> list[Done]:
+    """Make the videos of `sample.prompts` with a trained model.
 
-    Returns the addresses of the videos. What is there already is not made again, so it may be scheduled.
+    Nothing is trained: the run ends at once where the config's training is not finished.
 
     Args:
-        config: path of a YAML config.
-        overrides: `key=value` each, such as train.validation.weights=both.
-        root: where artifacts live, instead of the config's.
-        step: of the checkpoint; 0 is before training.
+        config: Path of a YAML config, absolute or from the folder that was deployed.
+        overrides: Changed settings, key=value each, such as sample.num_inference_steps=50.
+        root: Where artifacts live, instead of the config's root: a folder or s3://bucket/prefix.
+        force: Make the videos again although they are there.
     """
-    loaded = load_config(config, overrides or [])
-    loaded = loaded.model_copy(update={"root": root}) if root else loaded
-    context = Context(loaded, open_store(loaded.root), Path(loaded.work_dir).absolute())
-    done = validate_checkpoint(context, step)
-    show_validation_of(context, done)
-    return [context.store.uri(done.record.files[video.file].key) for video in done.record.videos]
+    return run_stages(config, overrides, root, "sample", ["sample"] if force else (), trained=True)

@@ -16,21 +16,24 @@ from prefect.exceptions import PrefectException
 import sana
 from sana.config.load import load_config
 from sana.context import Context
-from sana.errors import SanaError
+from sana.errors import ConfigError
 from sana.pipeline.advice import Advisor
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run
 from sana.store import open_store
-from sana.store_errors import StoreError
+from tasks.form_terms import as_form
 from tasks.notifications import Notifier
+from tasks.prefect_pages.observer import PrefectPages
 from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
+from tasks.run_log import tell_errors_once
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.values import pipeline_key, tracking_uri
 
 log = logging.getLogger(__name__)
+tell_errors_once()
 
 # what Prefect's client raises when its server fails: a RuntimeError where the server does not tell its version
 PREFECT_TROUBLE = (httpx.HTTPError, PrefectException, RuntimeError)
@@ -73,6 +76,11 @@ def handed_over(
         _HANDED_OVER.reset(token)
 
 
+def is_handed_over() -> bool:
+    """Whether the flow at work is given a plan by a caller in this process: `sana run`, not a deployment."""
+    return _HANDED_OVER.get() is not None
+
+
 def open_embedded_tracker(context: Context) -> None:
     """Open MLflow's database in work_dir, which takes 3 s, while Prefect's server comes up."""
     if tracking_uri(context.config).startswith("sqlite:"):
@@ -103,15 +111,19 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
         StoreError: the root cannot be opened.
     """
     given = _HANDED_OVER.get()
-    context = given.context if given else _context_of(config, overrides, root)
+    context = given.context if given else context_of(config, overrides, root)
     temporary = given is not None and given.on_temporary_server
     facts = _facts(with_link=not temporary)  # its address leads nowhere once the run has ended
     tracker = Tracker(context.config, context.store, pipeline_key(context.config), facts)
     # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended. Those given
     # hear first: what they show does not wait for MLflow's files
     progress = PrefectProgress(return_s=0.0) if temporary else PrefectProgress()
-    told = given.observers if given else [Advisor(context.config, log.warning)]
-    observers = [*told, TrackingObserver(tracker), DataReport(tracker), progress]
+    told = (
+        given.observers if given else [Advisor(context.config, lambda line: log.warning("%s", as_form(line, config)))]
+    )
+    # its last page has links to the tracker's run, which is not ended yet, and waits for no server that is gone
+    pages = [] if temporary else [PrefectPages(tracker, config)]
+    observers = [*told, TrackingObserver(tracker), *pages, DataReport(tracker), progress]
     if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
         # before `progress`, which at the end may wait for Prefect's server to come back
         observers.append(Notifier(context.config.notifications, tracker, on_server=not temporary))
@@ -119,24 +131,19 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 
 
-def _context_of(config: str, overrides: Iterable[str], root: str | None) -> Context:
-    loaded = load_config(config, list(overrides))
-    loaded = loaded.model_copy(update={"root": root}) if root else loaded
-    return Context(loaded, open_store(loaded.root), Path(loaded.work_dir).absolute())
+def context_of(config: str, overrides: Iterable[str], root: str | None) -> Context:
+    """Read a config; `root`, where given, replaces the config's.
 
-
-class _Plain(logging.Filter):
-    """An error that is meant for the user, or Prefect's own of its server, is logged as its message, no traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, SanaError | StoreError | httpx.HTTPError | PrefectException):
-            record.msg, record.args, record.exc_info = str(error), (), None
-        return True
-
-
-for _name in ("prefect.task_runs", "prefect.flow_runs"):
-    logging.getLogger(_name).addFilter(_Plain())
+    Raises:
+        ConfigError: the config is wrong.
+        StoreError: the root cannot be opened.
+    """
+    loaded = load_config(config, [*overrides, *([f"root={root}"] if root else [])])
+    try:
+        store = open_store(loaded.root)
+    except ValueError as error:
+        raise ConfigError(f"root: {error}") from error
+    return Context(loaded, store, Path(loaded.work_dir).absolute())
 
 
 def _facts(*, with_link: bool) -> dict[str, str]:

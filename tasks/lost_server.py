@@ -28,6 +28,11 @@ def let_go() -> None:
     refresh_global_settings_context()
 
 
+def is_gone() -> bool:
+    """Whether the server was let go."""
+    return _gone.is_set()
+
+
 class _Events(PrefectEventsClient):
     """Prefect's own client of events, which spends 7 s on each that a server that is gone does not take."""
 

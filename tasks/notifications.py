@@ -29,6 +29,7 @@ from sana.pipeline.observers import (
 from sana.progress import CheckpointSaved, Happening, Pace, PreviewReady, Progress, ValidationDone
 from sana.wording import one_line, without_password
 from tasks.tracking.tracker import Tracker
+from tasks.web_pages import mlflow_page
 
 KILLED_DRAIN_S = 1.0  # on a cancel little of Prefect's grace is left
 _EMITTED = ("run", "stage", "checkpoint", "validation", "error")  # Prefect shows progress itself
@@ -194,9 +195,6 @@ def _pages(tracker: Tracker) -> dict[str, str]:
     pages = {}
     if prefect := tracker.facts.get("prefect.flow_run_url"):
         pages["prefect"] = without_password(prefect)
-    run_id = tracker.run_id
-    if run_id is not None and tracker.uri.startswith(("http://", "https://")):
-        experiment: str | None = tracker.try_to(lambda client: client.get_run(run_id).info.experiment_id)
-        if experiment is not None:
-            pages["mlflow"] = f"{without_password(tracker.uri).rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    if mlflow := mlflow_page(tracker):
+        pages["mlflow"] = mlflow
     return pages

@@ -65,7 +65,8 @@ def fan_out(deployment: str, num_runs: int, shared: SharedRun, remaining: Remain
     runs: list[UUID] = []
     try:
         for index in range(num_runs):
-            parameters = {**asdict(shared), "index": index, "count": num_runs}
+            given = {name: value for name, value in asdict(shared).items() if value}  # the form's schema has no null
+            parameters = {**given, "index": index, "count": num_runs}
             run: Any = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
             runs.append(run.id)
         log.info("started %d runs of %s", num_runs, deployment)

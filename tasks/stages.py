@@ -16,6 +16,7 @@ from sana.pipeline import graph
 from sana.pipeline.run import Before, Run, run_stage
 from sana.runtime.launcher import WorkerError, WorkerStartError
 from sana.store_errors import StoreError
+from tasks.form_terms import as_the_form_says
 from tasks.remote_workers import run_remote_workers
 
 RETRY_DELAYS_S = [10.0, 120.0]
@@ -61,11 +62,11 @@ def task_of(name: str) -> Task[[Run, Mapping[str, Artifact]], State[Artifact]]:
     """Return the task of a stage; every stage of the graph has one."""
 
     def stage_task(run: Run, inputs: Mapping[str, Artifact]) -> State[Artifact]:
-        done = run_stage(run, graph.stage(name), inputs, before=_BEFORE.get(name))
+        with as_the_form_says():
+            done = run_stage(run, graph.stage(name), inputs, before=_BEFORE.get(name))
         uri = run.context.store.uri(done.artifact.key)
         return Completed(name=done.state.capitalize(), message=uri, data=done.artifact)
 
     stage_task.__name__ = stage_task.__qualname__ = name  # Prefect makes the task's key of it
-    return Task(
-        fn=stage_task, name=name, description=graph.about(name), timeout_seconds=graph.timeout_s(name), **POLICY
-    )
+    about, timeout_s = graph.about(name), graph.timeout_s(name)
+    return Task(fn=stage_task, name=name, task_run_name=name, description=about, timeout_seconds=timeout_s, **POLICY)

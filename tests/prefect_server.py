@@ -139,7 +139,7 @@ class PrefectServer:
         """State names of the task runs of one attempt of a flow run, {task: state}, in order."""
         body = {"flow_runs": {"id": {"any_": [run_id]}}, "sort": "EXPECTED_START_TIME_DESC"}
         runs = [run for run in self.ask("/task_runs/filter", body) if run["flow_run_run_count"] == attempt]
-        return {run["name"].rpartition("-")[0]: run["state"]["name"] for run in reversed(runs)}
+        return {run["name"]: run["state"]["name"] for run in reversed(runs)}
 
     def logs_of(self, run_id: str) -> str:
         logs = self.ask("/logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}})

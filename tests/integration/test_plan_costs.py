@@ -74,7 +74,7 @@ def test_calibrate_measures_and_plan_goes_by_it(place: Place, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert "was measured to need more than" in PlanRecord.from_json(shown, where="stdout").stops
     # so does a deployed flow, before its first stage, and a rank of torchrun, which plans nothing
-    from flows.pipeline import run_stages as stages_of_flow
+    from flows.stages import run_stages as stages_of_flow
 
     sets = [text for flag, text in pairwise(_command(place, "run")) if flag == "-s"]
     with pytest.raises(ConfigError, match="was measured to need more than"):

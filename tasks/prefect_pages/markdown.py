@@ -1,0 +1,37 @@
+"""Markdown as Prefect's pages show it. What users named is text there, whatever it holds."""
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote, urlsplit
+
+_MOST_CHARS = 300  # of a cell
+
+
+def text(value: object, *, most: int = _MOST_CHARS) -> str:
+    """Return a value as text on one line in which no character means anything to markdown or HTML."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(value)).split())
+    line = line if len(line) <= most else f"{line[: most - 3]}..."
+    # a colon and www make links of what follows
+    return re.sub(r"[\\`*_{}\[\]<>()|~&!@$:#]|(?<=www)\.", lambda found: f"\\{found[0]}", line, flags=re.IGNORECASE)
+
+
+def link(label: str, url: str) -> str:
+    """Return a link, or the label alone where the address is none of the web's."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as half an IPv6 address
+        return text(label)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        return text(label)
+    return f"[{text(label)}](<{quote(url, safe=':/?#@!$&*+,;=%-._~')}>)"
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> str:
+    """Return a table of cells that are markdown already; columns named in `numbers` are set to the right."""
+    ruler = ["---:" if title in numbers else "---" for title in titles]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ruler, *rows))
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return a page of the parts that say something."""
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,137 @@
+"""Pages in Prefect as an observer: one of the flow run, one of each stage beside the ring of its progress."""
+
+import logging
+import re
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from urllib.parse import quote
+from uuid import UUID
+
+from prefect import runtime
+
+from sana.pipeline.observers import (
+    FAILED,
+    STOPPED,
+    Committed,
+    Event,
+    Observer,
+    RunStart,
+    StageEnd,
+    StageStart,
+    WorkStart,
+)
+from sana.progress import Progress
+from sana.wording import one_line
+from tasks.lost_server import is_gone
+from tasks.prefect_pages.markdown import link, text
+from tasks.prefect_pages.run_page import run_page
+from tasks.prefect_pages.sender import Page, PageSender
+from tasks.prefect_pages.stages import SeenStage, stage_page
+from tasks.report import PAGE
+from tasks.tracking.tracker import Tracker
+from tasks.web_pages import mlflow_page
+
+END_S, KILLED_END_S = 5.0, 1.0  # that the end of a run waits for pages to be sent
+
+log = logging.getLogger(__name__)
+
+
+class PrefectPages(Observer):
+    """Follows the stages of a flow run, and keeps its pages. A run waits for Prefect at its end only."""
+
+    def __init__(self, tracker: Tracker, config: str) -> None:
+        self._tracker, self._config = tracker, config
+        self._sender: PageSender | None = None
+        self._seen: dict[str, SeenStage] = {}
+        self._links: list[str] = []
+        self._error = ""
+
+    def on_run_start(self, start: RunStart) -> None:
+        if runtime.flow_run.id is None:  # not within a flow run
+            return
+        self._run_id = UUID(runtime.flow_run.id)
+        self._title, self._store = start.title, start.context.store
+        self._slug = re.sub(r"[^a-z0-9]+", "-", start.title.lower()).strip("-")[:60] or "config"
+        self._links = self._web_links()
+        self._sender = PageSender()
+        self._put_run("running")
+
+    def on_event(self, event: Event) -> None:
+        if self._sender is None:
+            return
+        match event:
+            case StageStart():
+                task_run = runtime.task_run.id
+                self._seen.pop(event.stage, None)  # tried again, it is the last one
+                self._seen[event.stage] = SeenStage(event.stage, UUID(task_run) if task_run else None)
+            case WorkStart():
+                self._seen[event.stage].started_at = time.monotonic()
+                self._put_run("running")
+            case Committed():
+                self._seen[event.stage].artifact = event.artifact
+                self._seen[event.stage].state = event.state
+            case StageEnd():
+                seen = self._seen[event.stage]
+                seen.state = event.state
+                if event.error is not None and event.state in (FAILED, STOPPED):
+                    seen.error = one_line(event.error, most=2000)
+                self._put_stage(replace(seen))
+                self._put_run("running")
+            case _:
+                pass
+
+    def on_stage_progress(self, stage: str, progress: Progress) -> None:
+        seen = self._seen.get(stage)
+        if seen and progress.total and (seen.progress is None or progress.done > progress.before):
+            seen.progress = progress
+
+    def on_run_end(self, error: BaseException | None) -> None:
+        if self._sender is None:
+            return
+        is_killed = error is not None and not isinstance(error, Exception)
+        state = STOPPED if is_killed else "completed" if error is None else FAILED
+        if error is not None:
+            self._error = one_line(error, most=2000)
+        self._links = self._web_links() if not is_killed else self._links
+        self._put_run(state)
+        left = self._sender.end(0.0 if is_gone() else KILLED_END_S if is_killed else END_S)
+        if left and not is_gone():
+            log.warning("Prefect's server is slow: %d pages of this run are not shown there", left)
+
+    def _put_stage(self, seen: SeenStage) -> None:
+        if self._sender is None or seen.task_run_id is None:
+            return
+        title, store, links = self._title, self._store, self._links
+        made = seen.artifact
+        what = f"{seen.state}: {made.counts}" if made else seen.state
+        self._sender.put(
+            Page(
+                f"{self._slug}-{seen.name.replace('_', '-')}",
+                f"{seen.name} of {title}, {what}",
+                lambda: stage_page(seen, title, store, links),
+                self._run_id,
+                seen.task_run_id,
+            )
+        )
+
+    def _put_run(self, state: str) -> None:
+        if self._sender is None:
+            return
+        seen: Sequence[SeenStage] = [replace(one) for one in self._seen.values()]
+        title, store, links, error = self._title, self._store, self._links, self._error
+        page = Page(
+            f"{self._slug}-run",
+            f"The run of {title}, {state}",
+            lambda: run_page(title, state, seen, store, links, error),
+            self._run_id,
+        )
+        self._sender.put(page)
+
+    def _web_links(self) -> list[str]:
+        """Return links to the run in MLflow and to its report, where MLflow is a server; else how to see them."""
+        page = mlflow_page(self._tracker)
+        if page is None:
+            return [f"In MLflow and as a page: {text(f'sana ui {shlex.quote(self._config)}')}"]
+        return [link("MLflow", page), link("data report", f"{page}/artifacts/{quote(PAGE)}")]

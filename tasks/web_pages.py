@@ -1,0 +1,18 @@
+"""The pages of a run on MLflow's server, where that is one."""
+
+from urllib.parse import quote
+
+from sana.wording import without_password
+from tasks.tracking.tracker import Tracker
+
+
+def mlflow_page(tracker: Tracker) -> str | None:
+    """Return the address of the pipeline's run on the tracking server, without its password; None where it has none."""
+    run_id = tracker.run_id
+    if run_id is None or not tracker.uri.startswith(("http://", "https://")):
+        return None
+    experiment: str | None = tracker.try_to(lambda client: client.get_run(run_id).info.experiment_id)
+    if experiment is None:
+        return None
+    server = without_password(tracker.uri).rstrip("/")
+    return f"{server}/#/experiments/{quote(experiment, safe='')}/runs/{quote(run_id, safe='')}"
