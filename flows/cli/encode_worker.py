@@ -57,8 +57,8 @@ def train_worker(config: str, overrides: Sequence[str], root: str | None) -> Non
 
     Everything up to the encode stages must be there. Ranks meet as torchrun or srun says, or by RANK, WORLD_SIZE,
     MASTER_ADDR and MASTER_PORT. Started again, they resume from the newest checkpoint. Exit codes: 0 trained;
-    1 something to mend; 75 start it again (SIGUSR1, a rank or a machine that is gone, storage); 143 ended by SIGTERM,
-    and saved.
+    1 something to mend; 75 start it again (SIGUSR1, a rank or a machine that is gone, storage); 143 and 130
+    ended by SIGTERM or Ctrl-C, and saved.
     """
     from flows.cli.output.documents import WorkerDocument
     from sana.pipeline.train_rank import exit_code_of, train_rank

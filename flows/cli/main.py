@@ -1,6 +1,7 @@
 """`sana` and its commands, which import what they need when they run: `sana --help` is instant."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,15 @@ from flows.cli import model as trained
 from flows.cli.begin import calibrate, check, convert, doctor, plan
 from flows.cli.look import inspect, report, ui
 from flows.cli.options import forget_options
-from flows.cli.output.endings import end_with, end_with_interrupt, end_with_usage
+from flows.cli.output.endings import (
+    TerminatedError,
+    end_with,
+    end_with_exit,
+    end_with_interrupt,
+    end_with_signal,
+    end_with_usage,
+    on_signal,
+)
 from flows.cli.output.exit_codes import WRONG
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
@@ -55,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for warning in spare_loopback():  # before any client is made
         click.echo(f"warning: {warning}", err=True)
     forget_options()
+    before = signal.signal(signal.SIGTERM, on_signal)  # so that what is open is closed, as after Ctrl-C
     try:
         with FullDiskExplained():
             cli.main(args=arguments, prog_name="sana", standalone_mode=False)
@@ -64,9 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         end_with_usage(error, arguments)
     except click.Abort:
         end_with_interrupt(arguments)
+    except TerminatedError as error:
+        end_with_signal(error, arguments)
+    except SystemExit as ended:
+        end_with_exit(ended.code, arguments)
+        raise
     except BrokenPipeError:  # who read stdout is gone, as `head` is
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(WRONG)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`sana run`: ask storage first; start Prefect only if something is to be done."""
 
-import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ from flows.cli.options import (
     same_options,
     warn,
 )
+from flows.cli.output.endings import on_signal
 from flows.cli.output.json_output import emit, json_option
 from flows.local_run import FlowParameters, LocalPrefect
 from sana.artifact import Artifact
@@ -95,14 +95,6 @@ def run(
     emit(run_document(config, context.store, results))
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM came, or SIGUSR1, by which a scheduler says that it will start the run again."""
-
-
-def _on_signal(number: int, _: object) -> None:
-    raise _TerminatedError(number)
-
-
 @contextmanager
 def _told_where_it_ended(
     config: str, context: Context, plans: "Sequence[StagePlan]", command: str, force: Sequence[str]
@@ -112,11 +104,11 @@ def _told_where_it_ended(
     from flows.display import show
     from flows.display.outcome import how_to_continue, rows_of_run
     from flows.display.progress_display import RunDisplay
-    from sana.runtime.launcher import EXIT_TRY_AGAIN
 
     display = RunDisplay()
-    # Prefect has a handler of its own while the flow runs, and then calls this one
-    before = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    # by SIGUSR1 a scheduler says that it will start the run again. Prefect has a handler of its own for SIGTERM while the
+    # flow runs, and then calls main's
+    before = signal.signal(signal.SIGUSR1, on_signal)
     try:
         yield display
     except BaseException as error:
@@ -130,15 +122,9 @@ def _told_where_it_ended(
             click.echo(line)
         state = FAILED if isinstance(error, Exception) else STOPPED
         emit(run_document(config, context.store, rows, state=state, error=one_line(error), how=how))
-        if isinstance(error, _TerminatedError):
-            if error.args == (signal.SIGUSR1,):
-                click.echo("stopped by SIGUSR1; what was finished is kept", err=True)
-                raise SystemExit(EXIT_TRY_AGAIN) from error
-            os.kill(os.getpid(), signal.SIGTERM)
         raise
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _run_flow(

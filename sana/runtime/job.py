@@ -29,6 +29,7 @@ from sana.runtime.worker_process import imports_are_done, keep_freed_memory
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
 
+EXIT_INTERRUPTED = 130  # SIGINT was heard, which Ctrl-C sends, and the worker ended in order
 EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
 _PR_SET_PDEATHSIG = 1
 

@@ -26,7 +26,7 @@ from sana.model.device import out_of_memory_explained
 from sana.model.model_resolver import local_checkpoint
 from sana.model.objective import load_flow_shift
 from sana.progress import Progress
-from sana.runtime.job import EXIT_TERMINATED, Job, run_worker
+from sana.runtime.job import EXIT_INTERRUPTED, EXIT_TERMINATED, Job, run_worker
 from sana.runtime.launcher import EXIT_TRY_AGAIN, result_path
 from sana.runtime.specs import TrainSpec
 from sana.store import Store
@@ -62,7 +62,8 @@ def train(job: Job[TrainSpec]) -> None:
     """Train, and export if max_steps was reached; it ends with a checkpoint when a signal came before.
 
     Raises:
-        SystemExit: 143 after SIGTERM, 75 after SIGUSR1, by which a scheduler says that it will start the run again.
+        SystemExit: 143 after SIGTERM, 130 after Ctrl-C, 75 after SIGUSR1, by which a scheduler says that it will start
+            the run again.
         RankLostError: another rank is gone.
     """
     signal.signal(signal.SIGUSR1, lambda *_: sys.exit(EXIT_TRY_AGAIN))  # there is nothing to save yet
@@ -88,15 +89,15 @@ def _train(job: Job[TrainSpec], parallel: Parallel) -> None:
         if parallel.is_main:
             Thread(target=_store_base_early, args=(job, trainer), name="base", daemon=True).start()
         try:
-            with _compilers_killed_by_signal(trainer.stop):
+            with _compilers_killed_by_signal(trainer.stop), _saved_by_interrupt(trainer.stop):
                 finished = trainer.run()
         except NothingToResumeError:  # all checkpoints were damaged: they are removed by now
             trainer = build_trainer(job, parallel, check=check)
-            with _compilers_killed_by_signal(trainer.stop):
+            with _compilers_killed_by_signal(trainer.stop), _saved_by_interrupt(trainer.stop):
                 finished = trainer.run()
     if not finished:
         parallel.finish()  # what starts the ranks may kill the others once one has left, and rank 0 commits last
-        name = "SIGUSR1" if trainer.stop.exit_code == EXIT_TRY_AGAIN else "SIGTERM"
+        name = {EXIT_TRY_AGAIN: "SIGUSR1", EXIT_INTERRUPTED: "SIGINT"}.get(trainer.stop.exit_code, "SIGTERM")
         _log.info("%s: stopped after step %d, which is saved", name, trainer.state.step)
         raise SystemExit(trainer.stop.exit_code)
     if trainer.ends_early:
@@ -145,6 +146,22 @@ def _compilers_killed_by_signal(stop: StopFlag) -> Iterator[None]:
             raise
         _log.warning("a signal came while blocks were compiled; what was saved before is kept")
         raise SystemExit(stop.requested) from error
+
+
+@contextmanager
+def _saved_by_interrupt(stop: StopFlag) -> Iterator[None]:
+    """While training runs, Ctrl-C asks for an end at this step, saved: the command would else drop what is unsaved."""
+
+    def ask(*_: object) -> None:
+        if not stop.requested:
+            os.write(2, b"Ctrl-C: ends after this step, which is saved first; Ctrl-\\ ends at once, unsaved\n")
+        stop.request(EXIT_INTERRUPTED)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _no_check() -> None:

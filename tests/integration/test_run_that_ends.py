@@ -1,5 +1,6 @@
 """`sana run` that fails, is stopped or is terminated: what is done and how to continue, and the exit code as ever."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -120,8 +121,31 @@ def test_sigterm_is_told_and_then_ends_the_process_as_ever(
     sent: list[tuple[int, object]] = []
     monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append((number, signal.getsignal(number))))
     failing_in(monkeypatch, terminate)
-    with pytest.raises(command._TerminatedError):
+    with pytest.raises(SystemExit) as ended:
         main(["run", *arguments])
-    assert sent == [(signal.SIGTERM, signal.SIG_DFL)]
-    assert "\nprobe stopped at 7/15 videos; run it again: sana run" in capsys.readouterr().out
+    assert sent == [(signal.SIGTERM, signal.SIG_DFL)] and ended.value.code == 143
+    out, err = capsys.readouterr()
+    assert "\nprobe stopped at 7/15 videos; run it again: sana run" in out
+    assert err.splitlines()[-1].startswith("stopped by SIGTERM; what was finished is kept")
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "code", "kind"),
+    [(fail, "failed", 1, "wrong"), (interrupt, "stopped", 130, "stopped"), (requeue, "stopped", 75, "stopped")],
+)
+def test_a_program_reads_what_was_done_and_how_to_continue(
+    arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    error: Callable[[], None], state: str, code: int, kind: str,
+) -> None:  # fmt: skip
+    failing_in(monkeypatch, error)
+    with pytest.raises(SystemExit) as ended:
+        main(["run", *arguments, "--until", "train", "--json"])
+    out, err = capsys.readouterr()
+    done, failure = json.loads(out), json.loads(err.splitlines()[-1])
+    assert (ended.value.code, failure["exit_code"], failure["kind"]) == (code, code, kind)
+    assert done["state"] == state and ("make room" in done["error"]) == (error is fail)
+    stages = {stage["name"]: stage for stage in done["stages"]}
+    assert list(stages) == STAGES[:6] and stages["download"]["num_out"] == 15
+    assert (stages["probe"]["state"], stages["probe"]["done"]) == (state, "7/15 videos done")
+    assert done["model"] is None and done["how_to_continue"][0].startswith(f"probe {state} at 7/15 videos")

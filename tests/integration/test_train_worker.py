@@ -86,7 +86,7 @@ def test_the_claim_of_a_machine_that_died_is_no_mistake_of_the_user(
     assert worker(place, *settings) == 75 and "dead is training" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_ends_with_its_code_however_often_it_comes(
     place: Place, own_sigterm: None, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals, code: int
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from flows.cli.main import cli, main
 from flows.cli.output.documents import ReportDocument
+from flows.cli.output.endings import KEPT
 from flows.cli.output.exit_codes import TryAgainError, exit_code_of
 from flows.cli.output.json_output import emit, is_json, json_option, wants_json
 from flows.display.output_reference import WITHOUT, commands, lines
@@ -131,3 +132,33 @@ def test_keys_of_maps_and_lists_are_on_the_page() -> None:
     page = "\n".join(lines())
     assert "| `stages.*.fingerprint` | string or null |" in page and "object of EvalLoss" in page
     assert "Mapping" not in page and "tuple" not in page and "| None" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["gc", "configs/demo.yaml"], "what was deleted is gone"),
+        (["check", "clips"], "videos that were probed are not opened again"),
+        (["lora", "merge"], "--to was not written"),
+        (["plan", "configs/demo.yaml"], "the same command begins again"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    words: list[str], kept: str, as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "invoke", interrupted)
+    assert fails(*words, *["--json"] * as_json) == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    if as_json:
+        failure = json.loads(last)
+        assert (failure["kind"], failure["exit_code"]) == ("stopped", 130) and kept in failure["kept"]
+    else:
+        assert last.startswith("stopped; ") and kept in last
+
+
+def test_what_is_kept_is_told_of_commands_that_are_there() -> None:
+    assert set(KEPT) <= {name.split()[-1] for name, _ in commands()} | {"watch"}
