@@ -9,7 +9,7 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, convert, doctor, plan
+from flows.cli.begin import calibrate, check, completion, convert, doctor, plan
 from flows.cli.look import inspect, report, ui
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
@@ -26,7 +26,17 @@ from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
 SECTIONS = (
-    ("Begin", (doctor.doctor, check.check, plan.validate, convert.convert_simpletuner, trained.make_tiny_model)),
+    (
+        "Begin",
+        (
+            doctor.doctor,
+            check.check,
+            plan.validate,
+            convert.convert_simpletuner,
+            trained.make_tiny_model,
+            completion.completion,
+        ),
+    ),
     ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker, encode_worker.train_worker)),
     ("Look", (report.report, inspect.inspect, ui.ui, ui.notify)),
     ("Use the model", (*trained.COMMANDS, lora.lora)),
@@ -62,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     for warning in spare_loopback():  # before any client is made
-        click.echo(f"warning: {warning}", err=True)
+        if "_SANA_COMPLETE" not in os.environ:  # a shell that completes is typed into
+            click.echo(f"warning: {warning}", err=True)
     forget_options()
     before = signal.signal(signal.SIGTERM, on_signal)  # so that what is open is closed, as after Ctrl-C
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from flows.cli.options import FiniteRange, context_of, load_options, program, resolve, same_options
+from flows.cli.output.completion import ConfigPath
 from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, reads, stage
@@ -25,7 +26,7 @@ SHOWN = 20  # lines of one list, unless all are asked for
 
 def root_options(command: F) -> F:
     """Add [CONFIG] with `-s key=value`, and `--root`: one of them names the root."""
-    return click.argument("config", type=click.Path(dir_okay=False), required=False)(load_options(command))
+    return click.argument("config", type=ConfigPath(), required=False)(load_options(command))
 
 
 deep_option = click.option("--deep", is_flag=True, help="Also compare every byte of what is there already.")

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from flows.cli.output.completion import ConfigPath, complete_key
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
@@ -37,13 +39,15 @@ class FiniteRange(click.FloatRange):
 
 def config_options(command: F) -> F:
     """Add CONFIG, `-s key=value` and `--root`."""
-    return click.argument("config", type=click.Path(dir_okay=False))(load_options(command))
+    return click.argument("config", type=ConfigPath())(load_options(command))
 
 
 def load_options(command: F) -> F:
     """Add `-s key=value` and `--root`."""
     command = click.option(
-        "--root", help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix."
+        "--root",
+        help="Where artifacts live, instead of the config's: a folder or s3://bucket/prefix.",
+        shell_complete=lambda _ctx, _param, incomplete: [CompletionItem(incomplete, type="dir")],
     )(command)
     return click.option(
         "-s",
@@ -51,6 +55,7 @@ def load_options(command: F) -> F:
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
+        shell_complete=complete_key,
         help="Change one value; may be repeated. A data set is named by its id: download.datasets.ID.repeats=2.",
     )(command)
 

@@ -106,8 +106,8 @@ def _told_where_it_ended(
     from flows.display.progress_display import RunDisplay
 
     display = RunDisplay()
-    # by SIGUSR1 a scheduler says that it will start the run again. Prefect has a handler of its own for SIGTERM while the
-    # flow runs, and then calls main's
+    # by SIGUSR1 a scheduler says that it will start the run again. Prefect has its own handler while the flow runs
+    # for SIGTERM, and then calls that of `main`
     before = signal.signal(signal.SIGUSR1, on_signal)
     try:
         yield display

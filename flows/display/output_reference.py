@@ -39,12 +39,14 @@ An error under `--json` is one line of JSON, the last of stderr ([Failure](#fail
 stdout has its document also when the command fails: `run`, `plan`, `check`, `verify`, `calibrate` and `notify`.
 
 Without a terminal there are no bars and no colours: a line for each stage at its start and end, and every 30 s between.
-`NO_COLOR=1` is for terminals.
+`NO_COLOR=1` is for terminals. `sana completion bash`, `zsh` or `fish` makes a shell complete commands, options, stages,
+configs and their keys, and runs of a local root.
 """
 _NOT = "These have no `--json`: "
 # commands without --json: why
 WITHOUT = {
     "ui": "it serves until Ctrl-C",
+    "completion": "it prints a script for the shell",
 }
 
 

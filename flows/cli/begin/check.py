@@ -20,6 +20,7 @@ from flows.cli.options import (
     warn,
     warned,
 )
+from flows.cli.output.completion import complete_place
 from flows.cli.output.json_output import emit, json_option
 from sana.config.pipeline import Config
 from sana.errors import SanaError
@@ -32,7 +33,7 @@ YAML_SUFFIXES = (".yaml", ".yml")
 
 
 @click.command()
-@click.argument("place", metavar="SOURCE|CONFIG")
+@click.argument("place", metavar="SOURCE|CONFIG", shell_complete=complete_place)
 @load_options
 @click.option(
     "--write", type=click.Path(dir_okay=False, path_type=Path), help="Write a config for SOURCE to this file."

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import click
 
 from flows.cli.options import load_options, resolve
+from flows.cli.output.completion import ConfigPath
 from flows.cli.output.json_output import emit, is_json, json_option
 from sana.errors import SanaError
 
 
 @click.command()
-@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@click.argument("config", required=False, type=ConfigPath())
 @load_options
 @json_option("flows.doctor.finding:Diagnosis")
 def doctor(config: str | None, overrides: Sequence[str], root: str | None) -> None:
