@@ -31,10 +31,19 @@ class NamedClip(Record):
 
 
 @dataclass(frozen=True)
+class ClipCounts(Record):
+    """How many clips differ."""
+
+    added: int
+    removed: int
+    changed: int
+
+
+@dataclass(frozen=True)
 class ClipDifference(Record):
     """The clips of one split: numbers on both sides, and which of B are not those of A; the first few are named.
 
-    `changed`: the video's content, its windows or a caption is another. `datasets`: (added, removed, changed) of each.
+    `changed`: the video's content, its windows or a caption is another. `datasets` has those that differ.
     """
 
     num_a: int
@@ -42,7 +51,7 @@ class ClipDifference(Record):
     added: int
     removed: int
     changed: int
-    datasets: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    datasets: Mapping[str, ClipCounts] = field(default_factory=dict)
     first_added: tuple[NamedClip, ...] = ()
     first_removed: tuple[NamedClip, ...] = ()
     first_changed: tuple[NamedClip, ...] = ()
@@ -99,14 +108,14 @@ def clip_difference(a: DataSide, b: DataSide) -> ClipDifference:
     )
 
 
-def _by_dataset(found: tuple[tuple[_Clips, NDArray[np.bool_]], ...]) -> dict[str, tuple[int, int, int]]:
+def _by_dataset(found: tuple[tuple[_Clips, NDArray[np.bool_]], ...]) -> dict[str, ClipCounts]:
     counts: dict[str, list[int]] = {}
     for place, (clips, chosen) in enumerate(found):
         numbers = np.bincount(clips.dataset[chosen], minlength=len(clips.datasets))
         for name, number in zip(clips.datasets, numbers.tolist(), strict=True):
             if number:
                 counts.setdefault(name, [0, 0, 0])[place] = number
-    return {name: (each[0], each[1], each[2]) for name, each in sorted(counts.items())}
+    return {name: ClipCounts(*each) for name, each in sorted(counts.items())}
 
 
 def _clips(side: DataSide) -> _Clips:
@@ -165,7 +174,7 @@ def _named(side: DataSide, chosen: Hashes) -> tuple[NamedClip, ...]:
 def hashes(column: pa.Array) -> Hashes:
     """Return a 64-bit hash of each text, of which the first 64 bytes count: uint64 [rows]."""
     texts = np.array(column.to_pylist(), dtype=f"S{_ID_BYTES}")
-    words = texts.view(np.uint64).reshape(len(texts), -1)
+    words = texts.view(np.uint64).reshape(len(texts), _ID_BYTES // 8)
     value = np.zeros(len(texts), dtype=np.uint64)
     for place in range(words.shape[1]):
         value = _mixed(value ^ words[:, place])

@@ -130,6 +130,16 @@ class EvalReport(Record):
 
 
 @dataclass(frozen=True)
+class EvaluatedWeights(Record):
+    """What was measured of one set of weights."""
+
+    FILE: ClassVar[str] = "evaluated.json"
+    num_samples: int
+    losses_digest: str
+    compute: ComputeSettings
+
+
+@dataclass(frozen=True)
 class SampleResult(Record):
     """`videos`: name of the file of each prompt, by nickname."""
 

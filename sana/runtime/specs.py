@@ -181,6 +181,23 @@ class EvaluateSpec(Spec):
 
 
 @dataclass(frozen=True)
+class EvaluateWeightsSpec(Spec):
+    """Measure the losses of one set of weights, of a checkpoint or of an exported model in a local folder.
+
+    Writes its table and an EvaluatedWeights to `out_dir`, a local folder.
+    """
+
+    WORKER: ClassVar[str] = "evaluate_weights"
+    model: ModelSource
+    latents: Artifact
+    captions: Artifact
+    checkpoint: CheckpointName | None
+    folder: str | None
+    weights: Literal["initial", "live", "ema", "exported"]
+    out_dir: str
+
+
+@dataclass(frozen=True)
 class SampleSpec(Spec):
     """Make the videos of the prompts from a checkpoint, and write them to `out_dir`, a local folder."""
 

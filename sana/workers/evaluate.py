@@ -8,13 +8,12 @@ import sana.runtime.worker_process  # noqa: F401 - first of all
 
 # isort: split
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ from sana.model.offload.group_offload import OffloadedModel
 from sana.progress import Progress
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
-from sana.runtime.specs import CheckpointName, EvaluateSpec
+from sana.runtime.specs import CheckpointName, EvaluateSpec, EvaluateWeightsSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights
@@ -40,20 +39,36 @@ from sana.training.objectives.registry import build_objective
 from sana.training.parallel.parallel import Parallel
 from sana.training.trainables.registry import load_trainable
 from sana.training.trainables.trainable import Trainable
+from sana.wording import counted
 from sana.workers.reports.evaluation import Tables, build_report, condition_losses_table, losses_table, plot_losses
 
 PLAIN = ""  # the key of the eval loss itself, beside those with a condition by its label
 
 _log = logging.getLogger(__name__)
+EvaluateJob = Job[EvaluateSpec] | Job[EvaluateWeightsSpec]
+
+
+@dataclass(frozen=True)
+class WeightsSet:
+    """One set of weights to evaluate. `read` reads it, on rank 0; None: the model's, before training."""
+
+    name: str
+    read: Callable[[], Mapping[str, Tensor]] | None
 
 
 @out_of_memory_explained("evaluate.resources.offload.type=block_level")
 def evaluate(job: Job[EvaluateSpec]) -> None:
     """Evaluate the initial, live and EMA weights on the fixed grid, and write the report."""
-    found, sets, compute = evaluate_all(job)
+    checkpoint = job.spec.checkpoint
+
+    def sets_of(store: Store, trainable: Trainable) -> list[WeightsSet]:
+        read = partial(load_weights, store, checkpoint.trajectory, checkpoint.step)
+        return [WeightsSet(name, None if name == BASELINE else partial(read, which=name)) for name in WEIGHTS]
+
+    found, sets, compute = evaluate_all(job, sets_of, checkpoint=checkpoint)
     if found is None:
         return
-    out, checkpoint = Path(job.spec.out_dir), job.spec.checkpoint
+    out = Path(job.spec.out_dir)
     tables = found.pop(PLAIN)
     out.mkdir(parents=True, exist_ok=True)
     (out / "losses.parquet").write_bytes(to_parquet(losses_table(tables)))
@@ -63,9 +78,15 @@ def evaluate(job: Job[EvaluateSpec]) -> None:
         (out / "condition_losses.parquet").write_bytes(to_parquet(condition_losses_table(found)))
 
 
-def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, Tables] | None, EvalSets, ComputeSettings]:
-    """Return a table per set of weights, in the order of WEIGHTS, or None on all ranks but the first; and how.
+def evaluate_all(
+    job: EvaluateJob,
+    sets_of: Callable[[Store, Trainable], Sequence[WeightsSet]],
+    *,
+    checkpoint: CheckpointName | None,
+) -> tuple[dict[str, Tables] | None, EvalSets, ComputeSettings]:
+    """Return a table per set of weights, in their order, or None on all ranks but the first; and how.
 
+    `checkpoint`: of the weights, whose training computed its own eval losses, perhaps in another way.
     Under PLAIN a table has the samples of all sets that are evaluated, under a condition's label those of the eval loss
     that it applies to, if there are any.
     """
@@ -76,22 +97,25 @@ def evaluate_all(job: Job[EvaluateSpec]) -> tuple[dict[str, Tables] | None, Eval
     passes: dict[str, tuple[ConditionConfig | None, Sequence[int]]] = {PLAIN: (None, sets.rows)}
     own_rows = sets.own_rows(samples)
     passes |= {label: (condition, own_rows) for label, condition in job.config.evaluated_conditions.items()}
-    report = _Reporter(job, [len(rows) for _, rows in passes.values()], shown=parallel.is_main)
-    report.phase("loading the model")
+    told = partial(_Reporter, job, [len(rows) for _, rows in passes.values()], shown=parallel.is_main)
+    told(num_sets=1).phase("loading the model")
     trainable = load_trainable(spec.model, job.config.train)
+    weights_sets = sets_of(store, trainable)
+    report = told(num_sets=len(weights_sets))
     compute, offloaded = _prepare_model(job, trainable.model, parallel)
-    _warn_of_other_bits(store, spec.checkpoint, compute.settings)
+    if checkpoint is not None:
+        _warn_of_other_bits(store, checkpoint, compute.settings)
     resources = job.config.train.resources
     files = ShardFiles.configured(store, resources, work_dir=job.work_dir)
     reader = Reader(files, samples, verify=resources.verify_checksums)
     tables: dict[str, Tables] = {}
-    weights = _WeightsAhead(store, spec.checkpoint, trainable, parallel)
-    for name in WEIGHTS:
-        if name != BASELINE:
+    weights = _WeightsAhead(weights_sets, trainable, parallel)
+    for place, name in enumerate(one.name for one in weights_sets):
+        if weights_sets[place].read is not None:
             report.phase(f"loading the {name} weights")
             with offloaded.reloading() if offloaded else nullcontext():
                 weights.load()
-        weights.read_ahead(name)
+        weights.read_ahead(place + 1)
         for label, (condition, rows) in passes.items():
             what = f"{name} weights" + (f" with {label}" if label else "")
             report.begin(what, len(rows))
@@ -125,7 +149,7 @@ def _log_losses(what: str, table: EvalTable, sets: EvalSets | None) -> None:
 
 
 def _prepare_model(
-    job: Job[EvaluateSpec], model: nn.Module, parallel: Parallel
+    job: EvaluateJob, model: nn.Module, parallel: Parallel
 ) -> tuple[BlockCompute, OffloadedModel | None]:
     """Have the model computed as the loop computes it, or with `evaluate.resources.offload` from the host's memory."""
     config, offload = job.config.train, job.config.evaluate.resources.offload
@@ -158,19 +182,19 @@ def _warn_of_other_bits(store: Store, checkpoint: CheckpointName, compute: Compu
 
 
 class _WeightsAhead:
-    """Reads the set of WEIGHTS after the one that is evaluated, and checks its digest, meanwhile; on rank 0 only."""
+    """Reads the set after the one that is evaluated, and checks its digest, meanwhile; on rank 0 only."""
 
-    def __init__(self, store: Store, checkpoint: CheckpointName, trainable: Trainable, parallel: Parallel) -> None:
-        self._read = partial(load_weights, store, checkpoint.trajectory, checkpoint.step)
-        self._trainable, self._parallel = trainable, parallel
+    def __init__(self, sets: Sequence[WeightsSet], trainable: Trainable, parallel: Parallel) -> None:
+        self._sets, self._trainable, self._parallel = sets, trainable, parallel
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weights")
-        self._next: Future[dict[str, Tensor]] | None = None
+        self._next: Future[Mapping[str, Tensor]] | None = None
+        self.read_ahead(0)
 
-    def read_ahead(self, name: Literal["initial", "live", "ema"]) -> None:
-        """Begin to read the set after `name`, if there is one."""
-        following = WEIGHTS[WEIGHTS.index(name) + 1 :]
-        if following and self._parallel.is_main:
-            self._next = self._thread.submit(self._read, which=following[0])
+    def read_ahead(self, place: int) -> None:
+        """Begin to read a set, if there is one, and it is read at all."""
+        read = self._sets[place].read if place < len(self._sets) else None
+        if read is not None and self._parallel.is_main:
+            self._next = self._thread.submit(read)
 
     def load(self) -> None:
         """Load the set that was read into the model, on all ranks."""
@@ -188,9 +212,9 @@ class _Reporter:
     `sizes`: samples of each pass of one set of weights, of which a condition may apply to fewer.
     """
 
-    def __init__(self, job: Job[EvaluateSpec], sizes: Sequence[int], *, shown: bool) -> None:
+    def __init__(self, job: EvaluateJob, sizes: Sequence[int], *, num_sets: int, shown: bool) -> None:
         self._job, self._shown = job, shown
-        self._total = len(WEIGHTS) * sum(sizes)
+        self._num_sets, self._total = num_sets, num_sets * sum(sizes)
         self._num_samples = sizes[0]
         self._done = self._before = self._size = 0  # the last two: of the passes before, of the one that runs
         self._what = ""
@@ -213,7 +237,9 @@ class _Reporter:
     def end(self) -> None:
         """Report all as done, also where the last pass had no sample."""
         levels = f"at {self._job.config.evaluate.num_sigmas} noise levels"
-        self._report(self._total, f"{self._num_samples} samples by {len(WEIGHTS)} sets of weights, {levels}")
+        self._report(
+            self._total, f"{self._num_samples} samples by {counted(self._num_sets, 'set')} of weights, {levels}"
+        )
 
     def _report(self, done: int, detail: str = "", *, phase: str = "") -> None:
         if self._shown:

@@ -26,6 +26,7 @@ KEPT = {
     "generate": "no video was written; the same command makes it",
     "inspect": "a stored sample is read only; the same command looks at it again",
     "export-model": "files that were copied whole are kept, and the same command copies the others",
+    "compare": "what was evaluated to its end is kept, and the same command evaluates the others",
     "export": "objects that were copied whole are kept, and the same command copies the others",
     "import": "objects that were copied whole are kept, and the same command copies the others",
     "verify": "only with --invalidate are records taken back; the same command verifies again from the start",

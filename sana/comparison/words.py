@@ -1,0 +1,58 @@
+"""A comparison in words: the verdict of a pair, and the rows of its table, the same in a terminal and on a page."""
+
+from collections.abc import Iterator
+
+from sana.comparison.paired import LossDifference
+from sana.comparison.record import PairComparison
+from sana.wording import counted
+
+VERDICTS = {
+    "better": "better than",
+    "worse": "worse than",
+    "same": "the same as",
+    "unsure": "not surely better or worse than",
+}
+
+
+def verdict(pair: PairComparison) -> str:
+    """Say in a sentence which is better, by how much and how sure."""
+    loss, common = pair.losses.eval_loss, pair.losses.common
+    said = f"{pair.side} is {VERDICTS[loss.verdict]} {pair.reference}: its eval loss is {difference(loss)}"
+    if loss.stderr is None:
+        said += ", of one sample, which has no standard error"
+    elif loss.stderr > 0:
+        said += f", {abs(loss.difference) / loss.stderr:.1f} standard errors"
+    on = (
+        f"on all {counted(common.samples, 'sample')}"
+        if common.is_all
+        else f"on the {counted(common.samples, 'sample')} that both have, of {common.samples_of_reference} of "
+        f"{pair.reference} and {common.samples_of_side} of {pair.side}"
+    )
+    if common.changed:
+        on += f" ({common.changed} more were changed in between)"
+    if common.sigmas != common.sigmas_of_side or common.sigmas != common.sigmas_of_reference:
+        on += f", at {common.sigmas} of {common.sigmas_of_reference} and {common.sigmas_of_side} noise levels"
+    return f"{said}; {on}"
+
+
+def difference(loss: LossDifference) -> str:
+    """Write a difference and its standard error: `-0.0123 +- 0.0010`."""
+    error = "" if loss.stderr is None else f" \u00b1 {loss.stderr:.4f}"
+    return f"{loss.difference:+.4f}{error}"
+
+
+def difference_rows(pair: PairComparison) -> Iterator[tuple[str, LossDifference]]:
+    """Yield the rows of a pair's table: what each is over, and the difference."""
+    losses = pair.losses
+    yield "eval loss", losses.eval_loss
+    for level in losses.sigmas:
+        yield f"sigma {level.sigma:.4g}", level.loss
+    groups = (
+        ("bucket", losses.buckets),
+        ("data set", losses.datasets if len(losses.datasets) > 1 else {}),
+        ("by itself:", losses.separate),
+        ("with", losses.conditions),
+    )
+    for what, found in groups:
+        for name, loss in found.items():
+            yield f"{what} {name}", loss
