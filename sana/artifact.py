@@ -245,6 +245,11 @@ def config_diff(recipe: Recipe, before: Artifact | None) -> list[str]:
     return changed
 
 
+def flat_config(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of an artifact or recipe by dotted key, as they are written in YAML."""
+    return {key: _as_in_yaml(value) for key, value in _flatten(config).items()}
+
+
 def _as_in_yaml(value: Any) -> str:
     if value is None:
         return "(not set)"

@@ -91,6 +91,8 @@ def run(
     if all(state.lower() == "cached" for _, state, _ in results):
         click.echo("every stage is cached: nothing to do")
     click.echo(f"data report: {program()} report {same}")
+    if any(name == "train" for name, _, _ in results):
+        click.echo(f"run report: {program()} report {same} --run")
     click.echo(f"browse the runs: {program()} ui {same}")
     emit(run_document(config, context.store, results))
 

@@ -1,6 +1,7 @@
-"""Where the data report is made and kept: from a store on S3, by the command, as a file in MLflow."""
+"""Where the two reports are made and kept: from a store on S3, by the command, as a file in MLflow."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,19 @@ from mlflow.tracking import MlflowClient
 
 from flows.cli.main import main
 from sana.artifact import Recipe
+from sana.config.load import load_config
 from sana.context import Context
-from sana.pipeline.observers import Committed, Observers, RunStart, StageEnd, StageStart
+from sana.pipeline.observers import Committed, Observers, RunStart, StageEnd, StageStart, WorkStart
 from sana.report.page import data_report
-from sana.store import open_store
+from sana.stages.train import trajectory_of
+from sana.store import LocalStore, open_store
 from tasks.report import PAGE, DataReport
+from tasks.run_report import PAGE as RUN_PAGE
+from tasks.run_report import RunReport
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.values import tracking_uri
+from tests.made_trainings import MadeTraining, losses_around, rows_of
 from tests.pipeline_runs import SMALLER, Outcome, Place
 from tests.report_pages import run_with_hostile_names, states_of, thumbnails_of
 from tests.s3_server import WeedServer
@@ -68,6 +74,29 @@ def test_the_command_needs_storage_alone(
     assert not (tmp_path / "three.html").exists() and not (tmp_path / "empty").exists()
 
 
+def test_the_command_makes_the_report_of_a_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = str(Path(__file__).parents[2] / "configs/demo.yaml")
+    made = MadeTraining(LocalStore(str(tmp_path / "root")))
+    arguments = ["report", config, "--root", str(tmp_path / "root"), "-s", f"work_dir={tmp_path}/work"]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--run"])
+    assert "can have been trained" in capsys.readouterr().err
+    made.prepare()
+    made.write(0, 40, "aaaa", rows_of(0, 40))
+    trained = made.finish()
+    main([*arguments, "--run", trained.fingerprint[:8]])
+    assert "run report: run_report.html" in capsys.readouterr().out
+    assert "Not evaluated yet" in (tmp_path / "run_report.html").read_text()
+    main([*arguments, "--run", made.trajectory, "-o", "other.html", "--json"])
+    assert json.loads(capsys.readouterr().out)["page"] == "other.html" and (tmp_path / "other.html").exists()
+    with pytest.raises(SystemExit):
+        main([*arguments, "--run", "nothing"])
+    assert f"has no training nothing; there are {trained.fingerprint}" in capsys.readouterr().err
+
+
 def tracked(context: Context, title: str, outcome: Outcome, state: str, *, error: Exception | None = None) -> str:
     """Record a flow run as tasks do; returns the page on the pipeline's run."""
     tracker = Tracker(context.config, context.store, "key", {})
@@ -104,3 +133,64 @@ def test_mlflow_keeps_the_page_and_a_cached_run_leaves_it(
     damaged = dataclasses.replace(artifact, files=gone)
     broken = Outcome({**outcome.artifacts, "probe": damaged}, [])
     assert "<h1>two</h1>" in tracked(context, "four", broken, "completed")
+
+
+def watched(context: Context, made: MadeTraining, state: str, *, error: BaseException | None = None) -> Tracker:
+    """Record a flow run that trained, as tasks do; with an error, one whose training failed."""
+    tracker = Tracker(context.config, context.store, "key", {})
+    watching = Observers([TrackingObserver(tracker), RunReport(tracker)])
+    watching.on_run_start(RunStart("demo", context))
+    for name, artifact in made.data.items():
+        recipe = Recipe(name, artifact.version, artifact.config, artifact.inputs)
+        watching.on_event(Committed(name, recipe, {}, artifact, "cached"))
+    recipe = made.recipe()
+    inputs = {"latents": made.data["encode_latents"], "texts": made.data["encode_captions"]}
+    watching.on_event(StageStart("train"))
+    if state != "cached":
+        watching.on_event(WorkStart("train", recipe, inputs))
+    if error is None:
+        watching.on_event(Committed("train", recipe, inputs, made.finish(), state))
+    watching.on_event(StageEnd("train", state, error))
+    watching.on_run_end(error)
+    return tracker
+
+
+def test_mlflow_keeps_the_run_report_on_both_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = load_config("configs/demo.yaml", [f"root={tmp_path}/root", f"work_dir={tmp_path}/work"])
+    context = Context(config, open_store(str(tmp_path / "root")), tmp_path / "work")
+    client = MlflowClient(tracking_uri=tracking_uri(config))
+    made = MadeTraining(context.store)
+    made.trajectory = trajectory_of(made.recipe())
+    made.prepare()
+    made.write(0, 20, "aaaa", rows_of(0, 20))
+
+    def pages(tracker: Tracker) -> list[str]:
+        inputs = {"latents": made.data["encode_latents"], "texts": made.data["encode_captions"]}
+        runs = [tracker.run_id, tracker.stage(made.recipe(), inputs).run_id()]
+        return [Path(client.download_artifacts(str(run), RUN_PAGE)).read_text() for run in runs]
+
+    of_pipeline, of_training = pages(watched(context, made, "failed", error=ValueError("no <memory>")))
+    assert (
+        of_pipeline == of_training and "Failed at step 20 of 120" in of_pipeline and "no &lt;memory&gt;" in of_pipeline
+    )
+    made.write(21, 40, "bbbb", rows_of(21, 40))
+    done, _ = pages(watched(context, made, "completed"))
+    assert "Not evaluated yet" in done and "bbbb" in done
+    made.evaluate({name: losses_around(1.0, 0.1) for name in ("initial", "live", "ema")}, step=40)
+    cached, _ = pages(watched(context, made, "cached"))
+    assert cached == done, "all is cached: nothing is made"
+
+
+def test_a_cancelled_run_and_one_that_trained_nothing_have_no_run_report(tmp_path: Path) -> None:
+    config = load_config("configs/demo.yaml", [f"root={tmp_path}/root", f"work_dir={tmp_path}/work"])
+    context = Context(config, open_store(str(tmp_path / "root")), tmp_path / "work")
+    made = MadeTraining(context.store)
+    made.prepare()
+    tracker = watched(context, made, "stopped", error=KeyboardInterrupt())  # of a cancel little time is left
+    prepared = Observers([RunReport(tracker)])
+    prepared.on_run_start(RunStart("demo", context))
+    prepared.on_event(StageStart("download"))
+    prepared.on_run_end(None)
+    client = MlflowClient(tracking_uri=tracking_uri(config))
+    assert RUN_PAGE not in [file.path for file in client.list_artifacts(str(tracker.run_id))]

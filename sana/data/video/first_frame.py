@@ -1,4 +1,4 @@
-"""The picture that a sampled video begins with."""
+"""The picture that a sampled video begins with: a given one, or that of a finished video."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sana.data.video.still import read_picture
-from sana.data.video.video import ClipRejected, crop_and_resize
+from sana.data.video.video import ClipRejected, crop_and_resize, opened, rgb
 from sana.errors import ConfigError
 
 
@@ -25,3 +25,16 @@ def read_first_frame(path: str, *, height: int, width: int, where: str) -> NDArr
     except OSError as error:
         raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}; name a local picture") from error
     return crop_and_resize(picture, 1.0, height, width, None)
+
+
+def first_picture(path: Path) -> NDArray[np.uint8]:
+    """Return the first frame of a video that was written here, as it is stored: uint8 [H, W, 3], RGB.
+
+    Raises:
+        ClipRejected: the file is damaged or empty.
+        OSError: it cannot be read.
+    """
+    with opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            return rgb(frame)
+    raise ClipRejected("truncated", "it has no frame")
