@@ -59,7 +59,7 @@ def test_a_claim_of_a_dead_process_of_this_machine_is_taken_over_at_once(store: 
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
-    claim(store, 1, host=lease._this_host(), pid=int(dead.stdout))
+    claim(store, 1, host=this_host(), pid=int(dead.stdout))
     with lease.hold_lease(store, "t"):
         assert store.list("train/t/lease")[-1][0] == "train/t/lease/00000002.json"
     # of another container with this one's name the pid says nothing

@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sana.errors import LeaseHeldError, SanaError
 from sana.record import Record
+from sana.runtime.process_id import ProcessId, this_host
 from sana.store import Store
 from sana.store_errors import StoreError
 
@@ -34,7 +34,7 @@ class Claim(Record):
     """Who holds a lease, and the time of its last heartbeat."""
 
     owner: str
-    host: str  # where its pid counts, as `_this_host` names it
+    host: str  # where its pid counts, as `this_host` names it
     pid: int
     heartbeat_at: float  # Unix time, seconds
 
@@ -52,7 +52,7 @@ class Lease:
 
     def _claim(self) -> bool:
         """Create the next number; False when another process did."""
-        claim = Claim(self._owner, _this_host(), os.getpid(), round(time.time(), 3))
+        claim = Claim(self._owner, this_host(), os.getpid(), round(time.time(), 3))
         key = _key(self._folder, self._number + 1)
         if not self._store.put_if_absent(key, claim.to_json(indent=None)):
             # ours, where a put got through though storage seemed away
@@ -143,7 +143,7 @@ def _age_s(claim: Claim) -> float:
 
 
 def _is_held(claim: Claim) -> bool:
-    return _age_s(claim) < EXPIRES_S and not _owner_is_gone(claim)
+    return _age_s(claim) < EXPIRES_S and not ProcessId(claim.host, claim.pid).is_gone()
 
 
 def _key(folder: str, number: int) -> str:
@@ -160,25 +160,3 @@ def _newest_claim(store: Store, folder: str) -> tuple[int, Claim | None]:
         claim = Claim.from_json(data, where=store.uri(key), repair_hint="remove it if nobody trains on it")
         return int(key.rpartition("/")[2].removesuffix(".json")), claim
     return 0, None
-
-
-def _this_host() -> str:
-    """Name this machine, since it was started, and this container: a pid is a process of those alone."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux
-        return socket.gethostname()
-
-
-def _owner_is_gone(claim: Claim) -> bool:
-    """Return whether the claim is of a process of this machine that is gone: after a kill -9 nobody has to wait."""
-    if claim.host != _this_host():
-        return False
-    try:
-        os.kill(claim.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # another user's process: alive
-        return False
-    return False

@@ -1,0 +1,100 @@
+"""The runs of a root, newest first, and in what state each is. Bounded: two or three small reads for a run."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from sana.runs.records import FOLDER, RunEnd, RunEnded, RunStarted, RunStatus, end_key, start_key, status_folder
+from sana.runtime.threads import in_threads
+from sana.store import Store
+
+SILENT_S = 90.0  # several heartbeats, and more than clocks differ
+
+RunState = RunEnd | Literal["running", "silent", "killed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of the pipeline, as its root has it. `status` is None until the first one is written."""
+
+    started: RunStarted
+    status: RunStatus | None
+    ended: RunEnded | None
+
+    @property
+    def run_id(self) -> str:
+        """Its name: the second of its start, UTC, and six random digits. Later runs have greater names."""
+        return self.started.run_id
+
+    @property
+    def trajectory(self) -> str:
+        """The training that it has worked on, or ""."""
+        return self.status.trajectory if self.status else ""
+
+    def state(self, now: float) -> RunState:
+        """Return how it ended, or whether it is running; `now` is Unix time in seconds.
+
+        killed: its process, of this machine, is gone. silent: nothing was heard of it for SILENT_S: it was killed, or
+        storage is away from where it runs.
+        """
+        if self.ended is not None:
+            return self.ended.state
+        if self.started.process.is_gone():
+            return "killed"
+        return "silent" if now - self.heard_at > SILENT_S else "running"
+
+    @property
+    def heard_at(self) -> float:
+        """When it last said something, Unix time, seconds."""
+        if self.ended is not None:
+            return self.ended.ended_at
+        return self.status.updated_at if self.status else self.started.started_at
+
+
+def runs_of(store: Store, *, limit: int | None = 100) -> list[Run]:
+    """Return the newest runs of a root, newest first; None: all.
+
+    Raises:
+        SanaError: a record is damaged.
+        StoreError: storage does not answer.
+    """
+    return list(iterate_runs(store, limit=limit))
+
+
+def iterate_runs(store: Store, *, limit: int | None = None) -> Iterator[Run]:
+    """Yield the runs of a root, newest first. Raises as `runs_of` does."""
+    names = store.list_dirs(FOLDER)[::-1][:limit]
+    yield from (found for found in in_threads(partial(read_run, store), names) if found is not None)
+
+
+def read_run(store: Store, run_id: str) -> Run | None:
+    """Return one run; None if there is none of this name. Raises as `runs_of` does."""
+    try:
+        data = store.read(start_key(run_id))
+    except FileNotFoundError:
+        return None
+    started = RunStarted.from_json(data, where=store.uri(start_key(run_id)))
+    return Run(started, read_status(store, run_id), _read_end(store, run_id))
+
+
+def read_status(store: Store, run_id: str) -> RunStatus | None:
+    """Return the newest status of a run, or None. Raises as `runs_of` does."""
+    for _ in range(5):  # it may be replaced between the listing and the reading
+        keys = [key for key, _ in store.list(status_folder(run_id))]
+        if not keys:
+            return None
+        try:
+            return RunStatus.from_json(store.read(keys[-1]), where=store.uri(keys[-1]))
+        except FileNotFoundError:
+            time.sleep(0.02)
+    return None
+
+
+def _read_end(store: Store, run_id: str) -> RunEnded | None:
+    key = end_key(run_id)
+    try:
+        return RunEnded.from_json(store.read(key), where=store.uri(key))
+    except FileNotFoundError:
+        return None
