@@ -3,7 +3,7 @@
 import logging
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from sana.pipeline.advice import Advisor
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run
+from sana.pipeline.run_recorder import RunRecorder
 from sana.store import open_store
 from tasks.form_terms import as_form
 from tasks.notifications import Notifier
@@ -31,7 +32,7 @@ from tasks.run_log import tell_errors_once
 from tasks.run_report import RunReport
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.tracker import Tracker
-from tasks.tracking.values import pipeline_key, tracking_uri
+from tasks.tracking.values import pipeline_key, resolved_yaml, tracking_uri
 
 log = logging.getLogger(__name__)
 tell_errors_once()
@@ -128,8 +129,14 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
         # before `progress`, which at the end may wait for Prefect's server to come back
         observers.append(Notifier(context.config.notifications, tracker, on_server=not temporary))
+    observers.append(_recorder(context, tracker.key, facts))  # the last: the first to hear of the end
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
+
+
+def _recorder(context: Context, key: str, facts: Mapping[str, str]) -> RunRecorder:
+    url = facts["prefect.flow_run_url"]
+    return RunRecorder(resolved_yaml(context.config), key, lambda: {"Prefect": url} if url else {})
 
 
 def context_of(config: str, overrides: Iterable[str], root: str | None) -> Context:

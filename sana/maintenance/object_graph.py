@@ -43,6 +43,8 @@ _LAYOUT = {
     "validation file": r"train/[^/]+/validation/step_\d+/[0-9a-f]{12}/[0-9a-f]{12}/[^/]+",
     "metrics": r"train/[^/]+/metrics/[^/]+\.jsonl",
     "lease": r"train/[^/]+/lease/\d+\.json",
+    "run": r"runs/[^/]+/(start|end)\.json",
+    "run status": r"runs/[^/]+/status/\d+\.json",
     "file": r"[a-z_]+/(?!pool/|history/)[^/]+/[0-9a-f]{12}/.+",
     "base file": r"model/base/[0-9a-f]{32}/[^/]+",
     "write test": r"probe-[0-9a-f]{32}",

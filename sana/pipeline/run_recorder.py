@@ -15,7 +15,17 @@ from dataclasses import replace
 from sana.artifact import Artifact, Recipe
 from sana.facts import TrainFacts
 from sana.metrics import STEP, Row
-from sana.pipeline.observers import FAILED, STOPPED, Committed, Event, Observer, RunStart, StageEnd, WorkEvent, WorkStart
+from sana.pipeline.observers import (
+    FAILED,
+    STOPPED,
+    Committed,
+    Event,
+    Observer,
+    RunStart,
+    StageEnd,
+    WorkEvent,
+    WorkStart,
+)
 from sana.progress import CheckpointSaved, Happening, Pace, PreviewReady, Progress, ValidationDone
 from sana.runs import records
 from sana.runs.records import EventNote, RunEnded, RunStarted, RunStatus, StageStatus
@@ -104,17 +114,19 @@ class RunRecorder(Observer):
         self._ending.set()
         self._news.set()
         thread.join(timeout=10.0)
-        state: records.RunEnd = "completed" if error is None else "failed" if isinstance(error, Exception) else "stopped"
+        state: records.RunEnd = (
+            "completed" if error is None else "failed" if isinstance(error, Exception) else "stopped"
+        )
         text = "" if error is None else (str(error) or type(error).__name__)[:_MAX_ERROR]
-        ended = RunEnded(self.run_id, state, time.time(), text)
+        ended = RunEnded(self.run_id, "completed" if error is None else state, time.time(), text)
         self._try(lambda: store.put_if_absent(records.end_key(self.run_id), ended.to_json()))
 
     def _begin(self, stage: str, recipe: Recipe) -> None:
-        now = time.time()
-        changes = {"trajectory": trajectory_of(recipe)} if stage == "train" else {}
+        begun = StageStatus("running", time.time(), fingerprint=recipe.fingerprint)
         with self._lock:
-            stages = {**self._status.stages, stage: StageStatus("running", now, fingerprint=recipe.fingerprint)}
-            self._status = replace(self._status, stages=stages, **changes)
+            trajectory = trajectory_of(recipe) if stage == "train" else self._status.trajectory
+            stages = {**self._status.stages, stage: begun}
+            self._status = replace(self._status, stages=stages, trajectory=trajectory)
         self._start()
 
     def _committed(self, artifact: Artifact, state: str) -> None:
@@ -186,17 +198,18 @@ class RunRecorder(Observer):
             version=importlib.metadata.version("sana-video-pipeline"),
         )
         interval_s = self._interval_s or (INTERVAL_S if store.is_local else REMOTE_INTERVAL_S)
-        is_known = False
+        key, data = records.start_key(self.run_id), started.to_json()
+        is_begun = False
         while True:
             self._news.clear()
             is_last = self._ending.is_set()
-            is_known = is_known or self._try(lambda: store.put_if_absent(records.start_key(self.run_id), started.to_json()))
-            if is_known:
-                self._try(lambda: self._write_status(store))
+            is_begun = is_begun or self._try(lambda: store.put_if_absent(key, data))
+            is_written = is_begun and self._try(lambda: self._write_status(store))
             if is_last:
                 return
             self._ending.wait(interval_s)
-            self._news.wait(max(HEARTBEAT_S - interval_s, 0.0))
+            if is_written:  # else it is tried again
+                self._news.wait(max(HEARTBEAT_S - interval_s, 0.0))
 
     def _write_status(self, store: Store) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ def rows_so_far(store: Store, trajectory: str, runs: Iterable[Run] = ()) -> list
     """
     checkpoint = newest_checkpoint(store, trajectory, at_most=_NO_LIMIT)
     segments = checkpoint.segments if checkpoint else ()
-    rows = [row for segment in segments for row in parse_rows(store.read(segment.key))]
+    rows: list[Row] = [row for segment in segments for row in parse_rows(store.read(segment.key))]
     known = max((row[STEP] for row in rows), default=-1.0)
     for run in sorted(runs, key=lambda one: one.run_id):
         if run.status is not None and run.trajectory == trajectory:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sana.errors import SanaError
+from sana.runtime.process_id import this_host
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
 from sana.training.checkpoints import lease
