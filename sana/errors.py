@@ -28,6 +28,14 @@ class ConfigError(SanaError):
     """The config, or what it names, is wrong: trying again will not help."""
 
 
+class NoColumnError(ConfigError):
+    """A table has none of the columns that are looked for; `setting` names one, of `columns`, which it has."""
+
+    def __init__(self, message: str, setting: str, columns: Sequence[str]) -> None:
+        super().__init__(message)
+        self.setting, self.columns = setting, columns
+
+
 class RankLostError(SanaError):
     """Another rank of a training is gone: trying again resumes."""
 

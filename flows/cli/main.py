@@ -9,7 +9,7 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, completion, convert, doctor, plan
+from flows.cli.begin import calibrate, check, completion, convert, doctor, init, plan
 from flows.cli.look import compare, inspect, report, ui
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
@@ -30,6 +30,7 @@ SECTIONS = (
         "Begin",
         (
             doctor.doctor,
+            init.init,
             check.check,
             plan.validate,
             convert.convert_simpletuner,

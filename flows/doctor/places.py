@@ -11,6 +11,7 @@ from flows.doctor.finding import Finding, fail, ok, warn
 from flows.doctor.subject import Subject
 from sana.config.places import path_below
 from sana.errors import SanaError
+from sana.store import local_root, open_store
 from sana.wording import in_units
 
 GIB = 2**30
@@ -77,9 +78,8 @@ def check_work_dir(subject: Subject) -> Finding:
 
 def check_root(subject: Subject) -> Finding:
     """The disk of root; of a bucket, whether it answers and can be written."""
-    if "://" not in subject.root:
-        return judge_disk(disk_of(Path(subject.root)), name="root", needs_local=False)
-    from sana.store import open_store
+    if not subject.root.startswith("s3://") and "://" not in local_root(subject.root):
+        return judge_disk(disk_of(Path(local_root(subject.root))), name="root", needs_local=False)
 
     try:
         open_store(subject.root).check_writable()

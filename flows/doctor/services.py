@@ -19,7 +19,7 @@ from flows.environment import prefect_is_configured
 from sana.data.sources import hub
 from sana.wording import counted, one_line, without_password
 
-PORTS = {4200: "Prefect's server", 5000: "sana ui"}
+PORTS = {4200: "Prefect's server", 5000: "the page of sana ui", 5001: "MLflow of sana ui"}
 _OURS = ("prefect", "mlflow", "sana")  # in the command of a process that may well have such a port
 PREFECT_LIMIT_S, HTTP_TIMEOUT_S, CLOCK_TIMEOUT_S = 25.0, 6.0, 3.0
 _SKEW_WARN_S, _SKEW_FAIL_S = 30.0, 900.0  # S3 refuses what is signed a quarter of an hour off
@@ -28,7 +28,7 @@ _now = time.time  # this machine's clock
 
 
 def check_ports() -> Finding:
-    """Whether what `sana ui` and Prefect's server listen on is free, and whose it is if not."""
+    """Whether the PORTS of `sana ui` and of Prefect's server are free, and whose it is if not."""
     return judge_ports({port: listener_of(port) for port in PORTS})
 
 
@@ -68,7 +68,11 @@ def judge_ports(listeners: dict[int, str | None]) -> Finding:
     said = ", ".join(parts)
     if not taken:
         return ok(said)
-    remedies = {5000: "sana ui CONFIG --port 5002", 4200: "prefect server start --port 4201, and PREFECT_API_URL"}
+    remedies = {
+        4200: "prefect server start --port 4201, and PREFECT_API_URL",
+        5000: "sana ui CONFIG --port 5002",
+        5001: "sana ui CONFIG --mlflow-port 5003",
+    }
     return warn(said, "; ".join(remedies[port] for port in taken))
 
 

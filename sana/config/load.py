@@ -28,7 +28,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no config {path}; `sana check SOURCE --write {path}` makes one") from error
+        raise ConfigError(f"there is no config {path}; `sana init SOURCE -o {path}` makes one") from error
     except UnicodeDecodeError as error:
         if b"\0" in error.object[:_HEAD] and error.object[:2] not in (BOM_UTF16_LE, BOM_UTF16_BE):
             raise ConfigError(f"config {path} is no text; a YAML file is needed") from error

@@ -4,9 +4,10 @@ The stages up to the buckets run on a store that is thrown away. What stops a ru
 that the root's pool or an earlier check has probed are not opened again.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,7 @@ from sana.data.bucketing.split_check import check_splits, split_notes
 from sana.data.bucketing.window_table import WindowTable, make_window_table
 from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import REJECTS
+from sana.data.sources.sample import SampleLimits, archives_to_read, sampled
 from sana.data.sources.source import Source, open_sources, sources_of
 from sana.data.sources.source_check import check_sources
 from sana.data.tables import probed_files, read_table
@@ -59,20 +61,27 @@ class Listed:
 class Checked:
     """What a run would make of `listed`, which is None where no data set can be read.
 
-    `config` has the data sets that could be read; `stopped` says what would stop a run, a line each.
+    `config` has the data sets that could be read; `stopped` says what would stop a run, a line each. `num_videos` has
+    the videos of each data set of which a sample was looked at.
     """
 
     config: Config
-    unread: Sequence[str]  # what is wrong with data sets that cannot be read
+    unread: Sequence[SanaError]  # what is wrong with data sets that cannot be read
     source_notes: Sequence[str]
     listed: Listed | None = None
     assigned: WindowTable | None = None
+    num_videos: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rejects(self) -> pa.Table:
         """REJECTS of all stages."""
         tables = [self.listed.rejects] if self.listed else []
         return pa.concat_tables([REJECTS.empty_table(), *tables, *([self.assigned.rejects] if self.assigned else [])])
+
+    def factor(self, dataset: str) -> float:
+        """How many clips of a data set each of those that were looked at stands for."""
+        found = 0 if self.listed is None else self.listed.counts["download"].datasets[dataset].num_in
+        return max(1.0, self.num_videos.get(dataset, 0) / found) if found else 1.0
 
     @property
     def notes(self) -> list[str]:
@@ -83,7 +92,7 @@ class Checked:
 
     @property
     def stopped(self) -> list[str]:
-        found = list(self.unread)
+        found = [str(error) for error in self.unread]
         if self.listed is not None and self.assigned is not None:
             found += _limits(self.config, {**self.listed.counts, bucket.NAME: self.assigned.counts})
             try:
@@ -106,54 +115,82 @@ def _split_and_rules(config: Config) -> object:
     return config.bucket, [(dataset.id, dataset.role, dataset.bucket) for dataset in config.download.enabled]
 
 
-def check_data(context: Context, report_for: ReportFor, *, known: Store | None = None) -> Checked:
+def check_data(
+    context: Context, report_for: ReportFor, *, known: Store | None = None, limits: SampleLimits | None = None
+) -> Checked:
     """List, pair, probe and bucket all clips of a config. `known` is the root: what its pool has is not probed again.
+
+    With `limits` all is listed, and of each data set a sample is looked at.
 
     Raises:
         SanaError: work_dir cannot be written, or a worker failed otherwise than by a video.
     """
     check_work_dir(context.work_dir)
-    opened, unread, notes = _open_sources(context)
+    read_as, opened, unread, notes = _open_sources(context, limits)
+    num_videos = {name: source.videos.num_rows for name, source in opened.items() if limits is not None}
     while opened:
         datasets = [dataset for dataset in context.config.download.enabled if dataset.id in opened]
         with TemporaryDirectory(dir=context.work_dir, prefix="worker-check-") as folder:
             try:
-                listed = _list(_thrown_away(context, datasets, opened, Path(folder)), report_for, known)
+                inner = _thrown_away(context, [read_as[dataset.id] for dataset in datasets], opened, Path(folder))
+                listed = _list(inner, report_for, known)
             except _UnreadableError as error:  # a table that is read to its end only now
                 unread += error.problems
                 opened = {name: source for name, source in opened.items() if name not in error.datasets}
                 continue
         download = context.config.download.model_copy(update={"datasets": tuple(datasets)})
         config = context.config.model_copy(update={"download": download})
-        return Checked(config, unread, notes, listed).with_config(config)
+        return Checked(config, unread, notes, listed, num_videos=num_videos).with_config(config)
     return Checked(context.config, unread, notes)
 
 
 class _UnreadableError(Exception):
     """The captions of these data sets cannot be read."""
 
-    def __init__(self, datasets: Sequence[str], problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
+    def __init__(self, datasets: Sequence[str], problems: Sequence[SanaError]) -> None:
+        super().__init__("; ".join(map(str, problems)))
         self.datasets, self.problems = datasets, problems
 
 
-def _open_sources(context: Context) -> tuple[dict[str, Source], list[str], list[str]]:
-    """Open and list each data set; returns those that can be read, what is wrong with the others, and notes."""
+def _open_sources(
+    context: Context, limits: SampleLimits | None
+) -> tuple[dict[str, DatasetConfig], dict[str, Source], list[SanaError], list[str]]:
+    """Open and list each data set.
+
+    Returns (the data sets, of whose archives `limits` may leave some out; the sources of those that can be read; what
+    is wrong with the others; notes).
+    """
     opened: dict[str, Source] = {}
-    problems: list[str] = []
+    read_as: dict[str, DatasetConfig] = {}
+    problems: list[SanaError] = []
     notes: list[str] = []
     download = context.config.download
     for dataset in download.enabled:
         alone = context.config.model_copy(update={"download": download.model_copy(update={"datasets": (dataset,)})})
         try:
             source = open_sources(alone, work_dir=context.work_dir)
+            if limits is not None and (some := archives_to_read(source[dataset.id], limits)) is not None:
+                alone = _with_archives(alone, some)
+                source = open_sources(alone, work_dir=context.work_dir)
+                notes.append(f"{dataset.where}: of its archives {len(some)} were looked into, such as {some[0]}")
             wrong, said = check_sources(alone, work_dir=context.work_dir, opened=source, tell_unread=False)
+            if limits is not None and not wrong:
+                source = {dataset.id: sampled(source[dataset.id], limits)}
         except SanaError as error:
             source, wrong, said = {}, [error], []
-        problems += [str(error) for error in wrong]
+        problems += wrong
         notes += said
         opened.update({} if wrong else source)
-    return opened, problems, notes
+        read_as[dataset.id] = alone.download.datasets[0]
+    return read_as, opened, problems, notes
+
+
+def _with_archives(config: Config, paths: Sequence[str]) -> Config:
+    """Return the config of one data set with these archives of it alone."""
+    [dataset] = config.download.datasets
+    globs = tuple(re.sub(r"([*?[])", r"[\1]", path) for path in paths)
+    dataset = dataset.model_copy(update={"archives": "read", "archive_files": globs})
+    return config.model_copy(update={"download": config.download.model_copy(update={"datasets": (dataset,)})})
 
 
 def _thrown_away(
@@ -204,12 +241,12 @@ def _readable(inner: Context, stage: str) -> Iterator[None]:
     except SanaError as error:
         from sana.data.captions.captions import open_captions
 
-        wrong: dict[str, str] = {}
+        wrong: dict[str, SanaError] = {}
         for dataset in inner.config.download.datasets if stage == "download" else ():
             try:
                 open_captions(dataset, inner.once(sources_of)[dataset.id])
             except SanaError as one:
-                wrong[dataset.id] = str(one)
+                wrong[dataset.id] = one
         if not wrong:
             raise
         raise _UnreadableError(list(wrong), list(wrong.values())) from error

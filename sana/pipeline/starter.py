@@ -2,25 +2,32 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow.compute as pc
 
 from sana.arrow import value_counts
-from sana.config.load import from_values
+from sana.config.load import check, from_values
 from sana.config.pipeline import Config
-from sana.convert.yaml_text import scalar
+from sana.config.yaml_reading import parse_yaml
+from sana.convert.yaml_text import one_line, scalar
 from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import Reason
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
+from sana.errors import SanaError
+from sana.facts import BucketFacts
 from sana.pipeline.advice import advice
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import changes_for, facts_of
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
 BATCH, STEPS, EPOCHS = 8, 2000, 100  # at most
+NICKNAMES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # of prompts
+_WIDTH = 120  # of comments that wrap
 _CAPTION_CHARS = 300  # of the prompt that is taken from the captions
 _FILE_ENDINGS = (*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES)  # of a source that is a file
 _SETS: dict[str, tuple[str, ...]] = {  # rules that are changed for a reason itself; a change may bring others along
@@ -47,10 +54,14 @@ class Starter:
             "model": {"path": MODEL},
             "download": {"datasets": [dataset]},
             "train": {"max_steps": STEPS, "global_batch_size": BATCH},
-            "sample": {"prompts": {"first": "a prompt, written the way your captions are written"}},
+            "sample": {"prompts": {NICKNAMES[0]: "a prompt, written the way your captions are written"}},
         }
         self._why = dict(_WHY)
-        self._given = {override.partition("=")[0].strip() for override in overrides}  # not ours to change
+        of_id = f"download.datasets.{dataset['id']}."
+        keys = (override.partition("=")[0].strip() for override in overrides)
+        self.given = {
+            re.sub(rf"^{re.escape(of_id)}", "download.datasets.0.", key) for key in keys
+        }  # not ours to change
         self.config = from_values(self._values, overrides, where=f"a config for {source}")
         if self.config.model.path != MODEL:
             del self._why["model.path"]
@@ -66,15 +77,19 @@ class Starter:
     def _sized(self, checked: Checked) -> Checked:
         """Choose batch, steps, prompt and intervals for as many samples as there are."""
         assert checked.listed is not None and checked.assigned is not None
-        samples = sum(of.train for of in checked.assigned.facts.buckets.values())
+        factor = checked.factor(checked.config.download.datasets[0].id)
+        facts = of_all(checked.assigned.facts, factor)
+        samples = sum(of.train for of in facts.buckets.values())
         if not samples:
             return checked
         batch = min(BATCH, samples)
         steps = max(1, min(STEPS, EPOCHS * samples // batch))
         checked = self._set(checked, {"train.global_batch_size": batch, "train.max_steps": steps})
         prompt = " ".join(first_caption(checked).split())[:_CAPTION_CHARS]
-        checked = self._set(checked, {"sample.prompts.first": prompt}, why="the caption of the first clip")
-        for one in advice(checked.config, checked.assigned.facts if checked.assigned else None):
+        key = f"sample.prompts.{NICKNAMES[0]}"
+        if not any(name.startswith("sample.prompts") for name in self.given):
+            checked = self._set(checked, {key: prompt}, why="the caption of the first clip")
+        for one in advice(checked.config, of_all(checked.assigned.facts, factor) if checked.assigned else None):
             if one.key:
                 checked = self._set(checked, {one.key: one.value}, why=one.text.partition(":")[0].rstrip(";"))
         return checked
@@ -113,29 +128,56 @@ class Starter:
         return self._set(checked, {key: max(above)}, why=why)
 
     def _set(self, checked: Checked, settings: dict[str, Any], *, why: str = "") -> Checked:
-        for key, value in settings.items():
-            if key in self._given:
-                continue
-            *parents, last = key.split(".")
-            node: Any = self._values
-            for part in parents:
-                node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-            node[last] = list(value) if isinstance(value, tuple) else value
-            if why:
-                self._why[key] = why
-        self.config = from_values(copy.deepcopy(self._values), (), where="the config to begin with")
+        mine = {key: value for key, value in settings.items() if key not in self.given}
+        _put(self._values, mine)
+        self._why |= dict.fromkeys(mine, why) if why else {}
+        self.config = self._checked(self._values)
         return checked.with_config(self.config)
 
-    def text(self, checked: Checked) -> str:
-        """Return the config as YAML."""
+    def choose(self, settings: Mapping[str, Any], *, why: str = "") -> None:
+        """Set values by dotted key for good: what is found later does not change them.
+
+        Raises:
+            ConfigError: the config with them is not valid; it stays as it was.
+        """
+        self.config = self.tried(settings)
+        _put(self._values, settings)
+        self.given |= set(settings)
+        for key in settings:
+            self._why.pop(key, None)
+        self._why |= dict.fromkeys(settings, why) if why else {}
+
+    def tried(self, settings: Mapping[str, Any]) -> Config:
+        """Return the config with other values by dotted key. Raises ConfigError: it is not valid."""
+        values = copy.deepcopy(self._values)
+        _put(values, settings)
+        return self._checked(values)
+
+    @staticmethod
+    def _checked(values: dict[str, Any]) -> Config:
+        return from_values(copy.deepcopy(values), (), where="the config to begin with")
+
+    def text(self, checked: Checked, head: Sequence[str] = ()) -> str:
+        """Return the config as YAML, with the lines of `head` as comments at its top, and reasons beside values.
+
+        Raises:
+            SanaError: what is written would not be read back as what is meant.
+        """
         counted = ""
         if checked.listed is not None and checked.assigned is not None:
-            found = sum(of.num_in for of in checked.listed.counts["download"].datasets.values())
+            looked_at = sum(of.num_in for of in checked.listed.counts["download"].datasets.values())
             used, samples = checked.assigned.counts.num_out, checked.assigned.counts.num_samples or 0
-            counted = f"{used} of {found} clips give {samples} samples. "
-        head = f"# {counted}All settings, with their reasons: configs/sana_video_480p.yaml"
-        values = {name: self._values[name] for name in Config.model_fields if name in self._values}
-        return "\n".join([head, *self._lines(values, "", "")]) + "\n"
+            all_videos = sum(checked.num_videos.values())
+            of_all_videos = f" (a sample of {all_videos:,} videos)" if all_videos > looked_at else ""
+            counted = f"{used} of {looked_at} clips{of_all_videos} give {samples} samples. "
+        last = f"# {counted}All settings, with their reasons: configs/sana_video_480p.yaml"
+        values = _in_order(self._values, Config)
+        text = "\n".join([*_comments(head), last, *self._lines(values, "", "")]) + "\n"
+        if check(parse_yaml(text, where="the config to begin with"), where="the config to begin with") != self.config:
+            raise SanaError(
+                "the config to begin with is not read back as it is meant; write one by hand, from examples/"
+            )
+        return text
 
     def _lines(self, node: dict[str, Any], path: str, pad: str) -> Iterator[str]:
         for name, value in node.items():
@@ -151,7 +193,51 @@ class Starter:
                     yield from rest
             else:
                 text = f"{pad}{scalar(name)}: {'null' if value is None else scalar(value)}"
-                yield text + (f" # {self._why[key]}" if key in self._why else "")
+                yield text + (f" # {one_line(self._why[key])}" if key in self._why else "")
+
+
+def _put(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Set values by dotted key, where a number is a place in a list."""
+    for key, value in settings.items():
+        *parents, last = key.split(".")
+        node: Any = values
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[last] = list(value) if isinstance(value, tuple) else value
+
+
+def _in_order(values: Mapping[str, Any], section: Any) -> dict[str, Any]:
+    """Return the values of a section, and of those below it, in the order of its fields."""
+    names = [name for name in section.model_fields if name in values]
+    ordered = {name: values[name] for name in [*names, *(name for name in values if name not in names)]}
+    kinds = {name: section.model_fields[name].annotation for name in names}
+    return {
+        name: _in_order(value, kinds[name])
+        if isinstance(value, dict) and hasattr(kinds.get(name), "model_fields")
+        else value
+        for name, value in ordered.items()
+    }
+
+
+def _comments(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        pad = " " * (len(line) - len(line.lstrip()))
+        wrapped = textwrap.wrap(
+            one_line(line.strip()), _WIDTH - len(pad) - 2, subsequent_indent="  ", break_on_hyphens=False,
+            break_long_words=False,
+        )  # fmt: skip
+        yield from (f"# {pad}{part}" for part in wrapped)
+
+
+def of_all(facts: BucketFacts, factor: float) -> BucketFacts:
+    """Return the facts as they would be of all clips, where each that was looked at stands for `factor`."""
+    if factor <= 1:
+        return facts
+    buckets = {
+        name: replace(of, **{count: round(factor * getattr(of, count)) for count in ("train", "eval", "clips")})
+        for name, of in facts.buckets.items()
+    }
+    return replace(facts, buckets=buckets, sources=round(factor * facts.sources))
 
 
 def dataset_id(source: str) -> str:

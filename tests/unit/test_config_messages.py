@@ -253,7 +253,7 @@ def test_a_config_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
     (tmp_path / "wide.yaml").write_text("root: a", encoding="utf-16")
     (tmp_path / "marked.yaml").write_text("\ufeff" + DEMO.read_text(), encoding="utf-8")
-    assert said(tmp_path / "no.yaml") == "there is no config /no.yaml; `sana check SOURCE --write /no.yaml` makes one"
+    assert said(tmp_path / "no.yaml") == "there is no config /no.yaml; `sana init SOURCE -o /no.yaml` makes one"
     assert said(tmp_path) == "config  cannot be read: Is a directory; a YAML file is needed"
     assert said(tmp_path / "wide.yaml").startswith("config /wide.yaml is not UTF-8 (invalid start byte at byte 0)")
     assert load_config(tmp_path / "marked.yaml") == load_config(DEMO)

@@ -23,12 +23,17 @@ MAX_NAMES = 5  # of each reason
 
 def lines_of(checked: Checked) -> Iterator[str]:
     """Yield all that was found, but for warnings and what would stop a run."""
+    yield from lines_of_source(checked)
+    yield from lines_of_buckets(checked)
+
+
+def lines_of_source(checked: Checked) -> Iterator[str]:
+    """Yield what was found in the data sets, and notes; no buckets."""
     if checked.assigned is not None:
         for dataset in checked.config.download.datasets:
             yield from _dataset(checked, dataset)
     for note in checked.notes:
         yield f"note: {note}"
-    yield from lines_of_buckets(checked)
 
 
 def lines_of_buckets(checked: Checked) -> Iterator[str]:
@@ -56,8 +61,10 @@ def _dataset(checked: Checked, dataset: DatasetConfig) -> Iterator[str]:
     rejects = checked.rejects.filter(pc.equal(checked.rejects["dataset"], dataset.id))
     reasons = ranked(value_counts(rejects["reason"]))
     found = listed.counts["download"].datasets[dataset.id].num_in
+    of_all = checked.num_videos.get(dataset.id, 0)
+    looked_at = f"{found} of {of_all:,} clips looked at" if of_all > found else counted(found, "clip")
     yield (
-        f"{dataset.id}: {counted(found, 'clip')} in {dataset.source}, {found - rejects.num_rows} used, "
+        f"{dataset.id}: {looked_at} in {dataset.source}, {found - rejects.num_rows} used, "
         f"{rejects.num_rows} rejected; captions.layout: {listed.layouts[dataset.id]}"
     )
     for reason, num in reasons:

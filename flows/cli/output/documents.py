@@ -52,6 +52,15 @@ class RunDocument(Record):
 
 
 @dataclass(frozen=True)
+class InitDocument(Record):
+    """The config that was written, and what comes next."""
+
+    config: str
+    would_stop: tuple[str, ...]  # what would stop a run of it
+    next: tuple[str, ...]  # commands
+
+
+@dataclass(frozen=True)
 class ValidateDocument(Record):
     """A config that is valid; one that is not is an error."""
 

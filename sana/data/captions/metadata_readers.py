@@ -17,7 +17,7 @@ from sana.data.captions.csv_rows import CsvRows
 from sana.data.captions.json_lines import HEAD_ROWS, TROUBLE, TROUBLES, json_names, read_json_lines
 from sana.data.file_heads import head_of, what_it_is
 from sana.data.sources.listing import VIDEO_SUFFIXES
-from sana.errors import ConfigError
+from sana.errors import ConfigError, NoColumnError
 
 VIDEO_COLUMNS = ("file_name", "video", "path", "uri", "url")
 TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
@@ -152,9 +152,10 @@ def _columns(names: Sequence[str], table: str, config: CaptionsConfig) -> list[s
         if found is None:
             is_row = table.lower().endswith(".csv") and any(_VIDEO_NAME.search(name) for name in names)
             rows = "; its first line must name the columns" * is_row
-            raise ConfigError(
+            message = (
                 f"{table} has none of the columns {', '.join(columns)}; name one in captions.{setting}. {has}{rows}"
             )
+            raise NoColumnError(message, setting, names)
         return found
 
     video = one(config.video_column) if config.video_column else first(VIDEO_COLUMNS, "video_column")

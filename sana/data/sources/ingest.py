@@ -67,15 +67,19 @@ class _Dataset:
         self.pattern = re.compile(config.source_pattern) if config.source_pattern else None
         check_pattern(config, source)
         self.captions: Captions = open_captions(config, source)
+        self.rows = np.arange(source.videos.num_rows) if source.rows is None else source.rows
 
     def clip_ids(self) -> np.ndarray:
-        """Return the clip_ids of the videos: bytes of length 20 [videos]."""
+        """Return the clip_ids of the videos that are to be read: bytes of length 20 [rows]."""
+        paths = self.source.videos.select(["path"])
+        if len(self.rows) < paths.num_rows:
+            paths = paths.take(pa.array(self.rows))
         ids = (
             clip_id_of(self.config.id, path)
-            for batch in self.source.videos.select(["path"]).to_batches(CHUNK_CLIPS)
+            for batch in paths.to_batches(CHUNK_CLIPS)
             for path in batch.column(0).to_pylist()
         )
-        return np.fromiter(ids, dtype="S20", count=self.source.videos.num_rows)
+        return np.fromiter(ids, dtype="S20", count=paths.num_rows)
 
     def read(self, rows: np.ndarray) -> Iterator[Clip]:
         """Yield the clips of these rows of the videos."""
@@ -119,8 +123,9 @@ class _Dataset:
             yield paired.absent[row] if mask == ABSENT else None if mask == NO_MASK else next(files)
 
     def unmatched(self) -> Iterator[Clip]:
-        """Yield the videos that a table names and the source does not have, as rejects."""
-        for row in self.captions.unmatched():
+        """Yield the videos that a table names and the source does not have, as rejects; of a sample as large a part."""
+        step = max(1, round(self.source.videos.num_rows / max(1, len(self.rows))))
+        for row in islice(self.captions.unmatched(), 0, None, step):
             clip_id = clip_id_of(self.config.id, row.name)
             yield Clip(clip_id, self.config.id, row.name, reason=row.reason, detail=row.detail)
 
@@ -159,7 +164,7 @@ def ingest(
     ids = [dataset.clip_ids() for dataset in datasets]
     order = np.argsort(np.concatenate(ids), kind="stable")
     which = np.repeat(np.arange(len(ids), dtype=np.int32), [len(some) for some in ids])[order]
-    rows = np.concatenate([np.arange(len(some)) for some in ids])[order]
+    rows = np.concatenate([dataset.rows for dataset in datasets])[order]
     del ids
 
     num_read: dict[int, int] = {}  # of a chunk, by the first row of each part
@@ -175,7 +180,7 @@ def ingest(
 
     tables: list[list[pa.Table]] = [[] for _ in _SCHEMAS]
     at_once = max(1, min(CLIPS_PER_THREAD, len(rows) // (4 * num_workers)))
-    num_in = {dataset.config.id: dataset.source.videos.num_rows for dataset in datasets}
+    num_in = {dataset.config.id: len(dataset.rows) for dataset in datasets}
     num_dropped = dict.fromkeys(num_in, 0)
     for start in range(0, len(rows), CHUNK_CLIPS):
         stop = min(start + CHUNK_CLIPS, len(rows))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from sana.config.data import DatasetConfig
@@ -46,6 +47,7 @@ class Source:
         self._backend = backend
         self._lock = threading.Lock()
         self._cached_listing: SourceListing | None = None
+        self.rows: np.ndarray | None = None  # of `videos`, those that a sample has; None: all are read
 
     @property
     def revision(self) -> str:
