@@ -20,7 +20,7 @@ TRAINING = STAGES[STAGES.index("train") :]
 ALL = "all"  # stages that the config uses
 NEWEST = -1  # checkpoint
 _PIPELINE = "sana-video"  # the flow with all stages, whose name is in none of its runs'
-_GENERATED = r"[a-z]+\d*-[a-z]+"  # such as ochre-tapir or, of the form, alpha6-orelious: nobody has named the run
+_GENERATED = r"[A-Za-z]+\d*-[A-Za-z]+"  # ochre-tapir or, in forms, alpha6-orelious: nobody has named the run
 _MOST_CHARS = 80  # of a config's name in a run's
 
 

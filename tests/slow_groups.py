@@ -21,6 +21,7 @@ GROUPS = {
     "s3_away": "S3 away for a minute, and for good, while a checkpoint is uploaded",
     "two_runs": "the real command twice at once on one root",
     "prefect": "runs of the encode-worker deployment",
+    "deploy": "what `sana deploy` writes, and the examples, on a Prefect server with a worker",
     "vae_compile": "the VAE's encoder compiled by inductor",
     "ranks": "training on two machines of which one is killed, hangs or is pre-empted; torchrun's restart",
     "cut_off": "training on two machines with a network each, of which one has its cable pulled",

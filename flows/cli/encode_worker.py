@@ -92,3 +92,6 @@ def place(environ: Mapping[str, str], index: int | None, count: int | None) -> t
     if index >= count:
         raise click.UsageError(f"worker {index} of {count}: indices go from 0 to {count - 1}")
     return index, count
+
+
+COMMANDS = (encode_worker, train_worker)

@@ -9,7 +9,7 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, completion, convert, doctor, init, plan
+from flows.cli.begin import calibrate, check, completion, convert, deploy, doctor, init, plan
 from flows.cli.look import compare, inspect, report, ui
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
@@ -38,7 +38,7 @@ SECTIONS = (
             completion.completion,
         ),
     ),
-    ("Run", (calibrate.calibrate, plan.plan, run.run, encode_worker.encode_worker, encode_worker.train_worker)),
+    ("Run", (calibrate.calibrate, plan.plan, run.run, *encode_worker.COMMANDS, deploy.deploy)),
     ("Look", (compare.compare, report.report, inspect.inspect, ui.ui, ui.notify)),
     ("Use the model", (*trained.COMMANDS, lora.lora)),
     ("Keep the store", maintenance.COMMANDS),

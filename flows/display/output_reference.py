@@ -46,6 +46,7 @@ _NOT = "These have no `--json`: "
 # commands without --json: why
 WITHOUT = {
     "ui": "it serves until Ctrl-C",
+    "deploy": "it writes a file, which programs can read",
     "completion": "it prints a script for the shell",
 }
 

@@ -28,7 +28,7 @@ from tasks.lost_server import is_gone
 from tasks.prefect_pages.markdown import link, text
 from tasks.prefect_pages.run_page import run_page
 from tasks.prefect_pages.sender import Page, PageSender
-from tasks.prefect_pages.stages import SeenStage, stage_page
+from tasks.prefect_pages.stages import SeenStage, stage_page, summary
 from tasks.report import PAGE
 from tasks.tracking.tracker import Tracker
 from tasks.web_pages import mlflow_page
@@ -123,7 +123,7 @@ class PrefectPages(Observer):
         title, store, links, error = self._title, self._store, self._links, self._error
         page = Page(
             f"{self._slug}-run",
-            f"The run of {title}, {state}",
+            f"{title}, {state}{summary(seen)}",
             lambda: run_page(title, state, seen, store, links, error),
             self._run_id,
         )

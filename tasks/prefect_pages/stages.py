@@ -90,6 +90,18 @@ def stage_page(seen: SeenStage, title: str, store: Store, links: Sequence[str]) 
     )
 
 
+def summary(seen: Sequence[SeenStage]) -> str:
+    """Say of a run, where it has come so far, how many clips were rejected and what became of the eval loss."""
+    made = [one.artifact for one in seen if one.artifact is not None]
+    rejected = sum(artifact.counts.num_rejected for artifact in made)
+    said = f"; {rejected} rejected" if rejected else ""
+    for artifact in made:
+        if evaluated := EvaluateFacts.find(artifact):
+            before, after = evaluated.weights[BASELINE].mean, evaluated.weights["ema"].mean
+            said += f"; eval loss {before:.4f} -> {after:.4f}"
+    return said
+
+
 def reasons(counts: Counts) -> str:
     """Render how many were rejected for which reason, and of which data set."""
     if not counts.num_rejected:

@@ -99,6 +99,7 @@ def test_server_and_flow_take_the_same_values(given: dict[str, Any], is_taken: b
             "d encode-worker 1 of 2, 2026-11-28 15:40",
         ),
         ("sana-video", "alpha6-orelious", {"config": "d", "until": "all"}, "d, 2026-11-28 15:40"),
+        ("sana-video", "Rustic-Daniff", {"config": "d"}, "d, 2026-11-28 15:40"),
         ("sana-validation", "a-b", {"config": "d.yaml", "step": -1}, "d validation, 2026-11-28 15:40"),
         ("sana-video", "Anna's second try", {"config": "d.yaml"}, "Anna's second try"),
         ("sana-video", "d, 2026-11-27 03:00", {"config": "d.yaml"}, "d, 2026-11-27 03:00"),  # retried a day later
