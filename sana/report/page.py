@@ -6,11 +6,9 @@ paper. What it says and how it looks is in `templates/`.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from sana.artifact import Artifact
 from sana.context import Context
-from sana.facts import EvaluateFacts
 from sana.report.buckets import BucketCount, buckets
 from sana.report.captions import captions, tokens
 from sana.report.charts import Chart, Mark, scatter
@@ -21,9 +19,9 @@ from sana.report.html import render
 from sana.report.states import StageState
 from sana.report.storage import storage
 from sana.report.thumbnails import MAX_BUCKETS, pictures_of, thumbnails
+from sana.report.training.result import result
 from sana.report.unused_files import unused_files
 from sana.report.videos import Size, videos
-from sana.store import Store
 
 
 def data_report(context: Context, title: str, states: Sequence[StageState], *, now: float) -> str:
@@ -69,7 +67,7 @@ def data_report(context: Context, title: str, states: Sequence[StageState], *, n
         tokens=tokens(store, texts) if texts and "download" in artifacts else None,
         storage=storage(store, artifacts),
         clip_losses=_clip_losses(context, artifacts),
-        losses=_losses(store, artifacts["evaluate"]) if "evaluate" in artifacts else None,
+        result=result(store, artifacts, states),
     )
 
 
@@ -90,14 +88,3 @@ def _clip_losses(context: Context, artifacts: Mapping[str, Artifact]) -> ClipLos
         return None
     pictures = partial(pictures_of, context.store, context.config, context.work_dir, artifacts["bucket"])
     return clip_losses(context.store, artifacts["train"], download=artifacts["download"], pictures=pictures)
-
-
-def _losses(store: Store, report: Artifact) -> dict[str, Any]:
-    """The eval loss of each kind of weights, and where the rest of it is."""
-    facts = EvaluateFacts.of(report)
-    return {
-        "weights": facts.weights,
-        "num_samples": report.counts.num_in,
-        "step": facts.step,
-        "uri": store.uri(report.files["eval_loss.png"].key),
-    }

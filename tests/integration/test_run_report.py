@@ -12,9 +12,12 @@ from sana.counts import Counts
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.facts import TrainFacts
+from sana.report.html import environment
+from sana.report.states import StageState
 from sana.report.training.clips import clips
 from sana.report.training.find import find_subject
 from sana.report.training.page import training_report
+from sana.report.training.result import result
 from sana.report.training.subject import Subject, finished_subject
 from sana.report.training.verdict import Ending
 from sana.runtime.results import BaseCheckReport, ProbeVerdict
@@ -178,7 +181,7 @@ def test_a_base_that_was_warned_of_and_early_stopping_are_told(tmp_path: Path) -
     words = Page(page_of(made)).words
     assert "It changed nothing" in words and "Base check, captions: captions change nothing" in words
     assert "Early stopping ended it after step 30 of 40" in words and "those of step 20" in words
-    assert "1 loss spikes, first at step 30 (7.5)" in words and "1 steps were skipped" in words
+    assert "1 loss spike, at step 30 (7.5)" in words and "1 step was skipped" in words
     assert "lowest eval loss" in words
 
 
@@ -209,3 +212,29 @@ def test_a_training_is_found_by_its_names(tmp_path: Path) -> None:
     assert found.train is None and list(found.data) == list(made.data), "what it reads is found by its digests"
     with pytest.raises(SanaError, match=r"has no training feedfeex; there are feedfeedfeedfeed"):
         find_subject(lineage, "feedfeex")
+
+
+def test_the_data_report_begins_with_the_result(tmp_path: Path) -> None:
+    made = whole(tmp_path)
+    lineage = Lineage(made.store)
+    artifacts = dict(finished_subject(lineage, next(lineage.all("train"))).artifacts)
+    states = [StageState(name, "committed", artifact) for name, artifact in artifacts.items()]
+    found = result(made.store, artifacts, states)
+    assert found is not None and found.chart is not None and found.verdict.tone == "good"
+    assert [len(one.frames) for one in found.sampled] == [4] and found.num_left_out == 0
+    text = environment().get_template("sections/result.html.j2").render(result=found)
+    assert "It learned" in text and text.count("data:image/jpeg") == 4 and "Eval loss by noise level" in text
+    made.store.delete(artifacts["sample"].files["bunny.mp4"].key)
+    gone = result(made.store, artifacts, states)
+    assert gone is not None and gone.sampled[0].why == "it is gone"
+    # what comes of it while it is under way, and when something fails
+    data = made.data
+    assert result(made.store, data, []) is None
+    failed = result(made.store, data, [StageState("train", "failed", None, "no <memory>")])
+    assert failed is not None and (failed.verdict.headline, failed.verdict.said) == (
+        "Training failed",
+        ("no <memory>",),
+    )
+    trained = {**data, "train": artifacts["train"]}
+    waiting = result(made.store, trained, [StageState("evaluate", "failed", None, "no eval clips")])
+    assert waiting is not None and "not evaluated yet: no eval clips" in waiting.verdict.said[0]

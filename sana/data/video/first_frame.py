@@ -1,4 +1,4 @@
-"""The picture that a sampled video begins with: a given one, or that of a finished video."""
+"""The picture that a sampled video begins with, and pictures of finished videos."""
 
 from pathlib import Path
 
@@ -27,14 +27,24 @@ def read_first_frame(path: str, *, height: int, width: int, where: str) -> NDArr
     return crop_and_resize(picture, 1.0, height, width, None)
 
 
-def first_picture(path: Path) -> NDArray[np.uint8]:
-    """Return the first frame of a video that was written here, as it is stored: uint8 [H, W, 3], RGB.
+def pictures_of_video(path: Path, number: int = 1) -> list[NDArray[np.uint8]]:
+    """Return frames of a video that was written here, as they are stored: uint8 [H, W, 3], RGB.
+
+    The first, and as many as are asked for, evenly spaced up to the last.
 
     Raises:
         ClipRejected: the file is damaged or empty.
         OSError: it cannot be read.
     """
     with opened(path) as (container, stream):
-        for frame in container.decode(stream):
-            return rgb(frame)
-    raise ClipRejected("truncated", "it has no frame")
+        last = max(0, stream.frames - 1)
+        wanted = {round(i * last / max(1, number - 1)) for i in range(number)}
+        found = []
+        for place, frame in enumerate(container.decode(stream)):
+            if place in wanted:
+                found.append(rgb(frame))
+            if place >= max(wanted):
+                break
+    if not found:
+        raise ClipRejected("truncated", "it has no frame")
+    return found

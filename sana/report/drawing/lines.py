@@ -15,7 +15,7 @@ from sana.report.formatting import name as one_line
 COLOURS = ("train", "eval", "good", "rejected", "violet", "teal", "node")  # in the order in which series take them
 _LEFT = 58  # margin: numbers of any size stand in it
 _FEW = 60  # points of a series, up to which each is a disc that tells its numbers
-_CHAR = 6.6  # width of a legend's character; less than what any font needs would let names overlap
+_CHAR = 7.2  # width of a legend's character; less than what any font needs would let names overlap
 _MAX_STEP_MARKS = 200
 _MAX_NAME_CHARS = 48
 

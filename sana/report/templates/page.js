@@ -10,3 +10,9 @@ function filter() {
   count.textContent = shown + " of " + rows.length + " shown";
 }
 if (box) { box.addEventListener("input", filter); filter(); }
+// A click stops a video or starts it; nothing moves by itself for those who asked for that.
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+for (const video of document.querySelectorAll("video")) {
+  if (still) { video.autoplay = false; video.pause(); }
+  video.addEventListener("click", () => video.controls || (video.paused ? video.play() : video.pause()));
+}

@@ -4,23 +4,18 @@ What does not fit is a picture of its first frame with its address.
 """
 
 import base64
-import io
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from PIL import Image
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
 from sana.facts import SampleFacts
+from sana.report.training.posters import Posters
 from sana.store import Store
 from sana.training.validation import record as validation
 
 MAX_VIDEO_BYTES = 22 << 20  # of all videos of a page: 30 MB as base64
 MAX_PROMPTS, MAX_STEPS = 12, 6
-_MAX_POSTERS, _POSTER_SIDE, _MAX_FETCHED = 36, 240, 256 << 20
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def clips(
     keys = sorted(found)[:MAX_PROMPTS]
     chosen = {key: _spread(found[key]) for key in keys}
     inside = _inside(chosen, max_bytes)
-    posters = _Posters(store)
+    posters = Posters(store)
     strips = [
         Strip(key[0], texts.get(key[0], ""), key[1], [_clip(store, one, inside, posters) for one in chosen[key]])
         for key in keys
@@ -145,48 +140,13 @@ def _inside(chosen: dict[_Key, list[_Found]], max_bytes: int) -> set[str]:
     return kept
 
 
-def _clip(store: Store, found: _Found, inside: Iterable[str], posters: "_Posters") -> Clip:
+def _clip(store: Store, found: _Found, inside: Iterable[str], posters: Posters) -> Clip:
     key, made = found.file.key, (found.step, found.final, store.uri(found.file.key), found.file.num_bytes)
     try:
         if key in inside:
             return Clip(*made, mp4=base64.b64encode(store.read(key)).decode())
-        return Clip(*made, jpeg=posters.of(found.file), why="too large for this page")
+        return Clip(*made, jpeg=next(iter(posters.of(found.file)), ""), why="too large for this page")
     except FileNotFoundError:
         return Clip(*made, why="it is gone")
     except (SanaError, OSError) as error:
         return Clip(*made, why=f"it cannot be read: {error}")
-
-
-class _Posters:
-    """Pictures of videos that are not in the page, as many as are worth their reading."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._left, self._bytes_left = _MAX_POSTERS, _MAX_FETCHED
-
-    def of(self, file: FileInfo) -> str:
-        """Return the first frame as a JPEG in base64; empty: enough were made. Raises SanaError or OSError."""
-        self._left, self._bytes_left = self._left - 1, self._bytes_left - file.num_bytes
-        if self._left < 0 or self._bytes_left < 0:
-            return ""
-        path = self._store.local_path(file.key)
-        if path is not None:
-            return _poster(path)
-        with tempfile.TemporaryDirectory(prefix="poster-") as folder:
-            self._store.fetch(file.key, Path(folder) / "video.mp4")
-            return _poster(Path(folder) / "video.mp4")
-
-
-def _poster(path: Path) -> str:
-    # here and not above: most pages need no video library
-    from sana.data.video.first_frame import first_picture
-    from sana.data.video.video import ClipRejected
-
-    try:
-        picture = Image.fromarray(first_picture(path))
-    except ClipRejected as rejection:
-        raise SanaError(f"{rejection.reason}, {rejection.detail}") from rejection
-    picture.thumbnail((_POSTER_SIDE, _POSTER_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=70, optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

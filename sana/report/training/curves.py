@@ -53,15 +53,15 @@ def _losses(numbers: Numbers, marks: Sequence[StepMark]) -> Panel | None:
     if window > 1:
         name = f"train loss, mean of {window} logged steps"
         series.append(Series(name, train.steps, smoothed(train.values, window), colour="train"))
+    probe = numbers.curve(m.TRAIN_PROBE_LOSS)
+    if len(probe.values):
+        series.append(Series("a few train samples, as the eval loss", probe.steps, probe.values, colour="violet"))
     for name, found, error, colour in (
         ("eval loss, live weights", live, m.EVAL_STDERR_LIVE, "good"),
         ("eval loss, EMA weights", ema, m.EVAL_STDERR_EMA, "eval"),
     ):
         if len(found.values):
             series.append(Series(name, found.steps, found.values, error=_at(numbers, error, found), colour=colour))
-    probe = numbers.curve(m.TRAIN_PROBE_LOSS)
-    if len(probe.values):
-        series.append(Series("same, of a few train samples (EMA)", probe.steps, probe.values, colour="violet"))
     known = np.concatenate([one for one in (train.values, ema.values) if len(one)])
     log = bool(known.min() > 0 and known.max() > 8 * np.median(known))
     chart = lines(series, y_unit="loss", marks=marks, log_y=log, width=_WIDE, height=360)

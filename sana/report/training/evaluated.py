@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sana.facts import PairedDifference, WeightsLoss
+from sana.facts import WEIGHTS, PairedDifference, WeightsLoss
 from sana.report.charts import Chart, Series, lines
 from sana.report.training.verdict import Tone, compared
 from sana.runtime.results import EvalReport
@@ -37,7 +37,7 @@ def _rows(
     of: str, num_samples: int, weights: Mapping[str, WeightsLoss], paired: Mapping[str, PairedDifference]
 ) -> list[LossRow]:
     found = []
-    for name, loss in weights.items():
+    for name, loss in _in_order(weights):
         pair = paired.get(name)
         tone, words = compared(pair) if pair else ("unsure", "before training")
         found.append(LossRow(of, name, num_samples, loss, pair, tone, words))
@@ -47,13 +47,17 @@ def _rows(
 def sigma_chart(weights: Mapping[str, WeightsLoss], *, width: int = 1060, height: int = 300) -> Chart:
     """Draw the eval loss over the noise level, a curve for each set of weights, bands of one standard error."""
     return lines(
-        [_sigma_series(name, loss) for name, loss in weights.items()],
+        [_sigma_series(name, loss) for name, loss in _in_order(weights)],
         x_unit="noise level sigma (0: clean, 1: pure noise)",
         y_unit="velocity MSE",
         from_zero=True,
         width=width,
         height=height,
     )
+
+
+def _in_order(weights: Mapping[str, WeightsLoss]) -> list[tuple[str, WeightsLoss]]:
+    return sorted(weights.items(), key=lambda item: WEIGHTS.index(item[0]) if item[0] in WEIGHTS else len(WEIGHTS))
 
 
 def _sigma_series(name: str, loss: WeightsLoss) -> Series:

@@ -156,21 +156,21 @@ def read_numbers(subject: Subject, segments: Iterable[Segment]) -> tuple[Numbers
 
 def eval_report(subject: Subject) -> EvalReport | None:
     """Read the numbers of the evaluation. Raises SanaError: they are gone or damaged."""
-    return _read(subject, "evaluate", EvalReport)
+    return read_record(subject.store, subject.artifacts.get("evaluate"), EvalReport)
 
 
 def base_report(subject: Subject) -> BaseCheckReport | None:
     """Read what the probes of the base model found. Raises SanaError: it is gone or damaged."""
-    return _read(subject, "check_base", BaseCheckReport)
+    return read_record(subject.store, subject.artifacts.get("check_base"), BaseCheckReport)
 
 
-def _read(subject: Subject, stage: str, kind: type[R]) -> R | None:
-    artifact = subject.artifacts.get(stage)
+def read_record(store: Store, artifact: Artifact | None, kind: type[R]) -> R | None:
+    """Read the record that an artifact has as a file; None: there is no artifact. Raises SanaError as above."""
     if artifact is None or kind.FILE not in artifact.files:
         return None
     key = artifact.files[kind.FILE].key
-    where, hint = subject.store.uri(key), f"make it again: sana run CONFIG --force {stage}"
+    where, hint = store.uri(key), f"make it again: sana run CONFIG --force {artifact.stage}"
     try:
-        return kind.from_json(subject.store.read(key), where=where, repair_hint=hint)
+        return kind.from_json(store.read(key), where=where, repair_hint=hint)
     except FileNotFoundError as error:
         raise SanaError(f"{where} is gone; {hint}") from error
