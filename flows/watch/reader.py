@@ -1,0 +1,292 @@
+"""Reads one run of a root again and again, in a few small requests each time: who it is, how far, what it measured.
+
+What never changes is read once: starts and ends of runs, committed segments of metrics, artifacts.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from flows.display.stage_view import clock, rate_text
+from flows.watch.frame import (
+    MAX_POINTS,
+    WatchDocument,
+    WatchedAttempt,
+    WatchedCurve,
+    WatchedEvent,
+    WatchedStage,
+)
+from flows.watch.screen import EVAL_CURVES, ago
+from sana import metrics
+from sana.artifact import Artifact, newest_commit
+from sana.errors import SanaError
+from sana.facts import TrainFacts
+from sana.metrics import STEP, Row
+from sana.report.live.binned import BinnedMetric, BinnedRows
+from sana.report.live.training_page import CurveCache
+from sana.runs.listing import Run, RunState, read_run
+from sana.runs.records import FOLDER, StageStatus
+from sana.store import Store
+from sana.training.checkpoints.checkpoint import newest_checkpoint
+
+MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
+MAX_ATTEMPTS = 8  # runs of one config that are told of
+CHOOSE_EVERY_S = 15.0  # how often the list of runs is read
+SEGMENTS_EVERY_S = 20.0  # how often the newest checkpoint is looked for
+_SHOWN = frozenset({
+    *(metrics.TRAIN_LOSS, metrics.LEARNING_RATE, metrics.GRAD_NORM, metrics.SAMPLES_PER_S, metrics.STEP_S, metrics.MFU),
+    *(metrics.GPU_RESERVED_PEAK_GIB, metrics.HOST_PEAK_GIB, metrics.EVAL_LOSS_EMA, metrics.EVAL_STDERR_EMA),
+    *(metrics.EVAL_LOSS_LIVE, metrics.EVAL_STDERR_LIVE),
+})  # fmt: skip
+_SAMPLE_FILE = "contact_sheet.png"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which run is meant: of a config by its `title`, by a `name` (run or training, or the beginning), or the newest."""
+
+    title: str = ""
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"a run of {self.title}" if self.title else f"a run {self.name}" if self.name else "a run"
+
+
+@dataclass
+class RunReader:
+    """What is known of a root's runs so far. Called from one thread."""
+
+    store: Store
+    wanted: Wanted
+    _runs: dict[str, Run] = field(default_factory=dict)  # by id: what was read last
+    _chosen: str = ""
+    _chose_at: float = float("-inf")  # monotonic, as those below
+    _segments_at: float = float("-inf")
+    _segments: tuple[str, tuple[str, ...]] = ("", ())  # trajectory, keys of its metrics
+    _artifacts: dict[str, Artifact | None] = field(default_factory=dict)
+    _curves: CurveCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._curves = CurveCache(self.store)
+
+    def read(self) -> WatchDocument:
+        """Return the run as it is now. Raises SanaError or OSError: storage does not answer, or a record is damaged."""
+        self._choose()
+        now = time.time()
+        if not self._chosen:
+            said = f"for {self.wanted} under {self.store.root}; it shows here once it has work to do"
+            return WatchDocument(self.store.root, now, "waiting", said)
+        run = self._again(self._chosen)
+        if run is None:  # its record was deleted
+            self._chosen = ""
+            return self.read()
+        return self._document(run, now)
+
+    def _choose(self) -> None:
+        """Look for a newer run that is meant, now and then."""
+        if self._chosen and time.monotonic() - self._chose_at < CHOOSE_EVERY_S:
+            return
+        self._chose_at = time.monotonic()
+        names = self.store.list_dirs(FOLDER)[::-1]
+        same = 0
+        for run_id in [name for name in names if name.startswith(self.wanted.name)] or names[:MAX_RUNS]:
+            run = self._runs.get(run_id) or self._again(run_id)
+            if run is None or not self._is_meant(run):
+                continue
+            if not same:
+                self._chosen = run_id
+            elif run.ended is None:
+                self._again(run_id)  # how it ended is told of the attempts before
+            same += 1
+            if same > MAX_ATTEMPTS:
+                return
+
+    def _is_meant(self, run: Run) -> bool:
+        if self.wanted.title:
+            return run.started.title == self.wanted.title
+        name = self.wanted.name
+        return not name or run.run_id.startswith(name) or run.trajectory.startswith(name) or name in _fingerprints(run)
+
+    def _again(self, run_id: str) -> Run | None:
+        """Read a run; one that has ended is not read again."""
+        known = self._runs.get(run_id)
+        if known is not None and known.ended is not None:
+            return known
+        found = read_run(self.store, run_id)
+        if found is None:
+            self._runs.pop(run_id, None)
+            return None
+        self._runs[run_id] = found
+        return found
+
+    def _document(self, run: Run, now: float) -> WatchDocument:
+        attempts = self._attempts(run)
+        state, status = run.state(now), run.status
+        trajectory = next((one.trajectory for one in attempts if one.trajectory), "")
+        rows = self._rows(trajectory, run, attempts) if trajectory else BinnedRows()
+        live = [row for one in attempts[:1] if one.status for row in one.status.rows]
+        started = run.started
+        age_s = max(now - status.updated_at, 0.0) if status else 0.0
+        stages = tuple(_stage(name, one, now, age_s) for name, one in (status.stages if status else {}).items())
+        return WatchDocument(
+            root=self.store.root,
+            read_at=now,
+            state=state,
+            said=_said(run, state, stages, now),
+            run_id=run.run_id,
+            title=started.title,
+            host=started.host,
+            pid=started.process.pid,
+            started_at=started.started_at,
+            heard_at=run.heard_at,
+            ended_at=run.ended.ended_at if run.ended else None,
+            error=run.ended.error if run.ended and state == "failed" else "",
+            attempts=tuple(WatchedAttempt(one.run_id, one.state(now), _step(one)) for one in attempts),
+            stages=stages,
+            trajectory=trajectory,
+            latest=_latest(rows, live),
+            curves={name: _curve(rows.metrics[name]) for name in _curve_names() if name in rows.metrics},
+            events=tuple(
+                WatchedEvent(event.at, event.stage, event.text, self.store.uri(event.key) if event.key else "")
+                for event in (status.events if status else ())
+            ),
+            sample=self._sample(run),
+            links=dict(status.links) if status else {},
+        )
+
+    def _attempts(self, run: Run) -> list[Run]:
+        """Return the runs of the same config that are known, the newest first, up to this one."""
+        same = [
+            one
+            for one in self._runs.values()
+            if one.run_id <= run.run_id
+            and (one.started.title == run.started.title or (run.trajectory and one.trajectory == run.trajectory))
+        ]
+        return sorted(same, key=lambda one: one.run_id, reverse=True)[:MAX_ATTEMPTS]
+
+    def _rows(self, trajectory: str, run: Run, attempts: Sequence[Run]) -> BinnedRows:
+        """Return all rows of a training: those that are committed, then the live ones of the newest run that has some."""
+        rows = self._curves.rows(trajectory, self._segments_of(trajectory, run))
+        live = next((one.status.rows for one in attempts if one.trajectory == trajectory and one.status), ())
+        return rows.with_rows(live)
+
+    def _segments_of(self, trajectory: str, run: Run) -> tuple[str, ...]:
+        trained = run.status.stages.get("train") if run.status else None
+        if trained is not None and trained.state in ("cached", "completed", "reproduced"):
+            artifact = self._artifact("train", trained.fingerprint)
+            return TrainFacts.of(artifact).metrics if artifact is not None else ()
+        if self._segments[0] != trajectory or time.monotonic() - self._segments_at >= SEGMENTS_EVERY_S:
+            checkpoint = newest_checkpoint(self.store, trajectory, at_most=2**62)
+            self._segments = (trajectory, tuple(one.key for one in checkpoint.segments) if checkpoint else ())
+            self._segments_at = time.monotonic()
+        return self._segments[1]
+
+    def _sample(self, run: Run) -> str:
+        """Return where the last videos are: those of the sample stage, else those of the last validation."""
+        if run.status is None:
+            return ""
+        stage = run.status.stages.get("sample")
+        if stage is not None and stage.num_out is not None:
+            made = self._artifact("sample", stage.fingerprint)
+            if made is not None and _SAMPLE_FILE in made.files:
+                return self.store.uri(made.files[_SAMPLE_FILE].key)
+        shown = [event for event in run.status.events if event.kind == "validation" and event.key]
+        return self.store.uri(shown[-1].key) if shown else ""
+
+    def _artifact(self, stage: str, fingerprint: str) -> Artifact | None:
+        key = f"{stage}/{fingerprint}"
+        if self._artifacts.get(key) is None:
+            self._artifacts[key] = newest_commit(self.store, key)
+        return self._artifacts[key]
+
+
+def with_trouble(last: WatchDocument | None, error: Exception, root: str, since: float) -> WatchDocument:
+    """Return the frame as it was read last, and that it may be old."""
+    at = time.strftime("%H:%M:%S", time.localtime(since))
+    trouble = f"storage does not answer since {at}, so this may be old: {error}"
+    if not isinstance(error, SanaError):
+        trouble += f" ({type(error).__name__})"
+    before = last or WatchDocument(root, since, "waiting", "for storage")
+    return replace(before, trouble=trouble)
+
+
+def _said(run: Run, state: RunState, stages: Sequence[WatchedStage], now: float) -> str:
+    """Return the state in words, with what to do."""
+    heard = ago(now - run.heard_at)
+    if state == "running":
+        return _at_work(stages)
+    if state == "killed":
+        return f"its process {run.started.process.pid} is gone without a word; the same command resumes it"
+    if state == "silent":
+        return f"no sign for {heard}, killed? Look at {run.started.host}; the same command resumes it"
+    took = ago((run.ended.ended_at if run.ended else now) - run.started.started_at)
+    ended = next((stage.name for stage in stages if stage.state in ("failed", "stopped")), "")
+    if state == "completed":
+        return f"in {took}, {heard} ago"
+    return f"{f'at {ended} ' if ended else ''}after {took}, {heard} ago; the same command resumes it"
+
+
+def _at_work(stages: Sequence[WatchedStage]) -> str:
+    """Say what the stage at work does, with its rate and ETA."""
+    for stage in reversed(stages):
+        if stage.state == "running":
+            parts = [f"{stage.name} {stage.done}/{stage.total} {stage.unit}" if stage.total else stage.name]
+            parts += [rate_text(stage.per_s, stage.unit)] if stage.per_s else []
+            parts += [f"ETA {clock(stage.left_s)}"] if stage.left_s is not None else []
+            return ", ".join(parts)
+    return "between two stages" if stages else "at its first stage"
+
+
+def _stage(name: str, stage: StageStatus, now: float, age_s: float) -> WatchedStage:
+    """Return a stage of a status that is `age_s` seconds old."""
+    ended_at = stage.ended_at or now
+    return WatchedStage(
+        name=name,
+        state=stage.state,
+        done=stage.done,
+        total=stage.total,
+        unit=stage.unit,
+        per_s=stage.per_s,
+        left_s=None if stage.left_s is None else max(stage.left_s - age_s, 0.0),
+        elapsed_s=None if stage.state == "cached" else max(ended_at - stage.started_at, 0.0),
+        detail=stage.detail,
+        num_in=stage.num_in,
+        num_out=stage.num_out,
+        num_rejected=stage.num_rejected,
+        error=stage.error,
+    )
+
+
+def _step(run: Run) -> int | None:
+    """Return the optimizer steps that a run saw done, or None where it did not train."""
+    stage = run.status.stages.get("train") if run.status else None
+    return stage.done if stage is not None and stage.total else None
+
+
+def _fingerprints(run: Run) -> set[str]:
+    return {stage.fingerprint for stage in run.status.stages.values()} if run.status else set()
+
+
+def _curve_names() -> list[str]:
+    return [metrics.TRAIN_LOSS, *(name for name, _ in EVAL_CURVES)]
+
+
+def _curve(metric: BinnedMetric) -> WatchedCurve:
+    x, y = metric.means()
+    every = -(-len(x) // MAX_POINTS)
+    if every > 1:  # means of as many neighbours
+        cut = len(x) // every * every
+        x, y = (values[:cut].reshape(-1, every).mean(axis=1) for values in (x, y))
+    return WatchedCurve(tuple(x.tolist()), tuple(y.tolist()))
+
+
+def _latest(rows: BinnedRows, live: Sequence[Row]) -> Mapping[str, float]:
+    """Return the last finite number of each metric that is shown."""
+    found = {
+        name: value for name in _SHOWN if (binned := rows.metrics.get(name)) and (value := binned.last) is not None
+    }
+    for row in live:
+        found |= {name: float(row[name]) for name in _SHOWN & row.keys() if abs(row[name]) < float("inf")}
+    if rows.num_rows:
+        found[STEP] = float(rows.last_step)
+    return found

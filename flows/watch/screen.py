@@ -1,0 +1,245 @@
+"""The screen of `sana watch`: one frame laid out for the width and height that there is. Nothing is read here.
+
+What people wrote (titles, errors, names) is shown as it is, without its control characters and never as markup.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+
+from flows.display.stage_view import clock, rate_text
+from flows.watch.frame import WatchDocument, WatchedStage
+from flows.watch.plot import Line, number_text, plot
+from sana import metrics
+
+WIDE = 100  # columns from which on the stages and what is told of them stand side by side
+_STYLES = {
+    "running": "bold cyan",
+    "waiting": "yellow",
+    "silent": "bold yellow",
+    "killed": "bold red",
+    "completed": "bold green",
+    "failed": "bold red",
+    "stopped": "bold yellow",
+}
+_DONE = ("cached", "completed", "reproduced")
+_MIN_PLOT, _MAX_PLOT = 5, 14  # rows of a curve
+_SHOWN = (  # of the last numbers: name, metric, how it is written
+    ("loss", metrics.TRAIN_LOSS, "{:.4f}"),
+    ("eval", metrics.EVAL_LOSS_EMA, "{:.4f}"),
+    ("lr", metrics.LEARNING_RATE, "{:.2e}"),
+    ("grad norm", metrics.GRAD_NORM, "{:.3g}"),
+    ("samples/s", metrics.SAMPLES_PER_S, "{:.3g}"),
+    ("step", metrics.STEP_S, "{:.3g} s"),
+    ("MFU", metrics.MFU, "{:.1%}"),
+    ("GPU", metrics.GPU_RESERVED_PEAK_GIB, "{:.1f} GiB"),
+    ("host", metrics.HOST_PEAK_GIB, "{:.1f} GiB"),
+)
+EVAL_CURVES = ((metrics.EVAL_LOSS_EMA, "green"), (metrics.EVAL_LOSS_LIVE, "yellow"))
+
+
+def draw(frame: WatchDocument, width: int, height: int, now: float, *, ascii_only: bool = False) -> list[Text]:
+    """Return at most `height` lines of at most `width` columns. `now` is Unix time, seconds."""
+    head, tail = _head(frame, width, now), _tail(frame, width)
+    left = height - len(head) - len(tail)
+    numbers = _numbers(frame, width)
+    if width >= WIDE:
+        side = [*numbers, Text(), *_events(frame, max(2, left - _MIN_PLOT - len(numbers) - 3))]
+        column = width // 2 - 1
+        stages = _stages(frame.stages, now, _room(frame, left, max(len(side), 3)))
+        body = _beside(stages, side, column)
+    else:
+        events = _events(frame, 3 if height < 30 else 6)
+        room = left - len(numbers) - len(events) - (_MIN_PLOT if frame.curves else 0)
+        body = [*_stages(frame.stages, now, max(room, 3)), *numbers, *events]
+    curves = _curves(frame, width, left - len(body), ascii_only=ascii_only)
+    lines = [*head, *body, *curves, *tail]
+    for line in lines:
+        line.no_wrap = True
+        line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
+    return lines[:height]
+
+
+def cleaned(text: str) -> str:
+    """Return a text of others on one line, as a terminal may have it: a control character is a question mark."""
+    return "".join(char if char.isprintable() else " " if char in "\n\t" else "?" for char in text)
+
+
+def ago(seconds: float) -> str:
+    """Write a time span as `12 s`, `3 min`, `2.5 h` or `4 days`."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
+def numbers_of(frame: WatchDocument) -> list[tuple[str, str]]:
+    """Return the last numbers of the training, each with its name."""
+    found = []
+    for name, metric, form in _SHOWN:
+        if (value := frame.latest.get(metric)) is not None:
+            text = form.format(value)
+            if metric == metrics.EVAL_LOSS_EMA and (error := frame.latest.get(metrics.EVAL_STDERR_EMA)) is not None:
+                text += f" +- {error:.4f}"
+            found.append((name, text))
+    return found
+
+
+def stage_line(stage: WatchedStage) -> str:
+    """Return what is told of one stage: its counts, its rate with its ETA, and what it is busy with."""
+    parts = []
+    if stage.total:
+        parts.append(f"{stage.done}/{stage.total} {stage.unit}")
+    elif stage.num_in is not None:
+        parts.append(f"{stage.num_in} in, {stage.num_out} out")
+    if stage.num_rejected:
+        parts.append(f"{stage.num_rejected} rejected")
+    if stage.state == "running" and stage.per_s:
+        parts.append(rate_text(stage.per_s, "" if stage.total else stage.unit))
+        if stage.left_s is not None:
+            parts.append(f"ETA {clock(stage.left_s)}")
+    elif stage.elapsed_s is not None:
+        words = {"running": "for", **dict.fromkeys(_DONE, "took")}.get(stage.state, "after")
+        parts.append(f"{words} {clock(stage.elapsed_s)}")
+    if stage.detail and stage.state not in _DONE:
+        parts.append(cleaned(stage.detail))
+    return ", ".join(parts)
+
+
+def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
+    style = _STYLES.get(frame.state, "")
+    title = Text.assemble((cleaned(frame.title) or "sana watch", "bold"), "  ", (frame.state, style))
+    if frame.said:
+        title.append(f"  {cleaned(frame.said)}", style="" if frame.state == "running" else style)
+    lines = [title]
+    if frame.run_id:
+        began = f"began {ago(now - (frame.started_at or now))} ago"
+        sign = f", last sign {ago(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
+        where = f" on {cleaned(frame.host)}" if frame.host else ""
+        attempts = _attempts(frame)
+        if width >= WIDE or not attempts:
+            lines.append(Text(f"run {frame.run_id}{where}, {began}{sign}{attempts}", style="dim"))
+        else:
+            lines += [Text(f"run {frame.run_id}{where}, {began}{sign}", style="dim"), Text(attempts[2:], style="dim")]
+    if frame.trouble:
+        lines.append(Text(cleaned(frame.trouble), style="bold yellow"))
+    return lines
+
+
+def _attempts(frame: WatchDocument) -> str:
+    """Say which attempt this is, and how the one before ended."""
+    others = [one for one in frame.attempts if one.run_id < frame.run_id]
+    if not others:
+        return ""
+    last = max(others, key=lambda one: one.run_id)
+    at = f" at step {last.step}" if last.step is not None else ""
+    return f"; attempt {len(others) + 1}, the one before {last.state}{at}"
+
+
+def _stages(stages: Sequence[WatchedStage], now: float, room: int) -> list[Text]:
+    """Return a row for each stage; where that is too much, one row for all that are done."""
+    if len(stages) <= room:
+        return [_stage(stage, max(len(one.name) for one in stages)) for stage in stages]
+    done = [stage for stage in stages if stage.state in _DONE]
+    rest = [stage for stage in stages if stage.state not in _DONE]
+    rows = [Text.assemble(("ok ", "green"), (", ".join(stage.name for stage in done), "dim"))] if done else []
+    longest = max((len(stage.name) for stage in rest), default=0)
+    return [*rows, *(_stage(stage, longest) for stage in rest)][: max(room, 1)]
+
+
+def _stage(stage: WatchedStage, longest: int) -> Text:
+    sign, style = {
+        **dict.fromkeys(_DONE, ("ok", "green")),
+        "running": ("> ", "cyan"),
+        "failed": ("x ", "bold red"),
+    }.get(stage.state, ("! ", "yellow"))
+    words = {"completed": "", "running": ""}.get(stage.state, stage.state)
+    told = "  ".join(part for part in (words, stage_line(stage)) if part)
+    row = Text.assemble((sign, style), f" {stage.name:{longest}} ", (told, "dim" if stage.state in _DONE else ""))
+    if stage.error:
+        row.append(f"  {cleaned(stage.error)}", style="red")
+    return row
+
+
+def _numbers(frame: WatchDocument, width: int) -> list[Text]:
+    """Return the last numbers, as many in a row as fit."""
+    rows, room = [Text()], width if width < WIDE else width // 2 - 2
+    for name, text in numbers_of(frame):
+        cell = Text.assemble((f"{name} ", "dim"), (text, "bold"), "   ")
+        if rows[-1].cell_len and rows[-1].cell_len + cell.cell_len - 3 > room:
+            rows.append(Text())
+        rows[-1].append_text(cell)
+    return [row for row in rows if row.cell_len]
+
+
+def _events(frame: WatchDocument, most: int) -> list[Text]:
+    shown = []
+    for event in frame.events[-most:]:
+        at = time.strftime("%H:%M:%S", time.localtime(event.at))
+        shown.append(Text.assemble((f"{at} ", "dim"), (f"{event.stage} ", "cyan"), cleaned(event.text)))
+    return shown
+
+
+def _curves(frame: WatchDocument, width: int, room: int, *, ascii_only: bool) -> list[Text]:
+    """Return the loss and the eval loss side by side, or the one that there is."""
+    rows = min(room - 1, _MAX_PLOT)
+    loss = frame.curves.get(metrics.TRAIN_LOSS)
+    evals = [(frame.curves[name], name, style) for name, style in EVAL_CURVES if name in frame.curves]
+    if rows < _MIN_PLOT - 1 or not (loss or evals):
+        return []
+    both = bool(loss and evals)
+    column = (width - 3) // 2 if both else width
+    panels = []
+    if loss:
+        lines = [Line(loss.steps, loss.values, "cyan")]
+        panels.append([Text("train/loss", style="bold"), *plot(lines, column, rows, ascii_only=ascii_only)])
+    if evals:
+        lines = [Line(curve.steps, curve.values, style) for curve, _, style in reversed(evals)]
+        title = Text.assemble(("eval loss", "bold"))
+        for curve, name, style in evals:
+            title.append(f"  {name.rpartition('_')[2]} {number_text(curve.values[-1])}", style=style)
+        panels.append([title, *plot(lines, column, rows, ascii_only=ascii_only)])
+    return _beside(panels[0], panels[1], column) if both else panels[0]
+
+
+def _tail(frame: WatchDocument, width: int) -> list[Text]:
+    lines: list[Text] = []
+    if frame.error:
+        lines.append(Text(f"error: {cleaned(frame.error)}", style="bold red"))
+    if frame.sample:
+        lines += _path_lines("last sample ", frame.sample, width)
+    lines.append(Text.assemble(("root ", "dim"), cleaned(frame.root), *_links(frame.links.items())))
+    return lines
+
+
+def _path_lines(title: str, path: str, width: int) -> list[Text]:
+    """Return a path that can be copied: on as many lines as it needs, never cut."""
+    text, room = cleaned(path), max(width, 20)
+    if len(title) + len(text) <= room:
+        return [Text.assemble((title, "dim"), text)]
+    return [Text(title, style="dim"), *(Text(text[at : at + room]) for at in range(0, len(text), room))]
+
+
+def _links(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(f"  {cleaned(name)} {cleaned(address)}", "dim") for name, address in links]
+
+
+def _room(frame: WatchDocument, left: int, beside: int) -> int:
+    """Return the rows that the stages may have, so that a curve fits below them."""
+    return max(beside, left - (_MIN_PLOT + 2 if frame.curves else 0))
+
+
+def _beside(left: Sequence[Text], right: Sequence[Text], column: int) -> list[Text]:
+    """Put rows side by side; the left ones are cut to their column."""
+    rows = []
+    for number in range(max(len(left), len(right))):
+        row = left[number].copy() if number < len(left) else Text()
+        row.truncate(column, overflow="ellipsis")
+        row.pad_right(max(column - row.cell_len, 0) + 2)
+        if number < len(right):
+            row.append_text(right[number])
+        row.rstrip()
+        rows.append(row)
+    return rows
