@@ -25,7 +25,8 @@ from sana.metrics import STEP, Row
 from sana.report.live.binned import BinnedMetric, BinnedRows
 from sana.report.live.training_page import CurveCache
 from sana.runs.listing import Run, RunState, read_run
-from sana.runs.records import FOLDER, StageStatus
+from sana.runs.records import FOLDER, RunStarted, StageStatus, start_key
+from sana.runtime.threads import in_threads
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
@@ -43,7 +44,7 @@ _SAMPLE_FILE = "contact_sheet.png"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which run is meant: of a config by its `title`, by a `name` (run or training, or the beginning), or the newest."""
+    """Which run is meant: of a config by its `title`, by a `name` (of a run or training), or the newest."""
 
     title: str = ""
     name: str = ""
@@ -58,6 +59,7 @@ class RunReader:
 
     store: Store
     wanted: Wanted
+    _titles: dict[str, str] = field(default_factory=dict)  # by run
     _runs: dict[str, Run] = field(default_factory=dict)  # by id: what was read last
     _chosen: str = ""
     _chose_at: float = float("-inf")  # monotonic, as those below
@@ -88,24 +90,36 @@ class RunReader:
             return
         self._chose_at = time.monotonic()
         names = self.store.list_dirs(FOLDER)[::-1]
-        same = 0
-        for run_id in [name for name in names if name.startswith(self.wanted.name)] or names[:MAX_RUNS]:
-            run = self._runs.get(run_id) or self._again(run_id)
-            if run is None or not self._is_meant(run):
-                continue
-            if not same:
-                self._chosen = run_id
-            elif run.ended is None:
-                self._again(run_id)  # how it ended is told of the attempts before
-            same += 1
-            if same > MAX_ATTEMPTS:
-                return
+        if self.wanted.name:
+            names = [name for name in names if name.startswith(self.wanted.name)] or names
+        same = [run_id for run_id in self._with_title(names[:MAX_RUNS]) if self._is_named(run_id)]
+        self._chosen = same[0] if same else ""
+        for run_id in same[1:MAX_ATTEMPTS]:
+            self._again(run_id)  # how it ended is told of the attempts before
 
-    def _is_meant(self, run: Run) -> bool:
-        if self.wanted.title:
-            return run.started.title == self.wanted.title
+    def _with_title(self, names: Sequence[str]) -> list[str]:
+        """Return those that are runs of the config that is meant, or all where none is; one small request for each."""
+        new = [name for name in names if name not in self._titles]
+        for run_id, title in zip(new, in_threads(self._title, new), strict=True):
+            if title is not None:  # else it is being written
+                self._titles[run_id] = title
+        wanted = self.wanted.title
+        return [name for name in names if name in self._titles and wanted in ("", self._titles[name])]
+
+    def _title(self, run_id: str) -> str | None:
+        key = start_key(run_id)
+        try:
+            return RunStarted.from_json(self.store.read(key), where=self.store.uri(key)).title
+        except FileNotFoundError:
+            return None
+
+    def _is_named(self, run_id: str) -> bool:
+        """Whether it is the run that is meant by a name: its own, its training's or an artifact's."""
         name = self.wanted.name
-        return not name or run.run_id.startswith(name) or run.trajectory.startswith(name) or name in _fingerprints(run)
+        if not name or run_id.startswith(name):
+            return True
+        run = self._again(run_id)
+        return run is not None and any(one.startswith(name) for one in _names(run))
 
     def _again(self, run_id: str) -> Run | None:
         """Read a run; one that has ended is not read again."""
@@ -165,7 +179,7 @@ class RunReader:
         return sorted(same, key=lambda one: one.run_id, reverse=True)[:MAX_ATTEMPTS]
 
     def _rows(self, trajectory: str, run: Run, attempts: Sequence[Run]) -> BinnedRows:
-        """Return all rows of a training: those that are committed, then the live ones of the newest run that has some."""
+        """Return all rows of a training: those that are committed, then the live ones of the newest run."""
         rows = self._curves.rows(trajectory, self._segments_of(trajectory, run))
         live = next((one.status.rows for one in attempts if one.trajectory == trajectory and one.status), ())
         return rows.with_rows(live)
@@ -263,8 +277,9 @@ def _step(run: Run) -> int | None:
     return stage.done if stage is not None and stage.total else None
 
 
-def _fingerprints(run: Run) -> set[str]:
-    return {stage.fingerprint for stage in run.status.stages.values()} if run.status else set()
+def _names(run: Run) -> set[str]:
+    """Return what else a run may be called by: its training and its artifacts."""
+    return {run.trajectory, *(stage.fingerprint for stage in run.status.stages.values())} if run.status else set()
 
 
 def _curve_names() -> list[str]:

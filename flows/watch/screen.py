@@ -48,7 +48,7 @@ def draw(frame: WatchDocument, width: int, height: int, now: float, *, ascii_onl
         side = [*numbers, Text(), *_events(frame, max(2, left - _MIN_PLOT - len(numbers) - 3))]
         column = width // 2 - 1
         stages = _stages(frame.stages, now, _room(frame, left, max(len(side), 3)))
-        body = _beside(stages, side, column)
+        body = _beside(stages, side, column, ascii_only=ascii_only)
     else:
         events = _events(frame, 3 if height < 30 else 6)
         room = left - len(numbers) - len(events) - (_MIN_PLOT if frame.curves else 0)
@@ -201,7 +201,7 @@ def _curves(frame: WatchDocument, width: int, room: int, *, ascii_only: bool) ->
         for curve, name, style in evals:
             title.append(f"  {name.rpartition('_')[2]} {number_text(curve.values[-1])}", style=style)
         panels.append([title, *plot(lines, column, rows, ascii_only=ascii_only)])
-    return _beside(panels[0], panels[1], column) if both else panels[0]
+    return _beside(panels[0], panels[1], column, ascii_only=ascii_only) if both else panels[0]
 
 
 def _tail(frame: WatchDocument, width: int) -> list[Text]:
@@ -231,12 +231,12 @@ def _room(frame: WatchDocument, left: int, beside: int) -> int:
     return max(beside, left - (_MIN_PLOT + 2 if frame.curves else 0))
 
 
-def _beside(left: Sequence[Text], right: Sequence[Text], column: int) -> list[Text]:
+def _beside(left: Sequence[Text], right: Sequence[Text], column: int, *, ascii_only: bool) -> list[Text]:
     """Put rows side by side; the left ones are cut to their column."""
     rows = []
     for number in range(max(len(left), len(right))):
         row = left[number].copy() if number < len(left) else Text()
-        row.truncate(column, overflow="ellipsis")
+        row.truncate(column, overflow="crop" if ascii_only else "ellipsis")
         row.pad_right(max(column - row.cell_len, 0) + 2)
         if number < len(right):
             row.append_text(right[number])
