@@ -1,7 +1,7 @@
 """The live page as an application: addresses, what they show, and what they say when there is nothing."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from anyio import to_thread
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from flows.web.events import have_of, stream
 from flows.web.files import file_response
-from flows.web.guard import Guard
+from flows.web.guard import DOCUMENT_POLICY, Guard
 from flows.web.root_reader import RootReader
 from sana.artifact import FileInfo
 from sana.errors import SanaError
@@ -28,11 +28,15 @@ _KINDS: dict[str, Kind] = {"overview": "overview", "training": "training"}
 MAX_CHOICE_CHARS = 200  # of a value in a query string
 
 
+Document = Callable[[], str]  # makes a page; called from any thread
+
+
 class LiveApp:
     """The routes over one root."""
 
-    def __init__(self, root: LiveRoot, reader: RootReader) -> None:
-        self._root, self._reader = root, reader
+    def __init__(self, root: LiveRoot, reader: RootReader, documents: Mapping[str, Document]) -> None:
+        """`documents`: self-contained pages by their names, made when they are asked for."""
+        self._root, self._reader, self._documents = root, reader, documents
 
     def asgi(self, *, host: str) -> Guard:
         """Return the application, guarded as one that listens on `host`."""
@@ -41,6 +45,7 @@ class LiveApp:
             Route("/training/{key}", self._page("training")),
             Route("/file/{stage}/{fingerprint}/{digest}/{name:path}", self._file),
             Route("/validation/{trajectory}/{step}/{settings}/{digest}/{name}", self._validation_file),
+            Route("/document/{name}", self._document),
             Route("/events", self._events),
             Route("/static/{name}", self._static),
             Route("/health", self._health),
@@ -79,6 +84,13 @@ class LiveApp:
         if not file.digest.startswith(request.path_params["digest"]):
             raise LookupError("the file has changed since that page was made: open the page again")
         return file_response(request, self._root.store, file)
+
+    async def _document(self, request: Request) -> Response:
+        make = self._documents.get(request.path_params["name"])
+        if make is None:
+            raise LookupError("there is no such page")
+        text = await to_thread.run_sync(make)
+        return HTMLResponse(text, headers={"Content-Security-Policy": DOCUMENT_POLICY})
 
     async def _events(self, request: Request) -> Response:
         choices = dict(request.query_params)

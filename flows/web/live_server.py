@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.web.app import LiveApp
+from flows.web.data_report import DataReport
 from flows.web.root_reader import RootReader
 from flows.web.server import PageServer
+from sana.context import Context
 from sana.report.live.pages import About
 from sana.report.live.source import LiveRoot
 from sana.store import Store
@@ -14,15 +16,18 @@ LOCAL_INTERVAL_S, S3_INTERVAL_S = 2.0, 10.0  # between two looks at storage, whi
 
 
 @contextmanager
-def live_page(store: Store, *, host: str, port: int, mlflow_url: str = "") -> Iterator[PageServer]:
-    """Serve the page of a root on this address.
+def live_page(
+    store: Store, *, host: str, port: int, context: Context | None = None, mlflow_url: str = ""
+) -> Iterator[PageServer]:
+    """Serve the page of a root on this address; `context`: that of a config, whose data report is beside it.
 
     Raises:
         SanaError: the address cannot be listened on.
     """
-    root = LiveRoot(store, About(store.root, mlflow_url))
+    root = LiveRoot(store, About(store.root, mlflow_url, context is not None))
     reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
-    with PageServer(LiveApp(root, reader).asgi(host=host), host, port) as server:
+    documents = {"data": DataReport(context).page} if context is not None else {}
+    with PageServer(LiveApp(root, reader, documents).asgi(host=host), host, port) as server:
         reader.start()
         try:
             yield server

@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from flows.web.live_server import live_page
+from sana.config.load import load_config
+from sana.context import Context
 from sana.store import Store, open_store
 from tests.trained_roots import VIDEO, commit_training, save_steps
 
@@ -132,7 +134,7 @@ def test_nothing_but_a_file_named_in_a_record_is_served(store: Store, address: s
 
 def test_names_with_markup_are_text(store: Store) -> None:
     train = commit_training(
-        store, "0000aaaa0000aaaa", config={"trainable": {"name": EVIL}}, prompts={EVIL: "a.mp4", "b": "<b>.mp4"}
+        store, "0000aaaa0000aaaa", config={"method": {"name": EVIL}}, prompts={EVIL: "a.mp4", "b": "<b>.mp4"}
     )
     with served(store) as url:
         pages = [get(f"{url}/{place}")[2] for place in ("", f"training/{train.fingerprint}", "?find=%3Cscript%3E%22")]
@@ -153,3 +155,32 @@ def test_it_listens_on_loopback_alone(store: Store) -> None:
 def listening() -> set[tuple[str, int]]:
     found = psutil.Process().net_connections(kind="all")
     return {(one.laddr[0], one.laddr[1]) for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def test_a_bucket_is_shown_as_a_folder_is(s3_root: str) -> None:
+    store = open_store(s3_root)
+    train = commit_training(store, "0000aaaa0000aaaa")
+    digest = train.files["sigma_histogram.png"].digest
+    with served(store) as url:
+        assert train.fingerprint in get(f"{url}/")[2]
+        page = get(f"{url}/training/{train.fingerprint}")[2]
+        address = f"{url}/file/train/{train.fingerprint}/{digest}/sigma_histogram.png"
+        assert "Training loss" in page and get(address, Range="bytes=1-2")[2] == "ng"
+
+
+def test_other_addresses_are_pages_that_say_so(store: Store) -> None:
+    with served(store) as url:
+        for place in ("nothing", "training/0123456789abcdef", "document/data", "events?page=x"):
+            code, _, page = get(f"{url}/{place}")
+            assert code == 404 and "Not found" in page and "<nav>" in page
+        assert get(f"{url}/", Host="evil.example")[0] == 421
+
+
+def test_the_data_report_of_a_config_is_shown_and_can_reach_nothing(store: Store, tmp_path: Path) -> None:
+    config = load_config("configs/demo.yaml", [f"root={store.root}", f"work_dir={tmp_path}"])
+    context = Context(config, store, tmp_path, read_only=True)
+    with live_page(store, host="127.0.0.1", port=0, context=context) as page:
+        assert 'href="/document/data"' in get(f"{page.url}/")[2]
+        code, headers, text = get(f"{page.url}/document/data")
+    assert code == 200 and "Data report" in text
+    assert headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")

@@ -13,6 +13,7 @@ import click
 from flows.cli.options import config_options, context_of, load_options, resolve, warn
 from flows.cli.output.json_output import emit, json_option
 from sana.config.pipeline import Config
+from sana.context import Context
 from sana.errors import ConfigError, SanaError
 from sana.store import Store, open_store
 from sana.wording import without_password
@@ -44,15 +45,15 @@ def ui(
     from flows.web.guard import is_loopback
     from flows.web.live_server import live_page
 
-    store, settings = _store_of(config, overrides, root)
+    store, context = _opened(config, overrides, root)
     if not is_loopback(host):
         warn(f"--host {host}: whoever reaches this machine can read all of {store.root}; there is no password")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    beside = None if settings is None or no_mlflow else settings
+    beside = None if context is None or no_mlflow else context.config
     try:
         with (
             _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
-            live_page(store, host=host, port=port, mlflow_url=link) as page,
+            live_page(store, host=host, port=port, context=context, mlflow_url=link) as page,
         ):
             click.echo(f"{store.root} is at {page.url} (Ctrl-C ends it)")
             if link and mlflow is None:
@@ -67,8 +68,8 @@ def ui(
         click.echo("the page has ended")
 
 
-def _store_of(config: str | None, overrides: Sequence[str], root: str | None) -> tuple[Store, Config | None]:
-    """Return what is to be shown, and the config if one was named."""
+def _opened(config: str | None, overrides: Sequence[str], root: str | None) -> tuple[Store, Context | None]:
+    """Return what is to be shown, and the context of the config if one was named."""
     if config is not None and ("://" in config or Path(config).is_dir()):
         if root is not None or overrides:
             raise click.UsageError(f"{config} is a root: it takes no --root and no -s; name a config for these")
@@ -80,8 +81,8 @@ def _store_of(config: str | None, overrides: Sequence[str], root: str | None) ->
             return open_store(root), None
         except ValueError as error:
             raise SanaError(str(error)) from error
-    settings = resolve(config, overrides, root)
-    return context_of(settings, read_only=True).store, settings
+    context = context_of(resolve(config, overrides, root), read_only=True)
+    return context.store, context
 
 
 @contextmanager

@@ -3,16 +3,16 @@
 Kept of each training is one short row, so that ten thousand of them fit; whole artifacts are read when they are shown.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sana.artifact import Artifact, newest_commit
+from sana.comparison.subjects import method_of
 from sana.errors import SanaError
-from sana.facts import BASELINE, EvaluateFacts, TrainFacts
+from sana.facts import BASELINE, EncodeLatentsFacts, EvaluateFacts, TrainFacts
 from sana.store import Store
 
-_MAX_ARTIFACTS = 32  # whole ones, kept in memory
 PREFERRED_WEIGHTS = ("ema", "live", BASELINE)
 
 
@@ -34,6 +34,7 @@ class TrainingRow:
     trajectory: str
     fingerprint: str
     weights: str  # digest of its weights, by which its evaluate and sample artifacts name it
+    latents: str  # digest of what it was trained on
     method: str
     step: int  # optimizer steps done
     max_steps: int
@@ -41,6 +42,7 @@ class TrainingRow:
     seconds: float
     num_bytes: int
     evaluated: EvalRow | None = None
+    data: str = ""  # its data sets, with their train samples
     samples: tuple[str, ...] = ()  # fingerprints of its sample artifacts, the newest last
 
     @property
@@ -58,7 +60,7 @@ class Committed:
         self._train: dict[str, TrainingRow] = {}  # by the key in the history
         self._evaluated: dict[str, tuple[str, EvalRow]] = {}  # the same; digest of the weights
         self._sampled: dict[str, tuple[str, str]] = {}
-        self._artifacts: OrderedDict[str, Artifact] = OrderedDict()
+        self._latents: dict[str, tuple[str, str]] = {}  # the same; digest of the train view, and what is in it
 
     def refresh(self) -> None:
         """Read what was committed since the last time. Raises SanaError or OSError where storage does not answer."""
@@ -69,6 +71,11 @@ class Committed:
                 self._evaluated[stamp] = (artifact.inputs.get("weights", ""), row)
         for artifact, stamp in self._new("sample", self._sampled):
             self._sampled[stamp] = (artifact.inputs.get("weights", ""), artifact.fingerprint)
+        for artifact, stamp in self._new("encode_latents", self._latents):
+            facts = EncodeLatentsFacts.of(artifact)
+            names = ", ".join(f"{name} ({num:,})" for name, num in facts.train_samples.items())
+            self._latents[stamp] = (artifact.content.get("train", ""), names)
+        data = dict(self._latents.values())
         evaluated = dict(self._evaluated[stamp] for stamp in sorted(self._evaluated))
         samples: dict[str, list[str]] = {}
         for stamp in sorted(self._sampled):
@@ -76,14 +83,19 @@ class Committed:
             samples.setdefault(weights, []).append(fingerprint)
         newest = {self._train[stamp].fingerprint: self._train[stamp] for stamp in sorted(self._train)}
         self.trainings = [
-            replace(row, evaluated=evaluated.get(row.weights), samples=tuple(samples.get(row.weights, ())))
+            replace(
+                row,
+                evaluated=evaluated.get(row.weights),
+                data=data.get(row.latents, ""),
+                samples=tuple(samples.get(row.weights, ())),
+            )
             for row in newest.values()
         ]
 
-    def _new(self, stage: str, known: Mapping[str, object]) -> Iterator[tuple[Artifact, str]]:
+    def _new(self, stage: str, known: dict[str, Any]) -> Iterator[tuple[Artifact, str]]:
         listed = [key for key, _ in self.store.list(f"{stage}/history")]
         for gone in set(known) - set(listed):
-            del known[gone]  # type: ignore[attr-defined]
+            del known[gone]
         for key in listed:
             if key not in known:
                 artifact = newest_commit(self.store, f"{stage}/{key.rpartition('-')[2]}")
@@ -100,15 +112,13 @@ class Committed:
 
 
 def _training(artifact: Artifact) -> TrainingRow:
-    facts, config = TrainFacts.of(artifact), artifact.config
-    trainable = config.get("trainable")
-    method = str(trainable["name"]) if isinstance(trainable, Mapping) and "name" in trainable else "full"
-    steps = config.get("max_steps")
+    facts, steps = TrainFacts.of(artifact), artifact.config.get("max_steps")
     return TrainingRow(
         trajectory=facts.trajectory,
         fingerprint=artifact.fingerprint,
         weights=artifact.content.get("weights", ""),
-        method=method,
+        latents=artifact.inputs.get("latents", ""),
+        method=method_of(artifact),
         step=facts.step,
         max_steps=steps if isinstance(steps, int) else facts.step,
         created_at=artifact.created_at,

@@ -49,4 +49,4 @@ def chosen(rows: Sequence[TrainingRow], topic: Topic) -> Slice:
 
 
 def _text(row: TrainingRow) -> str:
-    return f"{row.fingerprint} {row.trajectory} {row.method}".lower()
+    return f"{row.fingerprint} {row.trajectory} {row.method} {row.data}".lower()

@@ -12,6 +12,7 @@ class About:
 
     root: str
     mlflow_url: str = ""
+    has_data: bool = False  # the data report of a config
 
 
 def document(page: LivePage, topic: Topic, about: About) -> str:
