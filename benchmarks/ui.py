@@ -125,7 +125,7 @@ def turns(folder: Path, say: "Readers", url: str, seconds: float) -> dict[bool, 
             say(url if on else "")
             time.sleep(SETTLE_S)
             file.read()
-            stop = time.monotonic() + TURN_S - SETTLE_S + random.random()  # noqa: S311 - not in step with checkpoints
+            stop = time.monotonic() + TURN_S - SETTLE_S + random.random()
             rest = b""
             while time.monotonic() < stop:
                 time.sleep(0.1)

@@ -11,20 +11,22 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from flows.web.comparison import Comparisons
 from flows.web.events import have_of, stream
 from flows.web.files import file_response
 from flows.web.guard import DOCUMENT_POLICY, Guard
-from flows.web.root_reader import RootReader
+from flows.web.root_reader import RootReader, TooManyWatchersError
 from sana.artifact import FileInfo
 from sana.errors import SanaError
 from sana.report.live import pages
 from sana.report.live.live_page import Kind, Topic
 from sana.report.live.source import LiveRoot
+from sana.store_errors import StoreError
 
 _log = logging.getLogger(__name__)
 
 _STATIC = {"live.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8"}
-_KINDS: dict[str, Kind] = {"overview": "overview", "training": "training"}
+_KINDS: dict[str, Kind] = {"overview": "overview", "training": "training", "compare": "compare"}
 MAX_CHOICE_CHARS = 200  # of a value in a query string
 
 
@@ -37,11 +39,14 @@ class LiveApp:
     def __init__(self, root: LiveRoot, reader: RootReader, documents: Mapping[str, Document]) -> None:
         """`documents`: self-contained pages by their names, made when they are asked for."""
         self._root, self._reader, self._documents = root, reader, documents
+        self._comparisons = Comparisons(root.store)
 
     def asgi(self, *, host: str) -> Guard:
         """Return the application, guarded as one that listens on `host`."""
         routes = [
             Route("/", self._page("overview")),
+            Route("/compare", self._page("compare")),
+            Route("/comparison", self._comparison),
             Route("/training/{key}", self._page("training")),
             Route("/file/{stage}/{fingerprint}/{digest}/{name:path}", self._file),
             Route("/validation/{trajectory}/{step}/{settings}/{digest}/{name}", self._validation_file),
@@ -52,7 +57,9 @@ class LiveApp:
         ]
         handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
             HTTPException: self._http_error,
-            SanaError: self._unavailable,
+            SanaError: self._refused,
+            StoreError: self._unavailable,
+            TooManyWatchersError: self._unavailable,
             OSError: self._unavailable,
             TimeoutError: self._unavailable,
             LookupError: self._missing,
@@ -84,6 +91,11 @@ class LiveApp:
         if not file.digest.startswith(request.path_params["digest"]):
             raise LookupError("the file has changed since that page was made: open the page again")
         return file_response(request, self._root.store, file)
+
+    async def _comparison(self, request: Request) -> Response:
+        a, b = (request.query_params.get(side, "")[:MAX_CHOICE_CHARS] for side in ("a", "b"))
+        text = await to_thread.run_sync(self._comparisons.page, a, b)
+        return HTMLResponse(text, headers={"Content-Security-Policy": DOCUMENT_POLICY})
 
     async def _document(self, request: Request) -> Response:
         make = self._documents.get(request.path_params["name"])
@@ -124,10 +136,14 @@ class LiveApp:
     async def _missing(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
         return self._message("Not found", f"{error.args[0] if error.args else error}", 404)
 
+    async def _refused(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
+        return self._message("This cannot be shown", f"{error}", 404)
+
     async def _unavailable(self, request: Request, error: Exception) -> Response:  # noqa: ARG002
         words = f"{error}" or "it takes too long: is storage slow, or the machine very busy?"
-        status = 503 if not isinstance(error, FileNotFoundError) else 404
-        return self._message("This cannot be shown now", words, status)
+        if isinstance(error, FileNotFoundError):
+            return self._message("Not found", words, 404)
+        return self._message("This cannot be shown now", words, 503)
 
     async def _broken(self, request: Request, error: Exception) -> Response:
         _log.error("no answer to %s", request.url.path, exc_info=error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from flows.web.app import LiveApp
 from flows.web.data_report import DataReport
@@ -15,21 +16,36 @@ from sana.store import Store
 LOCAL_INTERVAL_S, S3_INTERVAL_S = 2.0, 10.0  # between two looks at storage, while somebody looks at a page
 
 
+@dataclass(frozen=True)
+class Served:
+    """A page that is served."""
+
+    server: PageServer
+    root: LiveRoot
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.server.url
+
+    def link_mlflow(self, url: str) -> None:
+        """Name MLflow on all pages from now on."""
+        self.root.about = replace(self.root.about, mlflow_url=url)
+
+
 @contextmanager
-def live_page(
-    store: Store, *, host: str, port: int, context: Context | None = None, mlflow_url: str = ""
-) -> Iterator[PageServer]:
+def live_page(store: Store, *, host: str, port: int, context: Context | None = None) -> Iterator[Served]:
     """Serve the page of a root on this address; `context`: that of a config, whose data report is beside it.
 
     Raises:
         SanaError: the address cannot be listened on.
     """
-    root = LiveRoot(store, About(store.root, mlflow_url, context is not None))
+    root = LiveRoot(store, About(store.root, has_data=context is not None))
     reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
     documents = {"data": DataReport(context).page} if context is not None else {}
     with PageServer(LiveApp(root, reader, documents).asgi(host=host), host, port) as server:
         reader.start()
         try:
-            yield server
+            yield Served(server, root)
         finally:
             reader.close()

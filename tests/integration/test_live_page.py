@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from flows.web.live_server import live_page
+from flows.web.mlflow_link import runs_address
 from sana.config.load import load_config
 from sana.context import Context
 from sana.store import Store, open_store
+from tests.loopback_servers import web_server
 from tests.trained_roots import VIDEO, commit_training, save_steps
 
 EVIL = "<script>alert(1)</script>\" onload='x' javascript:alert(2)"
@@ -184,3 +186,25 @@ def test_the_data_report_of_a_config_is_shown_and_can_reach_nothing(store: Store
         code, headers, text = get(f"{page.url}/document/data")
     assert code == 200 and "Data report" in text
     assert headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
+
+
+def test_two_trainings_are_compared_or_it_says_why_not(store: Store) -> None:
+    first = commit_training(store, "0000aaaa0000aaaa")
+    with served(store) as url:
+        assert "Nothing to compare yet" in get(f"{url}/compare")[2]
+    second = commit_training(store, "0000bbbb0000bbbb", steps=200)
+    with served(store) as url:
+        form = get(f"{url}/compare?a={second.fingerprint}")[2]
+        assert f'<option value="{second.fingerprint}" selected>' in form and first.fingerprint in form
+        code, _, page = get(f"{url}/comparison?a={first.fingerprint}&b=%3Cscript%3E")
+        assert code == 404 and "This cannot be shown" in page and "<script" not in page
+
+
+def test_the_link_to_mlflow_opens_the_runs_of_the_experiment(store: Store) -> None:
+    place = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=a%2Fb"
+    with web_server({place: (200, {"experiment": {"experiment_id": "7"}})}) as url:
+        assert runs_address(url, "a/b") == f"{url}/#/experiments/7/runs?workflowType=machine_learning"
+        assert runs_address(url, "none") == f"{url}/#/experiments?workflowType=machine_learning"
+    with live_page(store, host="127.0.0.1", port=0) as page:
+        page.link_mlflow("http://127.0.0.1:1/#/x?a=b&c=<")
+        assert 'href="http://127.0.0.1:1/#/x?a=b&amp;c=&lt;"' in get(f"{page.url}/")[2]

@@ -44,6 +44,7 @@ def ui(
     """
     from flows.web.guard import is_loopback
     from flows.web.live_server import live_page
+    from flows.web.mlflow_link import runs_address
 
     store, context = _opened(config, overrides, root)
     if not is_loopback(host):
@@ -53,17 +54,17 @@ def ui(
     try:
         with (
             _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
-            live_page(store, host=host, port=port, context=context, mlflow_url=link) as page,
+            live_page(store, host=host, port=port, context=context) as page,
         ):
             click.echo(f"{store.root} is at {page.url} (Ctrl-C ends it)")
-            if link and mlflow is None:
-                click.echo(f"the runs of this config are on {link}")
-            if mlflow is None:
-                page.wait()
-            else:
+            if mlflow is not None and beside is not None:
                 mlflow.wait_until_up()
+                link = runs_address(link, beside.tracking.experiment)
                 click.echo(f"MLflow is at {link}")
-                mlflow.wait()
+            elif link:
+                click.echo(f"the runs of this config are on {link}")
+            page.link_mlflow(link)
+            (mlflow or page.server).wait()
     except KeyboardInterrupt:
         click.echo("the page has ended")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
 from sana.report import html
-from sana.report.live import overview, training_page
+from sana.report.live import compare_page, overview, training_page
 from sana.report.live.committed import Committed
 from sana.report.live.live_page import LivePage, Topic
 from sana.report.live.pages import About
@@ -36,6 +36,7 @@ class LiveRoot:
     def _parts(self, topic: Topic) -> tuple[str, dict[str, str]]:
         makers: dict[str, Callable[[Topic], tuple[str, dict[str, str]]]] = {
             "overview": lambda topic: overview.parts(self._committed, topic),
+            "compare": lambda topic: compare_page.parts(self._committed, topic),
             "training": lambda topic: training_page.parts(self._committed, self._curves, topic),
         }
         if topic.kind not in makers:
