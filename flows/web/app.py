@@ -1,7 +1,7 @@
 """The live page as an application: addresses, what they show, and what they say when there is nothing."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anyio import to_thread
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from flows.web.comparison import Comparisons
+from flows.web.documents import OWN, Documents
 from flows.web.events import have_of, stream
 from flows.web.files import file_response
 from flows.web.guard import DOCUMENT_POLICY, Guard
@@ -26,31 +26,36 @@ from sana.store_errors import StoreError
 _log = logging.getLogger(__name__)
 
 _STATIC = {"live.css": "text/css; charset=utf-8", "live.js": "text/javascript; charset=utf-8"}
-_KINDS: dict[str, Kind] = {"overview": "overview", "training": "training", "compare": "compare"}
+_KINDS: dict[str, Kind] = {
+    "overview": "overview",
+    "runs": "runs",
+    "run": "run",
+    "training": "training",
+    "compare": "compare",
+}
 MAX_CHOICE_CHARS = 200  # of a value in a query string
-
-
-Document = Callable[[], str]  # makes a page; called from any thread
 
 
 class LiveApp:
     """The routes over one root."""
 
-    def __init__(self, root: LiveRoot, reader: RootReader, documents: Mapping[str, Document]) -> None:
-        """`documents`: self-contained pages by their names, made when they are asked for."""
+    def __init__(self, root: LiveRoot, reader: RootReader, documents: Documents) -> None:
         self._root, self._reader, self._documents = root, reader, documents
-        self._comparisons = Comparisons(root.store)
 
     def asgi(self, *, host: str) -> Guard:
         """Return the application, guarded as one that listens on `host`."""
         routes = [
             Route("/", self._page("overview")),
+            Route("/runs", self._page("runs")),
+            Route("/run/{key}", self._page("run")),
             Route("/compare", self._page("compare")),
             Route("/comparison", self._comparison),
             Route("/training/{key}", self._page("training")),
             Route("/file/{stage}/{fingerprint}/{digest}/{name:path}", self._file),
             Route("/validation/{trajectory}/{step}/{settings}/{digest}/{name}", self._validation_file),
-            Route("/document/{name}", self._document),
+            Route("/data", self._data),
+            Route("/data/{key}", self._data),
+            Route("/report/{key}", self._report),
             Route("/events", self._events),
             Route("/static/{name}", self._static),
             Route("/health", self._health),
@@ -94,15 +99,13 @@ class LiveApp:
 
     async def _comparison(self, request: Request) -> Response:
         a, b = (request.query_params.get(side, "")[:MAX_CHOICE_CHARS] for side in ("a", "b"))
-        text = await to_thread.run_sync(self._comparisons.page, a, b)
-        return HTMLResponse(text, headers={"Content-Security-Policy": DOCUMENT_POLICY})
+        return await _whole(self._documents.comparison, a, b)
 
-    async def _document(self, request: Request) -> Response:
-        make = self._documents.get(request.path_params["name"])
-        if make is None:
-            raise LookupError("there is no such page")
-        text = await to_thread.run_sync(make)
-        return HTMLResponse(text, headers={"Content-Security-Policy": DOCUMENT_POLICY})
+    async def _data(self, request: Request) -> Response:
+        return await _whole(self._documents.data, request.path_params.get("key", OWN)[:MAX_CHOICE_CHARS])
+
+    async def _report(self, request: Request) -> Response:
+        return await _whole(self._documents.report, request.path_params["key"][:MAX_CHOICE_CHARS])
 
     async def _events(self, request: Request) -> Response:
         choices = dict(request.query_params)
@@ -151,6 +154,12 @@ class LiveApp:
 
     def _message(self, title: str, words: str, status: int) -> Response:
         return HTMLResponse(pages.message(title, words, self._root.about), status)
+
+
+async def _whole(make: Callable[..., str], *names: str) -> Response:
+    """Answer with a page that loads nothing, and may not."""
+    text = await to_thread.run_sync(make, *names)
+    return HTMLResponse(text, headers={"Content-Security-Policy": DOCUMENT_POLICY})
 
 
 def _topic(kind: Kind, request: Request) -> Topic:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from flows.web.app import LiveApp
-from flows.web.data_report import DataReport
+from flows.web.documents import Documents
 from flows.web.root_reader import RootReader
 from flows.web.server import PageServer
 from sana.context import Context
@@ -42,8 +42,8 @@ def live_page(store: Store, *, host: str, port: int, context: Context | None = N
     """
     root = LiveRoot(store, About(store.root, has_data=context is not None))
     reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
-    documents = {"data": DataReport(context).page} if context is not None else {}
-    with PageServer(LiveApp(root, reader, documents).asgi(host=host), host, port) as server:
+    app = LiveApp(root, reader, Documents(root, context))
+    with PageServer(app.asgi(host=host), host, port) as server:
         reader.start()
         try:
             yield Served(server, root)

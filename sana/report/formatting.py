@@ -65,3 +65,8 @@ def duration(seconds: float) -> str:
 def utc(seconds: float) -> str:
     """Write a time of the clock, seconds since 1970, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def clock(seconds: float) -> str:
+    """Write a time of the clock, seconds since 1970, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))

@@ -172,9 +172,17 @@ def test_a_bucket_is_shown_as_a_folder_is(s3_root: str) -> None:
 
 def test_other_addresses_are_pages_that_say_so(store: Store) -> None:
     with served(store) as url:
-        for place in ("nothing", "training/0123456789abcdef", "document/data", "events?page=x"):
+        for place in (
+            "nothing",
+            "training/0123456789abcdef",
+            "data",
+            "data/20260101-000000-aaaaaa",
+            "report/0123456789abcdef",
+            "run/x",
+            "events?page=x",
+        ):
             code, _, page = get(f"{url}/{place}")
-            assert code == 404 and "Not found" in page and "<nav>" in page
+            assert code == 404 and "<h2>" in page and "<nav>" in page
         assert get(f"{url}/", Host="evil.example")[0] == 421
 
 
@@ -182,8 +190,8 @@ def test_the_data_report_of_a_config_is_shown_and_can_reach_nothing(store: Store
     config = load_config("configs/demo.yaml", [f"root={store.root}", f"work_dir={tmp_path}"])
     context = Context(config, store, tmp_path, read_only=True)
     with live_page(store, host="127.0.0.1", port=0, context=context) as page:
-        assert 'href="/document/data"' in get(f"{page.url}/")[2]
-        code, headers, text = get(f"{page.url}/document/data")
+        assert 'href="/data"' in get(f"{page.url}/")[2]
+        code, headers, text = get(f"{page.url}/data")
     assert code == 200 and "Data report" in text
     assert headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
 

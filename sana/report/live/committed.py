@@ -42,6 +42,8 @@ class TrainingRow:
     seconds: float
     num_bytes: int
     evaluated: EvalRow | None = None
+    title: str = ""  # of its config, where a run says it
+    state: str = "completed"
     data: str = ""  # its data sets, with their train samples
     samples: tuple[str, ...] = ()  # fingerprints of its sample artifacts, the newest last
 

@@ -1,15 +1,17 @@
 """The page on which two trainings are chosen to be compared."""
 
+from collections.abc import Sequence
+
 from sana.report import html
-from sana.report.live.committed import Committed
+from sana.report.live.committed import TrainingRow
 from sana.report.live.live_page import Topic
 
 MAX_CHOICES = 300  # the newest
 
 
-def parts(committed: Committed, topic: Topic) -> tuple[str, dict[str, str]]:
+def parts(rows: Sequence[TrainingRow], topic: Topic) -> tuple[str, dict[str, str]]:
     """Return the title and the parts of the page."""
-    found = sorted(committed.trainings, key=lambda row: -row.created_at)
+    found = sorted(rows, key=lambda row: -row.created_at)
     evaluated = [row for row in found if row.evaluated is not None][:MAX_CHOICES]
     form = html.fragment("live/compare.html.j2", rows=evaluated, num_all=len(found), topic=topic)
     return "Compare trainings", {"choose": form}

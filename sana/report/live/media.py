@@ -39,10 +39,15 @@ def artifact_address(artifact: Artifact, name: str) -> str:
     return f"/file/{quote(artifact.stage)}/{quote(artifact.fingerprint)}/{quote(digest)}/{quote(name)}"
 
 
-def strips(store: Store, trajectory: str, samples: Iterable[tuple[int, Artifact]]) -> list[Strip]:
-    """Return the videos of a training by prompt: those made while it trained, then those of its sample artifacts."""
+def strips(
+    store: Store, trajectory: str, samples: Iterable[tuple[int, Artifact]], *, at_most: int | None = None
+) -> list[Strip]:
+    """Return the videos of a training by prompt: those made while it trained, then those of its sample artifacts.
+
+    `at_most`: the last step of the training, which others may have continued.
+    """
     found: dict[str, list[Clip]] = {}
-    for record in thinned_steps(list(records(store, trajectory))):
+    for record in thinned_steps(list(records(store, trajectory, at_most=at_most))):
         for video in record.videos:
             file = record.files.get(video.file)
             if file is not None:
@@ -58,11 +63,6 @@ def strips(store: Store, trajectory: str, samples: Iterable[tuple[int, Artifact]
                 clip = Clip(f"{artifact.fingerprint}-{name}", step, words, artifact_address(artifact, name), size)
                 found.setdefault(prompt, []).append(clip)
     return [Strip(prompt, sorted(clips, key=lambda clip: clip.step)) for prompt, clips in found.items()]
-
-
-def failures(store: Store, trajectory: str) -> list[ValidationRecord]:
-    """Return the validations that failed."""
-    return [record for record in records(store, trajectory) if record.failed]
 
 
 def thinned_steps(found: Sequence[ValidationRecord]) -> list[ValidationRecord]:

@@ -5,14 +5,19 @@ from collections.abc import Callable
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
+from sana.metrics import Row
 from sana.report import html
-from sana.report.live import compare_page, overview, training_page
-from sana.report.live.committed import Committed
+from sana.report.live import compare_page, overview, runs_page, training_page
+from sana.report.live.committed import Committed, TrainingRow
 from sana.report.live.live_page import LivePage, Topic
 from sana.report.live.pages import About
+from sana.report.live.run_index import RunIndex
+from sana.report.live.trainings import merged
+from sana.runs.listing import Run, read_run
 from sana.store import Store
 from sana.training.validation import record as validations
 
+_RUN_ID = re.compile(r"[0-9a-f-]{8,40}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9_]{1,40}(-[A-Za-z0-9._]{1,80})?", re.ASCII)  # of a stage, fingerprint or trajectory
 
 
@@ -21,12 +26,17 @@ class LiveRoot:
 
     def __init__(self, store: Store, about: About) -> None:
         self.store, self.about = store, about
-        self._committed = Committed(store)
+        self._committed, self._runs = Committed(store), RunIndex(store)
         self._curves = training_page.CurveCache(store)
+        self._rows: list[TrainingRow] = []
 
     def refresh(self) -> None:
         """Look at storage again. Raises SanaError or OSError: it does not answer."""
         self._committed.refresh()
+        self._runs.refresh()
+        known = {"history", *(row.fingerprint for row in self._committed.trainings)}
+        begun = [name for name in self.store.list_dirs("train") if name not in known]
+        self._rows = merged(self._committed.trainings, begun, self._runs.rows)
 
     def page(self, topic: Topic, trouble: str) -> LivePage:
         """Make a page of what was read. Raises LookupError: there is nothing of that name."""
@@ -35,13 +45,31 @@ class LiveRoot:
 
     def _parts(self, topic: Topic) -> tuple[str, dict[str, str]]:
         makers: dict[str, Callable[[Topic], tuple[str, dict[str, str]]]] = {
-            "overview": lambda topic: overview.parts(self._committed, topic),
-            "compare": lambda topic: compare_page.parts(self._committed, topic),
-            "training": lambda topic: training_page.parts(self._committed, self._curves, topic),
+            "overview": lambda topic: overview.parts(self._rows, self._runs, topic),
+            "runs": lambda topic: runs_page.list_parts(self._runs, topic),
+            "run": lambda topic: runs_page.run_parts(self._runs, topic),
+            "compare": lambda topic: compare_page.parts(self._rows, topic),
+            "training": lambda topic: training_page.parts(
+                training_page.Sources(self._committed, self._rows, self._runs, self._curves), topic
+            ),
         }
         if topic.kind not in makers:
             raise LookupError("there is no such page")
         return makers[topic.kind](topic)
+
+    def run(self, run_id: str) -> Run:
+        """Return the record of a run; from any thread. Raises LookupError: there is none."""
+        found = read_run(self.store, run_id) if _RUN_ID.fullmatch(run_id) else None
+        if found is None:
+            raise LookupError(f"there is no run {run_id} under this root")
+        return found
+
+    def known_of(self, trajectory: str) -> tuple[str, tuple[Row, ...]]:
+        """Return the title of a training's newest run, and the metrics that no checkpoint has yet; from any thread."""
+        found = next((row for row in self._rows if row.trajectory == trajectory and row.title), None)
+        runs = [run for run in list(self._runs.live.values()) if run.trajectory == trajectory and run.status]
+        rows = runs[-1].status.rows if runs and runs[-1].status else ()
+        return (found.title if found else ""), rows
 
     def artifact_file(self, stage: str, fingerprint: str, name: str) -> FileInfo:
         """Return a file of an artifact by its name there. Raises LookupError: there is none."""
