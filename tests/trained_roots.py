@@ -1,11 +1,25 @@
 """Roots as training leaves them, made in milliseconds: artifacts, metrics and videos whose bytes are made up."""
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 from sana.artifact import Artifact, Draft, Recipe
 from sana.counts import Counts
 from sana.facts import EvaluateFacts, PairedDifference, SampleFacts, TrainFacts, WeightsLoss
+from sana.metrics import Row
+from sana.runs.records import (
+    RunEnd,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    StageStatus,
+    end_key,
+    start_key,
+    status_folder,
+    status_key,
+)
+from sana.runtime.process_id import ProcessId, this_host, this_process
 from sana.store import Store
 from sana.training.checkpoints import checkpoint
 
@@ -13,7 +27,7 @@ COUNTS = Counts(4, 4, 0, {}, {}, None, {})
 VIDEO = bytes(range(256)) * 40
 
 
-def rows(first: int, last: int) -> bytes:
+def metric_lines(first: int, last: int) -> bytes:
     """Metrics of steps first..last: a loss that falls, a learning rate, an eval loss at each hundredth."""
     found = []
     for step in range(first, last + 1):
@@ -29,7 +43,9 @@ def save_steps(store: Store, trajectory: str, last: int, *, every: int = 50) -> 
     segments: list[checkpoint.MetricsSegment] = []
     for end in range(every, last + 1, every):
         first = end - every + 1
-        segment = checkpoint.save_segment(store, trajectory, first=first, last=end, attempt="a1", data=rows(first, end))
+        segment = checkpoint.save_segment(
+            store, trajectory, first=first, last=end, attempt="a1", data=metric_lines(first, end)
+        )
         segments.append(segment)
         saved = checkpoint.Checkpoint(
             trajectory, end, "a1", {}, tuple(segments), checkpoint.DataPosition(end, 0, end), 0, {}, 1.0
@@ -64,3 +80,36 @@ def commit_training(
         draft.add(name, VIDEO)
     draft.commit(content={"videos": weights}, counts=COUNTS, facts=SampleFacts(videos, "sheet.png"))
     return train
+
+
+def record_run(
+    store: Store,
+    run_id: str,
+    *,
+    title: str = "demo",
+    trajectory: str = "",
+    fingerprint: str = "",
+    rows: Sequence[Row] = (),
+    heard_at: float | None = None,
+    pid: int | None = None,
+    end: RunEnd | None = None,
+    error: str = "",
+    links: Mapping[str, str] | None = None,
+) -> None:
+    """Write the records of a run that has come to training, on this machine."""
+    now = time.time() if heard_at is None else heard_at
+    process = this_process() if pid is None else ProcessId(this_host(), pid)
+    config = "train:\n  method:\n    name: lora\ndownload:\n  datasets:\n  - id: cats\n"
+    started = RunStarted(run_id, title, "key", config, "here", process, now - 60, "0.1.0")
+    store.put_if_absent(start_key(run_id), started.to_json())
+    stages = {
+        "download": StageStatus("completed", now - 60, now - 50, num_in=16, num_out=15, num_rejected=1),
+        "train": StageStatus(
+            "running", now - 50, fingerprint=fingerprint, done=30, total=100, unit="steps", left_s=70.0
+        ),
+    }
+    status = RunStatus(run_id, now, stages, trajectory, tuple(rows), (), links or {})
+    number = len(store.list(status_folder(run_id)))
+    store.put_if_absent(status_key(run_id, number), status.to_json())
+    if end is not None:
+        store.put_if_absent(end_key(run_id), RunEnded(run_id, end, now, error).to_json())

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.store import Store, open_store
 from tests.loopback_servers import web_server
-from tests.trained_roots import VIDEO, commit_training, save_steps
+from tests.trained_roots import VIDEO, commit_training, record_run, save_steps
 
 EVIL = "<script>alert(1)</script>\" onload='x' javascript:alert(2)"
 
@@ -216,3 +217,48 @@ def test_the_link_to_mlflow_opens_the_runs_of_the_experiment(store: Store) -> No
     with live_page(store, host="127.0.0.1", port=0) as page:
         page.link_mlflow("http://127.0.0.1:1/#/x?a=b&c=<")
         assert 'href="http://127.0.0.1:1/#/x?a=b&amp;c=&lt;"' in get(f"{page.url}/")[2]
+
+
+def test_a_run_is_shown_while_it_runs_when_it_is_killed_and_when_it_ends(store: Store) -> None:
+    trajectory, fingerprint = "0000aaaa0000aaaa", "c0ffee00c0ffee00"
+    save_steps(store, trajectory, 50)
+    live = [{"step": step, "train/loss": 0.25} for step in (51, 52)]
+    first = {"trajectory": trajectory, "fingerprint": fingerprint, "rows": live}
+    record_run(store, "20261128-120000-aaaaaa", **first)
+    with served(store) as url:
+        page = get(f"{url}/training/{trajectory}")[2]
+        for words in (
+            "running",
+            "30 of 100 steps",
+            "1 min 10 s left",
+            "0.2500",
+            "<b>52</b>",
+            "Attempts",
+            "method lora",
+        ):
+            assert words in page
+        assert "30 of 100 steps" in get(f"{url}/")[2] and "1 rejected" in get(f"{url}/run/20261128-120000-aaaaaa")[2]
+        record_run(store, "20261128-120100-bbbbbb", **first, heard_at=time.time() - 600)
+        [*_, event] = parts_until(f"{url}/events?page=training&key={trajectory}", "Nothing was heard")
+        assert event["part"] == "head" and "silent" in event["html"]
+        record_run(store, "20261128-120200-cccccc", **first, end="failed", error="no room:\nfree some <space>")
+        parts_until(f"{url}/events?page=training&key={trajectory}", "no room")
+        assert "free some &lt;space&gt;" in get(f"{url}/run/20261128-120200-cccccc")[2]
+        runs = get(f"{url}/runs")[2]
+        assert runs.count("data-key") == 3 and get(f"{url}/runs?state=failed")[2].count("data-key") == 1
+
+
+def test_links_that_a_browser_must_not_follow_are_left_out(store: Store) -> None:
+    links = {"Prefect": "http://127.0.0.1:4200/runs/1", "MLflow": "javascript:alert(1)", EVIL: "https://a/'\"<b>"}
+    record_run(
+        store, "20261128-120000-aaaaaa", title=EVIL, trajectory="0000aaaa0000aaaa", fingerprint=EVIL, links=links
+    )
+    save_steps(store, "0000aaaa0000aaaa", 50)
+    with served(store) as url:
+        places = ("", "runs", "run/20261128-120000-aaaaaa", "training/0000aaaa0000aaaa")
+        pages = [get(f"{url}/{place}")[2] for place in places]
+    assert 'href="http://127.0.0.1:4200/runs/1"' in pages[2]
+    for page in pages:
+        body = page.replace('<script src="/static/live.js"></script>', "")
+        assert "<script" not in body and "onload='x'" not in body and "&lt;script&gt;" in body
+        assert not re.search(r'(href|src)="(?!/|\?|https?://|data:,)', body)

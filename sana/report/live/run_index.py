@@ -6,6 +6,9 @@ Kept of a run that is over is one short row, so that ten thousand fit; whole rec
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import yaml
 
 from sana.errors import SanaError
 from sana.metrics import STEP
@@ -39,6 +42,8 @@ class RunRow:
     max_steps: int
     has_trained: bool  # and did not find the training in storage
     error: str
+    method: str = ""  # of training, and its data sets: of runs that are not over
+    data: str = ""
 
     @property
     def seconds(self) -> float:
@@ -102,8 +107,7 @@ class RunIndex:
         if run is None:  # damaged, removed, or just about to write its first record
             self._forget(name)
             return
-        row = row_of(run, now)
-        self._known[name] = row
+        self._known[name] = row_of(run, now)
         if run.ended is not None:
             self._read_at.pop(name, None)
             self.live.pop(name, None)
@@ -111,6 +115,8 @@ class RunIndex:
         self._read_at[name] = now
         if now - run.heard_at < QUIET_S:
             self.live[name] = run
+            method, data = _settings(run.started.config)
+            self._known[name] = replace(self._known[name], method=method, data=data)
         else:
             self.live.pop(name, None)
 
@@ -147,6 +153,17 @@ def row_of(run: Run, now: float) -> RunRow:
         has_trained=train is not None and train.state != "cached",
         error=error,
     )
+
+
+@lru_cache(64)
+def _settings(config: str) -> tuple[str, str]:
+    """Return the method and the data sets that a config names; nothing where it is of another version."""
+    try:
+        values = yaml.safe_load(config)
+        method = (values["train"].get("method") or {}).get("name", "full")
+        return str(method), ", ".join(str(one["id"]) for one in values["download"]["datasets"])
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return "", ""
 
 
 def shown_stages(run: Run, now: float) -> dict[str, StageStatus]:
