@@ -7,7 +7,12 @@ from uuid import UUID
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from sana.pipeline.observers import Event, Observer, WorkStart
 from sana.progress import Progress
@@ -15,6 +20,7 @@ from sana.wording import without_password
 from tasks.lost_server import failure_of_server, let_go
 
 UPDATE_EVERY_S = 2.0  # each update is a call to Prefect's server
+REQUEST_S = 5.0  # a server that is silent for so long does not answer; Prefect itself would wait for a minute
 PAUSE_S = 60.0  # a server that does not answer is left alone for so long
 RETURN_S = 15.0  # at the end of the run: one that is being restarted is waited for
 
@@ -49,7 +55,7 @@ class PrefectProgress(Observer):
         counts = f"{progress.done} of {progress.total} {progress.unit} " if progress.total else ""
         text = f"{stage}: {counts}{progress.phase or progress.detail}".rstrip()
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_S}):
                 if self._id is None:
                     self._id = create_progress_artifact(progress=percent, description=text)  # type: ignore[assignment]
                 else:

@@ -17,7 +17,7 @@ from sana.progress import Progress
 from sana.store import open_store
 from tasks import lost_server
 from tasks.prefect_progress import PrefectProgress
-from tests.loopback_servers import free_port
+from tests.loopback_servers import free_port, raw_server
 from tests.pipeline_runs import CLIPS
 from tests.prefect_server import PrefectServer
 
@@ -48,6 +48,16 @@ def test_a_server_that_is_gone_is_one_warning(
     assert given_up and time.monotonic() - started < 10.0
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "does not answer" in warning and "continues without its records" in warning and "secret" not in warning
+
+
+def test_a_silent_server_keeps_the_run_waiting_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.prefect_progress.REQUEST_S", 0.5)
+    progress = PrefectProgress(return_s=0.0)
+    with raw_server(None) as url, temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+        started = time.monotonic()
+        for done in range(5):
+            progress.on_stage_progress("probe", Progress(done, 4, "clips"))
+        assert 0.4 < time.monotonic() - started < 5.0
 
 
 def test_letting_go_reaches_the_settings_of_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
