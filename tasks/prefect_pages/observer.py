@@ -29,7 +29,8 @@ from tasks.prefect_pages.markdown import link, text
 from tasks.prefect_pages.run_page import run_page
 from tasks.prefect_pages.sender import Page, PageSender
 from tasks.prefect_pages.stages import SeenStage, stage_page, summary
-from tasks.report import PAGE
+from tasks.report import PAGE as DATA_REPORT
+from tasks.run_report import PAGE as RUN_REPORT
 from tasks.tracking.tracker import Tracker
 from tasks.web_pages import mlflow_page
 
@@ -130,8 +131,10 @@ class PrefectPages(Observer):
         self._sender.put(page)
 
     def _web_links(self) -> list[str]:
-        """Return links to the run in MLflow and to its report, where MLflow is a server; else how to see them."""
+        """Return links to the run in MLflow and to its reports, where MLflow is a server; else how to see them."""
         page = mlflow_page(self._tracker)
         if page is None:
             return [f"In MLflow and as a page: {text(f'sana ui {shlex.quote(self._config)}')}"]
-        return [link("MLflow", page), link("data report", f"{page}/artifacts/{quote(PAGE)}")]
+        reports = {"data report": DATA_REPORT} | ({"run report": RUN_REPORT} if "train" in self._seen else {})
+        kept = [link(label, f"{page}/artifacts/{quote(name)}") for label, name in reports.items()]
+        return [link("MLflow", page), *kept]

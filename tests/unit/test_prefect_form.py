@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prefect import Flow
 from prefect._internal.pydantic.validated_func import ValidatedFunction
+from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 from prefect.types import DateTime
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import is_valid_schema, validate
@@ -170,7 +171,8 @@ def logged() -> Iterator[list[logging.LogRecord]]:
     tell_errors_once()
     for logger in loggers:
         logger.addHandler(handler)
-    yield records
+    with temporary_settings({PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
+        yield records
     for logger in loggers:
         logger.removeHandler(handler)
 

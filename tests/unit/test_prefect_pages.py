@@ -216,6 +216,23 @@ def test_a_server_that_does_not_answer_keeps_nobody_waiting(silent: bool) -> Non
             assert time.monotonic() - started < 2.0
 
 
+def test_a_tracking_server_is_linked_without_its_password(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SimpleNamespace(flow_run=SimpleNamespace(id=str(uuid4())), task_run=SimpleNamespace(id=None))
+    monkeypatch.setattr(observer, "runtime", run)
+    tracker: Any = SimpleNamespace(run_id="r1", uri="http://ann:secret@127.0.0.1:5000/", try_to=lambda _: "7")
+    pages = observer.PrefectPages(tracker, "demo.yaml")
+    pages.on_run_start(RunStart("demo", SimpleNamespace(store=store)))  # type: ignore[arg-type]
+    pages.on_event(StageStart("train"))
+    pages.on_run_end(None)
+    ((_, shown),) = server.pages.values()
+    there = "http://127.0.0.1:5000/#/experiments/7/runs/r1"
+    for label, address in (("MLflow", ""), ("data report", "/artifacts/data_report.html")):
+        assert f"[{label}](<{there}{address}>)" in shown
+    assert f"[run report](<{there}/artifacts/run_report.html>)" in shown and "secret" not in shown
+
+
 def test_a_run_has_a_page_and_each_of_its_stages(server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     run = SimpleNamespace(flow_run=SimpleNamespace(id=str(uuid4())), task_run=SimpleNamespace(id=str(uuid4())))
     monkeypatch.setattr(observer, "runtime", run)
