@@ -9,7 +9,7 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, completion, convert, deploy, doctor, init, plan
+from flows.cli.begin import calibrate, check, completion, convert, deploy, doctor, init, plan, schema
 from flows.cli.look import compare, inspect, report, ui, watch
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
@@ -35,6 +35,7 @@ SECTIONS = (
             plan.validate,
             convert.convert_simpletuner,
             trained.make_tiny_model,
+            schema.schema,
             completion.completion,
         ),
     ),

@@ -47,6 +47,7 @@ _NOT = "These have no `--json`: "
 WITHOUT = {
     "ui": "it serves until Ctrl-C",
     "deploy": "it writes a file, which programs can read",
+    "schema": "what it prints is JSON already",
     "completion": "it prints a script for the shell",
 }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.cli.begin.check_text import lines_of_source
 from flows.wizard.look import Hardware, Training
+from sana.config.json_schema import schema_line
 from sana.errors import SanaError
 from sana.pipeline.check import Checked
 from sana.pipeline.fitting import Fit
@@ -43,7 +44,7 @@ def write(path: Path, text: str) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:
             try:
-                file.write(text)
+                file.write(f"{schema_line(path)}\n{text}")
                 file.flush()
             except OSError:
                 path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 from prompt_toolkit.input import create_pipe_input
@@ -19,8 +20,10 @@ from flows.wizard.asking import Proposals, Terminal
 from flows.wizard.flags import Flags
 from flows.wizard.interview import Interview
 from flows.wizard.look import Hardware
+from sana.config.json_schema import config_schema, schema_line
 from sana.config.load import load_config
 from sana.config.pipeline import Config
+from sana.config.yaml_reading import parse_yaml
 from sana.costs.machine import Machine
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
@@ -79,6 +82,8 @@ def test_the_demo_s_clips_become_a_config_and_nothing_is_overwritten(tmp_path: P
     text = Path("clips.yaml").read_text()
     assert config.download.datasets[0].source == str(CLIPS) and config.root == ".sana/store"
     assert "#     truncated 1: corrupt-00.mp4 (the file ends early" in text
+    assert text.startswith(f"{schema_line('clips.yaml')}\n")
+    assert not list(jsonschema.Draft7Validator(config_schema()).iter_errors(parse_yaml(text, where="clips.yaml")))
     assert "#   this machine: " in text and "max_rejected_fraction: " in text
     assert sorted(os.listdir()) == [".sana", "clips.yaml"] and not Path(".sana/store").exists()
     last = shown.output.splitlines()[-3:]

@@ -89,6 +89,7 @@ def _check_source(
     Returns what was found, what would stop a run of that config, and its text; without a text by the defaults.
     """
     from flows.cli.begin.check_text import lines_of, lines_of_buckets, summary
+    from sana.config.json_schema import schema_line
     from sana.pipeline.starter import Starter
 
     starter = Starter(source, overrides)
@@ -104,7 +105,7 @@ def _check_source(
     if write is None:
         click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")
     else:
-        write.write_text(text, encoding="utf-8")
+        write.write_text(f"{schema_line(write)}\n{text}", encoding="utf-8")
     click.echo(f"\nwith {write or 'this config'} {summary(improved)}")
     for line in lines_of_buckets(improved):
         click.echo(line)

@@ -29,6 +29,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
     Every key is mapped, or listed with the reason why it is not and what is used instead, in a file beside the YAML.
     """
     from flows.cli.begin.conversion import document, summary
+    from sana.config.json_schema import schema_line
     from sana.config.load import load_config
     from sana.convert.markdown import markdown_text
     from sana.convert.simpletuner import convert
@@ -40,7 +41,8 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
             raise SanaError(f"{path} is there already and may hold your own changes; choose another -o, or remove it")
     conversion = convert(config, backends, num_processes=num_processes, keep_clipping=keep_clipping)
     made = f"Made by `sana convert-simpletuner {config} {backends}`"
-    _write(output, yaml_text(conversion, title=f"{made}; in brackets: the names of keys there."))
+    text = yaml_text(conversion, title=f"{made}; in brackets: the names of keys there.")
+    _write(output, f"{schema_line(output)}\n{text}")
     _write(tables, markdown_text(conversion, title=f"{made}: what became of each key"))
     try:
         load_config(output)

@@ -8,6 +8,8 @@ from pydantic import Field, PlainValidator, model_validator
 from sana.config.offload import GroupOffload
 from sana.config.section import Section
 
+_ShareOrWord = Literal["auto", "recompute_all"] | Annotated[float, Field(ge=0, le=1)]
+
 
 def _share_or_word(value: Any) -> Literal["auto", "recompute_all"] | float:
     """Check `activation_memory` as a whole: a union would name a mistake twice. Accepts a number in text, as -s has."""
@@ -32,7 +34,10 @@ class TrainResources(Section):
         description="compile the transformer's blocks: faster steps after a first one that takes a minute, other last "
         "bits; auto: on a GPU, without offload",
     )
-    activation_memory: Annotated[Literal["auto", "recompute_all"] | float, PlainValidator(_share_or_word)] = Field(
+    activation_memory: Annotated[
+        Literal["auto", "recompute_all"] | float,
+        PlainValidator(_share_or_word, json_schema_input_type=_ShareOrWord),
+    ] = Field(
         "auto",
         description="what is kept of the forward pass for the backward pass: as much as fits (auto), nothing but the "
         "blocks' inputs (recompute_all), or a share of it, 0 to 1, of compiled blocks; 1 keeps all",
