@@ -6,6 +6,7 @@ What people wrote (titles, errors, names) is shown as it is, without its control
 import time
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from flows.display.stage_view import clock, rate_text
@@ -45,7 +46,8 @@ def draw(frame: WatchDocument, width: int, height: int, now: float, *, ascii_onl
     left = height - len(head) - len(tail)
     numbers = _numbers(frame, width)
     if width >= WIDE:
-        side = [*numbers, Text(), *_events(frame, max(2, left - _MIN_PLOT - len(numbers) - 3))]
+        events = _events(frame, max(2, left - _MIN_PLOT - len(numbers) - 3))
+        side = [*numbers, *([Text()] if numbers and events else []), *events]
         column = width // 2 - 1
         stages = _stages(frame.stages, now, _room(frame, left, max(len(side), 3)))
         body = _beside(stages, side, column, ascii_only=ascii_only)
@@ -111,9 +113,12 @@ def stage_line(stage: WatchedStage) -> str:
 def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
     style = _STYLES.get(frame.state, "")
     title = Text.assemble((cleaned(frame.title) or "sana watch", "bold"), "  ", (frame.state, style))
-    if frame.said:
-        title.append(f"  {cleaned(frame.said)}", style="" if frame.state == "running" else style)
-    lines = [title]
+    lines, said = [title], cleaned(frame.said)
+    said_style = "" if frame.state == "running" else style
+    if title.cell_len + 2 + cell_len(said) <= width:
+        title.append(f"  {said}", style=said_style)
+    else:
+        lines += [Text(row, style=said_style) for row in chop_cells(said, width)[:2]]
     if frame.run_id:
         began = f"began {ago(now - (frame.started_at or now))} ago"
         sign = f", last sign {ago(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
@@ -124,7 +129,7 @@ def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
         else:
             lines += [Text(f"run {frame.run_id}{where}, {began}{sign}", style="dim"), Text(attempts[2:], style="dim")]
     if frame.trouble:
-        lines.append(Text(cleaned(frame.trouble), style="bold yellow"))
+        lines += [Text(row, style="bold yellow") for row in chop_cells(cleaned(frame.trouble), width)[:2]]
     return lines
 
 
@@ -207,7 +212,7 @@ def _curves(frame: WatchDocument, width: int, room: int, *, ascii_only: bool) ->
 def _tail(frame: WatchDocument, width: int) -> list[Text]:
     lines: list[Text] = []
     if frame.error:
-        lines.append(Text(f"error: {cleaned(frame.error)}", style="bold red"))
+        lines += [Text(row, style="bold red") for row in chop_cells(f"error: {cleaned(frame.error)}", width)[:3]]
     if frame.sample:
         lines += _path_lines("last sample ", frame.sample, width)
     lines.append(Text.assemble(("root ", "dim"), cleaned(frame.root), *_links(frame.links.items())))

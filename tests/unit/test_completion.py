@@ -28,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).touch()
     for number in (1, 2):
         (tmp_path / f".sana/store/runs/2026112{number}-154012-3fa9c1").mkdir(parents=True)
+    (tmp_path / ".sana/store/train/f1f1f1f1f1f1f1f1").mkdir(parents=True)
     return tmp_path
 
 
@@ -43,6 +44,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["plan", "my.yaml", "-s", "train.max_st"], ["train.max_steps="]),
         (["plan", "my.yaml", "-s", "root=x"], []),
         (["lora", "ex"], ["extract"]),
+        (["watch", "2026"], ["20261122-154012-3fa9c1", "20261121-154012-3fa9c1"]),
+        (["watch", "m"], ["mine.yml", "my.yaml"]),
+        (["compare", "my.yaml", "f1"], ["f1f1f1f1f1f1f1f1"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
     ],
 )

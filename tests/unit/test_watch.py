@@ -1,17 +1,20 @@
 """`sana watch`: what is read of a root, in how many requests, and how it is told on a screen, in lines and as JSON."""
 
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from flows.cli.main import main
 from flows.watch.frame import MAX_POINTS, WatchDocument
@@ -22,7 +25,7 @@ from flows.watch.screen import cleaned, draw
 from sana import metrics
 from sana.runs.records import EventNote
 from sana.runtime.process_id import ProcessId, this_host
-from sana.store import LocalStore
+from sana.store import LocalStore, Store, open_store
 from sana.store_errors import StoreAwayError
 from tests.watched_runs import ELSEWHERE, TRAJECTORY, put_checkpoint, put_run, rows_of, training
 
@@ -39,7 +42,7 @@ def store(tmp_path: Path) -> LocalStore:
 class CountedStore:
     """A store that counts its requests by method."""
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store, self.calls = store, Counter[str]()
 
     def __getattr__(self, name: str) -> Any:
@@ -258,6 +261,35 @@ def test_without_a_terminal_nothing_moves_the_cursor(store: LocalStore, capsys: 
         main(["watch", "--root", store.root, *words])
         out, err = capsys.readouterr()
         assert "completed" in out and "\x1b" not in out + err and "\r" not in out
+
+
+@pytest.mark.parametrize(("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_no_color_takes_the_colours_away(
+    store: LocalStore, environ: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    put_run(store, RUN, stages=training(33), ended="failed", error="x")
+    console = Console(force_terminal=True, file=StringIO(), width=120, color_system="standard")
+    for line in draw(read(store), 120, 24, time.time()):
+        console.print(line)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert bool(re.search("\x1b\\[[0-9;]*3[0-7]", out)) == coloured
+
+
+def test_a_bucket_is_watched_in_a_few_requests(s3_root: str) -> None:
+    store: Any = CountedStore(open_store(s3_root))
+    put_checkpoint(store, 3)
+    put_run(store, RUN, stages=training(5), rows=rows_of([4, 5]), trajectory=TRAJECTORY)
+    reader = RunReader(store, Wanted("demo"))
+    frame = reader.read()
+    assert frame.curves[metrics.TRAIN_LOSS].steps == (1, 2, 3, 4, 5) and frame.root == s3_root
+    store.calls.clear()
+    put_run(store, RUN, stages=training(50), trajectory=TRAJECTORY)
+    store.calls.clear()
+    assert reader.read().stages[1].done == 50
+    assert sum(store.calls.values()) <= 4, store.calls
 
 
 def test_watching_imports_no_heavy_library() -> None:

@@ -13,6 +13,7 @@ import click
 import yaml
 
 from flows.cli.options import load_options, program, resolve
+from flows.cli.output.completion import ConfigPath
 from sana.errors import ConfigError, SanaError
 
 PACKAGE = "sana-video-pipeline"
@@ -40,7 +41,7 @@ ENVIRONMENT = {
 
 
 @click.command()
-@click.argument("config", type=click.Path(dir_okay=False), required=False)
+@click.argument("config", type=ConfigPath(), required=False)
 @load_options
 @click.option("--pool", default=POOL, show_default=True, help="Work pool in which the runs start.")
 @click.option("--name", help="Put before the name of each deployment, for several configs on one server: NAME-train.")

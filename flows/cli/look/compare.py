@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from flows.cli.options import context_of, load_options, program, resolve, same_options
+from flows.cli.output.completion import ConfigPath, complete_training
 from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError, SanaError
 
@@ -21,9 +22,9 @@ DEFAULT_ROOT = ".sana/store"  # of a config that names none
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="A B [C ...]")
+@click.argument("names", nargs=-1, required=True, metavar="A B [C ...]", shell_complete=complete_training)
 @load_options
-@click.option("--config", type=click.Path(dir_okay=False), help="Whose root, eval set and model are meant.")
+@click.option("--config", type=ConfigPath(), help="Whose root, eval set and model are meant.")
 @click.option(
     "--weights", type=click.Choice(["ema", "live"]), default="ema", show_default=True, help="Of each training."
 )

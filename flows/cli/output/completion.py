@@ -1,7 +1,7 @@
 """What a shell completes beside commands, options and choices: configs, their keys, and runs of a local root."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -60,13 +60,25 @@ def complete_place(_ctx: click.Context, _param: click.Parameter, incomplete: str
 
 def complete_run(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return configs and the runs of a local root that begin so, the newest first; a bucket is not asked for its."""
-    runs: list[str] = []
+    return _configs_and(sorted(_folders(ctx, "runs"), reverse=True), incomplete)
+
+
+def complete_training(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return configs, and the finished trainings and trajectories of a local root that begin so."""
+    return _configs_and(sorted(_folders(ctx, "train")), incomplete)
+
+
+def _folders(ctx: click.Context, place: str) -> list[str]:
+    found: list[str] = []
     for root in local_roots(ctx):
         try:
-            runs += [entry.name for entry in os.scandir(root / "runs") if entry.is_dir()]
+            found += [entry.name for entry in os.scandir(root / place) if entry.is_dir() and entry.name != "history"]
         except OSError:
             continue
-    named = [name for name in sorted(runs, reverse=True) if name.startswith(incomplete)][:MOST]
-    return [CompletionItem(name) for name in [*configs_at(incomplete), *named]] or [
-        CompletionItem(incomplete, type="file")
-    ]
+    return found
+
+
+def _configs_and(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    known = [name for name in names if name.startswith(incomplete)][:MOST]
+    found = [CompletionItem(name) for name in [*configs_at(incomplete), *known]]
+    return found or [CompletionItem(incomplete, type="file")]
