@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 import click
 
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     With --json the message is one line of JSON, the last of stderr.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal has no letters for is written by its codes
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for warning in spare_loopback():  # before any client is made
         if "_SANA_COMPLETE" not in os.environ:  # a shell that completes is typed into
             click.echo(f"warning: {warning}", err=True)

@@ -28,7 +28,9 @@ from sana.runs.listing import Run, RunState, read_run
 from sana.runs.records import FOLDER, RunStarted, StageStatus, start_key
 from sana.runtime.threads import in_threads
 from sana.store import Store
+from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import newest_checkpoint
+from sana.wording import one_line
 
 MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
 MAX_ATTEMPTS = 8  # runs of one config that are told of
@@ -39,6 +41,7 @@ _SHOWN = frozenset({
     *(metrics.GPU_RESERVED_PEAK_GIB, metrics.HOST_PEAK_GIB, metrics.EVAL_LOSS_EMA, metrics.EVAL_STDERR_EMA),
     *(metrics.EVAL_LOSS_LIVE, metrics.EVAL_STDERR_LIVE),
 })  # fmt: skip
+_UNREADABLE = "\0"  # no config is called so
 _SAMPLE_FILE = "contact_sheet.png"
 
 
@@ -104,14 +107,19 @@ class RunReader:
             if title is not None:  # else it is being written
                 self._titles[run_id] = title
         wanted = self.wanted.title
-        return [name for name in names if name in self._titles and wanted in ("", self._titles[name])]
+        known = [(name, self._titles.get(name, _UNREADABLE)) for name in names]
+        return [name for name, title in known if title != _UNREADABLE and wanted in ("", title)]
 
     def _title(self, run_id: str) -> str | None:
         key = start_key(run_id)
         try:
-            return RunStarted.from_json(self.store.read(key), where=self.store.uri(key)).title
+            data = self.store.read(key)
         except FileNotFoundError:
             return None
+        try:
+            return RunStarted.from_json(data, where=self.store.uri(key)).title
+        except SanaError:  # damaged, or of another version of this software: the others are shown
+            return _UNREADABLE
 
     def _is_named(self, run_id: str) -> bool:
         """Whether it is the run that is meant by a name: its own, its training's or an artifact's."""
@@ -217,9 +225,9 @@ class RunReader:
 def with_trouble(last: WatchDocument | None, error: Exception, root: str, since: float) -> WatchDocument:
     """Return the frame as it was read last, and that it may be old."""
     at = time.strftime("%H:%M:%S", time.localtime(since))
-    trouble = f"storage does not answer since {at}, so this may be old: {error}"
-    if not isinstance(error, SanaError):
-        trouble += f" ({type(error).__name__})"
+    is_away = isinstance(error, StoreError | OSError)
+    what = "storage does not answer" if is_away else "what it says cannot be read"
+    trouble = f"{what} since {at}, so this may be old: {one_line(error)}"
     before = last or WatchDocument(root, since, "waiting", "for storage")
     return replace(before, trouble=trouble)
 

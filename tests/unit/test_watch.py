@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -171,6 +171,22 @@ def test_what_others_wrote_is_no_markup_and_no_control(store: LocalStore) -> Non
     assert cleaned("a\x9bb\nc\td") == "a?b c d"
 
 
+def test_one_record_that_cannot_be_read_hides_no_other(store: LocalStore) -> None:
+    put_run(store, RUN, stages=training(3))
+    store.put_if_absent("runs/20261128-170000-dddddd/start.json", b"{")
+    store.put_if_absent("runs/20261128-180000-eeeeee/start.json", b'{"format": 99}')
+    store.put_if_absent("runs/20261128-190000-ffffff/status/00000001.json", b"{}")
+    assert read(store).run_id == RUN == read(store, "demo").run_id
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (10, 3), (20, 5), (30, 8)])
+def test_no_terminal_is_too_small(store: LocalStore, width: int, height: int) -> None:
+    put_checkpoint(store, 3)
+    put_run(store, RUN, title=NASTY, stages=training(3), trajectory=TRAJECTORY, ended="failed", error="e" * 500)
+    lines = draw(read(store), width, height, time.time())
+    assert len(lines) <= height and all(line.cell_len <= width for line in lines)
+
+
 def test_lines_for_a_log_tell_each_thing_once_and_end_with_the_run(store: LocalStore) -> None:
     event = EventNote(time.time(), "train", "checkpoint", "checkpoint of step 30", "train/x/index.json")
     put_run(store, RUN, stages=training(33), events=[event], trajectory=TRAJECTORY)
@@ -290,6 +306,19 @@ def test_a_bucket_is_watched_in_a_few_requests(s3_root: str) -> None:
     store.calls.clear()
     assert reader.read().stages[1].done == 50
     assert sum(store.calls.values()) <= 4, store.calls
+
+
+def test_a_name_that_the_terminal_has_no_letters_for_is_no_traceback(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_checkpoint(store, 3)
+    put_run(store, RUN, title="\u96ea", stages=training(3), trajectory=TRAJECTORY, ended="completed")
+    out = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    main(["watch", "--root", store.root, "--once"])
+    out.flush()
+    shown = out.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert "\\u96ea" in shown and "train/loss" in shown and "|*" in shown
 
 
 def test_watching_imports_no_heavy_library() -> None:
