@@ -27,6 +27,10 @@ from sana.config.yaml_reading import parse_yaml
 from sana.costs.machine import Machine
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
+from sana.store import open_store
+from tests.hub_server import HubServer
+from tests.hub_sources import DATASET
+from tests.packed_files import tar_of
 from tests.pipeline_runs import CLIPS, inline_workers
 from tests.video_files import make_video
 
@@ -87,7 +91,7 @@ def test_the_demo_s_clips_become_a_config_and_nothing_is_overwritten(tmp_path: P
     assert "#   this machine: " in text and "max_rejected_fraction: " in text
     assert sorted(os.listdir()) == [".sana", "clips.yaml"] and not Path(".sana/store").exists()
     last = shown.output.splitlines()[-3:]
-    assert [line.split()[:3] for line in last] == [["sana", name, "clips.yaml"] for name in ("plan", "run", "report")]
+    assert [line.split()[:3] for line in last] == [["sana", name, "clips.yaml"] for name in ("plan", "run", "watch")]
     again = init(str(CLIPS), "--method", "full")
     assert again.exit_code == 0 and Path("clips.yaml").read_text() == text
     assert list(written()) == ["clips-2.yaml", "clips.yaml"]
@@ -350,3 +354,66 @@ def test_what_was_measured_is_used(
     resources = written()["clips.yaml"].train.resources
     assert (resources.activation_memory, resources.micro_batch_size) == (0.4, chosen.micro_batch_size)
     assert "# measured by sana calibrate" in Path("clips.yaml").read_text()
+
+
+@pytest.mark.parametrize(("num", "fraction"), [(3, 0.2), (12, 0.2), (40, 0.1), (100, 0.05)])
+def test_of_few_clips_more_is_held_out(tmp_path: Path, num: int, fraction: float) -> None:
+    names = tuple(f"{number:03}" for number in range(num))
+    made = [
+        make_video(tmp_path / f"{name}.mp4", num_frames=5, width=64, height=48, first_pts=int(name))
+        for name in names[:3]
+    ]
+    put(tmp_path / "clips", made, names[:3])
+    for name in names[3:]:  # others of the same length; a free box at the end makes their content another
+        data = made[0].read_bytes() + len(name.encode() * 3 + bytes(8)).to_bytes(4, "big") + b"free" + name.encode() * 3
+        (tmp_path / "clips" / f"{name}.mp4").write_bytes(data)
+        (tmp_path / "clips" / f"{name}.txt").write_text(name)
+    Interview(Flags(str(tmp_path / "clips")), Proposals(lambda line: None), SampleLimits(clips=3)).run()
+    assert written()["clips.yaml"].bucket.eval_fraction == fraction
+
+
+FETCHED = SampleLimits(clips=3, remote_bytes=40_000)
+
+
+@pytest.fixture
+def remote_files(videos: list[Path]) -> dict[str, bytes]:
+    """Three videos, one that is larger than all that may be fetched, and their captions."""
+    files = {f"{name}.mp4": video.read_bytes() for name, video in zip("abc", videos, strict=True)}
+    files["large.mp4"] = bytes(60_000)
+    assert sum(map(len, files.values())) - 60_000 <= FETCHED.remote_bytes
+    return files | {f"{name.partition('.')[0]}.txt": b"a test picture" for name in files}
+
+
+def look_at(source: str) -> tuple[Config, str]:
+    done = Interview(Flags(source), Proposals(lambda line: None), FETCHED).run()
+    return load_config(done.path), done.path.read_text()
+
+
+def test_of_a_hub_data_set_no_more_is_fetched_than_may_be(hub: HubServer, remote_files: dict[str, bytes]) -> None:
+    hub.publish(DATASET, remote_files)
+    config, text = look_at("hf://datasets/films/cats")
+    assert (
+        config.download.datasets[0].id == "cats" and "cats: 3 of 4 clips looked at in hf://datasets/films/cats" in text
+    )
+    assert not any("large.mp4" in request for request in hub.requests)
+
+
+def test_of_a_bucket_no_more_is_fetched_than_may_be(s3_root: str, remote_files: dict[str, bytes]) -> None:
+    store = open_store(s3_root)
+    for name, data in remote_files.items():
+        store.put_if_absent(f"clips/{name}", data)
+    config, text = look_at(f"{s3_root}/clips")
+    assert config.download.datasets[0].source == f"{s3_root}/clips" and "clips: 3 of 4 clips looked at" in text
+
+
+def test_of_archives_in_a_bucket_the_small_ones_are_looked_into(s3_root: str, remote_files: dict[str, bytes]) -> None:
+    store = open_store(s3_root)
+    small = {name: data for name, data in remote_files.items() if name[0] in "abc"}
+    store.put_if_absent("clips/train-0.tar", tar_of(small))
+    store.put_if_absent("clips/train-1.tar", tar_of(remote_files))
+    config, text = look_at(f"{s3_root}/clips")
+    assert config.download.datasets[0].archive_files == () and "train-1.tar" not in text
+    assert "of its archives 1 were looked into, such as train-0.tar" in text
+    store.put_if_absent("large/train-1.tar", tar_of(remote_files))
+    with pytest.raises(SanaError, match=r"has 1 archives, the smallest of .* and a first look reads 39.1 KiB at most"):
+        look_at(f"{s3_root}/large")

@@ -82,7 +82,7 @@ def init(
             _say(f"  {problem}")
     _say("next:")
     first = ("check", "every file, by name") if written.is_sample else ("plan", "what would be done")
-    steps = (first, ("run", "all of it; again: resumes"), ("report", "a page on every file"))
+    steps = (first, ("run", "all of it; again: resumes"), ("watch", "in another terminal"))
     commands = [(f"{program()} {name} {shlex.quote(str(written.path))}", what) for name, what in steps]
     longest = max(len(command) for command, _ in commands)
     emit(InitDocument(str(written.path), tuple(written.stopped), tuple(command for command, _ in commands)))
