@@ -29,6 +29,8 @@ CAUSES = {  # errno name, S3 error code or exception name -> what happened and w
     "EEXIST": "there is a file where a folder is needed, or a folder where the file goes: move it away",
     "InvalidRange": TRUNCATED,
     "NoCredentialsError": "no S3 credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "PartialCredentialsError": "half a pair of keys: set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or neither",
+    "ProfileNotFound": "no such profile of AWS: set AWS_PROFILE to one of ~/.aws/config, or unset it",
     "InvalidAccessKeyId": "the endpoint does not know this access key: check AWS_ACCESS_KEY_ID and AWS_ENDPOINT_URL",
     "SignatureDoesNotMatch": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": _EXPIRED,

@@ -15,13 +15,17 @@ class ProbeError(Exception):
     """The probe crashed, hung, or its library cannot be imported; the text says which."""
 
 
+class ProbeLateError(ProbeError):
+    """It has not answered in time: it hangs, or the machine is busy."""
+
+
 def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
     """Return the facts that a probe prints. Raises ProbeError."""
     command = [sys.executable, "-m", "flows.doctor.probe", name]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s)
     except subprocess.TimeoutExpired:
-        raise ProbeError(f"no answer within {limit_s:g} s") from None
+        raise ProbeLateError(f"no answer within {limit_s:g} s") from None
     except OSError as error:
         raise ProbeError(f"no process can be started: {error.strerror}") from error
     if done.returncode < 0:

@@ -63,7 +63,7 @@ def judge_hub(origin: str, endpoint: str, status: int | None, needed_by: list[st
         if needed_by == []:
             return ok(f"{said}, and the config needs nothing of it")
         remedy = "check the network and HF_ENDPOINT; HF_HUB_OFFLINE=1 works with what is already here"
-        return warn(f"{said}{f', and {first_of(needed_by[:2], len(needed_by))} is there' if needed_by else ''}", remedy)
+        return warn(f"{said}{f', and {first_of(needed_by[:2], len(needed_by))} is on it' if needed_by else ''}", remedy)
     if status >= 500 or status == 429:
         return warn(f"{token}; {endpoint} is not ready ({status})", "try again later")
     if origin and status in (401, 403):

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 from packaging.requirements import Requirement
 
-from flows.doctor.child import ProbeError, run_probe
+from flows.doctor.child import ProbeError, ProbeLateError, run_probe
 from flows.doctor.finding import Finding, fail, ok, warn
 from sana.costs.machine import host_memory
 from sana.wording import counted, first_of, in_units
@@ -84,6 +84,8 @@ def check_gpu(wanted: str = "auto") -> Finding:
     gpus = list_gpus()
     try:
         torch = run_probe("torch", limit_s=TORCH_LIMIT_S)
+    except ProbeLateError as error:
+        return warn(f"torch is not tried out: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
         return fail(f"torch cannot be used: {error}", f"install it again; {_INSTALL}")
     return judge_gpu(gpus, torch, wanted, visible=os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -147,6 +149,8 @@ def check_decoder() -> Finding:
     """Decode a frame of a tiny real video."""
     try:
         return judge_decoder(run_probe("decoder", limit_s=DECODER_LIMIT_S))
+    except ProbeLateError as error:
+        return warn(f"no frame was decoded: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
         return fail(f"no frame could be decoded: {error}", "pip install --force-reinstall av decord2")
 

@@ -84,8 +84,9 @@ def check_root(subject: Subject) -> Finding:
     try:
         open_store(subject.root).check_writable()
     except SanaError as error:
-        found, _, remedy = str(error).partition(": ")
-        return fail(found, remedy or "mend it, or choose another root")
+        what, _, more = str(error).partition(": ")
+        why, _, remedy = more.partition(": ")
+        return fail(f"{what}: {why}" if why else what, remedy or "mend that, or choose another root")
     except ValueError as error:
         return fail(f"root: {error}", "name a folder, or s3://bucket/prefix")
     return ok(f"{subject.root}: read, written and deleted a test object")

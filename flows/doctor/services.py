@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
-from flows.doctor.child import ProbeError, run_probe
+from flows.doctor.child import ProbeError, ProbeLateError, run_probe
 from flows.doctor.finding import Finding, fail, ok, warn
 from flows.doctor.subject import Subject
 from flows.environment import prefect_is_configured
@@ -82,6 +82,8 @@ def check_prefect() -> Finding:
         return ok("no server is set: sana run starts one of its own for each run")
     try:
         facts = run_probe("prefect", limit_s=PREFECT_LIMIT_S)
+    except ProbeLateError as error:
+        return warn(f"Prefect was not asked: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
         return fail(f"Prefect cannot be asked: {error}", "PREFECT_API_URL= sana run ... goes without that server")
     found, _, remedy = str(facts["trouble"]).partition("; ")

@@ -240,7 +240,7 @@ def test_credentials_are_found_along_the_chain_and_never_shown(
         ("", 401, ["model.path"], "ok", ["no token"]),
         ("", None, [], "ok", ["needs nothing of it"]),
         ("", None, None, "warn", ["not reached", "HF_HUB_OFFLINE=1"]),
-        ("", None, ["model.path"], "warn", ["model.path is there"]),
+        ("", None, ["model.path"], "warn", ["model.path is on it"]),
         ("HF_TOKEN", 503, [], "warn", ["not ready"]),
     ],
 )
@@ -335,10 +335,31 @@ def test_servers_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         says(services.check_clock(Subject(None)), "fail", "s behind 127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("error", "verdict"), [(child.ProbeLateError("no answer"), "warn"), (child.ProbeError("crashed"), "fail")]
+)
+def test_a_busy_machine_is_no_broken_one(
+    monkeypatch: pytest.MonkeyPatch, error: child.ProbeError, verdict: str
+) -> None:
+    def probe(name: str, *, limit_s: float) -> dict[str, Any]:
+        raise error
+
+    for module in (machine, services):
+        monkeypatch.setattr(module, "run_probe", probe)
+    monkeypatch.setattr(services, "prefect_is_configured", lambda: True)
+    for finding in (machine.check_gpu(), machine.check_decoder(), services.check_prefect()):
+        says(finding, verdict, str(error))
+
+
 @pytest.mark.timeout(90)
 def test_a_root_in_a_bucket_is_written_and_read(s3_root: str) -> None:
     says(places.check_root(Subject(None, s3_root)), "ok", s3_root)
-    says(places.check_root(Subject(None, "s3://no-such-bucket/x")), "fail", "no-such-bucket", "create it")
+    says(
+        places.check_root(Subject(None, "s3://no-such-bucket/x")),
+        "fail",
+        "no-such-bucket",
+        "does not exist -> create it",
+    )
     says(places.check_root(Subject(None, "s3://")), "fail", "s3://bucket/prefix")
 
 
