@@ -42,6 +42,11 @@ def one_line(error: BaseException | str, *, with_type: bool = False, most: int =
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def without_controls(text: str) -> str:
+    """Return text that a terminal shows and does not obey: control and direction characters become question marks."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "?", text)
+
+
 def as_file_name(nickname: str) -> str:
     """Return a prompt's nickname as a file name: the quickstart's `<token>` becomes `_token_`."""
     return nickname.replace("<", "_").replace(">", "_")

@@ -1,6 +1,5 @@
 """What `sana doctor` shows: a line per check, wrapped to the terminal, with what to do below those that need it."""
 
-import re
 import shutil
 import textwrap
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from collections.abc import Iterator
 import click
 
 from flows.doctor.finding import Diagnosis, Line, Verdict
-from sana.wording import counted
+from sana.wording import counted, without_controls
 
 _COLOURS: dict[Verdict, str] = {"ok": "green", "warn": "yellow", "fail": "red"}
 _LEAST, _MOST = 50, 120  # columns
@@ -32,7 +31,7 @@ def lines_of(diagnosis: Diagnosis, width: int | None = None) -> Iterator[str]:
 
 def _line(line: Line, columns: int) -> Iterator[str]:
     head = f"{click.style(f'{line.verdict:4}', fg=_COLOURS[line.verdict], bold=line.verdict != 'ok')}  {line.name:9} "
-    texts = [_plain(line.found), *([f"-> {_plain(line.remedy)}"] if line.remedy else [])]
+    texts = [_on_one_line(line.found), *([f"-> {_on_one_line(line.remedy)}"] if line.remedy else [])]
     pad = " " * _INDENT
     for number, text in enumerate(texts):
         rows = textwrap.wrap(text, columns - _INDENT, break_on_hyphens=False, subsequent_indent="   " * number)
@@ -40,6 +39,5 @@ def _line(line: Line, columns: int) -> Iterator[str]:
             yield head + row if number == 0 and row == rows[0] else pad + row
 
 
-def _plain(text: str) -> str:
-    """Return text without control characters, which a terminal would obey, on one line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "?", " ".join(text.split()))
+def _on_one_line(text: str) -> str:
+    return without_controls(" ".join(text.split()))

@@ -14,31 +14,29 @@ from sana.pipeline.check import Checked
 from sana.pipeline.starter import Starter
 
 _CAPTIONS = "download.datasets.0.captions"
-_STOP, _ONE = "stop", "one"
+_COLUMNS = 2  # that may have other names: of videos and of captions
 
 
-def with_captions(
-    checked: Checked, starter: Starter, flags: Flags, asker: Asker, look_again: Callable[[], Checked]
-) -> Checked:
-    """Return what is found once captions are; the starter has the settings for it.
+def with_captions(starter: Starter, flags: Flags, asker: Asker, look: Callable[[], Checked]) -> Checked:
+    """Look at the source, and again until captions are found; the starter has the settings for it.
 
     Raises:
         SanaError: there is none, and no answer that gives one.
     """
     if flags.caption_columns:
-        starter.choose(
-            {f"{_CAPTIONS}.text_columns": flags.caption_columns}, why="columns with captions, by --caption-column"
-        )
-        checked = look_again()
-    for _ in VIDEO_COLUMNS:  # the column of videos may be missing too
+        starter.choose({f"{_CAPTIONS}.text_columns": flags.caption_columns}, why="columns with captions")
+    if flags.caption is not None:
+        _one_for_all(flags.caption, starter)
+    checked = look()
+    for _ in range(_COLUMNS):
         missing = _missing_column(checked)
         if missing is None:
             break
         _choose_column(missing, starter, asker)
-        checked = look_again()
-    if flags.caption is not None or _none_has_a_caption(checked):
-        _one_for_all(checked, starter, flags, asker)
-        checked = look_again()
+        checked = look()
+    if _none_has_a_caption(checked):
+        _one_for_all(_ask_for_one(checked, asker), starter)
+        checked = look()
     return checked
 
 
@@ -76,19 +74,20 @@ def _none_has_a_caption(checked: Checked) -> bool:
     return bool(pc.any(pc.equal(checked.rejects["reason"], Reason.NO_CAPTION.value)).as_py())
 
 
-def _one_for_all(checked: Checked, starter: Starter, flags: Flags, asker: Asker) -> None:
+def _ask_for_one(checked: Checked, asker: Asker) -> str:
+    for line in lines_of_source(checked):
+        asker.say(line)
+    if not asker.can_ask:
+        raise SanaError(
+            "no clip has a caption, so nothing is written: write <name>.txt beside each video, or give one caption for "
+            "all by --caption"
+        )
+    question = "No clip has a caption. One for all of them (Ctrl-C: leave, and write them first)"
+    return asker.text(question, "", lambda answer: "" if answer else "a caption is needed", flag="--caption")
+
+
+def _one_for_all(caption: str, starter: Starter) -> None:
     """Set one caption for the clips that have none."""
-    caption = flags.caption
-    if caption is None:
-        for line in lines_of_source(checked):
-            asker.say(line)
-        needed = "write <name>.txt beside each video, or give one caption for all by --caption"
-        if not asker.can_ask:
-            raise SanaError(f"no clip has a caption, so nothing is written: {needed}")
-        caption = asker.text(
-            "No clip has a caption. One for all of them (Ctrl-C: leave, and write them first)", "",
-            lambda answer: "" if answer else "a caption is needed", flag="--caption",
-        )  # fmt: skip
     if not caption.strip():
         raise SanaError("--caption is empty; write what the videos show")
     why = "the caption of clips that have none"

@@ -70,7 +70,7 @@ class Interview:
         return self._flags.source or self._asker.text(
             "Where are the videos? A folder, s3://bucket/prefix or hf://datasets/owner/name",
             "",
-            questions.not_empty,
+            questions.wrong_source,
             flag="SOURCE",
             is_path=True,
         )
@@ -92,7 +92,7 @@ class Interview:
 
         source = starter.config.download.datasets[0].source
         self._asker.say(f"looking at {source}: all is listed, and at most {self._limits.clips} videos are opened")
-        checked = with_captions(look(), starter, self._flags, self._asker, look)
+        checked = with_captions(starter, self._flags, self._asker, look)
         improved = starter.improve(checked)
         if improved.assigned is not None and improved.assigned.windows.num_rows:
             return improved
@@ -101,7 +101,8 @@ class Interview:
         why = (
             "\n  ".join(improved.stopped) or "no video is small enough for a first look: sana check SOURCE looks at all"
         )
-        raise SanaError(f"nothing is written, as no config would help:\n  {why}")
+        what = "the source cannot be used" if checked.listed is None else "no config would help"
+        raise SanaError(f"nothing is written, as {what}:\n  {why}")
 
     def _ask(self, talk: Talk, checked: Checked) -> tuple[Path, str, Checked]:
         """Ask the questions in turn; returns where to write what, and what comes of the clips then."""

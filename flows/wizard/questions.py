@@ -226,6 +226,14 @@ def not_empty(answer: str) -> str:
     return "" if answer.strip() else "an answer is needed"
 
 
+def wrong_source(source: str) -> str:
+    """Say at once that a local source is not there; all else is said by the look at it."""
+    if not source.strip():
+        return "a place is needed"
+    there = "://" in source or Path(source).expanduser().exists()
+    return "" if there else f"{source} is not there; name a folder with videos, a table or an archive"
+
+
 def wrong_root(root: str) -> str:
     """Say why a root cannot be used; "" if it can. A bucket is asked."""
     if not root.strip():

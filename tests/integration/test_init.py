@@ -27,6 +27,8 @@ from sana.config.yaml_reading import parse_yaml
 from sana.costs.machine import Machine
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
+from sana.model.model_configs import ModelSizes
+from sana.pipeline.fitting import PUBLISHED
 from sana.store import open_store
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET
@@ -75,7 +77,7 @@ def put(folder: Path, videos: list[Path], names: tuple[str, ...] = ("a", "b", "c
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(video, folder / f"{name}.mp4")
         if captions:
-            (folder / f"{name}.txt").write_text(f"a test picture of {name.splitlines()[0]}")
+            (folder / f"{name}.txt").write_text(f"a test picture, {len(name)}")
     return folder
 
 
@@ -100,6 +102,7 @@ def test_the_demo_s_clips_become_a_config_and_nothing_is_overwritten(tmp_path: P
 
 
 NAMES = {
+    "control": ("a\x1b[2Jb", "b\x07", "c"),
     "quotes": ('it\'s "one"', "b", "c"),
     "yaml": ("- a: [b] # {c}", "&x *y", "!z %"),
     "newline": ("a\nb", "b", "c"),
@@ -111,13 +114,23 @@ NAMES = {
 @pytest.mark.parametrize("case", NAMES)
 def test_odd_names_are_written_so_that_they_are_read_back(tmp_path: Path, videos: list[Path], case: str) -> None:
     folder = put(tmp_path / f"my {case} 'clips': #1", videos, NAMES[case])
-    held = Path(NAMES[case][0]).name.strip()
-    shown = init(str(folder), "--root", "./a 'b' \"c\": #d", "--prompt", f'{case}: "x" #y\n- z', "--experiment", "a: b")
+    held = f"{NAMES[case][0]}.mp4"
+    shown = init(
+        str(folder),
+        "--root",
+        "./a 'b' \"c\": #d",
+        "--prompt",
+        f'{case}: "x" #y\n- z',
+        "--experiment",
+        "a: b",
+        "--holdout",
+        held,
+    )
     assert shown.exit_code == 0, shown.output
     [config] = written().values()
     assert config.download.datasets[0].source == str(folder) and config.root == "./a 'b' \"c\": #d"
     assert config.sample.prompts == {"first": f'{case}: "x" #y\n- z'} and config.tracking.experiment == "a: b"
-    assert held.splitlines()[0][:1] or case
+    assert config.bucket.holdout == (held,) and not {"\x1b", "\u202e"} & set(shown.output)
 
 
 def test_what_is_asked_by_flags_is_in_the_config(tmp_path: Path, videos: list[Path]) -> None:
@@ -342,14 +355,13 @@ def test_a_machine_of_four_gpus(tmp_path: Path, videos: list[Path], monkeypatch:
     assert "this machine: 4 x NVIDIA H100, 80.0 GiB, 512.0 GiB host memory" in Path("clips.yaml").read_text()
 
 
-def test_what_was_measured_is_used(
-    tmp_path: Path, videos: list[Path], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_measured_is_used(tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.unit.test_calibration import record
 
     chosen = replace(record().trials[0], kept=0.4, num_layers=20)
     monkeypatch.setattr(look, "find_calibration", lambda config, configs, bucket: record(chosen=chosen))
-    shown = init(str(put(tmp_path / "clips", videos)), "--model", str(tiny_model))
+    monkeypatch.setattr(look, "read_model_sizes", lambda model, work_dir: ModelSizes({}, PUBLISHED, None, None))
+    shown = init(str(put(tmp_path / "clips", videos)))
     assert shown.exit_code == 0, shown.output
     resources = written()["clips.yaml"].train.resources
     assert (resources.activation_memory, resources.micro_batch_size) == (0.4, chosen.micro_batch_size)

@@ -13,7 +13,7 @@ import click
 from flows.cli.options import load_options, program
 from flows.cli.output.json_output import emit, json_option
 from sana.errors import SanaError
-from sana.wording import counted
+from sana.wording import counted, without_controls
 
 
 @click.command()
@@ -92,16 +92,16 @@ def init(
         sys.exit(1)
 
 
-def _say(line: str) -> None:
-    """Print a line; in a terminal it is broken between words, and what follows is set in."""
-    if not sys.stdout.isatty():
-        click.echo(line)
-        return
-    width, start = shutil.get_terminal_size().columns, len(line) - len(line.lstrip(" "))
-    for part in line.split("\n"):
-        pad = " " * start
-        rows = textwrap.wrap(
-            part.strip(), max(20, width - 1), initial_indent=pad, subsequent_indent=f"{pad}    ", break_on_hyphens=False
-        )
-        for row in rows or [""]:
+def _say(text: str) -> None:
+    """Print a text without the control characters of names; in a terminal it is broken between words, and set in."""
+    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
+    for line in text.split("\n"):
+        pad, plain = " " * (len(line) - len(line.lstrip(" "))), without_controls(line)
+        rows = [plain]
+        if width and len(plain) > width:
+            hanging = f"{pad}    "
+            rows = textwrap.wrap(
+                plain.strip(), max(20, width), initial_indent=pad, subsequent_indent=hanging, break_on_hyphens=False
+            )
+        for row in rows:
             click.echo(row)
