@@ -26,6 +26,9 @@ from sana.facts import (
     TrainFacts,
 )
 from sana.metrics import EVAL_SIGMA_LOSS
+from sana.runs import records
+from sana.runs.records import RunEnd
+from sana.runtime.process_id import this_process
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
 from sana.store import Store
@@ -146,6 +149,27 @@ class MadeTraining:
         validation.end(
             self.store, validation.ValidationRecord(self.trajectory, step, "settings", 1.0, made, files=files)
         )
+
+    def run(
+        self,
+        run_id: str,
+        *,
+        heard_at: float,
+        rows: Sequence[Mapping[str, float]] = (),
+        state: RunEnd | None = None,
+        error: str = "",
+        title: str = "demo",
+    ) -> None:
+        """Record a run that worked on it: one that ended in a state, or none, and is heard of at a time."""
+        config = f"train: {{max_steps: {self.max_steps}}}\nsample: {{prompts: {{bunny: a rabbit}}}}\n"
+        process = this_process()
+        started = records.RunStarted(run_id, title, "key", config, "machine", process, heard_at - 60, "0.1")
+        status = records.RunStatus(run_id, heard_at, {}, self.trajectory, tuple(rows))
+        self.store.put_if_absent(records.start_key(run_id), started.to_json())
+        self.store.put_if_absent(records.status_key(run_id, 1), status.to_json())
+        if state is not None:
+            ended = records.RunEnded(run_id, state, heard_at, error)
+            self.store.put_if_absent(records.end_key(run_id), ended.to_json())
 
 
 def rows_of(first: int, last: int, *, eval_every: int = 10) -> list[dict[str, float]]:

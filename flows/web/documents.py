@@ -4,7 +4,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from sana.comparison.compare import compare
@@ -81,9 +80,7 @@ class Documents:
         return data_report(context, title, committed(context), now=time.time())
 
     def _report(self, key: str) -> str:
-        found = find_training(Lineage(self._root.store), key)
-        title, live = self._root.known_of(found.trajectory)
-        return training_report(replace(found, title=title or found.title, live=live), now=time.time())
+        return training_report(find_training(Lineage(self._root.store), key), now=time.time())
 
     def _comparison(self, a: str, b: str) -> str:
         store = self._root.store

@@ -1,12 +1,11 @@
 """What the run report of a config is about: its training, as storage has it, finished or not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from sana.artifact import Artifact, Recipe
 from sana.comparison.lineage import Lineage
 from sana.context import Context
-from sana.metrics import Row
 from sana.pipeline import graph
 from sana.pipeline.graph import stage
 from sana.report.training.subject import Subject, finished_subject, newest_attempt
@@ -21,7 +20,6 @@ def subject_of(
     *,
     ending: Ending | None = None,
     recipe: Recipe | None = None,
-    live: Sequence[Row] = (),
 ) -> Subject | None:
     """Return the training of a config; None: what it reads is not made yet, so nothing can have been trained.
 
@@ -30,7 +28,6 @@ def subject_of(
             are looked for.
         ending: how the last run ended, where that is known.
         recipe: of the train stage, where it is known.
-        live: rows of metrics that no checkpoint has yet.
     """
     lineage, config = Lineage(context.store), context.config
     train = artifacts.get("train")
@@ -51,7 +48,6 @@ def subject_of(
         recipe,
         ending or Ending(),
         config.train.max_steps,
-        live,
         config.sample.prompts,
     )
 

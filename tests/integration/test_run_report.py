@@ -20,6 +20,7 @@ from sana.report.training.page import training_report
 from sana.report.training.result import result
 from sana.report.training.subject import Subject, finished_subject
 from sana.report.training.verdict import Ending
+from sana.runs.records import RunEnd
 from sana.runtime.results import BaseCheckReport, ProbeVerdict
 from sana.store import LocalStore, open_store
 from tests.made_trainings import MadeTraining, losses_around, rows_of, video_bytes
@@ -148,8 +149,6 @@ def test_a_training_that_failed_tells_the_error_and_how_far_it_came(tmp_path: Pa
     assert "Failed at step 20 of 40 It ended with: the loss is nan" in words
     assert "went from 1.0000 \u00b1 0.0100 at step 0 to 0.3333 \u00b1 0.0100 at step 20" in words
     assert "Evaluated" not in words and "Eval loss by noise level over steps" in words
-    later = Subject(**{**vars(unfinished(made, "running")), "live": tuple(rows_of(21, 25))})
-    assert "Still training: step 25 of 40" in Page(training_report(later, now=0.0)).words
     nothing = MadeTraining(made.store, trajectory="beefbeefbeefbeef")
     subject = Subject(Lineage(made.store), "demo", nothing.trajectory, made.data, made.recipe(), max_steps=40)
     assert "Nothing trained yet" in Page(training_report(subject, now=0.0)).words
@@ -210,8 +209,14 @@ def test_a_training_is_found_by_its_names(tmp_path: Path) -> None:
         assert find_subject(lineage, name).train == trained
     found = find_subject(lineage, "beefbeef")
     assert found.train is None and list(found.data) == list(made.data), "what it reads is found by its digests"
-    with pytest.raises(SanaError, match=r"has no training feedfeex; there are feedfeedfeedfeed"):
-        find_subject(lineage, "feedfeex")
+    made.run("20261128-100000-aaaaaa", heard_at=1000.0, state="completed")
+    assert find_subject(lineage, "20261128-100000-aaaaaa").train == trained
+    with pytest.raises(SanaError, match=r"has no training beefbeex; it has "):
+        find_subject(lineage, "beefbeex")
+    nothing = MadeTraining(made.store, trajectory="")
+    nothing.run("20261128-100000-bbbbbb", heard_at=1000.0, state="failed", error="no clips")
+    with pytest.raises(SanaError, match="has not trained"):
+        find_subject(lineage, "20261128-100000-bbbbbb")
 
 
 def test_the_data_report_begins_with_the_result(tmp_path: Path) -> None:
@@ -238,3 +243,37 @@ def test_the_data_report_begins_with_the_result(tmp_path: Path) -> None:
     trained = {**data, "train": artifacts["train"]}
     waiting = result(made.store, trained, [StageState("evaluate", "failed", None, "no eval clips")])
     assert waiting is not None and "not evaluated yet: no eval clips" in waiting.verdict.said[0]
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "headline", "said"),
+    [
+        (None, 1010.0, "Still training: step 25 of 40", "from 1.0000 \u00b1 0.0100 at step 0"),
+        (None, 9999.0, "No sign of life since step 25 of 40", "killed, or cannot write"),
+        ("failed", 1010.0, "Failed at step 25 of 40", "It ended with: no <memory>"),
+        ("stopped", 1010.0, "Stopped at step 25 of 40", "resumes it"),
+    ],
+)
+def test_what_runs_have_on_record_is_told(
+    tmp_path: Path, state: RunEnd | None, now: float, headline: str, said: str
+) -> None:
+    made = MadeTraining(LocalStore(str(tmp_path)))
+    made.prepare()
+    made.write(0, 20, "aaaa", rows_of(0, 20))
+    made.run("20261127-100000-aaaaaa", heard_at=900.0, state="failed", error="the first <b>")
+    made.run("20261128-100000-bbbbbb", heard_at=1000.0, rows=rows_of(15, 25), state=state, error="no <memory>")
+    text = training_report(find_subject(Lineage(made.store), made.trajectory), now=now)
+    words = assert_harmless(text).words
+    assert headline in words and said in words and "<h1>demo</h1>" in text
+    assert "20261127-100000-aaaaaamachine" in words and "failed: the first <b>" in words
+
+
+def test_the_newest_run_says_why_a_training_is_not_evaluated(tmp_path: Path) -> None:
+    made = MadeTraining(LocalStore(str(tmp_path)))
+    made.prepare()
+    made.write(0, 40, "aaaa", rows_of(0, 40))
+    made.finish()
+    made.run("20261128-100000-aaaaaa", heard_at=1000.0, state="failed", error="no room for the VAE", title="mine")
+    lineage = Lineage(made.store)
+    text = training_report(finished_subject(lineage, next(lineage.all("train"))), now=2000.0)
+    assert "its weights are not evaluated yet: no room for the VAE" in Page(text).words and "<h1>mine</h1>" in text

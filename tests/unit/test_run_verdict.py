@@ -58,10 +58,10 @@ def test_a_difference_is_told_from_noise_by_two_standard_errors(
     [
         ({"state": "failed", "error": "the disk\nis full", "finished": False, "max_steps": 120}, "bad",
          "Failed at step 37 of 120", "It ended with: the disk is full"),
-        ({"state": "stopped", "finished": False, "max_steps": 120}, "unsure", "Stopped at step 37 of 120", "goes on"),
+        ({"state": "stopped", "finished": False, "max_steps": 120}, "unsure", "Stopped at step 37 of 120", "resumes"),
         ({"state": "silent", "finished": False}, "bad", "No sign of life since step 37 of 37", "killed"),
         ({"state": "running", "finished": False}, "unsure", "Still training: step 37 of 37", "the lowest was 0.7500"),
-        ({"state": "", "finished": False, "max_steps": None}, "unsure", "Not finished: step 37", "goes on"),
+        ({"state": "", "finished": False, "max_steps": None}, "unsure", "Not finished: step 37", "resumes it"),
         ({"state": "", "finished": False, "rows": []}, "unsure", "Nothing trained yet", "no row"),
         ({"state": "completed"}, "unsure", "Not evaluated yet", "comes with the stage evaluate"),
         ({"state": "failed", "error": "no clips"}, "unsure", "Not evaluated yet", "not evaluated yet: no clips"),

@@ -26,7 +26,7 @@ _OWN = ""  # --run without a name
     default=None,
     metavar="[NAME]",
     help="The run report instead: did it learn, its curves, samples and cost. Of the config's training; NAME: of "
-    "another of this root, by fingerprint or trajectory.",
+    "another of this root: a fingerprint, a trajectory, or a run.",
 )
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False), help="The page. [default: report.html; run_report.html with --run]"

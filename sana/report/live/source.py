@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
-from sana.metrics import Row
 from sana.report import html
 from sana.report.live import compare_page, overview, runs_page, training_page
 from sana.report.live.committed import Committed, TrainingRow
@@ -63,13 +62,6 @@ class LiveRoot:
         if found is None:
             raise LookupError(f"there is no run {run_id} under this root")
         return found
-
-    def known_of(self, trajectory: str) -> tuple[str, tuple[Row, ...]]:
-        """Return the title of a training's newest run, and the metrics that no checkpoint has yet; from any thread."""
-        found = next((row for row in self._rows if row.trajectory == trajectory and row.title), None)
-        runs = [run for run in list(self._runs.live.values()) if run.trajectory == trajectory and run.status]
-        rows = runs[-1].status.rows if runs and runs[-1].status else ()
-        return (found.title if found else ""), rows
 
     def artifact_file(self, stage: str, fingerprint: str, name: str) -> FileInfo:
         """Return a file of an artifact by its name there. Raises LookupError: there is none."""

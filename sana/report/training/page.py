@@ -4,7 +4,7 @@ Equal artifacts give equal bytes, but for the stated time. What it says and how 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sana import metrics as m
 from sana.artifact import Artifact, flat_config
@@ -17,6 +17,7 @@ from sana.report.training.curves import curves
 from sana.report.training.data import trained_data
 from sana.report.training.evaluated import loss_rows, sigma_chart
 from sana.report.training.numbers import Numbers
+from sana.report.training.runs import TrainingRuns, beyond, runs_of_training
 from sana.report.training.subject import (
     Subject,
     base_report,
@@ -50,7 +51,11 @@ def training_report(subject: Subject, *, now: float) -> str:
     store, train = subject.store, subject.train
     newest, kept, steps = checkpoints_of(subject)
     segments = segments_of(subject, newest)
-    numbers, problems = read_numbers(subject, segments)
+    numbers, problems = read_numbers(store, segments)
+    runs = runs_of_training(store, subject.trajectory, now=now)
+    subject = _completed(subject, runs)
+    if train is None:
+        numbers.add(beyond(runs.live, numbers.last_step))
     tried = attempts([(one.attempt, one.first, one.last) for one in segments], kept, numbers)
     report, wrong = eval_report(subject), trouble(numbers)
     step = TrainFacts.of(train).step if train else numbers.last_step
@@ -83,6 +88,7 @@ def training_report(subject: Subject, *, now: float) -> str:
         config=flat_config(subject.recipe.config) if subject.recipe else {},
         ancestors=ancestors(subject.lineage, subject.recipe, own=train, evaluated=evaluated) if subject.recipe else [],
         attempts=tried,
+        runs=runs.lines,
         trouble=wrong,
         problems=problems,
         checkpoints=[(one, sum(file.num_bytes for file in one.files.values())) for one in kept],
@@ -91,6 +97,19 @@ def training_report(subject: Subject, *, now: float) -> str:
         costs=_costs(subject.artifacts, train_s),
         train_seconds=train_s,
         rate=numbers.curve(m.SAMPLES_PER_S).last,
+    )
+
+
+def _completed(subject: Subject, runs: TrainingRuns) -> Subject:
+    """Fill in what only the record of the newest run says."""
+    train, sample = (runs.config.get(name) or {} for name in ("train", "sample"))
+    name = subject.train.fingerprint if subject.train else subject.trajectory
+    return replace(
+        subject,
+        title=subject.title or runs.title or f"training {name}",
+        ending=subject.ending if subject.ending.state else runs.ending,
+        max_steps=subject.max_steps or train.get("max_steps"),
+        prompts=subject.prompts or sample.get("prompts") or {},
     )
 
 

@@ -1,7 +1,7 @@
 """What the report of a training is about: its artifacts, its checkpoints, its rows, found in storage."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -9,7 +9,7 @@ from sana.artifact import Artifact, Recipe
 from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.metrics import Row, parse_rows
+from sana.metrics import parse_rows
 from sana.report.training.numbers import Numbers
 from sana.report.training.origins import DATA_STAGES, origins
 from sana.report.training.verdict import Ending
@@ -25,7 +25,7 @@ from sana.training.checkpoints.checkpoint import (
 
 R = TypeVar("R", EvalReport, BaseCheckReport)
 _SEGMENT = re.compile(r"(\d+)-(\d+)-(.+)\.jsonl")  # <from>-<to>-<attempt>.jsonl
-_EVERY_STEP = 10**12
+EVERY_STEP = 10**12
 _MAX_CHECKPOINTS = 200  # whose indexes are read
 
 
@@ -33,8 +33,8 @@ _MAX_CHECKPOINTS = 200  # whose indexes are read
 class Subject:
     """A training, finished or not. `artifacts`: of every stage of its config, or of those found behind it.
 
-    `recipe`: of the train stage; None where the training is not finished and its config not known. `live`: rows that no
-    checkpoint has yet. `commands` and `prompts` are of its config, as far as it is known.
+    `recipe`: of the train stage; None where the training is not finished and its config not known. `title`, `ending`,
+    `max_steps` and `prompts`: where they are empty, what its newest run has on record counts.
     """
 
     lineage: Lineage
@@ -44,7 +44,6 @@ class Subject:
     recipe: Recipe | None = None
     ending: Ending = field(default_factory=Ending)
     max_steps: int | None = None
-    live: Sequence[Row] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -75,11 +74,11 @@ def finished_subject(lineage: Lineage, train: Artifact, *, title: str = "", endi
     max_steps = train.config.get("max_steps")
     return Subject(
         lineage,
-        title or f"training {train.fingerprint}",
+        title,
         TrainFacts.of(train).trajectory,
         artifacts,
         Recipe(train.stage, train.version, dict(train.config), train.inputs),
-        ending or Ending("completed"),
+        ending or Ending(),
         max_steps if isinstance(max_steps, int) else None,
     )
 
@@ -87,7 +86,7 @@ def finished_subject(lineage: Lineage, train: Artifact, *, title: str = "", endi
 def newest_attempt(store: Store, trajectory: str) -> str:
     """Return the trajectory that holds the work on a recipe: this one, or that of a forced run, which is salted."""
     names = [name for name in store.list_dirs("train") if name == trajectory or name.startswith(f"{trajectory}-")]
-    found = [(newest_checkpoint(store, name, at_most=_EVERY_STEP), name) for name in names]
+    found = [(newest_checkpoint(store, name, at_most=EVERY_STEP), name) for name in names]
     times = [(checkpoint.created_at, name) for checkpoint, name in found if checkpoint is not None]
     return max(times)[1] if times else trajectory
 
@@ -98,7 +97,7 @@ def checkpoints_of(subject: Subject) -> tuple[Checkpoint | None, list[Checkpoint
     Of a finished training the checkpoint is the last that its own metrics name: another run may have gone on from it.
     """
     store, steps = subject.store, checkpoint_steps(subject.store, subject.trajectory)
-    last = max((one.last for one in _segments(subject)), default=_EVERY_STEP)
+    last = max((one.last for one in _segments(subject)), default=EVERY_STEP)
     steps = [step for step in steps if step <= last]
     kept = []
     for step in steps[-_MAX_CHECKPOINTS:]:
@@ -140,17 +139,16 @@ def _segments(subject: Subject) -> list[Segment]:
     return found
 
 
-def read_numbers(subject: Subject, segments: Iterable[Segment]) -> tuple[Numbers, list[str]]:
-    """Read the metrics piece by piece, and what is live; beside them what could not be read, a line each."""
+def read_numbers(store: Store, segments: Iterable[Segment]) -> tuple[Numbers, list[str]]:
+    """Read the metrics piece by piece; beside them what could not be read, a line each."""
     numbers, problems = Numbers(), []
     for segment in segments:
         try:
-            numbers.add(parse_rows(subject.store.read(segment.key)), attempt=segment.attempt)
+            numbers.add(parse_rows(store.read(segment.key)), attempt=segment.attempt)
         except FileNotFoundError:
             problems.append(f"the metrics of steps {segment.first} to {segment.last} are gone")
         except ValueError as error:
             problems.append(f"the metrics of steps {segment.first} to {segment.last} are damaged: {error}")
-    numbers.add(subject.live)
     return numbers, problems
 
 

@@ -19,7 +19,7 @@ _WEIGHTS = {"ema": "EMA weights", "live": "live weights"}
 
 @dataclass(frozen=True)
 class Ending:
-    """How the last run that worked on it ended: completed, failed, stopped, running or silent; "" is not on record."""
+    """How the last run that worked on it ended: completed, failed, stopped, killed, running, silent; "": not known."""
 
     state: str = ""
     error: str = ""
@@ -121,15 +121,21 @@ def _unfinished(ending: Ending, numbers: Numbers, of: str) -> tuple[Tone, str, t
         case "failed":
             return "bad", f"Failed at {at}", (why,)
         case "stopped":
-            return "unsure", f"Stopped at {at}", ("It was asked to stop; the same command goes on from there.",)
+            return "unsure", f"Stopped at {at}", ("It was asked to stop; the same command resumes it.",)
         case "running":
             return "unsure", f"Still training: {at}", ()
+        case "killed":
+            return (
+                "bad",
+                f"Killed at {at}",
+                ("Its process is gone without a word; the same command resumes it.",),
+            )
         case "silent":
             return "bad", f"No sign of life since {at}", ("Its process was killed, or cannot write any more.",)
         case _ if not numbers.num_rows:
             return "unsure", "Nothing trained yet", ("There is no row of metrics.",)
         case _:
-            return "unsure", f"Not finished: {at}", ("The same command goes on from there.",)
+            return "unsure", f"Not finished: {at}", ("The same command resumes it.",)
 
 
 def _while_training(numbers: Numbers) -> tuple[str, ...]:
