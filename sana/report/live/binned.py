@@ -3,7 +3,7 @@
 A million rows are read once, segment by segment; what is drawn of them are some thousand bins, and no spike is lost.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,49 +15,58 @@ Floats = NDArray[np.float64]
 
 
 class BinnedMetric:
-    """One metric by step. A bin is `width` steps wide: 1 until there are more than MAX_BINS steps, then doubled."""
+    """One metric by step. A bin is `width` steps wide: 1 up to step MAX_BINS, then doubled as often as it takes."""
 
     def __init__(self) -> None:
         self.width = 1
-        self._bins: dict[int, tuple[float, float, float, int]] = {}  # sum, least, most, number
+        self._sums, self._counts = np.zeros(MAX_BINS), np.zeros(MAX_BINS, np.int64)
+        self._least, self._most = np.full(MAX_BINS, np.inf), np.full(MAX_BINS, -np.inf)
 
-    def add(self, step: int, value: float) -> None:
-        """Take one number in; one that is not finite is a gap."""
-        if not np.isfinite(value):
+    def add(self, steps: Sequence[int], values: Sequence[float]) -> None:
+        """Take numbers in, of any steps from 0 on; one that is not finite is a gap."""
+        at, numbers = np.asarray(steps, np.int64), np.asarray(values, np.float64)
+        kept = np.isfinite(numbers) & (at >= 0)
+        at, numbers = at[kept], numbers[kept]
+        if not at.size:
             return
-        place = step // self.width
-        total, least, most, number = self._bins.get(place, (0.0, value, value, 0))
-        self._bins[place] = (total + value, min(least, value), max(most, value), number + 1)
-        while len(self._bins) > MAX_BINS:
+        while at.max() // self.width >= MAX_BINS:
             self._double()
+        places = at // self.width
+        np.add.at(self._sums, places, numbers)
+        np.add.at(self._counts, places, 1)
+        np.minimum.at(self._least, places, numbers)
+        np.maximum.at(self._most, places, numbers)
 
     def _double(self) -> None:
         self.width *= 2
-        wider: dict[int, tuple[float, float, float, int]] = {}
-        for place, (total, least, most, number) in self._bins.items():
-            before = wider.get(place // 2, (0.0, least, most, 0))
-            wider[place // 2] = (before[0] + total, min(before[1], least), max(before[2], most), before[3] + number)
-        self._bins = wider
+        half = MAX_BINS // 2
+        for bins, joined, empty in (
+            (self._sums, self._sums.reshape(half, 2).sum(1), 0.0),
+            (self._counts, self._counts.reshape(half, 2).sum(1), 0),
+            (self._least, self._least.reshape(half, 2).min(1), np.inf),
+            (self._most, self._most.reshape(half, 2).max(1), -np.inf),
+        ):
+            bins[:half], bins[half:] = joined, empty
 
     def copy(self) -> "BinnedMetric":
         """Return another that begins with the same numbers."""
         made = BinnedMetric()
-        made.width, made._bins = self.width, dict(self._bins)
+        made.width, made._sums, made._counts = self.width, self._sums.copy(), self._counts.copy()
+        made._least, made._most = self._least.copy(), self._most.copy()
         return made
 
     @property
     def last(self) -> float | None:
         """The mean of the last bin: of few steps, the last number."""
-        if not self._bins:
-            return None
-        total, _, _, number = self._bins[max(self._bins)]
-        return total / number
+        means = self.means()[1]
+        return float(means[-1]) if means.size else None
 
     def means(self) -> tuple[Floats, Floats]:
-        """Return the middle step and the mean of each bin, float64 [bins] each, in order."""
-        places = sorted(self._bins)
-        x = [place * self.width + (self.width - 1) / 2 for place in places]
-        return np.array(x), np.array([self._bins[p][0] / self._bins[p][3] for p in places])
+        """Return the middle step and the mean of each bin that has numbers, float64 [bins] each, in order."""
+        [places] = np.nonzero(self._counts)
+        return (places * self.width + (self.width - 1) / 2).astype(np.float64), self._sums[places] / self._counts[
+            places
+        ]
 
     def extremes(self) -> tuple[Floats, Floats]:
         """Return steps and numbers of a line through the least and the most of each bin, float64 [2 bins] each.
@@ -67,8 +76,8 @@ class BinnedMetric:
         x, y = self.means()
         if self.width == 1:
             return x, y
-        ends = np.array([self._bins[p][1:3] for p in sorted(self._bins)])
-        return np.repeat(x, 2), ends.reshape(-1)
+        [places] = np.nonzero(self._counts)
+        return np.repeat(x, 2), np.stack([self._least[places], self._most[places]], 1).reshape(-1)
 
 
 class BinnedRows:
@@ -80,6 +89,7 @@ class BinnedRows:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows in; a row without a step is passed over."""
+        columns: dict[str, tuple[list[int], list[float]]] = {}
         for row in rows:
             if STEP not in row:
                 continue
@@ -87,7 +97,11 @@ class BinnedRows:
             self.num_rows, self.last_step = self.num_rows + 1, max(self.last_step, step)
             for name, value in row.items():
                 if name != STEP:
-                    self.metrics.setdefault(name, BinnedMetric()).add(step, float(value))
+                    steps, values = columns.setdefault(name, ([], []))
+                    steps.append(step)
+                    values.append(value)
+        for name, (steps, values) in columns.items():
+            self.metrics.setdefault(name, BinnedMetric()).add(steps, values)
 
     def with_rows(self, rows: Iterable[Row]) -> "BinnedRows":
         """Return these and some more: of steps that come after the last one here."""

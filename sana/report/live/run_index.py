@@ -130,7 +130,7 @@ class RunIndex:
 
 def row_of(run: Run, now: float) -> RunRow:
     """Return the row of a run."""
-    stages = run.status.stages if run.status is not None else {}
+    stages = shown_stages(run, now)
     stage, status = list(stages.items())[-1] if stages else ("", None)
     train = stages.get("train")
     live = run.status.rows if run.status is not None else ()

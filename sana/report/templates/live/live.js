@@ -34,13 +34,23 @@ function patch(old, fresh) {
       }
       if (place !== mine) old.insertBefore(mine, place); else place = mine.nextSibling;
       patch(mine, child);
-    } else if (place && isSame(place, child) && !(place.dataset && place.dataset.key)) {
+    } else if (unkeyed(place, child)) {
+      while (place !== unkeyed(place, child)) { const next = place.nextSibling; place.remove(); place = next; }
       const next = place.nextSibling; patch(place, child); place = next;
     } else {
       old.insertBefore(document.importNode(child, true), place);
     }
   }
   while (place) { const next = place.nextSibling; place.remove(); place = next; }
+}
+
+// returns what stands for an element or text without a key: what is there, or what follows the space there
+function unkeyed(place, fresh) {
+  let found = place;
+  while (found && found.nodeType === Node.TEXT_NODE && fresh.nodeType !== Node.TEXT_NODE && !found.nodeValue.trim()) {
+    found = found.nextSibling;
+  }
+  return found && isSame(found, fresh) && !(found.dataset && found.dataset.key) ? found : null;
 }
 
 // tells whether a keyed element is needed further on
