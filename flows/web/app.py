@@ -84,18 +84,18 @@ class LiveApp:
         asked = request.path_params
         place = (asked["stage"], asked["fingerprint"], asked["name"])
         file = await to_thread.run_sync(self._root.artifact_file, *place)
-        return self._found(request, file)
+        return await self._found(request, file)
 
     async def _validation_file(self, request: Request) -> Response:
         asked = request.path_params
         place = (asked["trajectory"], asked["step"], asked["settings"], asked["name"])
         file = await to_thread.run_sync(self._root.validation_file, *place)
-        return self._found(request, file)
+        return await self._found(request, file)
 
-    def _found(self, request: Request, file: FileInfo) -> Response:
+    async def _found(self, request: Request, file: FileInfo) -> Response:
         if not file.digest.startswith(request.path_params["digest"]):
             raise LookupError("the file has changed since that page was made: open the page again")
-        return file_response(request, self._root.store, file)
+        return await file_response(request, self._root.store, file)
 
     async def _comparison(self, request: Request) -> Response:
         a, b = (request.query_params.get(side, "")[:MAX_CHOICE_CHARS] for side in ("a", "b"))

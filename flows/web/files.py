@@ -25,10 +25,13 @@ _SHOWN = {
 _TEXTS = ("json", "jsonl", "txt", "md", "yaml", "yml", "csv", "log")
 
 
-def file_response(request: Request, store: Store, file: FileInfo) -> Response:
+async def file_response(request: Request, store: Store, file: FileInfo) -> Response:
     """Answer with a file of the store, or the range of it that was asked for.
 
     Its content never changes: its digest is in its address.
+
+    Raises:
+        FileNotFoundError, StoreError: it cannot be read.
     """
     etag = f'"{file.digest}"'
     headers = {
@@ -53,14 +56,21 @@ def file_response(request: Request, store: Store, file: FileInfo) -> Response:
     headers["Content-Length"] = str(end - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return StreamingResponse(_blocks(store, file.key, start, end), status, headers)
+    first = await _block(store, file.key, start, end)  # while it can still be answered that there is none
+    return StreamingResponse(_blocks(store, file.key, first, start, end), status, headers)
 
 
-async def _blocks(store: Store, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+async def _blocks(store: Store, key: str, first: bytes, start: int, end: int) -> AsyncIterator[bytes]:
+    yield first
+    start += len(first)
     while start < end:
-        length = min(BLOCK_BYTES, end - start)
-        yield await to_thread.run_sync(store.read_range, key, start, length)
-        start += length
+        block = await _block(store, key, start, end)
+        yield block
+        start += len(block)
+
+
+async def _block(store: Store, key: str, start: int, end: int) -> bytes:
+    return await to_thread.run_sync(store.read_range, key, start, min(BLOCK_BYTES, end - start))
 
 
 def _kind_of(key: str) -> dict[str, str]:

@@ -6,15 +6,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol
 
 from sana.errors import SanaError
-from sana.report.live.live_page import LivePage, Topic
+from sana.report.live.live_page import NOTICE, LivePage, Topic
 
 _log = logging.getLogger(__name__)
 
 MAX_PAGES = 64  # kept, of those that were looked at last
 MAX_WATCHERS = 128
+PATIENCE_S = 4.0  # so long a page that there is already is not shown instead of a new one
 
 
 class TooManyWatchersError(SanaError):
@@ -27,8 +29,11 @@ class PageSource(Protocol):
     def refresh(self) -> None:
         """Look at storage again. Raises SanaError or OSError: it does not answer."""
 
-    def page(self, topic: Topic, trouble: str) -> LivePage:
-        """Make a page of what was read; `trouble`: why it may be old. Raises as `refresh`, and LookupError."""
+    def page(self, topic: Topic) -> LivePage:
+        """Make a page of what was read. Raises as `refresh`, and LookupError: there is nothing of that name."""
+
+    def notice(self, trouble: str) -> str:
+        """Return the markup that says why what is shown may be old; "" where there is no trouble."""
 
 
 class Watcher:
@@ -73,7 +78,7 @@ class RootReader:
         return self._closed
 
     def get(self, topic: Topic, timeout_s: float = 120.0) -> LivePage:
-        """Return a page, made of what was read at most one interval ago.
+        """Return a page, made of what was read at most one interval ago; an older one while storage is slow.
 
         Raises:
             LookupError: there is no such run or training.
@@ -83,7 +88,11 @@ class RootReader:
         with self._changed:
             answer = self._asked.setdefault(topic, Future())
             self._changed.notify()
-        return answer.result(timeout_s)
+        try:
+            return answer.result(min(timeout_s, PATIENCE_S))
+        except FutureTimeoutError:
+            kept = self._pages.get(topic)
+            return kept if kept is not None else answer.result(timeout_s)
 
     def watch(self, watcher: Watcher) -> None:
         """Keep a watcher up to date from now on. Raises TooManyWatchersError."""
@@ -164,11 +173,12 @@ class RootReader:
         before = self._pages.get(topic)
         if before is None or topic not in self._made:
             try:
-                page = self._source.page(topic, self._trouble)
-            except (SanaError, OSError):
+                made, trouble = self._source.page(topic), self._trouble
+            except (SanaError, OSError) as error:
                 if before is None:
                     raise
-                page = before
+                made, trouble = before, self._trouble or f"This may be old: {error}"
+            page = LivePage(made.title, {**made.parts, NOTICE: self._source.notice(trouble)})
             self._made.add(topic)
             self._pages[topic] = before if page == before and before is not None else page
         self._pages.move_to_end(topic)

@@ -1,5 +1,6 @@
 """The server of the live page: in this process, in a thread of its own, on loopback unless told otherwise."""
 
+import logging
 import socket
 import threading
 from types import TracebackType
@@ -9,9 +10,21 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from sana.errors import SanaError
+from sana.wording import one_line
 
 _STOP_TIMEOUT_S = 3
 _MAX_CONNECTIONS = 200
+
+_log = logging.getLogger(__name__)
+
+
+class _Lines(logging.Handler):
+    """What uvicorn complains of, such as a connection that broke off, in a line and without a traceback."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        said = f"{type(error).__name__}: {error}" if error is not None else record.getMessage()
+        _log.warning("the page's server: %s", one_line(said))
 
 
 class PageServer:
@@ -33,6 +46,9 @@ class PageServer:
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=_STOP_TIMEOUT_S,
         )
+        logger = logging.getLogger("uvicorn.error")
+        logger.propagate = False
+        logger.handlers[:] = [_Lines(logging.WARNING)]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="page-server", daemon=True)
 

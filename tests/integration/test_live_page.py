@@ -262,3 +262,12 @@ def test_links_that_a_browser_must_not_follow_are_left_out(store: Store) -> None
         body = page.replace('<script src="/static/live.js"></script>', "")
         assert "<script" not in body and "onload='x'" not in body and "&lt;script&gt;" in body
         assert not re.search(r'(href|src)="(?!/|\?|https?://|data:,)', body)
+
+
+def test_a_file_that_is_gone_is_an_answer_and_not_half_of_one(store: Store) -> None:
+    train = commit_training(store, "0000aaaa0000aaaa")
+    file = train.files["sigma_histogram.png"]
+    store.delete(file.key)
+    with served(store) as url:
+        code, _, page = get(f"{url}/file/train/{train.fingerprint}/{file.digest}/sigma_histogram.png")
+    assert code == 404 and "no such object in the store" in page

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.web import root_reader
 from flows.web.events import changes, have_of, stream
 from flows.web.root_reader import MAX_WATCHERS, RootReader, TooManyWatchersError, Watcher
 from sana.report.live.live_page import LivePage, Topic
@@ -21,19 +22,26 @@ class Source:
 
     def __init__(self) -> None:
         self.words, self.is_away = "first", False
+        self.page_is_away, self.slow_s = False, 0.0
         self.refreshed, self.made, self.threads = 0, 0, set[str]()
 
     def refresh(self) -> None:
         self.threads.add(threading.current_thread().name)
         self.refreshed += 1
+        time.sleep(self.slow_s)
         if self.is_away:
             raise StoreAwayError("s3://b/x: no connection")
 
-    def page(self, topic: Topic, trouble: str) -> LivePage:
+    def notice(self, trouble: str) -> str:
+        return trouble
+
+    def page(self, topic: Topic) -> LivePage:
         self.made += 1
+        if self.page_is_away:
+            raise StoreAwayError("s3://b/x: no answer")
         if topic.key == "missing":
             raise LookupError("there is none")
-        return LivePage("title", {"notice": trouble, "same": "same", "words": self.words})
+        return LivePage("title", {"notice": "", "same": "same", "words": self.words})
 
 
 @pytest.fixture
@@ -97,6 +105,28 @@ def test_storage_that_goes_away_is_told_and_comes_back(source: Source, reader: R
     assert reader.get(TOPIC).parts["words"] == "first"
     source.is_away, source.words = False, "second"
     assert wait_for(watcher, "second").parts["notice"] == ""
+
+
+def test_a_page_that_cannot_be_read_again_stays_and_says_so(source: Source, reader: RootReader) -> None:
+    watcher = Watcher(TOPIC, lambda: None)
+    reader.watch(watcher)
+    wait_for(watcher, "first")
+    source.page_is_away = True
+    assert wait_for(watcher, "no answer").parts["words"] == "first"
+    with pytest.raises(StoreAwayError):
+        reader.get(Topic("runs"))
+
+
+def test_while_storage_is_slow_a_page_that_there_is_is_shown(
+    source: Source, reader: RootReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_reader, "PATIENCE_S", 0.05)
+    reader.get(TOPIC)
+    time.sleep(0.1)
+    source.slow_s, source.words = 1.0, "second"
+    started = time.monotonic()
+    assert reader.get(TOPIC).parts["words"] == "first" and time.monotonic() - started < 0.9
+    assert reader.get(Topic("runs")).parts["words"] == "second"
 
 
 def test_what_does_not_exist_is_an_error_of_the_asker_alone(reader: RootReader) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+NOTICE = "notice"  # the part that says why the others may be old
 Kind = Literal["overview", "runs", "run", "training", "compare"]
 
 

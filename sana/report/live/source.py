@@ -8,7 +8,7 @@ from sana.errors import SanaError
 from sana.report import html
 from sana.report.live import compare_page, overview, runs_page, training_page
 from sana.report.live.committed import Committed, TrainingRow
-from sana.report.live.live_page import LivePage, Topic
+from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.report.live.pages import About
 from sana.report.live.run_index import RunIndex
 from sana.report.live.trainings import merged
@@ -37,10 +37,14 @@ class LiveRoot:
         begun = [name for name in self.store.list_dirs("train") if name not in known]
         self._rows = merged(self._committed.trainings, begun, self._runs.rows)
 
-    def page(self, topic: Topic, trouble: str) -> LivePage:
+    def page(self, topic: Topic) -> LivePage:
         """Make a page of what was read. Raises LookupError: there is nothing of that name."""
         title, parts = self._parts(topic)
-        return LivePage(title, {"notice": html.fragment("live/notice.html.j2", trouble=trouble), **parts})
+        return LivePage(title, {NOTICE: "", **parts})
+
+    def notice(self, trouble: str) -> str:
+        """Return the markup that says why what is shown may be old."""
+        return html.fragment("live/notice.html.j2", trouble=trouble)
 
     def _parts(self, topic: Topic) -> tuple[str, dict[str, str]]:
         makers: dict[str, Callable[[Topic], tuple[str, dict[str, str]]]] = {
