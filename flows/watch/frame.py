@@ -60,7 +60,7 @@ class WatchDocument(Record):
 
     root: str
     read_at: float  # Unix time, seconds; this and those below
-    state: str  # waiting (no run yet), running, silent, killed, completed, failed or stopped
+    state: str  # waiting (no run yet), running, silent, killed, completed, failed, stopped, or unrecorded (of no run)
     said: str  # the state in words, with what to do
     run_id: str = ""
     title: str = ""  # of its config

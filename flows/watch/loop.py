@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
 from flows.watch.frame import WatchDocument
-from flows.watch.reader import with_trouble
+from flows.watch.parts import with_trouble
 from flows.watch.screen import cleaned, draw, numbers_of, stage_line
 from sana.errors import SanaError
 

@@ -50,7 +50,7 @@ def plot(lines: Sequence[Line], width: int, height: int, *, ascii_only: bool = F
     for number, row in enumerate(canvas.lines()):
         label = top if number == 0 else bottom if number == rows - 1 else ""
         drawn.append(Text.assemble((f"{label:>{margin}}", "dim"), (f" {bar}", "dim"), row))
-    first, last = f"{x_min:g}", f"{x_max:g}"
+    first, last = f"{x_min:.0f}", f"{x_max:.0f}"
     steps = f"{first}{last:>{max(columns - len(first), len(last) + 1)}}" if x_max > x_min else first
     return [*drawn, Text(f"{'':{margin + 2}}{steps}", style="dim")]
 

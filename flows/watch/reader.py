@@ -4,43 +4,27 @@ What never changes is read once: starts and ends of runs, committed segments of 
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from flows.display.stage_view import clock, rate_text
-from flows.watch.frame import (
-    MAX_POINTS,
-    WatchDocument,
-    WatchedAttempt,
-    WatchedCurve,
-    WatchedEvent,
-    WatchedStage,
-)
-from flows.watch.screen import EVAL_CURVES, ago
-from sana import metrics
+from flows.watch.frame import WatchDocument, WatchedAttempt, WatchedEvent
+from flows.watch.parts import curves_of, latest_of, names_of_run, said_of, stage_of, step_of
+from flows.watch.screen import ago
 from sana.artifact import Artifact, newest_commit
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.metrics import STEP, Row
-from sana.report.live.binned import BinnedMetric, BinnedRows
+from sana.report.live.binned import BinnedRows
 from sana.report.live.training_page import CurveCache
-from sana.runs.listing import Run, RunState, read_run
-from sana.runs.records import FOLDER, RunStarted, StageStatus, start_key
+from sana.runs.listing import Run, read_run
+from sana.runs.records import FOLDER, RunStarted, start_key
 from sana.runtime.threads import in_threads
 from sana.store import Store
-from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import newest_checkpoint
-from sana.wording import one_line
 
 MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
 MAX_ATTEMPTS = 8  # runs of one config that are told of
 CHOOSE_EVERY_S = 15.0  # how often the list of runs is read
 SEGMENTS_EVERY_S = 20.0  # how often the newest checkpoint is looked for
-_SHOWN = frozenset({
-    *(metrics.TRAIN_LOSS, metrics.LEARNING_RATE, metrics.GRAD_NORM, metrics.SAMPLES_PER_S, metrics.STEP_S, metrics.MFU),
-    *(metrics.GPU_RESERVED_PEAK_GIB, metrics.HOST_PEAK_GIB, metrics.EVAL_LOSS_EMA, metrics.EVAL_STDERR_EMA),
-    *(metrics.EVAL_LOSS_LIVE, metrics.EVAL_STDERR_LIVE),
-})  # fmt: skip
 _UNREADABLE = "\0"  # no config is called so
 _SAMPLE_FILE = "contact_sheet.png"
 
@@ -65,6 +49,7 @@ class RunReader:
     _titles: dict[str, str] = field(default_factory=dict)  # by run
     _runs: dict[str, Run] = field(default_factory=dict)  # by id: what was read last
     _chosen: str = ""
+    _training: str = ""  # the folder of a training that no run tells of
     _chose_at: float = float("-inf")  # monotonic, as those below
     _segments_at: float = float("-inf")
     _segments: tuple[str, tuple[str, ...]] = ("", ())  # trajectory, keys of its metrics
@@ -79,6 +64,8 @@ class RunReader:
         self._choose()
         now = time.time()
         if not self._chosen:
+            if self.wanted.name and (found := self._unrecorded(now)) is not None:
+                return found
             said = f"for {self.wanted} under {self.store.root}; it shows here once it has work to do"
             return WatchDocument(self.store.root, now, "waiting", said)
         run = self._again(self._chosen)
@@ -127,7 +114,7 @@ class RunReader:
         if not name or run_id.startswith(name):
             return True
         run = self._again(run_id)
-        return run is not None and any(one.startswith(name) for one in _names(run))
+        return run is not None and any(one.startswith(name) for one in names_of_run(run))
 
     def _again(self, run_id: str) -> Run | None:
         """Read a run; one that has ended is not read again."""
@@ -149,12 +136,12 @@ class RunReader:
         live = [row for one in attempts[:1] if one.status for row in one.status.rows]
         started = run.started
         age_s = max(now - status.updated_at, 0.0) if status else 0.0
-        stages = tuple(_stage(name, one, now, age_s) for name, one in (status.stages if status else {}).items())
+        stages = tuple(stage_of(name, one, now, age_s) for name, one in (status.stages if status else {}).items())
         return WatchDocument(
             root=self.store.root,
             read_at=now,
             state=state,
-            said=_said(run, state, stages, now),
+            said=said_of(run, state, stages, now),
             run_id=run.run_id,
             title=started.title,
             host=started.host,
@@ -163,17 +150,48 @@ class RunReader:
             heard_at=run.heard_at,
             ended_at=run.ended.ended_at if run.ended else None,
             error=run.ended.error if run.ended and state == "failed" else "",
-            attempts=tuple(WatchedAttempt(one.run_id, one.state(now), _step(one)) for one in attempts),
+            attempts=tuple(WatchedAttempt(one.run_id, one.state(now), step_of(one)) for one in attempts),
             stages=stages,
             trajectory=trajectory,
-            latest=_latest(rows, live),
-            curves={name: _curve(rows.metrics[name]) for name in _curve_names() if name in rows.metrics},
+            latest=latest_of(rows, live),
+            curves=curves_of(rows),
             events=tuple(
                 WatchedEvent(event.at, event.stage, event.text, self.store.uri(event.key) if event.key else "")
                 for event in (status.events if status else ())
             ),
             sample=self._sample(run),
             links=dict(status.links) if status else {},
+        )
+
+    def _unrecorded(self, now: float) -> WatchDocument | None:
+        """Return a training that no run tells of: of `train-worker`, of an earlier version, or copied to this root."""
+        if not self._training:
+            names = [name for name in self.store.list_dirs("train") if name.startswith(self.wanted.name)]
+            self._training = next((name for name in names if name != "history"), "")
+        if not self._training:
+            return None
+        artifact = self._artifact("train", self._training)
+        if artifact is None:
+            checkpoint = newest_checkpoint(self.store, self._training, at_most=2**62)
+            if checkpoint is None:
+                return None
+            trajectory, step, at = self._training, checkpoint.step, checkpoint.created_at
+            segments, said = tuple(one.key for one in checkpoint.segments), "its newest checkpoint is of"
+        else:
+            facts = TrainFacts.of(artifact)
+            trajectory, step, at = facts.trajectory, facts.step, artifact.created_at
+            segments, said = facts.metrics, "trained to"
+        rows = self._curves.rows(trajectory, segments)
+        return WatchDocument(
+            root=self.store.root,
+            read_at=now,
+            state="completed" if artifact else "unrecorded",
+            said=f"{said} step {step}, {ago(now - at)} ago; no run has a record of it here",
+            title=f"training {self._training}",
+            ended_at=at if artifact else None,
+            trajectory=trajectory,
+            latest=latest_of(rows, ()),
+            curves=curves_of(rows),
         )
 
     def _attempts(self, run: Run) -> list[Run]:
@@ -220,96 +238,3 @@ class RunReader:
         if self._artifacts.get(key) is None:
             self._artifacts[key] = newest_commit(self.store, key)
         return self._artifacts[key]
-
-
-def with_trouble(last: WatchDocument | None, error: Exception, root: str, since: float) -> WatchDocument:
-    """Return the frame as it was read last, and that it may be old."""
-    at = time.strftime("%H:%M:%S", time.localtime(since))
-    is_away = isinstance(error, StoreError | OSError)
-    what = "storage does not answer" if is_away else "what it says cannot be read"
-    trouble = f"{what} since {at}, so this may be old: {one_line(error)}"
-    before = last or WatchDocument(root, since, "waiting", "for storage")
-    return replace(before, trouble=trouble)
-
-
-def _said(run: Run, state: RunState, stages: Sequence[WatchedStage], now: float) -> str:
-    """Return the state in words, with what to do."""
-    heard = ago(now - run.heard_at)
-    if state == "running":
-        return _at_work(stages)
-    if state == "killed":
-        return f"its process {run.started.process.pid} is gone without a word; the same command resumes it"
-    if state == "silent":
-        return f"no sign for {heard}, killed? Look at {run.started.host}; the same command resumes it"
-    took = ago((run.ended.ended_at if run.ended else now) - run.started.started_at)
-    ended = next((stage.name for stage in stages if stage.state in ("failed", "stopped")), "")
-    if state == "completed":
-        return f"in {took}, {heard} ago"
-    return f"{f'at {ended} ' if ended else ''}after {took}, {heard} ago; the same command resumes it"
-
-
-def _at_work(stages: Sequence[WatchedStage]) -> str:
-    """Say what the stage at work does, with its rate and ETA."""
-    for stage in reversed(stages):
-        if stage.state == "running":
-            parts = [f"{stage.name} {stage.done}/{stage.total} {stage.unit}" if stage.total else stage.name]
-            parts += [rate_text(stage.per_s, stage.unit)] if stage.per_s else []
-            parts += [f"ETA {clock(stage.left_s)}"] if stage.left_s is not None else []
-            return ", ".join(parts)
-    return "between two stages" if stages else "at its first stage"
-
-
-def _stage(name: str, stage: StageStatus, now: float, age_s: float) -> WatchedStage:
-    """Return a stage of a status that is `age_s` seconds old."""
-    ended_at = stage.ended_at or now
-    return WatchedStage(
-        name=name,
-        state=stage.state,
-        done=stage.done,
-        total=stage.total,
-        unit=stage.unit,
-        per_s=stage.per_s,
-        left_s=None if stage.left_s is None else max(stage.left_s - age_s, 0.0),
-        elapsed_s=None if stage.state == "cached" else max(ended_at - stage.started_at, 0.0),
-        detail=stage.detail,
-        num_in=stage.num_in,
-        num_out=stage.num_out,
-        num_rejected=stage.num_rejected,
-        error=stage.error,
-    )
-
-
-def _step(run: Run) -> int | None:
-    """Return the optimizer steps that a run saw done, or None where it did not train."""
-    stage = run.status.stages.get("train") if run.status else None
-    return stage.done if stage is not None and stage.total else None
-
-
-def _names(run: Run) -> set[str]:
-    """Return what else a run may be called by: its training and its artifacts."""
-    return {run.trajectory, *(stage.fingerprint for stage in run.status.stages.values())} if run.status else set()
-
-
-def _curve_names() -> list[str]:
-    return [metrics.TRAIN_LOSS, *(name for name, _ in EVAL_CURVES)]
-
-
-def _curve(metric: BinnedMetric) -> WatchedCurve:
-    x, y = metric.means()
-    every = -(-len(x) // MAX_POINTS)
-    if every > 1:  # means of as many neighbours
-        cut = len(x) // every * every
-        x, y = (values[:cut].reshape(-1, every).mean(axis=1) for values in (x, y))
-    return WatchedCurve(tuple(x.tolist()), tuple(y.tolist()))
-
-
-def _latest(rows: BinnedRows, live: Sequence[Row]) -> Mapping[str, float]:
-    """Return the last finite number of each metric that is shown."""
-    found = {
-        name: value for name in _SHOWN if (binned := rows.metrics.get(name)) and (value := binned.last) is not None
-    }
-    for row in live:
-        found |= {name: float(row[name]) for name in _SHOWN & row.keys() if abs(row[name]) < float("inf")}
-    if rows.num_rows:
-        found[STEP] = float(rows.last_step)
-    return found

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -162,3 +164,26 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
 
 def test_what_is_kept_is_told_of_commands_that_are_there() -> None:
     assert set(KEPT) <= {name.split()[-1] for name, _ in commands()} | {"watch"}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_sigterm_closes_what_is_open_and_says_what_is_kept(
+    as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    closed, sent = [], []
+
+    def terminated(*_: object, **__: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            closed.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "invoke", terminated)
+    monkeypatch.setattr(os, "kill", lambda _pid, number: sent.append((number, signal.getsignal(number))))
+    assert fails("export", "--root", "x", "--to", "y", *["--json"] * as_json) == 143
+    assert closed == [True] and sent == [(signal.SIGTERM, signal.SIG_DFL)]
+    assert signal.getsignal(signal.SIGTERM) == before
+    last = capsys.readouterr().err.splitlines()[-1]
+    said = json.loads(last)["kept"] if as_json else last
+    assert "objects that were copied whole are kept, and the same command copies the others" in said

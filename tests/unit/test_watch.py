@@ -125,6 +125,22 @@ def test_a_run_is_found_by_its_own_name_or_its_trainings(store: LocalStore, name
     assert read(store, name=name).run_id == RUN
 
 
+def test_a_training_that_no_run_tells_of_is_shown_by_its_name(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_run(store, RUN, title="other")
+    put_checkpoint(store, 30)
+    reader = RunReader(store, Wanted(name=TRAJECTORY[:6]))
+    frame = reader.read()
+    assert (frame.state, frame.run_id, frame.trajectory) == ("unrecorded", "", TRAJECTORY)
+    assert frame.said.startswith("its newest checkpoint is of step 30, ") and not frame.is_over
+    assert frame.curves[metrics.TRAIN_LOSS].steps == tuple(range(1, 31))
+    put_checkpoint(store, 60)
+    assert "step 60" in reader.read().said
+    main(["watch", TRAJECTORY, "--root", store.root, "--once"])
+    assert f"training {TRAJECTORY}  unrecorded" in capsys.readouterr().out
+
+
 def test_a_refresh_is_a_few_small_requests_however_many_runs_there_are(store: LocalStore) -> None:
     put_run(store, BEFORE, title="other", ended="completed")
     for number in range(300):  # as files: each commit waits for the disk

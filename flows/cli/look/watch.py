@@ -54,7 +54,7 @@ def watch(
     feed = Feed(reader, store.root, interval or (INTERVAL_S if store.is_local else REMOTE_INTERVAL_S))
     if name or once or (is_json() and not follow):
         frame = reader.read()
-        if name and not frame.run_id:
+        if name and frame.state == "waiting":
             raise SanaError(f"{store.root} has no run {name}{_near(store)}")
     if once or (is_json() and not follow):
         emit(frame)
