@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(path for folder in (".", "docs", "examples", ".github") for path in (ROOT / folder).glob("*.md"))
 WORDED = [*PAGES, *(ROOT / "configs").glob("*.yaml"), *(ROOT / "examples").glob("*.yaml"), ROOT / "prefect.yaml"]
 TOP = "sana|tasks|flows|tests|configs|docs|examples|benchmarks"
-NOT_OURS = {"hf_hub_download", "num_repeats"}  # names of others that pages quote
+NOT_OURS = {"hf_hub_download", "num_repeats", "to_pandas"}  # names of others that pages quote
 TO_BE_WRITTEN = {"sana/stages/filter_duration.py"}  # what a page tells its reader to write
 OLD_WORDS = r"\b(knobs?|films?|anew|heals?|late windows?|averaged weights|refused|litter|leavings|twins?|goes on)\b"
 
