@@ -79,8 +79,8 @@ def _ask_for_one(checked: Checked, asker: Asker) -> str:
         asker.say(line)
     if not asker.can_ask:
         raise SanaError(
-            "no clip has a caption, so nothing is written: write <name>.txt beside each video, or give one caption for "
-            "all by --caption"
+            "no clip has a caption, so nothing is written: write <name>.txt beside each video, do what is said above "
+            "of other files, or give one caption for all by --caption"
         )
     question = "No clip has a caption. One for all of them (Ctrl-C: leave, and write them first)"
     return asker.text(question, "", lambda answer: "" if answer else "a caption is needed", flag="--caption")

@@ -318,6 +318,16 @@ def written_one(name: str) -> Config:
     return load_config(name)
 
 
+def test_captions_that_are_not_found_are_asked_for(tmp_path: Path, videos: list[Path]) -> None:
+    folder = put(tmp_path / "clips", videos, captions=False)
+    asked("".join([ENTER, "one caption", ENTER, ENTER * QUESTIONS]), folder)  # an empty one is asked for again
+    assert written()["clips.yaml"].download.datasets[0].captions.fallback == "one caption"
+    rows = "".join(f"{name}.mp4,x,picture {name}\n" for name in "abc")
+    (folder / "metadata.csv").write_text(f"file_name,title,description\n{rows}")
+    asked("".join([DOWN, ENTER, ENTER * QUESTIONS]), folder)
+    assert written()["clips-2.yaml"].download.datasets[0].captions.text_columns == ("description",)
+
+
 @pytest.mark.parametrize("answered", [0, 3, QUESTIONS - 1])
 def test_ctrl_c_in_a_question_leaves_nothing(tmp_path: Path, videos: list[Path], answered: int) -> None:
     folder = put(tmp_path / "clips", videos)
