@@ -31,8 +31,8 @@ def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
     if done.returncode < 0:
         raise ProbeError(f"it crashed ({_signal(-done.returncode)})")
     try:
-        facts: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
+        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])  # a library may print before it
+    except (ValueError, IndexError):
         said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
         raise ProbeError(one_line(said[-1], most=_LAST)) from None
     return facts

@@ -188,8 +188,10 @@ def check_limits() -> Finding:
     size = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     pids, shm = Path("/sys/fs/cgroup/pids.max"), Path("/dev/shm")  # noqa: S108 - its size is looked at
     limit = pids.read_text().strip() if pids.exists() else ""
+    own = _unlimited(resource.getrlimit(resource.RLIMIT_NPROC)[0]) if os.geteuid() else None  # root has none
+    processes = [number for number in (own, int(limit) if limit.isdigit() else None) if number is not None]
     return judge_limits(
-        _unlimited(files), _unlimited(size), int(limit) if limit.isdigit() else None,
+        _unlimited(files), _unlimited(size), min(processes, default=None),
         shutil.disk_usage(shm).total if shm.is_dir() else None,
     )  # fmt: skip
 
@@ -210,7 +212,7 @@ def judge_limits(files: int | None, file_bytes: int | None, processes: int | Non
     if file_bytes is not None and file_bytes < 40 * GIB:
         return warn(said, "ulimit -f unlimited before the run: a checkpoint of the 2B model has 31 GiB")
     if processes is not None and processes < 512:
-        return warn(said, "give the container more processes: docker run --pids-limit=-1")
+        return warn(said, "allow more: ulimit -u, or docker run --pids-limit=-1")
     if files is not None and files < 1024:
         return warn(said, "ulimit -n 4096 before the run")
     if shm_bytes is not None and shm_bytes < GIB:

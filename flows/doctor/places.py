@@ -66,6 +66,8 @@ def judge_disk(disk: Disk, *, name: str, needs_local: bool) -> Finding:
         return fail(f"{said}, but only {disk.free_inodes:,} more files", f"delete small files, or another {name}")
     if needs_local and disk.kind in _REMOTE_KINDS:
         return warn(f"{said}, on {disk.kind}", f"locks and databases need a local disk: choose another {name}")
+    if disk.kind == "tmpfs":
+        return warn(f"{said}, in memory", f"it is gone when the machine restarts: choose another {name}")
     if disk.free_bytes < ROOM_BYTES:
         return warn(said, "enough for the demo; the 2B model has 18 GB, and each of its checkpoints 31 GiB")
     return ok(said)

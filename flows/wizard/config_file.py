@@ -72,5 +72,5 @@ def _said_of_fits(training: Training, hardware: Hardware, chosen: Fit) -> str:
     """Say what full training and LoRA need of what there is."""
     parts = [f"{name} {in_units(one.peak_bytes)}" for name, one in (("full", training.full), ("LoRA", training.lora))]
     mark = "" if chosen.fits else "; what is chosen does not fit: use smaller buckets, or a device with more memory"
-    have = in_units(hardware.machine.memory_bytes)
+    have = in_units(hardware.device_bytes)
     return f"by counting, {' and '.join(parts)} of {have}, with the largest bucket{mark}"

@@ -38,7 +38,13 @@ def looking_in(work_dir: Path) -> Iterator["LookedIn"]:
     if work_dir.is_dir():
         yield LookedIn(work_dir, is_temporary=False)
         return
-    folder = Path(tempfile.mkdtemp(prefix="sana-init-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sana-init-"))
+    except OSError as error:
+        raise SanaError(
+            f"no folder for temporary files can be made ({error.strerror}): set TMPDIR to one with room, or "
+            "--work-dir to a folder that is there"
+        ) from error
     try:
         yield LookedIn(folder / "work", is_temporary=True)
     finally:
@@ -85,7 +91,12 @@ class Hardware:
 
     @property
     def room(self) -> Room:
-        return Room(self.machine.memory_bytes, self.host_bytes, self.machine.is_gpu)
+        return Room(self.device_bytes, self.host_bytes, self.machine.is_gpu)
+
+    @property
+    def device_bytes(self) -> int:
+        """Memory of a GPU, or of the CPU; of a GPU without memory of its own the host's."""
+        return self.machine.memory_bytes or self.host_bytes
 
     def __str__(self) -> str:
         """Say what there is."""
@@ -93,7 +104,7 @@ class Hardware:
         if not self.machine.is_gpu:
             return f"no GPU, {self.machine.device}, {host}"
         num = f"{len(self.gpus)} x " if len(self.gpus) > 1 else ""
-        return f"{num}{self.machine.device}, {in_units(self.machine.memory_bytes)}, {host}"
+        return f"{num}{self.machine.device}, {in_units(self.device_bytes)}, {host}"
 
 
 def look_at_hardware() -> Hardware:

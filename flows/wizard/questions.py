@@ -82,7 +82,7 @@ def _wrong_model(path: str, talk: Talk) -> str:
 
 def ask_method(talk: Talk) -> tuple[Training | None, Fit | None]:
     """Choose full or LoRA, with the settings that make it fit; returns what was counted, and what is chosen."""
-    starter, memory = talk.starter, in_units(talk.hardware.machine.memory_bytes)
+    starter, memory = talk.starter, in_units(talk.hardware.device_bytes)
     if any(key.startswith("train.method") for key in starter.given):
         return None, None
     training = look_at_training(starter, talk.hardware, talk.model)
@@ -139,6 +139,8 @@ def ask_holdout(talk: Talk, checked: Checked) -> None:
         return
     fraction = flags.eval_fraction if flags.eval_fraction is not None else _eval_fraction(talk, checked)
     names = flags.holdout
+    if names and (wrong := _wrong_names(names, talk, checked)):
+        raise ConfigError(f"--holdout: {wrong}")
     if not names and flags.eval_fraction is None:
         how = talk.asker.choose(
             "What is held out, to measure what was learned?",

@@ -12,6 +12,8 @@ from sana.record import Record
 
 _TIMEOUT_S = 20.0  # of nvidia-smi, whose driver may hang
 _MIB = 2**20
+_CGROUP = Path("/sys/fs/cgroup")
+_LIMITS = (_CGROUP / "memory.max", _CGROUP / "memory" / "memory.limit_in_bytes")  # of versions 2 and 1
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def _cpu_name() -> str:
 def host_memory() -> int:
     """Return the memory that this process may have: the machine's, or less where a container has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.exists() else ""
-    return min(total, int(text)) if text.isdigit() else total
+    for limit in _LIMITS:
+        text = limit.read_text().strip() if limit.exists() else ""
+        total = min(total, int(text)) if text.isdigit() else total
+    return total

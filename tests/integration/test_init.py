@@ -248,6 +248,8 @@ def test_where_no_config_can_be_written(tmp_path: Path, videos: list[Path], outp
         (("--work-dir", "file/x"), "file/x is a file, or would be in one"),
         (("--model", "./no-model"), "--model: model.path ./no-model is neither a folder nor"),
         (("--holdout", "a.mp4", "--eval-fraction", "0.5"), "both say what is held out"),
+        (("--holdout", "nobody.mp4"), "--holdout: bucket.holdout: 'nobody.mp4' names no file"),
+        (("--eval-fraction", "0"), "nothing would be held out"),
         (("-s", "train.max_stpes=3"), "max_stpes"),
         (("-s", "root="), "root"),
     ],
@@ -363,6 +365,26 @@ def test_a_machine_of_four_gpus(tmp_path: Path, videos: list[Path], monkeypatch:
     assert config.train.global_batch_size == 4 and config.encode_latents.resources.num_workers == 4
     assert config.train.validation.every == config.train.max_steps // 4
     assert "this machine: 4 x NVIDIA H100, 80.0 GiB, 512.0 GiB host memory" in Path("clips.yaml").read_text()
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_host_s(
+    tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = Machine("NVIDIA GB10", 0, "2.9", is_gpu=True)
+    monkeypatch.setattr(interview, "look_at_hardware", lambda: Hardware(("NVIDIA GB10",), card, 119 * GIB))
+    assert init(str(put(tmp_path / "clips", videos))).exit_code == 0
+    assert written()["clips.yaml"].train.method.name == "full"
+    assert "NVIDIA GB10, 119.0 GiB, 119.0 GiB host memory" in Path("clips.yaml").read_text()
+
+
+def test_without_a_folder_for_caches_nothing_is_a_traceback(
+    tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(look.tempfile, "mkdtemp", full)
+    assert "set TMPDIR to one with room" in refused(str(put(tmp_path / "clips", videos)))
 
 
 def test_what_was_measured_is_used(tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

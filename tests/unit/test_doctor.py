@@ -116,6 +116,7 @@ def test_a_real_frame_is_decoded() -> None:
         ("raise ImportError('libavcodec.so.61: cannot open')", "ImportError: libavcodec.so.61: cannot open"),
         ("import time; time.sleep(60)", "no answer within 1 s"),
         ("pass", "exit code 0"),
+        ("print('no JSON')", "no JSON"),
     ],
 )
 def test_a_probe_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str) -> None:
@@ -161,6 +162,7 @@ ROOMY = Disk("/data", 100 * GIB, 200 * GIB, 10**7, "ext4")
         (Disk("/data", 100 * GIB, 200 * GIB, 5, "ext4"), "fail", ["only 5 more files"]),
         (Disk("/data", 100 * GIB, 200 * GIB, None, "btrfs"), "ok", []),
         (Disk("/data", 100 * GIB, 200 * GIB, 10**7, "nfs4"), "warn", ["on nfs4", "local disk"]),
+        (Disk("/data", 100 * GIB, 200 * GIB, 10**7, "tmpfs"), "warn", ["in memory"]),
         (Disk("/data", 100 * GIB, 200 * GIB, 10**7, "ext4", can_write=False), "fail", ["cannot be written"]),
         (Disk("/data", 100 * GIB, 200 * GIB, 10**7, "ext4", is_folder=False), "fail", ["a file is where"]),
     ],
