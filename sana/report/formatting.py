@@ -62,6 +62,12 @@ def duration(seconds: float) -> str:
     return f"{number(hours // 24)} d {hours % 24} h"
 
 
+def hours(seconds: float) -> str:
+    """Write seconds in hours, to a hundredth."""
+    found = seconds / 3600
+    return "< 0.01" if 0 < found < 0.01 else f"{found:,.2f}" if found < 100 else number(found)
+
+
 def utc(seconds: float) -> str:
     """Write a time of the clock, seconds since 1970, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -42,7 +42,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["charts"] = charts
-    for write in ("name", "number", "percent", "size", "duration", "utc", "clock"):
+    for write in ("name", "number", "percent", "size", "duration", "hours", "utc", "clock"):
         made.filters[write] = getattr(formatting, write)
     return made
 

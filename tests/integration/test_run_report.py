@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_the_artifacts(tmp_path: Path) -> None:
     assert "demo1026r1" in words.replace(" ", ""), "the row of the data set: 10 clips in, 2 rejected, 6 samples, r1"
     # 40 steps of 2 s, 5 evaluations of 3 s
     assert "training took1 min 35 s2 attempts" in words
-    assert "8 x cuda NVIDIA <H100>" in words and f"{95 / 3600 * 8:.3g} device hours" in words
+    assert "8 x cuda NVIDIA <H100>" in words and f"{95 / 3600 * 8:.2f} device hours" in words
     assert "attempt 2 from step 20" in words and "aaaa0 to 20" in words and "bbbb21 to 40" in words
     assert "checkpoint kept at 20" in words and "learning_rate0.001" in words
     for digest in ("lt", "w0", "p0", "v0"):

@@ -20,7 +20,7 @@ from sana.facts import BucketFacts
 from sana.report import charts
 from sana.report.buckets import buckets
 from sana.report.flow import Step, datasets, read_rejects, steps
-from sana.report.formatting import percent, size
+from sana.report.formatting import hours, percent, size
 from sana.report.histogram import histogram
 from sana.report.html import environment
 from sana.report.videos import videos
@@ -70,6 +70,9 @@ def test_a_percentage_is_not_rounded_to_none_or_all(whole: int, data: st.DataObj
 def test_sizes_and_bars() -> None:
     assert [size(value) for value in (0, 1023, 1024, 1536, 300 * 2**20, 2**40)] == [
         "0 B", "1023 B", "1 KiB", "1.5 KiB", "300 MiB", "1 TiB",
+    ]  # fmt: skip
+    assert [hours(value) for value in (0, 1, 36, 3600, 360_000, 7_200_000)] == [
+        "0.00", "< 0.01", "0.01", "1.00", "100", "2,000",
     ]  # fmt: skip
     assert "width:25.000%" in PARTS.bar(4, [("train", 1, "")]) and "<i" not in PARTS.bar(4, [("train", 0, "")])
 

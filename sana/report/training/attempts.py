@@ -28,15 +28,6 @@ class Attempt:
     other_s: float = 0.0
     compute: ComputeSettings | None = None  # None: none of its checkpoints is left
 
-    @property
-    def hours(self) -> float:
-        return (self.train_s + self.other_s) / 3600
-
-    @property
-    def device_hours(self) -> float | None:
-        """Hours times ranks; None: how many there were is not on record."""
-        return self.hours * self.compute.num_ranks if self.compute else None
-
 
 @dataclass(frozen=True)
 class Trouble:

@@ -80,8 +80,9 @@ def verdict(
     if report is None:
         why = f": {one_line(ending.error)}" if ending.state == "failed" and ending.error else ""
         told = (
-            f"It was trained for {counted(step, 'step')}, and its weights are not evaluated yet{why}. The paired "
-            "difference on held-out samples, which says whether it learned, comes with the stage evaluate.",
+            f"It was trained for {number(step)} {'step' if step == 1 else 'steps'}, and its weights are not evaluated "
+            f"yet{why}. The paired difference on held-out samples, which says whether it learned, comes with the stage "
+            "evaluate.",
             *_while_training(numbers),
         )
         return Verdict("unsure", "Not evaluated yet", (*about, *told), caveats)
