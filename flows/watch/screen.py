@@ -5,6 +5,7 @@ What people wrote (titles, errors, names) is shown as it is, without its control
 
 import time
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
@@ -25,7 +26,7 @@ _STYLES = {
     "stopped": "bold yellow",
 }
 _DONE = ("cached", "completed", "reproduced")
-_MIN_PLOT, _MAX_PLOT = 5, 14  # rows of a curve
+_MIN_PLOT, _GOOD_PLOT, _MAX_PLOT = 5, 9, 14  # rows of a curve; for a good one stages that are done share a row
 _SHOWN = (  # of the last numbers: name, metric, how it is written
     ("loss", metrics.TRAIN_LOSS, "{:.4f}"),
     ("eval", metrics.EVAL_LOSS_EMA, "{:.4f}"),
@@ -49,12 +50,12 @@ def draw(frame: WatchDocument, width: int, height: int, now: float, *, ascii_onl
         events = _events(frame, max(2, left - _MIN_PLOT - len(numbers) - 3))
         side = [*numbers, *([Text()] if numbers and events else []), *events]
         column = width // 2 - 1
-        stages = _stages(frame.stages, now, _room(frame, left, max(len(side), 3)))
+        stages = _stages(frame.stages, column, _room(frame, left, max(len(side), 3)))
         body = _beside(stages, side, column, ascii_only=ascii_only)
     else:
         events = _events(frame, 3 if height < 30 else 6)
-        room = left - len(numbers) - len(events) - (_MIN_PLOT if frame.curves else 0)
-        body = [*_stages(frame.stages, now, max(room, 3)), *numbers, *events]
+        room = left - len(numbers) - len(events) - (_GOOD_PLOT if frame.curves else 0)
+        body = [*_stages(frame.stages, width, max(room, 3)), *numbers, *events]
     curves = _curves(frame, width, left - len(body), ascii_only=ascii_only)
     lines = [*head, *body, *curves, *tail]
     for line in lines:
@@ -143,15 +144,17 @@ def _attempts(frame: WatchDocument) -> str:
     return f"; attempt {len(others) + 1}, the one before {last.state}{at}"
 
 
-def _stages(stages: Sequence[WatchedStage], now: float, room: int) -> list[Text]:
-    """Return a row for each stage; where that is too much, one row for all that are done."""
+def _stages(stages: Sequence[WatchedStage], width: int, room: int) -> list[Text]:
+    """Return a row for each stage; where that is too much, those that are done share one or two."""
     if len(stages) <= room:
         return [_stage(stage, max(len(one.name) for one in stages)) for stage in stages]
-    done = [stage for stage in stages if stage.state in _DONE]
+    names = ", ".join(stage.name for stage in stages if stage.state in _DONE)
     rest = [stage for stage in stages if stage.state not in _DONE]
-    rows = [Text.assemble(("ok ", "green"), (", ".join(stage.name for stage in done), "dim"))] if done else []
+    rows = [Text(row, style="dim") for row in wrap(names, max(width - 3, 1))]
+    signs = [("ok ", "green"), *[("   ", "")] * len(rows)]
     longest = max((len(stage.name) for stage in rest), default=0)
-    return [*rows, *(_stage(stage, longest) for stage in rest)][: max(room, 1)]
+    shared = [Text.assemble(sign, row) for sign, row in zip(signs, rows, strict=False)]
+    return [*shared, *(_stage(stage, longest) for stage in rest)][: max(room, 1)]
 
 
 def _stage(stage: WatchedStage, longest: int) -> Text:

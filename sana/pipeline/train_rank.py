@@ -46,7 +46,11 @@ def train_rank(context: Context, environ: Mapping[str, str], *, command: str) ->
     from sana.model.device import free_memory  # here: what is wrong above must not wait for torch
     from sana.workers.train import train
 
-    _log.info("train: %s, rank %s of %s", recipe.fingerprint, found.get("RANK", "0"), found.get("WORLD_SIZE", "1"))
+    rank, num_ranks = found.get("RANK", "0"), found.get("WORLD_SIZE", "1")
+    names = (
+        f"{recipe.fingerprint}, trajectory {stage.trajectory_of(recipe)}"  # by which `sana watch` finds it meanwhile
+    )
+    _log.info("train: %s, rank %s of %s", names, rank, num_ranks)
     train(read_job(job_path, TrainSpec))
     free_memory()  # the exports are checked by another process
     return stage.commit(context, draft, job_path) if found.get("RANK", "0") == "0" else None
