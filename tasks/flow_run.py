@@ -31,6 +31,7 @@ from tasks.report import DataReport
 from tasks.run_log import tell_errors_once
 from tasks.run_report import RunReport
 from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.registry import RegistryObserver
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.values import pipeline_key, resolved_yaml, tracking_uri
 
@@ -125,7 +126,8 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     )
     # its last page has links to the tracker's run, which is not ended yet, and waits for no server that is gone
     pages = [] if temporary else [PrefectPages(tracker, config)]
-    observers = [*told, TrackingObserver(tracker), *pages, DataReport(tracker), RunReport(tracker), progress]
+    recorded = [TrackingObserver(tracker), RegistryObserver(tracker)]
+    observers = [*told, *recorded, *pages, DataReport(tracker), RunReport(tracker), progress]
     if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
         # before `progress`, which at the end may wait for Prefect's server to come back
         observers.append(Notifier(context.config.notifications, tracker, on_server=not temporary))

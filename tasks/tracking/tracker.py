@@ -29,7 +29,7 @@ from sana.wording import without_password
 from tasks.tracking import values
 from tasks.tracking.metrics_shipper import MetricShipper, Point
 from tasks.tracking.run_ids import RunIds
-from tasks.tracking.trouble import in_words
+from tasks.tracking.trouble import TrackerAwayError, in_words
 
 _ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
 TROUBLE = (MlflowException, requests.RequestException, ParseError, SQLAlchemyError, OSError, StoreError, *_ADDRESS)
@@ -97,6 +97,24 @@ class Tracker:
                 log.warning("MLflow at %s does not work: %s. The run continues; a later one records it", where, why)
             self._warned = True
             return None
+
+    def ask(self, call: Callable[[MlflowClient], T]) -> T:
+        """Make a call that a user asked for.
+
+        Raises:
+            TrackerAwayError: MLflow does not take it; says why, and what to do.
+        """
+        try:
+            return call(self._connected())
+        except TROUBLE as error:
+            where = without_password(self.uri)
+            raise TrackerAwayError(f"MLflow at {where} does not work: {in_words(error, self.uri)}") from error
+
+    def find_run(self, stage: str, fingerprint: str) -> str | None:
+        """Return the id of the run of an artifact, or None where MLflow has none. Raises as `ask`."""
+        tags = {"sana.stage": stage, "sana.fingerprint": fingerprint}
+        run = self.ask(lambda client: self._find(client, tags))
+        return run.info.run_id if run else None
 
     def find_or_create(self, stage: str, fingerprint: str, params: Mapping[str, object]) -> str | None:
         """Return the id of the run that is tagged so; params that it lacks are logged, once for all."""

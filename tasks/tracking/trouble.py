@@ -2,6 +2,7 @@
 
 import re
 
+from sana.errors import SanaError
 from sana.wording import without_password
 
 MEND = "mend tracking.uri or MLFLOW_TRACKING_URI"
@@ -34,6 +35,10 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ),
     (r"not a database", "that file is no database; remove it or name another"),
 )
+
+
+class TrackerAwayError(SanaError):
+    """MLflow did not take what a user asked for."""
 
 
 def in_words(error: Exception, uri: str) -> str:

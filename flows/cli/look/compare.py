@@ -51,9 +51,9 @@ def compare(
     from flows.display.comparison import comparison_text
     from sana.comparison.compare import compare as compare_all
 
-    named = config or next((name for name in names if _is_config(name)), None)
+    named = config or next((name for name in names if is_config(name)), None)
     context = None if named is None else context_of(resolve(named, overrides, root), read_only=not evaluate)
-    asked = _Asked(context, root, tuple(overrides), weights)
+    asked = Asked(context, root, tuple(overrides), weights)
     subjects = [asked.subject(name) for name in names]
     subjects = _evaluated(subjects, context, named, asked, evaluate=evaluate)
     found = compare_all(subjects)
@@ -64,7 +64,7 @@ def compare(
     emit(found)
 
 
-class _Asked:
+class Asked:
     """What names mean, with the options of the command; each root is opened once."""
 
     def __init__(
@@ -79,7 +79,7 @@ class _Asked:
         from sana.comparison.find import find_subject
         from sana.comparison.subjects import exported_subject, trained_subject
 
-        if _is_config(name):
+        if is_config(name):
             context = context_of(resolve(name, self._overrides, self._root), read_only=True)
             return trained_subject(name, self.lineage(context), _trained(context, name, self), self._weights)
         if not Path(name).is_dir():
@@ -107,11 +107,11 @@ class _Asked:
         return self._lineages.setdefault(store.root, Lineage(store))
 
 
-def _is_config(name: str) -> bool:
+def is_config(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
-def _trained(context: "Context", name: str, asked: _Asked) -> "Artifact":
+def _trained(context: "Context", name: str, asked: Asked) -> "Artifact":
     """Return what train committed for a config. Raises SanaError: nothing yet; names the command."""
     from sana.pipeline.plan import committed
 
@@ -125,7 +125,7 @@ def _trained(context: "Context", name: str, asked: _Asked) -> "Artifact":
 
 
 def _evaluated(
-    subjects: "list[Subject]", context: "Context | None", config: str | None, asked: _Asked, *, evaluate: bool
+    subjects: "list[Subject]", context: "Context | None", config: str | None, asked: Asked, *, evaluate: bool
 ) -> "list[Subject]":
     """Return the subjects, each with an evaluation; those without one are evaluated if asked.
 

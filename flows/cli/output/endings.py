@@ -27,6 +27,7 @@ KEPT = {
     "inspect": "a stored sample is read only; the same command looks at it again",
     "export-model": "files that were copied whole are kept, and the same command copies the others",
     "compare": "what was evaluated to its end is kept, and the same command evaluates the others",
+    "promote": "the alias has moved or not; the same command decides again",
     "export": "objects that were copied whole are kept, and the same command copies the others",
     "import": "objects that were copied whole are kept, and the same command copies the others",
     "verify": "only with --invalidate are records taken back; the same command verifies again from the start",
