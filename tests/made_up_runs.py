@@ -1,6 +1,7 @@
 """Committed trainings with eval losses that a test chooses, made without a model or a video."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,16 @@ from sana.arrow import table_of, to_parquet
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.counts import Counts
 from sana.data.schemas import CAPTION_INDEX, CONDITION_LOSSES, LATENT_INDEX, LOSSES
-from sana.facts import BASELINE, EvaluateFacts, PairedDifference, SampleFacts, SigmaLoss, TrainFacts, WeightsLoss
+from sana.facts import (
+    BASELINE,
+    EncodeLatentsFacts,
+    EvaluateFacts,
+    PairedDifference,
+    SampleFacts,
+    SigmaLoss,
+    TrainFacts,
+    WeightsLoss,
+)
 from sana.stages.train import trajectory_of
 from sana.store import Store
 
@@ -83,7 +93,9 @@ def make_data(store: Store, clips: Sequence[Clip], prompts: Mapping[str, str] | 
     captions.add("index.parquet", to_parquet(table_of(of_texts, CAPTION_INDEX)))
     of_role = {role: digest_of([text for text in texts if text[0] in roles]) for role, roles in _ROLES.items()}
     counts = Counts.all_kept(len(clips))
-    return Data(latents.commit(content=of_split, counts=counts), captions.commit(content=of_role, counts=counts))
+    of_train = Counter(clip.dataset for clip in clips if clip.split == "train")
+    committed = latents.commit(content=of_split, counts=counts, facts=EncodeLatentsFacts(1, dict(of_train)))
+    return Data(committed, captions.commit(content=of_role, counts=counts))
 
 
 _ROLES = {"train": ("train",), "eval": ("eval",), "prompts": ("prompt",)}

@@ -11,7 +11,7 @@ import click
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
 from flows.cli.begin import calibrate, check, completion, convert, deploy, doctor, init, plan, schema
-from flows.cli.look import compare, inspect, promote, report, ui, watch
+from flows.cli.look import compare, inspect, promote, report, runs, ui, watch
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
     TerminatedError,
@@ -41,7 +41,8 @@ SECTIONS = (
         ),
     ),
     ("Run", (calibrate.calibrate, plan.plan, run.run, *encode_worker.COMMANDS, deploy.deploy)),
-    ("Look", (watch.watch, compare.compare, promote.promote, report.report, inspect.inspect, ui.ui, ui.notify)),
+    ("Look", (watch.watch, runs.runs, report.report, inspect.inspect, ui.ui, ui.notify)),
+    ("Decide", (compare.compare, promote.promote)),
     ("Use the model", (*trained.COMMANDS, lora.lora)),
     ("Keep the store", maintenance.COMMANDS),
 )

@@ -35,6 +35,7 @@ KEPT = {
     "extract": "--to was not written; the same command begins again",
     "merge": "--to was not written; the same command begins again",
     "make-tiny-model": "the folder may hold a part of it; remove it, then run the same command",
+    "runs": "nothing was written; the same command lists again",
     "watch": "a run goes on whether it is watched or not",
     "ui": "pages are only shown; runs go on",
     "notify": "messages that were sent are sent; the same command sends all of them again",

@@ -1,0 +1,78 @@
+"""`sana runs`: the trainings of a root, sorted and filtered."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from flows.cli.options import context_of, load_options, resolve
+from flows.cli.output.json_output import emit, json_option
+from sana.errors import ConfigError
+
+SORTS = ("newest", "loss", "drop", "step", "size", "name")
+KEYS = ("name", "state", "method", "data", "step", "train", "trajectory")
+
+
+@click.command()
+@click.argument("config", required=False, type=click.Path(dir_okay=False))
+@load_options
+@click.option("--sort", type=click.Choice(SORTS), default="newest", show_default=True, help="Which comes first.")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=f"Of these alone; KEY: {', '.join(KEYS)}."
+)
+@click.option("--limit", type=click.IntRange(min=0), default=30, show_default=True, help="At most so many; 0: all.")
+@click.option("--attempts", is_flag=True, help="Also list the runs that worked on each.")
+@json_option("sana.runs.trainings:TrainingList")
+def runs(
+    config: str | None,
+    overrides: Sequence[str],
+    root: str | None,
+    sort: Literal["newest", "loss", "drop", "step", "size", "name"],
+    filters: Sequence[str],
+    limit: int,
+    attempts: bool,
+) -> None:
+    """List the trainings of the root of CONFIG, or of --root: eval loss, drop, data, method, steps, age, size, state.
+
+    A filter on name, train or trajectory takes a beginning, one on data a data set; several must all hold.
+    """
+    from flows.display.trainings import attempt_lines, trainings_table
+    from sana.runs.choosing import chosen
+    from sana.runs.trainings import trainings_of
+    from sana.store import open_store
+
+    if config is not None:
+        store = context_of(resolve(config, overrides, root), read_only=True).store
+    else:
+        try:
+            store = open_store(root or str(Path(".sana/store")))
+        except ValueError as error:
+            raise ConfigError(f"--root: {error}") from error
+    wanted = _filters(filters)
+    now = time.time()
+    # the newest are enough where nothing else decides which are shown
+    first = limit if limit and sort == "newest" and not wanted else None
+    found = chosen(trainings_of(store, now=now, limit=first), sort, wanted, limit or None)
+    if not found.trainings:
+        click.echo(f"{store.root} has no training{' that is so' if found.total else ''}")
+    else:
+        click.echo(trainings_table(found, now=now))
+        if attempts:
+            for line in attempt_lines(found, now=now):
+                click.echo(line)
+        if found.total > len(found.trainings):
+            click.echo(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
+    emit(found)
+
+
+def _filters(filters: Sequence[str]) -> dict[str, str]:
+    """Parse KEY=VALUE. Raises click.BadParameter: it is none, or of no such key."""
+    found = {}
+    for text in filters:
+        key, equals, value = text.partition("=")
+        if not equals or key not in KEYS:
+            raise click.BadParameter(f"{text!r} is no KEY=VALUE with a key of {', '.join(KEYS)}", param_hint="--filter")
+        found[key] = value
+    return found
