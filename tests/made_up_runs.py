@@ -22,6 +22,17 @@ from sana.facts import (
     TrainFacts,
     WeightsLoss,
 )
+from sana.runs.records import (
+    RunEnd,
+    RunEnded,
+    RunStarted,
+    RunStatus,
+    StageStatus,
+    end_key,
+    start_key,
+    status_key,
+)
+from sana.runtime.process_id import this_process
 from sana.stages.train import trajectory_of
 from sana.store import Store
 
@@ -194,3 +205,15 @@ def _sample(store: Store, data: Data, made: Made, weights: str) -> Artifact:
         counts=Counts.all_kept(1),
         facts=SampleFacts({"cat": "cat.mp4"}, "contact_sheet.png"),
     )
+
+
+def put_run(
+    store: Store, run_id: str, title: str, trajectory: str, *, state: RunEnd | None = "completed", fingerprint: str = ""
+) -> None:
+    """Put what a run has on record: it began at 1000.0 and said something last at 1060.0; state None: no end."""
+    started = RunStarted(run_id, title, "key", "root: x", "host", this_process(), 1000.0, "0.1")
+    store.put_if_absent(start_key(run_id), started.to_json())
+    stage = StageStatus("completed" if fingerprint else "running", 1000.0, None, fingerprint, 7, 20, "steps")
+    store.put_if_absent(status_key(run_id, 1), RunStatus(run_id, 1060.0, {"train": stage}, trajectory).to_json())
+    if state is not None:
+        store.put_if_absent(end_key(run_id), RunEnded(run_id, state, 1060.0, "<b>no\x1b[31m</b>").to_json())

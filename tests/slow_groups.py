@@ -39,7 +39,8 @@ GROUPS = {
     "learning": "each way of training knows four clips by heart and samples them again",
     "validation": "videos while training: sharded ranks that fail, all that saves memory",
     "converted": "each feature that the quickstart offers, converted and trained for a few steps",
-    "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings",
+    "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings; "
+    "what is evaluated on request",
     "seek": "late windows of every kind of video",
 }
 

@@ -67,6 +67,7 @@ PATTERNS = {
     r"^(auto|tab|\t|[!#-/:-@\[\]^_`{-~])$": "must be auto, tab, or one character such as , ; or |",
     r"^[^/\\]+$": "must be a part of a file's name, without / and \\",
     r"^[^/\s]+/[^/\s]+$": "must be the id of a model on the hub: owner/name",
+    "^[^/:]+$": "must be a name without / and :, which MLflow's registry does not take",
     "^[^/]+/[^/]+$": "must name a flow and a deployment: flow/deployment",
 }
 

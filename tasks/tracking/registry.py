@@ -173,9 +173,10 @@ class Registry:
             create(signature.uri)
         except MlflowException as error:
             # a server takes a local path only inside of the run's own artifacts; the tag `sana.uri` says where it is
-            if error.error_code != "INVALID_PARAMETER_VALUE" or run_id is None:
+            if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
-            create(str(self._client.get_run(run_id).info.artifact_uri))
+            own = self._client.get_run(run_id).info.artifact_uri if run_id else None
+            create(str(own or f"sana://{signature.fingerprint}"))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -18,9 +18,10 @@ from sana.comparison.lineage import Lineage
 from sana.comparison.record import Comparison, PairComparison
 from sana.comparison.subjects import trained_subject
 from sana.errors import SanaError
+from sana.facts import TrainFacts
 from sana.report.comparison.page import comparison_page
 from sana.store import Store, open_store
-from tests.made_up_runs import Clip, Data, Made, Training, make_data, make_training
+from tests.made_up_runs import Clip, Data, Made, Training, make_data, make_training, put_run
 from tests.report_pages import Page
 
 CLIPS = (
@@ -231,6 +232,31 @@ def test_a_step_without_a_checkpoint_is_an_error(store: Store) -> None:
     one = make_training(store, make_data(store, CLIPS), Made(OF_A))
     with pytest.raises(SanaError, match=r"no checkpoint of step 7 \(steps there: 100\)"):
         find_subject(f"{one.train.fingerprint}@7", Lineage(store), "ema")
+
+
+def test_a_run_is_what_it_trained(store: Store) -> None:
+    """A run that has finished is its artifact, though its trajectory went on; one that has not, its trajectory."""
+    data = make_data(store, CLIPS)
+    short, long = make_training(store, data, Made(OF_A, step=10)), make_training(store, data, Made(OF_B, step=20))
+    trajectory = TrainFacts.of(short.train).trajectory
+    assert trajectory == TrainFacts.of(long.train).trajectory
+    put_run(store, "20261128-154012-3fa9c1", "cats", trajectory, fingerprint=short.train.fingerprint)
+    put_run(store, "20261128-164012-3fa9c1", "cats", trajectory)
+    document, _ = run(store, "20261128-154012-3fa9c1", "20261128-164012-3fa9c1", "20261128-164012-3fa9c1@0", "--json")
+    found = Comparison.from_json(document, where="--json")
+    assert [(side.train, side.step) for side in found.sides] == [
+        (short.train.fingerprint, 10),
+        (long.train.fingerprint, 20),
+        ("", 0),
+    ]
+    assert [side.name for side in found.sides][0] == "20261128-154012-3fa9c1"
+
+
+@pytest.mark.parametrize("run_id", ["20260101-000000-000000", "20260101-000000-000001"])
+def test_a_run_that_is_not_there_or_trained_nothing_is_an_error(store: Store, run_id: str) -> None:
+    put_run(store, "20260101-000000-000001", "cats", "")
+    with pytest.raises(SanaError, match=f"has no run {run_id}|run {run_id} trained nothing"):
+        CliRunner().invoke(cli, ["compare", run_id, run_id, "--root", store.root], catch_exceptions=False)
 
 
 def run(store: Store, *arguments: str) -> tuple[str, str]:

@@ -14,11 +14,9 @@ from sana.artifact import Artifact
 from sana.counts import Counts
 from sana.facts import EvaluateFacts, PairedDifference, TrainFacts, WeightsLoss
 from sana.runs.choosing import chosen
-from sana.runs.records import RunEnded, RunStarted, RunStatus, StageStatus, end_key, start_key, status_key
 from sana.runs.trainings import TrainingList, trainings_of
-from sana.runtime.process_id import this_process
 from sana.store import Store, open_store
-from tests.made_up_runs import Clip, Made, make_data, make_training
+from tests.made_up_runs import Clip, Made, make_data, make_training, put_run
 
 LOSSES = {"clip-a": (1.0, 1.0)}
 CLIPS = [Clip("clip-a"), Clip("clip-t", split="train")]
@@ -27,15 +25,6 @@ CLIPS = [Clip("clip-a"), Clip("clip-t", split="train")]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
-
-
-def put_run(store: Store, run_id: str, title: str, trajectory: str, *, state: str | None = "completed") -> None:
-    started = RunStarted(run_id, title, "key", "root: x", "host", this_process(), 1000.0, "0.1")
-    store.put_if_absent(start_key(run_id), started.to_json())
-    stages = {"train": StageStatus("running", 1000.0, done=7, total=20, unit="steps")}
-    store.put_if_absent(status_key(run_id, 1), RunStatus(run_id, 1060.0, stages, trajectory).to_json())
-    if state is not None:
-        store.put_if_absent(end_key(run_id), RunEnded(run_id, state, 1060.0, "<b>no\x1b[31m</b>").to_json())  # type: ignore[arg-type]
 
 
 def trained(store: Store, *, step: int = 100, losses: Any = LOSSES, **settings: Any) -> Artifact:
