@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # --no-compile: Python compiles what is imported, and only that, on first use
 PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile -c constraints.txt
 
-.PHONY: setup setup-dev demo test test-slow test-slow-group coverage lint hooks bench ui
+.PHONY: setup setup-dev demo test test-slow test-slow-group coverage lint hooks bench ui release
 setup: .venv/ready
 setup-dev: .venv/dev
 # what runs the pipeline
@@ -56,6 +56,11 @@ lint: .venv/dev
 hooks: .venv/dev
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt pre-commit
 	$(BIN)/pre-commit install
+
+# the wheel of a tag, which must equal the version in pyproject.toml: make release TAG=v0.2.0
+release: .venv/dev
+	$(BIN)/python -m tests.release $(TAG)
+	$(BIN)/python -m build --wheel --outdir dist
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
