@@ -10,10 +10,8 @@ import click
 
 from flows.cli import encode_worker, lora, maintenance, run
 from flows.cli import model as trained
-from flows.cli.begin import calibrate, check, completion, convert, deploy, doctor, init, plan, schema
-from flows.cli.look import compare, inspect, promote, report, runs, ui, watch
 from flows.cli.begin import calibrate, check, completion, convert, demo, deploy, doctor, init, plan, schema
-from flows.cli.look import compare, inspect, report, ui, watch
+from flows.cli.look import compare, inspect, promote, report, runs, ui, watch
 from flows.cli.options import forget_options
 from flows.cli.output.endings import (
     TerminatedError,
