@@ -41,7 +41,6 @@ GROUPS = {
     "converted": "each feature that the quickstart offers, converted and trained for a few steps",
     "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings; "
     "what is evaluated on request",
-    "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings",
     "wheel": "the wheel in an empty environment, without the constraints, runs the demo outside of the clone",
     "seek": "late windows of every kind of video",
 }
