@@ -16,6 +16,7 @@ from sana.facts import (
     BASELINE,
     EncodeLatentsFacts,
     EvaluateFacts,
+    EvaluateWeightsFacts,
     PairedDifference,
     SampleFacts,
     SigmaLoss,
@@ -186,6 +187,17 @@ def _evaluate(store: Store, data: Data, made: Made, weights: str) -> Artifact:
         counts=Counts.all_kept(len(made.losses)),
         facts=EvaluateFacts(of_weights, {"live": drop, "ema": drop}, made.step),
     )
+
+
+def evaluate_on_request(store: Store, data: Data, training: Training, losses: Losses) -> Artifact:
+    """Commit the losses of a training's EMA weights on the eval split of these data, as `compare --evaluate` does."""
+    trained, made = TrainFacts.of(training.train), Made(losses)
+    inputs = {"latents": data.latents.content["eval"], "captions": data.captions.content["eval"], "weights": "x"}
+    settings = {"num_sigmas": 2, "mixed_precision": "fp32"}
+    draft = Draft(store, Recipe("evaluate_weights", 1, settings, {**inputs, "initial_weights": made.base}))
+    draft.add("losses.parquet", to_parquet(pa.Table.from_pylist(_rows("ema", losses, made), schema=LOSSES)))
+    facts = EvaluateWeightsFacts("ema", trained.trajectory, trained.step, len(losses))
+    return draft.commit(content={"losses": digest_of(list(losses))}, counts=Counts.all_kept(len(losses)), facts=facts)
 
 
 def _rows(weights: str, losses: Losses, made: Made) -> list[dict[str, Any]]:

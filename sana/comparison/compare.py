@@ -1,15 +1,17 @@
 """Compare: each side with the first, by losses, settings and data; and the videos of the same prompt and seed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sana.artifact import Artifact, Recipe, config_diff
-from sana.comparison.data import ClipDifference, DataSide, clip_difference
+from sana.comparison.data import ClipDifference, DataSide, clip_difference, num_trained_on
 from sana.comparison.evaluations import Evaluation, closest
 from sana.comparison.losses import compare_losses
 from sana.comparison.record import Comparison, ConfigChange, PairComparison, Side
 from sana.comparison.subjects import Subject, method_of
 from sana.comparison.videos import VideoSource, sample_rows
 from sana.errors import SanaError
+from sana.facts import EvaluateFacts
 
 MAX_SIDES = 12
 _LABELS = "ABCDEFGHIJKL"
@@ -36,6 +38,8 @@ def compare(subjects: Sequence[Subject], *, with_data: bool = True) -> Compariso
             losses = compare_losses(of_side, of_reference)
         except SanaError as error:
             raise SanaError(f"{subject.name} and {reference.name} cannot be compared: {error}") from error
+        leaks = (*_leaks(label, subject, of_side), *_leaks("A", reference, of_reference))
+        losses = replace(losses, notes=(*leaks, *losses.notes))
         said: list[str] = []
         config = _config_changes(subject, reference, of_side, of_reference)
         train, evaluated = _data(subject, reference, of_side, of_reference, said) if with_data else (None, None)
@@ -70,6 +74,19 @@ def _side(label: str, subject: Subject, evaluation: Evaluation) -> Side:
         stderr=table.stderr(),
         num_samples=len(table.sample_ids),
     )
+
+
+def _leaks(label: str, subject: Subject, evaluation: Evaluation) -> list[str]:
+    """Say so if a side was trained on clips that it was evaluated on: of its own evaluate stage it never was."""
+    if evaluation.artifact.stage == EvaluateFacts.STAGE or subject.trained is None or evaluation.samples is None:
+        return []
+    latents = subject.lineage.latents(subject.trained, "train")
+    clips = {sample.clip_id for sample in evaluation.samples.values()}
+    number = num_trained_on(subject.lineage, latents, clips) if latents and subject.step else 0
+    told = (
+        f"{label} was trained on {number} of the {len(clips)} clips that it was evaluated on: its loss there is too low"
+    )
+    return [told] if number else []
 
 
 def _config_changes(

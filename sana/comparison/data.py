@@ -4,11 +4,12 @@ Ids are read as 64-bit hashes, so that ten million clips a side fit: of two othe
 of that size) one would be missed. Only the clips that are named are read as texts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sana.artifact import Artifact
@@ -69,6 +70,14 @@ class DataSide:
     latents: Artifact
     captions: Artifact | None
     split: str
+
+
+def num_trained_on(lineage: Lineage, latents: Artifact, clip_ids: Collection[str]) -> int:
+    """Return how many of some few clips are in the train split of what encode_latents made."""
+    among, found = pa.array(sorted(clip_ids), pa.string()), set[str]()
+    for batch in _of_split(DataSide(lineage, latents, None, "train"), ("clip_id",)):
+        found.update(batch.column("clip_id").filter(pc.is_in(batch.column("clip_id"), among)).to_pylist())
+    return len(found)
 
 
 @dataclass(frozen=True)

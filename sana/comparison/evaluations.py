@@ -26,6 +26,7 @@ _SETTINGS = ("mixed_precision", "weights_dtype", "text_padding")
 class EvalSample:
     """One sample of an eval list: what its losses depend on beside the weights."""
 
+    clip_id: str
     dataset: str
     bucket: str
     sample_key: str  # the video's content and how it is cut
@@ -110,7 +111,12 @@ class Evaluation:
         text_of = {row["name"]: row["text_key"] for row in texts if row["role"] == "eval" and row["position"] == 0}
         return {
             row["sample_id"]: EvalSample(
-                row["dataset"], row["bucket"], row["sample_key"], row["digest"], text_of.get(row["clip_id"], "")
+                row["clip_id"],
+                row["dataset"],
+                row["bucket"],
+                row["sample_key"],
+                row["digest"],
+                text_of.get(row["clip_id"], ""),
             )
             for row in rows
         }

@@ -21,7 +21,7 @@ from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.report.comparison.page import comparison_page
 from sana.store import Store, open_store
-from tests.made_up_runs import Clip, Data, Made, Training, make_data, make_training, put_run
+from tests.made_up_runs import Clip, Data, Made, Training, evaluate_on_request, make_data, make_training, put_run
 from tests.report_pages import Page
 
 CLIPS = (
@@ -193,6 +193,19 @@ def test_videos_of_the_same_prompt_and_seed_stand_side_by_side(store: Store, see
         assert [store.read(video.key) for video in row.videos] == [b"of a", b"of b"]
     else:
         assert "no prompt has a video of one seed on two sides: prompts or seeds were changed" in found.notes
+
+
+@pytest.mark.parametrize("leaked", [0, 1])
+def test_a_side_that_was_trained_on_eval_clips_is_told(store: Store, leaked: int) -> None:
+    """Evaluated on request, on the eval split of another config: clip-a, and what B was trained on."""
+    data = make_data(store, CLIPS)
+    trained_on = [Clip("clip-a", split="train")] if leaked else [Clip("clip-t", split="train")]
+    of_b = make_data(store, [*trained_on, Clip("clip-x")])
+    a, b = make_training(store, data, Made(OF_A)), make_training(store, of_b, Made(step=50))
+    evaluate_on_request(store, data, b, OF_B)
+    pair = compared(store, a, b).pairs[0]
+    said = "B was trained on 1 of the 3 clips that it was evaluated on: its loss there is too low"
+    assert (said in pair.losses.notes) == bool(leaked) and pair.losses.eval_loss.num_samples == 3
 
 
 NAMES = {
