@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# train, evaluate, ranks and deciding need a finished `make demo`
+# train, evaluate, ranks, deciding and ui need a finished `make demo`
 NAMES = (
     "probe",
     "seek",
@@ -25,6 +25,7 @@ NAMES = (
     "estimates",
     "deciding",
     "ranks",
+    "ui",
 )
 
 for name in NAMES:

@@ -24,6 +24,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import psutil
 
@@ -42,24 +43,35 @@ def main(seconds: float = 120.0) -> None:
         root = folder / "root"
         for stage in (*DATA, "sample"):
             shutil.copytree(Path(".sana/store", stage), root / stage)
-        with training(folder, root) as metrics, page(root) as (url, server), readers() as say:
+        with training(folder, root) as (metrics, run), page(root) as (url, server), readers() as say:
             wait_for_rows(metrics)
+            trainer = next(one for one in run.children(recursive=True) if "sana.workers.train" in one.cmdline())
             trajectory = next(path.name for path in root.glob("train/*") if (path / "checkpoints").is_dir())
             cpu = server.cpu_times()
-            measured = turns(metrics, say, f"{url}/training/{trajectory}", seconds)
+            measured = turns(metrics, trainer, say, f"{url}/training/{trajectory}", seconds)
             spent = sum(server.cpu_times()[:2]) - sum(cpu[:2])
             peak = server.memory_info().rss / 2**20
-    alone, watched = median(measured[False]), median(measured[True])
-    print("| readers | s a step, median | log windows | ratio |\n|---|---|---|---|")
-    print(f"| none | {alone:.4f} | {len(measured[False])} | 1 |")
-    print(f"| {NUM_READERS} | {watched:.4f} | {len(measured[True])} | {watched / alone:.3f} |")
-    busy = len(measured[True]) / (len(measured[True]) + len(measured[False])) * seconds
-    print(f"\nThe server: {100 * spent / busy:.0f} % of one core while read, {peak:.0f} MiB.")
+    of_turns = [median(turn.step_s) for turn in measured]  # the first and every second after it without readers
+    alone, watched = (
+        sum(t.cpu_s for t in some) / sum(t.steps for t in some) for some in (measured[::2], measured[1::2])
+    )
+    ratios = [
+        watched / ((before + after) / 2)
+        for before, watched, after in zip(of_turns[::2], of_turns[1::2], of_turns[2::2], strict=False)
+    ]
+    print("| readers | turns | s a step | of the turns before and after | CPU s a step | ratio |")
+    print("|---|---|---|---|---|---|")
+    print(f"| none | {len(of_turns[::2])} | {median(of_turns[::2]):.4f} | 1 | {alone:.4f} | 1 |")
+    print(
+        f"| {NUM_READERS} | {len(of_turns[1::2])} | {median(of_turns[1::2]):.4f} | {median(ratios):.3f} "
+        f"| {watched:.4f} | {watched / alone:.3f} |"
+    )
+    print(f"\nThe server: {100 * spent / (seconds / 2):.0f} % of one core while read, {peak:.0f} MiB.")
 
 
 @contextlib.contextmanager
-def training(folder: Path, root: Path) -> Iterator[Path]:
-    """Train the demo for longer than this lasts; yields the folder below which its rows are written."""
+def training(folder: Path, root: Path) -> Iterator[tuple[Path, psutil.Process]]:
+    """Train the demo for longer than this lasts; yields the folder below which its rows are written, and the run."""
     settings = {
         "root": root,
         "work_dir": folder / "work",
@@ -70,8 +82,8 @@ def training(folder: Path, root: Path) -> Iterator[Path]:
     }
     command = [sys.executable, "-m", "flows.cli.main", "run", "configs/demo.yaml", "--until", "train"]
     sets = [part for key, value in settings.items() for part in ("-s", f"{key}={value}")]
-    with child([*command, *sets]):
-        yield folder / "work" / "train"
+    with child([*command, *sets]) as process:
+        yield folder / "work" / "train", psutil.Process(process.pid)
 
 
 @contextlib.contextmanager
@@ -113,10 +125,18 @@ def wait_for_rows(folder: Path) -> None:
     raise TimeoutError("the training writes no metrics")
 
 
-def turns(folder: Path, say: "Readers", url: str, seconds: float) -> dict[bool, list[float]]:
-    """Return the seconds a step of the log windows that ended while nobody read, and while all did."""
+class Turn(NamedTuple):
+    """Some seconds with or without readers: seconds a step of its log windows, and the trainer's CPU seconds of all."""
+
+    step_s: list[float]
+    cpu_s: float
+    steps: int
+
+
+def turns(folder: Path, trainer: psutil.Process, say: "Readers", url: str, seconds: float) -> list[Turn]:
+    """Return what was measured in each turn: first nobody reads, then all, and so on."""
     path = max(folder.rglob("metrics.jsonl"), key=lambda found: found.stat().st_mtime)
-    found: dict[bool, list[float]] = {False: [], True: []}
+    found: list[Turn] = []
     ends = time.monotonic() + seconds
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
@@ -126,13 +146,16 @@ def turns(folder: Path, say: "Readers", url: str, seconds: float) -> dict[bool, 
             time.sleep(SETTLE_S)
             file.read()
             stop = time.monotonic() + TURN_S - SETTLE_S + random.random()
-            rest = b""
+            rest, windows, steps, began = b"", list[float](), 0, sum(trainer.cpu_times()[:2])
             while time.monotonic() < stop:
                 time.sleep(0.1)
                 *lines, rest = (rest + file.read()).split(b"\n")
                 rows = [json.loads(line) for line in lines if line.startswith(b"{")]
-                found[on] += [row[m.STEP_S] for row in rows if m.STEP_S in row and row[m.STEP] % LOG_EVERY == 0]
-            on = not on
+                steps += sum(m.TRAIN_LOSS in row for row in rows)
+                windows += [row[m.STEP_S] for row in rows if m.STEP_S in row and row[m.STEP] % LOG_EVERY == 0]
+            if windows:  # else the turn is longer: the machine is very busy
+                found.append(Turn(windows, sum(trainer.cpu_times()[:2]) - began, steps))
+                on = not on
     return found
 
 

@@ -24,6 +24,7 @@ from sana.store import Store
 from sana.training.checkpoints import checkpoint
 
 COUNTS = Counts(4, 4, 0, {}, {}, None, {})
+CONFIG = "train:\n  method:\n    name: lora\ndownload:\n  datasets:\n  - id: cats\n"
 VIDEO = bytes(range(256)) * 40
 
 
@@ -95,11 +96,11 @@ def record_run(
     end: RunEnd | None = None,
     error: str = "",
     links: Mapping[str, str] | None = None,
+    config: str = CONFIG,
 ) -> None:
     """Write the records of a run that has come to training, on this machine."""
     now = time.time() if heard_at is None else heard_at
     process = this_process() if pid is None else ProcessId(this_host(), pid)
-    config = "train:\n  method:\n    name: lora\ndownload:\n  datasets:\n  - id: cats\n"
     started = RunStarted(run_id, title, "key", config, "here", process, now - 60, "0.1.0")
     store.put_if_absent(start_key(run_id), started.to_json())
     stages = {

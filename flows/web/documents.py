@@ -28,8 +28,8 @@ OWN = ""  # the data report of the config that the page was opened with
 class Documents:
     """Makes one page at a time, as it may read large tables and open videos, and keeps the newest."""
 
-    def __init__(self, root: LiveRoot, context: Context | None) -> None:
-        self._root, self._context = root, context
+    def __init__(self, root: LiveRoot, context: Context | None, title: str) -> None:
+        self._root, self._context, self._title = root, context, title
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, ...], tuple[float, str]] = OrderedDict()
 
@@ -68,7 +68,7 @@ class Documents:
         if run_id == OWN:
             if self._context is None:
                 raise LookupError("this page was opened without a config: open the data report of a run")
-            context, title = self._context, Path(self._context.store.root).name
+            context, title = self._context, self._title
         else:
             started = self._root.run(run_id).started
             values = parse_yaml(started.config, where=f"the config of run {run_id}")

@@ -34,15 +34,19 @@ class Served:
 
 
 @contextmanager
-def live_page(store: Store, *, host: str, port: int, context: Context | None = None) -> Iterator[Served]:
-    """Serve the page of a root on this address; `context`: that of a config, whose data report is beside it.
+def live_page(
+    store: Store, *, host: str, port: int, context: Context | None = None, title: str = ""
+) -> Iterator[Served]:
+    """Serve the page of a root on this address, with the data report of a config if its context is given.
+
+    `title`: what the config is called.
 
     Raises:
         SanaError: the address cannot be listened on.
     """
     root = LiveRoot(store, About(store.root, has_data=context is not None))
     reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
-    app = LiveApp(root, reader, Documents(root, context))
+    app = LiveApp(root, reader, Documents(root, context, title))
     with PageServer(app.asgi(host=host), host, port) as server:
         reader.start()
         try:

@@ -271,3 +271,21 @@ def test_a_file_that_is_gone_is_an_answer_and_not_half_of_one(store: Store) -> N
     with served(store) as url:
         code, _, page = get(f"{url}/file/train/{train.fingerprint}/{file.digest}/sigma_histogram.png")
     assert code == 404 and "no such object in the store" in page
+
+
+def test_the_run_report_of_a_training_and_the_data_report_of_a_run(store: Store) -> None:
+    train = commit_training(store, "0000aaaa0000aaaa")
+    save_steps(store, "0000bbbb0000bbbb", 50)
+    live = [{"step": 51, "train/loss": 0.125}]
+    run = {"title": "kittens", "trajectory": "0000bbbb0000bbbb", "fingerprint": "c0ffee00c0ffee00", "rows": live}
+    record_run(store, "20261128-120000-aaaaaa", **run)
+    with served(store) as url:
+        assert "kittens" in get(f"{url}/")[2]
+        code, headers, unfinished = get(f"{url}/report/0000bbbb0000bbbb")
+        assert code == 200 and "kittens" in unfinished and headers["Content-Security-Policy"].startswith("sandbox")
+        code, _, page = get(f"{url}/data/20261128-120000-aaaaaa")
+        assert code == 404 and "20261128-120000-aaaaaa" in page  # its config is none
+        record_run(store, "20261128-120100-bbbbbb", title="cats", config=Path("configs/demo.yaml").read_text())
+        code, _, page = get(f"{url}/data/20261128-120100-bbbbbb")
+        assert code == 200 and "<h1>cats</h1>" in page and store.root in page
+        assert get(f"{url}/report/{train.fingerprint}")[0] == 200

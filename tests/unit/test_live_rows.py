@@ -160,6 +160,6 @@ def test_a_table_is_sorted_and_paged_by_its_query_string(store: Store, query: di
     page = overview.parts(rows, RunIndex(store), topic)[1]["trainings"]
     assert f"page {expected} of 3" in page
     found = overview.parts(rows, RunIndex(store), Topic("overview", "", (("find", f"{7:016x}"),)))[1]["trainings"]
-    assert "1 trainings of 101" in found
+    assert "1 of 101 trainings" in found
     none = overview.parts(rows, RunIndex(store), Topic("overview", "", (("state", "failed"),)))[1]["trainings"]
     assert "None of 101 is like that" in none

@@ -54,7 +54,7 @@ def ui(
     try:
         with (
             _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
-            live_page(store, host=host, port=port, context=context) as page,
+            live_page(store, host=host, port=port, context=context, title=Path(config or "").stem) as page,
         ):
             click.echo(f"{store.root} is at {page.url} (Ctrl-C ends it)")
             if mlflow is not None and beside is not None:
