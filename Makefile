@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
+export NO_MKDOCS_2_WARNING := 1
 # empty, whatever the machine sets: else each process compiles all it imports, 23 s of CPU for a worker in place of 9
 export PYTHONDONTWRITEBYTECODE :=
 
 # --no-compile: Python compiles what is imported, and only that, on first use
 PIP := $(BIN)/pip install --disable-pip-version-check -q --no-compile -c constraints.txt
 
-.PHONY: setup setup-dev demo test test-slow test-slow-group coverage lint hooks bench ui release
+.PHONY: setup setup-dev demo test test-slow test-slow-group coverage lint hooks bench ui release docs docs-serve
 setup: .venv/ready
 setup-dev: .venv/dev
 # what runs the pipeline
@@ -52,6 +53,14 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict -q -d build/site
+
+# the docs site, into build/site; nothing in it is loaded from the network
+docs: .venv/dev
+	$(BIN)/mkdocs build --strict -d build/site
+
+docs-serve: .venv/dev
+	$(BIN)/mkdocs serve -a 127.0.0.1:8000
 
 hooks: .venv/dev
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt pre-commit
