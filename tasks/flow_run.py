@@ -30,6 +30,7 @@ from tasks.prefect_progress import PrefectProgress
 from tasks.report import DataReport
 from tasks.run_log import tell_errors_once
 from tasks.run_report import RunReport
+from tasks.trackers.observer import trackers_of
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.registry import RegistryObserver
 from tasks.tracking.tracker import Tracker
@@ -126,7 +127,7 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     )
     # its last page has links to the tracker's run, which is not ended yet, and waits for no server that is gone
     pages = [] if temporary else [PrefectPages(tracker, config)]
-    recorded = [TrackingObserver(tracker), RegistryObserver(tracker)]
+    recorded = [TrackingObserver(tracker), RegistryObserver(tracker), *trackers_of(context.config, tracker.key)]
     observers = [*told, *recorded, *pages, DataReport(tracker), RunReport(tracker), progress]
     if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
         # before `progress`, which at the end may wait for Prefect's server to come back

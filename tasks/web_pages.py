@@ -5,6 +5,8 @@ from urllib.parse import quote
 from sana.wording import without_password
 from tasks.tracking.tracker import Tracker
 
+MODEL_TRAINING = "?workflowType=machine_learning"  # without it MLflow shows what it has for language models
+
 
 def mlflow_page(tracker: Tracker) -> str | None:
     """Return the address of the pipeline's run on the tracking server, without its password; None where it has none."""
@@ -15,4 +17,4 @@ def mlflow_page(tracker: Tracker) -> str | None:
     if experiment is None:
         return None
     server = without_password(tracker.uri).rstrip("/")
-    return f"{server}/#/experiments/{quote(experiment, safe='')}/runs/{quote(run_id, safe='')}"
+    return f"{server}/#/experiments/{quote(experiment, safe='')}/runs/{quote(run_id, safe='')}{MODEL_TRAINING}"

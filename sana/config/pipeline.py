@@ -16,29 +16,12 @@ from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
+from sana.config.tracking import TrackingConfig
 from sana.config.training.conditions import ConditionConfig, Conditions, InpaintMaskCondition
 from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig
 from sana.config.training.validation import MAX_VIDEOS
 from sana.wording import first_of
-
-
-class TrackingConfig(Section):
-    experiment: str = Field("sana-video", min_length=1, description="MLflow experiment")
-    uri: str | None = Field(None, description="MLflow server; unset: MLFLOW_TRACKING_URI, else sqlite in work_dir")
-    registered_model: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        pattern=r"^[^/:]+$",
-        description="model of MLflow's registry that each trained model becomes a version of; unset: `experiment`",
-    )
-    promote: bool = Field(
-        False,
-        description="at the end of a run, give its version the alias champion if it is surely better than the one that "
-        "has it: on the same eval list and base the paired difference is below 0 by 2 standard errors. Off: `sana "
-        "promote` does it when asked",
-    )
 
 
 class Config(Section):

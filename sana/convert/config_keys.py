@@ -14,6 +14,8 @@ from sana.convert.features.publish import KEYS as KEYS_OF_PUBLISH
 from sana.convert.features.publish import convert_publish
 from sana.convert.features.rollout import KEYS as KEYS_OF_ROLLOUT
 from sana.convert.features.rollout import convert_rollout
+from sana.convert.features.tracking import KEYS as KEYS_OF_TRACKERS
+from sana.convert.features.tracking import convert_trackers
 from sana.convert.mapping import Group, Row, Run, Table, at_least
 from sana.convert.offload import KEYS, convert_activations, convert_offload
 from sana.convert.places import convert_places
@@ -112,5 +114,6 @@ CONFIG_KEYS: Table = (
     Group("validation_prompt user_prompt_library", convert_prompts),
     Group(KEYS_OF_PUBLISH, convert_publish),
     Group("webhook_config webhook_reporting_interval webhook_progress_interval", convert_webhooks),
-    Row("tracking.experiment", "tracker_project_name", "sana-video", "of MLflow, whose runs name themselves"),
+    Row("tracking.experiment", "tracker_project_name", "sana-video", "of MLflow; the project of wandb too"),
+    Group(KEYS_OF_TRACKERS, convert_trackers),
 )  # fmt: skip

@@ -70,9 +70,9 @@ FAMILIES = (
     Family("fuse_optimizer",
            "of offloaded optimizers there; here AdamW is one fused kernel on a GPU. Steps within the backward pass are "
            "train.resources.fused_backward"),
-    Family("report_to tracker_run_name logging_dir tracker_* swanlab* wandb*",
-           "every run is recorded in MLflow, see tracking, and named by what went into it, so that a rerun finds its "
-           "own; logs are under work_dir"),
+    Family("logging_dir tracker_* swanlab* wandb*",
+           "every run is recorded in MLflow, and by the trackers of tracking.also, whose keys are variables of the "
+           "environment; logs are under work_dir"),
     # eval loss and samples
     Family("eval_dataset_pooling eval_loss_disable evaluation_*",
            "the stage evaluate gives one eval loss over all held-out clips, noise levels and noise fixed, of the "

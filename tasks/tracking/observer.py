@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, StageEnd, WorkEvent, WorkStart
 from sana.progress import PreviewReady, ValidationDone
 from tasks.tracking.pictures import Pictures
-from tasks.tracking.tracker import StageRun, Tracker
+from tasks.tracking.pipeline_view import PipelineView
+from tasks.tracking.stage_run import StageRun
+from tasks.tracking.tracker import Tracker
 
 
 class TrackingObserver(Observer):
@@ -14,14 +16,18 @@ class TrackingObserver(Observer):
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._pictures = Pictures(tracker)
+        self._view = PipelineView(tracker)
         self._working: StageRun | None = None  # the stage that has work to do
 
-    def on_run_start(self, start: RunStart) -> None:  # noqa: ARG002
+    def on_run_start(self, start: RunStart) -> None:
+        self._tracker.title = start.title
         self._tracker.__enter__()
+        self._view.start()
 
     def on_metrics(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:  # noqa: ARG002
         if self._working is not None:
             self._working.log_metrics(rows)
+            self._view.rows(rows)
 
     def on_event(self, event: Event) -> None:
         match event:
@@ -30,6 +36,7 @@ class TrackingObserver(Observer):
             case Committed():
                 stage_run = self._working or self._tracker.stage(event.recipe, event.inputs)
                 stage_run.finished(event.artifact, "Cached" if event.state == CACHED else "Completed")
+                self._view.committed(event.artifact, stage_run.run_id())
                 if event.state != CACHED and (run_id := stage_run.run_id()):
                     self._pictures.finish(run_id, event.artifact)
             case WorkEvent(what=ValidationDone(record=record)) if self._working is not None and record:
@@ -46,4 +53,5 @@ class TrackingObserver(Observer):
                 pass
 
     def on_run_end(self, error: BaseException | None) -> None:
+        self._view.end(error)
         self._tracker.__exit__(type(error) if error else None, error, None)

@@ -4,19 +4,17 @@ An index that can be rebuilt from the artifacts: no call here fails a stage or k
 addressed by id, never ambient. The only file that imports mlflow.
 """
 
-import json
 import logging
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import requests
 from google.protobuf.json_format import ParseError
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,15 +24,15 @@ from sana.config.pipeline import Config
 from sana.store import Store
 from sana.store_errors import StoreError
 from sana.wording import without_password
-from tasks.tracking import values
-from tasks.tracking.metrics_shipper import MetricShipper, Point
+from tasks.tracking import naming, values
+from tasks.tracking.calls import as_tags, note_error
 from tasks.tracking.run_ids import RunIds
+from tasks.tracking.stage_run import StageRun
 from tasks.tracking.trouble import TrackerAwayError, in_words
 
 _ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
 TROUBLE = (MlflowException, requests.RequestException, ParseError, SQLAlchemyError, OSError, StoreError, *_ADDRESS)
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
-DRAIN_S, KILLED_DRAIN_S = 60.0, 2.0  # last metrics of a stage; on a cancel little of Prefect's grace is left
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -59,6 +57,7 @@ class Tracker:
         work_dir = Path(config.work_dir).absolute()
         self.uri = values.tracking_uri(config)
         self.run_id: str | None = None
+        self.title = ""  # of the config, in runs' names
         self._ids = RunIds(work_dir / "mlflow-runs.json", without_password(self.uri))
         self._artifacts = (work_dir / "mlflow-artifacts").as_uri() if self.uri.startswith("sqlite:") else None
         self._client: MlflowClient | None = None
@@ -76,10 +75,10 @@ class Tracker:
     ) -> None:
         run_id = self.run_id
         if run_id:
-            self.try_to(lambda client: _note_error(client, run_id, error))  # a stage's run may not have begun
+            self.try_to(lambda client: note_error(client, run_id, error))  # a stage's run may not have begun
             self.try_to(lambda client: client.set_terminated(run_id, values.status_of(error)))
 
-    def stage(self, recipe: Recipe, inputs: Mapping[str, Artifact]) -> "StageRun":
+    def stage(self, recipe: Recipe, inputs: Mapping[str, Artifact]) -> StageRun:
         """Return the run of the artifact that this recipe makes; enter it when the stage does work."""
         return StageRun(self, recipe, inputs)
 
@@ -119,7 +118,7 @@ class Tracker:
     def find_or_create(self, stage: str, fingerprint: str, params: Mapping[str, object]) -> str | None:
         """Return the id of the run that is tagged so; params that it lacks are logged, once for all."""
         tags = {"sana.stage": stage, "sana.fingerprint": fingerprint}
-        name = f"{stage}-{fingerprint[:8]}"
+        name = naming.stage_name(stage, fingerprint, title=self.title)
         parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
 
         def call(client: MlflowClient) -> str:
@@ -152,8 +151,11 @@ class Tracker:
         return self.run_id
 
     def _describe(self, client: MlflowClient, run_id: str) -> bool:
-        client.update_run(run_id, status="RUNNING")
-        client.log_batch(run_id, tags=_tags(self.facts))
+        started_s = client.get_run(run_id).info.start_time / 1000
+        template = self.config.tracking.run_name
+        name = naming.run_name(self.config, template, title=self.title, key=self.key, started_s=started_s)
+        client.update_run(run_id, status="RUNNING", name=name)
+        client.log_batch(run_id, tags=as_tags(self.facts))
         client.log_text(run_id, values.resolved_yaml(self.config), "config/resolved.yaml")
         return True
 
@@ -178,7 +180,8 @@ class Tracker:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 try:
-                    self._experiment_id = client.create_experiment(name, artifact_location=self._artifacts)
+                    tags = {"mlflow.experimentKind": "custom_model_development"}  # its page opens with the runs
+                    self._experiment_id = client.create_experiment(name, self._artifacts, tags=tags)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was first
                         raise
@@ -189,130 +192,3 @@ class Tracker:
                 self._experiment_id = experiment.experiment_id
             self._client = client
         return self._client
-
-
-class StageRun:
-    """One stage's run in MLflow. Entered, it is RUNNING and takes metrics; left, it has its status."""
-
-    def __init__(self, tracker: Tracker, recipe: Recipe, inputs: Mapping[str, Artifact]) -> None:
-        self._tracker = tracker
-        self._recipe = recipe
-        self._inputs = inputs
-        self._shipper: MetricShipper | None = None
-        self._id: str | None = None
-
-    def __enter__(self) -> Self:
-        run_id = self.run_id()
-        if run_id:
-            self._tracker.try_to(lambda client: self._start(client, run_id))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        status = values.status_of(error)
-        self._drain(KILLED_DRAIN_S if status == "KILLED" else DRAIN_S)
-        if (run_id := self._id) and error is not None:
-            self._tracker.try_to(lambda client: _note_error(client, run_id, error))
-            self._tracker.try_to(lambda client: client.set_terminated(run_id, status))
-
-    def log_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Take rows of metrics; never waits. What MLflow has already is not sent again.
-
-        With no tracker nothing is kept here: the artifact holds every step and `finished` sends them.
-        """
-        if self._id:
-            self._ship(self._id, rows)
-
-    def finished(self, artifact: Artifact, state: str) -> None:
-        """Record a committed artifact, just made or found; one that is recorded already is only linked."""
-        if (run_id := self.run_id()) is None:
-            return
-        if (run := self._tracker.try_to(lambda client: client.get_run(run_id))) is None:
-            return
-        if run.data.tags.get("sana.recorded") != str(artifact.created_at):
-            rows = self._tracker.try_to(lambda _: values.metric_rows(artifact, self._tracker.store))
-            self._ship(run_id, rows or [])
-            unsent = self._drain(DRAIN_S)
-            self._tracker.try_to(lambda client: self._record(client, run_id, artifact, complete=not unsent))
-        if run.info.status != "FINISHED":
-            self._tracker.try_to(lambda client: client.set_terminated(run_id, "FINISHED"))
-        self._tracker.try_to(lambda client: _note_error(client, run_id, None))
-        self._tracker.link(artifact, run_id, state)
-
-    def run_id(self) -> str | None:
-        """Return the id of this run, made if it is not there; None while MLflow does not answer."""
-        if self._id is None:
-            recipe = self._recipe
-            params = values.params(self._tracker.config, {recipe.stage: recipe.config})[recipe.stage]
-            self._id = self._tracker.find_or_create(recipe.stage, recipe.fingerprint, params)
-        return self._id
-
-    def _start(self, client: MlflowClient, run_id: str) -> None:
-        attempt = int(client.get_run(run_id).data.tags.get("sana.attempt", "0")) + 1
-        client.update_run(run_id, status="RUNNING")
-        tags = values.attempt_tags(self._tracker.config, self._recipe, attempt)
-        client.log_batch(run_id, tags=_tags({**self._tracker.facts, **tags, "sana.pipeline": self._tracker.key}))
-        context = [InputTag("mlflow.data.context", self._recipe.stage)]
-        inputs = [
-            Dataset(
-                artifact.stage, artifact.fingerprint, "sana", json.dumps({"uri": self._tracker.store.uri(artifact.key)})
-            )
-            for artifact in self._inputs.values()
-        ]
-        client.log_inputs(run_id, [DatasetInput(dataset, tags=context) for dataset in inputs])
-
-    def _record(self, client: MlflowClient, run_id: str, artifact: Artifact, *, complete: bool) -> None:
-        store = self._tracker.store
-        now_ms = int(time.time() * 1000)
-        known = client.get_run(run_id).data.metrics  # an artifact of another root has the same numbers
-        new = {name: value for name, value in values.metrics(artifact).items() if name not in known}
-        client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in new.items()])
-        client.log_text(run_id, artifact.to_json(sort_keys=True).decode(), "artifact.json")
-        client.log_dict(run_id, values.linked_files(artifact, store), "files.json")
-        with tempfile.TemporaryDirectory() as folder:
-            values.fetch_small_files(artifact, store, Path(folder))
-            client.log_artifacts(run_id, folder)
-        tags = values.artifact_tags(artifact, store)
-        if complete:  # last: until then a later run does all this again
-            tags["sana.recorded"] = str(artifact.created_at)
-        client.log_batch(run_id, tags=_tags(tags))
-
-    def _ship(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
-        if self._shipper is None:
-            tracker = self._tracker
-            self._shipper = MetricShipper(
-                logged=lambda: tracker.try_to(lambda client: _logged(client, run_id)),
-                send=lambda points: bool(tracker.try_to(lambda client: _send(client, run_id, points))),
-            )
-        self._shipper.add(rows)
-
-    def _drain(self, timeout_s: float) -> int:
-        """Send what is left; returns the number of points that MLflow did not take."""
-        if self._shipper is None:
-            return 0
-        unsent = self._shipper.close(timeout_s)
-        self._shipper = None
-        return unsent
-
-
-def _note_error(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
-    """Say what ended the run, or take back what an earlier attempt said."""
-    if error is not None:
-        client.set_tag(run_id, "sana.error", str(error)[:5000] or type(error).__name__)
-    elif "sana.error" in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, "sana.error")
-
-
-def _logged(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
-    names = client.get_run(run_id).data.metrics
-    return {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
-
-
-def _send(client: MlflowClient, run_id: str, points: Sequence[Point]) -> bool:
-    client.log_batch(run_id, [Metric(p.name, p.value, p.time_ms, p.step) for p in points])
-    return True
-
-
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(name, value) for name, value in tags.items()]

@@ -43,6 +43,8 @@ LAYERS = [
 DOORS = {
     "prefect": ("flows/", "tasks/"),
     "mlflow": ("tasks/tracking/",),
+    "wandb": ("tasks/trackers/wandb.py",),
+    "tensorboard": ("tasks/trackers/tensorboard.py",),
     "s3fs": ("sana/store_s3.py",),
     "botocore": ("sana/store_s3.py", "sana/store_errors.py", "sana/store_credentials.py"),
     "decord": ("sana/data/video/frames.py",),

@@ -1,0 +1,30 @@
+"""Calls of MLflow's client that several runs make: errors, points, tags."""
+
+from collections.abc import Mapping, Sequence
+
+from mlflow.entities import Metric, RunTag
+from mlflow.tracking import MlflowClient
+
+from tasks.tracking.metrics_shipper import Point
+
+
+def note_error(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
+    """Say what ended the run, or take back what an earlier attempt said."""
+    if error is not None:
+        client.set_tag(run_id, "sana.error", str(error)[:5000] or type(error).__name__)
+    elif "sana.error" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "sana.error")
+
+
+def logged_points(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:
+    names = client.get_run(run_id).data.metrics
+    return {(name, point.step) for name in names for point in client.get_metric_history(run_id, name)}
+
+
+def send_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> bool:
+    client.log_batch(run_id, [Metric(p.name, p.value, p.time_ms, p.step) for p in points])
+    return True
+
+
+def as_tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(name, value) for name, value in tags.items()]

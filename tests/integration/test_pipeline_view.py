@@ -1,0 +1,173 @@
+"""The pipeline's own run in MLflow: a name, results, curves to the last step, data sets, and each attempt's end."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sana.artifact import Artifact, Draft, Recipe
+from sana.config.load import load_config
+from sana.config.pipeline import Config
+from sana.context import Context
+from sana.counts import Counts
+from sana.data.video.larger_copy import write_larger
+from sana.data.video.video import opened, write_mp4
+from sana.errors import SanaError
+from sana.facts import EncodeLatentsFacts, TrainFacts
+from sana.pipeline.observers import COMPLETED, Committed, RunStart, StageEnd, StageStart, WorkStart
+from sana.store import open_store
+from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.tracker import Tracker
+from tasks.tracking.values import pipeline_key, tracking_uri
+from tests.shown_runs import LOSSES
+
+ROWS = [{"step": step, "train/loss": 1.0 / step, "eval/loss_ema": 2.0 / step, "x/y": 1.0} for step in range(1, 31)]
+FACTS = {
+    "encode_latents": EncodeLatentsFacts(10, {"demo": 7}),
+    "train": TrainFacts("t1", 60, "train/t1/checkpoints/step_00000060/index.json", (), "train/t1/model"),
+    "evaluate": LOSSES,
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path, tracking_database: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "work").mkdir()
+    shutil.copy(tracking_database, tmp_path / "work")
+    return config_in(tmp_path)
+
+
+def config_in(folder: Path, *overrides: str) -> Config:
+    return load_config("configs/demo.yaml", [f"root={folder}/store", f"work_dir={folder}/work", *overrides])
+
+
+def commit(config: Config, stage: str, counts: Counts) -> Artifact:
+    draft = Draft(open_store(config.root), Recipe(stage, 1, {}, {}))
+    return draft.commit(content={"rows": "d2"}, counts=counts, facts=FACTS.get(stage))
+
+
+def watched(config: Config, *, title: str = "<b>demo", error: Exception | None = None) -> MlflowClient:
+    """Tell an observer of a run in which training works and the other stages are cached."""
+    store = open_store(config.root)
+    tracker = Tracker(config, store, pipeline_key(config), {"host": "gpu-1"})
+    observer = TrackingObserver(tracker)
+    observer.on_run_start(RunStart(title, Context(config, store, Path(config.work_dir))))
+    for stage, num_in, rejected in (("download", 16, 1), ("probe", 15, 2), ("encode_latents", 13, 0)):
+        reasons = {"truncated": rejected} if rejected else {}
+        found = commit(config, stage, Counts(num_in, num_in - rejected, rejected, reasons, {}, None, {}))
+        observer.on_event(Committed(stage, Recipe(stage, 1, {}, {}), {}, found, COMPLETED))
+    recipe = Recipe("train", 1, {}, {})
+    observer.on_event(StageStart("train"))
+    observer.on_event(WorkStart("train", recipe, {}))
+    observer.on_metrics("train", ROWS)
+    if error is None:
+        counts = Counts(7, 7, 0, {}, {}, None, {})
+        observer.on_event(Committed("train", recipe, {}, commit(config, "train", counts), COMPLETED))
+    observer.on_event(StageEnd("train", "failed" if error else COMPLETED, error))
+    if error is None:
+        found = commit(config, "evaluate", Counts(5, 5, 0, {}, {}, None, {}))
+        observer.on_event(Committed("evaluate", Recipe("evaluate", 1, {}, {}), {}, found, COMPLETED))
+    observer.on_run_end(error)
+    return MlflowClient(tracking_uri(config))
+
+
+def test_the_pipelines_run_says_what_came_of_it(config: Config) -> None:
+    client = watched(config)
+    [experiment] = [client.get_experiment_by_name(config.tracking.experiment)]
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if run.data.tags["sana.stage"] == "pipeline"]
+    [train] = [run for run in runs if run.data.tags["sana.stage"] == "train"]
+    assert parent.info.run_name.startswith("<b>demo full demo 20") and train.info.run_name.endswith(" <b>demo")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    found = parent.data.metrics
+    assert (found["result/clips_in"], found["result/clips_rejected"], found["result/steps"]) == (16, 3, 60)
+    assert (found["eval/loss_live"], found["eval/loss_ema"], found["result/eval_loss_initial"]) == (0.7, 0.6, 1.5)
+    assert found["result/relative_drop_ema"] == 0.5 and "x/y" not in found, "only the curves that runs are compared by"
+    for run in (parent, train):
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "eval/loss_ema")]
+        assert sorted(steps) == [*range(1, 31), 60], "to the step that was evaluated"
+    [read] = parent.inputs.dataset_inputs
+    assert (read.dataset.name, 'train_samples": 7' in read.dataset.profile) == ("demo", True)
+    assert "mlflow_colspec" in read.dataset.schema
+    assert len(parent.outputs.model_outputs) == len(train.outputs.model_outputs) == 1
+    note = parent.data.tags["mlflow.note.content"]
+    assert "**0.6000** at step 60: surely lower (-0.8000" in note
+    assert f"(#/experiments/{experiment.experiment_id}/runs/{train.info.run_id}?workflowType=machine_learning)" in note
+
+
+def test_each_attempt_is_told_with_its_end(config: Config) -> None:
+    watched(config, error=SanaError("disk | <b>full"))
+    client = watched(config)
+    [parent] = client.search_runs(
+        [client.get_experiment_by_name(config.tracking.experiment).experiment_id], "tags.`sana.stage` = 'pipeline'"
+    )
+    told = {name: said for name, said in parent.data.tags.items() if name.startswith("sana.attempt.")}
+    assert list(told) == ["sana.attempt.0001", "sana.attempt.0002"]
+    assert "failed after" in told["sana.attempt.0001"] and told["sana.attempt.0001"].endswith(": disk | <b>full")
+    assert "completed after" in told["sana.attempt.0002"] and " on gpu-1: " in told["sana.attempt.0002"]
+    assert parent.info.status == "FINISHED" and "sana.error" not in parent.data.tags
+    assert "<b>" not in parent.data.tags["mlflow.note.content"].replace("\\<b\\>", "")
+
+
+def test_a_killed_attempt_is_told_by_the_next(config: Config) -> None:
+    store = open_store(config.root)
+    observer = TrackingObserver(Tracker(config, store, pipeline_key(config), {}))
+    observer.on_run_start(RunStart("demo", Context(config, store, Path(config.work_dir))))  # and is no more
+    client = watched(config)
+    [parent] = client.search_runs(
+        [client.get_experiment_by_name(config.tracking.experiment).experiment_id], "tags.`sana.stage` = 'pipeline'"
+    )
+    assert parent.data.tags["sana.attempt.0001"].endswith("ended without a word")
+
+
+def test_system_metrics_are_read_while_a_stage_works(config: Config) -> None:
+    import time
+
+    quick = config.model_copy(update={"tracking": replace_tracking(config, system_metrics_every=0.05)})
+    tracker = Tracker(quick, open_store(quick.root), pipeline_key(quick), {})
+    with tracker, tracker.stage(Recipe("train", 1, {}, {}), {}):
+        time.sleep(0.4)
+    client = MlflowClient(tracking_uri(quick))
+    [experiment] = [client.get_experiment_by_name(quick.tracking.experiment)]
+    [train] = client.search_runs([experiment.experiment_id], "tags.`sana.stage` = 'train'")
+    assert train.data.metrics["system/system_memory_usage_megabytes"] > 10
+    assert 0 <= train.data.metrics["system/cpu_utilization_percentage"] <= 100
+
+
+def replace_tracking(config: Config, **changes: object) -> object:
+    return config.tracking.model_copy(update=changes)
+
+
+NAMES = {
+    "{config} {nobody}": "nothing fills in {nobody}",
+    "{config": "is no template",
+    "{config!r}": "nothing fills in {config}",
+    "{}": "nothing fills in {}",
+    "a\nb": "has no letters, or some that nobody sees",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_name_that_nothing_can_fill_in_is_found_at_load(name: str) -> None:
+    from sana.config.tracking import TrackingConfig
+
+    with pytest.raises(ValueError, match=NAMES[name].replace("{", r"\{").replace("}", r"\}")):
+        TrackingConfig(run_name=name)
+
+
+def test_tracking_moves_no_key(tmp_path: Path) -> None:
+    plain = config_in(tmp_path)
+    named = config_in(tmp_path, "tracking.run_name='{key} mine'", "tracking.system_metrics_every=0")
+    assert pipeline_key(plain) == pipeline_key(named)
+
+
+def test_a_small_video_has_a_copy_that_is_large_enough_to_see(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 96, 160, 3), dtype=np.uint8)
+    write_mp4(tmp_path / "small.mp4", frames, fps=16)
+    assert write_larger(tmp_path / "small.mp4", tmp_path / "large.mp4")
+    with opened(tmp_path / "large.mp4") as (_, stream):
+        assert (stream.codec_context.height, stream.codec_context.width, stream.frames) == (480, 800, 5)
+        assert float(stream.average_rate) == 16
+    assert not write_larger(tmp_path / "large.mp4", tmp_path / "larger.mp4"), "it is large enough"
