@@ -47,6 +47,8 @@ def config_schema() -> dict[str, Any]:
         for name in names:
             one = definitions[title]["properties"][name]
             one.get("items", one)["pattern"] = _SHAPE
+    also = definitions["TrackingConfig"]["properties"]["also"]  # a tracker may be its kind alone
+    also["items"] = {"anyOf": [dict(definitions["TrackerConfig"]["properties"]["kind"]), also["items"]]}
     sample = definitions["SampleConfig"]  # a file may hold the prompts
     sample["required"] = [name for name in sample.get("required", ()) if name != "prompts"]
     sample["anyOf"] = [{"required": ["prompts"]}, {"required": ["prompt_library"]}]
