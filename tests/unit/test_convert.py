@@ -55,7 +55,7 @@ def test_the_quickstart_converts_as_it_is(tmp_path: Path) -> None:
     assert (config.tracking.experiment, config.root) == ("video-training", "output/sanavideo/store")
     assert done.output.splitlines() == [
         "mapped: 48 of 71 keys; user_prompt_library.json is taken along",
-        "not carried over: 25 keys; the tables say what is used instead",
+        "not carried over: 23 keys; the tables say what is used instead",
         "changes results: pixel range, sizes, warm-up, clipping, noise levels and 3 more",
         f"tables: {tmp_path}/my.conversion.md",
         f"next: sana validate {out}",
