@@ -297,6 +297,7 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "parameter_groups": {"names": "*", "learning_rate_factor": 2},
     "conditions": {"name": "extend", "probability": 0.5},
     "targets": {"url_env": "ADDRESS"},
+    "also": {"kind": "wandb"},
     "videos": {"prompt": next(iter(load_config(DEMO).sample.prompts)), "path": "a.mp4", "frames": 5},
 }
 
