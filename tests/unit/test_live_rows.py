@@ -1,20 +1,30 @@
 """What the live page lists: runs in every state, trainings that are finished, at work or left, in bounded reads."""
 
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from flows.cli.main import cli
+from flows.web.server import PageServer
+from sana.artifact import FileInfo
 from sana.report.live import overview, run_index
 from sana.report.live.committed import Committed
 from sana.report.live.live_page import Topic
+from sana.report.live.pages import About
 from sana.report.live.run_index import QUIET_S, RunIndex
+from sana.report.live.source import LiveRoot
 from sana.report.live.tables import PAGE_ROWS
 from sana.report.live.trainings import merged
 from sana.store import LocalStore, Store, open_store
+from sana.training.validation import record as validations
+from sana.training.validation.record import ValidationRecord, ValidationVideo
+from tests.loopback_servers import free_port
 from tests.trained_roots import commit_training, record_run
 
 A, B = "0000aaaa0000aaaa", "0000bbbb0000bbbb"
@@ -163,3 +173,45 @@ def test_a_table_is_sorted_and_paged_by_its_query_string(store: Store, query: di
     assert "1 of 101 trainings" in found
     none = overview.parts(rows, RunIndex(store), Topic("overview", "", (("state", "failed"),)))[1]["trainings"]
     assert "None of 101 is like that" in none
+
+
+def test_a_page_that_is_made_again_reads_only_what_may_have_changed(tmp_path: Path) -> None:
+    store = Counting(str(tmp_path / "root"))
+    train = commit_training(store, A)
+    files = {"a.mp4": FileInfo(f"train/{A}/validation/x/a.mp4", 3, "d" * 32)}
+    for step in (50, 100, 150):
+        video = ValidationVideo("a.mp4", "bunny", "17x96x160", 0, "ema", "d", False)
+        validations.end(store, ValidationRecord(A, step, "s0", 1.0, (video,), {}, files))
+    root = LiveRoot(store, About("root"))
+    root.refresh()
+    first = root.page(Topic("training", train.fingerprint))
+    assert first.parts["samples"].count("<video") == 3  # two validations and a sample; that of step 150 is another's
+    root.refresh()
+    store.num_reads = 0
+    assert root.page(Topic("training", train.fingerprint)) == first and store.num_reads == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ui"], "name a config or a root"),
+        (["ui", ".", "-s", "a=b"], "takes no --root and no -s"),
+        (["ui", ".", "--root", "x"], "takes no --root and no -s"),
+    ],
+)
+def test_a_root_that_is_not_clear_is_asked_for(arguments: list[str], words: str) -> None:
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2 and words in result.output
+
+
+def test_an_address_that_others_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(PageServer, "__enter__", lambda self: served.append(self.url) or self)
+    monkeypatch.setattr(PageServer, "__exit__", lambda self, *error: self._socket.close())
+    monkeypatch.setattr(PageServer, "wait", lambda self: None)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+    for host, is_warned in (("127.0.0.1", False), ("0.0.0.0", True)):  # noqa: S104
+        arguments = ["ui", "--root", str(tmp_path), "--host", host, "--port", str(free_port())]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0 and ("whoever reaches this machine" in result.output) is is_warned
+    assert len(served) == 2

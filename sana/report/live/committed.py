@@ -3,6 +3,7 @@
 Kept of each training is one short row, so that ten thousand of them fit; whole artifacts are read when they are shown.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from sana.errors import SanaError
 from sana.facts import BASELINE, EncodeLatentsFacts, EvaluateFacts, TrainFacts
 from sana.store import Store
 
+_MAX_SHOWN = 64  # whole artifacts, of the pages that were looked at last
 PREFERRED_WEIGHTS = ("ema", "live", BASELINE)
 
 
@@ -62,6 +64,7 @@ class Committed:
         self._train: dict[str, TrainingRow] = {}  # by the key in the history
         self._evaluated: dict[str, tuple[str, EvalRow]] = {}  # the same; digest of the weights
         self._sampled: dict[str, tuple[str, str]] = {}
+        self._shown: OrderedDict[str, Artifact] = OrderedDict()
         self._latents: dict[str, tuple[str, str]] = {}  # the same; digest of the train view, and what is in it
 
     def refresh(self) -> None:
@@ -102,15 +105,26 @@ class Committed:
             if key not in known:
                 artifact = newest_commit(self.store, f"{stage}/{key.rpartition('-')[2]}")
                 if artifact is not None:
+                    self._shown.pop(artifact.key, None)
                     yield artifact, key
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
-        """Return an artifact by its name. Raises LookupError: there is none."""
+        """Return an artifact by its name, as it was when it was last committed. Raises LookupError: there is none."""
         key = f"{stage}/{fingerprint}"
-        found = newest_commit(self.store, key)
-        if found is None:
-            raise LookupError(f"there is no artifact {key}")
-        return found
+        if key not in self._shown:
+            self._shown[key] = read_artifact(self.store, stage, fingerprint)
+            while len(self._shown) > _MAX_SHOWN:
+                self._shown.popitem(last=False)
+        self._shown.move_to_end(key)
+        return self._shown[key]
+
+
+def read_artifact(store: Store, stage: str, fingerprint: str) -> Artifact:
+    """Read an artifact by its name. Raises LookupError: there is none."""
+    found = newest_commit(store, f"{stage}/{fingerprint}")
+    if found is None:
+        raise LookupError(f"there is no artifact {stage}/{fingerprint}")
+    return found
 
 
 def _training(artifact: Artifact) -> TrainingRow:

@@ -1,16 +1,20 @@
 """Samples and validation videos of a training, by step: addresses that name a record and a file in it, never a path."""
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
 from sana.artifact import Artifact, FileInfo
+from sana.errors import SanaError
 from sana.facts import SampleFacts
 from sana.store import Store
-from sana.training.validation.record import ValidationRecord, records
+from sana.store_errors import StoreError
+from sana.training.validation.record import RESULT, ValidationRecord, all_of, read
 
 MAX_STEPS = 60  # whose videos are shown: the first, the newest, and evenly between
 _DIGEST_CHARS = 12
+_MAX_RECORDS = 5000
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,42 @@ def artifact_address(artifact: Artifact, name: str) -> str:
     return f"/file/{quote(artifact.stage)}/{quote(artifact.fingerprint)}/{quote(digest)}/{quote(name)}"
 
 
+class ValidationCache:
+    """The validations of the trainings that were looked at last: a record never changes, so it is read once."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: OrderedDict[str, ValidationRecord] = OrderedDict()
+
+    def records(self, trajectory: str, *, at_most: int | None) -> list[ValidationRecord]:
+        """Return those that made videos, in the order of their steps; a damaged one is left out."""
+        found = []
+        for key, _ in self._store.list(all_of(trajectory)):
+            if not key.endswith(f"/{RESULT}"):
+                continue
+            if key not in self._kept:
+                try:
+                    self._kept[key] = read(self._store, key)
+                except StoreError:
+                    raise
+                except SanaError:
+                    continue
+            self._kept.move_to_end(key)
+            found.append(self._kept[key])
+        while len(self._kept) > _MAX_RECORDS:
+            self._kept.popitem(last=False)
+        return [record for record in found if at_most is None or record.step <= at_most]
+
+
 def strips(
-    store: Store, trajectory: str, samples: Iterable[tuple[int, Artifact]], *, at_most: int | None = None
+    cache: ValidationCache, trajectory: str, samples: Iterable[tuple[int, Artifact]], *, at_most: int | None = None
 ) -> list[Strip]:
     """Return the videos of a training by prompt: those made while it trained, then those of its sample artifacts.
 
     `at_most`: the last step of the training, which others may have continued.
     """
     found: dict[str, list[Clip]] = {}
-    for record in thinned_steps(list(records(store, trajectory, at_most=at_most))):
+    for record in thinned_steps(cache.records(trajectory, at_most=at_most)):
         for video in record.videos:
             file = record.files.get(video.file)
             if file is not None:

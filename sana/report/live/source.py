@@ -7,8 +7,9 @@ from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
 from sana.report import html
 from sana.report.live import compare_page, overview, runs_page, training_page
-from sana.report.live.committed import Committed, TrainingRow
+from sana.report.live.committed import Committed, TrainingRow, read_artifact
 from sana.report.live.live_page import NOTICE, LivePage, Topic
+from sana.report.live.media import ValidationCache
 from sana.report.live.pages import About
 from sana.report.live.run_index import RunIndex
 from sana.report.live.trainings import merged
@@ -26,7 +27,7 @@ class LiveRoot:
     def __init__(self, store: Store, about: About) -> None:
         self.store, self.about = store, about
         self._committed, self._runs = Committed(store), RunIndex(store)
-        self._curves = training_page.CurveCache(store)
+        self._curves, self._videos = training_page.CurveCache(store), ValidationCache(store)
         self._rows: list[TrainingRow] = []
 
     def refresh(self) -> None:
@@ -53,7 +54,7 @@ class LiveRoot:
             "run": lambda topic: runs_page.run_parts(self._runs, topic),
             "compare": lambda topic: compare_page.parts(self._rows, topic),
             "training": lambda topic: training_page.parts(
-                training_page.Sources(self._committed, self._rows, self._runs, self._curves), topic
+                training_page.Sources(self._committed, self._rows, self._runs, self._curves, self._videos), topic
             ),
         }
         if topic.kind not in makers:
@@ -87,7 +88,7 @@ class LiveRoot:
     def _artifact(self, stage: str, fingerprint: str) -> Artifact:
         if not (_NAME.fullmatch(stage) and _NAME.fullmatch(fingerprint)):
             raise LookupError("there is no such artifact")
-        return self._committed.artifact(stage, fingerprint)
+        return read_artifact(self.store, stage, fingerprint)
 
 
 def _file_of(artifact: Artifact, name: str) -> FileInfo:

@@ -19,7 +19,7 @@ from sana.report.live.binned import BinnedRows
 from sana.report.live.committed import Committed, TrainingRow
 from sana.report.live.curves import curves
 from sana.report.live.live_page import Topic
-from sana.report.live.media import Strip, strips
+from sana.report.live.media import Strip, ValidationCache, strips
 from sana.report.live.run_index import LIVE, RunIndex, RunRow
 from sana.report.live.runs_page import events_part, links_of, stages_part
 from sana.runs.listing import Run
@@ -75,6 +75,7 @@ class Sources:
     rows: Sequence[TrainingRow]
     runs: RunIndex
     cache: CurveCache
+    videos: ValidationCache
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class _Shown:
 
 def parts(sources: Sources, topic: Topic) -> tuple[str, dict[str, str]]:
     """Return the title and the parts of the page. Raises LookupError: there is no such training."""
-    shown, store, now = _find(sources, topic.key), sources.committed.store, time.time()
+    shown, now = _find(sources, topic.key), time.time()
     row, live = shown.row, shown.live
     rows = sources.cache.rows(row.trajectory, shown.segments)
     if live is not None and live.status is not None and live.trajectory == row.trajectory:
@@ -113,7 +114,7 @@ def parts(sources: Sources, topic: Topic) -> tuple[str, dict[str, str]]:
             "live/training_numbers.html.j2", row=row, last=_last(rows), losses=_losses(shown), m=metrics
         ),
         "curves": sources.cache.drawn(row.key, rows, shown.steps),
-        "samples": html.fragment("live/samples.html.j2", strips=_strips(store, shown)),
+        "samples": html.fragment("live/samples.html.j2", strips=_strips(sources.videos, shown)),
         "events": events_part(live),
         "attempts": html.fragment(
             "live/attempts.html.j2", attempts=shown.attempts[:_MAX_ATTEMPTS], num=len(shown.attempts)
@@ -152,9 +153,9 @@ def _last(rows: BinnedRows) -> dict[str, float]:
     return {metrics.STEP: rows.last_step, **{name: last for name, last in found.items() if last is not None}}
 
 
-def _strips(store: Store, shown: _Shown) -> list[Strip]:
+def _strips(cache: ValidationCache, shown: _Shown) -> list[Strip]:
     samples = [(shown.row.step, artifact) for artifact in shown.samples]
-    return strips(store, shown.row.trajectory, samples, at_most=shown.row.step if shown.row.fingerprint else None)
+    return strips(cache, shown.row.trajectory, samples, at_most=shown.row.step if shown.row.fingerprint else None)
 
 
 def _losses(shown: _Shown) -> EvaluateFacts | None:
