@@ -21,4 +21,5 @@ class Flags:
     caption: str | None = None
     caption_columns: tuple[str, ...] = ()
     experiment: str | None = None
+    name: str | None = None
     overrides: tuple[str, ...] = ()

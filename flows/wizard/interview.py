@@ -112,7 +112,7 @@ class Interview:
         questions.use_machine(talk)
         questions.ask_holdout(talk, checked)
         questions.ask_prompts(talk, checked)
-        questions.ask_experiment(talk)
+        questions.ask_tracking(talk)
         checked = self._final(talk, checked)
         text = talk.starter.text(checked, config_file.head(checked, talk.hardware, training, chosen))
         return self._output(talk), text, checked

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,13 +205,30 @@ def ask_prompts(talk: Talk, checked: Checked) -> None:
     starter.choose({"sample.prompts": dict(zip(names, prompts, strict=False))})
 
 
-def ask_experiment(talk: Talk) -> None:
-    """Ask for the MLflow experiment."""
-    if "tracking.experiment" in talk.starter.given:
-        return
-    proposed = talk.starter.config.tracking.experiment
-    experiment = talk.flags.experiment or talk.asker.text("MLflow experiment", proposed, not_empty, flag="--experiment")
-    talk.starter.choose({"tracking.experiment": experiment}, why="in MLflow, where runs are listed together")
+def ask_tracking(talk: Talk) -> None:
+    """Ask for the MLflow experiment, and for the name that its runs have."""
+    for key, question, given, flag, why in (
+        ("experiment", "MLflow experiment", talk.flags.experiment, "--experiment", "where runs are listed together"),
+        ("run_name", "Name of its runs", talk.flags.name, "--name", "{config} {method} {dataset} {date} are filled in"),
+    ):
+        setting = f"tracking.{key}"
+        if setting in talk.starter.given:
+            continue
+        if given is not None and (wrong := _wrong_value(setting, given, talk)):
+            raise ConfigError(f"{flag}: {wrong}")
+        proposed = str(getattr(talk.starter.config.tracking, key))
+        check = partial(_wrong_value, setting, talk=talk)
+        answer = given if given is not None else talk.asker.text(question, proposed, check, flag=flag)
+        talk.starter.choose({setting: answer}, why=why)
+
+
+def _wrong_value(setting: str, answer: str, talk: Talk) -> str:
+    """Say what is wrong with the value of a setting, as the config's own check does."""
+    try:
+        talk.starter.tried({setting: answer})
+    except ConfigError as error:
+        return " ".join(line.strip() for line in str(error).splitlines()[1:])
+    return ""
 
 
 def is_sample(checked: Checked) -> bool:

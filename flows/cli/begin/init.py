@@ -31,6 +31,7 @@ from sana.wording import counted, without_controls
     "--caption-column", "caption_columns", multiple=True, metavar="NAME", help="Column of a table with captions."
 )
 @click.option("--experiment", help="MLflow experiment.")
+@click.option("--name", metavar="TEXT", help="Name of its runs; {config}, {method}, {dataset} and {date} are filled in.")
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing: take what is proposed.")
 @json_option("flows.cli.output.documents:InitDocument")
 def init(
@@ -47,6 +48,7 @@ def init(
     caption: str | None,
     caption_columns: tuple[str, ...],
     experiment: str | None,
+    name: str | None,
     yes: bool,
 ) -> None:
     """Write a config for SOURCE: looks at the videos and at this machine, and asks what it cannot know.
@@ -62,14 +64,14 @@ def init(
 
     flags = Flags(
         source, output, root, work_dir, model, method, holdout, eval_fraction, prompts, caption, caption_columns,
-        experiment, tuple(overrides),
+        experiment, name, tuple(overrides),
     )  # fmt: skip
     if holdout and eval_fraction is not None:
         raise SanaError("--holdout and --eval-fraction both say what is held out; give one")
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise SanaError(
             "there is no terminal to ask in: --yes takes what is proposed, and flags say the rest (SOURCE, -o, --root, "
-            "--work-dir, --model, --method, --holdout or --eval-fraction, --prompt, --caption, --experiment)"
+            "--work-dir, --model, --method, --holdout or --eval-fraction, --prompt, --caption, --experiment, --name)"
         )
     if yes and source is None:
         raise SanaError("--yes asks nothing, so name the SOURCE: sana init path/to/clips --yes")
