@@ -306,7 +306,23 @@ def test_answers_are_asked_again_until_they_can_be_used(tmp_path: Path, videos: 
     clear = "\x15"  # Ctrl-U
     keys = [ENTER, ENTER, clear, "no model", ENTER, clear, "owner/name", ENTER, DOWN, ENTER]
     keys += [DOWN, ENTER, "nobody.mp4", ENTER, clear, "a.mp4, c.mp4", ENTER]  # held out by name
-    keys += [clear, "one", ENTER, "two", ENTER, ENTER, clear, "mine", ENTER, clear, "{nobody}", ENTER, clear, "{config} {date}", ENTER]
+    keys += [
+        clear,
+        "one",
+        ENTER,
+        "two",
+        ENTER,
+        ENTER,
+        clear,
+        "mine",
+        ENTER,
+        clear,
+        "{nobody}",
+        ENTER,
+        clear,
+        "{config} {date}",
+        ENTER,
+    ]
     keys += [clear, "taken.yaml", ENTER, clear, "good.yaml", ENTER]
     asked("".join(keys), folder, said.append)
     config = written_one("good.yaml")
@@ -314,7 +330,12 @@ def test_answers_are_asked_again_until_they_can_be_used(tmp_path: Path, videos: 
     assert config.sample.prompts == {"first": "one", "second": "two"} and config.tracking.experiment == "mine"
     assert config.tracking.run_name == "{config} {date}"
     told = "\n".join(said)
-    for wrong in ("{nobody}", "model.path no model is neither", "'nobody.mp4' names no file", "taken.yaml is there already"):
+    for wrong in (
+        "{nobody}",
+        "model.path no model is neither",
+        "'nobody.mp4' names no file",
+        "taken.yaml is there already",
+    ):
         assert wrong in told
 
 

@@ -31,7 +31,9 @@ from sana.wording import counted, without_controls
     "--caption-column", "caption_columns", multiple=True, metavar="NAME", help="Column of a table with captions."
 )
 @click.option("--experiment", help="MLflow experiment.")
-@click.option("--name", metavar="TEXT", help="Name of its runs; {config}, {method}, {dataset} and {date} are filled in.")
+@click.option(
+    "--name", metavar="TEXT", help="Name of its runs; {config}, {method}, {dataset} and {date} are filled in."
+)
 @click.option("-y", "--yes", is_flag=True, help="Ask nothing: take what is proposed.")
 @json_option("flows.cli.output.documents:InitDocument")
 def init(
