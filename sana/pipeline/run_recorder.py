@@ -33,7 +33,7 @@ from sana.runtime.process_id import this_process
 from sana.stages.train import trajectory_of
 from sana.store import Store
 from sana.store_errors import StoreError
-from sana.wording import one_line
+from sana.wording import counted, one_line
 
 INTERVAL_S, REMOTE_INTERVAL_S = 5.0, 15.0
 HEARTBEAT_S = 20.0  # without news it is written so often
@@ -62,7 +62,7 @@ class RunRecorder(Observer):
         self._title = ""
         self._store: Store | None = None
         self._status = RunStatus(self.run_id, 0.0, {})
-        self._pace = Pace(time.monotonic())
+        self._pace: Pace | None = None  # from the first count of a stage on
         self._lock = threading.Lock()  # of the status
         self._news = threading.Event()
         self._ending = threading.Event()
@@ -75,16 +75,18 @@ class RunRecorder(Observer):
 
     def on_stage_progress(self, stage: str, progress: Progress) -> None:
         now = time.monotonic()
-        self._pace.add(progress.done, now)
-        known = progress.total > 0
+        pace = self._pace
+        if progress.total > 0:  # what is done at the first count took none of this run's time
+            pace = self._pace = pace or Pace(now, progress.done)
+            pace.add(progress.done, now)
         self._set(
             stage,
             done=progress.done,
             total=progress.total,
             unit=progress.unit,
             detail=progress.phase or progress.detail,
-            per_s=self._pace.per_s(now) if known else None,
-            left_s=self._pace.left_s(progress.total, now) if known else None,
+            per_s=pace.per_s(now) if pace and progress.total else None,
+            left_s=pace.left_s(progress.total, now) if pace and progress.total else None,
         )
 
     def on_metrics(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
@@ -96,7 +98,7 @@ class RunRecorder(Observer):
     def on_event(self, event: Event) -> None:
         match event:
             case WorkStart():
-                self._pace = Pace(time.monotonic())
+                self._pace = None
                 self._begin(event.stage, event.recipe)
             case Committed():
                 self._committed(event.artifact, event.state)
@@ -161,7 +163,7 @@ class RunRecorder(Observer):
                     self._status = replace(self._status, rows=rows, trajectory=trajectory)
                 self._note(stage, "checkpoint", f"checkpoint of step {what.step}", what.key)
             case ValidationDone():
-                text = f"validation of step {what.step}: {what.error or f'{len(what.videos)} videos'}"
+                text = f"validation of step {what.step}: {what.error or counted(len(what.videos), 'video')}"
                 self._note(stage, "validation", text, what.record)
             case PreviewReady():
                 text = f"preview of {what.prompt}: sampler step {what.sampler_step} of {what.num_sampler_steps}"

@@ -78,6 +78,19 @@ def test_a_run_is_seen_from_its_first_work_to_its_end(driven: Driven) -> None:
     assert len(driven.store.list(records.status_folder(ended.run_id))) == 1  # the last one alone is kept
 
 
+def test_what_an_earlier_run_did_counts_in_no_rate(driven: Driven) -> None:
+    driven.work()
+    driven.recorder.on_stage_progress("train", Progress(0, 0, "steps", phase="loading the model"))
+    driven.recorder.on_stage_progress("train", Progress(240, 400, "steps", before=240))
+    time.sleep(1.1)  # no rate is told before
+    driven.recorder.on_stage_progress("train", Progress(242, 400, "steps", before=240))
+    run = driven.seen(lambda status: status.stages["train"].done == 242)
+    assert run.status is not None
+    stage = run.status.stages["train"]
+    assert stage.per_s is not None and 0.5 < stage.per_s < 2
+    assert stage.left_s is not None and stage.left_s > 60
+
+
 def test_what_finds_everything_cached_leaves_no_record(driven: Driven) -> None:
     driven.recorder.on_event(Committed("train", RECIPE, {}, artifact("probe"), CACHED))
     driven.recorder.on_run_end(None)
