@@ -42,6 +42,7 @@ GROUPS = {
     "exports": "each way of training is exported and loaded by stock loaders; CREPA and adapters with other settings; "
     "what is evaluated on request",
     "wheel": "the wheel in an empty environment, without the constraints, runs the demo outside of the clone",
+    "notebook": "examples/quickstart.ipynb from its top to its bottom",
     "seek": "late windows of every kind of video",
 }
 

@@ -14,6 +14,7 @@ from sana.config.yaml_reading import parse_yaml
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.facts import EvaluateFacts, SampleFacts, TrainFacts
+from sana.maintenance.object_graph import MODEL
 from sana.runs.listing import Run, runs_of
 from sana.runs.metric_table import metrics_of, metrics_so_far
 from sana.runs.open_training import Opened, find_opened
@@ -171,27 +172,29 @@ class RunReader:
         from sana.model.whole_pipeline import load_whole_pipeline
 
         trained = self._trained()
-        folder = self._model_folder(trained)
-        place = self._store.local_path(f"{folder}{_MODEL_INDEX}")
-        if place is not None:
+        facts = TrainFacts.of(trained)
+        inside = self._whole_model(trained)
+        place = self._store.local_path(f"{facts.model}/{inside}{_MODEL_INDEX}")
+        if place is not None and place.is_file():
             return load_whole_pipeline(place.parent, device=device, dtype=dtype)
+        begin = f"{MODEL}{inside}"
         with TemporaryDirectory(prefix="sana-model-") as scratch:
-            for info in trained.files.values():
-                if info.key.startswith(folder):
-                    path = Path(scratch) / info.key.removeprefix(folder)
+            for name, info in trained.files.items():
+                if name.startswith(begin):
+                    path = Path(scratch) / name.removeprefix(begin)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     self._store.fetch(info.key, path)
             return load_whole_pipeline(Path(scratch), device=device, dtype=dtype)
 
-    def _model_folder(self, trained: Artifact) -> str:
-        """Return the key, with a / at its end, of the folder that diffusers loads."""
-        indexes = [info.key for info in trained.files.values() if info.key.endswith(f"/{_MODEL_INDEX}")]
+    def _whole_model(self, trained: Artifact) -> str:
+        """Return where in the exported folder a whole model is: "" or merged/. Raises SanaError: nowhere."""
+        indexes = [name for name in trained.files if name.startswith(MODEL) and name.endswith(f"/{_MODEL_INDEX}")]
         if not indexes:
             raise SanaError(
                 f"{self._store.uri(TrainFacts.of(trained).model)} is an adapter without its base model: load it by "
                 "pipe.load_lora_weights, or train with train.resources.export_merged=true"
             )
-        return min(indexes, key=len).removesuffix(_MODEL_INDEX)
+        return min(indexes, key=len).removeprefix(MODEL).removesuffix(_MODEL_INDEX)
 
     def _sample(
         self, step: int, prompt: str, bucket: str, seed: int, weights: str, key: str, made_by: str = "validation"
