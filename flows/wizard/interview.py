@@ -122,7 +122,7 @@ class Interview:
             return self._flags.output
         proposed = config_file.free_name(Path(f"{dataset_id(talk.starter.config.download.datasets[0].source)}.yaml"))
         answer = self._asker.text(
-            "Write the config to (its name is the run's name)",
+            "Write the config to",
             str(proposed),
             lambda text: config_file.trouble_with(Path(text).expanduser()) if text else "a file name is needed",
             flag="-o",

@@ -15,10 +15,9 @@ from sana.data.sources.hub import REPO_ID
 from sana.errors import ConfigError
 from sana.pipeline.check import Checked
 from sana.pipeline.fitting import Fit, Method, recommended
-from sana.pipeline.starter import NICKNAMES, Starter, first_caption, of_all
+from sana.pipeline.starter import NICKNAMES, Starter, first_caption
 from sana.wording import in_units
 
-LEAST_HELD_OUT, MOST_HELD_OUT = 4, 0.2  # sources, and part of them, that are proposed
 VALIDATIONS = 4  # videos of the prompts while it trains, on a GPU
 _BY_NAME, _BY_HASH = "name", "hash"
 
@@ -138,7 +137,7 @@ def ask_holdout(talk: Talk, checked: Checked) -> None:
     starter, flags = talk.starter, talk.flags
     if {"bucket.holdout", "bucket.eval_fraction"} & starter.given:
         return
-    fraction = flags.eval_fraction if flags.eval_fraction is not None else _eval_fraction(talk, checked)
+    fraction = flags.eval_fraction if flags.eval_fraction is not None else starter.config.bucket.eval_fraction
     names = flags.holdout
     if names and (wrong := _wrong_names(names, talk, checked)):
         raise ConfigError(f"--holdout: {wrong}")
@@ -154,16 +153,6 @@ def ask_holdout(talk: Talk, checked: Checked) -> None:
         starter.choose({"bucket.eval_fraction": 0.0, "bucket.holdout": names}, why="held out by name, none by hash")
     else:
         starter.choose({"bucket.eval_fraction": fraction}, why="of the sources, by hash: adding clips moves none")
-
-
-def _eval_fraction(talk: Talk, checked: Checked) -> float:
-    """Return the part that is proposed: of few sources more than the default, so that the eval loss is of some."""
-    usual = talk.starter.config.bucket.eval_fraction
-    if checked.assigned is None:
-        return usual
-    [dataset] = checked.config.download.datasets
-    sources = of_all(checked.assigned.facts, checked.factor(dataset.id)).sources
-    return max(usual, min(MOST_HELD_OUT, round(LEAST_HELD_OUT / max(1, sources), 2)))
 
 
 def _ask_names(talk: Talk, checked: Checked) -> tuple[str, ...]:

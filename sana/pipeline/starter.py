@@ -25,6 +25,7 @@ from sana.pipeline.check import Checked
 from sana.pipeline.remedies import changes_for, facts_of
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
+LEAST_HELD_OUT, MOST_HELD_OUT = 4, 0.2  # sources, and part of them
 BATCH, STEPS, EPOCHS = 8, 2000, 100  # at most
 NICKNAMES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # of prompts
 _WIDTH = 120  # of comments that wrap
@@ -82,6 +83,10 @@ class Starter:
         samples = sum(of.train for of in facts.buckets.values())
         if not samples:
             return checked
+        held_out = min(MOST_HELD_OUT, round(LEAST_HELD_OUT / facts.sources, 2)) if facts.sources else 0.0
+        if held_out > checked.config.bucket.eval_fraction and not checked.config.bucket.holdout:
+            why = "of the sources, by hash; of so few more than usual, so that the eval loss is of some"
+            checked = self._set(checked, {"bucket.eval_fraction": held_out}, why=why)
         batch = min(BATCH, samples)
         steps = max(1, min(STEPS, EPOCHS * samples // batch))
         checked = self._set(checked, {"train.global_batch_size": batch, "train.max_steps": steps})

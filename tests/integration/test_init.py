@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -24,6 +24,7 @@ from sana.config.json_schema import config_schema, schema_line
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.config.yaml_reading import parse_yaml
+from sana.costs.calibration import Trial
 from sana.costs.machine import Machine
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
@@ -411,10 +412,8 @@ def test_without_a_folder_for_caches_nothing_is_a_traceback(
 
 
 def test_what_was_measured_is_used(tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.unit.test_calibration import record
-
-    chosen = replace(record().trials[0], kept=0.4, num_layers=20)
-    monkeypatch.setattr(look, "find_calibration", lambda config, configs, bucket: record(chosen=chosen))
+    chosen = Trial(20, 1, 0.4, fits=True, samples_per_step=1)
+    monkeypatch.setattr(look, "find_calibration", lambda config, configs, bucket: SimpleNamespace(chosen=chosen))
     monkeypatch.setattr(look, "read_model_sizes", lambda model, work_dir: ModelSizes({}, PUBLISHED, None, None))
     shown = init(str(put(tmp_path / "clips", videos)))
     assert shown.exit_code == 0, shown.output

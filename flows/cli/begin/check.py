@@ -101,11 +101,11 @@ def _check_source(
     improved = starter.improve(checked)
     if improved.assigned is None or not improved.assigned.windows.num_rows:
         return checked, [*problems, *improved.stopped], None  # no config would help
-    text = starter.text(improved)
+    text = f"{schema_line(write or 'my.yaml')}\n{starter.text(improved)}"
     if write is None:
         click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")
     else:
-        write.write_text(f"{schema_line(write)}\n{text}", encoding="utf-8")
+        write.write_text(text, encoding="utf-8")
     click.echo(f"\nwith {write or 'this config'} {summary(improved)}")
     for line in lines_of_buckets(improved):
         click.echo(line)
