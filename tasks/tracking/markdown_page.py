@@ -7,6 +7,7 @@ from sana.facts import EvaluateFacts
 from sana.report.training.verdict import compared
 from tasks.prefect_pages.markdown import joined, link, table, text
 
+_MAX_SETTINGS = 60  # shown: a config may name hundreds of data sets
 _NAMES = {"live": "the weights as trained", "ema": "their average (EMA)"}
 
 
@@ -38,9 +39,13 @@ def page(
     stages: Mapping[str, str],
     attempts: Mapping[str, str],
     pages: Mapping[str, str],
+    settings: Mapping[str, str],
     prefect_url: str,
 ) -> str:
-    """Return the description. `stages` and `pages`: links by name; `attempts`: how each ended, by number."""
+    """Return the description.
+
+    `stages` and `pages`: links by name; `attempts`: how each ended, by number; `settings`: what the config names.
+    """
     links = [*pages.values(), *([link("Prefect", prefect_url)] if prefect_url else [])]
     return joined(
         [
@@ -53,5 +58,16 @@ def page(
             "#### Attempts\n\n" + table(["", "how it ended"], [[n, text(said)] for n, said in attempts.items()])
             if attempts
             else "",
+            _chosen(settings),
         ]
     )
+
+
+def _chosen(settings: Mapping[str, str]) -> str:
+    """Return the table of what was chosen: among a hundred parameters nobody sees which ones a config names."""
+    if not settings:
+        return ""
+    shown = [[text(name), text(value)] for name, value in list(settings.items())[:_MAX_SETTINGS]]
+    left = len(settings) - len(shown)
+    more = f"\n\n{left} more are in config/resolved.yaml" if left else ""
+    return "#### Settings of the config\n\n" + table(["setting", "value"], shown) + more

@@ -131,6 +131,7 @@ class PipelineView:
                 stages={name: markdown_page.run_link(name, experiment, child) for name, child in self._runs.items()},
                 attempts=attempts,
                 pages=pages,
+                settings=values.chosen(self._tracker.config),
                 prefect_url=tags.get("prefect.flow_run_url", ""),
             )
             client.set_tag(run_id, "mlflow.note.content", note)

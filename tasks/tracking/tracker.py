@@ -31,6 +31,8 @@ from tasks.tracking.stage_run import StageRun
 from tasks.tracking.trouble import TrackerAwayError, in_words
 
 _ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
+_KIND = "mlflow.experimentKind"  # by it the page of an experiment opens with the runs of those who train models
+_TRAINS = "custom_model_development"
 TROUBLE = (MlflowException, requests.RequestException, ParseError, SQLAlchemyError, OSError, StoreError, *_ADDRESS)
 PAUSE_S = 60.0  # a tracker that failed is left alone for so long
 log = logging.getLogger(__name__)
@@ -180,8 +182,7 @@ class Tracker:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 try:
-                    tags = {"mlflow.experimentKind": "custom_model_development"}  # its page opens with the runs
-                    self._experiment_id = client.create_experiment(name, self._artifacts, tags=tags)
+                    self._experiment_id = client.create_experiment(name, self._artifacts, tags={_KIND: _TRAINS})
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another run was first
                         raise
@@ -190,5 +191,9 @@ class Tracker:
                 raise ValueError("no experiment id")  # some other service's JSON
             else:
                 self._experiment_id = experiment.experiment_id
+                if "infer" in experiment.tags.get(
+                    _KIND, "inferred"
+                ):  # nobody chose one; MLflow's page may have guessed
+                    client.set_experiment_tag(self._experiment_id, _KIND, _TRAINS)
             self._client = client
         return self._client

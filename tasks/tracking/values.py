@@ -42,6 +42,15 @@ def params(config: Config, settings: Mapping[str, Mapping[str, Any]]) -> dict[st
     return {name: by_todays_names(kinds.get(name, Section), hashed) for name, hashed in settings.items()}
 
 
+def chosen(config: Config) -> dict[str, str]:
+    """Return the settings that the config or its overrides name, as dotted names, in the config's order.
+
+    Defaults are left out, and so is what only says where or how fast a stage works.
+    """
+    told = {name: part.model_dump(mode="json", exclude_unset=True) for name, part in sections(config).items()}
+    return flat({name: {k: v for k, v in part.items() if k != "resources"} for name, part in told.items()})
+
+
 def pipeline_key(config: Config) -> str:
     """Name a pipeline by all that is hashed in its config and where its data comes from: equal keys, one run."""
     sources = [[dataset.source, dataset.revision] for dataset in config.download.enabled]

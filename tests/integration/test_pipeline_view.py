@@ -95,6 +95,23 @@ def test_the_pipelines_run_says_what_came_of_it(config: Config) -> None:
     note = parent.data.tags["mlflow.note.content"]
     assert "**0.6000** at step 60: surely lower (-0.8000" in note
     assert f"(#/experiments/{experiment.experiment_id}/runs/{train.info.run_id}?workflowType=machine_learning)" in note
+    assert "| train.learning\\_rate | 0.003 |" in note and "| download.datasets.0.id | demo |" in note
+    unnamed, elsewhere = "train.adam_betas".replace("_", "\\_"), "work\\_dir"
+    assert unnamed not in note and elsewhere not in note and ".resources" not in note, "only what the config chose"
+
+
+KINDS = {"": True, "no_inferred_type": True, "genai_development_inferred": True, "genai_development": False}
+
+
+@pytest.mark.parametrize("before", KINDS)
+def test_an_experiment_that_was_there_opens_with_its_runs_unless_somebody_chose(config: Config, before: str) -> None:
+    client = MlflowClient(tracking_uri(config))
+    tags = {"mlflow.experimentKind": before} if before else {}
+    number = client.create_experiment(config.tracking.experiment, (Path(config.work_dir) / "a").as_uri(), tags=tags)
+    tracker = Tracker(config, open_store(config.root), pipeline_key(config), {})
+    assert tracker.try_to(lambda _: True)
+    found = client.get_experiment(number).tags["mlflow.experimentKind"]
+    assert found == ("custom_model_development" if KINDS[before] else before)
 
 
 def test_each_attempt_is_told_with_its_end(config: Config) -> None:
