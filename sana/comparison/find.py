@@ -15,11 +15,6 @@ _NAMED = re.compile(r"([0-9a-z-]{4,64})(?:@(\d{1,8}))?")
 _SHOWN = 6
 
 
-def is_name(text: str) -> bool:
-    """Whether this may be a fingerprint or trajectory, or the beginning of one, and `@STEP`."""
-    return _NAMED.fullmatch(text) is not None
-
-
 def find_subject(name: str, lineage: Lineage, weights: Weights) -> Subject:
     """Return the training, or the checkpoint of one, that a name means.
 

@@ -7,7 +7,7 @@ from typing import Literal
 from sana.artifact import Artifact
 from sana.comparison.evaluations import Evaluation, evaluations_of_training
 from sana.comparison.lineage import Lineage
-from sana.facts import BASELINE, EvaluateFacts, EvaluateWeightsFacts, TrainFacts
+from sana.facts import BASELINE, EvaluateWeightsFacts, TrainFacts
 
 Weights = Literal["live", "ema"]
 EXPORTED = "exported"
@@ -85,8 +85,3 @@ def method_of(trained: Artifact | None) -> str:
         return ""
     settings = trained.config.get("method")
     return str(settings.get("name", "full")) if isinstance(settings, dict) else "full"
-
-
-def was_evaluated(trained: Artifact, lineage: Lineage) -> bool:
-    """Whether the evaluate stage has run on what was trained."""
-    return lineage.with_input(EvaluateFacts.STAGE, "weights", trained.content.get("weights")) is not None

@@ -13,8 +13,8 @@ import pytest
 from sana.facts import EvaluateFacts, TrainFacts
 from sana.maintenance.object_graph import kind_of
 from sana.maintenance.verify import verify
-from sana.metrics import TRAIN_LOSS
-from sana.runs.metrics import committed_rows
+from sana.metrics import STEP, TRAIN_LOSS
+from sana.runs.metric_table import metrics_of
 from sana.store import open_store
 from tests.pipeline_runs import Place, inline_workers, new_place, run_stages
 
@@ -40,12 +40,12 @@ def test_a_store_of_an_earlier_version_is_whole_and_found(place: Place) -> None:
     found = run_stages(place.context("train.max_steps=2"))
     assert found.ran == []
     assert EvaluateFacts.of(found["evaluate"]).weights["ema"].mean > 0
-    assert [TRAIN_LOSS in row for row in committed_rows(store, found["train"])][-1]
+    assert metrics_of(store, found["train"])[TRAIN_LOSS].to_pylist()[-1] is not None
 
 
 def test_training_goes_on_from_its_checkpoint(place: Place) -> None:
     with inline_workers():
         found = run_stages(place.context("train.max_steps=3"), last="train")
     assert found.ran == ["train"] and TrainFacts.of(found["train"]).step == 3
-    steps = [row["step"] for row in committed_rows(open_store(place.root), found["train"]) if TRAIN_LOSS in row]
-    assert steps == [1, 2, 3]  # the first two are those of the earlier version
+    table = metrics_of(open_store(place.root), found["train"]).select([STEP, TRAIN_LOSS]).drop_null()
+    assert table[STEP].to_pylist() == [1, 2, 3]  # the first two are those of the earlier version

@@ -56,6 +56,11 @@ DOORS = {
     "peft": ("sana/model/adapters/",),
     "apprise": ("sana/delivery/transports.py",),
     "jinja2": ("sana/report/html.py",),
+    "starlette": ("flows/web/",),
+    "uvicorn": ("flows/web/server.py", "flows/server.py"),
+    "questionary": ("flows/wizard/asking.py",),
+    "psutil": ("flows/doctor/", "tasks/tracking/system_metrics.py"),
+    "pynvml": ("tasks/tracking/system_metrics.py",),
 }
 
 

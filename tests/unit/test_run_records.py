@@ -20,7 +20,7 @@ from sana.pipeline.run_recorder import RunRecorder, thinned
 from sana.progress import CheckpointSaved, Progress
 from sana.runs import records
 from sana.runs.listing import SILENT_S, Run, read_run, runs_of
-from sana.runs.metrics import rows_so_far
+from sana.runs.metric_table import metrics_so_far
 from sana.runtime.process_id import ProcessId, this_host
 from sana.stages.train import trajectory_of
 from sana.store import LocalStore, Store, open_store
@@ -69,7 +69,7 @@ def test_a_run_is_seen_from_its_first_work_to_its_end(driven: Driven) -> None:
     assert run.state(time.time()) == "running" and run.started.title == "demo"
     assert list(run.status.stages) == ["probe", "train"] and run.status.stages["probe"].state == "cached"
     assert run.status.links == {"Prefect": "http://127.0.0.1/x"}
-    assert [row[STEP] for row in rows_so_far(driven.store, run.trajectory, [run])] == [2, 3]
+    assert metrics_so_far(driven.store, run.trajectory, [run])[STEP].to_pylist() == [2, 3]
     driven.recorder.on_event(Committed("evaluate", RECIPE, {}, artifact("evaluate"), COMPLETED))
     driven.recorder.on_run_end(None)
     [ended] = runs_of(driven.store)

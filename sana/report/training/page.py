@@ -28,8 +28,6 @@ from sana.report.training.subject import (
 )
 from sana.report.training.verdict import verdict
 
-MAX_PAGE_BYTES = 40_000_000
-
 
 @dataclass(frozen=True)
 class StageCost:
