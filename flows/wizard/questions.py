@@ -198,7 +198,13 @@ def ask_tracking(talk: Talk) -> None:
     """Ask for the MLflow experiment, and for the name that its runs have."""
     for key, question, given, flag, why in (
         ("experiment", "MLflow experiment", talk.flags.experiment, "--experiment", "where runs are listed together"),
-        ("run_name", "Name of its runs", talk.flags.name, "--name", "{config} {method} {dataset} {date} are filled in"),
+        (
+            "run_name",
+            "Name of its runs",
+            talk.flags.name,
+            "--name",
+            "{config} {method} {dataset} {date} {time} are filled in",
+        ),
     ):
         setting = f"tracking.{key}"
         if setting in talk.starter.given:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from sana.config.section import Section
 
 RUN_NAME_FIELDS = ("config", "method", "dataset", "date", "time", "key")
-RUN_NAME = "{config} {method} {dataset} {date}"
+RUN_NAME = "{config} {method} {dataset} {date} {time}"
 
 
 class TrackerConfig(Section):
