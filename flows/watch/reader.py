@@ -19,7 +19,7 @@ from sana.runs.listing import Run, read_run
 from sana.runs.records import FOLDER, RunStarted, start_key
 from sana.runtime.threads import in_threads
 from sana.store import Store
-from sana.training.checkpoints.checkpoint import newest_checkpoint
+from sana.training.checkpoints.checkpoint import newest_checkpoint, training_folders
 
 MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
 MAX_ATTEMPTS = 8  # runs of one config that are told of
@@ -166,13 +166,13 @@ class RunReader:
     def _unrecorded(self, now: float) -> WatchDocument | None:
         """Return a training that no run tells of: of `train-worker`, of an earlier version, or copied to this root."""
         if not self._training:
-            names = [name for name in self.store.list_dirs("train") if name.startswith(self.wanted.name)]
-            self._training = next((name for name in names if name != "history"), "")
+            names = training_folders(self.store)
+            self._training = next((name for name in names if name.startswith(self.wanted.name)), "")
         if not self._training:
             return None
         artifact = self._artifact("train", self._training)
         if artifact is None:
-            checkpoint = newest_checkpoint(self.store, self._training, at_most=2**62)
+            checkpoint = newest_checkpoint(self.store, self._training)
             if checkpoint is None:
                 return None
             trajectory, step, at = self._training, checkpoint.step, checkpoint.created_at
@@ -216,7 +216,7 @@ class RunReader:
             artifact = self._artifact("train", trained.fingerprint)
             return TrainFacts.of(artifact).metrics if artifact is not None else ()
         if self._segments[0] != trajectory or time.monotonic() - self._segments_at >= SEGMENTS_EVERY_S:
-            checkpoint = newest_checkpoint(self.store, trajectory, at_most=2**62)
+            checkpoint = newest_checkpoint(self.store, trajectory)
             self._segments = (trajectory, tuple(one.key for one in checkpoint.segments) if checkpoint else ())
             self._segments_at = time.monotonic()
         return self._segments[1]

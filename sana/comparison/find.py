@@ -8,7 +8,7 @@ from sana.comparison.lineage import Lineage
 from sana.comparison.subjects import Subject, Weights, checkpoint_subject, trained_subject
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.training.checkpoints.checkpoint import checkpoint_steps
+from sana.training.checkpoints.checkpoint import checkpoint_steps, training_folders
 from sana.wording import first_of
 
 _NAMED = re.compile(r"([0-9a-z-]{4,64})(?:@(\d{1,8}))?")
@@ -27,9 +27,9 @@ def find_subject(name: str, lineage: Lineage, weights: Weights) -> Subject:
     begin, step = match[1], int(match[2]) if match[2] else None
     trainings = [one for one in lineage.all(TrainFacts.STAGE) if one.fingerprint.startswith(begin)]
     finished = {TrainFacts.of(one).trajectory for one in lineage.all(TrainFacts.STAGE)}
-    begun = finished | set(lineage.store.list_dirs("train"))
+    begun = finished | set(training_folders(lineage.store))
     of_trajectory = {one.fingerprint for one in trainings}
-    trajectories = sorted(one for one in begun - of_trajectory - {*_NO_FOLDERS} if one.startswith(begin))
+    trajectories = sorted(one for one in begun - of_trajectory if one.startswith(begin))
     if len(trainings) + len(trajectories) > 1:
         every = sorted([*of_trajectory, *trajectories])
         exact = [one for one in every if one == begin]
@@ -49,9 +49,6 @@ def find_subject(name: str, lineage: Lineage, weights: Weights) -> Subject:
         TrainFacts.of(one).step for one in lineage.all("train") if TrainFacts.of(one).trajectory == trajectories[0]
     }
     return _at_step(name, lineage, trajectories[0], step, sorted({*steps, *known}), weights)
-
-
-_NO_FOLDERS = ("history", "pool")
 
 
 def _of_training(name: str, lineage: Lineage, trained: Artifact, step: int | None, weights: Weights) -> Subject:

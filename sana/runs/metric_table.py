@@ -12,8 +12,6 @@ from sana.runs.listing import Run
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
-_NO_LIMIT = 2**62
-
 
 def metrics_of(store: Store, trained: Artifact) -> pa.Table:
     """Return the metrics of a finished training. Raises SanaError where a segment is gone, and StoreError."""
@@ -22,7 +20,7 @@ def metrics_of(store: Store, trained: Artifact) -> pa.Table:
 
 def metrics_so_far(store: Store, trajectory: str, runs: Iterable[Run]) -> pa.Table:
     """Return what the newest checkpoint of a training has, then the live rows of its runs. Raises as `metrics_of`."""
-    checkpoint = newest_checkpoint(store, trajectory, at_most=_NO_LIMIT) if trajectory else None
+    checkpoint = newest_checkpoint(store, trajectory) if trajectory else None
     tables = [_segment(store, one.key) for one in (checkpoint.segments if checkpoint else ())]
     known = max((pc.max(one[STEP]).as_py() for one in tables if one.num_rows), default=-1)
     for run in sorted(runs, key=lambda one: one.run_id):

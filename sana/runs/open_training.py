@@ -9,12 +9,12 @@ from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.runs.listing import Run, read_run, runs_of
 from sana.store import Store
+from sana.training.checkpoints.checkpoint import training_folders
 from sana.wording import first_of
 
 _LEAST_CHARS = 4  # of a name that is cut short
 _SHOWN = 6
 _NEWEST_RUNS = 100  # that are looked through for one that trained
-_NO_TRAJECTORY = ("history", "pool")  # folders beside those of trainings
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,4 @@ def _finished(trained: Artifact) -> Opened:
 
 
 def _begun(lineage: Lineage, finished: set[str]) -> list[str]:
-    folders = lineage.store.list_dirs(TrainFacts.STAGE)
-    return [name for name in folders if name not in finished and name not in _NO_TRAJECTORY]
+    return [name for name in training_folders(lineage.store) if name not in finished]

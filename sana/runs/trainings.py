@@ -11,16 +11,17 @@ from itertools import islice
 from typing import Literal
 
 from sana.artifact import Artifact
+from sana.comparison.subjects import method_of
 from sana.facts import EncodeLatentsFacts, EvaluateFacts, TrainFacts
 from sana.record import Record
 from sana.runs.listing import Run, RunState, runs_of
 from sana.runtime.threads import in_threads
 from sana.store import Store
+from sana.training.checkpoints.checkpoint import training_folders
 
 WEIGHTS = "ema"  # those that are exported
 MAX_RUNS = 1000  # newest runs that are looked at for names and attempts
 _AT_ONCE = 256  # artifacts read ahead
-_NO_TRAINING = ("history", "pool")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def trainings_of(store: Store, *, now: float, limit: int | None = None) -> Train
     known = {row.trajectory for row in rows}
     begun = {trajectory for trajectory, runs in attempts.items() if not runs.is_trained}
     if limit is None:  # else it is not known of every folder whether it is of a finished one
-        begun |= {name for name in store.list_dirs(TrainFacts.STAGE) if name not in _NO_TRAINING}
+        begun |= set(training_folders(store))
     unfinished = _unfinished(store, begun - {*fingerprints, *known}, attempts)
     every = sorted([*rows, *unfinished], key=lambda row: (row.at or 0.0, row.trajectory), reverse=True)
     total = len(fingerprints) + len(unfinished)
@@ -180,14 +181,13 @@ def _finished(
     losses = EvaluateFacts.of(evaluated) if evaluated is not None else None
     loss = losses.weights.get(WEIGHTS) if losses else None
     paired = losses.paired.get(WEIGHTS) if losses else None
-    method = trained.config.get("method")
     return TrainingRow(
         name=runs.name if runs else "",
         state="finished",
         train=trained.fingerprint,
         trajectory=facts.trajectory,
         step=facts.step,
-        method=str(method.get("name", "full")) if isinstance(method, dict) else "full",
+        method=method_of(trained),
         datasets=datasets.get(trained.inputs.get("latents", ""), ()),
         eval_loss=loss.mean if loss else None,
         eval_stderr=loss.stderr if loss else None,

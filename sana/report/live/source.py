@@ -15,6 +15,7 @@ from sana.report.live.run_index import RunIndex
 from sana.report.live.trainings import merged
 from sana.runs.listing import Run, read_run
 from sana.store import Store
+from sana.training.checkpoints.checkpoint import training_folders
 from sana.training.validation import record as validations
 
 _RUN_ID = re.compile(r"[0-9a-f-]{8,40}", re.ASCII)
@@ -34,8 +35,8 @@ class LiveRoot:
         """Look at storage again. Raises SanaError or OSError: it does not answer."""
         self._committed.refresh()
         self._runs.refresh()
-        known = {"history", *(row.fingerprint for row in self._committed.trainings)}
-        begun = [name for name in self.store.list_dirs("train") if name not in known]
+        finished = {row.fingerprint for row in self._committed.trainings}
+        begun = [name for name in training_folders(self.store) if name not in finished]
         self._rows = merged(self._committed.trainings, begun, self._runs.rows)
 
     def page(self, topic: Topic) -> LivePage:

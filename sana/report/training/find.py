@@ -4,7 +4,7 @@ from sana.comparison.find import find_subject as find_compared
 from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.report.training.origins import origins
-from sana.report.training.subject import EVERY_STEP, Subject, finished_subject
+from sana.report.training.subject import Subject, finished_subject
 from sana.runs.listing import read_run
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 
@@ -21,7 +21,7 @@ def find_subject(lineage: Lineage, name: str) -> Subject:
     found = find_compared(run.trajectory if run else name, lineage, "ema")
     if found.trained is not None:
         return finished_subject(lineage, found.trained)
-    checkpoint = newest_checkpoint(lineage.store, found.trajectory, at_most=EVERY_STEP)
+    checkpoint = newest_checkpoint(lineage.store, found.trajectory)
     snapshot = checkpoint.snapshot if checkpoint else {}
     digests = [digest for views in snapshot.values() for digest in views.values()]
     return Subject(lineage, "", found.trajectory, origins(lineage, digests))

@@ -21,11 +21,11 @@ from sana.training.checkpoints.checkpoint import (
     checkpoint_steps,
     newest_checkpoint,
     read_checkpoint,
+    training_folders,
 )
 
 R = TypeVar("R", EvalReport, BaseCheckReport)
 _SEGMENT = re.compile(r"(\d+)-(\d+)-(.+)\.jsonl")  # <from>-<to>-<attempt>.jsonl
-EVERY_STEP = 10**12
 _MAX_CHECKPOINTS = 200  # whose indexes are read
 
 
@@ -85,8 +85,8 @@ def finished_subject(lineage: Lineage, train: Artifact, *, title: str = "", endi
 
 def newest_attempt(store: Store, trajectory: str) -> str:
     """Return the trajectory that holds the work on a recipe: this one, or that of a forced run, which is salted."""
-    names = [name for name in store.list_dirs("train") if name == trajectory or name.startswith(f"{trajectory}-")]
-    found = [(newest_checkpoint(store, name, at_most=EVERY_STEP), name) for name in names]
+    names = [name for name in training_folders(store) if name == trajectory or name.startswith(f"{trajectory}-")]
+    found = [(newest_checkpoint(store, name), name) for name in names]
     times = [(checkpoint.created_at, name) for checkpoint, name in found if checkpoint is not None]
     return max(times)[1] if times else trajectory
 
@@ -97,8 +97,8 @@ def checkpoints_of(subject: Subject) -> tuple[Checkpoint | None, list[Checkpoint
     Of a finished training the checkpoint is the last that its own metrics name: another run may have gone on from it.
     """
     store, steps = subject.store, checkpoint_steps(subject.store, subject.trajectory)
-    last = max((one.last for one in _segments(subject)), default=EVERY_STEP)
-    steps = [step for step in steps if step <= last]
+    if written := _segments(subject):
+        steps = [step for step in steps if step <= max(one.last for one in written)]
     kept = []
     for step in steps[-_MAX_CHECKPOINTS:]:
         try:

@@ -21,6 +21,7 @@ from sana.record import DamagedRecordError, Record
 from sana.store import Store
 
 _log = logging.getLogger(__name__)
+_OTHER_FOLDERS = ("history", "pool")  # below train/, beside those of trainings
 
 
 class DamagedCheckpointError(SanaError):
@@ -92,12 +93,18 @@ def checkpoint_steps(store: Store, trajectory: str) -> list[int]:
     return [step for step in sorted(steps) if store.exists(index_key(trajectory, step))]
 
 
-def newest_checkpoint(store: Store, trajectory: str, *, at_most: int) -> Checkpoint | None:
-    """Return the newest complete checkpoint of at most this many steps, or None. Its files are not checked.
+def training_folders(store: Store) -> list[str]:
+    """Return the names of the folders of trainings: trajectories, and fingerprints of those that are finished."""
+    return [name for name in store.list_dirs("train") if name not in _OTHER_FOLDERS]
+
+
+def newest_checkpoint(store: Store, trajectory: str, *, at_most: int | None = None) -> Checkpoint | None:
+    """Return the newest complete checkpoint, of at most this many steps, or None. Its files are not checked.
 
     One whose index is damaged is passed over: training removes it when it resumes.
     """
-    for step in reversed([step for step in checkpoint_steps(store, trajectory) if step <= at_most]):
+    steps = checkpoint_steps(store, trajectory)
+    for step in reversed([step for step in steps if at_most is None or step <= at_most]):
         try:
             return read_checkpoint(store, trajectory, step)
         except DamagedCheckpointError as error:
