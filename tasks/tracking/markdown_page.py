@@ -1,14 +1,21 @@
 """The description at the head of a pipeline's run: what came of it in words, its numbers, attempts and links."""
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
 from sana.facts import EvaluateFacts
 from sana.report.training.verdict import compared
-from tasks.prefect_pages.markdown import joined, link, table, text
+from tasks.prefect_pages import markdown
+from tasks.prefect_pages.markdown import joined, link, table
 
 _MAX_SETTINGS = 60  # shown: a config may name hundreds of data sets
 _NAMES = {"live": "the weights as trained", "ema": "their average (EMA)"}
+
+
+def text(value: object) -> str:
+    """Return a value as text; MLflow shows the backslash before a colon and others, so entities stand for them."""
+    return re.sub(r"\\(.)", lambda found: f"&#{ord(found[1])};", markdown.text(value))
 
 
 def run_link(label: str, experiment_id: str, run_id: str, page: str = "") -> str:
