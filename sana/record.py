@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from sana.errors import SanaError
+from sana.wording import one_line, without_controls
 
 JsonObject = Mapping[str, JsonValue]
 
@@ -59,7 +61,7 @@ class Record:
         """
         try:
             value = json.loads(data)
-        except ValueError as error:  # bytes that are no UTF-8 as well
+        except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 as well
             raise DamagedRecordError(f"{where} is damaged: {error}; {repair_hint}") from error
         return cls.from_value(value, where=where, repair_hint=repair_hint)
 
@@ -79,7 +81,7 @@ class Record:
             record: Self = cls._adapter().validate_json(json.dumps(fields))
         except ValidationError as error:
             faults = error.errors(include_url=False)
-            details = [f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}" for fault in faults[:_MAX_FAULTS]]
+            details = [_detail(fault) for fault in faults[:_MAX_FAULTS]]
             more = f" and {len(faults) - _MAX_FAULTS} more" if len(faults) > _MAX_FAULTS else ""
             raise DamagedRecordError(f"{where} is damaged: {'; '.join(details)}{more}; {repair_hint}") from error
         return record
@@ -98,6 +100,11 @@ class Record:
         if cls not in _ADAPTERS:
             _ADAPTERS[cls] = TypeAdapter(cls)
         return _ADAPTERS[cls]
+
+
+def _detail(fault: ErrorDetails) -> str:
+    where = ".".join(map(str, fault["loc"]))  # a key may be whatever the one who wrote it liked
+    return f"{one_line(without_controls(where), most=100) or 'it'}: {fault['msg']}"
 
 
 _ADAPTERS: dict[type[Record], TypeAdapter[Any]] = {}  # made once, when first read

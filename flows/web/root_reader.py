@@ -11,11 +11,15 @@ from typing import Protocol
 
 from sana.errors import SanaError
 from sana.report.live.live_page import NOTICE, LivePage, Topic
+from sana.store_errors import StoreError
 
 _log = logging.getLogger(__name__)
 
 MAX_PAGES = 64  # kept, of those that were looked at last
 MAX_WATCHERS = 128
+# What a page may fail by. Those that SanaError and OSError leave are mistakes of ours, or a record that means to cause
+# one: they are told to the one who asked, and the thread goes on for the others.
+_FAULTS = (SanaError, OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 PATIENCE_S = 4.0  # so long a page that there is already is not shown instead of a new one
 
 
@@ -137,12 +141,14 @@ class RootReader:
     def _refresh(self) -> None:
         try:
             self._source.refresh()
-        except (SanaError, OSError) as error:
+        except _FAULTS as error:
             if not self._trouble:
                 self._failed_at = time.time()
                 _log.warning("the page cannot read its root: %s", error)
             since = time.strftime("%H:%M:%S UTC", time.gmtime(self._failed_at))
-            self._trouble = f"Storage does not answer since {since}, so this may be old: {error}"
+            is_away = isinstance(error, OSError | StoreError)
+            what = "Storage does not answer" if is_away else "What is there cannot be read"
+            self._trouble = f"{what} since {since}, so this may be old: {error}"
         else:
             self._trouble = ""
         self._read_at = time.monotonic()
@@ -152,7 +158,7 @@ class RootReader:
         for topic, answer in asked.items():
             try:
                 page = self._page(topic)
-            except (SanaError, OSError, LookupError) as error:
+            except _FAULTS as error:
                 answer.set_exception(error)
             else:
                 answer.set_result(page)
@@ -161,7 +167,7 @@ class RootReader:
         for watcher in watchers:
             try:
                 page = self._page(watcher.topic)
-            except (SanaError, OSError, LookupError) as error:
+            except _FAULTS as error:
                 _log.debug("no page %s: %s", watcher.topic, error)
                 page = watcher.page or LivePage("", {})
             if page is not watcher.page:

@@ -37,6 +37,7 @@ from sana.wording import counted, one_line
 
 INTERVAL_S, REMOTE_INTERVAL_S = 5.0, 15.0
 HEARTBEAT_S = 20.0  # without news it is written so often
+END_S = 10.0  # so long a run waits at its end for its record
 _MAX_ERROR = 5000  # characters
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class RunRecorder(Observer):
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
         self._number = 0
+        self._ended: RunEnded | None = None
         self._warned = False
 
     def on_run_start(self, start: RunStart) -> None:
@@ -110,18 +112,19 @@ class RunRecorder(Observer):
                 pass
 
     def on_run_end(self, error: BaseException | None) -> None:
-        thread, store = self._thread, self._store
-        if thread is None or store is None:
+        thread = self._thread
+        if thread is None:
             return
-        self._ending.set()
-        self._news.set()
-        thread.join(timeout=10.0)
         state: records.RunEnd = (
             "completed" if error is None else "failed" if isinstance(error, Exception) else "stopped"
         )
         text = "" if error is None else (str(error) or type(error).__name__)[:_MAX_ERROR]
-        ended = RunEnded(self.run_id, "completed" if error is None else state, time.time(), text)
-        self._try(lambda: store.put_if_absent(records.end_key(self.run_id), ended.to_json()))
+        self._ended = RunEnded(self.run_id, state, time.time(), text)
+        self._ending.set()
+        self._news.set()
+        thread.join(END_S)
+        if thread.is_alive():
+            log.warning("storage took more than %.0f s: how this run ended may be missing in its record", END_S)
 
     def _begin(self, stage: str, recipe: Recipe) -> None:
         begun = StageStatus("running", time.time(), fingerprint=recipe.fingerprint)
@@ -208,6 +211,7 @@ class RunRecorder(Observer):
             is_begun = is_begun or self._try(lambda: store.put_if_absent(key, data))
             is_written = is_begun and self._try(lambda: self._write_status(store))
             if is_last:
+                self._write_end(store)
                 return
             self._ending.wait(interval_s)
             if is_written:  # else it is tried again
@@ -221,6 +225,10 @@ class RunRecorder(Observer):
         if self._number:
             store.delete(records.status_key(self.run_id, self._number))
         self._number = number
+
+    def _write_end(self, store: Store) -> None:
+        if (ended := self._ended) is not None:
+            self._try(lambda: store.put_if_absent(records.end_key(self.run_id), ended.to_json()))
 
     def _try(self, call: Callable[[], object]) -> bool:
         """Make a call; False when storage does not take it, with one warning."""

@@ -70,9 +70,16 @@ def hours(seconds: float) -> str:
 
 def utc(seconds: float) -> str:
     """Write a time of the clock, seconds since 1970, to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+    return _strftime("%Y-%m-%d %H:%M UTC", seconds)
 
 
 def clock(seconds: float) -> str:
     """Write a time of the clock, seconds since 1970, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
+    return _strftime("%Y-%m-%d %H:%M:%S", seconds)
+
+
+def _strftime(form: str, seconds: float) -> str:
+    try:
+        return time.strftime(form, time.gmtime(seconds))
+    except (OverflowError, OSError, ValueError):  # no calendar has it: it was written by a mistaken clock, or another
+        return "an unknown time"

@@ -9,15 +9,32 @@ A run is one call of the pipeline. Nothing is decided by these records: artifact
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from sana.metrics import Row
+from pydantic import AfterValidator, Field
+
+from sana.metrics import STEP, Row
 from sana.record import Record
 from sana.runtime.process_id import ProcessId
 
 FOLDER = "runs"
 MAX_ROWS = 500  # of metrics in a status: older ones are thinned
 MAX_EVENTS = 20
+
+_MAX_STEP = 2**53  # whole numbers that a float has
+
+
+def _checked_row(row: Row) -> Row:
+    step = row.get(STEP, -1)
+    if not (0 <= step < _MAX_STEP and step == int(step)):
+        raise ValueError(f"a row of metrics needs a whole number of optimizer steps as its {STEP}")
+    return row
+
+
+# What is read of a root may be anybody's: these become parts of keys, addresses and dates.
+Name = Annotated[str, Field(pattern="^[A-Za-z0-9_-]*$", max_length=100)]
+UnixTime = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
+MetricsRow = Annotated[Row, AfterValidator(_checked_row)]
 
 StageState = Literal["running", "cached", "completed", "reproduced", "failed", "stopped"]
 RunEnd = Literal["completed", "failed", "stopped"]
@@ -27,13 +44,13 @@ RunEnd = Literal["completed", "failed", "stopped"]
 class RunStarted(Record):
     """A run has begun its work. `config` is the whole config as YAML, without passwords."""
 
-    run_id: str
+    run_id: Name
     title: str  # of its config
     pipeline_key: str  # equal for runs of equal settings on equal sources
     config: str
     host: str  # name of the machine
     process: ProcessId
-    started_at: float  # Unix time, seconds
+    started_at: UnixTime
     version: str  # of this software
 
 
@@ -42,9 +59,9 @@ class StageStatus(Record):
     """One stage of a run: `done` of `total` in `unit`; `left_s` and `per_s` are None while nobody can tell."""
 
     state: StageState
-    started_at: float  # Unix time, seconds
-    ended_at: float | None = None
-    fingerprint: str = ""
+    started_at: UnixTime
+    ended_at: UnixTime | None = None
+    fingerprint: Name = ""
     done: int = 0
     total: int = 0
     unit: str = ""
@@ -61,8 +78,8 @@ class StageStatus(Record):
 class EventNote(Record):
     """Something that happened: `key` is that of an object in the root, where it is about one."""
 
-    at: float  # Unix time, seconds
-    stage: str
+    at: UnixTime
+    stage: Name
     kind: Literal["checkpoint", "validation", "preview", "stage", "error"]
     text: str
     key: str = ""
@@ -72,11 +89,11 @@ class EventNote(Record):
 class RunStatus(Record):
     """How far a run is. `rows` are the metrics that no checkpoint of the training has yet, thinned to MAX_ROWS."""
 
-    run_id: str
-    updated_at: float  # Unix time, seconds
-    stages: Mapping[str, StageStatus]  # those that the run has come to, in order
-    trajectory: str = ""  # of the training, once it has begun
-    rows: tuple[Row, ...] = ()
+    run_id: Name
+    updated_at: UnixTime
+    stages: Mapping[Name, StageStatus]  # those that the run has come to, in order
+    trajectory: Name = ""  # of the training, once it has begun
+    rows: tuple[MetricsRow, ...] = ()
     events: tuple[EventNote, ...] = ()  # the last ones, oldest first
     links: Mapping[str, str] = field(default_factory=dict)  # pages of this run by name: Prefect, MLflow
 
@@ -85,9 +102,9 @@ class RunStatus(Record):
 class RunEnded(Record):
     """How a run ended; `error` is one text of several lines at most."""
 
-    run_id: str
+    run_id: Name
     state: RunEnd
-    ended_at: float  # Unix time, seconds
+    ended_at: UnixTime
     error: str = ""
 
 

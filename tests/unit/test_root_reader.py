@@ -16,6 +16,8 @@ from sana.store_errors import StoreAwayError
 
 TOPIC = Topic("overview")
 
+BROKEN = {"value": ValueError("no key"), "number": OverflowError("no date"), "deep": RecursionError("too deep")}
+
 
 class Source:
     """A root whose content is `words`, and which may be away."""
@@ -41,6 +43,8 @@ class Source:
             raise StoreAwayError("s3://b/x: no answer")
         if topic.key == "missing":
             raise LookupError("there is none")
+        if topic.key in BROKEN:
+            raise BROKEN[topic.key]
         return LivePage("title", {"notice": "", "same": "same", "words": self.words})
 
 
@@ -105,6 +109,13 @@ def test_storage_that_goes_away_is_told_and_comes_back(source: Source, reader: R
     assert reader.get(TOPIC).parts["words"] == "first"
     source.is_away, source.words = False, "second"
     assert wait_for(watcher, "second").parts["notice"] == ""
+
+
+@pytest.mark.parametrize("key", BROKEN)
+def test_a_page_that_breaks_is_told_to_its_reader_and_the_others_go_on(reader: RootReader, key: str) -> None:
+    with pytest.raises(type(BROKEN[key])):
+        reader.get(Topic("run", key), timeout_s=5.0)
+    assert reader.get(TOPIC, timeout_s=5.0).parts["words"] == "first"
 
 
 def test_a_page_that_cannot_be_read_again_stays_and_says_so(source: Source, reader: RootReader) -> None:

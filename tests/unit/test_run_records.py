@@ -13,14 +13,18 @@ import pytest
 
 from sana.artifact import Artifact, Recipe
 from sana.counts import Counts
+from sana.errors import SanaError
 from sana.maintenance.object_graph import kind_of
 from sana.metrics import EVAL_LOSS_EMA, STEP, TRAIN_LOSS
+from sana.pipeline import run_recorder
 from sana.pipeline.observers import CACHED, COMPLETED, FAILED, Committed, RunStart, StageEnd, WorkEvent, WorkStart
 from sana.pipeline.run_recorder import RunRecorder, thinned
 from sana.progress import CheckpointSaved, Progress
+from sana.report.live.run_index import RunIndex
 from sana.runs import records
 from sana.runs.listing import SILENT_S, Run, read_run, runs_of
 from sana.runs.metric_table import metrics_so_far
+from sana.runs.trainings import trainings_of
 from sana.runtime.process_id import ProcessId, this_host
 from sana.stages.train import trajectory_of
 from sana.store import LocalStore, Store, open_store
@@ -169,6 +173,84 @@ def test_runs_are_listed_newest_first_and_no_more_than_asked_for(tmp_path: Path)
     store.put_if_absent("runs/20261128-000009-half/status/00000001.json", b"")  # its start is not there
     assert [run.started.started_at for run in runs_of(store, limit=3)] == [4.0, 3.0]
     assert len(runs_of(store, limit=None)) == 5
+
+
+class Slow(LocalStore):
+    """Storage that takes long for each write."""
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        time.sleep(1.0)
+        return super().put_if_absent(key, data)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt()])
+def test_a_run_waits_for_its_record_at_its_end_but_not_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: BaseException | None
+) -> None:
+    monkeypatch.setattr(run_recorder, "END_S", 0.2)
+    driven = Driven(Slow(str(tmp_path)))
+    driven.work()
+    began = time.monotonic()
+    driven.recorder.on_run_end(error)
+    assert time.monotonic() - began < 0.8
+    assert "how this run ended may be missing" in caplog.text
+    while not (ended := [run for run in runs_of(driven.store) if run.ended]):  # if the process lives on, it is written
+        time.sleep(0.05)
+    assert ended[0].state(0.0) == ("completed" if error is None else "stopped")
+
+
+STARTED = records.RunStarted("a-1", "t", "k", "", "h", ProcessId("elsewhere", 1), 1000.0, "0")
+STATUS = records.RunStatus("a-1", 1000.0, {"train": records.StageStatus("running", 1000.0)}, trajectory="abc")
+HOSTILE = "<b>\x1b[31m\u202e/../"
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [
+        (b"", None),  # the machine lost its power
+        (b'{"format": 1, "run_id"', None),
+        (b"[" * 100_000, None),
+        (STATUS, b""),
+        (STATUS, records.RunEnded("a-1", "failed", 1e300)),  # a date that no calendar has
+        (replace(STATUS, updated_at=-1.0), None),
+        (replace(STATUS, trajectory="../../etc"), None),
+        (replace(STATUS, rows=({TRAIN_LOSS: 0.5},)), None),  # of which step?
+        (replace(STATUS, rows=({STEP: 1e300},)), None),
+        (replace(STATUS, rows=({STEP: 0.5},)), None),
+        (replace(STATUS, stages={HOSTILE: STATUS.stages["train"]}), None),
+        (replace(STATUS, events=(records.EventNote(1.0, HOSTILE, "stage", ""),)), None),
+    ],
+)
+def test_a_record_that_nobody_can_use_is_as_one_that_was_not_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: Any, end: Any
+) -> None:
+    store = open_store(str(tmp_path))
+    store.put_if_absent(records.start_key("a-1"), STARTED.to_json())
+    store.put_if_absent(records.status_key("a-1", 1), status if isinstance(status, bytes) else status.to_json())
+    if end is not None:
+        store.put_if_absent(records.end_key("a-1"), end if isinstance(end, bytes) else end.to_json())
+    [run] = runs_of(store)
+    assert (run.status is None) == (end is None) and run.ended is None and run.state(2000.0) == "silent"
+    assert len(caplog.records) == 1 and "is damaged" in caplog.text
+    assert not {"\x1b", "\u202e"} & set(caplog.text)
+    index = RunIndex(store)
+    index.refresh(2000.0)
+    assert [row.run_id for row in index.rows] == ["a-1"] and trainings_of(store, now=2000.0).total == (end is not None)
+
+
+@pytest.mark.parametrize("start", [b"", b"{", replace(STARTED, run_id="other"), replace(STARTED, started_at=1e300)])
+def test_a_run_without_a_readable_start_hides_no_other(tmp_path: Path, start: Any) -> None:
+    store = open_store(str(tmp_path))
+    store.put_if_absent(records.start_key("a-1"), STARTED.to_json())
+    store.put_if_absent(records.start_key("b-2"), start if isinstance(start, bytes) else start.to_json())
+    assert [run.run_id for run in runs_of(store)] == ["a-1"]
+    with pytest.raises(SanaError, match=r"b-2/start\.json is "):
+        read_run(store, "b-2")
+
+
+@pytest.mark.parametrize(("ahead_s", "state"), [(0.0, "running"), (SILENT_S - 1, "running"), (1e6, "silent")])
+def test_a_clock_that_is_ahead_makes_no_run_immortal(ahead_s: float, state: str) -> None:
+    assert Run(STARTED, replace(STATUS, updated_at=5000.0 + ahead_s), None).state(5000.0) == state
 
 
 def test_maintenance_knows_the_records() -> None:

@@ -162,7 +162,7 @@ def _settings(config: str) -> tuple[str, str]:
         values = yaml.safe_load(config)
         method = (values["train"].get("method") or {}).get("name", "full")
         return str(method), ", ".join(str(one["id"]) for one in values["download"]["datasets"])
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "", ""
 
 

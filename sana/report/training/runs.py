@@ -52,10 +52,17 @@ def runs_of_training(store: Store, trajectory: str, *, now: float) -> TrainingRu
     if not found:
         return TrainingRuns((), (), "", {})
     newest = found[-1]
-    config = yaml.safe_load(newest.started.config)
+    config = _config_of(newest)
     live = newest.status.rows if newest.status else ()
     lines = [_line(run, now) for run in found]
     return TrainingRuns(lines, live, newest.started.title, config if isinstance(config, dict) else {})
+
+
+def _config_of(run: Run) -> object:
+    try:
+        return yaml.safe_load(run.started.config)
+    except (yaml.YAMLError, ValueError, RecursionError):  # it was not written by this software
+        return None
 
 
 def beyond(rows: Sequence[Row], step: int) -> list[Row]:
