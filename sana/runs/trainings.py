@@ -12,16 +12,20 @@ from typing import Literal
 
 from sana.artifact import Artifact
 from sana.comparison.subjects import method_of
+from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts, EvaluateFacts, TrainFacts
 from sana.record import Record
 from sana.runs.listing import Run, RunState, runs_of
 from sana.runtime.threads import in_threads
 from sana.store import Store
+from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import training_folders
+from sana.wording import one_line
 
 WEIGHTS = "ema"  # those that are exported
 MAX_RUNS = 1000  # newest runs that are looked at for names and attempts
 _AT_ONCE = 256  # artifacts read ahead
+_Facts = TrainFacts | EvaluateFacts | EncodeLatentsFacts
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,16 @@ class TrainingList(Record):
 def trainings_of(store: Store, *, now: float, limit: int | None = None) -> TrainingList:
     """Return the trainings of a root, the newest first; with a limit that many of the finished ones are read.
 
+    An artifact that is damaged or of another version hides no other: it is left out, and in `trouble`.
+
     Raises:
-        SanaError: a record is damaged, or of another version of this software.
         StoreError: storage does not answer.
     """
+    trouble: list[str] = []
     fingerprints = newest_first(store, TrainFacts.STAGE)
-    trained = list(islice(read_artifacts(store, TrainFacts.STAGE, fingerprints), limit))
-    evaluated = _evaluations(store, trained)
-    datasets = _datasets(store, trained)
+    trained = list(islice(_read_artifacts(store, TrainFacts, fingerprints, trouble), limit))
+    evaluated = _evaluations(store, trained, trouble)
+    datasets = _datasets(store, trained, trouble)
     attempts = _attempts(runs_of(store, limit=MAX_RUNS), now)
     rows = [
         _finished(artifact, evaluated.get(artifact.content.get("weights", "")), datasets, attempts)
@@ -87,7 +93,7 @@ def trainings_of(store: Store, *, now: float, limit: int | None = None) -> Train
     unfinished = _unfinished(store, begun - {*fingerprints, *known}, attempts)
     every = sorted([*rows, *unfinished], key=lambda row: (row.at or 0.0, row.trajectory), reverse=True)
     total = len(fingerprints) + len(unfinished)
-    return TrainingList(store.root, total, tuple(every if limit is None else every[:limit]))
+    return TrainingList(store.root, total, tuple(every if limit is None else every[:limit]), tuple(trouble))
 
 
 def newest_first(store: Store, stage: str) -> list[str]:
@@ -96,29 +102,42 @@ def newest_first(store: Store, stage: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def read_artifacts(store: Store, stage: str, fingerprints: Sequence[str]) -> Iterator[Artifact]:
+def _read_artifacts(
+    store: Store, kind: type[_Facts], fingerprints: Sequence[str], trouble: list[str]
+) -> Iterator[Artifact]:
     """Yield artifacts in this order, one read each, some ahead; those that are gone are left out.
 
     Of one that was committed again the first commit is read: it differs where a forced run gave other content.
     """
     for start in range(0, len(fingerprints), _AT_ONCE):
-        keys = [f"{stage}/{name}/artifact.json" for name in fingerprints[start : start + _AT_ONCE]]
-        yield from (found for found in in_threads(partial(_read, store), keys) if found is not None)
+        keys = [f"{kind.STAGE}/{name}/artifact.json" for name in fingerprints[start : start + _AT_ONCE]]
+        for found in in_threads(partial(_read, store, kind), keys):
+            if isinstance(found, Artifact):
+                yield found
+            elif found and found not in trouble:
+                trouble.append(found)
 
 
-def _read(store: Store, key: str) -> Artifact | None:
+def _read(store: Store, kind: type[_Facts], key: str) -> Artifact | str:
+    """Return an artifact whose facts can be read; else why not, "" for one that is gone."""
     try:
-        return Artifact.from_json(store.read(key), where=store.uri(key))
+        artifact = Artifact.from_json(store.read(key), where=store.uri(key))
+        kind.of(artifact)
     except FileNotFoundError:
-        return None
+        return ""
+    except StoreError:
+        raise
+    except SanaError as error:
+        return one_line(error)
+    return artifact
 
 
-def _evaluations(store: Store, trained: Iterable[Artifact]) -> dict[str, Artifact]:
+def _evaluations(store: Store, trained: Iterable[Artifact], trouble: list[str]) -> dict[str, Artifact]:
     """Return the newest evaluation of each of these trainings, by the digest of its weights."""
     wanted = {artifact.content.get("weights", "") for artifact in trained}
     found: dict[str, Artifact] = {}
     if wanted:
-        for artifact in read_artifacts(store, EvaluateFacts.STAGE, newest_first(store, EvaluateFacts.STAGE)):
+        for artifact in _read_artifacts(store, EvaluateFacts, newest_first(store, EvaluateFacts.STAGE), trouble):
             weights = artifact.inputs.get("weights", "")
             if weights in wanted and weights not in found:
                 found[weights] = artifact
@@ -127,12 +146,13 @@ def _evaluations(store: Store, trained: Iterable[Artifact]) -> dict[str, Artifac
     return found
 
 
-def _datasets(store: Store, trained: Iterable[Artifact]) -> dict[str, tuple[str, ...]]:
+def _datasets(store: Store, trained: Iterable[Artifact], trouble: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the data sets that each content of the train split is of, by its digest."""
     wanted = {artifact.inputs.get("latents", "") for artifact in trained}
     found: dict[str, tuple[str, ...]] = {}
     if wanted:
-        for artifact in read_artifacts(store, EncodeLatentsFacts.STAGE, newest_first(store, EncodeLatentsFacts.STAGE)):
+        names = newest_first(store, EncodeLatentsFacts.STAGE)
+        for artifact in _read_artifacts(store, EncodeLatentsFacts, names, trouble):
             if (digest := artifact.content.get("train", "")) in wanted:
                 found[digest] = tuple(sorted(EncodeLatentsFacts.of(artifact).train_samples))
                 if len(found) == len(wanted):

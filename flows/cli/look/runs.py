@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from flows.cli.options import context_of, load_options, resolve
+from flows.cli.options import context_of, load_options, resolve, warn
 from flows.cli.output.json_output import emit, json_option
 from sana.errors import ConfigError
 
@@ -64,6 +64,8 @@ def runs(
                 click.echo(line)
         if found.total > len(found.trainings):
             click.echo(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
+    for line in found.trouble:
+        warn(f"left out: {line}")
     emit(found)
 
 

@@ -3,6 +3,7 @@
 Kept of each training is one short row, so that ten thousand of them fit; whole artifacts are read when they are shown.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,11 @@ from sana.comparison.subjects import method_of
 from sana.errors import SanaError
 from sana.facts import BASELINE, EncodeLatentsFacts, EvaluateFacts, TrainFacts
 from sana.store import Store
+from sana.store_errors import StoreError
+from sana.wording import one_line
 
+_log = logging.getLogger(__name__)
+_FACTS = {facts.STAGE: facts for facts in (TrainFacts, EncodeLatentsFacts)}  # those that every page needs
 _MAX_SHOWN = 64  # whole artifacts, of the pages that were looked at last
 PREFERRED_WEIGHTS = ("ema", "live", BASELINE)
 
@@ -65,6 +70,7 @@ class Committed:
         self._evaluated: dict[str, tuple[str, EvalRow]] = {}  # the same; digest of the weights
         self._sampled: dict[str, tuple[str, str]] = {}
         self._shown: OrderedDict[str, Artifact] = OrderedDict()
+        self._damaged: set[str] = set()  # that were told of
         self._latents: dict[str, tuple[str, str]] = {}  # the same; digest of the train view, and what is in it
 
     def refresh(self) -> None:
@@ -103,10 +109,25 @@ class Committed:
             del known[gone]
         for key in listed:
             if key not in known:
-                artifact = newest_commit(self.store, f"{stage}/{key.rpartition('-')[2]}")
+                artifact = self._readable(stage, key)
                 if artifact is not None:
                     self._shown.pop(artifact.key, None)
                     yield artifact, key
+
+    def _readable(self, stage: str, stamp: str) -> Artifact | None:
+        """Return what was committed; None if it is damaged or of another version: it hides no other."""
+        try:
+            artifact = newest_commit(self.store, f"{stage}/{stamp.rpartition('-')[2]}")
+            if artifact is not None and stage in _FACTS:
+                _FACTS[stage].of(artifact)
+        except StoreError:
+            raise
+        except SanaError as error:
+            if stamp not in self._damaged:
+                _log.warning("left out of the page: %s", one_line(error))
+                self._damaged.add(stamp)
+            return None
+        return artifact
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact:
         """Return an artifact by its name, as it was when it was last committed. Raises LookupError: there is none."""
