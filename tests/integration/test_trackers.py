@@ -61,6 +61,7 @@ def test_tensorboard_continues_the_curve_of_a_killed_run(tmp_path: Path) -> None
 
 def test_wandb_offline_has_the_curve_once_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    monkeypatch.setattr(observing, "DRAIN_S", 60.0)  # a busy machine
     options = "tracking.also=[{kind: wandb, mode: offline, project: videos, name: '{config} {key}'}]"
     config = config_in(tmp_path, options)
     train(config, rows(1, 2, 3))

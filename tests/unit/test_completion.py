@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["ru"], ["run"]),
+        (["ru"], ["run", "runs"]),
         (["run", "m"], ["mine.yml", "my.yaml"]),
         (["run", "sub/"], ["sub/other.yaml"]),
         (["verify", "my"], ["my.yaml"]),

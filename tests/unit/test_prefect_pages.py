@@ -227,7 +227,7 @@ def test_a_tracking_server_is_linked_without_its_password(
     pages.on_event(StageStart("train"))
     pages.on_run_end(None)
     ((_, shown),) = server.pages.values()
-    there = "http://127.0.0.1:5000/#/experiments/7/runs/r1"
+    there = "http://127.0.0.1:5000/#/experiments/7/runs/r1?workflowType=machine_learning"
     for label, address in (("MLflow", ""), ("data report", "/artifacts/data_report.html")):
         assert f"[{label}](<{there}{address}>)" in shown
     assert f"[run report](<{there}/artifacts/run_report.html>)" in shown and "secret" not in shown
