@@ -28,6 +28,7 @@ from sana.runtime.specs import Spec
 from sana.runtime.worker_process import imports_are_done, keep_freed_memory
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
+from sana.wording import without_password
 
 EXIT_INTERRUPTED = 130  # SIGINT was heard, which Ctrl-C sends, and the worker ended in order
 EXIT_TERMINATED = 143  # SIGTERM was heard and the worker ended in order
@@ -91,7 +92,10 @@ def write_job(config: Config, spec: Spec, todo: pa.Table | None = None) -> Path:
     folder = Path(config.work_dir).absolute() / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{spec.WORKER}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}.json"
-    path.write_bytes(_JobFile(spec.WORKER, config.model_dump(mode="json"), spec.to_value()).to_json())
+    values = config.model_dump(mode="json")
+    if config.tracking.uri is not None:  # no worker needs it, and job files stay
+        values["tracking"]["uri"] = without_password(config.tracking.uri)
+    path.write_bytes(_JobFile(spec.WORKER, values, spec.to_value()).to_json())
     if todo is not None:
         pq.write_table(todo, todo_path(path), compression="zstd")
     return path

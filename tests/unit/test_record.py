@@ -167,6 +167,19 @@ def test_a_job_is_read_only_by_the_worker_it_is_for(tmp_path: Path) -> None:
         read_job(path, EncodeCaptionsSpec)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https", "postgresql", "mysql+pymysql"])
+def test_a_job_has_no_password_of_the_tracking_server(tmp_path: Path, scheme: str) -> None:
+    from sana.config.load import load_config
+    from sana.runtime.job import read_job, write_job
+    from sana.runtime.specs import EncodeCaptionsSpec
+
+    uri = f"{scheme}://reader:s3cret@tracking.example/runs"
+    config = load_config("configs/demo.yaml", [f"work_dir={tmp_path}", f"tracking.uri={uri}"])
+    path = write_job(config, EncodeCaptionsSpec(PoolName("encode_captions", "k"), ModelSource("tiny", None)))
+    assert "s3cret" not in path.read_text()
+    assert read_job(path, EncodeCaptionsSpec).config.tracking.uri == f"{scheme}://tracking.example/runs"
+
+
 def test_every_record_is_frozen_and_documented() -> None:
     for module in pkgutil.walk_packages(sana.__path__, "sana."):
         if module.name.startswith(
