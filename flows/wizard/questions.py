@@ -16,9 +16,13 @@ from sana.errors import ConfigError
 from sana.pipeline.check import Checked
 from sana.pipeline.fitting import Fit, Method, recommended
 from sana.pipeline.starter import NICKNAMES, Starter, first_caption
+from sana.stages.bodies.trainable_here import largest_bucket
 from sana.wording import in_units
 
 VALIDATIONS = 4  # videos of the prompts while it trains, on a GPU
+TINY = "`sana make-tiny-model tiny` makes one for a trial; then `tiny` is the answer (--model tiny)"
+SMALL = "-s bucket.table=resolution -s bucket.num_frames=17 -s bucket.resolution=96"
+MOST_ON_CPU = 2_000_000  # pixels of a sample, of all its frames
 _BY_NAME, _BY_HASH = "name", "hash"
 
 
@@ -57,6 +61,8 @@ def ask_model(talk: Talk) -> None:
         if wrong := _wrong_model(starter.config.model.path, talk):
             raise ConfigError(f"--model: {wrong}")
         return
+    if not talk.hardware.machine.is_gpu:
+        talk.asker.say(f"no GPU here: a tiny model learns on the CPU. {TINY}")
     asked = talk.asker.text(
         "Which model? A Hugging Face id, or a folder in diffusers layout",
         starter.config.model.path,
@@ -94,6 +100,18 @@ def ask_method(talk: Talk) -> tuple[Training | None, Fit | None]:
     chosen = training.lora if method == "lora" else training.full
     why = f"counted: {in_units(chosen.peak_bytes)} of {memory}{'' if chosen.fits else ', which does not fit'}"
     starter.choose({"train.method.name": method}, why=f"full or lora; {why}")
+    if not chosen.fits:
+        tiny = "" if talk.hardware.machine.is_gpu else f". Without a GPU: {TINY}"
+        talk.notes.append(
+            f"train.method {method} needs {in_units(chosen.peak_bytes)} by counting, of {memory} that there are, and "
+            f"does not fit: use smaller buckets, or a device with more memory{tiny}"
+        )
+    if chosen.fits and not talk.hardware.machine.is_gpu:
+        bucket = largest_bucket(starter.config)
+        if bucket.num_frames * bucket.height * bucket.width > MOST_ON_CPU:
+            talk.notes.append(
+                f"on a CPU samples of {bucket} take hours; for a trial of minutes begin again with {SMALL}"
+            )
     rest = {key: value for key, value in chosen.settings.items() if key not in starter.given}
     starter.choose(rest, why="usual for an adapter" if method == "lora" else "so that it fits")
     return training, chosen
@@ -106,7 +124,7 @@ def _choices(training: Training | None, memory: str) -> list[tuple[str, str]]:
     return [
         (
             one.method,
-            f"{said[one.method]} ({in_units(one.peak_bytes)} of {memory}{'' if one.fits else ', does not fit'})",
+            f"{said[one.method]} (needs {in_units(one.peak_bytes)} of {memory}{'' if one.fits else ': does not fit'})",
         )
         for one in (training.full, training.lora)
     ]

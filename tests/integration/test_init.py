@@ -15,7 +15,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from flows.cli.main import cli
-from flows.wizard import interview, look
+from flows.wizard import interview, look, questions
 from flows.wizard.asking import Proposals, Terminal
 from flows.wizard.flags import Flags
 from flows.wizard.interview import Interview
@@ -389,6 +389,41 @@ def test_a_machine_of_four_gpus(tmp_path: Path, videos: list[Path], monkeypatch:
     assert config.train.global_batch_size == 4 and config.encode_latents.resources.num_workers == 4
     assert config.train.validation.every == config.train.max_steps // 4
     assert "this machine: 4 x NVIDIA H100, 80.0 GiB, 512.0 GiB host memory" in Path("clips.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("card", "names_tiny"),
+    [
+        (Machine("a CPU", 2 * GIB, "2.9", is_gpu=False), True),
+        (Machine("NVIDIA T4", 2 * GIB, "2.9", is_gpu=True), False),
+        (Machine("NVIDIA H100", 80 * GIB, "2.9", is_gpu=True), None),
+    ],
+    ids=["no GPU", "a small GPU", "it fits"],
+)
+def test_a_model_that_does_not_fit_is_said_with_what_to_do(
+    tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch, card: Machine, names_tiny: bool | None
+) -> None:
+    hardware = Hardware((card.device,) if card.is_gpu else (), card, card.memory_bytes)
+    monkeypatch.setattr(interview, "look_at_hardware", lambda: hardware)
+    said: list[str] = []
+    asked(ENTER * QUESTIONS, put(tmp_path / "clips", videos), said.append)
+    notes = [line for line in said if line.startswith("note: ") and "does not fit" in line]
+    assert len(notes) == (0 if names_tiny is None else 1)
+    assert ["sana make-tiny-model tiny" in note for note in notes] == ([] if names_tiny is None else [names_tiny])
+    before = [line for line in said if line.startswith("no GPU here")]
+    assert len(before) == (0 if card.is_gpu else 1)
+
+
+@pytest.mark.parametrize(("settings", "is_said"), [((), True), (tuple(questions.SMALL.split()), False)])
+def test_without_a_gpu_large_samples_are_said_to_take_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], is_said: bool
+) -> None:
+    card = Machine("a CPU", 512 * GIB, "2.9", is_gpu=False)
+    monkeypatch.setattr(interview, "look_at_hardware", lambda: Hardware((), card, 512 * GIB))
+    put(tmp_path / "clips", [make_video(tmp_path / f"{n}.mp4", num_frames=n, width=416, height=240) for n in (62, 64)])
+    shown = init(str(tmp_path / "clips"), *settings)
+    assert shown.exit_code == 0 and ("for a trial of minutes" in shown.output) == is_said
+    assert list(written()) == ["clips.yaml"]
 
 
 def test_a_gpu_without_memory_of_its_own_has_the_host_s(
