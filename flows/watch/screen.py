@@ -119,7 +119,7 @@ def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
     if title.cell_len + 2 + cell_len(said) <= width:
         title.append(f"  {said}", style=said_style)
     else:
-        lines += [Text(row, style=said_style) for row in chop_cells(said, width)[:2]]
+        lines += [Text(row, style=said_style) for row in _rows(said, width)[:2]]
     if frame.run_id:
         began = f"began {ago(now - (frame.started_at or now))} ago"
         sign = f", last sign {ago(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
@@ -130,7 +130,7 @@ def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
         else:
             lines += [Text(f"run {frame.run_id}{where}, {began}{sign}", style="dim"), Text(attempts[2:], style="dim")]
     if frame.trouble:
-        lines += [Text(row, style="bold yellow") for row in chop_cells(cleaned(frame.trouble), width)[:2]]
+        lines += [Text(row, style="bold yellow") for row in _rows(cleaned(frame.trouble), width)[:2]]
     return lines
 
 
@@ -215,11 +215,16 @@ def _curves(frame: WatchDocument, width: int, room: int, *, ascii_only: bool) ->
 def _tail(frame: WatchDocument, width: int) -> list[Text]:
     lines: list[Text] = []
     if frame.error:
-        lines += [Text(row, style="bold red") for row in chop_cells(f"error: {cleaned(frame.error)}", width)[:3]]
+        lines += [Text(row, style="bold red") for row in _rows(f"error: {cleaned(frame.error)}", width)[:3]]
     if frame.sample:
         lines += _path_lines("last sample ", frame.sample, width)
     lines.append(Text.assemble(("root ", "dim"), cleaned(frame.root), *_links(frame.links.items())))
     return lines
+
+
+def _rows(text: str, width: int) -> list[str]:
+    """Break a text between words; a word that is wider than the terminal, and wide letters, where the row ends."""
+    return [part for row in wrap(text, max(width, 1), break_on_hyphens=False) for part in chop_cells(row, width)]
 
 
 def _path_lines(title: str, path: str, width: int) -> list[Text]:

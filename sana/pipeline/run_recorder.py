@@ -38,6 +38,7 @@ from sana.wording import counted, one_line
 INTERVAL_S, REMOTE_INTERVAL_S = 5.0, 15.0
 HEARTBEAT_S = 20.0  # without news it is written so often
 END_S = 10.0  # so long a run waits at its end for its record
+STOP_ASKED = "asked to stop"
 _MAX_ERROR = 5000  # characters
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ class RunRecorder(Observer):
             "completed" if error is None else "failed" if isinstance(error, Exception) else "stopped"
         )
         text = "" if error is None else (str(error) or type(error).__name__)[:_MAX_ERROR]
+        if isinstance(error, KeyboardInterrupt):
+            text = STOP_ASKED
         self._ended = RunEnded(self.run_id, state, time.time(), text)
         self._ending.set()
         self._news.set()
@@ -153,7 +156,9 @@ class RunRecorder(Observer):
     def _stage_failed(self, event: StageEnd) -> None:
         text = one_line(event.error) if event.error is not None else ""
         kind = "failed" if event.state == FAILED else "stopped"
-        self._set(event.stage, state=kind, ended_at=time.time(), error=text, left_s=None)
+        if isinstance(event.error, KeyboardInterrupt):  # its name tells a reader nothing
+            text = STOP_ASKED
+        self._set(event.stage, state=kind, ended_at=time.time(), error=text, detail="", left_s=None)
         self._note(event.stage, "error", text)
         self._start()
 

@@ -18,7 +18,7 @@ from sana.maintenance.object_graph import kind_of
 from sana.metrics import EVAL_LOSS_EMA, STEP, TRAIN_LOSS
 from sana.pipeline import run_recorder
 from sana.pipeline.observers import CACHED, COMPLETED, FAILED, Committed, RunStart, StageEnd, WorkEvent, WorkStart
-from sana.pipeline.run_recorder import RunRecorder, thinned
+from sana.pipeline.run_recorder import STOP_ASKED, RunRecorder, thinned
 from sana.progress import CheckpointSaved, Progress
 from sana.report.live.run_index import RunIndex
 from sana.runs import records
@@ -110,6 +110,8 @@ def test_how_it_ended(driven: Driven, error: BaseException, state: str) -> None:
     [run] = runs_of(driven.store)
     assert run.state(0.0) == state and run.ended is not None and run.ended.error
     assert run.status is not None and run.status.events[-1].kind == "error"
+    if isinstance(error, KeyboardInterrupt):  # a reader knows no names of exceptions
+        assert run.ended.error == run.status.events[-1].text == run.status.stages["train"].error == STOP_ASKED
 
 
 def test_rows_that_a_checkpoint_has_are_left_to_it(driven: Driven) -> None:

@@ -178,6 +178,18 @@ def test_a_frame_fits_its_terminal(store: LocalStore, width: int, height: int, a
     assert not ascii_only or all(ord(char) < 128 or char in NASTY or char == "\U0001f3ac" for char in text)
 
 
+@pytest.mark.parametrize("width", [20, 47, 80])
+def test_what_is_told_breaks_between_words(store: LocalStore, width: int) -> None:
+    put_run(store, RUN, stages=training(3))
+    said = "alpha beta gamma delta " * 8
+    frame = replace(read(store), said=said, error=said, trouble="")
+    lines = [line.plain for line in draw(frame, width, 40, time.time())]
+    told = [line for line in lines if "alpha" in line or "gamma" in line]
+    assert told and all(word in {*said.split(), "error:"} for line in told for word in line.split())
+    wide = replace(frame, said="\u732b" * 200, error="x" * 200)
+    assert all(line.cell_len <= width for line in draw(wide, width, 40, time.time()))
+
+
 def test_what_others_wrote_is_no_markup_and_no_control(store: LocalStore) -> None:
     put_run(store, RUN, title=NASTY, stages=training(3, error=NASTY), ended="failed", error=NASTY)
     frame = read(store)
