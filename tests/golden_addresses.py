@@ -85,6 +85,7 @@ def _stand_ins(datasets: list[str]) -> dict[str, Artifact]:
     views = {
         "download": ("videos", "captions"),
         "probe": ("clips",),
+        "filter_captions": ("clips",),
         "bucket": ("windows", "members"),
         "encode_captions": ("train", "eval", "prompts"),
         "encode_latents": ("train", "eval"),

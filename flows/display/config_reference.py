@@ -16,7 +16,8 @@ Made by `python -m flows.display.config_reference > docs/config.md` from the cod
 dots are nesting; on the command line a key is `-s key=value`. *Hashed*: whether another value makes another artifact
 (yes), or changes only speed, memory, places, permissions or the last bits (no). Some are hashed by what they name
 (content) or by later stages (later); "but" is a value that stays out of every hash. MLflow has the hashed ones as
-params, those under `resources` as tags, and the whole config as `config/resolved.yaml`.
+params, those under `resources` as tags, and the whole config as `config/resolved.yaml`. *Runs again*: the first
+stages that another value makes run; of those below, the ones that read other content then. `sana plan` names all.
 """
 # not in their own stage's hash, and no matter of speed
 _OTHERWISE = {
@@ -29,6 +30,18 @@ _OTHERWISE = {
     **dict.fromkeys(("root", "work_dir", "tracking", "notifications",
                      "download.datasets.*.max_rejected_fraction"), "no"),
 }  # fmt: skip
+# settings that a stage reads which is not named as their section
+_READ_BY = {
+    "model": "encode_captions, encode_latents, train",
+    "download.datasets.*.role": "bucket",
+    "download.datasets.*.bucket": "bucket",
+    "download.datasets.*.repeats": "train",
+    "download.datasets.*.sampling_weight": "train",
+    "download.datasets.*.conditions": "train",
+    "sample.prompts": "encode_captions",
+    "sample.negative_prompt": "encode_captions",
+    "sample.prompt_library": "encode_captions",
+}
 _BOUNDS = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}", "multiple_of": "multiple of {}",
            "min_length": "at least {} long", "max_length": "at most {} long"}  # fmt: skip
 
@@ -87,8 +100,8 @@ def lines() -> list[str]:
                 "",
                 f"## {title}",
                 "",
-                "| key | default | allowed | hashed | what it is |",
-                "|---|---|---|---|---|",
+                "| key | default | allowed | hashed | runs again | what it is |",
+                "|---|---|---|---|---|---|",
             ]
         found.append(_row(one))
     return found
@@ -100,7 +113,15 @@ def _row(one: Setting) -> str:
     key = f"`{one.key}`" + (f" of {one.member}" if one.member and not one.key.endswith(".name") else "")
     default = "needed" if one.field.is_required() else _shown(one.field.get_default(call_default_factory=True))
     what = " ".join((_AS_ELSEWHERE.get(one.key) or one.field.description or "").split()).replace("|", "\\|")
-    return f"| {key} | {default} | {_allowed(one.field)} | {hashed} | {what} |"
+    return f"| {key} | {default} | {_allowed(one.field)} | {hashed} | {runs_again(one.key, hashed)} | {what} |"
+
+
+def runs_again(key: str, hashed: str) -> str:
+    """Return the first stages that another value of a setting makes run, by what is said of its hash."""
+    if hashed == "no":
+        return "nothing"
+    readers = next((found for begin, found in _READ_BY.items() if f"{key}.".startswith(f"{begin}.")), None)
+    return readers or key.partition(".")[0]
 
 
 def _hashed(one: Setting, otherwise: str) -> str:
