@@ -11,7 +11,7 @@ from sana.data.captions.metadata_readers import VIDEO_COLUMNS
 from sana.data.schemas import Reason
 from sana.errors import NoColumnError, SanaError
 from sana.pipeline.check import Checked
-from sana.pipeline.starter import Starter
+from sana.pipeline.starting.starter import Starter
 
 _CAPTIONS = "download.datasets.0.captions"
 _COLUMNS = 2  # that may have other names: of videos and of captions

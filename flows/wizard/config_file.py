@@ -10,7 +10,7 @@ from flows.wizard.look import Hardware, Training
 from sana.config.json_schema import schema_line
 from sana.errors import SanaError
 from sana.pipeline.check import Checked
-from sana.pipeline.fitting import Fit
+from sana.pipeline.starting.fitting import Fit
 from sana.wording import in_units
 
 MAX_NAMES = 1000  # that are tried

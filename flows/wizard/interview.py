@@ -15,7 +15,7 @@ from sana.convert.yaml_text import scalar
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
 from sana.pipeline.check import Checked
-from sana.pipeline.starter import Starter, dataset_id
+from sana.pipeline.starting.starter import Starter, dataset_id
 
 
 @dataclass(frozen=True)

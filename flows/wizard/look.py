@@ -20,8 +20,8 @@ from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
 from sana.model.model_configs import ModelSizes, read_model_sizes
 from sana.pipeline.check import Checked, check_data
-from sana.pipeline.fitting import PUBLISHED, Fit, Method, Room, fit
-from sana.pipeline.starter import MODEL, Starter
+from sana.pipeline.starting.fitting import PUBLISHED, Fit, Method, Room, fit
+from sana.pipeline.starting.starter import MODEL, Starter
 from sana.stages.bodies.trainable_here import largest_bucket
 from sana.store import open_store
 from sana.wording import in_units

@@ -14,8 +14,8 @@ from flows.wizard.look import Hardware, Model, Training, look_at_training, measu
 from sana.data.sources.hub import REPO_ID
 from sana.errors import ConfigError
 from sana.pipeline.check import Checked
-from sana.pipeline.fitting import Fit, Method, recommended
-from sana.pipeline.starter import NICKNAMES, Starter, first_caption
+from sana.pipeline.starting.fitting import Fit, Method, recommended
+from sana.pipeline.starting.starter import NICKNAMES, Starter, first_caption
 from sana.stages.bodies.trainable_here import largest_bucket
 from sana.wording import in_units
 

@@ -12,8 +12,8 @@ from sana.arrow import read_parquet
 from sana.artifact import Artifact
 from sana.comparison.lineage import INDEX, Lineage
 from sana.data.columns import find_rows
+from sana.data.eval_table import EvalTable, tables_by_weights
 from sana.errors import SanaError, repair_hint
-from sana.eval_table import EvalTable, tables_by_weights
 from sana.facts import ComputeSettings, EvaluateFacts, EvaluateWeightsFacts
 from sana.runtime.results import EvalReport
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sana.data.eval_table import EvalTable, mean_and_stderr
 from sana.errors import SanaError
-from sana.eval_table import EvalTable, mean_and_stderr
 from sana.record import Record
 
 SURE_STDERRS = 2.0  # a difference of at least as many standard errors is told as one

@@ -4,8 +4,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sana.config.offload import FrozenGroupOffload
 from sana.config.section import HashedAs, Neutral, Section
+from sana.config.training.offload import FrozenGroupOffload
 
 
 class ModelConfig(Section):

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sana.config.offload import FrozenGroupOffload
 from sana.config.section import Neutral, Section
+from sana.config.training.offload import FrozenGroupOffload
 
 
 class EvaluateResources(Section):

@@ -11,12 +11,12 @@ from sana.config.bucket import BucketConfig, BucketRules
 from sana.config.data import DatasetConfig, DownloadConfig, ProbeConfig
 from sana.config.delivery.notifications import NotificationsConfig
 from sana.config.delivery.publish import PublishConfig
+from sana.config.delivery.tracking import TrackingConfig
 from sana.config.encode import EncodeCaptionsConfig, EncodeFeaturesConfig, EncodeLatentsConfig, ModelConfig
 from sana.config.evaluate import EvaluateConfig
 from sana.config.filters import FilterCaptionsConfig
 from sana.config.sample import SampleConfig
 from sana.config.section import Neutral, Section
-from sana.config.tracking import TrackingConfig
 from sana.config.training.conditions import ConditionConfig, Conditions, InpaintMaskCondition
 from sana.config.training.masks import EncodeMasksConfig
 from sana.config.training.train import TrainConfig

@@ -6,8 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from sana.bucket import TEMPORAL_STRIDE, Bucket
 from sana.config.encode import VaePrecision
-from sana.config.offload import FrozenGroupOffload
 from sana.config.section import MAX_SEED, Neutral, Section
+from sana.config.training.offload import FrozenGroupOffload
 
 Keep = Literal["prefix", "suffix", "around_mask"]
 

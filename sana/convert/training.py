@@ -2,9 +2,9 @@
 
 import math
 
-from sana.config.offload import GroupOffload
 from sana.config.section import union_members
 from sana.config.training.conflicts import fused_backward_conflict
+from sana.config.training.offload import GroupOffload
 from sana.config.training.optimization.optimizer_support import SUPPORT
 from sana.config.training.resources import TrainResources
 from sana.config.training.train import TrainConfig

@@ -13,8 +13,8 @@ from typing import Any
 from sana.artifact import digest_of
 from sana.atomic_io import atomic_write
 from sana.bucket import Bucket
-from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
+from sana.config.training.offload import GroupOffload
 from sana.config.training.train import TrainConfig
 from sana.costs.machine import Machine, this_machine
 from sana.costs.transformer import TransformerSizes

@@ -1,6 +1,6 @@
 """What a device holds of a model whose weights are in the host's memory."""
 
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.costs.text import TextSizes
 from sana.costs.transformer import TransformerSizes
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 from sana.bucket import Bucket
-from sana.config.offload import GroupOffload
 from sana.config.pipeline import Config
+from sana.config.training.offload import GroupOffload
 from sana.costs.calibration import Calibration, Rate, Trial
 from sana.costs.learned import learned_part, training_passes
 from sana.costs.machine import Machine

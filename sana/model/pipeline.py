@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sana.bucket import Bucket
 from sana.config.encode import VaePrecision
-from sana.config.offload import FrozenGroupOffload
+from sana.config.training.offload import FrozenGroupOffload
 from sana.data.video.given_video import GivenFrames
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, Float32Math, float32_math

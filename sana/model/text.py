@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, Gemma2Model, PreTrainedTokenizerBase
 
-from sana.config.offload import FrozenGroupOffload
+from sana.config.training.offload import FrozenGroupOffload
 from sana.model.cuda_graph import Replayed
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.precision import STRICT, float32_math

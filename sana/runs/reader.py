@@ -169,7 +169,7 @@ class RunReader:
                 load.
             StoreError: storage does not answer.
         """
-        from sana.model.whole_pipeline import load_whole_pipeline
+        from sana.model.sampling.whole_pipeline import load_whole_pipeline
 
         trained = self._trained()
         facts = TrainFacts.of(trained)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sana.config.evaluate import EvaluateConfig
+from sana.data.eval_table import EvalTable
 from sana.data.loading.loader import Samples
-from sana.eval_table import EvalTable
 from sana.training.evaluation import eval_rows
 
 

@@ -20,8 +20,8 @@ from sana.artifact import digest_of
 from sana.bucket import PATCH
 from sana.config.evaluate import EvaluateConfig
 from sana.config.training.conditions import ConditionConfig
+from sana.data.eval_table import EvalTable
 from sana.data.loading.loader import LATENTS, Reader, Samples
-from sana.eval_table import EvalTable
 from sana.model.objective import flow_matching_loss, velocity_target
 from sana.model.random import philox_normal
 from sana.training.batch import MicroBatch, pad_captions, read_ahead

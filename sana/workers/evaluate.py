@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from sana.arrow import to_parquet
 from sana.config.training.conditions import ConditionConfig
+from sana.data.eval_table import EvalTable
 from sana.data.loading.loader import Reader, load_samples
 from sana.data.shards.shard_cache import ShardFiles
-from sana.eval_table import EvalTable
 from sana.facts import BASELINE, WEIGHTS, ComputeSettings
 from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel

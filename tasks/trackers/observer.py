@@ -12,8 +12,8 @@ from typing import Protocol
 import yaml
 
 from sana.artifact import Recipe
+from sana.config.delivery.tracking import TrackerConfig
 from sana.config.pipeline import Config
-from sana.config.tracking import TrackerConfig
 from sana.facts import EvaluateFacts
 from sana.metrics import OF_ONE_SIGMA, STEP, Row
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, WorkStart

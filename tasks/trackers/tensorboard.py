@@ -8,7 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from sana.config.tracking import TrackerConfig
+from sana.config.delivery.tracking import TrackerConfig
 from sana.metrics import STEP, Row
 from tasks.trackers.sent import Sent
 

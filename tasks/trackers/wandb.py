@@ -6,7 +6,7 @@ from typing import Any
 
 import wandb
 
-from sana.config.tracking import TrackerConfig
+from sana.config.delivery.tracking import TrackerConfig
 from sana.metrics import STEP, Row
 from tasks.trackers.sent import Sent
 

@@ -321,7 +321,7 @@ def test_a_source_alone_gives_a_config_that_goes_through(
      ("x.tar.gz", "x"), ("x.TAR", "x"), (".zip", "clips")],
 )  # fmt: skip
 def test_a_source_names_its_data_set(name: str, expected: str) -> None:
-    from sana.pipeline.starter import dataset_id
+    from sana.pipeline.starting.starter import dataset_id
 
     assert dataset_id(name) == expected
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sana.config.offload import FrozenGroupOffload
+from sana.config.training.offload import FrozenGroupOffload
 from sana.errors import ConfigError
 from sana.model.offload.group_offload import OffloadedModel
 from sana.model.offload.scratch_folder import ScratchFolder

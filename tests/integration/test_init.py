@@ -29,7 +29,7 @@ from sana.costs.machine import Machine
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
 from sana.model.model_configs import ModelSizes
-from sana.pipeline.fitting import PUBLISHED
+from sana.pipeline.starting.fitting import PUBLISHED
 from sana.store import open_store
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET

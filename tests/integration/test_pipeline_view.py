@@ -171,7 +171,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_name_that_nothing_can_fill_in_is_found_at_load(name: str) -> None:
-    from sana.config.tracking import TrackingConfig
+    from sana.config.delivery.tracking import TrackingConfig
 
     with pytest.raises(ValueError, match=NAMES[name].replace("{", r"\{").replace("}", r"\}")):
         TrackingConfig(run_name=name)

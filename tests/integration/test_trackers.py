@@ -8,9 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sana.artifact import Draft, Recipe
+from sana.config.delivery.tracking import TrackingConfig
 from sana.config.load import load_config
 from sana.config.pipeline import Config
-from sana.config.tracking import TrackingConfig
 from sana.context import Context
 from sana.counts import Counts
 from sana.pipeline.observers import COMPLETED, Committed, RunStart, WorkStart

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sana.eval_table import EvalTable
+from sana.data.eval_table import EvalTable
 from sana.model.objective import noise_latents, velocity_target
 from sana.model.random import philox_normal
 from sana.training.base_check.linear_guess import LatentStatistics, linear_guess_loss, statistics_of

@@ -6,7 +6,7 @@ from diffusers import SanaVideoTransformer3DModel
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.model.offload.host_memory import HostMemory
 from sana.model.transformer import predict
 from sana.training.compute.compiled_blocks import CompiledBlocks

@@ -14,7 +14,7 @@ import torch
 from flows.cli.main import main
 from sana.bucket import Bucket
 from sana.config.load import load_config
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.config.training.train import TrainConfig
 from sana.costs import calibration
 from sana.costs.calibration import (

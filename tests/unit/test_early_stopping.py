@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sana.config.training.early_stopping import EarlyStoppingConfig
-from sana.eval_table import EvalTable
+from sana.data.eval_table import EvalTable
 from sana.training.eval_sets import train_probe_rows
 from sana.training.hooks.early_stopping import EarlyStopping
 

@@ -16,9 +16,9 @@ from sana.bucket import Bucket
 from sana.config.evaluate import EvaluateConfig
 from sana.config.training.conditions import ConditionConfig
 from sana.config.training.train import TrainConfig
+from sana.data.eval_table import EvalTable, paired_difference
 from sana.data.loading.loader import Reader, Samples, load_samples
 from sana.data.shards.shard_cache import ShardFiles
-from sana.eval_table import EvalTable, paired_difference
 from sana.model.random import philox_normal
 from sana.model.transformer import load_transformer
 from sana.training.evaluation import (

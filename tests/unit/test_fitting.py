@@ -2,8 +2,8 @@
 
 import pytest
 
-from sana.pipeline.fitting import PUBLISHED, Room, fit, recommended
-from sana.pipeline.starter import Starter
+from sana.pipeline.starting.fitting import PUBLISHED, Room, fit, recommended
+from sana.pipeline.starting.starter import Starter
 
 GIB = 2**30
 PLAIN: dict[str, object] = {}

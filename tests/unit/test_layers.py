@@ -19,7 +19,7 @@ BASE += [
     "sana.counts",
     "sana.facts",
     "sana.wording",
-    "sana.eval_table",
+    "sana.data.eval_table",
 ]
 # from the bottom up; a module may import its own layer and those before it
 LAYERS = [

@@ -13,7 +13,7 @@ from transformers import Gemma2Config, Gemma2Model
 
 from benchmarks import cards, estimates
 from sana.bucket import Bucket
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.config.training.train import TrainConfig
 from sana.costs.learned import learned_part, training_passes
 from sana.costs.memory import (

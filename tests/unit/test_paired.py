@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from sana.comparison.paired import Paired, pair
+from sana.data.eval_table import EvalTable, tables_by_weights
 from sana.data.schemas import LOSSES
 from sana.errors import SanaError
-from sana.eval_table import EvalTable, tables_by_weights
 
 # By hand. Two noise levels, three samples:
 #

@@ -8,7 +8,7 @@ import pytest
 
 from sana.comparison.paired import pair
 from sana.comparison.promotion import Candidate, candidate_of, decide
-from sana.eval_table import EvalTable
+from sana.data.eval_table import EvalTable
 from sana.store import Store, open_store
 from tests.made_up_runs import Clip, Data, Losses, Made, make_data, make_training
 

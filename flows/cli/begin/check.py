@@ -90,7 +90,7 @@ def _check_source(
     """
     from flows.cli.begin.check_text import lines_of, lines_of_buckets, summary
     from sana.config.json_schema import schema_line
-    from sana.pipeline.starter import Starter
+    from sana.pipeline.starting.starter import Starter
 
     starter = Starter(source, overrides)
     problems, checked = _checked(starter.config, rehash=rehash)

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, model_validator
 
-from sana.config.offload import GroupOffload
 from sana.config.section import Section
+from sana.config.training.offload import GroupOffload
 
 _ShareOrWord = Literal["auto", "recompute_all"] | Annotated[float, Field(ge=0, le=1)]
 

@@ -12,7 +12,7 @@ import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import nn
 
-from sana.config.offload import FrozenGroupOffload
+from sana.config.training.offload import FrozenGroupOffload
 from sana.errors import ConfigError
 from sana.model.offload.scratch_folder import ScratchFolder
 

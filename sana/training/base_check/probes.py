@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sana.config.training.train import TrainConfig
-from sana.eval_table import EvalTable
+from sana.data.eval_table import EvalTable
 from sana.model.objective import flow_matching_loss, noise_latents, timesteps_of, velocity_target
 from sana.model.transformer import predict
 from sana.training.batch import MicroBatch

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from sana.eval_table import EvalTable, paired_difference
+from sana.data.eval_table import EvalTable, paired_difference
 from sana.runtime.results import BaseCheckReport, ProbeVerdict
 from sana.training.base_check.linear_guess import LatentStatistics, linear_guess_loss
 from sana.training.base_check.probes import MIDDLE, OWN, PERMUTED, TIMESTEPS

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sana.config.training.early_stopping import EarlyStoppingConfig
-from sana.eval_table import EvalTable, mean_and_stderr
+from sana.data.eval_table import EvalTable, mean_and_stderr
 
 PREFIX = "early_stopping."  # of the names of its tensors in a checkpoint
 

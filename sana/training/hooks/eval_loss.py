@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from sana import metrics as m
 from sana.config.pipeline import Config
 from sana.config.training.conditions import ConditionConfig
+from sana.data.eval_table import EvalTable
 from sana.data.loading.loader import Reader
-from sana.eval_table import EvalTable
 from sana.training.eval_sets import eval_sets, train_probe_rows
 from sana.training.evaluation import evaluate_model
 from sana.training.hooks.early_stopping import EarlyStopping

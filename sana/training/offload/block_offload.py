@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.model.offload.host_memory import HostMemory
 from sana.training.offload.block_weights import BlockWeights, HostGradients
 

@@ -15,7 +15,7 @@ from accelerate.utils import AutocastKwargs, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from sana.config.offload import GroupOffload
+from sana.config.training.offload import GroupOffload
 from sana.config.training.train import TrainConfig
 from sana.errors import ConfigError
 from sana.model.precision import MODEL_MATH, Float32Math, float32_math

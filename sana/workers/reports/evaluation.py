@@ -6,9 +6,9 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sana.data.eval_table import EvalTable, paired_difference
 from sana.data.schemas import CONDITION_LOSSES, LOSSES
 from sana.data.tables import content_digest
-from sana.eval_table import EvalTable, paired_difference
 from sana.facts import BASELINE, ComputeSettings, PairedDifference, SeparateLoss, SigmaLoss, WeightsLoss
 from sana.runtime.results import EvalReport
 from sana.runtime.specs import CheckpointName
