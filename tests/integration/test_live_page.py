@@ -250,9 +250,7 @@ def test_a_run_is_shown_while_it_runs_when_it_is_killed_and_when_it_ends(store: 
 
 def test_links_that_a_browser_must_not_follow_are_left_out(store: Store) -> None:
     links = {"Prefect": "http://127.0.0.1:4200/runs/1", "MLflow": "javascript:alert(1)", EVIL: "https://a/'\"<b>"}
-    record_run(
-        store, "20261128-120000-aaaaaa", title=EVIL, trajectory="0000aaaa0000aaaa", fingerprint=EVIL, links=links
-    )
+    record_run(store, "20261128-120000-aaaaaa", title=EVIL, trajectory="0000aaaa0000aaaa", links=links)
     save_steps(store, "0000aaaa0000aaaa", 50)
     with served(store) as url:
         places = ("", "runs", "run/20261128-120000-aaaaaa", "training/0000aaaa0000aaaa")

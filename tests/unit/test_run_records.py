@@ -220,6 +220,7 @@ HOSTILE = "<b>\x1b[31m\u202e/../"
         (replace(STATUS, rows=({STEP: 1e300},)), None),
         (replace(STATUS, rows=({STEP: 0.5},)), None),
         (replace(STATUS, stages={HOSTILE: STATUS.stages["train"]}), None),
+        (replace(STATUS, stages={"train": replace(STATUS.stages["train"], fingerprint=HOSTILE)}), None),
         (replace(STATUS, events=(records.EventNote(1.0, HOSTILE, "stage", ""),)), None),
     ],
 )
