@@ -16,6 +16,7 @@ from sana.context import Context
 from sana.errors import ConfigError, SanaError
 
 if TYPE_CHECKING:
+    from sana.config.sample import SampleConfig
     from sana.maintenance.export_model import Layout
     from sana.runtime.specs import CheckpointName
 
@@ -53,7 +54,6 @@ def generate(
 
     Steps, guidance, negative prompt and weights are those of `sample`: -s sample.num_inference_steps=20.
     """
-    from flows.cli.output.documents import GenerateDocument
     from flows.display.progress_display import RunDisplay
     from sana.data.picture_file import picture_digest
     from sana.data.sources.outputs import check_outside_sources
@@ -94,15 +94,20 @@ def generate(
                 _latents(context) if preview and settings.sample.preview_weights is None else None,
             ),
         )
-    sample = settings.sample
+    _tell_generated(settings.sample, path, previews if preview else None, checkpoint.step, note)
+
+
+def _tell_generated(sample: "SampleConfig", path: Path, previews: Path | None, step: int, note: str) -> None:
+    from flows.cli.output.documents import GenerateDocument
+
     click.echo(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "
-               f"{sample.weights} weights of step {checkpoint.step}{note})")  # fmt: skip
-    if preview:
+               f"{sample.weights} weights of step {step}{note})")  # fmt: skip
+    if previews is not None:
         click.echo(f"previews: {previews}")
     emit(
         GenerateDocument(
-            *(str(path), sample.bucket, sample.num_inference_steps, sample.seed, sample.weights, checkpoint.step),
-            previews=str(previews) if preview else None,
+            *(str(path), sample.bucket, sample.num_inference_steps, sample.seed, sample.weights, step),
+            previews=None if previews is None else str(previews),
         )
     )
 
