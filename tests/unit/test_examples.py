@@ -68,7 +68,8 @@ PROMISES: dict[str, dict[str, Callable[[Config], bool]]] = {
 def test_each_example_has_promises_and_a_line_in_the_list() -> None:
     assert {path.stem for path in EXAMPLES} == set(PROMISES)
     listed = re.findall(r"^- \[(.+?)\]\(\1\)", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
-    assert sorted(listed) == [path.name for path in EXAMPLES]
+    notebooks = (ROOT / "examples").glob("*.ipynb")
+    assert sorted(listed) == sorted(path.name for path in (*EXAMPLES, *notebooks))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
