@@ -188,12 +188,12 @@ def test_an_error_is_logged_once(logged: list[logging.LogRecord], error: Excepti
         flow.exception("Encountered exception during execution: %r", error)
         flow.info(f"Finished in state Failed('Flow run encountered an exception: {error}')")
     task.info("Task run failed with %s: %r - Retry %s/%s will start %s", "exception", error, 1, 2, "soon")
-    task.info("Finished in state Cached('/root/probe/0')")
+    task.info("Finished in state Cached('/store/probe/0')")
     said = [record.getMessage() for record in logged]
     assert [str(error) in line for line in said] == [True, False, False, False]
     assert said[1:] == [
         "Finished in state Failed",
         "Finished in state Failed",
-        "Finished in state Cached('/root/probe/0')",
+        "Finished in state Cached('/store/probe/0')",
     ]
     assert bool(logged[0].exc_info) == has_traceback
