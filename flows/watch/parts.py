@@ -9,7 +9,7 @@ from flows.watch.frame import MAX_POINTS, WatchDocument, WatchedCurve, WatchedSt
 from flows.watch.screen import EVAL_CURVES, ago
 from sana import metrics
 from sana.metrics import STEP, Row
-from sana.report.live.binned import BinnedMetric, BinnedRows
+from sana.runs.binned import BinnedMetric, BinnedRows
 from sana.runs.listing import Run, RunState
 from sana.runs.records import StageStatus
 from sana.store_errors import StoreError

@@ -13,8 +13,8 @@ from flows.watch.screen import ago
 from sana.artifact import Artifact, newest_commit
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.report.live.binned import BinnedRows
-from sana.report.live.training_page import CurveCache
+from sana.runs.binned import BinnedRows
+from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
 from sana.runs.records import FOLDER, RunStarted, start_key
 from sana.runtime.threads import in_threads

@@ -19,6 +19,7 @@ from sana.report.live.source import LiveRoot
 from sana.report.page import data_report
 from sana.report.training.find import find_subject as find_training
 from sana.report.training.page import training_report
+from sana.runs.titles import titled
 
 _FRESH_S = 20.0  # so long one that was made is shown again
 _MAX_KEPT = 8
@@ -85,5 +86,5 @@ class Documents:
     def _comparison(self, a: str, b: str) -> str:
         store = self._root.store
         lineage = Lineage(store)
-        found = compare([find_subject(name, lineage, "ema") for name in (a, b)])
+        found = compare(titled([find_subject(name, lineage, "ema") for name in (a, b)]))
         return comparison_page(found, {store.root: store}, now=time.time())

@@ -3,6 +3,7 @@
 import logging
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -13,18 +14,33 @@ from sana.errors import SanaError
 from sana.wording import one_line
 
 _STOP_TIMEOUT_S = 3
+_QUIET_S = 60.0  # between two lines that complain of the same
 _MAX_CONNECTIONS = 200
 
 _log = logging.getLogger(__name__)
 
 
-class _Lines(logging.Handler):
-    """What uvicorn complains of, such as a connection that broke off, in a line and without a traceback."""
+class Lines(logging.Handler):
+    """What uvicorn complains of, such as a connection that broke off, in a line and without a traceback.
+
+    A flood of connections is one line a minute.
+    """
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self._said: dict[str, tuple[float, int]] = {}  # by uvicorn's words: monotonic, and how often since
 
     def emit(self, record: logging.LogRecord) -> None:
+        now, kind = time.monotonic(), str(record.msg)  # without what a request put into it: there are few
+        said_at, num_more = self._said.get(kind, (-_QUIET_S, 0))
+        if now - said_at < _QUIET_S:
+            self._said[kind] = said_at, num_more + 1
+            return
+        self._said[kind] = now, 0
         error = record.exc_info[1] if record.exc_info else None
         said = f"{type(error).__name__}: {error}" if error is not None else record.getMessage()
-        _log.warning("the page's server: %s", one_line(said))
+        more = f" ({num_more} more like it since the last line)" if num_more else ""
+        _log.warning("the page's server: %s%s", one_line(said), more)
 
 
 class PageServer:
@@ -48,7 +64,7 @@ class PageServer:
         )
         logger = logging.getLogger("uvicorn.error")
         logger.propagate = False
-        logger.handlers[:] = [_Lines(logging.WARNING)]
+        logger.handlers[:] = [Lines(logging.WARNING)]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="page-server", daemon=True)
 

@@ -73,6 +73,7 @@ def _side(label: str, subject: Subject, evaluation: Evaluation) -> Side:
         loss=table.mean(),
         stderr=table.stderr(),
         num_samples=len(table.sample_ids),
+        title=subject.title,
     )
 
 

@@ -11,7 +11,9 @@ from sana.record import Record
 
 @dataclass(frozen=True)
 class Side(Record):
-    """One of what is compared. `name`: as it was asked for; `loss`: over its whole eval list; None: not evaluated."""
+    """One of what is compared. `name`: as it was asked for; `loss`: over its whole eval list; `title`: of the config of
+    its newest run, "" where no run is on record.
+    """
 
     label: str  # A, B, C ...
     name: str
@@ -25,6 +27,7 @@ class Side(Record):
     loss: float
     stderr: float | None
     num_samples: int
+    title: str = ""
 
 
 @dataclass(frozen=True)

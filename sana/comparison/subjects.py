@@ -15,7 +15,8 @@ EXPORTED = "exported"
 
 @dataclass(frozen=True)
 class Subject:
-    """One of what is compared. `name` as it was asked for; `weights`: initial, live, ema or exported.
+    """One of what is compared. `name` as it was asked for; `weights`: initial, live, ema or exported; `title`: of the
+    config that made it, "" where nobody knows.
 
     `trained` is a training of its trajectory, which went on to a later step perhaps; None: there is none, or it is an
     exported model, whose `digest` names its weights.
@@ -30,6 +31,7 @@ class Subject:
     step: int | None = None
     digest: str = ""
     folder: str = ""  # of an exported model
+    title: str = ""
 
     @property
     def is_trained(self) -> bool:

@@ -1,9 +1,10 @@
 """A comparison in words: the verdict of a pair, and the rows of its table, the same in a terminal and on a page."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from sana.comparison.paired import LossDifference
-from sana.comparison.record import PairComparison
+from sana.comparison.record import PairComparison, Side
 from sana.wording import counted
 
 VERDICTS = {
@@ -12,6 +13,24 @@ VERDICTS = {
     "same": "the same as",
     "unsure": "not surely better or worse than",
 }
+
+_SHORT = 8  # characters of a fingerprint that people tell it by
+
+
+def training_name(title: str, key: str) -> str:
+    """Name a training for people: its config's title, where one is known, and a short fingerprint or trajectory."""
+    return f"{title} {key[:_SHORT]}".strip()
+
+
+def side_name(side: Side) -> str:
+    """Name a side for people: `demo 3fa9c1d2`, of a checkpoint `demo 3fa9c1d2@60`, of an exported model its folder."""
+    key = side.train or side.trajectory
+    if not key:
+        return side.name
+    asked = side.name.partition("@")[0]
+    known = side.title or ("" if key.startswith(asked) else PurePath(asked).stem)
+    at = "" if side.train or side.step is None else f"@{side.step}"
+    return f"{training_name(known, key)}{at}"
 
 
 def verdict(pair: PairComparison) -> str:

@@ -136,6 +136,15 @@ def test_marks_and_names_are_in_the_legend_once() -> None:
     assert len(chart.shapes) < 300
 
 
+def test_curves_are_told_apart_without_colours() -> None:
+    chart = lines([Series("raw", [0, 9], [1, 2], faint=True), *(Series(f"s{n}", [0, 9], [n, n]) for n in range(5))])
+    drawn = [shape.kind for shape in chart.shapes if shape.kind.startswith("line") and shape.tag == "path"]
+    assert [kind.partition(" dash")[2] for kind in drawn] == ["", "", "1", "2", "3", "4"]
+    assert len({kind.split()[1] for kind in drawn[1:]}) == 5
+    in_legend = [shape.kind for shape in chart.shapes if shape.tag == "line" and shape.kind.startswith("line")]
+    assert in_legend == drawn[1:]
+
+
 def test_a_mean_over_the_last_numbers() -> None:
     assert smoothed([1, 3, math.nan, 5], 2).tolist() == pytest.approx([1, 2, math.nan, 5], nan_ok=True)
 

@@ -1,5 +1,7 @@
 """Who may ask the live page, which bytes a range names, and how many numbers a curve keeps."""
 
+import logging
+
 import numpy as np
 import pytest
 from starlette.applications import Starlette
@@ -7,9 +9,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from flows.web import server
 from flows.web.byte_ranges import UnsatisfiableRangeError, parse_range
 from flows.web.guard import Guard, is_loopback, may_be_called, names_of
-from sana.report.live.binned import MAX_BINS, BinnedRows
+from sana.runs.binned import MAX_BINS, BinnedRows
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,21 @@ def test_rows_of_a_run_at_work_follow_the_committed_ones_and_do_not_stay() -> No
     more = rows.with_rows([{"step": 3, "a": 9.0}, {"step": 4, "a": 4.0}])
     assert more.metrics["a"].means()[1].tolist() == [1.0, 2.0, 4.0] and more.last_step == 4
     assert rows.metrics["a"].means()[1].tolist() == [1.0, 2.0]
+
+
+def test_a_flood_of_connections_is_one_line_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(server.time, "monotonic", lambda: clock[0])
+    lines = server.Lines(logging.WARNING)
+    for _ in range(500):
+        lines.handle(logging.makeLogRecord({"msg": "Exceeded concurrency limit.", "levelno": logging.WARNING}))
+    lines.handle(logging.makeLogRecord({"msg": "Invalid HTTP request received.", "levelno": logging.WARNING}))
+    clock[0] += 61
+    lines.handle(logging.makeLogRecord({"msg": "Exceeded concurrency limit.", "levelno": logging.WARNING}))
+    assert [record.getMessage() for record in caplog.records] == [
+        "the page's server: Exceeded concurrency limit.",
+        "the page's server: Invalid HTTP request received.",
+        "the page's server: Exceeded concurrency limit. (499 more like it since the last line)",
+    ]

@@ -53,13 +53,14 @@ def compare(
     """
     from flows.display.comparison import comparison_text
     from sana.comparison.compare import compare as compare_all
+    from sana.runs.titles import titled
 
     named = config or next((name for name in names if is_config(name)), None)
     context = None if named is None else context_of(resolve(named, overrides, root), read_only=not evaluate)
     asked = Asked(context, root, tuple(overrides), weights)
     subjects = [asked.subject(name) for name in names]
     subjects = _evaluated(subjects, context, named, asked, evaluate=evaluate)
-    found = compare_all(subjects)
+    found = compare_all(titled(subjects))
     click.echo(comparison_text(found))
     if out is not None:
         _write_page(found, subjects, out)

@@ -11,7 +11,7 @@ import numpy as np
 
 from sana.comparison.paired import LossDifference
 from sana.comparison.record import Comparison, PairComparison, SampleVideo
-from sana.comparison.words import difference_rows, verdict
+from sana.comparison.words import difference_rows, side_name, verdict
 from sana.report.charts import Chart, Series, lines
 from sana.report.html import render
 from sana.store import Store
@@ -56,7 +56,8 @@ def comparison_page(found: Comparison, stores: Mapping[str, Store], *, now: floa
             left -= num_bytes
             shown.append(one)
         rows.append((row, shown))
-    return render("comparison/page.html.j2", found=found, pairs=pairs, samples=rows, now=now)
+    names = {side.label: side_name(side) for side in found.sides}
+    return render("comparison/page.html.j2", found=found, names=names, pairs=pairs, samples=rows, now=now)
 
 
 def _shown(pair: PairComparison) -> ShownPair:

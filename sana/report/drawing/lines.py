@@ -12,8 +12,10 @@ from sana.report.drawing.shapes import RIGHT, TOP, Chart, Shape, grid_line, labe
 from sana.report.drawing.thinning import thinned
 from sana.report.formatting import name as one_line
 
-COLOURS = ("train", "eval", "good", "rejected", "violet", "teal", "node")  # in the order in which series take them
+COLOURS = ("train", "eval", "good", "rejected", "magenta", "teal", "node")  # in the order in which series take them
 _LEFT = 58  # margin: numbers of any size stand in it
+_DASHES = 5  # ways to dash a line: of the second curve, the third ..., so that colours alone tell nothing
+_KEY = 28  # width of a line in the legend: a whole dash of each kind
 _FEW = 60  # points of a series, up to which each is a disc that tells its numbers
 _CHAR = 7.2  # width of a legend's character; less than what any font needs would let names overlap
 _MAX_STEP_MARKS = 200
@@ -48,7 +50,7 @@ class StepMark:
 
 @dataclass(frozen=True)
 class _Curve:
-    """A series as numbers in the order of x, which is finite; its name is one line."""
+    """A series as numbers in the order of x, which is finite; its name is one line; `dash`: "" or the class of one."""
 
     name: str
     x: Floats
@@ -56,6 +58,7 @@ class _Curve:
     error: Floats
     colour: str
     faint: bool
+    dash: str
 
 
 def lines(
@@ -108,7 +111,6 @@ def smoothed(y: ArrayLike, window: int) -> Floats:
 
 def _curves(series: Sequence[Series]) -> list[_Curve]:
     free = [colour for colour in COLOURS if colour not in {one.colour for one in series}] or list(COLOURS)
-    free += [f"{colour} dashed" for colour in free]
     found: list[_Curve] = []
     for one in series:
         colour = one.colour or free[sum(not before.colour for before in series[: len(found)]) % len(free)]
@@ -117,7 +119,9 @@ def _curves(series: Sequence[Series]) -> list[_Curve]:
         order = np.argsort(x, kind="stable")
         order = order[np.isfinite(x[order])]
         text = one_line(one.name, _MAX_NAME_CHARS)
-        found.append(_Curve(text, x[order], y[order], error[order], colour, one.faint))
+        named = sum(not before.faint for before in found)
+        dash = f" dash{(named - 1) % _DASHES + 1}" if named and not one.faint else ""
+        found.append(_Curve(text, x[order], y[order], error[order], colour, one.faint, dash))
     return sorted(found, key=lambda curve: not curve.faint)
 
 
@@ -152,7 +156,7 @@ def _drawn(curve: _Curve, across: Axis, up: Axis, width: int) -> list[Shape]:
             found += _band(x[at], low, high, curve.colour)
         if len(at) > 1:
             path = "M" + "L".join(f"{px:.1f} {py:.1f}" for px, py in zip(x[at], y[at], strict=True))
-            found.append(Shape("path", f"line {tone}", {"d": path}, tip=curve.name))
+            found.append(Shape("path", f"line {tone}{curve.dash}", {"d": path}, tip=curve.name))
         for place in at if few or len(at) == 1 else ():
             spread = f" \u00b1 {curve.error[place]:.3g}" if np.isfinite(curve.error[place]) else ""
             tip = f"{curve.name}: {curve.y[place]:.5g}{spread} at {curve.x[place]:g}"
@@ -193,19 +197,20 @@ def _step_marks(marks: Sequence[StepMark], across: Axis, top: float, floor: floa
 
 def _legend(curves: Sequence[_Curve], marks: Sequence[StepMark], width: int) -> tuple[list[Shape], float]:
     """The names with their colours, in as many rows as they need; none for one curve without marks. Its height."""
-    named = [(curve.name, f"line {curve.colour}") for curve in curves if not curve.faint]
+    named = [(curve.name, f"line {curve.colour}{curve.dash}") for curve in curves if not curve.faint]
     named += list({mark.name: (one_line(mark.name, _MAX_NAME_CHARS), f"mark {mark.kind}") for mark in marks}.values())
     if len(named) < 2:
         return [], TOP
     x, y, found = float(_LEFT), 12.0, list[Shape]()
     for words, kind in named:
-        needed = 22 + _CHAR * len(words)
+        key = 16 if kind.startswith("mark") else _KEY
+        needed = key + 6 + _CHAR * len(words)
         if x + needed > width and x > _LEFT:
             x, y = float(_LEFT), y + 17
-        ends = {"x1": x, "y1": y, "x2": x + 16, "y2": y}
+        ends = {"x1": x, "y1": y, "x2": x + key, "y2": y}
         if kind.startswith("mark"):
             ends = {"x1": x + 8, "y1": y - 6, "x2": x + 8, "y2": y + 6}
-        found += [Shape("line", kind, rounded(ends)), label(x + 22, y + 4, words, "legend")]
+        found += [Shape("line", kind, rounded(ends)), label(x + key + 6, y + 4, words, "legend")]
         x += needed + 16
     return found, y + 8 + TOP
 

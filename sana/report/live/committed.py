@@ -13,6 +13,7 @@ from sana.artifact import Artifact, newest_commit
 from sana.comparison.subjects import method_of
 from sana.errors import SanaError
 from sana.facts import BASELINE, EncodeLatentsFacts, EvaluateFacts, TrainFacts
+from sana.runs.newest_eval import EvalSoFar
 from sana.store import Store
 from sana.store_errors import StoreError
 from sana.wording import one_line
@@ -49,10 +50,17 @@ class TrainingRow:
     seconds: float
     num_bytes: int
     evaluated: EvalRow | None = None
+    so_far: EvalSoFar | None = None  # measured while it trains, until it is finished
     title: str = ""  # of its config, where a run says it
     state: str = "completed"
     data: str = ""  # its data sets, with their train samples
     samples: tuple[str, ...] = ()  # fingerprints of its sample artifacts, the newest last
+
+    @property
+    def loss(self) -> float | None:
+        """Its eval loss: of evaluate, else the newest one while it trained."""
+        measured = self.evaluated or self.so_far
+        return measured.mean if measured else None
 
     @property
     def key(self) -> str:

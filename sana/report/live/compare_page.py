@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sana.comparison.words import training_name
 from sana.report import html
 from sana.report.live.committed import TrainingRow
 from sana.report.live.live_page import Topic
@@ -13,5 +14,6 @@ def parts(rows: Sequence[TrainingRow], topic: Topic) -> tuple[str, dict[str, str
     """Return the title and the parts of the page."""
     found = sorted(rows, key=lambda row: -row.created_at)
     evaluated = [row for row in found if row.evaluated is not None][:MAX_CHOICES]
-    form = html.fragment("live/compare.html.j2", rows=evaluated, num_all=len(found), topic=topic)
+    choices = [(row, training_name(row.title, row.key)) for row in evaluated]
+    form = html.fragment("live/compare.html.j2", choices=choices, topic=topic)
     return "Compare trainings", {"choose": form}

@@ -8,7 +8,7 @@ import numpy as np
 from sana import metrics
 from sana.report import charts
 from sana.report.charts import Chart, Series, StepMark
-from sana.report.live.binned import BinnedRows
+from sana.runs.binned import BinnedRows
 
 _SMOOTHED_SHARE = 50  # the loss is smoothed over this share of its steps
 

@@ -12,7 +12,7 @@ MAX_RUNNING = 12
 STATES = ("running", "silent", "killed", "completed", "failed", "stopped", "unfinished")
 SORTS: dict[str, Column[TrainingRow]] = {
     "age": Column("age", lambda row: -row.created_at),
-    "loss": Column("eval loss", lambda row: row.evaluated.mean if row.evaluated else float("inf")),
+    "loss": Column("eval loss", lambda row: float("inf") if row.loss is None else row.loss),
     "steps": Column("steps", lambda row: -row.step),
     "size": Column("size", lambda row: -row.num_bytes),
     "title": Column("config", lambda row: row.title.lower()),

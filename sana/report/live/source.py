@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
@@ -11,9 +12,11 @@ from sana.report.live.committed import Committed, TrainingRow, read_artifact
 from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.report.live.media import ValidationCache
 from sana.report.live.pages import About
-from sana.report.live.run_index import RunIndex
+from sana.report.live.run_index import LIVE, RunIndex
 from sana.report.live.trainings import merged
+from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
+from sana.runs.newest_eval import NewestEvals
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import training_folders
 from sana.training.validation import record as validations
@@ -28,7 +31,9 @@ class LiveRoot:
     def __init__(self, store: Store, about: About) -> None:
         self.store, self.about = store, about
         self._committed, self._runs = Committed(store), RunIndex(store)
-        self._curves, self._videos = training_page.CurveCache(store), ValidationCache(store)
+        self._metrics, self._drawn = CurveCache(store), training_page.DrawnCurves()
+        self._evals = NewestEvals(store)
+        self._videos = ValidationCache(store)
         self._rows: list[TrainingRow] = []
 
     def refresh(self) -> None:
@@ -37,7 +42,17 @@ class LiveRoot:
         self._runs.refresh()
         finished = {row.fingerprint for row in self._committed.trainings}
         begun = [name for name in training_folders(self.store) if name not in finished]
-        self._rows = merged(self._committed.trainings, begun, self._runs.rows)
+        rows = merged(self._committed.trainings, begun, self._runs.rows)
+        unfinished = [row for row in rows if not row.fingerprint]
+        growing = [row.trajectory for row in unfinished if row.state in LIVE]
+        self._evals.refresh([row.trajectory for row in unfinished], growing)
+        told = {run.trajectory: run.status.rows for run in self._runs.live.values() if run.status is not None}
+        self._rows = [
+            row
+            if row.fingerprint
+            else replace(row, so_far=self._evals.of(row.trajectory, told.get(row.trajectory, ())))
+            for row in rows
+        ]
 
     def page(self, topic: Topic) -> LivePage:
         """Make a page of what was read. Raises LookupError: there is nothing of that name."""
@@ -54,13 +69,14 @@ class LiveRoot:
             "runs": lambda topic: runs_page.list_parts(self._runs, topic),
             "run": lambda topic: runs_page.run_parts(self._runs, topic),
             "compare": lambda topic: compare_page.parts(self._rows, topic),
-            "training": lambda topic: training_page.parts(
-                training_page.Sources(self._committed, self._rows, self._runs, self._curves, self._videos), topic
-            ),
+            "training": lambda topic: training_page.parts(self._sources(), topic),
         }
         if topic.kind not in makers:
             raise LookupError("there is no such page")
         return makers[topic.kind](topic)
+
+    def _sources(self) -> training_page.Sources:
+        return training_page.Sources(self._committed, self._rows, self._runs, self._metrics, self._drawn, self._videos)
 
     def run(self, run_id: str) -> Run:
         """Return the record of a run; from any thread. Raises LookupError: there is none."""

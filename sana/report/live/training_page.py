@@ -3,7 +3,6 @@
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import yaml
@@ -12,57 +11,38 @@ from sana import metrics
 from sana.artifact import Artifact
 from sana.errors import SanaError
 from sana.facts import EvaluateFacts, TrainFacts
-from sana.metrics import parse_rows
 from sana.report import html
 from sana.report.charts import StepMark
-from sana.report.live.binned import BinnedRows
 from sana.report.live.committed import Committed, TrainingRow
 from sana.report.live.curves import curves
 from sana.report.live.live_page import Topic
 from sana.report.live.media import Strip, ValidationCache, strips
 from sana.report.live.run_index import LIVE, RunIndex, RunRow
 from sana.report.live.runs_page import events_part, links_of, stages_part
+from sana.runs.binned import BinnedRows
+from sana.runs.curve_cache import MAX_TRAININGS, CurveCache
 from sana.runs.listing import Run
-from sana.store import Store
 from sana.training.checkpoints.checkpoint import checkpoint_steps, newest_checkpoint
 
-_MAX_TRAININGS = 16  # whose metrics are kept in memory
 _MAX_CHECKPOINT_ROWS = 200
 _MAX_SAMPLES, _MAX_ATTEMPTS = 4, 50
 
 
-class CurveCache:
-    """The metrics of the trainings that were looked at last; a segment that was read is not read again."""
+class DrawnCurves:
+    """The charts of the trainings that were looked at last; they are drawn again when there are more numbers."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._kept: OrderedDict[str, tuple[list[str], BinnedRows]] = OrderedDict()
+    def __init__(self) -> None:
         self._drawn: OrderedDict[str, tuple[object, str]] = OrderedDict()
 
-    def rows(self, trajectory: str, segments: Sequence[str]) -> BinnedRows:
-        """Return the metrics of these segments, in their order; one that is gone is passed over."""
-        read, rows = self._kept.get(trajectory, ([], BinnedRows()))
-        if list(segments[: len(read)]) != read:  # resumed from an earlier checkpoint, or pruned: from the beginning
-            read, rows = [], BinnedRows()
-        for key in segments[len(read) :]:
-            with suppress(FileNotFoundError):
-                rows.add(parse_rows(self._store.read(key)))
-            read.append(key)
-        self._kept[trajectory] = (read, rows)
-        self._kept.move_to_end(trajectory)
-        while len(self._kept) > _MAX_TRAININGS:
-            self._kept.popitem(last=False)
-        return rows
-
-    def drawn(self, trajectory: str, rows: BinnedRows, steps: Sequence[int]) -> str:
-        """Return the charts of these metrics; they are drawn again when there are more."""
+    def of(self, key: str, rows: BinnedRows, steps: Sequence[int]) -> str:
+        """Return the charts of a training's metrics; `steps` are those of its checkpoints."""
         version = (rows.num_rows, rows.last_step, tuple(steps))
-        before, markup = self._drawn.get(trajectory, (None, ""))
+        before, markup = self._drawn.get(key, (None, ""))
         if before != version:
             marks = [StepMark(step, "checkpoint", f"checkpoint of step {step}") for step in steps]
             markup = html.fragment("live/curves.html.j2", curves=curves(rows, marks))
-            self._drawn[trajectory] = (version, markup)
-            while len(self._drawn) > _MAX_TRAININGS:
+            self._drawn[key] = (version, markup)
+            while len(self._drawn) > MAX_TRAININGS:
                 self._drawn.popitem(last=False)
         return markup
 
@@ -74,7 +54,8 @@ class Sources:
     committed: Committed
     rows: Sequence[TrainingRow]
     runs: RunIndex
-    cache: CurveCache
+    metrics: CurveCache
+    drawn: DrawnCurves
     videos: ValidationCache
 
 
@@ -96,7 +77,7 @@ def parts(sources: Sources, topic: Topic) -> tuple[str, dict[str, str]]:
     """Return the title and the parts of the page. Raises LookupError: there is no such training."""
     shown, now = _find(sources, topic.key), time.time()
     row, live = shown.row, shown.live
-    rows = sources.cache.rows(row.trajectory, shown.segments)
+    rows = sources.metrics.rows(row.trajectory, shown.segments)
     if live is not None and live.status is not None and live.trajectory == row.trajectory:
         rows = rows.with_rows(live.status.rows)
     config, about = _config(shown)
@@ -113,7 +94,7 @@ def parts(sources: Sources, topic: Topic) -> tuple[str, dict[str, str]]:
         "numbers": html.fragment(
             "live/training_numbers.html.j2", row=row, last=_last(rows), losses=_losses(shown), m=metrics
         ),
-        "curves": sources.cache.drawn(row.key, rows, shown.steps),
+        "curves": sources.drawn.of(row.key, rows, shown.steps),
         "samples": html.fragment("live/samples.html.j2", strips=_strips(sources.videos, shown)),
         "events": events_part(live),
         "attempts": html.fragment(

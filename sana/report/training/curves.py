@@ -55,7 +55,7 @@ def _losses(numbers: Numbers, marks: Sequence[StepMark]) -> Panel | None:
         series.append(Series(name, train.steps, smoothed(train.values, window), colour="train"))
     probe = numbers.curve(m.TRAIN_PROBE_LOSS)
     if len(probe.values):
-        series.append(Series("a few train samples, as the eval loss", probe.steps, probe.values, colour="violet"))
+        series.append(Series("a few train samples, as the eval loss", probe.steps, probe.values, colour="magenta"))
     for name, found, error, colour in (
         ("eval loss, live weights", live, m.EVAL_STDERR_LIVE, "good"),
         ("eval loss, EMA weights", ema, m.EVAL_STDERR_EMA, "eval"),
