@@ -7,7 +7,7 @@ never written.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Literal, TypeVar
@@ -75,7 +75,7 @@ def runs_of(store: Store, *, limit: int | None = 100) -> list[Run]:
     return list(iterate_runs(store, limit=limit))
 
 
-def iterate_runs(store: Store, *, limit: int | None = None) -> Iterator[Run]:
+def iterate_runs(store: Store, *, limit: int | None = None) -> Generator[Run]:
     """Yield the runs of a root, newest first. Raises as `runs_of` does."""
     names = store.list_dirs(FOLDER)[::-1][:limit]
     yield from (found for found in in_threads(partial(_run_or_none, store), names) if found is not None)
