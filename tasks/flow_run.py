@@ -17,7 +17,7 @@ import sana
 from sana.config.load import load_config
 from sana.context import Context
 from sana.errors import ConfigError
-from sana.pipeline.advice import Advisor
+from sana.pipeline.advisor import Advisor
 from sana.pipeline.observers import Observer
 from sana.pipeline.plan import StagePlan
 from sana.pipeline.run import Done, Run

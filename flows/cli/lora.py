@@ -62,8 +62,8 @@ def extract(
     """
     from flows.cli.output.documents import LoraDocument
     from flows.display.show import load_lines
+    from sana.runtime.command_specs import LoraExtractSpec
     from sana.runtime.results import LoraExtractResult
-    from sana.runtime.tool_specs import LoraExtractSpec
 
     spec = LoraExtractSpec(
         model=model, base=base, revision=revision, rank=rank, targets=targets, device=device, out=_new(out)
@@ -91,8 +91,8 @@ def merge(base: str, adapter: str, revision: str | None, scale: float, dtype: An
     """
     from flows.cli.output.documents import LoraDocument
     from flows.display.show import load_lines
+    from sana.runtime.command_specs import LoraMergeSpec
     from sana.runtime.results import LoraMergeResult
-    from sana.runtime.tool_specs import LoraMergeSpec
     from sana.wording import in_units
 
     spec = LoraMergeSpec(base=base, revision=revision, adapter=adapter, scale=scale, dtype=dtype, out=_new(out))

@@ -59,7 +59,7 @@ def generate(
     from sana.data.sources.outputs import check_outside_sources
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import check_work_dir
-    from sana.runtime.specs import GenerateSpec
+    from sana.runtime.command_specs import GenerateSpec
     from sana.runtime.worker import run_worker
 
     if not prompt.strip():

@@ -137,7 +137,7 @@ def _run_flow(
     parameters: FlowParameters,
 ) -> list[tuple[str, str, Artifact]]:
     """Run the flow in this process, on what was planned, with progress bars."""
-    from sana.pipeline.advice import Advisor
+    from sana.pipeline.advisor import Advisor
 
     advisor = Advisor(context.config, warn)
     advisor.advise_on(plans)

@@ -25,8 +25,9 @@ from sana.data.sources.digest_cache import DigestCache
 from sana.errors import ConfigError, SanaError
 from sana.facts import BASELINE, EvaluateFacts, EvaluateWeightsFacts
 from sana.model.model_resolver import ModelRef, component_digest, resolve_model, source_of
+from sana.runtime.command_specs import EvaluateWeightsSpec
 from sana.runtime.results import EvaluatedWeights
-from sana.runtime.specs import CheckpointName, EvaluateWeightsSpec
+from sana.runtime.specs import CheckpointName
 from sana.runtime.worker import files_of_worker
 
 NAME = EvaluateWeightsFacts.STAGE

@@ -3,7 +3,7 @@
 Some of it is known from the config alone, the rest once the bucket stage has counted the samples.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sana.bucket import Bucket
@@ -12,8 +12,6 @@ from sana.config.pipeline import Config
 from sana.config.places import is_below
 from sana.config.training.optimization.schedule import FallingSchedule
 from sana.facts import BucketFacts
-from sana.pipeline.observers import Committed, Event, Observer, RunStart
-from sana.pipeline.plan import StagePlan
 from sana.wording import counted
 
 FEW_EPOCHS, MANY_EPOCHS = 1, 200  # below and above, training is warned of
@@ -269,32 +267,3 @@ def _of_evaluation(config: Config, facts: BucketFacts) -> Iterator[Advice]:
             "train.resources.eval_every",
             most,
         )
-
-
-class Advisor(Observer):
-    """Says each warning about a run once: those known from the config at first, the rest when bucket is committed."""
-
-    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
-        self._config, self._say = config, say
-        self._said: set[str] = set()
-
-    def advise(self, facts: BucketFacts | None = None) -> None:
-        """Say what is known and was not said."""
-        for line in map(str, advice(self._config, facts)):
-            subject = line.partition(" ")[0]  # the key: what the config alone gives is not said again in other words
-            if subject not in self._said:
-                self._said.add(subject)
-                self._say(line)
-
-    def advise_on(self, plans: Iterable[StagePlan]) -> None:
-        """Say what is known when a run is planned: of its samples only where the bucket stage is cached."""
-        made = {one.name: one.artifact for one in plans}.get(BucketFacts.STAGE)
-        self.advise(None if made is None else BucketFacts.of(made))
-
-    def on_run_start(self, start: RunStart) -> None:
-        self._config = start.context.config
-        self.advise()
-
-    def on_event(self, event: Event) -> None:
-        if isinstance(event, Committed) and event.stage == BucketFacts.STAGE:
-            self.advise(BucketFacts.of(event.artifact))

@@ -9,8 +9,9 @@ from sana.context import Context
 from sana.errors import SanaError
 from sana.model.model_resolver import resolve_model, source_of
 from sana.pipeline.plan import check_work_dir, inputs_of
+from sana.runtime.command_specs import ValidateSpec
 from sana.runtime.launcher import result_path
-from sana.runtime.specs import CheckpointName, ValidateSpec
+from sana.runtime.specs import CheckpointName
 from sana.runtime.worker import run_worker
 from sana.stages import train as stage
 from sana.stages.bodies.initial_weights import find_initial_weights

@@ -16,12 +16,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from sana.errors import DiskFullError, SanaError
 from sana.progress import Progress, Report
+from sana.runtime.tail import Tail
 
 # A worker that ends with one of these wrote `error_path`, whose text is all there is to say.
 EXIT_USER_ERROR = 3  # trying again will not help
@@ -109,7 +109,7 @@ def launch(
         ranks: list[subprocess.Popen[bytes]] = []
         try:
             # before the first rank: all that it writes is new
-            progress, lines = _Tail(progress_path(job_path)), _Tail(log_path)
+            progress, lines = Tail(progress_path(job_path)), Tail(log_path)
             for env in _environments(num_processes):
                 ranks.append(_start([sys.executable, "-m", module, str(job_path)], env, ranks, output, lock_fd))
             progressed = _follow(ranks, progress, lines, report, stall_timeout_s, f"{module}: log in {log_path}")
@@ -202,8 +202,8 @@ def _start(
 
 def _follow(
     ranks: list[subprocess.Popen[bytes]],
-    progress: "_Tail",
-    lines: "_Tail",
+    progress: Tail,
+    lines: Tail,
     report: Report,
     stall_timeout_s: float | None,
     where: str,
@@ -278,23 +278,3 @@ def _failure(module: str, code: int, error_file: Path, log_path: Path, progresse
     if code < 0:
         return WorkerError(text) if -code in _ASKED_TO_END else WorkerKilledError(text)
     return WorkerError(text) if progressed else WorkerStartError(text)
-
-
-@dataclass
-class _Tail:
-    """The whole lines that were appended to a file since the last look; the file may not exist yet."""
-
-    path: Path
-    offset: int = -1
-
-    def __post_init__(self) -> None:
-        self.offset = self.path.stat().st_size if self.path.exists() else 0
-
-    def new_lines(self) -> list[str]:
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self.offset += len(whole) + len(newline)
-        return whole.decode("utf-8", errors="replace").splitlines()

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from sana.artifact import Artifact, FileInfo
-from sana.record import JsonObject, Record
+from sana.record import Record
 
 
 @dataclass(frozen=True)
 class Spec(Record):
-    """The base of specs: `WORKER` is the module below sana.workers that reads it."""
+    """The base of specs: `WORKER` is the module of `PACKAGE` that reads it."""
 
+    PACKAGE: ClassVar[str] = "sana.workers"
     WORKER: ClassVar[str]
+
+    @classmethod
+    def module(cls) -> str:
+        """Return the name by which `python -m` finds the worker."""
+        return f"{cls.PACKAGE}.{cls.WORKER}"
 
 
 @dataclass(frozen=True)
@@ -181,23 +187,6 @@ class EvaluateSpec(Spec):
 
 
 @dataclass(frozen=True)
-class EvaluateWeightsSpec(Spec):
-    """Measure the losses of one set of weights, of a checkpoint or of an exported model in a local folder.
-
-    Writes its table and an EvaluatedWeights to `out_dir`, a local folder.
-    """
-
-    WORKER: ClassVar[str] = "evaluate_weights"
-    model: ModelSource
-    latents: Artifact
-    captions: Artifact
-    checkpoint: CheckpointName | None
-    folder: str | None
-    weights: Literal["initial", "live", "ema", "exported"]
-    out_dir: str
-
-
-@dataclass(frozen=True)
 class SampleSpec(Spec):
     """Make the videos of the prompts from a checkpoint, and write them to `out_dir`, a local folder."""
 
@@ -207,66 +196,6 @@ class SampleSpec(Spec):
     checkpoint: CheckpointName
     out_dir: str
     latents: Artifact | None = None  # what a preview's map is fitted on
-
-
-@dataclass(frozen=True)
-class ValidateSpec(Spec):
-    """Make the videos of validation from a checkpoint, and store them and their record under its trajectory."""
-
-    WORKER: ClassVar[str] = "validate"
-    model: ModelSource
-    latents: Artifact
-    captions: Artifact
-    checkpoint: CheckpointName  # step 0: the weights that training starts from
-    initial: InitialWeights | None
-
-
-@dataclass(frozen=True)
-class StoredTensor(Record):
-    """Where one tensor is stored, as its index row says."""
-
-    shard: str
-    offset: int
-    num_bytes: int
-    digest: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class InspectSampleSpec(Spec):
-    """Decode one latent beside the frames of its window, which is the one row of the job."""
-
-    WORKER: ClassVar[str] = "inspect_sample"
-    model: ModelSource
-    latent: StoredTensor
-    captions: tuple[str, ...]
-    out_dir: str
-
-
-@dataclass(frozen=True)
-class GenerateSpec(Spec):
-    """Make one video of a prompt from a checkpoint, by the job's sample settings; `out` is the local mp4 to write."""
-
-    WORKER: ClassVar[str] = "generate"
-    model: ModelSource
-    checkpoint: CheckpointName
-    prompt: str
-    out: str
-    image: str | None = None  # path of the picture that it begins with
-    previews: str | None = None  # local folder of pictures of the video on its way
-    latents: Artifact | None = None  # what a preview's map is fitted on
-
-
-@dataclass(frozen=True)
-class CalibrateSpec(Spec):
-    """Measure the job's training step, VAE and text encoder on random weights of these sizes."""
-
-    WORKER: ClassVar[str] = "calibrate"
-    model_configs: Mapping[str, JsonObject]  # config.json by component
-    bucket: str
-    caption_tokens: int
-    memory_bytes: int  # use no more of the device; 0: all that is free
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,7 @@ def run_tool(spec: Spec, *, work_dir: Path, report: Report) -> Path:
     path.write_bytes(_ToolFile(type(spec).__name__, spec.to_value()).to_json())
     report(Progress(0, 0, "", phase="starting a process"))
     log_path = work_dir / "logs" / f"{path.stem}.log"
-    module = f"sana.workers.{spec.WORKER}"
-    launch(module, path, log_path=log_path, lock_path=None, report=report, stall_timeout_s=None)
+    launch(spec.module(), path, log_path=log_path, lock_path=None, report=report, stall_timeout_s=None)
     return path
 
 

@@ -46,7 +46,7 @@ def run_worker(
     (context.work_dir / "locks").mkdir(parents=True, exist_ok=True)
     try:
         launch(
-            f"sana.workers.{spec.WORKER}",
+            spec.module(),
             job_path,
             num_processes=num_processes,
             log_path=context.work_dir / "logs" / f"{job_path.stem}.log",

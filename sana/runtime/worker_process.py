@@ -17,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _KEPT_BYTES = 2**30
 # they read captions that are embeddings already, or none
-_WITHOUT_TEXT = tuple(f"sana.workers.{name}" for name in ("train", "evaluate", "evaluate_weights", "passport"))
+_WITHOUT_TEXT = tuple(f"sana.workers.{name}" for name in ("train", "evaluate", "commands.evaluate_weights", "passport"))
 
 
 def hide_torchao() -> None:

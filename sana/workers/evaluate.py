@@ -26,9 +26,10 @@ from sana.facts import BASELINE, WEIGHTS, ComputeSettings
 from sana.model.device import out_of_memory_explained
 from sana.model.offload.group_offload import OffloadedModel
 from sana.progress import Progress
+from sana.runtime.command_specs import EvaluateWeightsSpec
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvalReport
-from sana.runtime.specs import CheckpointName, EvaluateSpec, EvaluateWeightsSpec
+from sana.runtime.specs import CheckpointName, EvaluateSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import read_checkpoint
 from sana.training.checkpoints.checkpoint_io import load_weights

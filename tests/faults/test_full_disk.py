@@ -153,7 +153,8 @@ import os, sys
 from pathlib import Path
 from sana.config.load import load_config
 from sana.runtime.job import error_path, run_worker, write_job
-from sana.runtime.specs import InspectSampleSpec, ProbeSpec, CrashHistory, PoolName
+from sana.runtime.command_specs import InspectSampleSpec
+from sana.runtime.specs import ProbeSpec, CrashHistory, PoolName
 from sana.artifact import Artifact
 from sana.counts import Counts
 import sana.runtime.job as job

@@ -11,7 +11,7 @@ from flows.cli.main import main
 from sana.data.tables import read_table
 from sana.errors import SanaError
 from sana.runtime.results import SampleInspection, StoredLatent
-from sana.workers.inspect_sample import contact_sheet, psnr_db
+from sana.workers.commands.inspect_sample import contact_sheet, psnr_db
 from tests.maintained_stores import store_of
 from tests.pipeline_runs import SMALLER, Outcome, Place, inline_workers
 

@@ -19,9 +19,9 @@ from sana.model.adapters.merge import merge_into
 from sana.model.transformer import load_transformer
 from sana.progress import Report
 from sana.runtime import tool
+from sana.runtime.command_specs import LoraExtractSpec, LoraMergeSpec
 from sana.runtime.specs import Spec
-from sana.runtime.tool_specs import LoraExtractSpec, LoraMergeSpec
-from sana.workers.lora import extract_adapter, merge
+from sana.workers.commands.lora import extract_adapter, merge
 from tests.numerics.test_adapter_layouts import adapter_for
 from tests.numerics.test_lora import velocity
 

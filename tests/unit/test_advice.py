@@ -9,7 +9,8 @@ import pytest
 from sana.config.load import load_config
 from sana.context import Context
 from sana.facts import BucketFacts, BucketSummary, SmallBucket
-from sana.pipeline.advice import Advice, Advisor, advice
+from sana.pipeline.advice import Advice, advice
+from sana.pipeline.advisor import Advisor
 from sana.pipeline.observers import RunStart
 from sana.store import LocalStore
 

@@ -35,7 +35,7 @@ from sana.costs.transformer import TransformerSizes
 from sana.errors import SanaError
 from sana.model.model_configs import sizes_of
 from sana.stages.bodies.trainable_here import why_not
-from sana.workers.calibrate import in_process
+from sana.workers.commands.calibrate import in_process
 from tests.published import TEXT_ENCODER, TRANSFORMER, VAE
 
 SIZES, FULL = TransformerSizes.of(TRANSFORMER), Bucket(81, 480, 832)

@@ -98,6 +98,26 @@ def test_every_module_has_a_layer() -> None:
     assert not [name for name in names if layer(name) is None]
 
 
+MOST_MODULES, MOST_LINES, MOST_LINES_OF_A_FUNCTION = 16, 299, 60  # CONTRIBUTING.md
+
+
+def test_folders_files_and_functions_stay_small() -> None:
+    folders: dict[str, int] = {}
+    large = []
+    for path in (path for folder in ("sana", "tasks", "flows") for path in sorted((ROOT / folder).rglob("*.py"))):
+        text, name = path.read_text(), str(path.relative_to(ROOT))
+        if path.name != "__init__.py":
+            folders[str(path.parent.relative_to(ROOT))] = folders.get(str(path.parent.relative_to(ROOT)), 0) + 1
+        if (lines := len(text.splitlines())) > MOST_LINES:
+            large.append(f"{name} has {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                large += [f"{name}: {node.name} has {lines} lines"] if lines > MOST_LINES_OF_A_FUNCTION else []
+    large += [f"{folder} has {number} modules" for folder, number in folders.items() if number > MOST_MODULES]
+    assert len(folders) > 40 and not large, "split these where they come apart by themselves:\n" + "\n".join(large)
+
+
 def test_imports_point_down() -> None:
     upward = []
     for path, name in project_imports():

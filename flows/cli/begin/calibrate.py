@@ -36,8 +36,8 @@ def calibrate(
     from sana.costs.calibration import Calibration, is_sharded, save_calibration
     from sana.model.model_configs import read_model_sizes
     from sana.pipeline.plan import check_work_dir
+    from sana.runtime.command_specs import CalibrateSpec
     from sana.runtime.launcher import result_path
-    from sana.runtime.specs import CalibrateSpec
     from sana.runtime.worker import run_worker
     from sana.stages.bodies.trainable_here import largest_bucket
 

@@ -50,7 +50,7 @@ def plan(
     or estimated.
     """
     from flows.display.show import plan_table
-    from sana.pipeline.advice import Advisor
+    from sana.pipeline.advisor import Advisor
     from sana.pipeline.plan import all_cached
     from sana.pipeline.plan import plan as decide
 
@@ -81,7 +81,7 @@ def plan(
 def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:
     """Print a plan as one JSON object. Raises ConfigError, once it is printed: it was measured not to fit."""
     from flows.display.costs import warnings_of
-    from sana.pipeline.advice import Advisor
+    from sana.pipeline.advisor import Advisor
     from sana.pipeline.costs import not_trainable, plan_costs
     from sana.pipeline.plan import all_cached
     from sana.pipeline.plan_record import plan_record
@@ -130,7 +130,7 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     from flows.cli.output.documents import ValidateDocument
     from sana.data.bucketing.treatments import treatment_lines
     from sana.facts import BucketFacts
-    from sana.pipeline.advice import Advisor
+    from sana.pipeline.advisor import Advisor
     from sana.pipeline.plan import found, preflight
 
     settings = resolve(config, overrides, root)

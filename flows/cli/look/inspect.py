@@ -35,7 +35,7 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     from sana.data.tables import read_table
     from sana.model.model_resolver import resolve_model, source_of
     from sana.pipeline.plan import CACHED, check_work_dir, plan
-    from sana.runtime.specs import InspectSampleSpec, StoredTensor
+    from sana.runtime.command_specs import InspectSampleSpec, StoredTensor
     from sana.runtime.worker import run_worker
 
     context = context_of(resolve(config, overrides, root))

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sana.config.captions import CaptionsConfig
@@ -15,6 +13,7 @@ from sana.data.captions.caption_lines import lines_of
 from sana.data.captions.caption_text import BLOCK_BYTES, TextError, utf8_blocks
 from sana.data.captions.csv_rows import CsvRows
 from sana.data.captions.json_lines import HEAD_ROWS, TROUBLE, TROUBLES, json_names, read_json_lines
+from sana.data.captions.table_cells import TEXTS, lists_of_texts, nothing, scores_of, strings, without_words
 from sana.data.file_heads import head_of, what_it_is
 from sana.data.sources.listing import VIDEO_SUFFIXES
 from sana.errors import ConfigError, NoColumnError
@@ -24,7 +23,6 @@ TEXT_COLUMNS = ("text", "caption", "captions", "prompt")
 SOURCE_COLUMN = "source_id"
 HEAD_BYTES = 1 << 19
 
-_TEXTS = pa.large_list(pa.large_string())
 _VIDEO_NAME = re.compile(rf"({'|'.join(map(re.escape, VIDEO_SUFFIXES))})(?![a-z0-9])", re.IGNORECASE)
 
 
@@ -37,7 +35,7 @@ def rows_schema(num_texts: int) -> pa.Schema:
     return pa.schema(
         [("video", pa.large_string()), ("source_id", pa.large_string()), ("motion_score", pa.float64())]
         + [(name, pa.large_string()) for name in TROUBLES]
-        + [(f"text_{i}", _TEXTS) for i in range(num_texts)]
+        + [(f"text_{i}", TEXTS) for i in range(num_texts)]
     )
 
 
@@ -78,12 +76,12 @@ def read_rows(path: Path, name: str, config: CaptionsConfig, *, head: bool = Fal
             table = read_json_lines(blocks(), name, columns, texts=list(filter(None, wanted[3:])), head=head)
         video, source, motion, *texts = wanted
         words = [word.lower() for word in config.null_words]
-        sources = _without_words(_strings(table, source, name), words)  # else all clips without one would share it
-        columns = [_strings(table, video, name), sources, _scores(table, motion, name, words)]
+        sources = without_words(strings(table, source, name), words)  # else all clips without one would share it
+        columns = [strings(table, video, name), sources, scores_of(table, motion, name, words)]
         columns += [
-            table.column(column) if column in table.column_names else _nothing(table.num_rows) for column in TROUBLES
+            table.column(column) if column in table.column_names else nothing(table.num_rows) for column in TROUBLES
         ]
-        columns += [_lists(table, text, name) for text in texts]
+        columns += [lists_of_texts(table, text, name) for text in texts]
     except TextError as error:
         raise ConfigError(f"{name} {error}") from error
     except (pa.ArrowInvalid, UnicodeError) as error:
@@ -186,7 +184,7 @@ def _read_csv(rows: CsvRows, wanted: Sequence[str | None], head: bool) -> pa.Tab
     columns = list(dict.fromkeys(filter(None, wanted)))  # the video first
     numbers = [rows.header.index(column) for column in columns]
     names = [*columns, TROUBLE]
-    found = pa.table([_nothing(0) for _ in names], names)
+    found = pa.table([nothing(0) for _ in names], names)
     for table in rows.tables(numbers[0], numbers):  # of a block there may be several
         found = pa.concat_tables([found, table.rename_columns(names)])
         if head and (found.num_rows >= HEAD_ROWS or found.nbytes > 2 * HEAD_BYTES):
@@ -201,100 +199,3 @@ def _delimiter_hint(rows: CsvRows) -> str:
     return (
         f". Cells are separated by {rows.delimiter!r} here; if it is {other[0]!r}, set captions.delimiter: '{other[0]}'"
     )
-
-
-def _nothing(num_rows: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(num_rows, pa.large_string())])
-
-
-def _column(table: pa.Table, column: str) -> pa.ChunkedArray:
-    found = table.column(column)
-    return found.cast(found.type.value_type) if pa.types.is_dictionary(found.type) else found
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _wrong(table: str, column: str, kind: pa.DataType, needed: str) -> ConfigError:
-    return ConfigError(f"{table}: column {column!r} holds {kind}; {needed} is needed")
-
-
-def _strings(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return one text per row, null where there is none."""
-    if column is None:
-        return _nothing(table.num_rows)
-    found = _column(table, column)
-    if found.type == _TEXTS:  # from JSON lines
-        if pc.max(pc.list_value_length(found)).as_py() not in (None, 0, 1):
-            raise _wrong(name, column, found.type, "one text a row")
-        return pc.list_element(_padded(found), 0)
-    if pa.types.is_struct(found.type) and "path" in found.type.names:  # as `datasets` writes a Video
-        found = pc.struct_field(found, "path")
-    if not (_is_text(found.type) or pa.types.is_integer(found.type) or pa.types.is_null(found.type)):
-        raise _wrong(name, column, found.type, "text")
-    return found.cast(pa.large_string())
-
-
-def _padded(lists: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turn empty lists into null, so that each other one has a first element."""
-    return pc.if_else(pc.equal(pc.list_value_length(lists), 0), pa.scalar(None, lists.type), lists)
-
-
-def _lists(table: pa.Table, column: str | None, name: str) -> pa.ChunkedArray:
-    """Return the captions of a row as a list, whether the cell is a text, a list or empty."""
-    if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, _TEXTS)])
-    found = _column(table, column)
-    if _is_list(found.type):
-        if not (_is_text(found.type.value_type) or pa.types.is_null(found.type.value_type)):
-            raise _wrong(name, column, found.type, "text, or lists of text,")
-        return found.cast(_TEXTS)
-    if pa.types.is_null(found.type) or (pa.types.is_floating(found.type) and not _numbers(found)):
-        return pa.chunked_array([pa.nulls(table.num_rows, _TEXTS)])  # pandas writes a column of missing cells as NaN
-    if not _is_text(found.type):
-        raise _wrong(name, column, found.type, "text, or lists of text,")
-    chunks = found.cast(pa.large_string()).chunks
-    return pa.chunked_array(
-        [pa.LargeListArray.from_arrays(pa.array(np.arange(len(chunk) + 1)), chunk) for chunk in chunks], _TEXTS
-    )
-
-
-def _numbers(column: pa.ChunkedArray) -> int:
-    return int(pc.sum(pc.is_finite(column)).as_py() or 0)
-
-
-def _floats(cell: Sequence[object] | None, null_words: Sequence[str]) -> list[float]:
-    return [float(str(one)) for one in cell or () if one is not None and str(one).strip().lower() not in null_words]
-
-
-def _without_words(texts: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
-    """Replace texts that are one of the words, given in lower case, by null."""
-    if not words:
-        return texts
-    is_word = pc.is_in(pc.utf8_lower(pc.utf8_trim_whitespace(texts)), pa.array(words, pa.large_string()))
-    return pc.if_else(is_word, pa.scalar(None, pa.large_string()), texts)
-
-
-def _scores(table: pa.Table, column: str | None, name: str, null_words: Sequence[str]) -> pa.ChunkedArray:
-    """Return one number per row, null where there is none; of a list its mean, as in the official data set."""
-    if column is None:
-        return pa.chunked_array([pa.nulls(table.num_rows, pa.float64())])
-    found = _column(table, column)
-    try:
-        if _is_list(found.type):
-            numbers = [_floats(cell, null_words) for cell in found.to_pylist()]
-            return pa.chunked_array([pa.array([sum(some) / len(some) if some else None for some in numbers])])
-        if _is_text(found.type):
-            found = _without_words(pc.utf8_trim_whitespace(found.cast(pa.large_string())), null_words)
-            found = pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.large_string()), found)
-        scores = found.cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, TypeError) as error:
-        raise ConfigError(f"{name}: column {column!r} is the motion score, and holds no number: {error}") from error
-    if pc.any(pc.is_inf(scores)).as_py():
-        raise ConfigError(f"{name}: column {column!r} is the motion score, and holds an infinity")
-    return scores

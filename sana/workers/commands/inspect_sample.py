@@ -1,4 +1,4 @@
-"""`python -m sana.workers.inspect_sample JOB`: decode a stored latent, beside the source frames.
+"""`python -m sana.workers.commands.inspect_sample JOB`: decode a stored latent, beside the source frames.
 
 Its one row is of the bucket stage's clips.parquet. Writes `side_by_side.mp4` (source left, decoded right),
 `contact_sheet.png` and `sample.json`, a SampleInspection, to the spec's `out_dir`.
@@ -18,9 +18,9 @@ from sana.data.video.video import write_mp4
 from sana.model.device import resolve_device
 from sana.model.vae import decode_latents, load_vae
 from sana.progress import Progress
+from sana.runtime.command_specs import InspectSampleSpec
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import SampleInspection, StoredLatent
-from sana.runtime.specs import InspectSampleSpec
 
 _SHEET_FRAMES = 6
 _GAP, _LINE, _MARGIN = 6, 22, 76

@@ -15,8 +15,8 @@ from sana.model.pipeline import SanaPipeline
 from sana.model.sampling.clean_estimate import Preview
 from sana.model.text import TextEncoder
 from sana.progress import PreviewReady, Progress
+from sana.runtime.command_specs import GenerateSpec
 from sana.runtime.job import Job, run_worker
-from sana.runtime.specs import GenerateSpec
 from sana.training.validation.previews import open_previews
 from sana.workers.sample import load_trained, read_image, sample_one
 

@@ -1,4 +1,4 @@
-"""`python -m sana.workers.evaluate_weights JOB`: the losses of one set of weights on the fixed grid.
+"""`python -m sana.workers.commands.evaluate_weights JOB`: the losses of one set of weights on the fixed grid.
 
 As sana.workers.evaluate measures the three sets of a finished training, so that the numbers can be compared.
 """
@@ -17,9 +17,9 @@ from sana.data.schemas import LOSSES
 from sana.data.tables import content_digest
 from sana.errors import SanaError
 from sana.model.device import out_of_memory_explained
+from sana.runtime.command_specs import EvaluateWeightsSpec
 from sana.runtime.job import Job, run_worker
 from sana.runtime.results import EvaluatedWeights
-from sana.runtime.specs import EvaluateWeightsSpec
 from sana.store import Store
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.trainables.trainable import Trainable

@@ -25,10 +25,10 @@ from sana.model.device import out_of_memory_explained, resolve_device
 from sana.model.model_resolver import INDEX, base_files, local_checkpoint
 from sana.model.transformer import DTYPES, load_transformer, save_transformer_config
 from sana.progress import Progress, Report
+from sana.runtime.command_specs import LoraExtractSpec, LoraMergeSpec
 from sana.runtime.launcher import result_path
 from sana.runtime.results import LoraExtractResult, LoraMergeResult
 from sana.runtime.tool import run_tool_worker
-from sana.runtime.tool_specs import LoraExtractSpec, LoraMergeSpec
 from sana.training.checkpoints.tensor_file import Tensors, file_blocks, file_bytes
 from sana.training.exports.exports import COMFYUI_FILE
 from sana.training.exports.fixed_batch import computing_in, fixed_batch, relative_difference, velocity_of

@@ -1,4 +1,4 @@
-"""`python -m sana.workers.validate JOB`: the videos of validation, of one checkpoint, on any machine."""
+"""`python -m sana.workers.commands.validate JOB`: the videos of validation, of one checkpoint, on any machine."""
 
 import sana.runtime.worker_process  # noqa: F401 - first of all
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from sana.model.device import out_of_memory_explained
 from sana.progress import PreviewReady, Progress
+from sana.runtime.command_specs import ValidateSpec
 from sana.runtime.job import Job, run_worker
 from sana.runtime.launcher import result_path
-from sana.runtime.specs import ValidateSpec
 from sana.training.checkpoints.checkpoint_io import load_weights
 from sana.training.initial_weights import start_trainable
 from sana.training.parallel.parallel import Parallel

@@ -1,21 +1,9 @@
-"""Worker: measure this machine with random weights of the model's sizes. Each measurement is a process of its own.
+"""What calibration measures, each in a process of its own: a training step, a forward pass, VAE and text encoder."""
 
-This process imports what they need and touches no device; they are forked from it, so none waits for imports, and
-what one of them leaves of a device's memory, or dies of, is gone with it.
-"""
-
-import sana.runtime.worker_process  # noqa: F401 - first of all
-
-# isort: split
-import multiprocessing
 import resource
-import signal
 import time
 from collections.abc import Callable
-from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,23 +11,18 @@ from torch import Tensor
 from sana.bucket import Bucket
 from sana.config.encode import EncodeCaptionsConfig
 from sana.config.pipeline import Config
-from sana.costs.calibration import Calibration, Rate, Trial, calibrated_settings, configs_digest, sizes_digest
+from sana.costs.calibration import Rate, Trial
 from sana.costs.machine import this_machine
-from sana.costs.search import MOST_TRIALS, Search
 from sana.costs.training import with_activations
-from sana.costs.transformer import TransformerSizes
 from sana.costs.vae import VaeSizes
 from sana.data.shards.shard import DTYPES
-from sana.errors import SanaError
-from sana.model.device import is_out_of_memory, resolve_device
+from sana.model.device import resolve_device
 from sana.model.precision import VAE_DTYPES
 from sana.model.random_weights import random_text_encoder, random_vae
 from sana.model.text import TEMPLATES
 from sana.model.vae import decode_latents, encode_latents
-from sana.progress import Progress
-from sana.runtime.job import Job, run_worker
-from sana.runtime.launcher import result_path
-from sana.runtime.specs import CalibrateSpec
+from sana.runtime.command_specs import CalibrateSpec
+from sana.runtime.job import Job
 from sana.training.peak_memory import PeakMemory
 from sana.training.synthetic import SyntheticModel, SyntheticTraining
 
@@ -48,104 +31,8 @@ CHARACTERS_PER_TOKEN = 4  # of a prompt template, whose tokens no config file co
 SHORT_TOKENS = 128  # of a caption that is padded to the next multiple of 64
 _KEPT_FREE = 0.9  # of a CPU's free memory: the rest of the machine goes on
 
-T = TypeVar("T")
 
-
-def calibrate(job: Job[CalibrateSpec]) -> None:
-    """Measure, and leave a Calibration beside the job."""
-    started = time.perf_counter()
-    spec, config = job.spec, job.config
-    bucket, sizes = Bucket.parse(spec.bucket), TransformerSizes.of(spec.model_configs["transformer"])
-    reporter = _Steps(job, MOST_TRIALS + 4)  # the whole model, encode, decode and captions
-    reporter.say("looking at the device")
-    capacity = in_process(partial(_capacity, config, spec.memory_bytes))
-    if capacity is None:
-        raise SanaError("the device has no memory left; end what else uses it, and run again")
-
-    def measure(kept: float, micro_batch_size: int, num_layers: int) -> Trial:
-        whole = " (the whole model)" if num_layers == sizes.num_layers else ""
-        reporter.say(f"training step: {num_layers} layers{whole}, {kept:.0%} kept, micro batch {micro_batch_size}")
-        part = config.train.global_batch_size // config.train.resources.num_processes
-        samples = micro_batch_size * min(2, part // micro_batch_size)  # two micro batches tell what accumulating needs
-        trial = Trial(num_layers, micro_batch_size, kept, fits=False, samples_per_step=samples)
-        measured = in_process(partial(_train, job, trial, capacity))
-        reporter.done += 1
-        return trial if measured is None else measured
-
-    on_gpu = in_process(partial(_is_gpu, config)) or False
-    search = Search(config.train, sizes, bucket, spec.caption_tokens, capacity, on_gpu, measure)
-    chosen = search.run()
-    reporter.done = max(reporter.done, MOST_TRIALS + 1)  # of the trials, what was not needed is done too
-    rates: dict[str, Rate | None] = {"forward": None}
-    if chosen is not None:
-        rates["forward"] = in_process(partial(_forward, job, capacity))
-    for name, what in (("encode", _encode), ("decode", _decode), ("captions", _captions)):
-        reporter.say({"encode": "VAE, encoding", "decode": "VAE, decoding", "captions": "text encoder"}[name])
-        rates[name] = in_process(partial(what, job, capacity))
-        reporter.done += 1
-    reporter.say("")
-    calibration = Calibration(
-        machine=this_machine(config.train.resources.device),
-        capacity_bytes=capacity,
-        model=configs_digest(spec.model_configs),
-        transformer=sizes_digest(sizes),
-        settings=calibrated_settings(config),
-        bucket=spec.bucket,
-        caption_tokens=spec.caption_tokens,
-        trials=tuple(search.trials),
-        chosen=chosen,
-        seconds=time.perf_counter() - started,
-        **rates,
-    )
-    result_path(job.path).write_bytes(calibration.to_json())
-
-
-class _Steps:
-    """Reports the measurements that are done, of so many at most, and what is measured now."""
-
-    def __init__(self, job: Job[CalibrateSpec], total: int) -> None:
-        self._job, self._total, self.done = job, total, 0
-
-    def say(self, what: str) -> None:
-        self._job.report(Progress(min(self.done, self._total), self._total, "measurements", detail=what))
-
-
-def in_process(measure: Callable[[], T]) -> T | None:
-    """Return what a function gives in a forked process; None: there was not enough memory for it.
-
-    Raises:
-        SanaError: it failed otherwise.
-    """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(measure, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        kind, value = receiver.recv()
-    except EOFError:  # it died: a kernel that is out of memory kills
-        kind, value = "died", None
-    process.join()
-    if kind == "error":
-        raise SanaError(value)
-    if kind == "died" and process.exitcode != -signal.SIGKILL:
-        raise SanaError(f"a measurement ended with exit code {process.exitcode}; its output is in the log of this job")
-    return value if kind == "measured" else None  # type: ignore[no-any-return]  # what `measure` gave
-
-
-def _run(measure: Callable[[], Any], sender: Connection) -> None:
-    """Measure, in the process that was forked for it, and send what came of it."""
-    try:
-        sender.send(("measured", measure()))
-    except SanaError as error:
-        sender.send(("error", str(error)))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        sender.send(("full", None))
-
-
-def _is_gpu(config: Config) -> bool:
+def is_gpu(config: Config) -> bool:
     return _device(config).type == "cuda"
 
 
@@ -153,9 +40,9 @@ def _device(config: Config) -> torch.device:
     return resolve_device(config.train.resources.device)
 
 
-def _capacity(config: Config, limit: int) -> int:
+def capacity_bytes(config: Config, limit: int) -> int:
     """Return the bytes of the device that may be used."""
-    if _is_gpu(config):
+    if is_gpu(config):
         free = torch.cuda.mem_get_info(_device(config))[0]
     else:
         lines = (line.partition(":") for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
@@ -175,7 +62,7 @@ def _limit(device: torch.device, capacity: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (data + capacity, resource.RLIM_INFINITY))
 
 
-def _train(job: Job[CalibrateSpec], trial: Trial, capacity: int) -> Trial:
+def measure_training(job: Job[CalibrateSpec], trial: Trial, capacity: int) -> Trial:
     """Take three steps of the trainer, and return the trial with what they needed."""
     spec = job.spec
     config = with_activations(
@@ -207,7 +94,7 @@ def _train(job: Job[CalibrateSpec], trial: Trial, capacity: int) -> Trial:
     )
 
 
-def _forward(job: Job[CalibrateSpec], capacity: int) -> Rate:
+def measure_forward(job: Job[CalibrateSpec], capacity: int) -> Rate:
     """Evaluate one sample at one noise level, without an optimizer."""
     spec, device = job.spec, _device(job.config)
     _limit(device, capacity)
@@ -218,7 +105,7 @@ def _forward(job: Job[CalibrateSpec], capacity: int) -> Rate:
     return Rate(seconds, peak.read())
 
 
-def _encode(job: Job[CalibrateSpec], capacity: int) -> Rate:
+def measure_encoding(job: Job[CalibrateSpec], capacity: int) -> Rate:
     """Encode a short clip, and say what a whole one takes."""
     config, spec = job.config.encode_latents, job.spec
     whole, short = _clips(spec.bucket)
@@ -234,7 +121,7 @@ def _encode(job: Job[CalibrateSpec], capacity: int) -> Rate:
     return Rate(seconds * longer, peak.read() + _pixel_bytes(whole) - _pixel_bytes(short))
 
 
-def _decode(job: Job[CalibrateSpec], capacity: int) -> Rate:
+def measure_decoding(job: Job[CalibrateSpec], capacity: int) -> Rate:
     """Decode a short clip, and say what a whole one takes."""
     config, spec = job.config.sample, job.spec
     whole, short = _clips(spec.bucket)
@@ -253,7 +140,7 @@ def _decode(job: Job[CalibrateSpec], capacity: int) -> Rate:
     return Rate(seconds * longer, peak.read() + more)
 
 
-def _captions(job: Job[CalibrateSpec], capacity: int) -> Rate:
+def measure_captions(job: Job[CalibrateSpec], capacity: int) -> Rate:
     """Encode one batch of captions that are as long as they can be, and say what one takes."""
     config, spec = job.config.encode_captions, job.spec
     device = resolve_device(config.resources.device)
@@ -294,7 +181,3 @@ def _second(work: Callable[[], Tensor]) -> float:
         work().flatten()[0].item()  # waits for the device
         elapsed = time.perf_counter() - started
     return elapsed
-
-
-if __name__ == "__main__":
-    run_worker(calibrate, CalibrateSpec)
