@@ -10,6 +10,7 @@ import click
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from flows.cli.output.exit_codes import TRY_AGAIN, TryAgainError
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import SanaError
 
 # who says which worker this is of how many: ours, Slurm's and torchrun's names
@@ -44,8 +45,8 @@ def encode_worker(
         context = replace(context, report=display.reporter(stage.NAME))
         num_samples = stage.encode_partition(context, inputs, index=index, count=count)
         display.on_event(StageEnd(stage.NAME, COMPLETED))
-    click.echo(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
-    click.echo(f"when all have ended: {command}")
+    say(f"worker {index} of {count}: all of {num_samples} samples that were missing are in the pool")
+    say(f"when all have ended: {command}", command=command)
     emit(WorkerDocument(index, count, num_samples, None, command))
 
 
@@ -73,7 +74,8 @@ def train_worker(config: str, overrides: Sequence[str], root: str | None) -> Non
             raise TryAgainError(str(error)) from error
         raise
     if made is not None:
-        click.echo(f"trained: {context.store.root}/train/{made.fingerprint}; what follows: {command}")
+        say(f"trained: {context.store.root}/train/{made.fingerprint}")
+        say(f"what follows: {command}", command=command)
     rank, num_ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     emit(WorkerDocument(rank, num_ranks, None, made.key if made else None, command))
 

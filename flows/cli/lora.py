@@ -7,6 +7,7 @@ import click
 
 from flows.cli.options import FiniteRange
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def extract(
     )
     found = LoraExtractResult.load(_run(spec, "extract", work_dir))
     for line in extract_lines(found, out):
-        click.echo(line)
+        say(line)
     emit(LoraDocument(str(out), found.to_value(), tuple(load_lines(str(out), ADAPTER_LAYOUTS))))
 
 
@@ -97,13 +98,13 @@ def merge(base: str, adapter: str, revision: str | None, scale: float, dtype: An
 
     spec = LoraMergeSpec(base=base, revision=revision, adapter=adapter, scale=scale, dtype=dtype, out=_new(out))
     found = LoraMergeResult.load(_run(spec, "merge", work_dir))
-    click.echo(
+    say(
         f"{out}: {found.layers} layers merged, {in_units(found.num_bytes)} of weights; the velocity of a fixed batch "
         f"moved by {found.effect:.1%}"
     )
     load = load_lines(str(out))
     for line in load:
-        click.echo(line)
+        say(line)
     emit(LoraDocument(str(out), found.to_value(), tuple(load)))
 
 

@@ -23,6 +23,7 @@ from flows.cli.output.endings import (
     on_signal,
 )
 from flows.cli.output.exit_codes import WRONG
+from flows.display.wrapping import say
 from sana.errors import FullDiskExplained, SanaError
 from tasks.proxies import spare_loopback
 
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     for warning in spare_loopback():  # before any client is made
         if "_SANA_COMPLETE" not in os.environ:  # a shell that completes is typed into
-            click.echo(f"warning: {warning}", err=True)
+            say(f"warning: {warning}", err=True)
     forget_options()
     before = signal.signal(signal.SIGTERM, on_signal)  # so that what is open is closed, as after Ctrl-C
     try:

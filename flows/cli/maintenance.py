@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from flows.cli.options import FiniteRange, context_of, load_options, program, resolve, same_options
+from flows.cli.options import FiniteRange, context_of, load_options, open_root, program, resolve, same_options
 from flows.cli.output.completion import ConfigPath
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES, reads, stage
-from sana.store import Store, open_store
+from sana.store import Store
 from sana.wording import counted, in_units
 
 if TYPE_CHECKING:
@@ -56,13 +57,13 @@ def verify(
         health = check(store, deep=deep, report=display.reporter("verify", with_unit=True))
     if not health.stages:  # a mistyped root must not be called valid
         raise SanaError(f"there is nothing under {store.root}, so nothing was verified; is it the right root?")
-    click.echo(health_table(health, store))
+    say(health_table(health, store))
     _list(_problem_lines(health.problems), every)
     _list([f"orphan: {thing.key}: {thing.why}" for thing in health.orphaned_objects], every)
     if health.superseded:
-        click.echo(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
+        say(f"{len(health.superseded)} problems are of records that later ones put out of use; they do no harm")
     if not health.problems:
-        click.echo("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
+        say("valid" if deep else "valid, by sizes, tables and headers; --deep reads every byte")
         emit(verify_document(health, store, deep=deep, invalidated=(), repair=""))
         return
     same = same_options(config or "CONFIG", overrides, root)
@@ -71,11 +72,11 @@ def verify(
     gone, repair = list[str](), run if invalidate else ""
     if invalidate:
         gone = take_back(store, health.problems)
-        click.echo(f"{len(gone)} records were invalidated; to make again what they were of: {run}")
+        say(f"{len(gone)} records were invalidated; to make again what they were of: {run}", command=run)
     elif any(problem.state != "unreadable" for problem in health.problems):
         where = same if config else shlex.join(["--root", str(root)])
         repair = f"{program()} verify {where}{' --deep' * deep} --invalidate, then: {run}"
-        click.echo(f"to repair: {repair}")
+        say(f"to repair: {repair}", command=repair)
     emit(verify_document(health, store, deep=deep, invalidated=gone, repair=repair))
     sys.exit(1)
 
@@ -123,11 +124,11 @@ def gc(
         ]
     emit(gc_document([*orphaned, *left], store, deleted=delete))
     if not orphaned and not left:
-        click.echo(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
+        say(f"{store.root}: nothing that is older than {grace_hours:g} h is to be deleted")
         return
-    click.echo(orphaned_table([*orphaned, *left], store))
+    say(orphaned_table([*orphaned, *left], store))
     _list([f"{thing.key}: {thing.why}" for thing in [*orphaned, *left]], every)
-    click.echo("deleted" if delete else "nothing was deleted; to delete this, add --delete")
+    say("deleted" if delete else "nothing was deleted; to delete this, add --delete")
 
 
 @click.command()
@@ -141,7 +142,8 @@ def export(
 ) -> None:
     """Copy what is committed to another root. A copy that was stopped resumes when run again."""
     staging = _staging(config, overrides)
-    _copy(_open(config, overrides, root), _open(None, (), target), stages, staging, "export", deep=deep)
+    to = _open(None, (), target, named_by="--to", is_new=True)
+    _copy(_open(config, overrides, root), to, stages, staging, "export", deep=deep)
 
 
 @click.command("import")
@@ -155,7 +157,8 @@ def import_(
 ) -> None:
     """Copy what is committed from another root into this one. A copy that was stopped resumes when run again."""
     staging = _staging(config, overrides)
-    _copy(_open(None, (), source), _open(config, overrides, root), stages, staging, "import", deep=deep)
+    into = _open(config, overrides, root, is_new=True)
+    _copy(_open(None, (), source, named_by="--from"), into, stages, staging, "import", deep=deep)
 
 
 COMMANDS = (verify, gc, export, import_)
@@ -188,14 +191,16 @@ def _copy(source: Store, target: Store, stages: Sequence[str], staging: Path | N
     with RunDisplay() as display:
         report = display.reporter(name, with_unit=True)
         done = copy_root(source, target, stages=_with_inputs(stages), staging=staging, deep=deep, report=report)
-    click.echo(
+    say(
         f"{source.root} -> {target.root}: {done.num_copied} objects copied ({in_units(done.num_bytes)}), "
         f"{done.num_present} were there"
         + ("" if deep or not done.num_present else ", compared in part (all of it: --deep)")
     )
     emit(copy_document(done, source, target))
     if done.kept:
-        click.echo(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")
+        say(f"{len(done.kept)} records that the target has made itself stay, {done.kept[0]} the first")
+    command = f"{program()} runs --root {shlex.quote(target.root)}"
+    say(f"next, what is there now: {command}", command=command)
 
 
 def _with_inputs(stages: Sequence[str]) -> set[str]:
@@ -207,13 +212,15 @@ def _with_inputs(stages: Sequence[str]) -> set[str]:
     return wanted
 
 
-def _open(config: str | None, overrides: Sequence[str], root: str | None) -> Store:
+def _open(
+    config: str | None, overrides: Sequence[str], root: str | None, *, named_by: str = "--root", is_new: bool = False
+) -> Store:
+    """Open the root of --root or of a config; `is_new`: it may be made."""
     if config is None and (root is None or overrides):
         raise ConfigError("name a config, or a root by --root" if root is None else "-s changes a config, so name one")
-    try:
-        return open_store(root if root is not None else resolve(str(config), overrides, None).root)
-    except ValueError as error:
-        raise ConfigError(f"root: {error}") from error
+    if root is not None:
+        return open_root(root, named_by=named_by, is_new=is_new)
+    return open_root(resolve(str(config), overrides, None).root, named_by=f"root of {config}", is_new=is_new)
 
 
 def _problem_lines(problems: "Sequence[Problem]") -> list[str]:
@@ -232,6 +239,6 @@ def _problem_lines(problems: "Sequence[Problem]") -> list[str]:
 
 def _list(lines: Sequence[str], every: bool) -> None:
     for line in lines if every else lines[:SHOWN]:
-        click.echo(line)
+        say(line)
     if len(lines) > SHOWN and not every:
-        click.echo(f"... and {len(lines) - SHOWN} more: --list shows all")
+        say(f"... and {len(lines) - SHOWN} more: --list shows all")

@@ -11,6 +11,7 @@ import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
@@ -100,10 +101,10 @@ def generate(
 def _tell_generated(sample: "SampleConfig", path: Path, previews: Path | None, step: int, note: str) -> None:
     from flows.cli.output.documents import GenerateDocument
 
-    click.echo(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "
+    say(f"{path}  ({sample.bucket}, {sample.num_inference_steps} steps, seed {sample.seed}, "
                f"{sample.weights} weights of step {step}{note})")  # fmt: skip
     if previews is not None:
-        click.echo(f"previews: {previews}")
+        say(f"previews: {previews}")
     emit(
         GenerateDocument(
             *(str(path), sample.bucket, sample.num_inference_steps, sample.seed, sample.weights, step),
@@ -136,7 +137,7 @@ def sample(config: str, overrides: Sequence[str], root: str | None, step: int | 
     for video in videos:
         click.echo(video)
     for sheet in sheets:
-        click.echo(f"contact sheet: {sheet}")
+        say(f"contact sheet: {sheet}")
     show_validation_of(context, done)
     emit(SampleDocument(done.record.step, tuple(videos), tuple(sheets)))
 
@@ -182,12 +183,10 @@ def export_model(config: str, overrides: Sequence[str], root: str | None, target
             staging=staging,
             report=display.reporter("export-model", with_unit=True),
         )
-    click.echo(
-        f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there"
-    )
+    say(f"{place.root}: {done.num_copied} files copied ({in_units(done.num_bytes)}), {done.num_present} were there")
     load = load_lines(place.root, exports_of(trained) if layout == "all" else (layout,))
     for line in load:
-        click.echo(line)
+        say(line)
     emit(ModelDocument(place.root, done.num_copied, done.num_bytes, done.num_present, tuple(load)))
 
 
@@ -208,7 +207,12 @@ def make_tiny_model(out: Path, seed: int, *, encoder: bool) -> None:
         (build_tiny_encoder if encoder else build_tiny_model)(out, seed=seed)
     except OSError as error:
         raise SanaError(str(error)) from error
-    click.echo(f"wrote a tiny random-weight {'DINOv2' if encoder else 'Sana Video'} to {out}")
+    say(f"wrote a tiny random-weight {'DINOv2' if encoder else 'Sana Video'} to {out}")
+    folder = shlex.quote(str(out))
+    command = f"{program()} init path/to/clips --model {folder}"
+    if encoder:
+        command = f"{program()} run CONFIG -s encode_features.encoder={folder}"
+    say(f"next: {command}", command=command)
     emit(TinyModelDocument(str(out), "encoder" if encoder else "model"))
 
 

@@ -13,11 +13,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from flows.cli.output.completion import ConfigPath, complete_key
+from flows.display.wrapping import say
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.context import Context
 from sana.errors import ConfigError
-from sana.store import open_store
+from sana.store import Store, local_root, open_store
 
 if TYPE_CHECKING:
     from sana.pipeline.rehash import Rehashed
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _resolved: list[str] = []  # the arguments of the config that the command at work has, once it is loaded
 _warned: list[str] = []  # by that command
 F = TypeVar("F", bound=Callable[..., object])
+DEFAULT_ROOT = ".sana/store"  # of a config that names none
 
 
 class FiniteRange(click.FloatRange):
@@ -71,7 +73,7 @@ def rehash_files(context: Context, *, model: bool = True) -> "Rehashed":
     """Read all local files of the data sets, and of the model if asked, again, and say so."""
     from sana.pipeline.rehash import rehash
 
-    click.echo("--rehash: reading all local files again", err=True)
+    say("--rehash: reading all local files again", err=True)
     return rehash(context, model=model)
 
 
@@ -119,10 +121,30 @@ def context_of(config: Config, *, read_only: bool = False) -> Context:
     return Context(config, store, Path(config.work_dir).absolute(), read_only=read_only)
 
 
+def open_root(root: str | None, *, named_by: str = "--root", is_new: bool = False) -> Store:
+    """Open a root that no config names, None: that of a config that names none; `is_new`: it may be made.
+
+    Raises:
+        ConfigError: it is none, or no such folder is there: a mistyped root must not look like an empty one.
+    """
+    try:
+        store = open_store(root or DEFAULT_ROOT)
+    except ValueError as error:
+        raise ConfigError(f"{named_by}: {error}") from error
+    if is_new or not store.is_local or Path(store.root).is_dir():
+        return store
+    if root is None:
+        raise ConfigError(f"there is no {DEFAULT_ROOT} here; name a config, or a root by --root")
+    raise ConfigError(
+        f"{named_by}: there is no folder {local_root(root)}; name one that has artifacts, as the root of a config "
+        "does, or s3://bucket/prefix"
+    )
+
+
 def warn(line: str) -> None:
     """Say what will not stop a run, and may make it worth less."""
     _warned.append(line)
-    click.echo(f"warning: {line}", err=True)
+    say(f"warning: {line}", err=True)
 
 
 def warned() -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from flows.cli.options import (
 )
 from flows.cli.output.endings import on_signal
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from flows.local_run import FlowParameters, LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
@@ -55,10 +56,10 @@ def run(
     from sana.pipeline.plan import all_cached, check_work_dir, never_finished, plan, preflight
 
     settings = resolve(config, overrides, root)
-    click.echo(f"{config}: looking at what is done under {settings.root}", err=True)
+    say(f"{config}: looking at what is done under {settings.root}", err=True)
     context = context_of(settings).keeping_opened()  # what planning lists is listed for the whole run
     check_work_dir(context.work_dir)
-    prefect = LocalPrefect(context.work_dir, lambda line: click.echo(line, err=True))
+    prefect = LocalPrefect(context.work_dir, lambda line: say(line, err=True))
     with ExitStack() as before_the_flow:
         before_the_flow.callback(prefect.stop)
         if record or force or never_finished(context, until):  # there is work, so it comes up beside planning
@@ -66,14 +67,14 @@ def run(
         plans = plan(context, last=until, force=force, rehashed=rehash_files(context) if rehash else None)
         force = [*force, *(stage_plan.name for stage_plan in plans if stage_plan.must_force)]
         if stop := next((stage_plan.stops for stage_plan in plans if stage_plan.stops), None):
-            click.echo(show.result_table(rows_of_plan(plans), context.store))
+            say(show.result_table(rows_of_plan(plans), context.store))
             emit(run_document(config, context.store, rows_of_plan(plans), state=FAILED, error=str(stop)))
             raise stop
         needed = record or not all_cached(plans)
         if needed:
             prefect.start()
             for note in preflight(context):
-                click.echo(f"note: {note}", err=True)
+                say(f"note: {note}", err=True)
             check_trainable(context, plans)
         before_the_flow.pop_all()
     same = same_options(config, overrides, root)
@@ -84,16 +85,18 @@ def run(
             results = _run_flow(prefect, context, plans, display, parameters)
     else:
         results = [(p.name, p.state, p.artifact) for p in plans if p.artifact is not None]
-    click.echo(show.result_table(results, context.store))
+    say(show.result_table(results, context.store))
     for name, _, artifact in results:
-        for line in show.stage_lines(name, artifact, context.store, f"{program()} export-model {same} --to FOLDER"):
-            click.echo(line)
+        export = f"{program()} export-model {same} --to FOLDER"
+        for line in show.stage_lines(name, artifact, context.store, export):
+            say(line, command=export)
     if all(state.lower() == "cached" for _, state, _ in results):
-        click.echo("every stage is cached: nothing to do")
-    click.echo(f"data report: {program()} report {same}")
-    if any(name == "train" for name, _, _ in results):
-        click.echo(f"run report: {program()} report {same} --run")
-    click.echo(f"browse the runs: {program()} ui {same}")
+        say("every stage is cached: nothing to do")
+    pages = {"data report": f"report {same}", "run report": f"report {same} --run", "browse the runs": f"ui {same}"}
+    if not any(name == "train" for name, _, _ in results):
+        del pages["run report"]
+    for what, arguments in pages.items():
+        say(f"{what}: {program()} {arguments}", command=f"{program()} {arguments}")
     emit(run_document(config, context.store, results))
 
 
@@ -118,10 +121,10 @@ def _told_where_it_ended(
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is ending
         rows = rows_of_run([p.name for p in plans], display.views)
         if display.views:
-            click.echo(show.result_table(rows, context.store))
+            say(show.result_table(rows, context.store))
         how = [how_to_continue(context, view, command, force) for view in display.views.values() if view.is_broken]
         for line in how:
-            click.echo(line)
+            say(line, command=line[line.rfind(command) :] if command in line else "")
         state = FAILED if isinstance(error, Exception) else STOPPED
         emit(run_document(config, context.store, rows, state=state, error=one_line(error), how=how))
         raise

@@ -1,9 +1,5 @@
 """A comparison as text for the terminal."""
 
-import shutil
-import sys
-import textwrap
-
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +18,7 @@ def comparison_text(found: Comparison) -> str:
     """Return what was found: the sides, and of each pair a verdict, the differences, settings, data and videos."""
     blocks = [sides_table(found.sides)]
     for pair in found.pairs:
-        blocks += ["", _wrapped(verdict(pair)), "", differences_table(pair), *_notes(pair.losses.notes)]
+        blocks += ["", verdict(pair), "", differences_table(pair), *_notes(pair.losses.notes)]
         blocks += _config_lines(pair)
         blocks += _data_lines("trained on", pair.train_clips, pair)
         blocks += _data_lines("evaluated on", pair.eval_clips, pair)
@@ -90,12 +86,5 @@ def _clip(clip: NamedClip) -> str:
     return f"{shown(clip.dataset)}: {shown(clip.path)}"
 
 
-def _wrapped(text: str) -> str:
-    """Break a sentence between words where a terminal is narrower; in a pipe or a log it is one line."""
-    if not sys.stdout.isatty():
-        return text
-    return textwrap.fill(text, shutil.get_terminal_size().columns, break_long_words=False, break_on_hyphens=False)
-
-
 def _notes(notes: tuple[str, ...]) -> list[str]:
-    return [_wrapped(f"note: {shown(note)}") for note in notes]
+    return [f"note: {shown(note)}" for note in notes]

@@ -27,10 +27,10 @@ its layout. A key that is added is no new `format`; one that changes its meaning
 | exit code | meaning | the same command again |
 |---|---|---|
 | 0 | done | |
-| 1 | something is wrong: the message says what, and what to do | gives the same until that is done |
+| 1 | something is wrong, a root that is not there too: the message says what to do | the same until that is done |
 | 2 | no such command, option or value | gives the same |
 | 75 | storage, the network, another rank or another run was in the way, or SIGUSR1 came | may go on by itself |
-| 130 | Ctrl-C: the message says what is kept and how to go on | continues |
+| 130 | Ctrl-C, also of `watch` and `ui`: the message says what is kept and how to go on | continues |
 | 143 | SIGTERM | continues |
 
 A shell shows 143 for a process that SIGTERM ended; where a program starts `sana` itself that is signal 15.

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flows.display.show import eval_lines
 from flows.display.stage_view import RUNNING, StageView
+from flows.display.wrapping import rows_of
 from sana.pipeline.observers import (
     CACHED,
     COMPLETED,
@@ -195,8 +196,9 @@ class RunDisplay(Observer):
         with self._lock:
             yield
             unsaid, self._unsaid = self._unsaid, []
-        for text in unsaid:
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        width = self._console.width if self._has_bars else 0
+        for row in (row for text in unsaid for row in rows_of(text, width)):
+            self._console.print(row, highlight=False, markup=False, soft_wrap=True)
 
     def _tick_on(self) -> None:
         while not self._over.wait(_TICK_S):

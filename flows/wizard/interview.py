@@ -9,8 +9,9 @@ from flows.wizard import config_file, questions
 from flows.wizard.asking import Asker
 from flows.wizard.captions import with_captions
 from flows.wizard.flags import Flags
-from flows.wizard.look import Model, look_at_hardware, look_at_source, looking_in
+from flows.wizard.look import Model, look_at_hardware, look_at_source
 from flows.wizard.questions import Talk, is_sample, wrong_folder, wrong_root
+from flows.wizard.scratch import looking_in
 from sana.convert.yaml_text import scalar
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
@@ -50,8 +51,10 @@ class Interview:
             self._asker.say(f"this machine: {hardware}")
             talk = Talk(starter, self._flags, self._asker, hardware, Model(starter, looked_in.folder))
             path, text, checked = self._ask(talk, checked)
+            steps = (starter.config.train.max_steps, starter.steps_in_words(checked))
             config_file.write(path, text)
             looked_in.keep(Path(starter.config.work_dir).expanduser())
+        self._asker.say(f"train.max_steps {' = '.join(str(part) for part in steps if part)}")
         for note in dict.fromkeys(talk.notes):
             self._asker.say(f"note: {note}")
         return Written(path, checked.stopped, is_sample(checked))

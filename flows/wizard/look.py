@@ -1,10 +1,7 @@
 """The first look of `sana init`: at a sample of the source, and at this machine."""
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,46 +24,6 @@ from sana.store import open_store
 from sana.wording import in_units
 
 _METHODS: tuple[Method, Method] = ("full", "lora")
-
-
-@contextmanager
-def looking_in(work_dir: Path) -> Iterator["LookedIn"]:
-    """Give a folder for caches while we look: work_dir, or, where there is none yet, one that is gone afterwards.
-
-    `keep()` moves that one to where work_dir is then to be, so that nothing is fetched and opened twice.
-    """
-    if work_dir.is_dir():
-        yield LookedIn(work_dir, is_temporary=False)
-        return
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="sana-init-"))
-    except OSError as error:
-        raise SanaError(
-            f"no folder for temporary files can be made ({error.strerror}): set TMPDIR to one with room, or "
-            "--work-dir to a folder that is there"
-        ) from error
-    try:
-        yield LookedIn(folder / "work", is_temporary=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class LookedIn:
-    """Where caches are while we look."""
-
-    folder: Path
-    is_temporary: bool
-
-    def keep(self, work_dir: Path) -> None:
-        """Move the caches to work_dir, if that is not there; what cannot be moved is lost, and found again."""
-        if not self.is_temporary or work_dir.exists():
-            return
-        try:
-            work_dir.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(self.folder, work_dir)
-        except (OSError, shutil.Error):
-            return
 
 
 def look_at_source(config: Config, folder: Path, limits: SampleLimits) -> Checked:

@@ -11,7 +11,7 @@ from functools import partial
 from sana.bucket import LATENT_CHANNELS, Bucket
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.costs.calibration import Calibration, Rate, find_calibration
+from sana.costs.calibration import Calibration, Rate, find_calibration, is_sharded
 from sana.costs.features import feature_bytes
 from sana.costs.machine import host_memory, this_machine
 from sana.costs.rates import ESTIMATED, MEASURED, SCALED, Rates, checkpoint_bytes, export_bytes
@@ -25,6 +25,7 @@ from sana.stages.bodies.trainable_here import largest_bucket, why_not_trainable
 from sana.wording import in_units
 
 HOUR_S = 3600.0
+NO_SPEED, UNCOUNTED = "speed of this device not known", "not counted yet"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class PlanCosts:
     memory_bytes: int  # of the device; 0: unknown
     is_calibrated: bool
     host_memory_bytes: int = 0  # 0: unknown
+    is_sharded: bool = False
 
     @property
     def seconds(self) -> float:
@@ -69,7 +71,8 @@ def plan_costs(context: Context, plans: Sequence[StagePlan]) -> PlanCosts:
     rates = Rates(config, sizes.transformer, sizes.vae, sizes.text_encoder, machine, calibration)
     counts = _Counts(context, plans)
     made = [_COSTS[plan.name](counts, rates, plan) for plan in plans if plan.state != CACHED and plan.name in _COSTS]
-    return PlanCosts(tuple(made), machine.device, machine.memory_bytes, calibration is not None, host_memory())
+    of_machine = (machine.device, machine.memory_bytes, calibration is not None, host_memory())
+    return PlanCosts(tuple(made), *of_machine, is_sharded=is_sharded(config.train))
 
 
 Plans = Sequence[StagePlan] | Callable[[], Sequence[StagePlan]]  # made only if they are needed
@@ -139,7 +142,7 @@ def _cost(
     rates: Rates, name: str, basis: str, seconds: float, written: int | None, peak: int, unknown: str = ""
 ) -> StageCost:
     """Return a cost; 0 seconds of an item mean that nothing tells the speed of the device."""
-    unknown = unknown if seconds else "speed of this device not known"
+    unknown = unknown if seconds else NO_SPEED
     return StageCost(name, basis, seconds or None, written, peak, unknown)
 
 
@@ -156,7 +159,7 @@ def _features(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     if left is None or not samples:
         largest = largest_bucket(counts.config)
         each = f"{in_units(bytes_of(largest))} for each train sample of {largest}"
-        return StageCost(plan.name, ESTIMATED, unknown=f"{each}; {_UNCOUNTED}")
+        return StageCost(plan.name, ESTIMATED, unknown=f"{each}; {UNCOUNTED}")
     share = (left[1] - left[0]) / max(1, left[1])  # of each bucket alike
     written = round(share * sum(bytes_of(bucket) * train for bucket, (train, _) in samples.items()))
     return StageCost(plan.name, ESTIMATED, written_bytes=written, unknown="the encoder's speed is not known")
@@ -166,7 +169,7 @@ def _captions(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     rate, config, left = rates.caption(), counts.config.encode_captions, plan.work
     basis = _basis(rates, lambda measured: measured.captions)
     if left is None:
-        return StageCost(plan.name, basis, peak_bytes=rate.peak_bytes, unknown=_UNCOUNTED)
+        return StageCost(plan.name, basis, peak_bytes=rate.peak_bytes, unknown=UNCOUNTED)
     texts = left[1] - left[0]
     # at most: only a caption's own tokens are stored
     written = texts * config.max_tokens * rates.text_encoder.hidden_size * (4 if config.dtype == "fp32" else 2)
@@ -177,7 +180,7 @@ def _latents(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     basis = _basis(rates, lambda measured: measured.encode)
     peak, left, samples = counts.peak(rates.encode), plan.work, counts.samples()
     if left is None or not samples:
-        return StageCost(plan.name, basis, peak_bytes=peak, unknown=_UNCOUNTED)
+        return StageCost(plan.name, basis, peak_bytes=peak, unknown=UNCOUNTED)
     share = (left[1] - left[0]) / max(1, left[1])  # of each bucket alike
     seconds = sum(rates.encode(bucket).seconds * sum(of) for bucket, of in samples.items())
     written = sum(bucket.latent_bytes(counts.config.encode_latents.dtype) * sum(of) for bucket, of in samples.items())
@@ -244,14 +247,14 @@ def _check_base(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     passes = min(_eval_samples(counts), CheckBaseSpec.MAX_SAMPLES) * CheckBaseSpec.PASSES_PER_SAMPLE
     basis = _basis(rates, lambda measured: measured.forward)
     forward = partial(rates.forward, offload=counts.config.train.resources.offload)
-    unknown = "" if counts.samples() else "at most: not counted yet"
+    unknown = "" if counts.samples() else f"at most: {UNCOUNTED}"
     return _cost(rates, plan.name, basis, passes * counts.mean(forward, 1), None, counts.peak(forward), unknown)
 
 
 def _evaluate(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     passes = _eval_passes(counts) * len(WEIGHTS)
     basis = _basis(rates, lambda measured: measured.forward)
-    unknown = "" if counts.samples() else "at most: not counted yet"
+    unknown = "" if counts.samples() else f"at most: {UNCOUNTED}"
     own, training = counts.config.evaluate.resources.offload, counts.config.train.resources.offload
     forward = partial(rates.forward, offload=own if own.is_on else training)
     seconds = passes * counts.mean(forward, 1)
@@ -267,13 +270,10 @@ def _sample(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     return _cost(rates, plan.name, basis, seconds, None, max(forward.peak_bytes, decode.peak_bytes))
 
 
-_UNCOUNTED = "not counted yet"
-
-
 def _masks(counts: _Counts, rates: Rates, plan: StagePlan) -> StageCost:
     left, samples = plan.work, counts.samples()
     if left is None or not samples:
-        return StageCost(plan.name, ESTIMATED, unknown=_UNCOUNTED)
+        return StageCost(plan.name, ESTIMATED, unknown=UNCOUNTED)
     share = (left[1] - left[0]) / max(1, left[1])
     # a latent's shape without its channels, fp16
     written = sum(bucket.latent_bytes("fp16") // LATENT_CHANNELS * sum(of) for bucket, of in samples.items())

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sana.pipeline.costs import HOUR_S, PlanCosts, StageCost
+from sana.facts import BucketFacts
+from sana.pipeline.costs import HOUR_S, NO_SPEED, UNCOUNTED, PlanCosts, StageCost
 from sana.pipeline.plan import StagePlan
 from sana.record import Record
 
@@ -40,6 +41,17 @@ class PlanRecord(Record):
     stages: tuple[PlannedStage, ...]
     stops: str  # why a run would not go through; "" where nothing says so
     warnings: tuple[str, ...]
+    remedies: tuple[str, ...] = ()  # commands after which more of hours is known
+
+
+def remedies_of(costs: PlanCosts) -> dict[str, str]:
+    """Return the commands after which more of the costs is known, of CONFIG: each with what it is for."""
+    found, unknown = {}, [one.unknown for one in costs.stages]
+    if any(UNCOUNTED in why for why in unknown):
+        found[f"sana run CONFIG --until {BucketFacts.STAGE}"] = "to count samples"
+    if NO_SPEED in unknown and not costs.is_sharded:  # of shards no calibration is made
+        found["sana calibrate CONFIG"] = "to measure the speed of this machine"
+    return found
 
 
 def plan_record(
@@ -49,6 +61,7 @@ def plan_record(
     *,
     stops: str = "",
     warnings: Sequence[str] = (),
+    remedies: Sequence[str] = (),
 ) -> PlanRecord:
     """Return a plan and its costs, where they are known, as one record."""
     known = {} if costs is None else {one.name: one for one in costs.stages}
@@ -64,6 +77,7 @@ def plan_record(
         stages=tuple(_stage(one, known.get(one.name), price_per_hour) for one in plans),
         stops=stops,
         warnings=tuple(warnings),
+        remedies=tuple(remedies),
     )
 
 

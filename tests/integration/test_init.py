@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +19,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from flows.cli.main import cli
-from flows.wizard import interview, look, questions
+from flows.wizard import asking, interview, look, questions, scratch
 from flows.wizard.asking import Proposals, Terminal
 from flows.wizard.flags import Flags
 from flows.wizard.interview import Interview
@@ -31,6 +34,7 @@ from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
 from sana.model.model_configs import ModelSizes
 from sana.pipeline.starting.fitting import PUBLISHED
+from sana.runtime.process_id import this_process
 from tests.pipeline_runs import CLIPS, inline_workers
 from tests.video_files import make_video
 
@@ -88,6 +92,9 @@ def test_the_demo_s_clips_become_a_config_and_nothing_is_overwritten(tmp_path: P
     assert "#     truncated 1: corrupt-00.mp4 (the file ends early" in text
     assert text.startswith(f"{schema_line('clips.yaml')}\n")
     assert not list(jsonschema.Draft7Validator(config_schema()).iter_errors(parse_yaml(text, where="clips.yaml")))
+    steps = config.train.max_steps
+    assert steps == 100 * 9 // 8 and f"  max_steps: {steps} # 100 epochs x 9 samples / batch 8; raise it later" in text
+    assert f"train.max_steps {steps} = 100 epochs x 9 samples / batch 8" in shown.output.splitlines()
     assert "#   this machine: " in text and "max_rejected_fraction: " in text
     assert sorted(os.listdir()) == [".sana", "clips.yaml"] and not Path(".sana/store").exists()
     last = shown.output.splitlines()[-3:]
@@ -289,7 +296,12 @@ def asked(keys: str, source: Path, said: Callable[[str], None] = lambda line: No
     return made
 
 
-def test_enter_takes_what_is_proposed(tmp_path: Path, videos: list[Path]) -> None:
+@pytest.mark.parametrize("width", [0, 30, 60])
+def test_enter_takes_what_is_proposed(
+    tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """In a terminal of any width: there questions break between words, and a long prompt is not edited."""
+    monkeypatch.setattr(asking, "terminal_width", lambda: width)
     folder = put(tmp_path / "clips", videos)
     asked(ENTER * QUESTIONS, folder)
     init(str(folder))
@@ -377,6 +389,8 @@ def test_of_many_videos_a_sample_is_looked_at_and_counts_are_of_all(tmp_path: Pa
     config, text = written()["clips.yaml"], done.path.read_text()
     assert "clips: 4 of 12 clips looked at in" in text and "4 of 4 clips (a sample of 12 videos) give 4 samples" in text
     assert config.train.global_batch_size == 8  # of 12 samples, not of the 4
+    # 20% of the sources held out by hash at that time
+    assert "train.max_steps 112 = 100 epochs x about 9 samples / batch 8" in said
     assert config.bucket.holdout == ("11.mp4",) and any("`sana check` looks for the names" in line for line in said)
 
 
@@ -442,8 +456,30 @@ def test_without_a_folder_for_caches_nothing_is_a_traceback(
     def full(**_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(look.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(scratch.tempfile, "mkdtemp", full)
     assert "set TMPDIR to one with room" in refused(str(put(tmp_path / "clips", videos)))
+
+
+def test_what_a_killed_look_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only folders that name a process of this machine that is gone: no other's, none of a live one, no link."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    gone, alive = replace(this_process(), pid=child.pid), this_process()
+    kept = {"sana-init-alive": alive, "sana-init-elsewhere": replace(gone, host="another"), "sana-other-gone": gone}
+    for name, owner in {**kept, "sana-init-gone": gone}.items():
+        (tmp_path / name / "work" / "cache").mkdir(parents=True)
+        (tmp_path / name / "process.json").write_bytes(owner.to_json())
+    (tmp_path / "sana-init-silent").mkdir()
+    (tmp_path / "sana-init-damaged").mkdir()
+    (tmp_path / "sana-init-damaged" / "process.json").write_text("{")
+    (tmp_path / "sana-init-link").symlink_to(tmp_path / "sana-other-gone")
+    (tmp_path / "sana-init-file").touch()
+    with scratch.looking_in(tmp_path / "no work_dir yet") as looked_in:
+        own = looked_in.folder.parent
+        assert (own / "process.json").read_bytes() == alive.to_json()
+    left = {path.name for path in tmp_path.glob("sana-*")}
+    assert left == {*kept, "sana-init-silent", "sana-init-damaged", "sana-init-link", "sana-init-file"}
 
 
 def test_what_was_measured_is_used(tmp_path: Path, videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """`sana calibrate` and then `sana plan`: what was measured here is what a plan goes by."""
 
 import re
+import shlex
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ from sana.model.model_configs import read_model_sizes
 from sana.pipeline import costs
 from sana.pipeline.costs import check_trainable, not_trainable, plan_costs
 from sana.pipeline.plan import CACHED, PENDING, StagePlan, plan
-from sana.pipeline.plan_record import PlannedStage, PlanRecord, plan_record
+from sana.pipeline.plan_record import PlannedStage, PlanRecord, plan_record, remedies_of
 from sana.stages import train
 from tests.pipeline_runs import ROOT, Place, new_place, run_stages
 
@@ -91,6 +92,36 @@ def test_every_key_of_the_json_is_in_the_docs() -> None:
     documented = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
     keys = [field.name for record in (PlanRecord, PlannedStage) for field in fields(record)]
     assert sorted(documented) == sorted(["format", *keys])
+
+
+def test_what_is_not_known_names_the_commands_after_which_it_is(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(_command(place, "plan"))
+    shown = capsys.readouterr().out
+    options = shlex.join(_command(place, "plan")[1:])
+    commands = [f"sana run {options} --until bucket", f"sana calibrate {options}"]
+    assert "time unknown" in shown and f"to count samples: {commands[0]}\n" in shown
+    assert f"to measure the speed of this machine: {commands[1]}\n" in shown
+    main(_command(place, "plan", "--json"))
+    assert PlanRecord.from_json(capsys.readouterr().out, where="stdout").remedies == tuple(commands)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "is_sharded", "verbs"),
+    [
+        (["", ""], False, []),
+        (["as fast as videos decode"], False, []),
+        ([costs.NO_SPEED, ""], False, ["calibrate"]),
+        ([costs.NO_SPEED], True, []),  # no calibration is made of shards
+        ([f"at most: {costs.UNCOUNTED}"], False, ["run"]),
+        ([costs.UNCOUNTED, costs.NO_SPEED], False, ["run", "calibrate"]),
+    ],
+)
+def test_each_thing_that_is_not_known_has_its_remedy(unknown: list[str], is_sharded: bool, verbs: list[str]) -> None:
+    stages = tuple(costs.StageCost(f"stage{place}", "estimated", unknown=why) for place, why in enumerate(unknown))
+    found = remedies_of(costs.PlanCosts(stages, "cpu", 0, is_calibrated=False, is_sharded=is_sharded))
+    assert [command.split()[1] for command in found] == verbs
 
 
 def test_plans_are_made_only_where_something_cannot_be_trained(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

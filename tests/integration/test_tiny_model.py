@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from diffusers import AutoencoderKLWan, SanaVideoPipeline, SanaVideoTransformer3
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from flows.cli.main import main
 from sana.model.tiny_model import build_tiny_model
 from sana.model.transformer import load_transformer
 
@@ -45,6 +47,27 @@ def test_a_folder_that_is_not_empty_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="not an empty directory"):
         build_tiny_model(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "following"),
+    [([], "sana init path/to/clips --model 'my tiny'"), (["--encoder"], "encode_features.encoder='my tiny'")],
+)
+def test_the_command_says_what_comes_next(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    following: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("build_tiny_model", "build_tiny_encoder"):
+        monkeypatch.setattr(f"sana.model.tiny_model.{name}", lambda *_, **__: None)
+    main(["make-tiny-model", "my tiny", *flags])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("next: sana ") and last.endswith(following)
+    main(["make-tiny-model", "my tiny", *flags, "--json"])
+    assert "next" not in json.loads(capsys.readouterr().out)
 
 
 def test_stock_diffusers_loads_it_and_its_constants_are_the_published_ones(tiny_model: Path) -> None:

@@ -33,10 +33,58 @@ def test_every_command_of_a_config_takes_overrides(rest: str) -> None:
 def test_overrides_choose_the_root_of_maintenance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["verify", "configs/demo.yaml", "-s", f"root={tmp_path}/other"])
-    assert f"there is nothing under {tmp_path}/other" in capsys.readouterr().err
+    assert f"root of configs/demo.yaml: there is no folder {tmp_path}/other" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["verify", "--root", str(tmp_path), "-s", "work_dir=/w"])
     assert "-s changes a config, so name one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "named_by"),
+    [
+        ("runs --root GONE", "--root"),
+        ("runs configs/demo.yaml --root GONE", "root of configs/demo.yaml"),
+        ("watch --root GONE", "--root"),
+        ("watch 20261128-154012-3fa9c1 --root GONE", "--root"),
+        ("compare a b --root GONE", "--root"),
+        ("ui --root GONE", "--root"),
+        ("verify --root GONE", "--root"),
+        ("verify configs/demo.yaml --root GONE", "--root"),
+        ("gc --root GONE", "--root"),
+        ("gc --root file://GONE", "--root"),
+        ("gc configs/demo.yaml -s root=GONE", "root of configs/demo.yaml"),
+        ("export --root GONE --to OUT", "--root"),
+        ("export configs/demo.yaml -s root=GONE --to OUT", "root of configs/demo.yaml"),
+        ("import --root OUT --from GONE", "--from"),
+    ],
+)
+def test_a_root_that_is_not_there_is_no_empty_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, named_by: str
+) -> None:
+    gone = tmp_path / "no such"
+    words = [word.replace("GONE", str(gone)).replace("OUT", str(tmp_path / "out")) for word in shlex.split(command)]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    said = capsys.readouterr()
+    assert stop.value.code == 1 and f"error: {named_by}: there is no folder {gone}; name one that has" in said.err
+    assert not said.out and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["runs", "watch", "compare a b"])
+def test_without_a_name_the_root_is_that_of_the_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 1 and "there is no .sana/store here; name a config" in capsys.readouterr().err
+
+
+def test_an_empty_root_is_no_error_and_says_what_fills_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["runs", "--root", str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path} has no training; make one: sana run CONFIG\n"
+    main(["runs", "configs/demo.yaml", "-s", f"root={tmp_path}/later"])  # before its first run a config has none
+    assert f"make one: sana run configs/demo.yaml -s root={tmp_path}/later" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import click
 
 from flows.cli.options import FiniteRange, config_options, context_of, program, resolve, same_options
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.bucket import Bucket
 from sana.errors import ConfigError, SanaError
 
@@ -61,13 +62,15 @@ def calibrate(
         job = run_worker(replace(context, report=display.reporter("calibrate")), spec, lock="calibrate")
     measured: Calibration = Calibration.load(result_path(job), repair_hint="run again")
     for line in calibration_lines(measured, settings, sizes):
-        click.echo(line)
+        say(line)
     path = None
     if memory_gib is None:
         path = save_calibration(measured, context.work_dir)
-        click.echo(f"kept in {path}; what a run would cost: {program()} plan {same_options(config, overrides, root)}")
+        say(f"kept in {path}")
+        command = f"{program()} plan {same_options(config, overrides, root)}"
+        say(f"next, what a run takes: {command}", command=command)
     else:
-        click.echo("not kept, as it is of less memory than this device has")
+        say("not kept, as it is of less memory than this device has")
     emit(CalibrateDocument(measured.to_value(), best_settings(measured), None if path is None else str(path)))
     if measured.chosen is None:
         raise SanaError(

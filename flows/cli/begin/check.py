@@ -22,6 +22,7 @@ from flows.cli.options import (
 )
 from flows.cli.output.completion import complete_place
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.config.pipeline import Config
 from sana.errors import SanaError
 from sana.store import Store
@@ -67,18 +68,18 @@ def check(place: str, overrides: Sequence[str], root: str | None, write: Path | 
         problems, checked = _checked(config, rehash=rehash)
         made = None
         for line in lines_of(checked):
-            click.echo(line)
+            say(line)
         _warn(checked)
         stopped = [*problems, *_model(config), *checked.stopped]
         command = f"{program()} run {same_options(place, overrides, root)}"
     path = str(write) if write and made else None
     emit(check_document(place, checked, stops=stopped, warnings=warned(), next_=command, made=made, written=path))
     if stopped:
-        click.echo(f"\n{len(stopped)} {'thing' if len(stopped) == 1 else 'things'} would stop a run:")
+        say(f"\n{len(stopped)} {'thing' if len(stopped) == 1 else 'things'} would stop a run:")
         for problem in stopped:
-            click.echo(f"  {problem}")
+            say(f"  {problem}")
         sys.exit(1)
-    click.echo(f"\na run would go through: {command}")
+    say(f"\na run would go through: {command}", command=command)
 
 
 def _check_source(
@@ -95,9 +96,9 @@ def _check_source(
     starter = Starter(source, overrides)
     problems, checked = _checked(starter.config, rehash=rehash)
     for line in lines_of(checked):
-        click.echo(line)
+        say(line)
     if checked.stopped and checked.assigned is not None:  # else what stops it is all there is to say
-        click.echo(f"with the defaults of a config {summary(checked)}")
+        say(f"with the defaults of a config {summary(checked)}")
     improved = starter.improve(checked)
     if improved.assigned is None or not improved.assigned.windows.num_rows:
         return checked, [*problems, *improved.stopped], None  # no config would help
@@ -106,9 +107,9 @@ def _check_source(
         click.echo(f"\na config to begin with (--write my.yaml writes it):\n\n{text.rstrip()}")
     else:
         write.write_text(text, encoding="utf-8")
-    click.echo(f"\nwith {write or 'this config'} {summary(improved)}")
+    say(f"\nwith {write or 'this config'} {summary(improved)}")
     for line in lines_of_buckets(improved):
-        click.echo(line)
+        say(line)
     _warn(improved)
     return improved, [*problems, *improved.stopped], text
 

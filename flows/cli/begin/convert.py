@@ -7,6 +7,7 @@ import click
 
 from flows.cli.options import program
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import SanaError
 
 
@@ -49,7 +50,7 @@ def convert_simpletuner(config: Path, backends: Path, output: Path, num_processe
     except SanaError as error:
         raise SanaError(f"{error}\n{output} is written, but not valid yet: fix these keys in it") from error
     command = f"{program()} validate {shlex.quote(str(output))}"
-    click.echo("\n".join(summary(conversion, tables, command)))
+    say("\n".join(summary(conversion, tables, command)))
     emit(document(conversion, output, tables, command))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from flows.cli.output.json_output import json_option
+from flows.display.wrapping import say
 from sana.errors import SanaError
 
 PACKAGE = "sana-video-pipeline"
@@ -33,12 +34,12 @@ def demo(context: click.Context, folder: Path) -> None:
     if "/" in sys.argv[0]:  # how this program was called, which the commands at the end repeat
         sys.argv[0] = str(Path(sys.argv[0]).absolute())
     os.chdir(folder)  # paths of the config are relative to where it is run
-    click.echo(f"the demo is in {folder}: from there, sana run {CONFIG} does the same", err=True)
+    say(f"the demo is in {folder}: from there, sana run {CONFIG} does the same", err=True)
     _make_model(Path(".sana/tiny"))
     context.invoke(
         run, config=CONFIG, overrides=(), root=None, until=None, force=(), record=False, rehash=False, wants_json=False
     )
-    click.echo(f"these commands are for the folder of the demo: cd {shlex.quote(str(folder))}")
+    say(f"these commands are for the folder of the demo: cd {shlex.quote(str(folder))}")
 
 
 def _make_model(folder: Path) -> None:
@@ -49,7 +50,7 @@ def _make_model(folder: Path) -> None:
     hide_torchao()
     from sana.model.tiny_model import build_tiny_model
 
-    click.echo("making a tiny model with random weights", err=True)
+    say("making a tiny model with random weights", err=True)
     build_tiny_model(folder, seed=0)
 
 

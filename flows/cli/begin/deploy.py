@@ -14,6 +14,7 @@ import yaml
 
 from flows.cli.options import load_options, program, resolve
 from flows.cli.output.completion import ConfigPath
+from flows.display.wrapping import say
 from sana.errors import ConfigError, SanaError
 
 PACKAGE = "sana-video-pipeline"
@@ -85,9 +86,9 @@ def deploy(
         ) from error
     except OSError as error:
         raise SanaError(f"cannot write {out}: {error.strerror}; name another file by -o") from error
-    click.echo(f"{out} has {len(described['deployments'])} deployments. Next, with PREFECT_API_URL set to your server:")
+    say(f"{out} has {len(described['deployments'])} deployments. Next, with PREFECT_API_URL set to your server:")
     for command in _next_commands(described, of_file):
-        click.echo(f"  {command}")
+        say(f"  {command}", command=command)
 
 
 def parameters_of(config: str | None, overrides: Sequence[str], root: str | None, folder: Path) -> dict[str, Any]:

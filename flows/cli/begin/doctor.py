@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import click
 
-from flows.cli.options import load_options, resolve
+from flows.cli.options import load_options, program, resolve, same_options
 from flows.cli.output.completion import ConfigPath
 from flows.cli.output.json_output import emit, is_json, json_option
+from flows.display.wrapping import say
 from sana.errors import SanaError
 
 
@@ -46,5 +47,10 @@ def doctor(config: str | None, overrides: Sequence[str], root: str | None) -> No
     if not is_json():
         for line in lines_of(found):
             click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+        if found.verdict != "fail":
+            command = f"{program()} init path/to/clips -o my.yaml"
+            if config is not None:
+                command = f"{program()} plan {same_options(config, overrides, root)}"
+            say(f"next: {command}", command=command)
     if found.verdict == "fail":
         sys.exit(1)

@@ -1,9 +1,7 @@
 """`sana init`: from a source to a config, by a look at it and at this machine, and a few questions."""
 
 import shlex
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,6 +10,7 @@ import click
 
 from flows.cli.options import load_options, program
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say, terminal_width
 from sana.errors import SanaError
 from sana.wording import counted, without_controls
 
@@ -88,24 +87,17 @@ def init(
     first = ("check", "every file, by name") if written.is_sample else ("plan", "what would be done")
     steps = (first, ("run", "all of it; again: resumes"), ("watch", "in another terminal"))
     commands = [(f"{program()} {name} {shlex.quote(str(written.path))}", what) for name, what in steps]
-    longest = max(len(command) for command, _ in commands)
     emit(InitDocument(str(written.path), tuple(written.stopped), tuple(command for command, _ in commands)))
-    for command, what in commands:
-        click.echo(f"  {command:{longest}}  # {what}")
+    longest = max(len(command) for command, _ in commands)
+    lines = [(f"  {command:{longest}}  # {what}", "") for command, what in commands]
+    if 0 < terminal_width() < max(len(line) for line, _ in lines):  # broken, a comment would be run
+        lines = [(f"  {what}: {command}", command) for command, what in commands]
+    for line, command in lines:
+        say(line, command=command)
     if written.stopped:
         sys.exit(1)
 
 
 def _say(text: str) -> None:
-    """Print a text without the control characters of names; in a terminal it is broken between words, and set in."""
-    width = shutil.get_terminal_size().columns - 1 if sys.stdout.isatty() else 0
-    for line in text.split("\n"):
-        pad, plain = " " * (len(line) - len(line.lstrip(" "))), without_controls(line)
-        rows = [plain]
-        if width and len(plain) > width:
-            hanging = f"{pad}    "
-            rows = textwrap.wrap(
-                plain.strip(), max(20, width), initial_indent=pad, subsequent_indent=hanging, break_on_hyphens=False
-            )
-        for row in rows:
-            click.echo(row)
+    """Print a text without the control characters of names."""
+    say("\n".join(without_controls(line) for line in text.split("\n")))

@@ -14,10 +14,12 @@ from flows.cli.options import (
     rehash_option,
     resolve,
     same_options,
+    to_be_pasted,
     warn,
     warned,
 )
 from flows.cli.output.json_output import emit, is_json, json_option
+from flows.display.wrapping import say
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
 from sana.pipeline.graph import STAGES
@@ -61,21 +63,20 @@ def plan(
     if is_json():
         _print_json(context, plans, price_per_hour)
         return
-    click.echo(plan_table(plans))
+    say(plan_table(plans))
     options = "".join([*(f" --force {name}" for name in force), f" --until {until}" if until else ""])
     options += " --rehash" if rehash else ""
     if rehashed and rehashed.is_model_changed:
-        click.echo(
-            f"a file of model.path {settings.model.path} changed, and kept size and time: a run takes the new one"
-        )
+        say(f"a file of model.path {settings.model.path} changed, and kept size and time: a run takes the new one")
     if stop := next((stage_plan for stage_plan in plans if stage_plan.stops), None):
-        click.echo(f"a run would stop: {stop.stops}")
+        say(f"a run would stop: {stop.stops}")
     elif all_cached(plans):
-        click.echo("nothing to do")
+        say("nothing to do")
     else:
         _say_costs(context, plans, price_per_hour)
         Advisor(settings, warn).advise_on(plans)
-        click.echo(f"to do it: {program()} run {same_options(config, overrides, root)}{options}")
+        command = f"{program()} run {same_options(config, overrides, root)}{options}"
+        say(f"to do it: {command}", command=command)
 
 
 def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: float | None) -> None:
@@ -84,10 +85,10 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
     from sana.pipeline.advisor import Advisor
     from sana.pipeline.costs import not_trainable, plan_costs
     from sana.pipeline.plan import all_cached
-    from sana.pipeline.plan_record import plan_record
+    from sana.pipeline.plan_record import plan_record, remedies_of
 
     stops = next((str(one.stops) for one in plans if one.stops), "")
-    costs, refused, warnings = None, "", list[str]()
+    costs, refused, warnings, remedies = None, "", list[str](), list[str]()
     if not stops and not all_cached(plans):
         try:
             costs = plan_costs(context, plans)
@@ -95,9 +96,10 @@ def _print_json(context: Context, plans: "Sequence[StagePlan]", price_per_hour: 
             warnings.append(f"what it would take is not known: {error}")
         else:
             refused = not_trainable(context, plans)
-            warnings += warnings_of(costs)
+            warnings += map(to_be_pasted, warnings_of(costs))
+            remedies += map(to_be_pasted, remedies_of(costs))
         Advisor(context.config, warnings.append).advise_on(plans)
-    made = plan_record(plans, costs, price_per_hour, stops=stops or refused, warnings=warnings)
+    made = plan_record(plans, costs, price_per_hour, stops=stops or refused, warnings=warnings, remedies=remedies)
     emit(made)
     if refused:
         raise ConfigError(refused)
@@ -107,19 +109,23 @@ def _say_costs(context: Context, plans: "Sequence[StagePlan]", price_per_hour: f
     """Show what the plan would take. Raises ConfigError: it was measured not to fit."""
     from flows.display.costs import costs_lines, warnings_of
     from sana.pipeline.costs import check_trainable, plan_costs
+    from sana.pipeline.plan_record import remedies_of
 
     try:
         costs = plan_costs(context, plans)
     except SanaError as error:  # a plan needs no model while nothing that reads it can be decided
-        click.echo(f"\nwhat it would take is not known: {error}")
+        say(f"\nwhat it would take is not known: {error}")
         return
     if not costs.stages:
         return
     for line in ["", *costs_lines(costs, price_per_hour)]:
-        click.echo(line)
+        say(line)
+    for command, what in remedies_of(costs).items():
+        pasted = to_be_pasted(command)
+        say(f"{what}: {pasted}", command=pasted)
     check_trainable(context, plans)
     for line in warnings_of(costs):
-        warn(line)
+        warn(to_be_pasted(line))
 
 
 @click.command()
@@ -139,14 +145,16 @@ def validate(config: str, overrides: Sequence[str], root: str | None) -> None:
     bucketed = found(context, BucketFacts.STAGE)
     facts = None if bucketed is None else BucketFacts.of(bucketed)  # before a run `sana check` finds them
     notes += treatment_lines(facts) if facts else []
-    click.echo(f"{config} is valid: sources and model are there, {settings.root} can be written")
+    say(f"{config} is valid: sources and model are there, {settings.root} can be written")
     for note in notes:
-        click.echo(f"note: {note}")
+        say(f"note: {note}")
     Advisor(settings, warn).advise(facts)
     if settings.train.schedule_ends_with_run:
         notes.append(
             f"the {settings.train.lr_schedule.name} ends with the run, so a change of train.max_steps starts "
             "training again; set train.lr_schedule.decay_steps to be able to continue it"
         )
-        click.echo(f"note: {notes[-1]}")
+        say(f"note: {notes[-1]}")
+    command = f"{program()} plan {same_options(config, overrides, root)}"
+    say(f"next, what a run would do: {command}", command=command)
     emit(ValidateDocument(config, settings.root, tuple(notes), warned()))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from flows.display.wrapping import say
+
 
 @click.command()
 @click.option(
@@ -25,4 +27,4 @@ def schema(output: Path | None) -> None:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}; name a file in a folder that is there") from error
-    click.echo(f"wrote {output}; first line of a config: # yaml-language-server: $schema={output}")
+    say(f"wrote {output}; first line of a config: # yaml-language-server: $schema={output}")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from flows.cli.options import context_of, load_options, program, resolve, same_options
+from flows.cli.options import context_of, load_options, open_root, program, resolve, same_options
 from flows.cli.output.completion import ConfigPath, complete_training
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import ConfigError, SanaError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from sana.store import Store
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
-DEFAULT_ROOT = ".sana/store"  # of a config that names none
 
 
 @click.command()
@@ -61,10 +61,10 @@ def compare(
     subjects = [asked.subject(name) for name in names]
     subjects = _evaluated(subjects, context, named, asked, evaluate=evaluate)
     found = compare_all(titled(subjects))
-    click.echo(comparison_text(found))
+    say(comparison_text(found))
     if out is not None:
         _write_page(found, subjects, out)
-        click.echo(f"page: {out}")
+        say(f"page: {out}")
     emit(found)
 
 
@@ -105,12 +105,8 @@ class Asked:
     def lineage(self, context: "Context | None") -> "Lineage":
         """Return the artifacts of a config's root, or of `--root`."""
         from sana.comparison.lineage import Lineage
-        from sana.store import open_store
 
-        try:
-            store = context.store if context is not None else open_store(self._root or DEFAULT_ROOT)
-        except ValueError as error:
-            raise ConfigError(f"--root: {error}") from error
+        store = context.store if context is not None else open_root(self._root)
         return self._lineages.setdefault(store.root, Lineage(store))
 
 
@@ -180,7 +176,7 @@ def _evaluated(
         work = evaluating.missing(context, subject, eval_set)
         if not evaluate:
             raise SanaError(f"{subject.name} was never evaluated; --evaluate does it: {work.cost()}")
-        click.echo(f"evaluating {subject.name}: {work.cost()}", err=True)
+        say(f"evaluating {subject.name}: {work.cost()}", err=True)
         with RunDisplay() as display:
             reporting = replace(work.context, report=display.reporter("evaluate"))
             found = evaluating.evaluate(replace(work, context=reporting), eval_set, asked.lineage(context))

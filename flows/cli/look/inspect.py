@@ -10,6 +10,7 @@ import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.artifact import Artifact
 from sana.context import Context
 from sana.errors import SanaError
@@ -61,9 +62,9 @@ def inspect(config: str, overrides: Sequence[str], root: str | None, sample: str
     with RunDisplay() as display:
         run_worker(replace(context, report=display.reporter("inspect")), spec, todo=window)
     found = SampleInspection.load(folder / SampleInspection.FILE)
-    click.echo(_lines(sample_id, found))
+    say(_lines(sample_id, found))
     video, sheet = f"{folder}/side_by_side.mp4", f"{folder}/contact_sheet.png"
-    click.echo(f"{video} (source left, decoded right), {sheet}")
+    say(f"{video} (source left, decoded right), {sheet}")
     emit(InspectDocument(sample_id, found.to_value(), video, sheet))
 
 

@@ -8,6 +8,7 @@ from flows.cli.look.compare import Asked, is_config
 from flows.cli.options import context_of, load_options, resolve
 from flows.cli.output.exit_codes import TryAgainError
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.errors import ConfigError, SanaError
 
 
@@ -49,10 +50,10 @@ def promote(
     emit(PromoteDocument(decided.name, decided.version, fingerprint, decided.champion, moved, dry_run, decision))
     if decision.moves:
         would = "would be" if dry_run else "is"
-        click.echo(f"{decided.name}: {fingerprint} {would} champion: {decision.reason}")
+        say(f"{decided.name}: {fingerprint} {would} champion: {decision.reason}")
         return
     stays = f"; version {decided.champion} stays champion" if decided.champion else ""
     said = f"{decided.name}: {fingerprint} is not made champion: {decision.reason}{stays}"
     if not dry_run:
         raise SanaError(said)
-    click.echo(said)
+    say(said)

@@ -9,6 +9,7 @@ import click
 
 from flows.cli.options import config_options, context_of, program, resolve, same_options
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 
 if TYPE_CHECKING:
     from sana.context import Context
@@ -47,7 +48,7 @@ def report(config: str, overrides: Sequence[str], root: str | None, training: st
         Path(path).write_text(page, encoding="utf-8")
     except OSError as error:
         raise SanaError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
-    click.echo(f"{what}: {path}")
+    say(f"{what}: {path}")
     emit(ReportDocument(path))
 
 

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import click
 
-from flows.cli.options import context_of, load_options, resolve, warn
+from flows.cli.options import load_options, open_root, program, resolve, same_options, warn
 from flows.cli.output.json_output import emit, json_option
-from sana.errors import ConfigError
+from flows.display.wrapping import say
 
 SORTS = ("newest", "loss", "drop", "step", "size", "name")
 KEYS = ("name", "state", "method", "data", "step", "train", "trajectory")
@@ -41,29 +40,30 @@ def runs(
     from flows.display.trainings import attempt_lines, trainings_table
     from sana.runs.choosing import chosen
     from sana.runs.trainings import trainings_of
-    from sana.store import open_store
 
-    if config is not None:
-        store = context_of(resolve(config, overrides, root), read_only=True).store
-    else:
-        try:
-            store = open_store(root or str(Path(".sana/store")))
-        except ValueError as error:
-            raise ConfigError(f"--root: {error}") from error
     wanted = _filters(filters)
+    if config is not None:  # before its first run it may have no root yet
+        store = open_root(resolve(config, overrides, root).root, named_by=f"root of {config}", is_new=root is None)
+    else:
+        store = open_root(root)
     now = time.time()
     # the newest are enough where nothing else decides which are shown
     first = limit if limit and sort == "newest" and not wanted else None
     found = chosen(trainings_of(store, now=now, limit=first), sort, wanted, limit or None)
     if not found.trainings:
-        click.echo(f"{store.root} has no training{' that is so' if found.total else ''}")
+        command = f"{program()} run {'CONFIG' if config is None else same_options(config, overrides, root)}"
+        say(
+            f"{store.root} has no training that is so"
+            if found.total
+            else f"{store.root} has no training; make one: {command}"
+        )
     else:
-        click.echo(trainings_table(found, now=now))
+        say(trainings_table(found, now=now))
         if attempts:
             for line in attempt_lines(found, now=now):
-                click.echo(line)
+                say(line)
         if found.total > len(found.trainings):
-            click.echo(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
+            say(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
     for line in found.trouble:
         warn(f"left out: {line}")
     emit(found)

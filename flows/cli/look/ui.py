@@ -1,6 +1,5 @@
 """`sana ui`: the live page of a root, and MLflow beside it, on loopback. `sana notify`: try its notifications."""
 
-import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flows.cli.options import config_options, context_of, load_options, resolve, warn
+from flows.cli.options import config_options, context_of, load_options, open_root, resolve, warn
 from flows.cli.output.json_output import emit, json_option
+from flows.display.wrapping import say
 from sana.config.pipeline import Config
 from sana.context import Context
-from sana.errors import ConfigError, SanaError
-from sana.store import Store, open_store
+from sana.errors import ConfigError
+from sana.store import Store
 from sana.wording import without_password
 
 if TYPE_CHECKING:
@@ -49,24 +49,20 @@ def ui(
     store, context = _opened(config, overrides, root)
     if not is_loopback(host):
         warn(f"--host {host}: whoever reaches this machine can read all of {store.root}; there is no password")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     beside = None if context is None or no_mlflow else context.config
-    try:
-        with (
-            _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
-            live_page(store, host=host, port=port, context=context, title=Path(config or "").stem) as page,
-        ):
-            click.echo(f"{store.root} is at {page.url} (Ctrl-C ends it)")
-            if mlflow is not None and beside is not None:
-                mlflow.wait_until_up()
-                link = runs_address(link, beside.tracking.experiment)
-                click.echo(f"MLflow is at {link}")
-            elif link:
-                click.echo(f"the runs of this config are on {link}")
-            page.link_mlflow(link)
-            (mlflow or page.server).wait()
-    except KeyboardInterrupt:
-        click.echo("the page has ended")
+    with (
+        _mlflow_of(beside, host, mlflow_port) as (mlflow, link),
+        live_page(store, host=host, port=port, context=context, title=Path(config or "").stem) as page,
+    ):
+        say(f"{store.root} is at {page.url} (Ctrl-C ends it)")
+        if mlflow is not None and beside is not None:
+            mlflow.wait_until_up()
+            link = runs_address(link, beside.tracking.experiment)
+            say(f"MLflow is at {link}")
+        elif link:
+            say(f"the runs of this config are on {link}")
+        page.link_mlflow(link)
+        (mlflow or page.server).wait()
 
 
 def _opened(config: str | None, overrides: Sequence[str], root: str | None) -> tuple[Store, Context | None]:
@@ -78,10 +74,7 @@ def _opened(config: str | None, overrides: Sequence[str], root: str | None) -> t
     if config is None:
         if root is None:
             raise click.UsageError("name a config or a root: sana ui CONFIG, or sana ui --root FOLDER")
-        try:
-            return open_store(root), None
-        except ValueError as error:
-            raise SanaError(str(error)) from error
+        return open_root(root), None
     context = context_of(resolve(config, overrides, root), read_only=True)
     return context.store, context
 
@@ -106,7 +99,7 @@ def _mlflow_of(settings: Config | None, host: str, port: int) -> "Iterator[tuple
     check_work_dir(work_dir)
     log_path = work_dir / "logs" / "mlflow-ui.log"
     with MlflowServer(uri, host, port, log_path) as server:
-        click.echo(f"starting MLflow, which takes up to a minute; its log is {log_path}")
+        say(f"starting MLflow, which takes up to a minute; its log is {log_path}")
         yield server, server.url
 
 
@@ -127,7 +120,7 @@ def notify(config: str, overrides: Sequence[str], root: str | None) -> None:
     run = {"name": name, "config_digest": pipeline_key(settings), "host": socket.gethostname()}
     failures = send_once(settings.notifications, Notification("test", "sent", "info", f"{name}: a test", run))
     for target, why in failures.items():
-        click.echo(f"{target}: {f'failed: {why}' if why else 'sent'}")
+        say(f"{target}: {f'failed: {why}' if why else 'sent'}")
     emit(NotifyDocument({target: why or "" for target, why in failures.items()}))
     if any(failures.values()):
         sys.exit(1)

@@ -3,16 +3,17 @@
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
-from flows.cli.options import FiniteRange, load_options, resolve
+from flows.cli.options import FiniteRange, load_options, open_root, resolve
 from flows.cli.output.completion import CONFIG_SUFFIXES, complete_run
 from flows.cli.output.json_output import emit, is_json, json_option
+from flows.display.wrapping import say
 from sana.errors import ConfigError, SanaError
-from sana.store import Store, open_store
+from sana.store import Store
 
-DEFAULT_ROOT = ".sana/store"  # of a config that names none
 INTERVAL_S, REMOTE_INTERVAL_S = 2.0, 10.0
 ONCE_LINES = 200  # rows of a frame that is printed: all of it
 
@@ -67,25 +68,17 @@ def watch(
     elif console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty():
         watch_screen(feed, console)
     else:
-        watch_lines(feed, click.echo)
+        watch_lines(feed, say)
 
 
 def _meant(target: str | None, overrides: Sequence[str], root: str | None) -> tuple[Store, str, str]:
     """Return the root, and the title of the config or the name of the run that is meant."""
-    from pathlib import Path
-
     if target is not None and target.lower().endswith(CONFIG_SUFFIXES):
-        place, title, name = resolve(target, overrides, root).root, Path(target).stem, ""
-    elif overrides:
+        root_of_config = resolve(target, overrides, root).root
+        return open_root(root_of_config, named_by="root", is_new=True), Path(target).stem, ""
+    if overrides:
         raise ConfigError("-s changes a config, so name one")
-    else:
-        place, title, name = root or DEFAULT_ROOT, "", target or ""
-        if root is None and not Path(place).is_dir():
-            raise ConfigError(f"there is no {place} here; name a config, or a root by --root")
-    try:
-        return open_store(place), title, name
-    except ValueError as error:
-        raise ConfigError(f"root: {error}") from error
+    return open_root(root), "", target or ""
 
 
 def _near(store: Store) -> str:

@@ -11,6 +11,7 @@ import click
 from flows.cli.options import to_be_pasted
 from flows.cli.output.exit_codes import INTERRUPTED, TERMINATED, TRY_AGAIN, USAGE, exit_code_of
 from flows.cli.output.json_output import Failure, wants_json
+from flows.display.wrapping import say
 from sana.errors import SanaError
 
 _RESUMES = "what was finished is kept, and the same command resumes from there"
@@ -57,7 +58,7 @@ def end_with(error: SanaError, arguments: Sequence[str]) -> NoReturn:
     if wants_json(arguments):
         _print(Failure(message, "try again" if code == TRY_AGAIN else "wrong", code))
     else:
-        click.echo(f"error: {message}", err=True)
+        say(f"error: {message}", err=True)
     sys.exit(code)
 
 
@@ -98,7 +99,7 @@ def _say_stopped(how: str, error: str, code: int, arguments: Sequence[str]) -> N
     if wants_json(arguments):
         _print(Failure(error, "stopped", code, kept))
     else:
-        click.echo(f"{how}; {kept}", err=True)
+        say(f"{how}; {kept}", err=True)
 
 
 def what_is_kept(arguments: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ from sana.facts import BucketFacts
 from sana.pipeline.advice import advice
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import changes_for, facts_of
+from sana.wording import counted
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
 LEAST_HELD_OUT, MOST_HELD_OUT = 4, 0.2  # sources, and part of them
@@ -99,6 +100,20 @@ class Starter:
                 checked = self._set(checked, {one.key: one.value}, why=one.text.partition(":")[0].rstrip(";"))
         return checked
 
+    def steps_in_words(self, checked: Checked) -> str:
+        """Return what train.max_steps comes from, or amounts to: epochs x samples / batch; "" without samples."""
+        if checked.listed is None or checked.assigned is None:
+            return ""
+        factor = checked.factor(self.config.download.datasets[0].id)
+        samples = sum(of.train for of in of_all(checked.assigned.facts, factor).buckets.values())
+        if not samples:
+            return ""
+        batch, steps = self.config.train.global_batch_size, self.config.train.max_steps
+        epochs = float(EPOCHS) if steps == max(1, EPOCHS * samples // batch) else steps * batch / samples
+        about = "about " if factor > 1 else ""
+        most = f", {STEPS} steps at most" if steps == STEPS and "train.max_steps" not in self.given else ""
+        return f"{epochs:.3g} epochs x {about}{counted(samples, 'sample')} / batch {batch}{most}"
+
     def _loosen(self, checked: Checked, reason: str) -> Checked:
         """Change the bucket rules where too many clips are rejected for a reason that a rule has."""
         assert checked.listed is not None
@@ -168,14 +183,16 @@ class Starter:
         Raises:
             SanaError: what is written would not be read back as what is meant.
         """
-        counted = ""
+        found = ""
         if checked.listed is not None and checked.assigned is not None:
             looked_at = sum(of.num_in for of in checked.listed.counts["download"].datasets.values())
             used, samples = checked.assigned.counts.num_out, checked.assigned.counts.num_samples or 0
             all_videos = sum(checked.num_videos.values())
             of_all_videos = f" (a sample of {all_videos:,} videos)" if all_videos > looked_at else ""
-            counted = f"{used} of {looked_at} clips{of_all_videos} give {samples} samples. "
-        last = f"# {counted}All settings, with their reasons: configs/sana_video_480p.yaml"
+            found = f"{used} of {looked_at} clips{of_all_videos} give {samples} samples. "
+        last = f"# {found}All settings, with their reasons: configs/sana_video_480p.yaml"
+        if words := self.steps_in_words(checked):
+            self._why["train.max_steps"] = f"{words}; {_WHY['train.max_steps']}"
         values = _in_order(self._values, Config)
         text = "\n".join([*_comments(head), last, *self._lines(values, "", "")]) + "\n"
         if check(parse_yaml(text, where="the config to begin with"), where="the config to begin with") != self.config:
