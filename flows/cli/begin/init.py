@@ -88,14 +88,19 @@ def init(
     steps = (first, ("run", "all of it; again: resumes"), ("watch", "in another terminal"))
     commands = [(f"{program()} {name} {shlex.quote(str(written.path))}", what) for name, what in steps]
     emit(InitDocument(str(written.path), tuple(written.stopped), tuple(command for command, _ in commands)))
+    _say_commands(commands)
+    if written.stopped:
+        sys.exit(1)
+
+
+def _say_commands(commands: Sequence[tuple[str, str]]) -> None:
+    """Print commands, each with what it is for."""
     longest = max(len(command) for command, _ in commands)
     lines = [(f"  {command:{longest}}  # {what}", "") for command, what in commands]
     if 0 < terminal_width() < max(len(line) for line, _ in lines):  # broken, a comment would be run
         lines = [(f"  {what}: {command}", command) for command, what in commands]
     for line, command in lines:
         say(line, command=command)
-    if written.stopped:
-        sys.exit(1)
 
 
 def _say(text: str) -> None:
