@@ -3,6 +3,9 @@
 import re
 from collections.abc import Sequence
 
+_PER = ((1, "s"), (60, "min"), (3600, "h"))
+_JOINERS = "\u200c\u200d"  # invisible, and part of emoji and of some scripts
+
 
 def counted(number: int, noun: str) -> str:
     """Write `1 clip`, `2 clips`."""
@@ -29,6 +32,40 @@ def at_rate(num_bytes: float, seconds: float) -> str:
     return f"{in_units(num_bytes)} in {seconds:.1f} s, {in_units(num_bytes / max(seconds, 1e-3))}/s"
 
 
+def duration(seconds: float) -> str:
+    """Write a time span in the two units that matter: `2.2 s`, `35 s`, `3 min 2 s`, `2 h 5 min`, `4 d 3 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.2g} s" if seconds < 9.5 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24:,} d {hours % 24} h"
+
+
+def age(seconds: float) -> str:
+    """Write a time span in one unit, for a glance: `45 s`, `12 min`, `2.5 h`, `20 d`; one to come is `0 s`."""
+    if seconds < 90:
+        return f"{max(seconds, 0):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} d"
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as a display counts them: `0:31` or `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def rate_text(per_s: float, unit: str) -> str:
+    """Write a rate, by the minute or hour where it is slow: `3.9 steps/s`, `2.5 samples/min`; `3.9/s` without unit."""
+    factor, each = next(((factor, each) for factor, each in _PER if per_s * factor >= 1), _PER[-1])
+    number = f"{per_s * factor:.3g}" if per_s * factor < 1000 else f"{per_s * factor:.0f}"
+    return f"{number} {unit}/{each}" if unit else f"{number}/{each}"
+
+
 def without_password(text: str) -> str:
     """Remove user and password from an address, or from all addresses in a text."""
     return re.sub(r"((?:^|:)//)[^/\s]*@", r"\1", text)
@@ -43,8 +80,11 @@ def one_line(error: BaseException | str, *, with_type: bool = False, most: int =
 
 
 def without_controls(text: str) -> str:
-    """Return text that a terminal shows and does not obey: control and direction characters become question marks."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", "?", text)
+    """Return a text of others on one line, as a terminal shows it and does not obey it.
+
+    Ends of lines and tabs become blanks; other control, direction and invisible characters question marks.
+    """
+    return "".join(char if char.isprintable() or char in _JOINERS else " " if char in "\n\t" else "?" for char in text)
 
 
 def as_file_name(nickname: str) -> str:

@@ -4,7 +4,7 @@ from rich.table import Table
 
 from flows.display.tables import render
 from sana.pipeline.costs import HOUR_S, PlanCosts, StageCost
-from sana.wording import in_units
+from sana.wording import duration, in_units
 
 MEANING = {True: "as measured on", False: "estimated for"}
 
@@ -48,13 +48,6 @@ def warnings_of(costs: PlanCosts) -> list[str]:
         for one in costs.stages
         if one.host_bytes is not None and one.host_bytes > costs.host_memory_bytes > 0
     ]
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as people read them: `35 s`, `12.3 min`, `4.5 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else "<1 s"
-    return f"{seconds / 60:.1f} min" if seconds < HOUR_S else f"{seconds / HOUR_S:,.1f} h"
 
 
 def price(seconds: float, per_hour: float) -> str:

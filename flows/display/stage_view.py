@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 from sana.artifact import Artifact
 from sana.pipeline.observers import CACHED, COMPLETED, FAILED, REPRODUCED, STOPPED
 from sana.progress import Pace, Progress
+from sana.wording import clock, rate_text
 
 RUNNING, NOT_REACHED = "running", "not reached"
 _PASSED = {"encode_captions": "encoded", "encode_latents": "encoded", "probe": "probed"}  # what earlier runs did
 
 _BESIDE_S = 5.0  # that a stage may take beside the work of which its artifact has the seconds
-_PER = ((1, "s"), (60, "min"), (3600, "h"))
 
 
 @dataclass
@@ -141,17 +141,3 @@ class StageView:
             parts = [f"{attempt}{self.state} {took}{f' at {self.counts()}' if self.counts() else ''}"]
             parts += ["it is tried again"] if tried_again else []
         return f"{self.name}: {'; '.join(part for part in parts if part)}"
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as `0:31` or `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def rate_text(per_s: float, unit: str) -> str:
-    """Write a rate, by the minute or hour where it is slow: `3.9 steps/s`, `2.5 samples/min`; `3.9/s` without unit."""
-    factor, each = next(((factor, each) for factor, each in _PER if per_s * factor >= 1), _PER[-1])
-    number = f"{per_s * factor:.3g}" if per_s * factor < 1000 else f"{per_s * factor:.0f}"
-    return f"{number} {unit}/{each}" if unit else f"{number}/{each}"

@@ -9,7 +9,7 @@ from rich.text import Text
 from flows.display.tables import render
 from sana.report.formatting import name as shown
 from sana.runs.trainings import TrainingList, TrainingRow
-from sana.wording import first_of, in_units
+from sana.wording import age, first_of, in_units
 
 _NARROW = 104  # columns of a terminal from which all of the table's fit
 _NARROW_NAME, _NAME_CHARS, _DATA_CHARS = 14, 20, 14
@@ -36,9 +36,9 @@ def attempt_lines(found: TrainingList, *, now: float) -> Iterator[str]:
         if row.attempts:
             yield f"runs of {row.train or row.trajectory}:"
         for attempt in row.attempts:
-            took = _span(attempt.heard_at - attempt.started_at)
+            took = age(attempt.heard_at - attempt.started_at)
             error = f": {shown(attempt.error, 60)}" if attempt.error else ""
-            yield f"  {attempt.run_id}  {attempt.state}, {took}, {_span(now - attempt.heard_at)} ago{error}"
+            yield f"  {attempt.run_id}  {attempt.state}, {took}, {age(now - attempt.heard_at)} ago{error}"
 
 
 def _cells(row: TrainingRow, now: float, name_chars: int) -> dict[str, str]:
@@ -54,7 +54,7 @@ def _cells(row: TrainingRow, now: float, name_chars: int) -> dict[str, str]:
         "step": "-" if row.step is None else str(row.step),
         "method": row.method or "-",
         "data": data,
-        "age": "-" if row.at is None else _span(now - row.at),
+        "age": "-" if row.at is None else age(now - row.at),
         "size": "-" if row.num_bytes is None else in_units(row.num_bytes),
     }
 
@@ -63,11 +63,3 @@ def _cut(text: str, most: int) -> str:
     """Escape a name from outside, and cut it to so many characters."""
     text = shown(text)
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
-
-
-def _span(seconds: float) -> str:
-    """Write a time in its largest unit: 45 s, 12 min, 3 h, 20 d."""
-    for limit, size, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{max(0, seconds) / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"

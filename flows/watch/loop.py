@@ -11,8 +11,9 @@ from rich.live import Live
 
 from flows.watch.frame import WatchDocument
 from flows.watch.parts import with_trouble
-from flows.watch.screen import cleaned, draw, numbers_of, stage_line
+from flows.watch.screen import draw, numbers_of, stage_line
 from sana.errors import SanaError
+from sana.wording import without_controls
 
 LINE_EVERY_S = 30.0  # of a run at work, where there is no terminal
 _REDRAW_S = 1.0
@@ -116,7 +117,7 @@ def watch_lines(feed: Feed, say: Callable[[str], None]) -> None:
         for event in frame.events:
             if event.at > seen:
                 place = f" ({event.place})" if event.place else ""
-                say(f"{_clock(event.at)} {event.stage}: {cleaned(event.text)}{place}")
+                say(without_controls(f"{_clock(event.at)} {event.stage}: {event.text}{place}"))
         seen = max([seen, *(event.at for event in frame.events)])
         at_work = next((stage.name for stage in reversed(frame.stages) if stage.state == "running"), "")
         state = (frame.run_id, frame.state, f"{at_work}{'?' if frame.trouble else ''}")
@@ -124,7 +125,7 @@ def watch_lines(feed: Feed, say: Callable[[str], None]) -> None:
             said_at, before = time.monotonic(), state
             say(line_of(frame))
     if frame.sample:
-        say(f"{_clock(frame.read_at)} last sample: {frame.sample}")
+        say(without_controls(f"{_clock(frame.read_at)} last sample: {frame.sample}"))
 
 
 def line_of(frame: WatchDocument) -> str:
@@ -132,9 +133,10 @@ def line_of(frame: WatchDocument) -> str:
     at_work = next((stage for stage in reversed(frame.stages) if stage.state == "running"), None)
     said = f"{at_work.name} {stage_line(at_work)}" if at_work and frame.state == "running" else frame.said
     numbers = ", ".join(f"{name} {text}" for name, text in numbers_of(frame)[:2])
-    who = " ".join(part for part in (cleaned(frame.title), frame.run_id) if part)
-    parts = [f"{frame.state}{f': {cleaned(said)}' if said else ''}", numbers, cleaned(frame.error), frame.trouble]
-    return f"{_clock(frame.read_at)} {who}{': ' if who else ''}{'; '.join(part for part in parts if part)}"
+    who = " ".join(part for part in (frame.title, frame.run_id) if part)
+    parts = [f"{frame.state}{f': {said}' if said else ''}", numbers, frame.error, frame.trouble]
+    told = f"{_clock(frame.read_at)} {who}{': ' if who else ''}{'; '.join(part for part in parts if part)}"
+    return without_controls(told)
 
 
 def _clock(at: float) -> str:

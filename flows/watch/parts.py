@@ -4,16 +4,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from flows.display.stage_view import clock, rate_text
 from flows.watch.frame import MAX_POINTS, WatchDocument, WatchedCurve, WatchedStage
-from flows.watch.screen import EVAL_CURVES, ago
+from flows.watch.screen import EVAL_CURVES
 from sana import metrics
 from sana.metrics import STEP, Row
 from sana.runs.binned import BinnedMetric, BinnedRows
 from sana.runs.listing import Run, RunState
 from sana.runs.records import StageStatus
 from sana.store_errors import StoreError
-from sana.wording import one_line
+from sana.wording import age, clock, one_line, rate_text
 
 _SHOWN = frozenset({
     *(metrics.TRAIN_LOSS, metrics.LEARNING_RATE, metrics.GRAD_NORM, metrics.SAMPLES_PER_S, metrics.STEP_S, metrics.MFU),
@@ -34,14 +33,14 @@ def with_trouble(last: WatchDocument | None, error: Exception, root: str, since:
 
 def said_of(run: Run, state: RunState, stages: Sequence[WatchedStage], now: float) -> str:
     """Return the state in words, with what to do."""
-    heard = ago(now - run.heard_at)
+    heard = age(now - run.heard_at)
     if state == "running":
         return _at_work(stages)
     if state == "killed":
         return f"its process {run.started.process.pid} is gone without a word; the same command resumes it"
     if state == "silent":
         return f"no sign for {heard}, killed? Look at {run.started.host}; the same command resumes it"
-    took = ago((run.ended.ended_at if run.ended else now) - run.started.started_at)
+    took = age((run.ended.ended_at if run.ended else now) - run.started.started_at)
     ended = next((stage.name for stage in stages if stage.state in ("failed", "stopped")), "")
     if state == "completed":
         return f"in {took}, {heard} ago"
@@ -83,11 +82,6 @@ def step_of(run: Run) -> int | None:
     """Return the optimizer steps that a run saw done, or None where it did not train."""
     stage = run.status.stages.get("train") if run.status else None
     return stage.done if stage is not None and stage.total else None
-
-
-def names_of_run(run: Run) -> set[str]:
-    """Return what else a run may be called by: its training and its artifacts."""
-    return {run.trajectory, *(stage.fingerprint for stage in run.status.stages.values())} if run.status else set()
 
 
 def curves_of(rows: BinnedRows) -> dict[str, WatchedCurve]:

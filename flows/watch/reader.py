@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flows.watch.frame import WatchDocument, WatchedAttempt, WatchedEvent
-from flows.watch.parts import curves_of, latest_of, names_of_run, said_of, stage_of, step_of
-from flows.watch.screen import ago
+from flows.watch.parts import curves_of, latest_of, said_of, stage_of, step_of
 from sana.artifact import Artifact, newest_commit
+from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.runs.binned import BinnedRows
 from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
+from sana.runs.naming import DONE, Named, find_named
 from sana.runs.records import FOLDER, RunStarted, start_key
 from sana.runtime.threads import in_threads
 from sana.store import Store
-from sana.training.checkpoints.checkpoint import newest_checkpoint, training_folders
+from sana.training.checkpoints.checkpoint import newest_checkpoint
+from sana.wording import age
 
 MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
 MAX_ATTEMPTS = 8  # runs of one config that are told of
@@ -49,7 +51,7 @@ class RunReader:
     _titles: dict[str, str] = field(default_factory=dict)  # by run
     _runs: dict[str, Run] = field(default_factory=dict)  # by id: what was read last
     _chosen: str = ""
-    _training: str = ""  # the folder of a training that no run tells of
+    _named: Named | None = None  # what `wanted.name` means
     _chose_at: float = float("-inf")  # monotonic, as those below
     _segments_at: float = float("-inf")
     _segments: tuple[str, tuple[str, ...]] = ("", ())  # trajectory, keys of its metrics
@@ -60,11 +62,16 @@ class RunReader:
         self._curves = CurveCache(self.store)
 
     def read(self) -> WatchDocument:
-        """Return the run as it is now. Raises SanaError or OSError: storage does not answer, or a record is damaged."""
+        """Return the run as it is now.
+
+        Raises:
+            SanaError: nothing is called so, a record is damaged, or storage does not answer.
+            OSError: storage does not answer.
+        """
         self._choose()
         now = time.time()
         if not self._chosen:
-            if self.wanted.name and (found := self._unrecorded(now)) is not None:
+            if self._named is not None and (found := self._unrecorded(self._named, now)) is not None:
                 return found
             said = f"for {self.wanted} under {self.store.root}; it shows here once it has work to do"
             return WatchDocument(self.store.root, now, "waiting", said)
@@ -79,10 +86,13 @@ class RunReader:
         if self._chosen and time.monotonic() - self._chose_at < CHOOSE_EVERY_S:
             return
         self._chose_at = time.monotonic()
-        names = self.store.list_dirs(FOLDER)[::-1]
-        if self.wanted.name:
-            names = [name for name in names if name.startswith(self.wanted.name)] or names
-        same = [run_id for run_id in self._with_title(names[:MAX_RUNS]) if self._is_named(run_id)]
+        if self.wanted.name and self._named is None:
+            self._named = find_named(Lineage(self.store), self.wanted.name)
+        if self._named is not None and self._named.run is not None:
+            same = [name for name in [self._named.run.run_id] if self._again(name)]
+        else:
+            names = self.store.list_dirs(FOLDER)[::-1]
+            same = [run_id for run_id in self._with_title(names[:MAX_RUNS]) if self._is_meant(run_id)]
         self._chosen = same[0] if same else ""
         for run_id in same[1:MAX_ATTEMPTS]:
             self._again(run_id)  # how it ended is told of the attempts before
@@ -108,13 +118,16 @@ class RunReader:
         except SanaError:  # damaged, or of another version of this software: the others are shown
             return _UNREADABLE
 
-    def _is_named(self, run_id: str) -> bool:
-        """Whether it is the run that is meant by a name: its own, its training's or an artifact's."""
-        name = self.wanted.name
-        if not name or run_id.startswith(name):
+    def _is_meant(self, run_id: str) -> bool:
+        """Whether it is a run of the training that is meant; where none is, any is."""
+        named = self._named
+        if named is None:
             return True
         run = self._again(run_id)
-        return run is not None and any(one.startswith(name) for one in names_of_run(run))
+        stage = run.status.stages.get(TrainFacts.STAGE) if run and run.status else None
+        if named.trained is not None and stage is not None and stage.state in DONE:
+            return stage.fingerprint == named.trained.fingerprint
+        return run is not None and bool(run.trajectory) and run.trajectory == named.trajectory
 
     def _again(self, run_id: str) -> Run | None:
         """Read a run; one that has ended is not read again."""
@@ -163,19 +176,14 @@ class RunReader:
             links=dict(status.links) if status else {},
         )
 
-    def _unrecorded(self, now: float) -> WatchDocument | None:
+    def _unrecorded(self, named: Named, now: float) -> WatchDocument | None:
         """Return a training that no run tells of: of `train-worker`, of an earlier version, or copied to this root."""
-        if not self._training:
-            names = training_folders(self.store)
-            self._training = next((name for name in names if name.startswith(self.wanted.name)), "")
-        if not self._training:
-            return None
-        artifact = self._artifact("train", self._training)
+        artifact = named.trained or self._artifact(TrainFacts.STAGE, named.trajectory)
         if artifact is None:
-            checkpoint = newest_checkpoint(self.store, self._training)
+            checkpoint = newest_checkpoint(self.store, named.trajectory)
             if checkpoint is None:
                 return None
-            trajectory, step, at = self._training, checkpoint.step, checkpoint.created_at
+            trajectory, step, at = named.trajectory, checkpoint.step, checkpoint.created_at
             segments, said = tuple(one.key for one in checkpoint.segments), "its newest checkpoint is of"
         else:
             facts = TrainFacts.of(artifact)
@@ -186,8 +194,8 @@ class RunReader:
             root=self.store.root,
             read_at=now,
             state="completed" if artifact else "unrecorded",
-            said=f"{said} step {step}, {ago(now - at)} ago; no run has a record of it here",
-            title=f"training {self._training}",
+            said=f"{said} step {step}, {age(now - at)} ago; no run has a record of it here",
+            title=f"training {artifact.fingerprint if artifact else trajectory}",
             ended_at=at if artifact else None,
             trajectory=trajectory,
             latest=latest_of(rows, ()),

@@ -10,10 +10,10 @@ from textwrap import wrap
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from flows.display.stage_view import clock, rate_text
 from flows.watch.frame import WatchDocument, WatchedStage
 from flows.watch.plot import Line, number_text, plot
 from sana import metrics
+from sana.wording import age, clock, rate_text, without_controls
 
 WIDE = 100  # columns from which on the stages and what is told of them stand side by side
 _STYLES = {
@@ -64,20 +64,6 @@ def draw(frame: WatchDocument, width: int, height: int, now: float, *, ascii_onl
     return lines[:height]
 
 
-def cleaned(text: str) -> str:
-    """Return a text of others on one line, as a terminal may have it: a control character is a question mark."""
-    return "".join(char if char.isprintable() else " " if char in "\n\t" else "?" for char in text)
-
-
-def ago(seconds: float) -> str:
-    """Write a time span as `12 s`, `3 min`, `2.5 h` or `4 days`."""
-    if seconds < 90:
-        return f"{max(seconds, 0):.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
-
-
 def numbers_of(frame: WatchDocument) -> list[tuple[str, str]]:
     """Return the last numbers of the training, each with its name."""
     found = []
@@ -107,30 +93,30 @@ def stage_line(stage: WatchedStage) -> str:
         words = {"running": "for", **dict.fromkeys(_DONE, "took")}.get(stage.state, "after")
         parts.append(f"{words} {clock(stage.elapsed_s)}")
     if stage.detail and stage.state not in _DONE:
-        parts.append(cleaned(stage.detail))
+        parts.append(without_controls(stage.detail))
     return ", ".join(parts)
 
 
 def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
     style = _STYLES.get(frame.state, "")
-    title = Text.assemble((cleaned(frame.title) or "sana watch", "bold"), "  ", (frame.state, style))
-    lines, said = [title], cleaned(frame.said)
+    title = Text.assemble((without_controls(frame.title) or "sana watch", "bold"), "  ", (frame.state, style))
+    lines, said = [title], without_controls(frame.said)
     said_style = "" if frame.state == "running" else style
     if title.cell_len + 2 + cell_len(said) <= width:
         title.append(f"  {said}", style=said_style)
     else:
         lines += [Text(row, style=said_style) for row in _rows(said, width)[:2]]
     if frame.run_id:
-        began = f"began {ago(now - (frame.started_at or now))} ago"
-        sign = f", last sign {ago(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
-        where = f" on {cleaned(frame.host)}" if frame.host else ""
+        began = f"began {age(now - (frame.started_at or now))} ago"
+        sign = f", last sign {age(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
+        where = f" on {without_controls(frame.host)}" if frame.host else ""
         attempts = _attempts(frame)
         if width >= WIDE or not attempts:
             lines.append(Text(f"run {frame.run_id}{where}, {began}{sign}{attempts}", style="dim"))
         else:
             lines += [Text(f"run {frame.run_id}{where}, {began}{sign}", style="dim"), Text(attempts[2:], style="dim")]
     if frame.trouble:
-        lines += [Text(row, style="bold yellow") for row in _rows(cleaned(frame.trouble), width)[:2]]
+        lines += [Text(row, style="bold yellow") for row in _rows(without_controls(frame.trouble), width)[:2]]
     return lines
 
 
@@ -167,7 +153,7 @@ def _stage(stage: WatchedStage, longest: int) -> Text:
     told = "  ".join(part for part in (words, stage_line(stage)) if part)
     row = Text.assemble((sign, style), f" {stage.name:{longest}} ", (told, "dim" if stage.state in _DONE else ""))
     if stage.error:
-        row.append(f"  {cleaned(stage.error)}", style="red")
+        row.append(f"  {without_controls(stage.error)}", style="red")
     return row
 
 
@@ -186,7 +172,7 @@ def _events(frame: WatchDocument, most: int) -> list[Text]:
     shown = []
     for event in frame.events[-most:]:
         at = time.strftime("%H:%M:%S", time.localtime(event.at))
-        shown.append(Text.assemble((f"{at} ", "dim"), (f"{event.stage} ", "cyan"), cleaned(event.text)))
+        shown.append(Text.assemble((f"{at} ", "dim"), (f"{event.stage} ", "cyan"), without_controls(event.text)))
     return shown
 
 
@@ -215,10 +201,10 @@ def _curves(frame: WatchDocument, width: int, room: int, *, ascii_only: bool) ->
 def _tail(frame: WatchDocument, width: int) -> list[Text]:
     lines: list[Text] = []
     if frame.error:
-        lines += [Text(row, style="bold red") for row in _rows(f"error: {cleaned(frame.error)}", width)[:3]]
+        lines += [Text(row, style="bold red") for row in _rows(f"error: {without_controls(frame.error)}", width)[:3]]
     if frame.sample:
         lines += _path_lines("last sample ", frame.sample, width)
-    lines.append(Text.assemble(("root ", "dim"), cleaned(frame.root), *_links(frame.links.items())))
+    lines.append(Text.assemble(("root ", "dim"), without_controls(frame.root), *_links(frame.links.items())))
     return lines
 
 
@@ -229,14 +215,14 @@ def _rows(text: str, width: int) -> list[str]:
 
 def _path_lines(title: str, path: str, width: int) -> list[Text]:
     """Return a path that can be copied: on as many lines as it needs, never cut."""
-    text, room = cleaned(path), max(width, 20)
+    text, room = without_controls(path), max(width, 20)
     if len(title) + len(text) <= room:
         return [Text.assemble((title, "dim"), text)]
     return [Text(title, style="dim"), *(Text(text[at : at + room]) for at in range(0, len(text), room))]
 
 
 def _links(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(f"  {cleaned(name)} {cleaned(address)}", "dim") for name, address in links]
+    return [(f"  {without_controls(name)} {without_controls(address)}", "dim") for name, address in links]
 
 
 def _room(frame: WatchDocument, left: int, beside: int) -> int:

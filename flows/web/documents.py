@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sana.comparison.compare import compare
-from sana.comparison.find import find_subject
 from sana.comparison.lineage import Lineage
 from sana.config.load import from_values
 from sana.config.yaml_reading import parse_yaml
@@ -19,6 +18,7 @@ from sana.report.live.source import LiveRoot
 from sana.report.page import data_report
 from sana.report.training.find import find_subject as find_training
 from sana.report.training.page import training_report
+from sana.runs.compared import find_subject
 from sana.runs.titles import titled
 
 _FRESH_S = 20.0  # so long one that was made is shown again

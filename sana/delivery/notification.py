@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sana.config.delivery.notifications import LEVELS, Kind, Level, NotificationTarget
 from sana.delivery.secrets import Redactor
+from sana.wording import duration
 
 SCHEMA_VERSION = 1  # raised when a field is removed or means something else; a field may be added
 
@@ -64,11 +65,11 @@ class Notification:
         lines = []
         if self.step is not None:
             of = f" of {self.total}" if self.total else ""
-            left = f", {_duration(self.eta_s)} left" if self.eta_s is not None else ""
+            left = f", {duration(self.eta_s)} left" if self.eta_s is not None else ""
             lines.append(f"{self.unit or 'step'} {self.step}{of}{left}")
         numbers = {"loss": self.loss, "eval loss": self.eval_loss}
         lines += [f"{name} {value:.4f}" for name, value in numbers.items() if value is not None]
-        lines += [f"took {_duration(self.seconds)}"] if self.seconds is not None else []
+        lines += [f"took {duration(self.seconds)}"] if self.seconds is not None else []
         lines += [f"error: {self.error}"] if self.error else []
         lines += [f"{name}: {where}" for name, where in {**self.files, **self.links}.items()]
         lines.append(f"run {self.run.get('name', '')} ({self.run.get('config_digest', '')})")
@@ -83,9 +84,3 @@ def _clean(value: object, redact: Redactor) -> object:
     if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
         return None
     return value
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -49,19 +49,6 @@ def size(num_bytes: float) -> str:
     return f"{scaled:.0f} {'KMGTP'[power - 1]}iB" if scaled >= 100 else f"{scaled:.3g} {'KMGTP'[power - 1]}iB"
 
 
-def duration(seconds: float) -> str:
-    """Write seconds in the two units that matter."""
-    if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{number(hours // 24)} d {hours % 24} h"
-
-
 def hours(seconds: float) -> str:
     """Write seconds in hours, to a hundredth."""
     found = seconds / 3600

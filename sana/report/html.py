@@ -13,6 +13,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from sana.report import charts, formatting
+from sana.wording import duration
 
 
 def render(template: str, **values: object) -> str:
@@ -42,8 +43,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["charts"] = charts
-    for write in ("name", "number", "percent", "size", "duration", "hours", "utc", "clock"):
+    for write in ("name", "number", "percent", "size", "hours", "utc", "clock"):
         made.filters[write] = getattr(formatting, write)
+    made.filters["duration"] = duration
     return made
 
 

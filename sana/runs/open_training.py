@@ -1,18 +1,16 @@
-"""The training that a name means to the library: a fingerprint, a trajectory, a run, or the newest one."""
+"""The training that a name means to the library: what `sana.runs.naming` finds, or the newest one."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from sana.artifact import Artifact, latest
 from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.facts import TrainFacts
-from sana.runs.listing import Run, read_run, runs_of
+from sana.runs.listing import runs_of
+from sana.runs.naming import Named, ended_on, find_named, of_run
 from sana.store import Store
 from sana.training.checkpoints.checkpoint import training_folders
-from sana.wording import first_of
 
-_LEAST_CHARS = 4  # of a name that is cut short
 _SHOWN = 6
 _NEWEST_RUNS = 100  # that are looked through for one that trained
 
@@ -30,11 +28,11 @@ def find_opened(store: Store, name: str | None) -> Opened:
     """Return the training that a fingerprint, trajectory or run id, or the beginning of one, means; None: the newest.
 
     Raises:
-        SanaError: there is none, or several begin so; names those that there are.
+        SanaError: there is none, or several begin so; names the nearest, or some of those.
         StoreError: storage does not answer.
     """
     lineage = Lineage(store)
-    return _newest(lineage) if name is None else _named(lineage, name)
+    return _newest(lineage) if name is None else _opened(lineage, find_named(lineage, name))
 
 
 def _newest(lineage: Lineage) -> Opened:
@@ -43,10 +41,10 @@ def _newest(lineage: Lineage) -> Opened:
     runs = runs_of(lineage.store, limit=_NEWEST_RUNS)
     run = next((run for run in runs if run.trajectory), None)
     if run is not None and (committed is None or run.started.started_at > committed.created_at):
-        return _of_run(lineage, run)
+        return _opened(lineage, of_run(lineage.store, run))
     if committed is not None:
         return _finished(committed)
-    begun = _begun(lineage, set())
+    begun = training_folders(lineage.store)
     if len(begun) == 1:
         return Opened(begun[0], begun[0])
     if begun:
@@ -56,49 +54,21 @@ def _newest(lineage: Lineage) -> Opened:
     raise SanaError(f"nothing was trained in {lineage.store.root}; sana run CONFIG does it, or name another root")
 
 
-def _named(lineage: Lineage, name: str) -> Opened:
-    store = lineage.store
-    run = read_run(store, name) if "/" not in name and name else None
-    if run is not None:
-        return _of_run(lineage, run)
-    finished = {one.fingerprint: one for one in lineage.all(TrainFacts.STAGE)}
-    names = [*finished, *_begun(lineage, set(finished))]
-    matches = [one for one in names if one == name]
-    matches = matches or [one for one in names if len(name) >= _LEAST_CHARS and one.startswith(name)]
-    if len(matches) > 1:
-        raise SanaError(
-            f"{name} is the beginning of {len(matches)} trainings, {first_of(sorted(matches)[:_SHOWN], len(matches))}; "
-            "write more of it"
-        )
-    if not matches:
-        near = get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-        known = f"it has {', '.join(near)}" if near else "nothing was trained there"
-        raise SanaError(f"{store.root} has no training or run {name}; {known}")
-    [found] = matches
-    if found in finished:
-        return _finished(finished[found])
-    return _of_trajectory(lineage, found)
+def _opened(lineage: Lineage, named: Named) -> Opened:
+    """Return a training as its run left it; of a trajectory the newest training that ended on it."""
+    if named.trained is not None:
+        return _finished(named.trained)
+    if not named.trajectory:
+        return Opened(named.run.run_id if named.run else "", "")
+    trained = None if _is_at_work(named) else ended_on(lineage, named.trajectory)
+    return _finished(trained) if trained is not None else Opened(named.trajectory, named.trajectory)
 
 
-def _of_run(lineage: Lineage, run: Run) -> Opened:
-    if not run.trajectory:
-        return Opened(run.run_id, "")
-    stage = run.status.stages.get(TrainFacts.STAGE) if run.status else None
-    if stage is not None and stage.state in ("running", "failed", "stopped"):
-        return Opened(run.trajectory, run.trajectory)
-    return _of_trajectory(lineage, run.trajectory)
-
-
-def _of_trajectory(lineage: Lineage, trajectory: str) -> Opened:
-    """Return the newest training that ended on a trajectory, or the unfinished one."""
-    ended = (one for one in lineage.all(TrainFacts.STAGE) if TrainFacts.of(one).trajectory == trajectory)
-    trained = next(ended, None)
-    return _finished(trained) if trained is not None else Opened(trajectory, trajectory)
+def _is_at_work(named: Named) -> bool:
+    """Whether it is a run that has not finished its training."""
+    stage = named.run.status.stages.get(TrainFacts.STAGE) if named.run and named.run.status else None
+    return stage is not None and stage.state in ("running", "failed", "stopped")
 
 
 def _finished(trained: Artifact) -> Opened:
     return Opened(trained.fingerprint, TrainFacts.of(trained).trajectory, trained)
-
-
-def _begun(lineage: Lineage, finished: set[str]) -> list[str]:
-    return [name for name in training_folders(lineage.store) if name not in finished]

@@ -12,11 +12,10 @@ from sana.facts import BASELINE, WEIGHTS, EvaluateFacts, PublishFacts, SampleFac
 from sana.progress import Progress
 from sana.report.flow import REJECTS_FILE, read_rejects
 from sana.store import Store
-from sana.wording import in_units, one_line
+from sana.wording import in_units, one_line, rate_text
 from tasks.prefect_pages.markdown import joined, link, table, text
 
 MAX_NAMED = 20  # rejected files on a page
-_PER = ((1, "s"), (60, "min"), (3600, "h"))
 
 
 @dataclass
@@ -40,8 +39,7 @@ class SeenStage:
         per_s = (self.progress.done - self.progress.before) / max(seconds, 1e-3)
         if per_s <= 0:
             return ""
-        factor, unit = next(((factor, unit) for factor, unit in _PER if per_s * factor >= 1), _PER[-1])
-        return f"{per_s * factor:.3g} {self.progress.unit}/{unit}"
+        return rate_text(per_s, self.progress.unit)
 
     @property
     def counts(self) -> str:

@@ -10,13 +10,13 @@ import pytest
 from flows.cli.main import main
 from sana.comparison import evaluating
 from sana.comparison.evaluating import EvalSet, export_digest
-from sana.comparison.find import find_subject
 from sana.comparison.lineage import Lineage
 from sana.comparison.subjects import Subject, exported_subject
 from sana.context import Context
 from sana.errors import ConfigError, SanaError
 from sana.facts import TrainFacts
 from sana.maintenance.verify import verify
+from sana.runs.compared import find_subject
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.slow(group="exports")]

@@ -159,7 +159,7 @@ def test_discord_gets_words_through_apprise(monkeypatch: pytest.MonkeyPatch) -> 
         dispatcher.tell(note(error="RuntimeError: out of memory", step=3, total=9, unit="steps", eta_s=3700.0))
         assert not summary(dispatcher.end(5.0))
     text = got[0].body.decode()
-    assert "the run starts" in text and "out of memory" in text and "steps 3 of 9, 1 h 01 min left" in text
+    assert "the run starts" in text and "out of memory" in text and "steps 3 of 9, 1 h 1 min left" in text
 
 
 def test_a_burst_is_dropped_but_for_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,8 +150,8 @@ def test_the_newest_is_opened_where_none_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("feed", "beginning of 2 trainings"),
-        ("feedfeedfeedfeeb", "has no training or run feedfeedfeedfeeb; it has feedfeedfeedfeed"),
+        ("feed", "beginning of 2 names"),
+        ("feedfeedfeedfeeb", "has no training or run feedfeedfeedfeeb; did you mean feedfeedfeedfeed?"),
         ("../x", "has no training or run"),
         ("", "has no training or run"),
         ("fee", "has no training or run fee"),

@@ -94,7 +94,7 @@ def test_the_command_makes_the_report_of_a_training(
     assert json.loads(capsys.readouterr().out)["page"] == "other.html" and (tmp_path / "other.html").exists()
     with pytest.raises(SystemExit):
         main([*arguments, "--run", "nothing"])
-    assert f"has no training nothing; it has {trained.fingerprint}" in capsys.readouterr().err
+    assert f"has no training or run nothing; it has {trained.fingerprint}" in capsys.readouterr().err
 
 
 def tracked(context: Context, title: str, outcome: Outcome, state: str, *, error: Exception | None = None) -> str:

@@ -13,13 +13,13 @@ from flows.cli.main import cli
 from flows.display.comparison import comparison_text
 from sana.comparison.compare import compare
 from sana.comparison.data import ClipCounts
-from sana.comparison.find import find_subject
 from sana.comparison.lineage import Lineage
 from sana.comparison.record import Comparison, PairComparison
 from sana.comparison.subjects import trained_subject
 from sana.errors import SanaError
 from sana.facts import TrainFacts
 from sana.report.comparison.page import comparison_page
+from sana.runs.compared import find_subject
 from sana.store import Store, open_store
 from tests.made_up_runs import Clip, Data, Made, Training, evaluate_on_request, make_data, make_training, put_run
 from tests.report_pages import Page
@@ -233,7 +233,11 @@ def test_step_0_is_what_was_before_training(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("ffff0000", "has no training ffff0000; it has"), ("x", "is no fingerprint or trajectory"), ("../../a", "is no")],
+    [
+        ("ffff0000", "has no training or run ffff0000; it has"),
+        ("x", r"has no training or run x; it has \w+ \(the beginning"),
+        ("../../a", "has no training or run ../../a; it has"),
+    ],
 )
 def test_a_name_of_nothing_is_an_error_that_says_what_there_is(store: Store, name: str, said: str) -> None:
     make_training(store, make_data(store, CLIPS), Made(OF_A))
@@ -268,7 +272,9 @@ def test_a_run_is_what_it_trained(store: Store) -> None:
 @pytest.mark.parametrize("run_id", ["20260101-000000-000000", "20260101-000000-000001"])
 def test_a_run_that_is_not_there_or_trained_nothing_is_an_error(store: Store, run_id: str) -> None:
     put_run(store, "20260101-000000-000001", "cats", "")
-    with pytest.raises(SanaError, match=f"has no run {run_id}|run {run_id} trained nothing"):
+    with pytest.raises(
+        SanaError, match=f"has no training or run {run_id}; did you mean|run {run_id} has trained nothing"
+    ):
         CliRunner().invoke(cli, ["compare", run_id, run_id, "--root", store.root], catch_exceptions=False)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from sana.comparison.compare import compare
-from sana.comparison.find import find_subject
 from sana.comparison.lineage import Lineage
 from sana.comparison.record import Side
 from sana.comparison.words import side_name
@@ -16,6 +15,7 @@ from sana.report.live.live_page import Topic
 from sana.report.live.pages import About
 from sana.report.live.source import LiveRoot
 from sana.runs import newest_eval
+from sana.runs.compared import find_subject
 from sana.runs.newest_eval import EvalSoFar, NewestEvals
 from sana.runs.records import RunStatus, StageStatus, status_key
 from sana.runs.titles import titled, titles_of

@@ -21,12 +21,13 @@ from flows.watch.frame import MAX_POINTS, WatchDocument
 from flows.watch.loop import Feed, line_of, watch_frames, watch_lines
 from flows.watch.plot import Line, plot
 from flows.watch.reader import RunReader, Wanted
-from flows.watch.screen import cleaned, draw
+from flows.watch.screen import draw
 from sana import metrics
 from sana.runs.records import EventNote
 from sana.runtime.process_id import ProcessId, this_host
 from sana.store import LocalStore, Store, open_store
 from sana.store_errors import StoreAwayError
+from sana.wording import without_controls
 from tests.watched_runs import ELSEWHERE, TRAJECTORY, put_checkpoint, put_run, rows_of, training
 
 RUN = "20261128-154012-3fa9c1"
@@ -196,7 +197,9 @@ def test_what_others_wrote_is_no_markup_and_no_control(store: LocalStore) -> Non
     text = "\n".join(line.plain for line in draw(frame, 120, 30, time.time()))
     assert "my [red]run[/red]?[31m <script>?" in text
     assert "\x1b" not in text + line_of(frame) and "\u202e" not in text + line_of(frame)
-    assert cleaned("a\x9bb\nc\td") == "a?b c d"
+    assert without_controls("a\x9bb\nc\td\u202e\u2067\u200b\ud800") == "a?b c d????"
+    family = "\U0001f469\u200d\U0001f467"
+    assert without_controls(family) == family
 
 
 def test_one_record_that_cannot_be_read_hides_no_other(store: LocalStore) -> None:
@@ -284,7 +287,7 @@ def test_json_is_one_document_or_one_a_line(store: LocalStore, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["nosuch"], 1, f"has no run nosuch; its newest: {RUN}"),
+        (["nosuch"], 1, f"has no training or run nosuch; it has {RUN}"),
         (["--follow"], 2, "--follow is for --json"),
         ([RUN, "-s", "a=b"], 1, "-s changes a config"),
         (["no.yaml"], 1, "there is no config no.yaml"),

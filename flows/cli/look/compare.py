@@ -1,6 +1,5 @@
 """`sana compare`: trained models, checkpoints and exported models beside each other."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from sana.comparison.record import Comparison
     from sana.comparison.subjects import Subject
     from sana.context import Context
-    from sana.store import Store
-
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 @click.command()
@@ -79,18 +75,16 @@ class Asked:
 
     def subject(self, name: str) -> "Subject":
         """Return what a name means. Raises SanaError: it means nothing, or what was not trained yet."""
-        from dataclasses import replace
-
         from sana.comparison.evaluating import export_digest
-        from sana.comparison.find import find_subject
         from sana.comparison.subjects import exported_subject, trained_subject
+        from sana.runs.compared import find_subject
 
         if is_config(name):
             context = context_of(resolve(name, self._overrides, self._root), read_only=True)
             return trained_subject(name, self.lineage(context), _trained(context, name, self), self._weights)
         if not Path(name).is_dir():
             lineage = self.lineage(self._context)
-            return replace(find_subject(_named(name, lineage.store), lineage, self._weights), name=name)
+            return find_subject(name, lineage, self._weights)
         if self._context is None:
             raise ConfigError(
                 f"{name} is the folder of a model; --config CONFIG says on which eval set it is measured, and how"
@@ -108,27 +102,6 @@ class Asked:
 
         store = context.store if context is not None else open_root(self._root)
         return self._lineages.setdefault(store.root, Lineage(store))
-
-
-def _named(name: str, store: "Store") -> str:
-    """Return the training that a name with a run id means: what the run made, or the trajectory that it worked on.
-
-    Raises:
-        SanaError: there is no such run, or it trained nothing.
-    """
-    from sana.runs.listing import read_run
-
-    run_id, at, step = name.partition("@")
-    if not _RUN_ID.fullmatch(run_id):
-        return name
-    run = read_run(store, run_id)
-    if run is None:
-        raise SanaError(f"{store.root} has no run {run_id}; `sana runs --attempts` lists them")
-    stage = run.status.stages.get("train") if run.status else None
-    if not run.trajectory and (stage is None or not stage.fingerprint):
-        raise SanaError(f"run {run_id} trained nothing, so there is nothing to compare")
-    made = stage.fingerprint if stage and stage.state in ("cached", "completed", "reproduced") else run.trajectory
-    return f"{made}{at}{step}"
 
 
 def is_config(name: str) -> bool:

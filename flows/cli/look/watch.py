@@ -11,7 +11,7 @@ from flows.cli.options import FiniteRange, load_options, open_root, resolve
 from flows.cli.output.completion import CONFIG_SUFFIXES, complete_run
 from flows.cli.output.json_output import emit, is_json, json_option
 from flows.display.wrapping import say
-from sana.errors import ConfigError, SanaError
+from sana.errors import ConfigError
 from sana.store import Store
 
 INTERVAL_S, REMOTE_INTERVAL_S = 2.0, 10.0
@@ -55,8 +55,6 @@ def watch(
     feed = Feed(reader, store.root, interval or (INTERVAL_S if store.is_local else REMOTE_INTERVAL_S))
     if name or once or (is_json() and not follow):
         frame = reader.read()
-        if name and frame.state == "waiting":
-            raise SanaError(f"{store.root} has no run {name}{_near(store)}")
     if once or (is_json() and not follow):
         emit(frame)
         if not is_json():
@@ -79,11 +77,3 @@ def _meant(target: str | None, overrides: Sequence[str], root: str | None) -> tu
     if overrides:
         raise ConfigError("-s changes a config, so name one")
     return open_root(root), "", target or ""
-
-
-def _near(store: Store) -> str:
-    """Name the newest runs of a root."""
-    from sana.runs.records import FOLDER
-
-    newest = store.list_dirs(FOLDER)[::-1][:3]
-    return f"; its newest: {', '.join(newest)}" if newest else ", nor any other"
