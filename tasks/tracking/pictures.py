@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sana.artifact import Artifact
 from sana.context import Context
@@ -30,6 +30,8 @@ from tasks.tracking.values import SMALL_BYTES, pipeline_key
 FOLDER = "validation"  # of the run's artifacts, and the first part of a sheet's name
 MAX_WAITING = 100  # that MLflow has not taken yet: more validations are shown at the end, more previews not at all
 PREVIEW_STEPS = 10_000  # of MLflow, for one of training: a preview of its sampler step 20 is at 10,000 x step + 20
+COVER_STEP = 0  # where MLflow's slider stands when its page is opened
+_OWN = "own"  # tag of a key whose step 0 has a picture of its own
 NOT_IN_KEYS = re.compile(r"[^A-Za-z0-9_\-. ]")  # of pictures in MLflow
 
 _log = logging.getLogger(__name__)
@@ -63,12 +65,13 @@ class Pictures:
         if len(self._waiting) < MAX_WAITING:
             key = f"preview/{NOT_IN_KEYS.sub('_', ready.prompt)}"
             step = ready.step * PREVIEW_STEPS + ready.sampler_step  # one slider, however many validations
-            self._waiting.append(self._thread.submit(self._log_picture, run_id, picture, key, step))
+            named = f"step {ready.step}, sampler step {ready.sampler_step}"
+            self._waiting.append(self._thread.submit(self._log_picture, run_id, picture, key, step, named))
 
-    def _log_picture(self, run_id: str, picture: bytes, key: str, step: int) -> bool:
+    def _log_picture(self, run_id: str, picture: bytes, key: str, step: int, named: str) -> bool:
         def log(client: Any) -> bool:
             with Image.open(io.BytesIO(picture)) as image:
-                client.log_image(run_id, image, key=key, step=step, synchronous=True)
+                log_image(client, run_id, image, key=key, step=step, named=named)
             return True
 
         return bool(self._tracker.try_to(log))
@@ -106,7 +109,7 @@ def show(client: Any, run_id: str, store: Store, record: ValidationRecord) -> bo
         return True
     for name, file in record.sheets.items():
         with Image.open(io.BytesIO(store.read(record.files[file].key))) as sheet:
-            client.log_image(run_id, sheet, key=f"{FOLDER}/{name}", step=record.step, synchronous=True)
+            log_image(client, run_id, sheet, key=f"{FOLDER}/{name}", step=record.step, named=f"step {record.step}")
     with tempfile.TemporaryDirectory() as folder:
         for video in record.videos:
             info = record.files[video.file]
@@ -115,6 +118,30 @@ def show(client: Any, run_id: str, store: Store, record: ValidationRecord) -> bo
         client.log_artifacts(run_id, folder, f"{FOLDER}/step_{record.step:08d}")
     client.set_tag(run_id, tag, "shown")
     return True
+
+
+def log_image(client: Any, run_id: str, image: Image.Image, *, key: str, step: int, named: str) -> None:
+    """Log a picture by step; the newest stands at step 0 too, below its name, where nothing of step 0 itself does.
+
+    MLflow's page opens at step 0, and shows an empty field there where there is no picture of it.
+    """
+    tag = f"sana.cover.{key}"[:250]
+    covered = client.get_run(run_id).data.tags.get(tag, "-1")
+    client.log_image(run_id, image, key=key, step=step, synchronous=True)
+    if step == COVER_STEP:
+        client.set_tag(run_id, tag, _OWN)
+    elif covered != _OWN and int(covered) < step:  # an older one may be shown late
+        client.log_image(run_id, _below(f"newest: {named}", image), key=key, step=COVER_STEP, synchronous=True)
+        client.set_tag(run_id, tag, str(step))
+
+
+def _below(text: str, image: Image.Image) -> Image.Image:
+    """Return the picture below a line of text."""
+    height = 24
+    page = Image.new("RGB", (max(image.width, 8 * len(text)), image.height + height), "white")
+    page.paste(image.convert("RGB"), (0, height))
+    ImageDraw.Draw(page).text((6, 6), text, fill="black", font_size=13)
+    return page
 
 
 def log_missing(client: Any, run_id: str, found: list[ValidationRecord]) -> None:

@@ -29,7 +29,11 @@ from tasks.tracking.calls import logged_points, send_points
 from tasks.tracking.metrics_shipper import MetricShipper
 from tasks.tracking.tracker import Tracker
 
-CURVES = frozenset({TRAIN_LOSS, EVAL_LOSS_LIVE, EVAL_LOSS_EMA, LEARNING_RATE, GRAD_NORM, SAMPLES_PER_S})
+DROPS = frozenset({"result/relative_drop_live", "result/relative_drop_ema"})
+CURVES = frozenset({TRAIN_LOSS, EVAL_LOSS_LIVE, EVAL_LOSS_EMA, LEARNING_RATE, GRAD_NORM, SAMPLES_PER_S}) | DROPS
+# single numbers, which MLflow draws as bars: these three alone, since runs that are compared differ in them and the
+# page of a comparison has metrics only. What else came of a training is a curve from the first step to the last
+COUNTS = frozenset({"result/steps", "result/clips_in", "result/clips_rejected"})
 ATTEMPT = "sana.attempt."  # tags, by number
 RUNNING = "is running"
 VIEW = "view"  # folder of videos that are large enough to see
@@ -169,14 +173,22 @@ class PipelineView:
         if (run_id := self._tracker.run_id) is not None:
             known = client.get_run(run_id).data.metrics
             now_ms = int(time.time() * 1000)
-            new = {name: value for name, value in self._results().items() if known.get(name) != value}
+            new = {
+                name: value for name, value in self._results().items() if name in COUNTS and known.get(name) != value
+            }
             client.log_batch(run_id, [Metric(name, value, now_ms, 0) for name, value in new.items()])
 
     def _show_losses(self, losses: EvaluateFacts) -> None:
-        """Let the eval curves end at the step that was evaluated, here and in the training's own run."""
+        """Let the eval curves begin before the first step and end at the one that was evaluated.
+
+        Here, and the end in the training's own run too, whose curves are those of the trainer.
+        """
         row = {STEP: float(losses.step)}
         row |= {f"eval/loss_{name}": found.mean for name, found in losses.weights.items() if name != "initial"}
-        self.rows([row])
+        trained = set(row) - {STEP}
+        drops = {f"result/relative_drop_{name}": paired.relative_drop for name, paired in losses.paired.items()}
+        before = dict.fromkeys(trained, losses.weights["initial"].mean) | dict.fromkeys(drops, 0.0)
+        self.rows([{STEP: 0.0, **before}, {**row, **drops}])
         if (run_id := self._runs.get("train")) is not None:
             self._tracker.try_to(lambda client: _end_curves(client, run_id, row))
 

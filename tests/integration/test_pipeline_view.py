@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from sana.artifact import Artifact, Draft, Recipe
@@ -20,6 +21,7 @@ from sana.facts import EncodeLatentsFacts, TrainFacts
 from sana.pipeline.observers import COMPLETED, Committed, RunStart, StageEnd, StageStart, WorkStart
 from sana.store import open_store
 from tasks.tracking.observer import TrackingObserver
+from tasks.tracking.pipeline_view import COUNTS
 from tasks.tracking.tracker import Tracker
 from tasks.tracking.values import pipeline_key, tracking_uri
 from tests.shown_runs import LOSSES
@@ -74,6 +76,10 @@ def watched(config: Config, *, title: str = "<b>demo", error: Exception | None =
     return MlflowClient(tracking_uri(config))
 
 
+def curve_of(client: MlflowClient, run: Run, name: str) -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, name))
+
+
 def test_the_pipelines_run_says_what_came_of_it(config: Config) -> None:
     client = watched(config)
     [experiment] = [client.get_experiment_by_name(config.tracking.experiment)]
@@ -85,11 +91,15 @@ def test_the_pipelines_run_says_what_came_of_it(config: Config) -> None:
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     found = parent.data.metrics
     assert (found["result/clips_in"], found["result/clips_rejected"], found["result/steps"]) == (16, 3, 60)
-    assert (found["eval/loss_live"], found["eval/loss_ema"], found["result/eval_loss_initial"]) == (0.7, 0.6, 1.5)
+    assert (found["eval/loss_live"], found["eval/loss_ema"]) == (0.7, 0.6)
     assert found["result/relative_drop_ema"] == 0.5 and "x/y" not in found, "only the curves that runs are compared by"
-    for run in (parent, train):
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "eval/loss_ema")]
-        assert sorted(steps) == [*range(1, 31), 60], "to the step that was evaluated"
+    curves = {name: curve_of(client, parent, name) for name in found}
+    assert {name for name, curve in curves.items() if len(curve) == 1} == COUNTS, "all others are no bars"
+    assert curves["result/relative_drop_ema"] == [(0, 0.0), (60, 0.5)]
+    assert curves["eval/loss_ema"][0] == (0, 1.5), "the loss before training"
+    for run, first in ((parent, 0), (train, 1)):
+        steps = [step for step, _ in curve_of(client, run, "eval/loss_ema")]
+        assert steps == [*range(first, 31), 60], "to the step that was evaluated"
     [read] = parent.inputs.dataset_inputs
     assert (read.dataset.name, 'train_samples": 7' in read.dataset.profile) == ("demo", True)
     assert "mlflow_colspec" in read.dataset.schema

@@ -85,6 +85,11 @@ def test_mlflow_has_sheets_by_step_and_a_checkpoint_gives_the_same_videos(
     [experiment] = [client.get_experiment_by_name(context.config.tracking.experiment)]
     [shown] = client.search_runs([experiment.experiment_id], "tags.`sana.stage` = 'train'")
     images = [path for path in paths_of(client, shown, "images") if path.endswith(".png")]
+    covers = [path for path in images if "+step+0+" in path]
+    assert {path.partition("+")[0] for path in covers} == {path.partition("+")[0] for path in images}, "seen first"
+    cover_tag = "sana.cover.validation/5x64x96-ema"
+    assert client.get_run(shown.info.run_id).data.tags[cover_tag] == "4", "the newest"
+    images = [path for path in images if path not in covers]
     previews = [path for path in images if "/preview~" in path]
     images = [path for path in images if path not in previews]
     assert len(images) == 4, "a sheet of live and one of EMA weights at each step"
@@ -120,7 +125,10 @@ def test_mlflow_has_sheets_by_step_and_a_checkpoint_gives_the_same_videos(
     printed = capsys.readouterr().out
     assert printed.count("bunny-5x64x96-seed3-ema.mp4") == 3 and printed.count("contact sheet: ") == 7
     images = [path for path in paths_of(client, shown, "images") if path.endswith(".png") and "/preview~" not in path]
-    assert len(images) == 5, "step 0 is new"
+    assert len([path for path in images if path not in covers]) == 5, "step 0 is new"
+    assert client.get_run(shown.info.run_id).data.tags[cover_tag.replace("ema", "live")] == "own", (
+        "it is seen first, and stays"
+    )
 
     with pytest.raises(SystemExit):
         main(["sample", "configs/demo.yaml", *options(own, *VALIDATION), "--step", "3"])
