@@ -19,7 +19,7 @@ def promote_in_mlflow(context: Context, fingerprint: str, *, dry_run: bool, forc
     name = registered_name(context.config)
 
     def call(client: object) -> Registered:
-        registry = Registry(client, name, context.store, context.work_dir)  # type: ignore[arg-type]
+        registry = Registry(client, name, context.store)  # type: ignore[arg-type]
         if not dry_run:
             return registry.promote(candidate, run_id, forced=forced)
         decision, champion = registry.decide(candidate)

@@ -7,7 +7,9 @@ an index as the rest of MLflow is: no bytes are copied to it, and nothing here f
 import fcntl
 import hashlib
 import logging
+import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,8 +62,8 @@ class Registered:
 class Registry:
     """One registered model of an MLflow server or database. Calls raise what MLflow raises: callers guard them."""
 
-    def __init__(self, client: MlflowClient, name: str, store: Store, work_dir: Path) -> None:
-        self._client, self.name, self._store, self._work_dir = client, name, store, work_dir
+    def __init__(self, client: MlflowClient, name: str, store: Store) -> None:
+        self._client, self.name, self._store = client, name, store
 
     def register(self, candidate: Candidate, run_id: str | None) -> ModelVersion:
         """Return the version of a trained model, made if there is none; its tags say what the model is by now."""
@@ -72,8 +74,8 @@ class Registry:
             self._create(signature, run_id)
             found = self._versions(signature.fingerprint)
         first, *others = found
-        for other in others:  # another process made one at the same moment
-            self._client.delete_model_version(self.name, other.version)
+        for other in others:  # another machine made one at the same moment
+            self._delete(other)
         for key, value in _tags(signature).items():
             if first.tags.get(key) != value:
                 self._client.set_model_version_tag(self.name, first.version, key, value)
@@ -108,8 +110,8 @@ class Registry:
 
         The decision is kept as tags of its version. Who moves the alias meanwhile is compared with.
         """
-        version = self.register(candidate, run_id)
         with self._alone():
+            version = self.register(candidate, run_id)
             for _ in range(_ATTEMPTS):
                 decision, before = self.decide(candidate)
                 if forced and not decision.moves:
@@ -119,11 +121,15 @@ class Registry:
                     continue  # another machine moved it meanwhile
                 if decision.moves:
                     self._client.set_registered_model_alias(self.name, CHAMPION, version.version)
+                    if _number(self.champion()) != str(version.version):
+                        continue  # another machine decided at the same moment: it is compared with as well
                 break
             else:
                 decision = Decision(moves=False, reason="others keep moving the alias; promote again")
-        self._keep(version, decision, before)
-        after = self.champion()
+            after = self.champion()
+            is_kept = _number(after) == str(version.version) and f"{_PREFIX}decision" in version.tags
+            if decision.moves or not is_kept:  # else its tags say why it became champion
+                self._keep(version, decision, before)
         return Registered(self.name, str(version.version), decision, _number(after))
 
     def _keep(self, version: ModelVersion, decision: Decision, before: ModelVersion | None) -> None:
@@ -150,6 +156,13 @@ class Registry:
         """Return the versions of a trained model, the oldest first."""
         found = self._client.search_model_versions(f"tags.`{_PREFIX}fingerprint` = '{fingerprint}'")
         return sorted((one for one in found if one.name == self.name), key=lambda one: int(one.version))
+
+    def _delete(self, version: ModelVersion) -> None:
+        try:
+            self._client.delete_model_version(self.name, version.version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the other machine has deleted it
+                raise
 
     def _make_model(self) -> None:
         try:
@@ -180,13 +193,16 @@ class Registry:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Decide alone on this machine: two that each beat the champion are compared with each other."""
-        name = hashlib.blake2b(self.name.encode(), digest_size=8).hexdigest()
-        path = self._work_dir / "locks" / f"registry-{name}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Decide alone on this machine, whatever the work_dir: two that each beat the champion are compared too."""
+        model = f"{self._client.tracking_uri}\0{self.name}"
+        name = hashlib.blake2b(model.encode(), digest_size=8).hexdigest()
+        path = Path(tempfile.gettempdir(), f"sana-registry-{os.getuid()}-{name}.lock")
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
 
 class RegistryObserver(Observer):
@@ -221,7 +237,7 @@ def register(tracker: Tracker, fingerprint: str, run_id: str | None) -> Register
     config, store = tracker.config, tracker.store
 
     def call(client: MlflowClient) -> Registered:
-        registry = Registry(client, registered_name(config), store, Path(config.work_dir).absolute())
+        registry = Registry(client, registered_name(config), store)
         candidate = candidate_of(store, fingerprint)
         if config.tracking.promote:
             return registry.promote(candidate, run_id)

@@ -47,7 +47,7 @@ class Desk:
         return MlflowClient(f"sqlite:///{self.folder}/work/mlflow.db")
 
     def registry(self) -> Registry:
-        return Registry(self.client, "model", self.store, self.folder / "work")
+        return Registry(self.client, "model", self.store)
 
     def train(self, of: Losses) -> Training:
         self._number += 1  # no two are the same training
@@ -77,7 +77,8 @@ def test_the_first_is_champion_and_a_surely_better_one_follows(desk: Desk) -> No
     assert desk.champion() == first.train.fingerprint
     found = desk.promote(better)
     assert found.decision is not None and found.decision.moves and desk.champion() == better.train.fingerprint
-    version = desk.client.get_model_version("model", found.version)
+    assert reason(desk.promote(better)) == "it is the champion already"
+    version = desk.client.get_model_version("model", found.version)  # and its tags still say why it is
     assert version.tags["sana.decision"] == "champion" and version.tags["sana.decision.against"] == "1"
     assert float(version.tags["sana.decision.difference"]) == pytest.approx(-0.1, abs=0.02)
 
@@ -165,6 +166,44 @@ def test_who_moves_the_alias_meanwhile_is_compared_with(desk: Desk, monkeypatch:
     found = desk.promote(good)
     assert len(calls) == 2 and found.decision is not None and not found.decision.moves
     assert desk.champion() == best.train.fingerprint
+
+
+def test_who_moves_the_alias_at_the_same_moment_is_compared_with(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another machine decided as we did, and its move comes right after ours: the better of the two has the alias."""
+    champion, good, best = (desk.train(losses(mean, 0.01, 4)) for mean in (1.0, 0.9, 0.8))
+    desk.promote(champion)
+    desk.registry().register(candidate_of(desk.store, good.train.fingerprint), None)
+    move, calls = MlflowClient.set_registered_model_alias, []
+
+    def beside_another(self: MlflowClient, name: str, alias: str, version: str) -> None:
+        move(self, name, alias, version)
+        if not calls:
+            move(self, name, alias, "2")
+        calls.append(version)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", beside_another)
+    found = desk.promote(best)
+    assert len(calls) == 2 and found.champion == "3" and desk.champion() == best.train.fingerprint
+
+
+def test_a_version_that_another_machine_made_and_deleted_is_no_error(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = desk.train(losses(1.0, 0.01, 1))
+    create, delete = MlflowClient.create_model_version, MlflowClient.delete_model_version
+
+    def twice(self: MlflowClient, *values: object, **named: object) -> object:
+        create(self, *values, **named)  # type: ignore[arg-type]
+        return create(self, *values, **named)  # type: ignore[arg-type]
+
+    def too_late(self: MlflowClient, name: str, version: str) -> None:
+        delete(self, name, version)
+        delete(self, name, version)
+
+    monkeypatch.setattr(MlflowClient, "create_model_version", twice)
+    monkeypatch.setattr(MlflowClient, "delete_model_version", too_late)
+    assert desk.promote(training).champion == "1"
+    assert [one.version for one in desk.client.search_model_versions("name = 'model'")] == [1]
 
 
 def test_mlflow_away_is_a_warning_in_a_run_and_an_error_of_the_command(
