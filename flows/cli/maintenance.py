@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -92,6 +93,10 @@ def verify(
     "--artifacts-older-than", metavar="DAYS", type=FiniteRange(min=0.0),
     help="Also drop older artifacts, except CONFIG's, the newest of each stage and what kept ones read.",
 )  # fmt: skip
+@click.option(
+    "--runs-older-than", metavar="DAYS", type=FiniteRange(min=0.0),
+    help="Also drop records of runs that are silent for so long; of each kept training the newest 20 stay.",
+)  # fmt: skip
 @click.option("--list", "every", is_flag=True, help="List every object, not the first of them.")
 @json_option("flows.cli.output.documents:GcDocument")
 def gc(
@@ -101,6 +106,7 @@ def gc(
     delete: bool,
     grace_hours: float,
     artifacts_older_than: float | None,
+    runs_older_than: float | None,
     every: bool,
 ) -> None:
     """Delete what nothing committed refers to: shards of no part, attempts that never committed, temporary files."""
@@ -109,6 +115,7 @@ def gc(
     from flows.display.tables import orphaned_table
     from sana.maintenance.gc import OrphanedObject, delete_objects, find_orphaned_objects
     from sana.maintenance.object_graph import read_object_graph
+    from sana.runs.old_records import old_run_records
 
     store, grace_s = _open(config, overrides, root), grace_hours * HOUR_S
     age_s = None if artifacts_older_than is None else artifacts_older_than * DAY_S
@@ -116,6 +123,11 @@ def gc(
         found = read_object_graph(store, report=display.reporter("gc", with_unit=True))
         in_use = _in_use(config, overrides, root) if config and age_s is not None else ()
         orphaned = find_orphaned_objects(found, grace_s=grace_s, artifacts_older_than_s=age_s, in_use=in_use)
+        if runs_older_than is not None:
+            dropped = {thing.key for thing in orphaned}
+            orphaned += old_run_records(
+                store, found, now=time.time(), older_than_s=runs_older_than * DAY_S, dropped=dropped
+            )
         if delete:
             orphaned = delete_objects(store, found, orphaned, report=display.reporter("delete", with_unit=True))
         left = [

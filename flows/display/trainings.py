@@ -8,7 +8,7 @@ from rich.text import Text
 
 from flows.display.tables import render
 from sana.report.formatting import name as shown
-from sana.runs.trainings import TrainingList, TrainingRow
+from sana.runs.trainings import Attempt, TrainingList, TrainingRow
 from sana.wording import age, first_of, in_units
 
 _NARROW = 104  # columns of a terminal from which all of the table's fit
@@ -35,10 +35,16 @@ def attempt_lines(found: TrainingList, *, now: float) -> Iterator[str]:
     for row in found.trainings:
         if row.attempts:
             yield f"runs of {row.train or row.trajectory}:"
-        for attempt in row.attempts:
-            took = age(attempt.heard_at - attempt.started_at)
-            error = f": {shown(attempt.error, 60)}" if attempt.error else ""
-            yield f"  {attempt.run_id}  {attempt.state}, {took}, {age(now - attempt.heard_at)} ago{error}"
+        yield from (_attempt_line(attempt, now) for attempt in row.attempts)
+    if found.untrained:
+        yield "runs that came to no training:"
+        yield from (f"{_attempt_line(attempt, now)}; {shown(attempt.name, 40)}" for attempt in found.untrained)
+
+
+def _attempt_line(attempt: Attempt, now: float) -> str:
+    took = age(attempt.heard_at - attempt.started_at)
+    error = f": {shown(attempt.error, 60)}" if attempt.error else ""
+    return f"  {attempt.run_id}  {attempt.state}, {took}, {age(now - attempt.heard_at)} ago{error}"
 
 
 def _cells(row: TrainingRow, now: float, name_chars: int) -> dict[str, str]:

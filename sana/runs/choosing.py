@@ -26,7 +26,8 @@ def chosen(found: TrainingList, sort: Sort, wanted: Mapping[str, str], limit: in
     rows = [row for row in found.trainings if all(_holds(row, key, value) for key, value in wanted.items())]
     rows.sort(key=_ORDER[sort])  # stable: of equals the newest first
     total = len(rows) if wanted else found.total
-    return replace(found, total=total, trainings=tuple(rows[:limit]))
+    untrained = () if wanted else found.untrained
+    return replace(found, total=total, trainings=tuple(rows[:limit]), untrained=untrained)
 
 
 def _holds(row: TrainingRow, key: str, value: str) -> bool:

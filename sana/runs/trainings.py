@@ -24,6 +24,7 @@ from sana.wording import one_line
 
 WEIGHTS = "ema"  # those that are exported
 MAX_RUNS = 1000  # newest runs that are looked at for names and attempts
+MAX_UNTRAINED = 30
 _AT_ONCE = 256  # artifacts read ahead
 _Facts = TrainFacts | EvaluateFacts | EncodeLatentsFacts
 
@@ -37,6 +38,7 @@ class Attempt(Record):
     started_at: float  # Unix time, seconds
     heard_at: float  # when it ended, or last said something
     error: str = ""
+    name: str = ""  # of its config
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class TrainingList(Record):
     total: int
     trainings: tuple[TrainingRow, ...]
     trouble: tuple[str, ...] = field(default_factory=tuple)  # records that cannot be read
+    untrained: tuple[Attempt, ...] = ()  # the newest runs that came to no training, at most MAX_UNTRAINED
 
 
 def trainings_of(store: Store, *, now: float, limit: int | None = None) -> TrainingList:
@@ -81,7 +84,8 @@ def trainings_of(store: Store, *, now: float, limit: int | None = None) -> Train
     trained = list(islice(_read_artifacts(store, TrainFacts, fingerprints, trouble), limit))
     evaluated = _evaluations(store, trained, trouble)
     datasets = _datasets(store, trained, trouble)
-    attempts = _attempts(runs_of(store, limit=MAX_RUNS), now)
+    runs = runs_of(store, limit=MAX_RUNS)
+    attempts = _attempts(runs, now)
     rows = [
         _finished(artifact, evaluated.get(artifact.content.get("weights", "")), datasets, attempts)
         for artifact in trained
@@ -93,7 +97,8 @@ def trainings_of(store: Store, *, now: float, limit: int | None = None) -> Train
     unfinished = _unfinished(store, begun - {*fingerprints, *known}, attempts)
     every = sorted([*rows, *unfinished], key=lambda row: (row.at or 0.0, row.trajectory), reverse=True)
     total = len(fingerprints) + len(unfinished)
-    return TrainingList(store.root, total, tuple(every if limit is None else every[:limit]), tuple(trouble))
+    untrained = tuple(islice((_attempt(run, now) for run in runs if not run.trajectory), MAX_UNTRAINED))
+    return TrainingList(store.root, total, tuple(every if limit is None else every[:limit]), tuple(trouble), untrained)
 
 
 def newest_first(store: Store, stage: str) -> list[str]:
@@ -180,14 +185,16 @@ def _attempts(runs: Iterable[Run], now: float) -> dict[str, _OfTraining]:
 
 
 def _of_training(runs: Sequence[Run], now: float) -> _OfTraining:
-    attempts = tuple(
-        Attempt(run.run_id, run.state(now), run.started.started_at, run.heard_at, run.ended.error if run.ended else "")
-        for run in runs
-    )
+    attempts = tuple(_attempt(run, now) for run in runs)
     status = runs[0].status
     stage = status.stages.get(TrainFacts.STAGE) if status else None
     is_trained = stage is not None and stage.state in ("cached", "completed", "reproduced")
     return _OfTraining(runs[0].started.title, attempts, stage.done if stage else None, is_trained)
+
+
+def _attempt(run: Run, now: float) -> Attempt:
+    error = run.ended.error if run.ended else ""
+    return Attempt(run.run_id, run.state(now), run.started.started_at, run.heard_at, error, run.started.title)
 
 
 def _finished(

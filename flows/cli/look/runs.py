@@ -9,6 +9,7 @@ import click
 from flows.cli.options import load_options, open_root, program, resolve, same_options, warn
 from flows.cli.output.json_output import emit, json_option
 from flows.display.wrapping import say
+from sana.wording import counted
 
 SORTS = ("newest", "loss", "drop", "step", "size", "name")
 KEYS = ("name", "state", "method", "data", "step", "train", "trajectory")
@@ -22,7 +23,7 @@ KEYS = ("name", "state", "method", "data", "step", "train", "trajectory")
     "--filter", "filters", multiple=True, metavar="KEY=VALUE", help=f"Of these alone; KEY: {', '.join(KEYS)}."
 )
 @click.option("--limit", type=click.IntRange(min=0), default=30, show_default=True, help="At most so many; 0: all.")
-@click.option("--attempts", is_flag=True, help="Also list the runs that worked on each.")
+@click.option("--attempts", is_flag=True, help="Also list the runs that worked on each, and those that came to none.")
 @json_option("sana.runs.trainings:TrainingList")
 def runs(
     config: str | None,
@@ -59,11 +60,12 @@ def runs(
         )
     else:
         say(trainings_table(found, now=now))
-        if attempts:
-            for line in attempt_lines(found, now=now):
-                say(line)
-        if found.total > len(found.trainings):
-            say(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
+    for line in attempt_lines(found, now=now) if attempts else ():
+        say(line)
+    if found.untrained and not attempts:
+        say(f"{counted(len(found.untrained), 'run')} came to no training; --attempts lists them")
+    if found.total > len(found.trainings):
+        say(f"{len(found.trainings)} of {found.total} trainings; --limit 0 for all")
     for line in found.trouble:
         warn(f"left out: {line}")
     emit(found)
