@@ -11,7 +11,7 @@ from sana.report.live import pages
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 BEFORE = """<!doctype html><html><body><span id="light"></span><main data-page="training" data-about="x">
 <div id="part-samples" data-digest="1"><h2>S</h2><div class="steps" data-key="p"><figure data-key="a">
-<video id="va"></video><figcaption>a</figcaption></figure>
+<video id="va" controls></video><figcaption>a</figcaption></figure>
 <figure data-key="b"><video id="vb"></video></figure></div></div>
 <div id="part-form" data-digest="1"><form class="filter"><input name="find" value=""></form>
 <details data-key="c"><summary>s</summary>t</details><table><tbody><tr data-key="r1"><td>1</td></tr>
@@ -35,10 +35,14 @@ new MutationObserver(changes => changes.forEach(change => change.removedNodes.fo
 }))).observe(one(".steps"), {childList: true});
 input.value = "typed"; input.focus(); details.open = true;
 note("asks-for-the-rest", asked.includes("have=samples%3A1%2Cform%3A1") && asked.includes("page=training"));
-send("samples", "2", `<h2>S2</h2><div class="steps" data-key="p"><figure data-key="a"><video id="va"></video>
+send("samples", "2", `<h2>S2</h2><div class="steps" data-key="p"><figure data-key="a"><video id="va" controls></video>
 <figcaption>a2</figcaption></figure><figure data-key="n"><video id="vn"></video></figure><figure data-key="b">
 <video id="vb"></video></figure></div><p>more</p>`);
 note("videos-stay", one("#va") === va && one("#vb") === vb && all("video", v => v.id) === "va,vn,vb");
+note("videos-hide-their-controls", !va.controls && va.tabIndex === 0 && one("#vn").tabIndex === 0);
+va.focus();
+note("controls-show-with-the-focus", va.controls);
+input.focus();
 note("texts-change", one("h2").textContent + one("figcaption").textContent + one("p").textContent === "S2a2more");
 send("form", "2", `<form class="filter"><input name="find" value=""></form>
 <details data-key="c"><summary>s</summary>t2</details><table><tbody><tr data-key="r0"><td>0</td></tr>
@@ -66,4 +70,4 @@ def test_what_changed_is_put_in_place_and_the_rest_stays(tmp_path: Path) -> None
     command = [str(BROWSER), *options, "--virtual-time-budget=2000", "--dump-dom", f"file://{tmp_path}/page.html"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True).stdout
     words = shown.partition("found: ")[2].partition(" end")[0].split()
-    assert len(words) == 8 and all(word.endswith("=yes") for word in words), words
+    assert len(words) == 10 and all(word.endswith("=yes") for word in words), words

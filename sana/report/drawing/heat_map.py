@@ -10,7 +10,7 @@ from sana.report.drawing.shapes import TOP, Chart, Shape, label, rounded
 from sana.report.formatting import compact
 
 _LEFT = 58  # margin: numbers of any size stand in it
-_SCALE = 64  # width at the right for the scale of tones
+_SCALE = 80  # width at the right for the scale of tones
 _ROW = 22  # height
 _PALEST = 0.06  # opacity of the lowest number, so that it is told from none
 

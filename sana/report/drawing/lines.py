@@ -18,6 +18,7 @@ _DASHES = 5  # ways to dash a line: of the second curve, the third ..., so that 
 _KEY = 28  # width of a line in the legend: a whole dash of each kind
 _FEW = 60  # points of a series, up to which each is a disc that tells its numbers
 _CHAR = 7.2  # width of a legend's character; less than what any font needs would let names overlap
+_BROAD, _BROAD_CHAR = 800, 8.6  # a chart that is broader has larger letters on a small screen
 _MAX_STEP_MARKS = 200
 _MAX_NAME_CHARS = 48
 
@@ -202,9 +203,10 @@ def _legend(curves: Sequence[_Curve], marks: Sequence[StepMark], width: int) -> 
     if len(named) < 2:
         return [], TOP
     x, y, found = float(_LEFT), 12.0, list[Shape]()
+    char = _BROAD_CHAR if width > _BROAD else _CHAR
     for words, kind in named:
         key = 16 if kind.startswith("mark") else _KEY
-        needed = key + 6 + _CHAR * len(words)
+        needed = key + 6 + char * len(words)
         if x + needed > width and x > _LEFT:
             x, y = float(_LEFT), y + 17
         ends = {"x1": x, "y1": y, "x2": x + key, "y2": y}

@@ -9,12 +9,38 @@ function isSame(old, fresh) {
     (old.nodeType !== Node.ELEMENT_NODE || (old.dataset.key || "") === (fresh.dataset.key || ""));
 }
 
+const OF_THE_READER = ["open", "controls", "tabindex", "data-stopped"]; // attributes that a reader changes
+
 function patchAttributes(old, fresh) {
   for (const {name} of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name);
+    if (!fresh.hasAttribute(name) && !OF_THE_READER.includes(name)) old.removeAttribute(name);
   }
   for (const {name, value} of fresh.attributes) {
-    if (old.getAttribute(name) !== value && name !== "open") old.setAttribute(name, value);
+    if (old.getAttribute(name) !== value && !OF_THE_READER.includes(name)) old.setAttribute(name, value);
+  }
+}
+
+// Videos play while they are seen, without controls that would hide half of one; a click stops a video or starts it,
+// and what has the focus or the pointer shows its controls.
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+const seen = new IntersectionObserver(entries => {
+  for (const {target, isIntersecting} of entries) {
+    if (!isIntersecting) target.pause();
+    else if (!still && !target.dataset.stopped) target.play().catch(() => {}); // a browser may not allow it
+  }
+}, {threshold: 0.2});
+
+function watchVideos() {
+  for (const video of document.querySelectorAll("video:not([tabindex])")) {
+    video.tabIndex = 0;
+    if (!still) video.controls = false;
+    for (const name of ["pointerenter", "focus"]) video.addEventListener(name, () => { video.controls = true; });
+    for (const name of ["pointerleave", "blur"]) {
+      video.addEventListener(name, () => { video.controls = still || video.matches(":hover, :focus"); });
+    }
+    video.addEventListener("pause", () => { if (video.matches(":hover, :focus")) video.dataset.stopped = "by hand"; });
+    video.addEventListener("play", () => { delete video.dataset.stopped; });
+    seen.observe(video);
   }
 }
 
@@ -70,6 +96,7 @@ function show(event) {
   holder.append(...fresh.childNodes);
   holder.dataset.digest = digest;
   patch(place, holder);
+  watchVideos();
 }
 
 function say(words, kind) { light.textContent = words; light.className = kind; }
@@ -98,4 +125,5 @@ window.addEventListener("pageshow", connect);
 for (const box of document.querySelectorAll("form.filter select")) {
   box.addEventListener("change", () => box.form.requestSubmit());
 }
+watchVideos();
 connect();
