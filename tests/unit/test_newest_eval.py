@@ -61,17 +61,17 @@ def test_what_a_checkpoint_has_is_read_once_and_what_a_run_tells_comes_after(tmp
     store = Counting(str(tmp_path / "root"))
     save_steps(store, A, 150)  # an eval loss at step 100; segments of 50 steps
     evals = NewestEvals(store)
-    evals.refresh([A], [A])
+    evals.refresh({A: 1.0})
     assert evals.of(A) == EvalSoFar(100, "ema", pytest.approx(0.71), 0.01) and store.num_reads == 2
-    evals.refresh([A], [A])
-    assert store.num_reads == 2
+    evals.refresh({A: 2.0})
+    assert store.num_reads == 2 and evals.step_of(A) == 150
     save_steps(store, A, 200)
-    evals.refresh([A], [])
-    assert evals.of(A).step == 100  # it does not grow
-    evals.refresh([A], [A])
+    evals.refresh({A: 2.0})
+    assert evals.of(A).step == 100  # nothing was heard of it
+    evals.refresh({A: 3.0})
     assert evals.of(A).step == 200 and store.num_reads == 3
     assert evals.of(A, [{"step": 220, **EMA}]).step == 220 and evals.of(A, [{"step": 100, **EMA}]).step == 200
-    evals.refresh([], [])
+    evals.refresh({})
     assert evals.of(A) is None
 
 
@@ -82,7 +82,7 @@ def test_damaged_metrics_hide_no_training(store: Store, data: bytes) -> None:
     store.put_if_absent(keys[-1], data)
     save_steps(store, B, 100)
     evals = NewestEvals(store)
-    evals.refresh([A, B], [])
+    evals.refresh({A: 0.0, B: 0.0})
     assert evals.of(A) is None and evals.of(B).step == 100
 
 
@@ -91,9 +91,9 @@ def test_few_are_looked_at_for_the_first_time_at_once(store: Store, monkeypatch:
     for name in (A, B):
         save_steps(store, name, 100, every=100)
     evals = NewestEvals(store)
-    evals.refresh([A, B], [])
+    evals.refresh({A: 0.0, B: 0.0})
     assert evals.of(A) is not None and evals.of(B) is None
-    evals.refresh([A, B], [])
+    evals.refresh({A: 0.0, B: 0.0})
     assert evals.of(B) is not None
 
 
@@ -110,6 +110,15 @@ def test_the_list_has_the_newest_eval_loss_of_what_trains_and_of_what_was_left(s
     page = trainings_list(store)
     assert "0.5000 ± 0.0100<small>ema, at step 110</small>" in page
     assert "0.7100 ± 0.0100<small>ema, at step 100</small>" in page and "none yet" not in page
+
+
+def test_a_folder_that_nothing_is_left_in_is_no_training(store: Store) -> None:
+    store.put_if_absent(f"train/{A}/attempt/model.safetensors", b"of a run that was killed before it was committed")
+    save_steps(store, B, 100)
+    page = trainings_list(store)
+    assert A not in page and B in page and '<td class="n">100</td>' in page
+    record_run(store, "20261128-120000-aaaaaa", trajectory=A, fingerprint="c0ffee00c0ffee00")
+    assert A in trainings_list(store)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from sana.report.live.committed import Committed, TrainingRow, read_artifact
 from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.report.live.media import ValidationCache
 from sana.report.live.pages import About
-from sana.report.live.run_index import LIVE, RunIndex
-from sana.report.live.trainings import merged
+from sana.report.live.run_index import RunIndex
+from sana.report.live.trainings import UNFINISHED, merged
 from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
 from sana.runs.newest_eval import NewestEvals
@@ -43,16 +43,22 @@ class LiveRoot:
         finished = {row.fingerprint for row in self._committed.trainings}
         begun = [name for name in training_folders(self.store) if name not in finished]
         rows = merged(self._committed.trainings, begun, self._runs.rows)
-        unfinished = [row for row in rows if not row.fingerprint]
-        growing = [row.trajectory for row in unfinished if row.state in LIVE]
-        self._evals.refresh([row.trajectory for row in unfinished], growing)
-        told = {run.trajectory: run.status.rows for run in self._runs.live.values() if run.status is not None}
-        self._rows = [
-            row
-            if row.fingerprint
-            else replace(row, so_far=self._evals.of(row.trajectory, told.get(row.trajectory, ())))
-            for row in rows
-        ]
+        self._evals.refresh({row.trajectory: row.created_at for row in rows if not row.fingerprint})
+        self._rows = [row for row in map(self._with_progress, rows) if row is not None]
+
+    def _with_progress(self, row: TrainingRow) -> TrainingRow | None:
+        """Return a training that is not finished with its newest eval loss; None: nothing of it is left.
+
+        A folder without a run and a checkpoint is that of a model whose run was killed before it was committed.
+        """
+        if row.fingerprint:
+            return row
+        step = self._evals.step_of(row.trajectory)
+        if step is None and row.state == UNFINISHED:
+            return None
+        told = (run.status.rows for run in self._runs.live.values() if run.trajectory == row.trajectory and run.status)
+        measured = self._evals.of(row.trajectory, next(told, ()))
+        return replace(row, so_far=measured, step=max(row.step, step or 0))
 
     def page(self, topic: Topic) -> LivePage:
         """Make a page of what was read. Raises LookupError: there is nothing of that name."""

@@ -6,6 +6,8 @@ from dataclasses import replace
 from sana.report.live.committed import TrainingRow
 from sana.report.live.run_index import LIVE, RunRow
 
+UNFINISHED = "unfinished"  # no run that is on record works on it, or failed at it
+
 
 def merged(committed: Sequence[TrainingRow], begun: Iterable[str], runs: Sequence[RunRow]) -> list[TrainingRow]:
     """Return the trainings, each with its title and state.
@@ -39,7 +41,7 @@ def _finished(row: TrainingRow, runs: Sequence[RunRow]) -> TrainingRow:
 
 def _unfinished(trajectory: str, run: RunRow | None) -> TrainingRow:
     if run is None:
-        return TrainingRow(trajectory, "", "", "", "", 0, 0, 0.0, 0.0, 0, state="unfinished")
+        return TrainingRow(trajectory, "", "", "", "", 0, 0, 0.0, 0.0, 0, state=UNFINISHED)
     return TrainingRow(
         trajectory=trajectory,
         fingerprint="",
@@ -53,5 +55,5 @@ def _unfinished(trajectory: str, run: RunRow | None) -> TrainingRow:
         num_bytes=0,
         title=run.title,
         data=run.data,
-        state="unfinished" if run.state == "completed" else run.state,
+        state=UNFINISHED if run.state == "completed" else run.state,
     )
