@@ -31,6 +31,7 @@ from tasks.report import DataReport
 from tasks.run_log import tell_errors_once
 from tasks.run_report import RunReport
 from tasks.trackers.observer import trackers_of
+from tasks.tracking.dead_runs import RECORD
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.registry import RegistryObserver
 from tasks.tracking.tracker import Tracker
@@ -118,6 +119,8 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     context = given.context if given else context_of(config, overrides, root)
     temporary = given is not None and given.on_temporary_server
     facts = _facts(with_link=not temporary)  # its address leads nowhere once the run has ended
+    recorder = _recorder(context, pipeline_key(context.config), facts)
+    facts = {**facts, RECORD: recorder.run_id}
     tracker = Tracker(context.config, context.store, pipeline_key(context.config), facts)
     # started in this order and ended in the opposite one: the report is kept before MLflow's run is ended. Those given
     # hear first: what they show does not wait for MLflow's files
@@ -132,7 +135,7 @@ def open_run(config: str, overrides: Iterable[str], root: str | None, force: Ite
     if context.config.notifications.targets or (context.config.notifications.prefect_events and not temporary):
         # before `progress`, which at the end may wait for Prefect's server to come back
         observers.append(Notifier(context.config.notifications, tracker, on_server=not temporary))
-    observers.append(_recorder(context, tracker.key, facts))  # the last: the first to hear of the end
+    observers.append(recorder)  # the last: the first to hear of the end
     plans = given.plans if given else ()
     return Run(context, title=Path(config).stem, force=force, observers=observers, plans=plans)
 

@@ -19,8 +19,7 @@ from sana.metrics import OF_ONE_SIGMA, STEP, Row
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, WorkStart
 from sana.wording import one_line
 from tasks.trackers.sent import Sent
-from tasks.tracking.naming import run_name
-from tasks.tracking.values import resolved_yaml
+from tasks.tracking.values import resolved_yaml, run_name
 
 MAX_WAITING = 2000  # batches of rows; more are dropped, and it is said
 DRAIN_S, KILLED_DRAIN_S = 20.0, 1.0  # for what is left at the end

@@ -47,11 +47,13 @@ def page(
     attempts: Mapping[str, str],
     pages: Mapping[str, str],
     settings: Mapping[str, str],
+    before: str,
     prefect_url: str,
 ) -> str:
     """Return the description.
 
-    `stages` and `pages`: links by name; `attempts`: how each ended, by number; `settings`: what the config names.
+    `stages` and `pages`: links by name; `attempts`: how each ended, by number; `settings`: what the config names;
+    `before`: link to the run of these settings on the data as it was.
     """
     links = [*pages.values(), *([link("Prefect", prefect_url)] if prefect_url else [])]
     return joined(
@@ -61,6 +63,7 @@ def page(
             if numbers
             else "",
             "Pages: " + ", ".join(links) if links else "",
+            f"The run before: {before}" if before else "",
             "#### Stages\n\n" + ", ".join(stages.values()) if stages else "",
             "#### Attempts\n\n" + table(["", "how it ended"], [[n, text(said)] for n, said in attempts.items()])
             if attempts

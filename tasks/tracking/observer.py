@@ -30,6 +30,8 @@ class TrackingObserver(Observer):
             self._view.rows(rows)
 
     def on_event(self, event: Event) -> None:
+        if isinstance(event, WorkStart | Committed) and event.stage == "train":
+            self._view.trains(event.recipe)
         match event:
             case WorkStart():
                 self._working = self._tracker.stage(event.recipe, event.inputs).__enter__()

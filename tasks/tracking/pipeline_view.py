@@ -1,5 +1,6 @@
 """What the pipeline's run shows by itself: curves, results, data sets, a description, and how each attempt ended."""
 
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
-from sana.artifact import Artifact
+from sana.artifact import Artifact, Recipe
 from sana.data.video.larger_copy import write_larger
 from sana.data.video.video import ClipRejected
 from sana.facts import EvaluateFacts, SampleFacts, TrainFacts
@@ -23,9 +24,11 @@ from sana.metrics import (
     TRAIN_LOSS,
     Row,
 )
+from sana.stages.train import trajectory_of
 from sana.wording import one_line
 from tasks.tracking import datasets, markdown_page, values
-from tasks.tracking.calls import logged_points, send_points
+from tasks.tracking.calls import logged_points, note_error, send_points
+from tasks.tracking.dead_runs import ATTEMPT, RUNNING
 from tasks.tracking.metrics_shipper import MetricShipper
 from tasks.tracking.tracker import Tracker
 
@@ -34,8 +37,8 @@ CURVES = frozenset({TRAIN_LOSS, EVAL_LOSS_LIVE, EVAL_LOSS_EMA, LEARNING_RATE, GR
 # single numbers, which MLflow draws as bars: these three alone, since runs that are compared differ in them and the
 # page of a comparison has metrics only. What else came of a training is a curve from the first step to the last
 COUNTS = frozenset({"result/steps", "result/clips_in", "result/clips_rejected"})
-ATTEMPT = "sana.attempt."  # tags, by number
-RUNNING = "is running"
+NOTE, PARENT = "mlflow.note.content", "mlflow.parentRunId"
+_LINE = re.compile(r"\AThe data has changed since: .*\n\n")
 VIEW = "view"  # folder of videos that are large enough to see
 _MAX_ATTEMPTS = 50  # shown in the description: the last
 _REJECTING = ("download", "probe", "filter_captions", "bucket", "encode_latents")
@@ -52,23 +55,48 @@ class PipelineView:
         self._runs: dict[str, str] = {}
         self._started_s = time.time()
         self._attempt = 0
+        self._note_before = ""  # description of the run before this attempt
 
     def start(self) -> None:
         """Begin an attempt; one before that never said how it ended was killed."""
         self._started_s = time.time()
+        self._begin()
 
+    def _begin(self) -> None:
         def begin(client: MlflowClient) -> None:
             if (run_id := self._tracker.run_id) is None:
                 return
-            before = _attempts(client.get_run(run_id).data.tags)
+            tags = client.get_run(run_id).data.tags
+            self._note_before, before = tags.get(NOTE, ""), _attempts(tags)
             for number, said in before.items():
                 if said.endswith(RUNNING):
                     client.set_tag(run_id, f"{ATTEMPT}{number:04d}", said.replace(RUNNING, "ended without a word"))
             self._attempt = max(before, default=0) + 1
             client.set_tag(run_id, self._tag, self._said(RUNNING))
+            note_error(client, run_id, None)
 
         self._tracker.try_to(begin)
         self.describe()
+
+    def trains(self, recipe: Recipe) -> None:
+        """Hear of the training before its curves: that of other data than the run has gets a run of its own."""
+        if (left := self._tracker.follow(trajectory_of(recipe))) is not None:
+            self._tracker.try_to(lambda client: self._leave(client, left))
+            self._begin()
+        if "encode_latents" in self._artifacts:
+            self._tracker.try_to(self._log_datasets)
+
+    def _leave(self, client: MlflowClient, left: str) -> None:
+        """Let a run be as it was before this attempt, with a link to the one that takes its place."""
+        client.delete_tag(left, self._tag)
+        if (new := self._tracker.run_id) is None:
+            return
+        link = markdown_page.run_link("the run of the data as it is now", client.get_run(new).info.experiment_id, new)
+        client.set_tag(left, NOTE, f"The data has changed since: {link}\n\n{_LINE.sub('', self._note_before)}")
+        for run_id in self._runs.values():
+            run = client.get_run(run_id)
+            if run.data.tags.get(PARENT) == left and run.info.start_time >= self._started_s * 1000:
+                client.set_tag(run_id, PARENT, new)  # made by this attempt
 
     def rows(self, rows: Sequence[Row]) -> None:
         """Take rows of metrics; never waits."""
@@ -94,8 +122,6 @@ class PipelineView:
             self.rows(found or [])
         if (losses := EvaluateFacts.find(artifact)) is not None:
             self._show_losses(losses)
-        if artifact.stage == "encode_latents":
-            self._tracker.try_to(self._log_datasets)
         if SampleFacts.find(artifact) is not None:
             self._tracker.try_to(self._log_samples)
         if artifact.stage in ("train", "evaluate"):  # one point each: what is counted of the data is known by then
@@ -104,6 +130,8 @@ class PipelineView:
 
     def end(self, error: BaseException | None) -> None:
         """Say how this attempt ended."""
+        if "encode_latents" in self._artifacts and "train" not in self._artifacts:  # it has not come to training
+            self._tracker.try_to(self._log_datasets)
         if self._shipper is not None:
             self._shipper.close(_KILLED_DRAIN_S if values.status_of(error) == "KILLED" else _DRAIN_S)
             self._shipper = None
@@ -136,9 +164,12 @@ class PipelineView:
                 attempts=attempts,
                 pages=pages,
                 settings=values.chosen(self._tracker.config),
+                before=markdown_page.run_link("of other data", experiment, tags["sana.run_before"])
+                if "sana.run_before" in tags
+                else "",
                 prefect_url=tags.get("prefect.flow_run_url", ""),
             )
-            client.set_tag(run_id, "mlflow.note.content", note)
+            client.set_tag(run_id, NOTE, note)
 
         self._tracker.try_to(write)
 

@@ -24,12 +24,14 @@ from sana.config.pipeline import Config
 from sana.store import Store
 from sana.store_errors import StoreError
 from sana.wording import without_password
-from tasks.tracking import naming, values
+from tasks.tracking import values
 from tasks.tracking.calls import as_tags, note_error
+from tasks.tracking.dead_runs import end_dead_runs, process_tags
 from tasks.tracking.run_ids import RunIds
 from tasks.tracking.stage_run import StageRun
 from tasks.tracking.trouble import TrackerAwayError, in_words
 
+TRAJECTORY = "sana.trajectory"  # of the training whose curves a run has
 _ADDRESS = (ImportError, ValueError)  # it is no address, or needs a package that is not here
 _KIND = "mlflow.experimentKind"  # by it the page of an experiment opens with the runs of those who train models
 _TRAINS = "custom_model_development"
@@ -55,7 +57,7 @@ class Tracker:
         for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.utils.databricks_utils", "urllib3.connectionpool"):
             logging.getLogger(noisy).setLevel(logging.ERROR)  # one warning of ours says it all
         self.config, self.store, self.key = config, store, key
-        self.facts = {name: value for name, value in facts.items() if value}
+        self.facts = {name: value for name, value in facts.items() if value} | process_tags(store)
         work_dir = Path(config.work_dir).absolute()
         self.uri = values.tracking_uri(config)
         self.run_id: str | None = None
@@ -65,6 +67,12 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
         self._lineage: dict[str, dict[str, object]] = {}
+        self._is_settled = True  # whether the pipeline's run is surely that of this training
+        self._has_looked = False  # for runs whose process is gone
+        self._before: tuple[str, int | None] = (
+            "FINISHED",
+            None,
+        )  # status and end of the pipeline's run before this one
         self._silent_until = 0.0
         self._warned = quiet
 
@@ -75,6 +83,7 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.settle()
         run_id = self.run_id
         if run_id:
             self.try_to(lambda client: note_error(client, run_id, error))  # a stage's run may not have begun
@@ -120,10 +129,13 @@ class Tracker:
     def find_or_create(self, stage: str, fingerprint: str, params: Mapping[str, object]) -> str | None:
         """Return the id of the run that is tagged so; params that it lacks are logged, once for all."""
         tags = {"sana.stage": stage, "sana.fingerprint": fingerprint}
-        name = naming.stage_name(stage, fingerprint, title=self.title)
+        name = values.stage_name(stage, fingerprint, title=self.title)
         parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
 
         def call(client: MlflowClient) -> str:
+            if not self._has_looked:
+                self._has_looked = True
+                end_dead_runs(client, self.store)
             run = self._find(client, tags) or client.create_run(
                 self._experiment_id, run_name=name, tags={**tags, **parent}
             )
@@ -139,9 +151,50 @@ class Tracker:
         """Note on the pipeline's run which stage run its artifact belongs to, reused ones too."""
         self._lineage[artifact.stage] = {**values.lineage(artifact, self.store), "run_id": run_id, "state": state}
         parent = self._pipeline_run()
-        if parent:
+        if parent and self._is_settled:
             self.try_to(lambda client: client.set_tag(parent, f"sana.run.{artifact.stage}", run_id))
             self.try_to(lambda client: client.log_dict(parent, self._lineage, "lineage.json"))
+
+    def settle(self) -> None:
+        """Write the lineage that was held back until it was known whose run this is."""
+        if self._is_settled or (parent := self.run_id) is None:
+            return
+        self._is_settled = True
+        runs = {f"sana.run.{stage}": str(found["run_id"]) for stage, found in self._lineage.items()}
+        self.try_to(lambda client: client.log_batch(parent, tags=as_tags(runs)))
+        self.try_to(lambda client: client.log_dict(parent, self._lineage, "lineage.json"))
+
+    def follow(self, trajectory: str) -> str | None:
+        """Let the pipeline's run be that of this training, whose curves begin anew where the data has changed.
+
+        Returns the id of the run that was the pipeline's until now, if another one has taken its place.
+        """
+        left = self.try_to(lambda client: self._follow(client, trajectory))
+        self.settle()
+        return left
+
+    def _follow(self, client: MlflowClient, trajectory: str) -> str | None:
+        if (old := self.run_id) is None:
+            return None
+        before = _trajectory_of(client, client.get_run(old).data.tags)
+        if before in ("", trajectory):
+            client.set_tag(old, TRAJECTORY, trajectory)
+            return None
+        # found by its key is the run of the newest training; those before have the key with their own trajectory
+        own = {"sana.stage": "pipeline", "sana.fingerprint": self.key}
+        aside = self._find(client, {**own, "sana.fingerprint": f"{self.key}-{trajectory}"})
+        client.log_batch(old, tags=as_tags({TRAJECTORY: before, "sana.fingerprint": f"{self.key}-{before}"}))
+        if aside is not None:  # the data is again what it was
+            client.set_tag(aside.info.run_id, "sana.fingerprint", self.key)
+            self._ids.remember(own, aside.info.run_id)
+        status, ended_ms = self._before
+        client.set_terminated(old, status, ended_ms)
+        self.run_id = None
+        if (new := self._pipeline_run()) is None:
+            return None
+        client.log_batch(new, tags=as_tags({TRAJECTORY: trajectory, "sana.run_before": old}))
+        client.set_tag(old, "sana.run_after", new)
+        return old
 
     def _pipeline_run(self) -> str | None:
         """Return the id of the pipeline's run; made by the first call that MLflow answers."""
@@ -153,9 +206,13 @@ class Tracker:
         return self.run_id
 
     def _describe(self, client: MlflowClient, run_id: str) -> bool:
-        started_s = client.get_run(run_id).info.start_time / 1000
+        run = client.get_run(run_id)
+        started_s = run.info.start_time / 1000
+        self._is_settled = not _trajectory_of(client, run.data.tags)
+        if run.info.status in ("FINISHED", "FAILED", "KILLED"):
+            self._before = run.info.status, run.info.end_time
         template = self.config.tracking.run_name
-        name = naming.run_name(self.config, template, title=self.title, key=self.key, started_s=started_s)
+        name = values.run_name(self.config, template, title=self.title, key=self.key, started_s=started_s)
         client.update_run(run_id, status="RUNNING", name=name)
         client.log_batch(run_id, tags=as_tags(self.facts))
         client.log_text(run_id, values.resolved_yaml(self.config), "config/resolved.yaml")
@@ -166,7 +223,8 @@ class Tracker:
         if known is not None:
             try:
                 run = client.get_run(known)
-                if run.info.lifecycle_stage == "active":
+                has_them = all(run.data.tags.get(name) == value for name, value in tags.items())
+                if run.info.lifecycle_stage == "active" and has_them:
                     return run
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -197,3 +255,10 @@ class Tracker:
                     client.set_experiment_tag(self._experiment_id, _KIND, _TRAINS)
             self._client = client
         return self._client
+
+
+def _trajectory_of(client: MlflowClient, tags: Mapping[str, str]) -> str:
+    """Return the training whose curves a pipeline's run has; "": none yet. Before 0.2.0 its training's run said so."""
+    if TRAJECTORY in tags or "sana.run.train" not in tags:
+        return tags.get(TRAJECTORY, "")
+    return str(client.get_run(tags["sana.run.train"]).data.tags.get(TRAJECTORY, ""))

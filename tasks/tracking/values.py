@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sana.wording import without_password
 SMALL_BYTES = 20 * 10**6
 SMALL_KINDS = (".parquet", ".json", ".png", ".mp4", ".html", ".jsonl", ".md", ".csv", ".log", ".txt")
 MAX_PARAM_CHARS = 6000
+MAX_NAME_CHARS = 200  # of a run
 
 
 def tracking_uri(config: Config) -> str:
@@ -180,3 +182,23 @@ def status_of(error: BaseException | None) -> str:
     if error is None:
         return "FINISHED"
     return "FAILED" if isinstance(error, Exception) else "KILLED"
+
+
+def run_name(config: Config, template: str, *, title: str, key: str, started_s: float) -> str:
+    """Fill in a template of the config. `title` is the config's name, `started_s` Unix time in seconds."""
+    started = datetime.fromtimestamp(started_s, UTC)
+    ids = [dataset.id for dataset in config.download.enabled]
+    filled = template.format(
+        config=title or "pipeline",
+        method=config.train.method.name,
+        dataset="+".join(ids[:3]) + ("" if len(ids) <= 3 else f"+{len(ids) - 3} more"),
+        date=f"{started:%Y-%m-%d}",
+        time=f"{started:%H:%M}",
+        key=key[:8],
+    )
+    return "".join(char if char.isprintable() else " " for char in filled)[:MAX_NAME_CHARS].strip() or key[:8]
+
+
+def stage_name(stage: str, fingerprint: str, *, title: str) -> str:
+    """Name the run of a stage's artifact, which several configs may share: after the first that made it."""
+    return f"{stage}-{fingerprint[:8]} {title}".strip()[:MAX_NAME_CHARS]

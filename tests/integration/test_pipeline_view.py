@@ -1,7 +1,9 @@
 """The pipeline's own run in MLflow: a name, results, curves to the last step, data sets, and each attempt's end."""
 
+import html
 import re
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,9 @@ from sana.data.video.video import opened, write_mp4
 from sana.errors import SanaError
 from sana.facts import EncodeLatentsFacts, TrainFacts
 from sana.pipeline.observers import COMPLETED, Committed, RunStart, StageEnd, StageStart, WorkStart
-from sana.store import open_store
+from sana.runs.records import RunStarted, RunStatus, start_key, status_key
+from sana.runtime.process_id import ProcessId, this_host, this_process
+from sana.store import Store, open_store
 from tasks.tracking.observer import TrackingObserver
 from tasks.tracking.pipeline_view import COUNTS
 from tasks.tracking.tracker import Tracker
@@ -51,7 +55,7 @@ def commit(config: Config, stage: str, counts: Counts) -> Artifact:
     return draft.commit(content={"rows": "d2"}, counts=counts, facts=FACTS.get(stage))
 
 
-def watched(config: Config, *, title: str = "<b>demo", error: Exception | None = None) -> MlflowClient:
+def watched(config: Config, *, title: str = "<b>demo", error: Exception | None = None, data: str = "") -> MlflowClient:
     """Tell an observer of a run in which training works and the other stages are cached."""
     store = open_store(config.root)
     tracker = Tracker(config, store, pipeline_key(config), {"host": "gpu-1"})
@@ -61,7 +65,7 @@ def watched(config: Config, *, title: str = "<b>demo", error: Exception | None =
         reasons = {"truncated": rejected} if rejected else {}
         found = commit(config, stage, Counts(num_in, num_in - rejected, rejected, reasons, {}, None, {}))
         observer.on_event(Committed(stage, Recipe(stage, 1, {}, {}), {}, found, COMPLETED))
-    recipe = Recipe("train", 1, {}, {})
+    recipe = Recipe("train", 1, {}, {"latents": data} if data else {})
     observer.on_event(StageStart("train"))
     observer.on_event(WorkStart("train", recipe, {}))
     observer.on_metrics("train", ROWS)
@@ -152,9 +156,77 @@ def test_a_killed_attempt_is_told_by_the_next(config: Config) -> None:
     assert parent.data.tags["sana.attempt.0001"].endswith("ended without a word")
 
 
-def test_system_metrics_are_read_while_a_stage_works(config: Config) -> None:
-    import time
+def parents_of(config: Config) -> list[Run]:
+    client = MlflowClient(tracking_uri(config))
+    experiment = client.get_experiment_by_name(config.tracking.experiment).experiment_id
+    return client.search_runs([experiment], "tags.`sana.stage` = 'pipeline'", order_by=["attributes.start_time"])
 
+
+def test_data_that_changes_has_curves_of_its_own(config: Config) -> None:
+    client = watched(config, data="a")
+    [first] = parents_of(config)
+    watched(config, data="a")
+    assert len(parents_of(config)) == 1, "the same training continues its curves"
+    watched(config, data="b")
+    before, after = parents_of(config)
+    assert before.info.run_id == first.info.run_id and before.info.status == after.info.status == "FINISHED"
+    for run in (before, after):
+        assert [step for step, _ in curve_of(client, run, "train/loss")] == list(range(1, 31))
+        assert len(run.inputs.dataset_inputs) == len(run.outputs.model_outputs) == 1
+    notes = [run.data.tags["mlflow.note.content"] for run in (before, after)]
+    assert notes[0].startswith("The data has changed since: [") and after.info.run_id in notes[0]
+    assert "**0.6000** at step 60" in notes[0] and before.info.run_id in notes[1]
+    assert [sum(name.startswith("sana.attempt") for name in run.data.tags) for run in (before, after)] == [2, 1]
+    assert before.data.tags["sana.run.train"] != after.data.tags["sana.run.train"]
+    assert before.info.end_time < after.info.start_time, "it ended when its own last attempt did"
+
+    watched(config, data="a")  # the data is again what it was
+    again, left = parents_of(config)
+    assert [again.info.run_id, left.info.run_id] == [before.info.run_id, after.info.run_id]
+    notes = [run.data.tags["mlflow.note.content"] for run in (again, left)]
+    assert notes[1].startswith("The data has changed since: [") and not notes[0].startswith("The data has changed")
+    assert sum(name.startswith("sana.attempt") for name in again.data.tags) == 3
+
+
+def recorded(store: Store, run_id: str, *, heard_s_ago: float, process: ProcessId) -> None:
+    at = time.time() - heard_s_ago
+    started = RunStarted(run_id, "demo", "key", "", "gpu-1", process, at, "0.2.0")
+    store.put_if_absent(start_key(run_id), started.to_json())
+    store.put_if_absent(status_key(run_id, 1), RunStatus(run_id, at, {}).to_json())
+
+
+GONE, HERE = ProcessId(this_host(), 2**22 + 1), this_process()  # no process has a number beyond pid_max
+ELSEWHERE = ProcessId("another machine", HERE.pid)
+DEAD = {  # process, seconds since its record was heard of (None: it has none), what is said
+    "its process is gone": (GONE, None, "its process 4194305 is gone"),
+    "it is at work": (HERE, None, ""),
+    "at work, storage was away": (ELSEWHERE, 600.0, ""),
+    "on another machine": (ELSEWHERE, None, ""),
+    "on another machine, long silent": (ELSEWHERE, 7300.0, "nothing was heard of it for 2 h"),
+}
+
+
+@pytest.mark.parametrize("case", DEAD)
+def test_a_run_whose_process_is_gone_is_ended_by_whoever_comes_next(config: Config, case: str) -> None:
+    process, heard_s_ago, says = DEAD[case]
+    store = open_store(config.root)
+    facts = {"sana.run_record": "r1"} if heard_s_ago is not None else {}
+    tracker = Tracker(config, store, "another config", facts)
+    tracker.facts |= {"sana.process.host": process.host, "sana.process.pid": str(process.pid)}
+    TrackingObserver(tracker).on_run_start(RunStart("killed", Context(config, store, Path(config.work_dir))))
+    if heard_s_ago is not None:
+        recorded(store, "r1", heard_s_ago=heard_s_ago, process=process)
+    watched(config)  # of another config
+    [killed, _] = parents_of(config)
+    assert killed.info.status == ("KILLED" if says else "RUNNING")
+    assert killed.data.tags.get("sana.error") == (f"killed: {says}" if says else None)
+    for text in (killed.data.tags["sana.attempt.0001"], killed.data.tags["mlflow.note.content"]):
+        assert (f"was killed: {says}" if says else "is running") in html.unescape(text)
+    if heard_s_ago and says:
+        assert killed.info.end_time / 1000 == pytest.approx(time.time() - heard_s_ago, abs=60.0)
+
+
+def test_system_metrics_are_read_while_a_stage_works(config: Config) -> None:
     quick = config.model_copy(update={"tracking": replace_tracking(config, system_metrics_every=0.05)})
     tracker = Tracker(quick, open_store(quick.root), pipeline_key(quick), {})
     with tracker, tracker.stage(Recipe("train", 1, {}, {}), {}):

@@ -103,6 +103,16 @@ def _mlflow_of(settings: Config | None, host: str, port: int) -> "Iterator[tuple
         yield server, server.url
 
 
+def _end_dead_runs(context: Context | None) -> None:
+    """Let MLflow show runs as killed whose process is gone."""
+    from tasks.tracking.dead_runs import end_dead_runs
+    from tasks.tracking.tracker import Tracker
+
+    if context is not None:
+        tracker = Tracker(context.config, context.store, "", {})
+        tracker.try_to(lambda client: end_dead_runs(client, context.store))
+
+
 @click.command()
 @config_options
 @json_option("flows.cli.output.documents:NotifyDocument")
