@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
+from urllib.parse import urlsplit
 
 from sana.errors import SanaError
+from sana.wording import without_password
 
 OUR_LOGGERS = ("sana", "tasks")
 
@@ -62,11 +64,27 @@ def prefect_is_configured() -> bool:
 def settings_error(error: ValueError) -> SanaError:
     """Say in one line what Prefect said of its settings while it was imported: pydantic, or a file that is no TOML."""
     errors: list[dict[str, Any]] = getattr(error, "errors", list)()
-    said = [f"{'.'.join(str(part) for part in one['loc'])} is {one['input']!r}: {one['msg']}" for one in errors]
+    said = ", ".join(_said_of(one) for one in errors)
     return SanaError(
-        f"Prefect does not take its settings ({'; '.join(said) or error}); mend the PREFECT_ variable, or the line of "
+        f"Prefect does not take its settings ({_wrong_address() or said or error}); mend the PREFECT_ variable, or the line of "
         "the profile (prefect config view), .env, prefect.toml or pyproject.toml"
     )
+
+
+def _said_of(error: dict[str, Any]) -> str:
+    """Write an error of pydantic's: of a value that one setting has, or, without a place, of all of them."""
+    place, said = ".".join(str(part) for part in error["loc"]), str(error["msg"]).removeprefix("Value error, ")
+    return f"{place} is {error['input']!r}: {said}" if place else said
+
+
+def _wrong_address() -> str:
+    """Say that PREFECT_API_URL is no address, which pydantic says of no setting; "" if it is one."""
+    url = os.environ.get("PREFECT_API_URL", "")
+    try:
+        urlsplit(url).port  # noqa: B018
+    except ValueError as error:
+        return f"PREFECT_API_URL {without_password(url)} is no address: {error}"
+    return ""
 
 
 @contextmanager

@@ -4,14 +4,16 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.tables import render
+from flows.display.wrapping import terminal_width
 from sana.comparison.data import ClipDifference, NamedClip
 from sana.comparison.record import Comparison, PairComparison, Side
-from sana.comparison.words import difference, difference_rows, verdict
+from sana.comparison.words import difference, difference_rows, side_name, verdict
 from sana.report.formatting import name as shown
 from sana.wording import counted
 
 _STYLES = {"better": "green", "worse": "red"}
-_NAME_CHARS = 40
+_NAME_CHARS, _LEAST_NAME_CHARS, _CUT = 40, 16, 3  # characters; those of the sign that some are left out
+_BESIDE_NAME = {"sides": 47, "differences": 59}  # columns of the rest of a row, with wide numbers
 
 
 def comparison_text(found: Comparison) -> str:
@@ -39,7 +41,7 @@ def sides_table(sides: tuple[Side, ...]) -> str:
     for side in sides:
         step = "-" if side.step is None else str(side.step)
         loss = f"{side.loss:.4f}" + ("" if side.stderr is None else f" \u00b1 {side.stderr:.4f}")
-        cells = (side.label, shown(side.name, _NAME_CHARS), step, side.weights, loss, str(side.num_samples))
+        cells = (side.label, _fitting(side_name(side), "sides"), step, side.weights, loss, str(side.num_samples))
         table.add_row(*map(Text, cells))
     return render(table)
 
@@ -52,9 +54,16 @@ def differences_table(pair: PairComparison) -> str:
         table.add_column(title, justify="left" if place in (0, 5) else "right", no_wrap=True)
     for what, loss in difference_rows(pair):
         style = _STYLES.get(loss.verdict, "")
-        cells = [shown(what, _NAME_CHARS), str(loss.num_samples), f"{loss.reference:.4f}", f"{loss.loss:.4f}"]
+        cells = [_fitting(what, "differences"), str(loss.num_samples), f"{loss.reference:.4f}", f"{loss.loss:.4f}"]
         table.add_row(*map(Text, cells), Text(difference(loss), style=style), Text(loss.verdict, style=style))
     return render(table)
+
+
+def _fitting(text: str, table: str) -> str:
+    """Escape a name, and leave out its middle where the terminal has no room for it."""
+    width = terminal_width()
+    most = max(_LEAST_NAME_CHARS, min(_NAME_CHARS, width - _BESIDE_NAME[table])) if width else _NAME_CHARS
+    return shown(text, most - _CUT)
 
 
 def _config_lines(pair: PairComparison) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sana.wording import one_line
 
+_OF_PYDANTIC = "For further information visit"  # the last line of its errors
 _LAST = 400  # characters of what a broken probe wrote last
 
 
@@ -33,7 +34,12 @@ def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])  # a library may print before it
     except (ValueError, IndexError):
-        said = done.stderr.strip().splitlines() or done.stdout.strip().splitlines() or [f"exit code {done.returncode}"]
+        lines = done.stderr.strip().splitlines()
+        said = (
+            [line for line in lines if not line.lstrip().startswith(_OF_PYDANTIC)]
+            or done.stdout.strip().splitlines()
+            or [f"exit code {done.returncode}"]
+        )
         raise ProbeError(one_line(said[-1], most=_LAST)) from None
     return facts
 

@@ -5,6 +5,7 @@ import platform
 import resource
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -20,6 +21,7 @@ from sana.costs.machine import host_memory
 from sana.wording import counted, first_of, in_units
 
 PACKAGE = "sana-video-pipeline"
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 SHOWN = ("torch", "diffusers", "transformers", "prefect", "mlflow")
 TORCH_LIMIT_S, DECODER_LIMIT_S, SMI_LIMIT_S = 40.0, 30.0, 15.0
 GIB = 2**30
@@ -33,9 +35,26 @@ def check_python() -> Finding:
     """Python and this package."""
     said = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     try:
-        return ok(f"{said}, {PACKAGE} {version(PACKAGE)}")
+        return judge_version(f"{said}, {PACKAGE}", version(PACKAGE), version_of_clone(_PROJECT))
     except PackageNotFoundError:
         return warn(f"{said}, {PACKAGE} is not installed", "it runs from a folder; pip install -e . installs it")
+
+
+def version_of_clone(project: Path) -> str | None:
+    """Return the version in the pyproject.toml of the clone that this program runs from; None: it is installed."""
+    try:
+        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError):
+        return None
+
+
+def judge_version(said: str, installed: str, of_clone: str | None) -> Finding:
+    """Judge what pip says of this program by the clone that it runs from."""
+    if of_clone is None or of_clone == installed:
+        return ok(f"{said} {installed}")
+    return warn(
+        f"{said} {of_clone}, which pip still calls {installed}, and so do records of runs", "pip install -e . renews it"
+    )
 
 
 def check_packages() -> Finding:

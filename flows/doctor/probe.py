@@ -73,8 +73,9 @@ def prefect_facts() -> dict[str, Any]:
                 from prefect.settings import PREFECT_API_URL
 
                 from flows.server_check import check_server, origin
-            check_server()
-            return {"trouble": "", "url": without_password(str(PREFECT_API_URL.value())), "origin": origin()}
+
+                check_server()  # its settings are first looked at where one is asked for
+                return {"trouble": "", "url": without_password(str(PREFECT_API_URL.value())), "origin": origin()}
         except SanaError as error:
             return {"trouble": str(error)}
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli.main import cli
-from flows.display.comparison import comparison_text
+from flows.display.comparison import comparison_text, differences_table, sides_table
 from sana.comparison.compare import compare
 from sana.comparison.data import ClipCounts
 from sana.comparison.lineage import Lineage
@@ -66,6 +66,29 @@ def test_the_numbers_are_those_worked_out_by_hand(store: Store) -> None:
     assert pair.losses.common.is_all and not pair.losses.notes
     assert [(change.stage, change.changes) for change in pair.config] == [("train", ("learning_rate 0.001 -> 0.002",))]
     assert pair.train_clips is not None and pair.train_clips.is_same
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_rows_fit_the_terminal_and_sides_are_told_apart(
+    store: Store, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Of a long name the middle is left out: its end, the fingerprint, stays."""
+    monkeypatch.setattr("flows.display.comparison.terminal_width", lambda: width)
+    data = make_data(store, CLIPS)
+    a, b = make_training(store, data, Made(OF_A)), make_training(store, data, Made(OF_B, base="base-2"))
+    found = compared(store, a, b)
+    long = "a-config-with-a-name-that-no-table-of-eighty-columns-has-room-for"
+    sides = tuple(replace(side, title=long, step=12345) for side in found.sides)
+    table = sides_table(sides).splitlines()
+    assert all(len(row) <= width for row in table), table
+    for row, side in zip(table[1:], sides, strict=True):
+        assert row.split()[1].startswith("a-co") and side.train[3:8] in row
+    [pair] = found.pairs
+    loss = pair.losses.eval_loss
+    pair = replace(pair, losses=replace(pair.losses, datasets={f"{long}-{number}": loss for number in "12"}))
+    rows = differences_table(pair).splitlines()
+    assert all(len(row) <= max(width, 70) for row in rows), rows
+    assert sum(row.split(" \u2026 ")[0].startswith("data set") for row in rows) == 2
 
 
 def test_the_reverse_is_the_same_with_other_signs(store: Store) -> None:

@@ -98,6 +98,42 @@ def test_what_is_installed_here_is_what_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("installed", "of_clone", "verdict", "words"),
+    [
+        ("0.2.0", "0.2.0", "ok", ["sana 0.2.0"]),
+        ("0.2.0", None, "ok", ["sana 0.2.0"]),  # a wheel
+        ("0.1.0", "0.2.0", "warn", ["sana 0.2.0, which pip still calls 0.1.0", "pip install -e ."]),
+    ],
+)
+def test_the_version_is_that_of_the_clone_at_work(
+    tmp_path: Path, installed: str, of_clone: str | None, verdict: str, words: list[str]
+) -> None:
+    says(machine.judge_version("sana", installed, of_clone), verdict, *words)
+    project = tmp_path / "pyproject.toml"
+    assert machine.version_of_clone(project) is None
+    for text, found in (('[project]\nversion = "0.3.0"\n', "0.3.0"), ("[project]\n", None), ("[", None)):
+        project.write_text(text)
+        assert machine.version_of_clone(project) == found
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nonsense", ["the Prefect server nonsense (PREFECT_API_URL in the environment) is no address"]),
+        ("http://me:secret@[::1/api", ["PREFECT_API_URL http://[::1/api is no address: Invalid IPv6 URL"]),
+    ],
+)
+def test_an_address_of_prefect_that_is_none_is_told_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, url: str, words: list[str]
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    found = services.check_prefect()
+    says(found, "fail", *words)
+    assert not any(word in found.found + found.remedy for word in ("pydantic", "validation", "secret"))
+
+
+@pytest.mark.parametrize(
     ("colours", "verdict"), [([[210, 50, 44], [50, 45, 206]], "ok"), ([[48, 48, 208], [208, 48, 48]], "fail")]
 )
 def test_decoder(colours: list[list[int]], verdict: str) -> None:
@@ -117,6 +153,10 @@ def test_a_real_frame_is_decoded() -> None:
         ("import time; time.sleep(60)", "no answer within 1 s"),
         ("pass", "exit code 0"),
         ("print('no JSON')", "no JSON"),
+        (
+            "raise ValueError('not this\\n    For further information visit https://errors.pydantic.dev')",
+            "ValueError: not this",
+        ),
     ],
 )
 def test_a_probe_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str) -> None:
