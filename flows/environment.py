@@ -64,9 +64,9 @@ def prefect_is_configured() -> bool:
 def settings_error(error: ValueError) -> SanaError:
     """Say in one line what Prefect said of its settings while it was imported: pydantic, or a file that is no TOML."""
     errors: list[dict[str, Any]] = getattr(error, "errors", list)()
-    said = ", ".join(_said_of(one) for one in errors)
+    said = _wrong_address() or ", ".join(_said_of(one) for one in errors) or error
     return SanaError(
-        f"Prefect does not take its settings ({_wrong_address() or said or error}); mend the PREFECT_ variable, or the line of "
+        f"Prefect does not take its settings ({said}); mend the PREFECT_ variable, or the line of "
         "the profile (prefect config view), .env, prefect.toml or pyproject.toml"
     )
 

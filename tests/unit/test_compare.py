@@ -88,7 +88,7 @@ def test_rows_fit_the_terminal_and_sides_are_told_apart(
     pair = replace(pair, losses=replace(pair.losses, datasets={f"{long}-{number}": loss for number in "12"}))
     rows = differences_table(pair).splitlines()
     assert all(len(row) <= max(width, 70) for row in rows), rows
-    assert sum(row.split(" \u2026 ")[0].startswith("data set") for row in rows) == 2
+    assert sum(row.split(" \u2026 ")[0].startswith("data") for row in rows) == 2
 
 
 def test_the_reverse_is_the_same_with_other_signs(store: Store) -> None:
