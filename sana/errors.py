@@ -2,6 +2,7 @@
 
 import errno
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -18,6 +19,20 @@ _FULL_TEXT = re.compile(
     r"no space left on device|disk quota exceeded|database or disk is full|file too large|\(os error (28|122|27)\)",
     re.IGNORECASE,
 )
+
+
+def why_ended(error: BaseException, *, most: int = 1000) -> str:
+    """Return in one line what ended a run: an error's text, or by what it was asked to stop, which is no error.
+
+    An exception that a signal raises has the signal's number: ours, and Prefect's.
+    """
+    if isinstance(error, Exception):
+        return one_line(error, most=most)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    known = signal.valid_signals()
+    numbers = [one for one in (*error.args, *vars(error).values()) if isinstance(one, int) and one in known]
+    return f"stopped by {signal.Signals(numbers[0]).name}" if numbers else "stopped"
 
 
 class SanaError(Exception):

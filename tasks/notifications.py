@@ -12,6 +12,7 @@ from sana.artifact import Artifact
 from sana.config.delivery.notifications import Level, NotificationsConfig
 from sana.delivery.dispatch import Dispatcher, summary
 from sana.delivery.notification import EventKind, Notification
+from sana.errors import why_ended
 from sana.facts import EvaluateFacts
 from sana.metrics import EVAL_LOSS_EMA, TRAIN_LOSS
 from sana.pipeline.observers import (
@@ -101,7 +102,7 @@ class Notifier(Observer):
         state, level = ("completed", "info") if error is None else ("failed", "error")
         state, level = (STOPPED, "warning") if is_killed else (state, level)
         seconds = time.monotonic() - self._started
-        text = one_line(error) if error is not None else None
+        text = why_ended(error) if error is not None else None
         self._tell("run", state, _level(level), f"{self._name}: the run {_ended(state)}", seconds=seconds, error=text)
         self._dispatcher = None
         delivered = dispatcher.end(min(self._config.drain_s, KILLED_DRAIN_S) if is_killed else self._config.drain_s)
@@ -129,7 +130,7 @@ class Notifier(Observer):
             f"{self._name}: {stage} {_ended(event.state)}",
             stage,
             seconds=None if started is None else time.monotonic() - started,
-            error=one_line(event.error) if event.error is not None else None,
+            error=why_ended(event.error) if event.error is not None else None,
         )
 
     def _happened(self, stage: str, what: Happening) -> None:

@@ -23,9 +23,9 @@ from flows.display.wrapping import say
 from flows.local_run import FlowParameters, LocalPrefect
 from sana.artifact import Artifact
 from sana.context import Context
+from sana.errors import why_ended
 from sana.pipeline.graph import STAGES
 from sana.pipeline.observers import FAILED, STOPPED
-from sana.wording import one_line
 
 if TYPE_CHECKING:
     from flows.display.progress_display import RunDisplay
@@ -126,7 +126,7 @@ def _told_where_it_ended(
         for line in how:
             say(line, command=line[line.rfind(command) :] if command in line else "")
         state = FAILED if isinstance(error, Exception) else STOPPED
-        emit(run_document(config, context.store, rows, state=state, error=one_line(error), how=how))
+        emit(run_document(config, context.store, rows, state=state, error=why_ended(error), how=how))
         raise
     finally:
         signal.signal(signal.SIGUSR1, before)

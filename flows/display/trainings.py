@@ -43,8 +43,10 @@ def attempt_lines(found: TrainingList, *, now: float) -> Iterator[str]:
 
 def _attempt_line(attempt: Attempt, now: float) -> str:
     took = age(attempt.heard_at - attempt.started_at)
-    error = f": {shown(attempt.error, 60)}" if attempt.error else ""
-    return f"  {attempt.run_id}  {attempt.state}, {took}, {age(now - attempt.heard_at)} ago{error}"
+    said, error = str(attempt.state), f": {shown(attempt.error, 60)}" if attempt.error else ""
+    if attempt.error.startswith(f"{attempt.state} "):  # stopped by, at: no error
+        said, error = shown(attempt.error.partition(";")[0]), ""
+    return f"  {attempt.run_id}  {said}, after {took}, {age(now - attempt.heard_at)} ago{error}"
 
 
 def _cells(row: TrainingRow, now: float, name_chars: int) -> dict[str, str]:

@@ -44,7 +44,10 @@ def said_of(run: Run, state: RunState, stages: Sequence[WatchedStage], now: floa
     ended = next((stage.name for stage in stages if stage.state in ("failed", "stopped")), "")
     if state == "completed":
         return f"in {took}, {heard} ago"
-    return f"{f'at {ended} ' if ended else ''}after {took}, {heard} ago; the same command resumes it"
+    at = f"at {ended} " if ended else ""
+    if run.ended is not None and run.ended.error.startswith(f"{state} "):  # stopped by, at
+        at = f"{one_line(run.ended.error.partition(';')[0]).removeprefix(f'{state} ')}, "
+    return f"{at}after {took}, {heard} ago; the same command resumes it"
 
 
 def _at_work(stages: Sequence[WatchedStage]) -> str:

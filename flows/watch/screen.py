@@ -152,7 +152,7 @@ def _stage(stage: WatchedStage, longest: int) -> Text:
     words = {"completed": "", "running": ""}.get(stage.state, stage.state)
     told = "  ".join(part for part in (words, stage_line(stage)) if part)
     row = Text.assemble((sign, style), f" {stage.name:{longest}} ", (told, "dim" if stage.state in _DONE else ""))
-    if stage.error:
+    if stage.error and stage.state != "stopped":  # that is no error, and the head says it
         row.append(f"  {without_controls(stage.error)}", style="red")
     return row
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sana.artifact import Artifact, Recipe
+from sana.errors import why_ended
 from sana.facts import TrainFacts
 from sana.metrics import STEP, Row
 from sana.pipeline.observers import (
@@ -33,12 +34,11 @@ from sana.runtime.process_id import this_process
 from sana.stages.train import trajectory_of
 from sana.store import Store
 from sana.store_errors import StoreError
-from sana.wording import counted, one_line
+from sana.wording import counted
 
 INTERVAL_S, REMOTE_INTERVAL_S = 5.0, 15.0
 HEARTBEAT_S = 20.0  # without news it is written so often
 END_S = 10.0  # so long a run waits at its end for its record
-STOP_ASKED = "asked to stop"
 _MAX_ERROR = 5000  # characters
 
 log = logging.getLogger(__name__)
@@ -120,14 +120,25 @@ class RunRecorder(Observer):
             "completed" if error is None else "failed" if isinstance(error, Exception) else "stopped"
         )
         text = "" if error is None else (str(error) or type(error).__name__)[:_MAX_ERROR]
-        if isinstance(error, KeyboardInterrupt):
-            text = STOP_ASKED
+        if error is not None and state == "stopped":
+            text = f"{why_ended(error)}{self._where()}; run the same command again"
         self._ended = RunEnded(self.run_id, state, time.time(), text)
         self._ending.set()
         self._news.set()
         thread.join(END_S)
         if thread.is_alive():
             log.warning("storage took more than %.0f s: how this run ended may be missing in its record", END_S)
+
+    def _where(self) -> str:
+        """Say at which stage and count a stop came; "" between two stages."""
+        with self._lock:
+            open_ = ("running", "stopped", "failed")  # failed: what was to be tried again
+            ended = [(name, one) for name, one in self._status.stages.items() if one.state in open_]
+        if not ended:
+            return ""
+        name, stage = ended[-1]
+        at = f", step {stage.done}" if stage.unit == "steps" else f", {stage.done} of {stage.total} {stage.unit}"
+        return f" at stage {name}{at if stage.total else ''}"
 
     def _begin(self, stage: str, recipe: Recipe) -> None:
         begun = StageStatus("running", time.time(), fingerprint=recipe.fingerprint)
@@ -154,10 +165,8 @@ class RunRecorder(Observer):
                 self._status = replace(self._status, trajectory=trained.trajectory, rows=())
 
     def _stage_failed(self, event: StageEnd) -> None:
-        text = one_line(event.error) if event.error is not None else ""
+        text = why_ended(event.error) if event.error is not None else ""
         kind = "failed" if event.state == FAILED else "stopped"
-        if isinstance(event.error, KeyboardInterrupt):  # its name tells a reader nothing
-            text = STOP_ASKED
         self._set(event.stage, state=kind, ended_at=time.time(), error=text, detail="", left_s=None)
         self._note(event.stage, "error", text)
         self._start()

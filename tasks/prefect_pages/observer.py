@@ -11,6 +11,7 @@ from uuid import UUID
 
 from prefect import runtime
 
+from sana.errors import why_ended
 from sana.pipeline.observers import (
     FAILED,
     STOPPED,
@@ -23,7 +24,6 @@ from sana.pipeline.observers import (
     WorkStart,
 )
 from sana.progress import Progress
-from sana.wording import one_line
 from tasks.lost_server import is_gone
 from tasks.prefect_pages.markdown import link, text
 from tasks.prefect_pages.run_page import run_page
@@ -77,7 +77,7 @@ class PrefectPages(Observer):
                 seen = self._seen[event.stage]
                 seen.state = event.state
                 if event.error is not None and event.state in (FAILED, STOPPED):
-                    seen.error = one_line(event.error, most=2000)
+                    seen.error = why_ended(event.error, most=2000)
                 self._put_stage(replace(seen))
                 self._put_run("running")
             case _:
@@ -94,7 +94,7 @@ class PrefectPages(Observer):
         is_killed = error is not None and not isinstance(error, Exception)
         state = STOPPED if is_killed else "completed" if error is None else FAILED
         if error is not None:
-            self._error = one_line(error, most=2000)
+            self._error = why_ended(error, most=2000)
         self._links = self._web_links() if not is_killed else self._links
         self._put_run(state)
         left = self._sender.end(0.0 if is_gone() else KILLED_END_S if is_killed else END_S)

@@ -5,15 +5,21 @@ from collections.abc import Mapping, Sequence
 from mlflow.entities import Metric, RunTag
 from mlflow.tracking import MlflowClient
 
+from sana.errors import why_ended
 from tasks.tracking.metrics_shipper import Point
 
 
 def note_error(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
     """Say what ended the run, or take back what an earlier attempt said."""
     if error is not None:
-        client.set_tag(run_id, "sana.error", str(error)[:5000] or type(error).__name__)
+        client.set_tag(run_id, "sana.error", _text_of(error)[:5000])
     elif "sana.error" in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, "sana.error")
+
+
+def _text_of(error: BaseException) -> str:
+    """Return an error's text with its lines; of what asked for a stop, by what."""
+    return (str(error) or type(error).__name__) if isinstance(error, Exception) else why_ended(error)
 
 
 def logged_points(client: MlflowClient, run_id: str) -> set[tuple[str, int]]:

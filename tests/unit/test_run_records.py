@@ -1,5 +1,6 @@
 """What a root says of its runs: begun with the first work, replaced while it goes on, ended once; never in the way."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flows.cli.output.endings import TerminatedError
 from sana.artifact import Artifact, Recipe
 from sana.counts import Counts
 from sana.errors import SanaError
@@ -18,7 +20,7 @@ from sana.maintenance.object_graph import kind_of
 from sana.metrics import EVAL_LOSS_EMA, STEP, TRAIN_LOSS
 from sana.pipeline import run_recorder
 from sana.pipeline.observers import CACHED, COMPLETED, FAILED, Committed, RunStart, StageEnd, WorkEvent, WorkStart
-from sana.pipeline.run_recorder import STOP_ASKED, RunRecorder, thinned
+from sana.pipeline.run_recorder import RunRecorder, thinned
 from sana.progress import CheckpointSaved, Progress
 from sana.report.live.run_index import RunIndex
 from sana.runs import records
@@ -32,6 +34,13 @@ from sana.store_errors import StoreError
 
 RECIPE = Recipe("train", 1, {"max_steps": 9, "seed": 1}, {"latents": "x"})
 COUNTS = Counts.all_kept(8)
+
+
+class PrefectSignal(BaseException):
+    """As its TerminationSignal is, raised by name or by place."""
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
 
 
 class Driven:
@@ -102,16 +111,35 @@ def test_what_finds_everything_cached_leaves_no_record(driven: Driven) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "state"), [(ValueError("no"), "failed"), (KeyboardInterrupt(), "stopped"), (SystemExit(75), "stopped")]
+    ("error", "state", "said"),
+    [
+        (ValueError("no"), "failed", ""),
+        (KeyboardInterrupt(), "stopped", "stopped by Ctrl-C"),
+        (PrefectSignal(signal.SIGTERM), "stopped", "stopped by SIGTERM"),
+        (PrefectSignal(signal=15), "stopped", "stopped by SIGTERM"),
+        (TerminatedError(10), "stopped", "stopped by SIGUSR1"),
+        (SystemExit(75), "stopped", "stopped"),
+    ],
 )
-def test_how_it_ended(driven: Driven, error: BaseException, state: str) -> None:
+def test_how_it_ended(driven: Driven, error: BaseException, state: str, said: str) -> None:
+    """A run that was stopped says by what and where, and how to go on, and names no exception."""
+    driven.recorder.on_stage_progress("train", Progress(12, 120, "steps"))
     driven.recorder.on_event(StageEnd("train", FAILED, error))  # also before any work
     driven.recorder.on_run_end(error)
     [run] = runs_of(driven.store)
     assert run.state(0.0) == state and run.ended is not None and run.ended.error
     assert run.status is not None and run.status.events[-1].kind == "error"
-    if isinstance(error, KeyboardInterrupt):  # a reader knows no names of exceptions
-        assert run.ended.error == run.status.events[-1].text == run.status.stages["train"].error == STOP_ASKED
+    if said:
+        assert run.status.events[-1].text == run.status.stages["train"].error == said
+        assert run.ended.error == f"{said} at stage train, step 12; run the same command again"
+    else:
+        assert run.ended.error == "no"
+
+
+def test_a_stop_within_other_work_counts_it_in_its_unit(driven: Driven) -> None:
+    for done, total, said in ((7, 15, "stage probe, 7 of 15 videos"), (0, 0, "stage probe")):
+        driven.recorder.on_stage_progress("probe", Progress(done, total, "videos"))
+        assert driven.recorder._where() == f" at {said}"
 
 
 def test_rows_that_a_checkpoint_has_are_left_to_it(driven: Driven) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli.main import cli
+from flows.display.trainings import attempt_lines
 from sana.artifact import Artifact
 from sana.counts import Counts
 from sana.facts import EvaluateFacts, PairedDifference, TrainFacts, WeightsLoss
@@ -180,11 +182,23 @@ def test_the_command_fits_80_and_120_columns_and_trusts_no_name(store: Store) ->
     for text, columns in ((wide, 120), (narrow, 80)):
         table = text.splitlines()[:2]
         assert all(len(line) <= columns for line in table), table
-        assert "\x1b" not in text and "20261128-154012-3fa9c1  completed, 60 s" in text
+        assert "\x1b" not in text and "20261128-154012-3fa9c1  completed, after 60 s" in text
     assert "full" in wide and "full" not in narrow and "1.0000 ± 0.0100" in narrow and "50.0%" in narrow
     document = TrainingList.from_json(run(store, "--json"), where="--json")
     assert document.trainings[0].train == train.fingerprint
     assert "--limit 0 for all" not in wide
+
+
+def test_a_stop_is_told_by_what_and_where_and_is_no_error(store: Store) -> None:
+    train = trained(store)
+    put_run(store, "20261128-154012-3fa9c1", "demo", TrainFacts.of(train).trajectory)
+    [row] = trainings_of(store, now=time.time()).trainings
+    said = "stopped by SIGTERM at stage train, step 12"
+    [attempt] = row.attempts
+    stopped = replace(attempt, state="stopped", error=f"{said}; run the same command again")
+    found = TrainingList(store.root, 1, (replace(row, attempts=(stopped,)),))
+    _, line = attempt_lines(found, now=attempt.heard_at + 120)
+    assert line == f"  20261128-154012-3fa9c1  {said}, after 60 s, 2 min ago"
 
 
 def test_a_filter_of_no_key_is_a_usage_error(store: Store) -> None:

@@ -81,6 +81,11 @@ def test_a_run_that_is_not_there_yet_is_waited_for(store: LocalStore) -> None:
         ({"process": ELSEWHERE, "age_s": 125.0}, "silent", "no sign for 2 min, killed? Look at host"),
         ({"ended": "completed"}, "completed", "in 10 min"),
         ({"ended": "stopped"}, "stopped", "the same command resumes it"),
+        (
+            {"ended": "stopped", "error": "stopped by SIGTERM at stage train, step 30; run the same command again"},
+            "stopped",
+            "by SIGTERM at stage train, step 30, after 10 min, 0 s ago; the same command resumes it",
+        ),
         ({"ended": "failed", "error": "the disk is full"}, "failed", "the same command resumes it"),
     ],
 )
@@ -88,7 +93,7 @@ def test_the_state_is_told_in_words(store: LocalStore, how: dict[str, Any], stat
     put_run(store, RUN, stages=training(30), **how)
     frame = read(store, "demo")
     assert frame.state == state and said in frame.said
-    assert frame.error == how.get("error", "") and frame.is_over == ("ended" in how)
+    assert frame.error == (how["error"] if state == "failed" else "") and frame.is_over == ("ended" in how)
     top = draw(frame, 120, 30, time.time())[0].plain
     assert state in top and said in top
 

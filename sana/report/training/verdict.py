@@ -122,7 +122,8 @@ def _unfinished(ending: Ending, numbers: Numbers, of: str) -> tuple[Tone, str, t
         case "failed":
             return "bad", f"Failed at {at}", (why,)
         case "stopped":
-            return "unsure", f"Stopped at {at}", ("It was asked to stop; the same command resumes it.",)
+            asked = f"It was {one_line(ending.error)}." if ending.error.startswith("stopped ") else ""
+            return "unsure", f"Stopped at {at}", (asked or "It was asked to stop; the same command resumes it.",)
         case "running":
             return "unsure", f"Still training: {at}", ()
         case "killed":
