@@ -21,6 +21,7 @@ from sana.progress import Progress, ValidationDone
 from sana.runtime.job import Job, read_job
 from sana.runtime.launcher import EXIT_TRY_AGAIN, error_path
 from sana.runtime.specs import TrainSpec
+from sana.store import open_store
 from sana.training.checkpoints.checkpoint import Checkpoint, checkpoint_steps
 from sana.training.validation import maker as making
 from sana.training.validation import record as kept
@@ -257,18 +258,48 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing catches it."""
 
 
-def test_a_trainer_that_dies_while_it_validates_does_not_try_again_and_one_that_is_stopped_does(
-    lab: Lab, plain: Checkpoint, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_trainer_that_dies_while_it_validates_tries_again_once(
+    lab: Lab, plain: Checkpoint, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    with monkeypatch.context() as patch:
-        fail_in(patch, "sample_latents", Killed(), at_call=1)
-        with pytest.raises(Killed):
-            train(job_of(lab, "killed"))
-    train(job_of(lab, "killed"))
-    records = list(kept.records(lab.store, lab.key("killed")))
-    assert [record.failed for record in records] == ["the trainer ended while it was made", ""]
-    assert_unharmed(lab, plain, "killed")
+    """A kill is chance, and the checkpoint has its weights; what kills twice is left out, and so are others."""
+    one, name = {"prompts": ["a"], "buckets": ["1x48x80"], "weights": "live"}, f"killed-{times}"
+    for attempt in range(1, times + 1):
+        with monkeypatch.context() as patch:
+            fail_in(patch, "sample_latents", Killed(), at_call=0)
+            with pytest.raises(Killed):
+                train(job_of(lab, name, **one))
+        [(key, _)] = lab.store.list(kept.all_of(lab.key(name)))
+        assert key.endswith(kept.BEGUN) and kept.read(lab.store, key).attempts == attempt
+    job, events, _ = heard(job_of(lab, name, **one))
+    train(job)
+    records = {record.step: record for record in kept.records(lab.store, lab.key(name))}
+    if times == 1:
+        assert [(event.step, event.error) for event in events] == [(2, ""), (4, "")]
+        assert [bool(record.videos) for record in records.values()] == [True, True]
+        alone = job_of(lab, f"{name}-alone", **one)
+        train(alone)  # the same videos as of a trainer that was not killed
+        told = [[video.digest for video in one.videos] for one in kept.records(lab.store, lab.key(f"{name}-alone"))]
+        assert told == [[video.digest for video in one.videos] for one in records.values()]
+    else:
+        why = "the trainer ended twice while it was made; sana sample CONFIG --step 2 makes it"
+        assert list(records) == [2] and records[2].failed == why and records[2].attempts == 2
+        assert events[0].error == why and "that of step 2 ended the trainer twice, so no more" in events[1].error
+    assert not [key for key, _ in lab.store.list(kept.all_of(lab.key(name))) if key.endswith(kept.BEGUN)]
+    assert_unharmed(lab, plain, name)
 
+
+def test_a_damaged_note_of_a_beginning_is_no_reason_to_try_for_ever(tmp_path: Path) -> None:
+    store, name = open_store(str(tmp_path)), ("train", 2, "0123456789ab")
+    assert kept.attempts_of(store, *name) == 0 and kept.begin(store, *name) == 1
+    assert kept.begin(store, *name) == 2 == kept.attempts_of(store, *name)
+    (tmp_path / kept.folder_of(*name) / kept.BEGUN).write_bytes(b"{")
+    assert kept.attempts_of(store, *name) == kept.MAX_ATTEMPTS
+
+
+def test_a_trainer_that_is_stopped_while_it_validates_makes_it_when_it_resumes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stop(*_: Any, on_step: Any, **__: Any) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
         on_step(1, 2)

@@ -64,15 +64,16 @@ class Validation:
     def _why_not(self) -> str:
         """Return why no more are made, empty where they are: whoever starts the trainer again does so a few times."""
         timeout_s = self._config.timeout_s
-        hung = [
-            record.step
+        hung = {
+            record.step: record.attempts
             for record in kept.records(self._maker.store, self._trajectory)
             if record.ended_trainer and record.timeout_s >= timeout_s
-        ]
-        if len(hung) < MAX_HUNG:
+        }
+        if sum(hung.values()) < MAX_HUNG:
             return ""
         return (
-            f"those of steps {', '.join(map(str, hung))} ended the trainer, so no more are made in this run: look at "
+            f"{'that of step' if len(hung) == 1 else 'those of steps'} {', '.join(map(str, hung))} ended the trainer"
+            f"{' twice' if len(hung) == 1 else ''}, so no more are made in this run: look at "
             f"its logs, or raise train.validation.timeout_s above {timeout_s:g}; sana sample makes them"
         )
 
@@ -84,28 +85,42 @@ class Validation:
         if step == self._looked_at:
             return True
         self._looked_at = step
+        shots = shot_list(self._maker.config, self._maker.library, step=step)
+        state = self._state(step, shots) if trainer.parallel.is_main else ""
+        if found := self._exchange.from_main(state):
+            if trainer.parallel.is_main:
+                self._tell_found(trainer, shots, found)
+            if found == kept.BEGUN:  # now it is one that ended the trainer
+                self._given_up = self._exchange.from_main(self._why_not() if trainer.parallel.is_main else "")
+            return True
         if self._given_up:
             if trainer.parallel.is_main:
                 _log.warning("step %d: no validation: %s", step, self._given_up)
                 trainer.say(happened=[ValidationDone(step, "", {}, 0.0, error=self._given_up)])
             return True
-        shots = shot_list(self._maker.config, self._maker.library, step=step)
-        store = self._maker.store
-        state = kept.state_of(store, self._trajectory, step, shots.digest) if trainer.parallel.is_main else ""
-        if self._exchange.from_main(state):
-            if trainer.parallel.is_main:
-                self._tell_found(trainer, shots, state)
-            return True
         trainer.save()
         trainer.checkpoints.finish(partial(trainer.say, "saving a checkpoint before validation"))
         return self._validate(trainer, shots)
+
+    def _state(self, step: int, shots: ShotList) -> str:
+        """Return how far the validation of a step is; "" where it is to be made: also one that was cut off once."""
+        store = self._maker.store
+        state = kept.state_of(store, self._trajectory, step, shots.digest)
+        if state == kept.BEGUN and not self._given_up:
+            attempts = kept.attempts_of(store, self._trajectory, step, shots.digest)
+            if attempts < kept.MAX_ATTEMPTS:
+                _log.info("step %d: the trainer ended while its validation was made, so it is made again", step)
+                return ""
+        return state
 
     def _tell_found(self, trainer: "Trainer", shots: ShotList, state: str) -> None:
         """Tell again of a validation that ended before training resumed: its row came after the checkpoint."""
         store, step = self._maker.store, trainer.state.step
         if state == kept.BEGUN:
-            why = "the trainer ended while it was made"
-            kept.end(store, self._ended(self._failed(step, shots, why, 0.0)))
+            attempts = kept.attempts_of(store, self._trajectory, step, shots.digest)
+            times = "twice " if attempts > 1 else ""
+            why = f"the trainer ended {times}while it was made; sana sample CONFIG --step {step} makes it"
+            kept.end(store, replace(self._ended(self._failed(step, shots, why, 0.0)), attempts=attempts))
             state = kept.FAILED
         try:
             found = kept.read(store, f"{kept.folder_of(self._trajectory, step, shots.digest)}/{state}")

@@ -19,6 +19,8 @@ from sana.store import Store
 
 RESULT, FAILED, BEGUN = "result.json", "failed.json", "begun.json"
 
+MAX_ATTEMPTS = 2  # trainers that may end while they make one: a kill is chance, two are its own doing
+
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +51,7 @@ class ValidationRecord(Record):
     failed: str = ""
     ended_trainer: bool = False  # it hung, or the process died in it
     timeout_s: float = 0.0  # of one that ended the trainer
+    attempts: int = 1  # trainers that began it, and ended while they made it but for the last
 
     @property
     def key(self) -> str:
@@ -72,10 +75,27 @@ def state_of(store: Store, trajectory: str, step: int, settings: str) -> str:
     return next((name for name in (RESULT, FAILED, BEGUN) if store.exists(f"{folder}/{name}")), "")
 
 
-def begin(store: Store, trajectory: str, step: int, settings: str) -> None:
-    """Note that a trainer makes it from now on: one that is found so by the next trainer has failed."""
-    record = ValidationRecord(trajectory, step, settings, 0.0)
+def begin(store: Store, trajectory: str, step: int, settings: str) -> int:
+    """Note that a trainer makes it from now on; returns how many have begun it.
+
+    One that the next trainer finds so was cut off: `attempts_of` says how often.
+    """
+    before = attempts_of(store, trajectory, step, settings)
+    record = ValidationRecord(trajectory, step, settings, 0.0, attempts=before + 1)
+    if before:
+        take_back(store, trajectory, step, settings)
     store.put_if_absent(f"{folder_of(trajectory, step, settings)}/{BEGUN}", record.to_json())
+    return record.attempts
+
+
+def attempts_of(store: Store, trajectory: str, step: int, settings: str) -> int:
+    """Return how many trainers began it and did not come to its end; MAX_ATTEMPTS where that cannot be read."""
+    try:
+        return read(store, f"{folder_of(trajectory, step, settings)}/{BEGUN}").attempts
+    except DamagedRecordError:
+        return MAX_ATTEMPTS
+    except SanaError:
+        return 0
 
 
 def end(store: Store, record: ValidationRecord) -> None:
