@@ -30,9 +30,13 @@ def why_ended(error: BaseException, *, most: int = 1000) -> str:
         return one_line(error, most=most)
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
-    known = signal.valid_signals()
-    numbers = [one for one in (*error.args, *vars(error).values()) if isinstance(one, int) and one in known]
-    return f"stopped by {signal.Signals(numbers[0]).name}" if numbers else "stopped"
+    numbers = [one for one in (*error.args, *vars(error).values()) if isinstance(one, int)]
+    if isinstance(error, SystemExit):  # 128 and the signal, where one was heard
+        numbers = [one - 128 for one in numbers]
+    number = next((one for one in numbers if one in signal.valid_signals()), None)
+    if number == signal.SIGINT:
+        return "stopped by Ctrl-C"
+    return "stopped" if number is None else f"stopped by {signal.Signals(number).name}"
 
 
 class SanaError(Exception):

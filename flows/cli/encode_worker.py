@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import click
 
@@ -62,13 +63,21 @@ def train_worker(config: str, overrides: Sequence[str], root: str | None) -> Non
     ended by SIGTERM or Ctrl-C, and saved.
     """
     from flows.cli.output.documents import WorkerDocument
+    from sana.pipeline.run_recorder import RunRecorder
     from sana.pipeline.train_rank import exit_code_of, train_rank
+    from tasks.tracking.values import pipeline_key, resolved_yaml
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     command = f"{program()} run {same_options(config, overrides, root)}"
     context = context_of(resolve(config, overrides, root))
     try:
-        made = train_rank(context, os.environ, command=command)
+        made = train_rank(
+            context,
+            os.environ,
+            command=command,
+            title=Path(config).stem,
+            observers=lambda: [RunRecorder(resolved_yaml(context.config), pipeline_key(context.config))],
+        )
     except SanaError as error:
         if exit_code_of(error) == TRY_AGAIN:
             raise TryAgainError(str(error)) from error

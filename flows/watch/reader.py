@@ -177,7 +177,7 @@ class RunReader:
         )
 
     def _unrecorded(self, named: Named, now: float) -> WatchDocument | None:
-        """Return a training that no run tells of: of `train-worker`, of an earlier version, or copied to this root."""
+        """Return a training that no run tells of: of an earlier version, or copied to this root."""
         artifact = named.trained or self._artifact(TrainFacts.STAGE, named.trajectory)
         if artifact is None:
             checkpoint = newest_checkpoint(self.store, named.trajectory)

@@ -1,5 +1,6 @@
 """`sana train-worker`: commits what the stage would, says what is missing, and ends with a code of its own."""
 
+import json
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from flows.cli.main import main
 from sana.artifact import find
 from sana.errors import RankLostError
 from sana.pipeline.plan import inputs_of
+from sana.runs.listing import runs_of
 from sana.stages import train as stage
 from sana.training.checkpoints.checkpoint import newest_checkpoint
 from sana.training.checkpoints.lease import Claim
@@ -54,6 +56,15 @@ def test_it_commits_the_artifact_of_the_stage(
     assert made is not None and made.fingerprint in capsys.readouterr().out
     assert run_stages(context, last="train").ran == []
     assert worker(place, STEPS) == 0 and find(context.store, recipe) == made
+    # rank 0 leaves the record of a run, by which `sana watch CONFIG` finds it; the second start had nothing to do
+    [run] = runs_of(context.store)
+    assert (run.state(0.0), run.started.title, run.trajectory) == ("completed", "config", stage.trajectory_of(recipe))
+    assert run.status is not None and run.status.stages["train"].fingerprint == made.fingerprint
+    capsys.readouterr()
+    main(["watch", str(place.folder / "config.yaml"), "--json"])
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["state"], shown["run_id"], shown["stages"][0]["done"]) == ("completed", run.run_id, 4)
+    assert shown["curves"]["train/loss"]["steps"]
 
 
 def test_a_missing_input_is_named_with_the_command(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +118,10 @@ def test_a_signal_saves_and_ends_with_its_code_however_often_it_comes(
     recipe = stage.recipe(context, inputs_of(context, "train"))
     saved = newest_checkpoint(context.store, stage.trajectory_of(recipe), at_most=100)
     assert saved is not None and saved.step == 3 and find(context.store, recipe) is None
+    run = next(run for run in runs_of(context.store) if run.trajectory == stage.trajectory_of(recipe))
+    by = {75: "", 143: " by SIGTERM", 130: " by Ctrl-C"}[code]
+    assert run.ended is not None and run.ended.state == "stopped"
+    assert run.ended.error == f"stopped{by} at stage train, step 3; run the same command again"
 
 
 def test_the_largest_code_is_that_of_all() -> None:

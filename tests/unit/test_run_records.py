@@ -119,6 +119,8 @@ def test_what_finds_everything_cached_leaves_no_record(driven: Driven) -> None:
         (PrefectSignal(signal=15), "stopped", "stopped by SIGTERM"),
         (TerminatedError(10), "stopped", "stopped by SIGUSR1"),
         (SystemExit(75), "stopped", "stopped"),
+        (SystemExit(143), "stopped", "stopped by SIGTERM"),
+        (SystemExit(130), "stopped", "stopped by Ctrl-C"),
     ],
 )
 def test_how_it_ended(driven: Driven, error: BaseException, state: str, said: str) -> None:
