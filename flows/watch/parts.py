@@ -108,6 +108,8 @@ def latest_of(rows: BinnedRows, live: Sequence[Row]) -> Mapping[str, float]:
         name: value for name in _SHOWN if (binned := rows.metrics.get(name)) and (value := binned.last) is not None
     }
     for row in live:
+        if row[STEP] < rows.last_step:  # of a run that was killed: checkpoints have later ones than it told of
+            continue
         found |= {name: float(row[name]) for name in _SHOWN & row.keys() if abs(row[name]) < float("inf")}
     if rows.num_rows:
         found[STEP] = float(rows.last_step)

@@ -13,6 +13,7 @@ from sana.artifact import Artifact, newest_commit
 from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.facts import TrainFacts
+from sana.report.live.run_index import shown_stages
 from sana.runs.binned import BinnedRows
 from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
@@ -149,7 +150,8 @@ class RunReader:
         live = [row for one in attempts[:1] if one.status for row in one.status.rows]
         started = run.started
         age_s = max(now - status.updated_at, 0.0) if status else 0.0
-        stages = tuple(stage_of(name, one, now, age_s) for name, one in (status.stages if status else {}).items())
+        at = now if state == "running" else run.heard_at  # nothing was done since
+        stages = tuple(stage_of(name, one, at, age_s) for name, one in shown_stages(run, now).items())
         return WatchDocument(
             root=self.store.root,
             read_at=now,

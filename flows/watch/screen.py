@@ -111,10 +111,9 @@ def _head(frame: WatchDocument, width: int, now: float) -> list[Text]:
         sign = f", last sign {age(now - frame.heard_at)} ago" if frame.heard_at and not frame.is_over else ""
         where = f" on {without_controls(frame.host)}" if frame.host else ""
         attempts = _attempts(frame)
-        if width >= WIDE or not attempts:
-            lines.append(Text(f"run {frame.run_id}{where}, {began}{sign}{attempts}", style="dim"))
-        else:
-            lines += [Text(f"run {frame.run_id}{where}, {began}{sign}", style="dim"), Text(attempts[2:], style="dim")]
+        told = f"run {frame.run_id}{where}, {began}{sign}"
+        parts = [f"{told}{attempts}"] if cell_len(told + attempts) <= width else [told, attempts[2:]]
+        lines += [Text(part, style="dim") for part in parts if part]
     if frame.trouble:
         lines += [Text(row, style="bold yellow") for row in _rows(without_controls(frame.trouble), width)[:2]]
     return lines
@@ -126,7 +125,9 @@ def _attempts(frame: WatchDocument) -> str:
     if not others:
         return ""
     last = max(others, key=lambda one: one.run_id)
-    at = f" at step {last.step}" if last.step is not None else ""
+    at = "" if last.step is None else f" at step {last.step}"
+    if at and last.state in ("killed", "silent"):
+        at = f", last heard of{at}"
     return f"; attempt {len(others) + 1}, the one before {last.state}{at}"
 
 

@@ -98,6 +98,22 @@ def test_the_state_is_told_in_words(store: LocalStore, how: dict[str, Any], stat
     assert state in top and said in top
 
 
+def test_what_a_killed_run_was_at_goes_on_no_more(store: LocalStore) -> None:
+    """Its last status is older than its last checkpoint: the numbers are of the checkpoint, and no rate is told."""
+    put_run(store, RUN, stages=training(5), rows=rows_of([4, 5]), trajectory=TRAJECTORY, process=gone(), age_s=30.0)
+    put_checkpoint(store, 20)
+    frame = read(store, "demo")
+    stage = frame.stages[1]
+    assert frame.state == "killed" and len(frame.curves[metrics.TRAIN_LOSS].steps) == 20
+    assert (stage.state, stage.per_s, stage.left_s) == ("stopped", None, None)
+    assert stage.elapsed_s == pytest.approx(30, abs=2) and frame.latest[metrics.TRAIN_LOSS] == 2 / 20
+    screen = "\n".join(line.plain for line in draw(frame, 80, 24, time.time()))
+    assert "ETA" not in screen and "!  train    stopped  5/120 steps, after 0:30" in screen
+    put_run(store, "20261128-160000-bbbbbb", stages=training(21), trajectory=TRAJECTORY)
+    screen = "\n".join(line.plain for line in draw(read(store, "demo"), 80, 24, time.time()))
+    assert "attempt 2, the one before killed, last heard of at step 5" in screen
+
+
 def test_a_run_whose_process_is_gone_was_killed(store: LocalStore) -> None:
     put_run(store, RUN, stages=training(30), process=gone())
     frame = read(store, "demo")
@@ -118,7 +134,7 @@ def test_a_killed_run_and_the_one_that_resumed_it_are_one_curve(store: LocalStor
     assert frame.curves[metrics.EVAL_LOSS_EMA].steps == (30.0,)
     assert (frame.latest[metrics.TRAIN_LOSS], frame.latest[metrics.EVAL_LOSS_EMA]) == (pytest.approx(2 / 33), 0.7)
     text = "\n".join(line.plain for line in draw(frame, 120, 30, time.time()))
-    assert "attempt 2, the one before killed at step 38" in text and "eval 0.7000 +- 0.0100" in text
+    assert "\nattempt 2, the one before killed, last heard of at step 38" in text and "eval 0.7000 +- 0.0100" in text
     put_run(store, "20261128-160000-bbbbbb")
     newest = read(store, "demo")
     assert newest.curves.keys() == frame.curves.keys(), "before it trains it shows what there is of the training"
