@@ -71,6 +71,15 @@ def without_password(text: str) -> str:
     return re.sub(r"((?:^|:)//)[^/\s]*@", r"\1", text)
 
 
+def has_password(text: str) -> bool:
+    """Whether a text is an address that holds a password or token: no name of a file or model has one."""
+    user = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://([^/\s]*)@", text)
+    if user is not None and (":" in user[1] or text.lower().startswith(("http", "s3:"))):
+        return True
+    query = r"://[^\s]*[?&;](password|passwd|pwd|token|api_?key|secret|access_?token)=."
+    return re.search(query, text, re.IGNORECASE) is not None
+
+
 def one_line(error: BaseException | str, *, with_type: bool = False, most: int = 1000) -> str:
     """Return an error's text on one line, `most` characters of it; of an error without text its type."""
     text = " ".join(str(error).split())

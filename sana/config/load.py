@@ -9,12 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from sana.config.pipeline import Config
-from sana.config.problems import all_problems
+from sana.config.problems import all_problems, passwords_in
 from sana.config.renamed_keys import with_new_names
 from sana.config.training.method_conflicts import check_base_weights
 from sana.config.training.optimization.optimizer_support import check_package
 from sana.config.yaml_reading import parse_yaml
 from sana.errors import ConfigError
+from sana.wording import counted
 
 _HEAD = 4096  # bytes in which what is no text has a zero byte
 
@@ -53,6 +54,8 @@ def from_values(raw: dict[str, Any], overrides: Sequence[str], *, where: str) ->
     """
     for override in overrides:
         _apply_override(raw, override)
+    if problems := passwords_in({name: part for name, part in raw.items() if name != "notifications"}):
+        raise ConfigError(_listed(where, problems))
     _add_prompt_library(raw)
     return check(raw, where=where)
 
@@ -79,10 +82,12 @@ def check(raw: Mapping[str, Any], *, where: str) -> Config:
                 renamed[problem.loc] += f", which needs {problem.remedy}"
             else:
                 found.append(str(problem))
-    problems = [*renamed.values(), *found]
-    count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+    raise ConfigError(_listed(where, [*renamed.values(), *found])) from wrong
+
+
+def _listed(where: str, problems: Sequence[object]) -> str:
     lines = "\n".join(f"  {problem}" for problem in problems)
-    raise ConfigError(f"{where}: {count}\n{lines}") from wrong
+    return f"{where}: {counted(len(problems), 'mistake')}\n{lines}"
 
 
 def _add_prompt_library(raw: dict[str, Any]) -> None:

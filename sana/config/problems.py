@@ -15,6 +15,7 @@ from sana.config.messages import OTHER_NAMES, did_you_mean, sentence, shown
 from sana.config.pipeline import Config
 from sana.config.renamed_keys import KeyPath
 from sana.config.section import Section, union_members
+from sana.wording import has_password, without_password
 
 _NOT_SHOWN = "notifications"  # the section in which a value may be a secret that was given in place of its name
 _MAX_MEANT = 3  # keys that an unknown one may be meant for
@@ -29,7 +30,29 @@ class Problem(NamedTuple):
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{'.'.join(str(part) for part in self.loc) or 'config'}: {self.text}"
+        text = f"{'.'.join(str(part) for part in self.loc) or 'config'}: {self.text}"
+        return without_password(text)
+
+
+_INSTEAD = {
+    "tracking": "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or all of the address, of a database too, "
+    "into MLFLOW_TRACKING_URI, and leave tracking.uri out",
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile",
+    "hub": "HF_TOKEN",
+}
+
+
+def passwords_in(raw: Any, loc: KeyPath = ()) -> list[Problem]:
+    """Return the settings whose address holds a password: a config is kept with each run, in Prefect and in MLflow."""
+    if isinstance(raw, Mapping):
+        return [problem for key, value in raw.items() for problem in passwords_in(value, (*loc, key))]
+    if isinstance(raw, list | tuple):
+        return [problem for place, value in enumerate(raw) for problem in passwords_in(value, (*loc, place))]
+    if not isinstance(raw, str) or not has_password(raw):
+        return []
+    kind = "tracking" if loc[:1] == ("tracking",) else "s3" if raw.lower().startswith("s3:") else "hub"
+    said = "the address holds a password, which is not shown here and would be kept with each run; put it into "
+    return [Problem(loc, f"{said}the environment: {_INSTEAD[kind]}")]
 
 
 def all_problems(raw: Mapping[str, Any], error: ValidationError) -> list[Problem]:

@@ -208,11 +208,13 @@ def closed_port() -> int:
 
 
 def test_a_tracker_that_is_down_delays_nothing_and_loses_nothing(
-    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    down = config_in(tmp_path, f"tracking.uri=http://user:canary@127.0.0.1:{closed_port()}")
+    down = config_in(tmp_path)
     started = time.monotonic()
-    artifact = train_once(down, ROWS, artifact_rows=ROWS)
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://user:canary@127.0.0.1:{closed_port()}")
+        artifact = train_once(down, ROWS, artifact_rows=ROWS)
     assert time.monotonic() - started < 5.0
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1 and "canary" not in warnings[0]

@@ -77,9 +77,8 @@ def test_mlflow_that_cannot_be_used_is_one_line(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with server(tmp_path) as uri:
         uri = uri.replace("://127", "://ann:secret@127")
-        config = load_config(
-            "configs/demo.yaml", [f"root={tmp_path}/root", f"work_dir={tmp_path}/work", f"tracking.uri='{uri}'"]
-        )
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        config = load_config("configs/demo.yaml", [f"root={tmp_path}/root", f"work_dir={tmp_path}/work"])
         started = time.monotonic()
         with Tracker(config, open_store(config.root), "key", {}) as tracker:
             assert tracker.run_id is None

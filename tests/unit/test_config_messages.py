@@ -403,3 +403,32 @@ def test_every_pattern_has_words() -> None:
     kinds = {one for _, kind in settings() for one in (kind, *get_args(kind)) if isinstance(one, type)}
     sections = {kind for kind in kinds if issubclass(kind, BaseModel)}
     assert set().union(*map(patterns, sections)) == set(PATTERNS)
+
+
+PASSWORDS = {  # override: where the password belongs; "": there is none in it
+    "tracking.uri=http://ann:sEcReT@host:5000": "MLFLOW_TRACKING_PASSWORD",
+    "tracking.uri=https://sEcReT@host": "MLFLOW_TRACKING_PASSWORD",
+    "tracking.uri=postgresql://ann:sEcReT@host/db": "MLFLOW_TRACKING_URI",
+    "tracking.uri='postgresql://host/db?user=ann&password=sEcReT'": "MLFLOW_TRACKING_URI",
+    "root=s3://key:sEcReT@bucket/x": "AWS_SECRET_ACCESS_KEY",
+    "download.datasets.0.source=s3://key:sEcReT@bucket/x": "AWS_SECRET_ACCESS_KEY",
+    "model.path=https://ann:sEcReT@hub/x": "HF_TOKEN",
+    "train.init_from=s3://key:sEcReT@bucket/x": "AWS_SECRET_ACCESS_KEY",
+    "work_dir=ftp://ann:sEcReT@host": "HF_TOKEN",
+    "tracking.uri=postgresql://ann@host/db": "",
+    "tracking.uri=sqlite:////a/b@c.db": "",
+    "root=s3://bucket/a@b": "",
+    "sample.prompts.mail='write to ann:x@host'": "",
+}
+
+
+@pytest.mark.parametrize("override", PASSWORDS)
+def test_a_password_in_an_address_is_refused_and_not_shown(override: str) -> None:
+    if not PASSWORDS[override]:
+        load_config(DEMO, [override])
+        return
+    [said] = lines(override)
+    assert (
+        said.startswith(f"{override.partition('=')[0]}: the address holds a password") and PASSWORDS[override] in said
+    )
+    assert "sEcReT" not in said

@@ -174,7 +174,8 @@ def test_a_job_has_no_password_of_the_tracking_server(tmp_path: Path, scheme: st
     from sana.runtime.specs import EncodeCaptionsSpec
 
     uri = f"{scheme}://reader:s3cret@tracking.example/runs"
-    config = load_config("configs/demo.yaml", [f"work_dir={tmp_path}", f"tracking.uri={uri}"])
+    config = load_config("configs/demo.yaml", [f"work_dir={tmp_path}"])
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
     path = write_job(config, EncodeCaptionsSpec(PoolName("encode_captions", "k"), ModelSource("tiny", None)))
     assert "s3cret" not in path.read_text()
     assert read_job(path, EncodeCaptionsSpec).config.tracking.uri == f"{scheme}://tracking.example/runs"
