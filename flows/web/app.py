@@ -117,6 +117,7 @@ class LiveApp:
         known = have_of(request.headers.get("last-event-id") or have)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
+        self._reader.check_room()  # while it can still be answered that there is none
         return StreamingResponse(
             stream(self._reader, topic, known),
             media_type="text/event-stream",

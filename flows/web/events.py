@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from flows.web.root_reader import RootReader, Watcher
+from flows.web.root_reader import RootReader, TooManyWatchersError, Watcher
 from sana.report.live.live_page import LivePage, Topic
 
 KEEP_ALIVE_S = 20.0  # a comment, by which a connection that is gone is noticed
@@ -31,7 +31,10 @@ async def stream(reader: RootReader, topic: Topic, have: dict[str, str]) -> Asyn
             loop.call_soon_threadsafe(woken.set)
 
     watcher = Watcher(topic, wake)
-    reader.watch(watcher)
+    try:
+        reader.watch(watcher)
+    except TooManyWatchersError:  # the last place was taken while this answer began: the reader asks again
+        return
     try:
         yield f"retry: {RETRY_MS}\n\n".encode()
         while not reader.is_closed:

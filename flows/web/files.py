@@ -11,7 +11,8 @@ from flows.web.guard import DOCUMENT_POLICY
 from sana.artifact import FileInfo
 from sana.store import Store
 
-BLOCK_BYTES = 2**20
+BLOCK_BYTES = 2**20  # of a bucket, where each block is a request
+LOCAL_BLOCK_BYTES = 2**17  # of a disk: that is what each of 200 readers who read slowly holds some of
 # what a browser may show; all else is text or a download: markup of others never runs as a page of this server
 _SHOWN = {
     "mp4": "video/mp4",
@@ -70,7 +71,8 @@ async def _blocks(store: Store, key: str, first: bytes, start: int, end: int) ->
 
 
 async def _block(store: Store, key: str, start: int, end: int) -> bytes:
-    return await to_thread.run_sync(store.read_range, key, start, min(BLOCK_BYTES, end - start))
+    most = LOCAL_BLOCK_BYTES if store.is_local else BLOCK_BYTES
+    return await to_thread.run_sync(store.read_range, key, start, min(most, end - start))
 
 
 def _kind_of(key: str) -> dict[str, str]:

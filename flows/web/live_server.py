@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from flows.web.app import LiveApp
+from flows.web.contained_store import ContainedStore
 from flows.web.documents import Documents
 from flows.web.root_reader import RootReader
 from flows.web.server import PageServer
@@ -44,6 +45,8 @@ def live_page(
     Raises:
         SanaError: the address cannot be listened on.
     """
+    store = ContainedStore(store.root) if store.is_local else store
+    context = replace(context, store=store) if context is not None else None
     root = LiveRoot(store, About(store.root, has_data=context is not None))
     reader = RootReader(root, interval_s=LOCAL_INTERVAL_S if store.is_local else S3_INTERVAL_S)
     app = LiveApp(root, reader, Documents(root, context, title))

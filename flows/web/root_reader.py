@@ -98,11 +98,15 @@ class RootReader:
             kept = self._pages.get(topic)
             return kept if kept is not None else answer.result(timeout_s)
 
+    def check_room(self) -> None:
+        """Raises TooManyWatchersError: one more would be too many."""
+        if len(self._watchers) >= MAX_WATCHERS:
+            raise TooManyWatchersError(f"{MAX_WATCHERS} pages are open already: close some")
+
     def watch(self, watcher: Watcher) -> None:
         """Keep a watcher up to date from now on. Raises TooManyWatchersError."""
         with self._changed:
-            if len(self._watchers) >= MAX_WATCHERS:
-                raise TooManyWatchersError(f"{MAX_WATCHERS} pages are open already: close some")
+            self.check_room()
             self._watchers.add(watcher)
             self._changed.notify()
 

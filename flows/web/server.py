@@ -15,7 +15,7 @@ from sana.wording import one_line
 
 _STOP_TIMEOUT_S = 3
 _QUIET_S = 60.0  # between two lines that complain of the same
-_MAX_CONNECTIONS = 200
+_MAX_CONNECTIONS = 400  # more than pages that are kept up to date: those over are told so
 
 _log = logging.getLogger(__name__)
 

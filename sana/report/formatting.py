@@ -13,6 +13,11 @@ def name(value: str, limit: int = MAX_NAME_CHARS) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
 
 
+def lines(value: str) -> str:
+    """Escape as `name` does, of a text of any length whose lines stay lines."""
+    return "\n".join(name(line, len(line)) for line in value.splitlines())
+
+
 def number(value: float) -> str:
     """Write a whole number with thousands separated: 1,234,567."""
     return f"{value:,.0f}"

@@ -43,7 +43,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["charts"] = charts
-    for write in ("name", "number", "percent", "size", "hours", "utc", "clock"):
+    for write in ("name", "lines", "number", "percent", "size", "hours", "utc", "clock"):
         made.filters[write] = getattr(formatting, write)
     made.filters["duration"] = duration
     return made

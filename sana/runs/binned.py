@@ -4,13 +4,17 @@ A million rows are read once, segment by segment; what is drawn of them are some
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.json as pj
 from numpy.typing import NDArray
 
-from sana.metrics import STEP, Row
+from sana.metrics import STEP, Row, parse_rows
 
 MAX_BINS = 2048
+_MANY_BYTES = 2**18
 Floats = NDArray[np.float64]
 
 
@@ -24,7 +28,10 @@ class BinnedMetric:
 
     def add(self, steps: Sequence[int], values: Sequence[float]) -> None:
         """Take numbers in, of any steps from 0 on; one that is not finite is a gap."""
-        at, numbers = np.asarray(steps, np.int64), np.asarray(values, np.float64)
+        self.add_numbers(np.asarray(steps, np.int64), np.asarray(values, np.float64))
+
+    def add_numbers(self, at: NDArray[np.int64], numbers: Floats) -> None:
+        """The same with arrays."""
         kept = np.isfinite(numbers) & (at >= 0)
         at, numbers = at[kept], numbers[kept]
         if not at.size:
@@ -103,6 +110,21 @@ class BinnedRows:
         for name, (steps, values) in columns.items():
             self.metrics.setdefault(name, BinnedMetric()).add(steps, values)
 
+    def add_segment(self, data: bytes) -> None:
+        """Take in the lines of a segment, as `parse_rows` reads them; many are read as columns, ten times as fast.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        columns = _columns(data) if len(data) > _MANY_BYTES else None
+        if columns is None:
+            self.add(parse_rows(data))
+            return
+        steps = columns.pop(STEP)
+        self.num_rows, self.last_step = self.num_rows + len(steps), max(self.last_step, int(steps.max()))
+        for name, values in columns.items():
+            self.metrics.setdefault(name, BinnedMetric()).add_numbers(steps, values)
+
     def with_rows(self, rows: Iterable[Row]) -> "BinnedRows":
         """Return these and some more: of steps that come after the last one here."""
         made = BinnedRows()
@@ -110,3 +132,22 @@ class BinnedRows:
         made.num_rows, made.last_step = self.num_rows, self.last_step
         made.add(row for row in rows if row.get(STEP, 0) > self.last_step)
         return made
+
+
+def _columns(data: bytes) -> "dict[str, NDArray[Any]] | None":
+    """Return the numbers of lines by name, NaN where a line has none; None: some line is no such row, or not of JSON's
+    own numbers, which do not include those that are not finite.
+    """
+    whole = data[: data.rfind(b"\n") + 1]  # an incomplete last line was left by a kill
+    try:
+        table = pj.read_json(pa.BufferReader(whole))
+    except pa.ArrowInvalid:
+        return None
+    kinds = {field.name: field.type for field in table.schema}
+    steps = kinds.pop(STEP, None)
+    if steps != pa.int64() or table[STEP].null_count or not len(table):
+        return None
+    if any(kind not in (pa.int64(), pa.float64(), pa.null()) for kind in kinds.values()):
+        return None
+    numbers = {name: table[name].cast(pa.float64()).to_numpy() for name in kinds}
+    return {STEP: table[STEP].to_numpy(), **numbers}

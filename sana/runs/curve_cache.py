@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sana.metrics import parse_rows
 from sana.runs.binned import BinnedRows
 from sana.store import Store
 
@@ -25,7 +24,7 @@ class CurveCache:
             read, rows = [], BinnedRows()
         for key in segments[len(read) :]:
             with suppress(FileNotFoundError):
-                rows.add(parse_rows(self._store.read(key)))
+                rows.add_segment(self._store.read(key))
             read.append(key)
         self._kept[trajectory] = (read, rows)
         self._kept.move_to_end(trajectory)

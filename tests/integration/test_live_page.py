@@ -1,5 +1,6 @@
 """The live page over made-up roots: what it shows, what it refuses, and that one thread reads for all."""
 
+import base64
 import json
 import re
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.web import root_reader
 from flows.web.live_server import live_page
 from flows.web.mlflow_link import runs_address
 from sana.config.load import load_config
@@ -287,3 +289,47 @@ def test_the_run_report_of_a_training_and_the_data_report_of_a_run(store: Store)
         code, _, page = get(f"{url}/data/20261128-120100-bbbbbb")
         assert code == 200 and "<h1>cats</h1>" in page and store.root in page
         assert get(f"{url}/report/{train.fingerprint}")[0] == 200
+
+
+def test_symbolic_links_lead_to_nothing_outside_of_the_root(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = commit_training(store, "0000aaaa0000aaaa", prompts={"a": "a.mp4", "b": "b.mp4"})
+    with served(store) as url:
+        page = get(f"{url}/training/{train.fingerprint}")[2]
+    addresses = dict(re.findall(r'src="(/file/[^"]*/(\w)\.mp4)"', page)[n][::-1] for n in range(2))
+    files = {path.name: path for path in (tmp_path / "root" / "sample").rglob("*.mp4")}
+    secret, moved = tmp_path / "secret", tmp_path / "moved"
+    secret.write_bytes(b"s" * len(VIDEO))
+    files["b.mp4"].unlink()
+    files["b.mp4"].symlink_to(secret)
+    (tmp_path / "root" / "sample").rename(moved)
+    (tmp_path / "root" / "sample").symlink_to(moved)  # a whole stage on another disk
+    with served(store) as url:
+        assert get(f"{url}{addresses['a']}")[2] == VIDEO.decode("utf-8", "replace")
+        code, _, text = get(f"{url}{addresses['b']}")
+        assert code == 404 and "no such object in the store" in text
+        report = get(f"{url}/report/{train.fingerprint}")[2]
+    assert base64.b64encode(b"s" * 30).decode() not in report and base64.b64encode(VIDEO[:30]).decode() in report
+    assert ["leads out of the root" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_settings_with_direction_marks_and_controls_are_shown_as_escapes(store: Store) -> None:
+    config = "train: 1 # \u202e\u2066\x1b[31m\x00\nnext: <b>"
+    record_run(store, "20261128-120000-aaaaaa", trajectory="0000bbbb0000bbbb", config=config)
+    save_steps(store, "0000bbbb0000bbbb", 50)
+    with served(store) as url:
+        pages = [get(f"{url}/{place}")[2] for place in ("run/20261128-120000-aaaaaa", "training/0000bbbb0000bbbb")]
+    for page in pages:
+        assert "train: 1 # \\u202e\\u2066\\x1b[31m\\x00\nnext: &lt;b&gt;" in page
+
+
+def test_one_page_too_many_is_told_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(root_reader, "MAX_WATCHERS", 1)
+    with served(store) as url, urllib.request.urlopen(f"{url}/events?page=runs", timeout=20) as stream:
+        assert stream.readline() == b"retry: 3000\n"
+        code, _, page = get(f"{url}/events?page=runs")
+    assert code == 503 and "1 pages are open already" in page
+    assert not caplog.records

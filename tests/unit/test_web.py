@@ -1,5 +1,6 @@
 """Who may ask the live page, which bytes a range names, and how many numbers a curve keeps."""
 
+import json
 import logging
 
 import numpy as np
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from flows.web import server
 from flows.web.byte_ranges import UnsatisfiableRangeError, parse_range
 from flows.web.guard import Guard, is_loopback, may_be_called, names_of
+from sana.metrics import parse_rows
 from sana.runs.binned import MAX_BINS, BinnedRows
 
 
@@ -131,3 +133,26 @@ def test_a_flood_of_connections_is_one_line_a_minute(
         "the page's server: Invalid HTTP request received.",
         "the page's server: Exceeded concurrency limit. (499 more like it since the last line)",
     ]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        '{"step": 40001, "a": 1.5, "b": 2}',
+        '{"step": 40001, "a": NaN}',
+        '{"step": 40001, "a": -Infinity, "c": 3}',
+        '{"step": 40001.0, "a": 1}',
+        '{"a": 1}',
+        '{"step": 40001, "a": nu',  # cut off by a kill
+    ],
+)
+def test_a_long_segment_read_as_columns_has_the_same_numbers(last: str) -> None:
+    lines = [{"step": step, "a": step / 7, **({"e": 0.5} if step % 100 == 0 else {})} for step in range(40000)]
+    data = "".join(json.dumps(line) + "\n" for line in lines) + last + ("" if last.endswith("nu") else "\n")
+    fast, slow = BinnedRows(), BinnedRows()
+    fast.add_segment(data.encode())
+    slow.add(parse_rows(data.encode()))
+    assert (fast.num_rows, fast.last_step, fast.metrics.keys()) == (slow.num_rows, slow.last_step, slow.metrics.keys())
+    for name, metric in fast.metrics.items():
+        for one, other in zip(metric.extremes(), slow.metrics[name].extremes(), strict=True):
+            assert one.tolist() == other.tolist()

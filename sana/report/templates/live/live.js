@@ -110,7 +110,12 @@ function connect() {
   query.set("have", have.join(","));
   events = new EventSource("/events?" + query);
   events.onopen = () => say("live", "on");
-  events.onerror = () => say("not connected", "off");
+  events.onerror = () => {
+    say("not connected", "off");
+    if (events.readyState !== EventSource.CLOSED) return; // else the browser does not ask again by itself
+    events.close(); events = null;
+    setTimeout(connect, 15000);
+  };
   events.addEventListener("part", show);
 }
 
