@@ -1,11 +1,13 @@
 """One machine's part of the encoding, as a flow: what `encode_latents.resources.remote_workers` starts elsewhere."""
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.form import Overrides, Root, run_name
 from sana.pipeline.plan import inputs_of
 from sana.stages import encode_latents
-from tasks.encode_worker import EncodePartition, encode_partition, partition_context
+from tasks.encode_worker import EncodePartition, page_of_partition, partition_context, run_partition
 from tasks.form_terms import in_form_terms
 
 
@@ -28,6 +30,6 @@ def encode_worker(
         count: How many workers there are.
         salt: Of a forced run: what makes it its own pool. Set by the run that starts the workers.
     """
-    with in_form_terms(config):
-        context = partition_context(config, overrides or (), root, salt)
-        return encode_partition(EncodePartition(context, inputs_of(context, encode_latents.NAME), index, count))
+    with page_of_partition(config, index, count) as work, in_form_terms(config):
+        context = replace(partition_context(config, overrides or (), root, salt), report=work.report)
+        return run_partition(EncodePartition(context, inputs_of(context, encode_latents.NAME), index, count), work)

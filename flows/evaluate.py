@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.form import Overrides, Root, run_name
-from flows.stages import run_stages
+from flows.stages import run_trained
 from sana.pipeline.run import Done
 
 
@@ -24,4 +24,4 @@ def evaluate(
         root: Where artifacts live, instead of the config's root: a folder or s3://bucket/prefix.
         force: Evaluate again although it is done.
     """
-    return run_stages(config, overrides, root, "evaluate", ["evaluate"] if force else (), trained=True)
+    return run_trained("evaluate", config, overrides, root, force=force)

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.form import Overrides, Root, run_name
-from flows.stages import run_stages
+from flows.stages import run_trained
 from sana.pipeline.run import Done
 
 
@@ -24,4 +24,4 @@ def sample(
         root: Where artifacts live, instead of the config's root: a folder or s3://bucket/prefix.
         force: Make the videos again although they are there.
     """
-    return run_stages(config, overrides, root, "sample", ["sample"] if force else (), trained=True)
+    return run_trained("sample", config, overrides, root, force=force)

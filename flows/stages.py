@@ -23,20 +23,27 @@ def run_stages(
     root: str | None,
     until: str | None,
     force: Sequence[str] | None,
-    *,
-    trained: bool = False,
 ) -> list[Done]:
     """Call the task of each stage of the config in order, each with the artifacts that provide the tables it reads.
 
-    `trained`: only what comes after training may have work to do.
-
     Raises:
-        ConfigError: the config is wrong, it has no such stage, training was measured not to fit, or, where it should
-            be there, is not finished.
+        ConfigError: the config is wrong, it has no such stage, or training was measured not to fit.
     """
     # what a deployment starts is told of its form's fields; `sana run`, which plans by itself, of its own options
     with in_form_terms(config, wanted=not is_handed_over()):
-        return _run_stages(config, overrides, root, until, force, trained=trained)
+        return _run_stages(config, overrides, root, until, force, trained=False)
+
+
+def run_trained(
+    stage: str, config: str, overrides: Sequence[str] | None, root: str | None, *, force: bool
+) -> list[Done]:
+    """Do what comes after training, up to this stage, of a training that is finished; `force` does the stage again.
+
+    Raises:
+        ConfigError: the config is wrong, or something up to training is not finished.
+    """
+    with in_form_terms(config, wanted=not is_handed_over()):
+        return _run_stages(config, overrides, root, stage, [stage] if force else (), trained=True)
 
 
 def _run_stages(

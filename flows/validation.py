@@ -1,12 +1,14 @@
 """Make the videos of validation from a checkpoint, on this machine, while another one trains or after it."""
 
+from dataclasses import replace
+
 from prefect import flow
 
 from flows.form import NEWEST, Overrides, Root, Step, run_name
 from sana.pipeline.validation import validate_checkpoint
 from tasks.flow_run import context_of
 from tasks.form_terms import in_form_terms
-from tasks.tracking.pictures import show_validation_of
+from tasks.validation import page_of_validation, tell
 
 
 @flow(name="sana-validation", flow_run_name=run_name, persist_result=False)
@@ -26,8 +28,9 @@ def validation(
         root: Where artifacts live, instead of the config's root: a folder or s3://bucket/prefix.
         step: Step of the checkpoint; -1 is the newest, 0 before training.
     """
-    with in_form_terms(config):
-        context = context_of(config, overrides or (), root)
-        done = validate_checkpoint(context, None if step == NEWEST else step)
-    show_validation_of(context, done)
+    with page_of_validation(config) as work:
+        with in_form_terms(config):
+            context = replace(context_of(config, overrides or (), root), report=work.report)
+            done = validate_checkpoint(context, None if step == NEWEST else step)
+        tell(context, done, work)
     return [context.store.uri(done.record.files[video.file].key) for video in done.record.videos]

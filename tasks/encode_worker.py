@@ -1,7 +1,7 @@
 """The task of an encode worker: one machine's part of stage encode_latents."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from sana.config.load import load_config
 from sana.context import Context
 from sana.stages import encode_latents as stage
 from sana.store import open_store
+from tasks.prefect_pages.markdown import text
+from tasks.prefect_pages.stages import reasons
+from tasks.prefect_pages.work_page import Work, page_of_work
 from tasks.prefect_progress import PrefectProgress
 from tasks.stages import POLICY
 
@@ -37,6 +40,26 @@ def partition_context(config: str, overrides: Iterable[str], root: str | None, s
 @task(name="encode-partition", **POLICY)
 def encode_partition(partition: EncodePartition) -> int:
     """Encode the partition; returns how many samples were missing when it began."""
-    report = partial(PrefectProgress().on_stage_progress, f"worker {partition.index} of {partition.count}")
-    context = replace(partition.context, report=report)
-    return stage.encode_partition(context, partition.inputs, index=partition.index, count=partition.count)
+    return stage.encode_partition(partition.context, partition.inputs, index=partition.index, count=partition.count)
+
+
+@contextmanager
+def page_of_partition(config: str, index: int, count: int) -> Iterator[Work]:
+    """Keep the page and the ring of a flow run that does one machine's part."""
+    what = f"encode worker {index + 1} of {count}"  # as people count
+    with page_of_work(config, what, partial(PrefectProgress().on_stage_progress, what)) as work:
+        yield work
+
+
+def run_partition(partition: EncodePartition, work: Work) -> int:
+    """Encode the partition as a task, and tell its page what came of it; returns how many samples were missing."""
+    missing = encode_partition(partition)
+    context = partition.context
+    there = stage.pooled(context, partition.inputs)
+    work.numbers = [
+        ("missing when it began", missing),
+        ("encoded by now, by all workers", f"{there.counts.num_out} of {there.num_wanted}"),
+        ("rejected by now", there.counts.num_rejected),
+    ]
+    work.more = lambda: [reasons(there.counts), f"Latents: {text(context.store.uri(there.folder))}"]
+    return missing

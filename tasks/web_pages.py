@@ -8,9 +8,12 @@ from tasks.tracking.tracker import Tracker
 MODEL_TRAINING = "?workflowType=machine_learning"  # without it MLflow shows what it has for language models
 
 
-def mlflow_page(tracker: Tracker) -> str | None:
-    """Return the address of the pipeline's run on the tracking server, without its password; None where it has none."""
-    run_id = tracker.run_id
+def mlflow_page(tracker: Tracker, run_id: str | None = None) -> str | None:
+    """Return the address of a run on the tracking server, without its password; None where it has none.
+
+    `run_id`: unset, the pipeline's.
+    """
+    run_id = run_id or tracker.run_id
     if run_id is None or not tracker.uri.startswith(("http://", "https://")):
         return None
     experiment: str | None = tracker.try_to(lambda client: client.get_run(run_id).info.experiment_id)

@@ -1,11 +1,12 @@
 """Run a probe in a child process within a time, whatever becomes of it."""
 
-import json
 import signal
 import subprocess
 import sys
-from typing import Any
+from typing import TypeVar
 
+from flows.doctor.facts import ProbeFacts
+from sana.record import DamagedRecordError
 from sana.wording import one_line
 
 _OF_PYDANTIC = "For further information visit"  # the last line of its errors
@@ -20,9 +21,12 @@ class ProbeLateError(ProbeError):
     """It has not answered in time: it hangs, or the machine is busy."""
 
 
-def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
-    """Return the facts that a probe prints. Raises ProbeError."""
-    command = [sys.executable, "-m", "flows.doctor.probe", name]
+Facts = TypeVar("Facts", bound=ProbeFacts)
+
+
+def run_probe(kind: type[Facts], *, limit_s: float) -> Facts:
+    """Return the facts that the probe of this kind prints. Raises ProbeError."""
+    command = [sys.executable, "-m", "flows.doctor.probe", kind.PROBE]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -32,8 +36,8 @@ def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
     if done.returncode < 0:
         raise ProbeError(f"it crashed ({_signal(-done.returncode)})")
     try:
-        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])  # a library may print before it
-    except (ValueError, IndexError):
+        return kind.from_json(done.stdout.strip().splitlines()[-1], where="its answer")  # a library may print before it
+    except (DamagedRecordError, IndexError):
         lines = done.stderr.strip().splitlines()
         said = (
             [line for line in lines if not line.lstrip().startswith(_OF_PYDANTIC)]
@@ -41,7 +45,6 @@ def run_probe(name: str, *, limit_s: float) -> dict[str, Any]:
             or [f"exit code {done.returncode}"]
         )
         raise ProbeError(one_line(said[-1], most=_LAST)) from None
-    return facts
 
 
 def _signal(number: int) -> str:

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
 
 import psutil
 from packaging.requirements import Requirement
 
 from flows.doctor.child import ProbeError, ProbeLateError, run_probe
+from flows.doctor.facts import DecoderFacts, TorchFacts
 from flows.doctor.finding import Finding, fail, ok, warn
 from sana.costs.machine import host_memory
 from sana.wording import counted, first_of, in_units
@@ -102,7 +102,7 @@ def check_gpu(wanted: str = "auto") -> Finding:
     """GPUs and driver by nvidia-smi, and what torch can do with them; `wanted` is the config's device."""
     gpus = list_gpus()
     try:
-        torch = run_probe("torch", limit_s=TORCH_LIMIT_S)
+        torch = run_probe(TorchFacts, limit_s=TORCH_LIMIT_S)
     except ProbeLateError as error:
         return warn(f"torch is not tried out: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
@@ -132,27 +132,27 @@ def _mebibytes(text: str) -> int:
     return int(text) * 2**20 if text.isdigit() else 0  # unified memory has no number of its own
 
 
-def judge_gpu(gpus: list[Gpu] | str, torch: Mapping[str, Any], wanted: str, *, visible: str | None = None) -> Finding:
+def judge_gpu(gpus: list[Gpu] | str, torch: TorchFacts, wanted: str, *, visible: str | None = None) -> Finding:
     """Judge what nvidia-smi and torch say; `visible` is CUDA_VISIBLE_DEVICES."""
-    build = f"torch {torch['torch']}" + (f" for CUDA {torch['cuda']}" if torch["cuda"] else "")
+    build = f"torch {torch.torch}" + (f" for CUDA {torch.cuda}" if torch.cuda else "")
     if isinstance(gpus, str):
         return fail(gpus, "reload the NVIDIA driver, or restart the machine")
-    if not gpus and not torch["num_devices"]:
+    if not gpus and not torch.num_devices:
         if wanted == "cpu":
             return ok(f"none, and the config asks for none; {build}")
         if wanted != "auto":
             return fail(f"none, and the config asks for {wanted}; {build}", "use another machine, or device: cpu")
         return warn(f"none; {build}", "tiny models train on the CPU; the 2B model needs a GPU of 24 GB or more")
     names = {gpu.name for gpu in gpus}
-    what = f"{counted(len(gpus), 'GPU')}: {', '.join(sorted(names))}" if gpus else counted(torch["num_devices"], "GPU")
+    what = f"{counted(len(gpus), 'GPU')}: {', '.join(sorted(names))}" if gpus else counted(torch.num_devices, "GPU")
     if gpus:
         what += f", {gpus[0].total_bytes / GIB:.0f} GiB, driver {gpus[0].driver}"
     if visible is not None and visible.strip() in ("", "-1"):
         return warn(f"{what}, hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES to use it")
-    if not torch["cuda"]:
+    if not torch.cuda:
         return fail(f"{what}, and {build} is a build for the CPU", f"install torch for CUDA; {_INSTALL}")
-    if not torch["works"]:
-        why = f": {torch['error']}" if torch["error"] else ""
+    if not torch.works:
+        why = f": {torch.error}" if torch.error else ""
         return fail(f"{what}, which {build} cannot use{why}", f"a newer driver, or torch for this one; {_INSTALL}")
     busy = [gpu for gpu in gpus if gpu.used_bytes > _BUSY * gpu.total_bytes > 0]
     if busy:
@@ -167,19 +167,22 @@ def judge_gpu(gpus: list[Gpu] | str, torch: Mapping[str, Any], wanted: str, *, v
 def check_decoder() -> Finding:
     """Decode a frame of a tiny real video."""
     try:
-        return judge_decoder(run_probe("decoder", limit_s=DECODER_LIMIT_S))
+        return judge_decoder(run_probe(DecoderFacts, limit_s=DECODER_LIMIT_S))
     except ProbeLateError as error:
         return warn(f"no frame was decoded: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
         return fail(f"no frame could be decoded: {error}", "pip install --force-reinstall av decord2")
 
 
-def judge_decoder(facts: Mapping[str, Any]) -> Finding:
+def judge_decoder(facts: DecoderFacts) -> Finding:
     """Judge the colours of the two halves of the frame."""
-    said = f"PyAV {facts['av']}, decord2 {facts['decord2']}"
-    pairs = zip(facts["colours"], _COLOURS, strict=True)
+    said = f"PyAV {facts.av}, decord2 {facts.decord2}"
+    pairs = zip(facts.colours, _COLOURS, strict=True)
     if any(abs(a - b) > _TOLERANCE for found, meant in pairs for a, b in zip(found, meant, strict=True)):
-        return fail(f"{said} decode wrong colours: {facts['colours']}", "pip install --force-reinstall av decord2")
+        return fail(
+            f"{said} decode wrong colours: {[list(half) for half in facts.colours]}",
+            "pip install --force-reinstall av decord2",
+        )
     return ok(f"an h264 frame was decoded, {said}")
 
 

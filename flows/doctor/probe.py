@@ -4,13 +4,15 @@ python -m flows.doctor.probe torch|decoder|prefect
 """
 
 import base64
-import json
 import os
 import sys
 import tempfile
 import zlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from flows.doctor.facts import DecoderFacts, PrefectFacts, ProbeFacts, TorchFacts
 
 # an mp4 of two h264 frames of 32 x 32 pixels, the left half red (208, 48, 48) and the right half blue (48, 48, 208)
 _VIDEO = (
@@ -29,22 +31,22 @@ _VIDEO = (
 _SIZE = 32
 
 
-def torch_facts() -> dict[str, Any]:
+def torch_facts() -> TorchFacts:
     """Return the version of torch, what it was built for, and the devices that it can use."""
     import torch
 
-    facts: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip, "error": ""}
+    built = TorchFacts(str(torch.__version__), torch.version.cuda or torch.version.hip)
     try:
-        facts["num_devices"] = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not facts["num_devices"] and torch.version.cuda:
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not num_devices and torch.version.cuda:
             torch.cuda.init()  # raises with the reason
-        facts["works"] = bool(facts["num_devices"]) and float((torch.ones(8, device="cuda") * 2).sum()) == 16.0
+        works = num_devices > 0 and float((torch.ones(8, device="cuda") * 2).sum()) == 16.0
     except (RuntimeError, AssertionError) as error:
-        facts |= {"num_devices": 0, "works": False, "error": " ".join(str(error).split())}
-    return facts
+        return replace(built, error=" ".join(str(error).split()))
+    return replace(built, num_devices=num_devices, works=works)
 
 
-def decoder_facts() -> dict[str, Any]:
+def decoder_facts() -> DecoderFacts:
     """Decode the second frame of a real video as the pipeline does; returns its colours and the libraries' versions."""
     from importlib.metadata import version
 
@@ -55,12 +57,12 @@ def decoder_facts() -> dict[str, Any]:
         path.write_bytes(zlib.decompress(base64.b64decode(_VIDEO)))
         frame = read_frames(path, [1], height=_SIZE, width=_SIZE)[0]
     halves = (frame[8:24, 4:12], frame[8:24, 20:28])  # away from edges, which a codec blurs
-    colours = [[round(float(value)) for value in half.reshape(-1, 3).mean(axis=0)] for half in halves]
-    return {"colours": colours, "av": version("av"), "decord2": version("decord2")}
+    colours = tuple(tuple(round(float(value)) for value in half.reshape(-1, 3).mean(axis=0)) for half in halves)
+    return DecoderFacts(colours, version("av"), version("decord2"))
 
 
-def prefect_facts() -> dict[str, Any]:
-    """Ask Prefect's server as `sana run` does; "trouble" is "" if it can be used."""
+def prefect_facts() -> PrefectFacts:
+    """Ask Prefect's server as `sana run` does; there is no trouble if it can be used."""
     with tempfile.TemporaryDirectory(prefix="sana-doctor-") as home:
         if not Path("~/.prefect/profiles.toml").expanduser().exists():
             os.environ.setdefault("PREFECT_HOME", home)  # importing it makes files there
@@ -75,17 +77,21 @@ def prefect_facts() -> dict[str, Any]:
                 from flows.server_check import check_server, origin
 
                 check_server()  # its settings are first looked at where one is asked for
-                return {"trouble": "", "url": without_password(str(PREFECT_API_URL.value())), "origin": origin()}
+                return PrefectFacts(url=without_password(str(PREFECT_API_URL.value())), origin=origin())
         except SanaError as error:
-            return {"trouble": str(error)}
+            return PrefectFacts(trouble=str(error))
 
 
-PROBES = {"torch": torch_facts, "decoder": decoder_facts, "prefect": prefect_facts}
+PROBES: dict[str, Callable[[], ProbeFacts]] = {
+    TorchFacts.PROBE: torch_facts,
+    DecoderFacts.PROBE: decoder_facts,
+    PrefectFacts.PROBE: prefect_facts,
+}
 
 
 def main() -> None:
     """Print the facts of the probe that is named."""
-    json.dump(PROBES[sys.argv[1]](), sys.stdout)
+    sys.stdout.write(PROBES[sys.argv[1]]().to_json(indent=None).decode())
 
 
 if __name__ == "__main__":

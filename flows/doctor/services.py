@@ -13,6 +13,7 @@ import httpx
 import psutil
 
 from flows.doctor.child import ProbeError, ProbeLateError, run_probe
+from flows.doctor.facts import PrefectFacts
 from flows.doctor.finding import Finding, fail, ok, warn
 from flows.doctor.subject import Subject
 from flows.environment import prefect_is_configured
@@ -81,15 +82,15 @@ def check_prefect() -> Finding:
     if not prefect_is_configured():
         return ok("no server is set: sana run starts one of its own for each run")
     try:
-        facts = run_probe("prefect", limit_s=PREFECT_LIMIT_S)
+        facts = run_probe(PrefectFacts, limit_s=PREFECT_LIMIT_S)
     except ProbeLateError as error:
         return warn(f"Prefect was not asked: {error}", "ask again when the machine is less busy")
     except ProbeError as error:
         return fail(f"Prefect cannot be asked: {error}", "PREFECT_API_URL= sana run ... goes without that server")
-    found, _, remedy = str(facts["trouble"]).partition("; ")
+    found, _, remedy = facts.trouble.partition("; ")
     if found:
         return fail(found, remedy)
-    return ok(f"the server {facts['url']} answers ({facts['origin']})")
+    return ok(f"the server {facts.url} answers ({facts.origin})")
 
 
 def check_mlflow(subject: Subject) -> Finding:

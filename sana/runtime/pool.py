@@ -53,6 +53,10 @@ class Pool:
         """Return the ids of all committed rows, each once."""
         return self._rows([self.id_column]).column(self.id_column)
 
+    def reasons(self) -> pa.Table:
+        """Return id and `reason` of all committed rows, each id once; an empty reason is a row that is no reject."""
+        return self._rows([self.id_column, "reason"])
+
     def ids_since(self, seen: set[str]) -> pa.ChunkedArray:
         """Return the ids in parts that are not in `seen`, and add those parts' names to it: for who works beside us."""
         fresh = [key for key, _ in self.store.list(f"{self.folder}/parts") if _name(key) not in seen]

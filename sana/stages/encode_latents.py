@@ -1,6 +1,7 @@
 """Encode latents: one normalised Wan VAE latent per clip window, pooled by the window's content."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +10,7 @@ from sana.arrow import value_counts
 from sana.artifact import Artifact, Draft, Recipe, digest_of
 from sana.bucket import Bucket
 from sana.context import Context
+from sana.counts import Counts
 from sana.data.schemas import LATENT_INDEX, LATENTS, SAMPLE_KEY_COLUMNS
 from sana.data.tables import count_rejects, read_table, sample_keys
 from sana.errors import SanaError
@@ -87,6 +89,22 @@ def run(context: Context, inputs: Mapping[str, Artifact], recipe: Recipe) -> Art
             train_samples=dict(sorted(value_counts(made.of("split", ["train"]).column("dataset")).items())),
         ),
     )
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What of a run's samples is in the pool by now, of how many, and where the pool is, relative to the root."""
+
+    counts: Counts
+    num_wanted: int
+    folder: str
+
+
+def pooled(context: Context, inputs: Mapping[str, Artifact]) -> Pooled:
+    """Return what is encoded or rejected by now, by whatever machine."""
+    model = resolve_model(context.config.model, work_dir=context.work_dir, read_only=context.read_only)
+    tensors = _tensors(context, inputs, model)
+    return Pooled(tensors.so_far(), tensors.num_wanted(), tensors.pool.folder)
 
 
 def encode_partition(context: Context, inputs: Mapping[str, Artifact], *, index: int = 0, count: int = 1) -> int:

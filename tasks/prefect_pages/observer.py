@@ -1,7 +1,6 @@
 """Pages in Prefect as an observer: one of the flow run, one of each stage beside the ring of its progress."""
 
 import logging
-import re
 import shlex
 import time
 from collections.abc import Sequence
@@ -27,14 +26,12 @@ from sana.progress import Progress
 from tasks.lost_server import is_gone
 from tasks.prefect_pages.markdown import link, text
 from tasks.prefect_pages.run_page import run_page
-from tasks.prefect_pages.sender import Page, PageSender
+from tasks.prefect_pages.sender import END_S, KILLED_END_S, Page, PageSender, key_of
 from tasks.prefect_pages.stages import SeenStage, stage_page, summary
 from tasks.report import PAGE as DATA_REPORT
 from tasks.run_report import PAGE as RUN_REPORT
 from tasks.tracking.tracker import Tracker
 from tasks.web_pages import mlflow_page
-
-END_S, KILLED_END_S = 5.0, 1.0  # that the end of a run waits for pages to be sent
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +51,6 @@ class PrefectPages(Observer):
             return
         self._run_id = UUID(runtime.flow_run.id)
         self._title, self._store = start.title, start.context.store
-        self._slug = re.sub(r"[^a-z0-9]+", "-", start.title.lower()).strip("-")[:60] or "config"
         self._links = self._web_links()
         self._sender = PageSender()
         self._put_run("running")
@@ -109,7 +105,7 @@ class PrefectPages(Observer):
         what = f"{seen.state}: {made.counts}" if made else seen.state
         self._sender.put(
             Page(
-                f"{self._slug}-{seen.name.replace('_', '-')}",
+                key_of(title, seen.name),
                 f"{seen.name} of {title}, {what}",
                 lambda: stage_page(seen, title, store, links),
                 self._run_id,
@@ -123,7 +119,7 @@ class PrefectPages(Observer):
         seen: Sequence[SeenStage] = [replace(one) for one in self._seen.values()]
         title, store, links, error = self._title, self._store, self._links, self._error
         page = Page(
-            f"{self._slug}-run",
+            key_of(title, "run"),
             f"{title}, {state}{summary(seen)}",
             lambda: run_page(title, state, seen, store, links, error),
             self._run_id,

@@ -63,14 +63,17 @@ def _places(store: Store, trained: Artifact | None, sampled: Artifact | None) ->
 
 
 def _picture(sampled: Artifact, store: Store) -> str:
-    """Return the contact sheet of the samples by value: Prefect's server has no access to the store."""
-    file = sampled.files[SampleFacts.of(sampled).contact_sheet]
-    with Image.open(BytesIO(store.read(file.key))) as picture:
+    return picture_of(store, sampled.files[SampleFacts.of(sampled).contact_sheet].key, "the samples")
+
+
+def picture_of(store: Store, key: str, label: str) -> str:
+    """Return a picture of the store by value, for Prefect's server has no access to it; "" if it will not be small."""
+    with Image.open(BytesIO(store.read(key))) as picture:
         small = picture.convert("RGB")
     small.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
     for quality in _QUALITIES:
         out = BytesIO()
         small.save(out, "JPEG", quality=quality)
         if out.tell() <= PICTURE_BYTES:
-            return f"![the samples](data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()})"
+            return f"![{text(label)}](data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()})"
     return ""

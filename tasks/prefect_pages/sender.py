@@ -1,6 +1,7 @@
 """Markdown pages on their way to Prefect's server: from a thread of its own, so that the run never waits for them."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from sana.errors import SanaError
 
 PAUSE_S = 30.0  # a server that does not take a page is left alone for so long
 REQUEST_S = 10.0
+END_S, KILLED_END_S = 5.0, 1.0  # that the end of a run waits for pages to be sent
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,12 @@ class Page:
     make: Callable[[], str]
     flow_run_id: UUID
     task_run_id: UUID | None = None
+
+
+def key_of(title: str, what: str) -> str:
+    """Return the key of a page of a config's runs: Prefect takes lower-case letters, digits and dashes."""
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "config"
+    return f"{slug}-{re.sub(r'[^a-z0-9]+', '-', what.lower())}"
 
 
 class PageSender:

@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -154,9 +155,18 @@ def log_missing(client: Any, run_id: str, found: list[ValidationRecord]) -> None
                 client.log_metric(run_id, name, value, step=record.step)
 
 
-def show_validation_of(context: Context, done: Validated) -> None:
+@dataclass(frozen=True)
+class Shown:
+    """In which run of which tracker a validation is shown; None: in none."""
+
+    tracker: Tracker
+    run_id: str | None
+
+
+def show_validation_of(context: Context, done: Validated) -> Shown:
     """Show a validation that was made beside the training, in the training's run; trouble is a warning."""
     tracker = Tracker(context.config, context.store, pipeline_key(context.config), {})
     run_id = tracker.stage(done.recipe, done.inputs).run_id()
     if run_id:
         tracker.try_to(lambda client: show(client, run_id, context.store, done.record))
+    return Shown(tracker, run_id)

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from flows.cli.main import cli
 from flows.doctor import child, credentials, examination, machine, places, services
+from flows.doctor.facts import DecoderFacts, ProbeFacts, TorchFacts
 from flows.doctor.finding import Check, Diagnosis, Finding, Line, diagnose, fail, ok, warn
 from flows.doctor.places import Disk
 from flows.doctor.subject import Subject
@@ -22,8 +23,9 @@ from sana.store_credentials import FoundCredentials, find_credentials
 from tests.loopback_servers import web_server
 
 GIB = 2**30
-CPU_BUILD = {"torch": "2.9.0", "cuda": None, "num_devices": 0, "works": False, "error": ""}
-CUDA_BUILD = {"torch": "2.9.0", "cuda": "13.0", "num_devices": 1, "works": True, "error": ""}
+CPU_BUILD = TorchFacts("2.9.0", None)
+CUDA_BUILD = TorchFacts("2.9.0", "13.0", num_devices=1, works=True)
+NO_DRIVER = TorchFacts("2.9.0", "13.0", error="driver too old")
 H100 = machine.Gpu("NVIDIA H100", 80 * GIB, GIB, "580.10")
 
 
@@ -42,7 +44,7 @@ def says(finding: Finding, verdict: str, *words: str) -> None:
         ([H100], CUDA_BUILD, "auto", None, "ok", ["1 GPU: NVIDIA H100, 80 GiB, driver 580.10", "CUDA 13.0"]),
         ([H100, H100], CUDA_BUILD, "auto", None, "ok", ["2 GPUs"]),
         ([H100], CPU_BUILD, "auto", None, "fail", ["build for the CPU", "docs/install-gpu.md"]),
-        ([H100], CUDA_BUILD | {"works": False, "error": "driver too old"}, "auto", None, "fail", ["driver too old"]),
+        ([H100], NO_DRIVER, "auto", None, "fail", ["driver too old"]),
         ([H100], CUDA_BUILD, "auto", "-1", "warn", ["unset CUDA_VISIBLE_DEVICES"]),
         ([machine.Gpu("T4", 16 * GIB, 9 * GIB, "550")], CUDA_BUILD, "auto", None, "warn", ["9.0 GiB", "nvidia-smi"]),
         ([machine.Gpu("GB10", 0, 0, "580")], CUDA_BUILD, "auto", None, "ok", ["GB10"]),
@@ -50,9 +52,7 @@ def says(finding: Finding, verdict: str, *words: str) -> None:
         ("nvidia-smi: Driver/library version mismatch", CUDA_BUILD, "auto", None, "fail", ["mismatch", "restart"]),
     ],
 )
-def test_gpu(
-    gpus: Any, torch: dict[str, Any], wanted: str, visible: str | None, verdict: str, words: list[str]
-) -> None:
+def test_gpu(gpus: Any, torch: TorchFacts, wanted: str, visible: str | None, verdict: str, words: list[str]) -> None:
     says(machine.judge_gpu(gpus, torch, wanted, visible=visible), verdict, *words)
 
 
@@ -134,10 +134,10 @@ def test_an_address_of_prefect_that_is_none_is_told_in_plain_words(
 
 
 @pytest.mark.parametrize(
-    ("colours", "verdict"), [([[210, 50, 44], [50, 45, 206]], "ok"), ([[48, 48, 208], [208, 48, 48]], "fail")]
+    ("colours", "verdict"), [(((210, 50, 44), (50, 45, 206)), "ok"), (((48, 48, 208), (208, 48, 48)), "fail")]
 )
-def test_decoder(colours: list[list[int]], verdict: str) -> None:
-    says(machine.judge_decoder({"colours": colours, "av": "18", "decord2": "3"}), verdict, "PyAV 18")
+def test_decoder(colours: tuple[tuple[int, ...], ...], verdict: str) -> None:
+    says(machine.judge_decoder(DecoderFacts(colours, av="18", decord2="3")), verdict, "PyAV 18")
 
 
 @pytest.mark.timeout(60)
@@ -165,7 +165,7 @@ def test_a_probe_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     python.chmod(0o755)
     monkeypatch.setattr(child.sys, "executable", str(python))
     with pytest.raises(child.ProbeError) as caught:
-        child.run_probe("decoder", limit_s=1)
+        child.run_probe(DecoderFacts, limit_s=1)
     assert str(caught.value) == said
 
 
@@ -383,7 +383,7 @@ def test_servers_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_busy_machine_is_no_broken_one(
     monkeypatch: pytest.MonkeyPatch, error: child.ProbeError, verdict: str
 ) -> None:
-    def probe(name: str, *, limit_s: float) -> dict[str, Any]:
+    def probe(kind: type[ProbeFacts], *, limit_s: float) -> ProbeFacts:
         raise error
 
     for module in (machine, services):

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import click
 import yaml
@@ -39,6 +39,61 @@ ENVIRONMENT = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
+
+
+class FormValues(TypedDict, total=False):
+    """What a deployment's form is filled with, by the names of the flow's parameters."""
+
+    config: str
+    overrides: list[str]
+    root: str
+
+
+class Schedule(TypedDict):
+    """When runs start; one that is not active waits to be switched on."""
+
+    cron: str
+    timezone: str
+    active: bool
+
+
+class ConcurrencyLimit(TypedDict):
+    """How many runs may go on at once, and what becomes of one more."""
+
+    limit: int
+    collision_strategy: str
+
+
+class WorkPool(TypedDict):
+    """In which pool runs start, and with what."""
+
+    name: str
+    job_variables: dict[str, dict[str, str]]
+
+
+class Deployment(TypedDict):
+    """One deployment, as prefect.yaml has it."""
+
+    name: str
+    entrypoint: str
+    tags: list[str]
+    parameters: FormValues
+    enforce_parameter_schema: bool
+    work_pool: WorkPool
+    concurrency_limit: NotRequired[ConcurrencyLimit]
+    schedules: NotRequired[list[Schedule]]
+
+
+# as it is written; one of the names is no identifier
+PrefectFile = TypedDict(
+    "PrefectFile",
+    {
+        "name": str,
+        "prefect-version": str,
+        "pull": list[dict[str, dict[str, str]]],
+        "deployments": list[Deployment],
+    },
+)
 
 
 @click.command()
@@ -91,50 +146,54 @@ def deploy(
         say(f"  {command}", command=command)
 
 
-def parameters_of(config: str | None, overrides: Sequence[str], root: str | None, folder: Path) -> dict[str, Any]:
+def parameters_of(config: str | None, overrides: Sequence[str], root: str | None, folder: Path) -> FormValues:
     """Return what the forms are filled with. A config below the folder that runs start in is named from there."""
     if config is None:
         return {}
+    given = FormValues()
     path = Path(os.path.abspath(Path(config).expanduser()))  # without .., and with links as they are
     named = path.relative_to(folder) if path.is_relative_to(folder) else path
-    given = {"overrides": list(overrides), "root": root}
-    return {"config": str(named)} | {key: value for key, value in given.items() if value}
+    given["config"] = str(named)
+    if overrides:
+        given["overrides"] = list(overrides)
+    if root:
+        given["root"] = root
+    return given
 
 
 def deployments(
-    parameters: dict[str, Any], folder: Path, *, pool: str, prefix: str, cron: str | None, timezone: str
-) -> dict[str, Any]:
+    parameters: FormValues, folder: Path, *, pool: str, prefix: str, cron: str | None, timezone: str
+) -> PrefectFile:
     """Return the content of a prefect.yaml. `cron`: of the pipeline; where it is None, nightly, and switched off."""
-    base = {
-        "tags": ["sana"],
-        "parameters": parameters,
-        "enforce_parameter_schema": True,
-        "work_pool": {"name": pool, "job_variables": {"env": ENVIRONMENT}},
-    }
-    schedule = {"cron": cron or NIGHTLY, "timezone": timezone, "active": cron is not None}
-    # two runs would only do the same work twice: the second waits, then finds most of it done
-    alone = {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"}}
-    listed = [
-        {
-            "name": f"{prefix}{name}",
+    schedule = Schedule(cron=cron or NIGHTLY, timezone=timezone, active=cron is not None)
+
+    def deployment(name: str, entrypoint: str) -> Deployment:
+        return {
+            "name": name,
             "entrypoint": entrypoint,
-            **copy.deepcopy(base),
-            **copy.deepcopy(alone),
-            **({"schedules": [schedule]} if name == "pipeline" else {}),
+            "tags": ["sana"],
+            "parameters": copy.deepcopy(parameters),  # else the file would have references
+            "enforce_parameter_schema": True,
+            "work_pool": {"name": pool, "job_variables": {"env": dict(ENVIRONMENT)}},
         }
-        for name, entrypoint in FLOWS.items()
-    ]
-    worker, entrypoint = ENCODE_WORKER
-    listed.append({"name": worker, "entrypoint": entrypoint, **copy.deepcopy(base)})
+
+    listed = []
+    for name, entrypoint in FLOWS.items():
+        one = deployment(f"{prefix}{name}", entrypoint)
+        # two runs would only do the same work twice: the second waits, then finds most of it done
+        one["concurrency_limit"] = {"limit": 1, "collision_strategy": "ENQUEUE"}
+        if name == "pipeline":
+            one["schedules"] = [schedule]
+        listed.append(one)
     return {
         "name": PACKAGE,
         "prefect-version": version("prefect"),
         "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
-        "deployments": listed,
+        "deployments": [*listed, deployment(*ENCODE_WORKER)],
     }
 
 
-def as_yaml(described: dict[str, Any], of_file: str) -> str:
+def as_yaml(described: PrefectFile, of_file: str) -> str:
     """Return the file, with what to do with it as its head."""
     steps = "\n".join(f"#   {command}" for command in _next_commands(described, of_file))
     head = (
@@ -145,7 +204,7 @@ def as_yaml(described: dict[str, Any], of_file: str) -> str:
     return head + yaml.safe_dump(described, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _next_commands(described: dict[str, Any], of_file: str) -> list[str]:
+def _next_commands(described: PrefectFile, of_file: str) -> list[str]:
     first = described["deployments"][0]
     quoted = shlex.quote(first["work_pool"]["name"])
     return [

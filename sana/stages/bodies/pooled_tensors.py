@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sana.arrow import run_starts, to_parquet
+from sana.arrow import run_starts, to_parquet, value_counts
 from sana.artifact import Draft
+from sana.counts import Counts
 from sana.data.schemas import REJECTS
 from sana.data.tables import content_digest
 from sana.errors import SanaError
@@ -65,6 +66,15 @@ class PooledTensors:
     def num_wanted(self) -> int:
         """Return how many tensors there are once all is made."""
         return int(pc.count_distinct(self.wanted.column(self.pool.id_column)).as_py())
+
+    def so_far(self) -> Counts:
+        """Return how many of the tensors that are in the pool by now were made and rejected, of a pool with reasons."""
+        pooled = self.pool.reasons()
+        wanted = pc.is_in(pooled.column(self.pool.id_column), pc.unique(self.wanted.column(self.pool.id_column)))
+        reasons = value_counts(pooled.filter(wanted).column("reason"))
+        num_made = reasons.pop("", 0)
+        num_rejected = sum(reasons.values())
+        return Counts(num_made + num_rejected, num_made, num_rejected, reasons, {}, None, {})
 
     def missing(self) -> pa.Table:
         """Return what the pool lacks: one row of `todo` for each id, sorted by `order`."""
