@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from sana.errors import SanaError
+from sana.errors import SanaError, why_ended
+from sana.wording import without_password
 
 _OPTION = r"--(?:until|force) [a-z_]+"
 _OVERRIDE = r"-s ([a-z][\w.-]*=\S+?)(?=[\s,;:)]|\.?$|\. )"
 
+_MOST_CHARS = 4000  # of an error: a form takes values of any length
 
 _form_config: ContextVar[str | None] = ContextVar("_form_config", default=None)  # what the form at work named
 
@@ -35,10 +37,24 @@ def as_the_form_says() -> Iterator[None]:
     try:
         yield
     except SanaError as error:
-        config = _form_config.get()
-        if config is not None and error.args and isinstance(error.args[0], str):
-            error.args = (as_form(error.args[0], config), *error.args[1:])
+        if error.args and isinstance(error.args[0], str):
+            error.args = (worded(error.args[0]), *error.args[1:])
         raise
+
+
+def told(error: BaseException) -> str:
+    """Return what a page says of what ended a run: an error's lines in such words, without passwords."""
+    text = str(error) if isinstance(error, Exception) else ""
+    return worded(without_password(text or why_ended(error)))
+
+
+def worded(message: str) -> str:
+    """Return a message as a run with a form tells it, which Prefect keeps several times: of a long one the start."""
+    config = _form_config.get()
+    if config is None:
+        return message
+    text = as_form(message, config)
+    return text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 3]}..."
 
 
 def as_form(message: str, config: str) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from urllib.parse import quote, urlsplit
 
 _MOST_CHARS = 300  # of a cell
+_MOST_OF_AN_ERROR, _MOST_LINES = 2000, 20  # characters of one of its lines; lines after the first
 
 
 def text(value: object, *, most: int = _MOST_CHARS) -> str:
@@ -30,6 +31,15 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequ
     """Return a table of cells that are markdown already; columns named in `numbers` are set to the right."""
     ruler = ["---:" if title in numbers else "---" for title in titles]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, ruler, *rows))
+
+
+def trouble(message: str) -> str:
+    """Return an error's message: its first line in bold, and a list of the others."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    others = "\n".join(f"- {text(line, most=_MOST_OF_AN_ERROR)}" for line in lines[1 : 1 + _MOST_LINES])
+    return joined([f"**{text(lines[0], most=_MOST_OF_AN_ERROR)}**", others]).rstrip()
 
 
 def joined(parts: Sequence[str]) -> str:

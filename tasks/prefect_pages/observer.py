@@ -10,7 +10,6 @@ from uuid import UUID
 
 from prefect import runtime
 
-from sana.errors import why_ended
 from sana.pipeline.observers import (
     FAILED,
     STOPPED,
@@ -23,6 +22,7 @@ from sana.pipeline.observers import (
     WorkStart,
 )
 from sana.progress import Progress
+from tasks.form_terms import told
 from tasks.lost_server import is_gone
 from tasks.prefect_pages.markdown import link, text
 from tasks.prefect_pages.run_page import run_page
@@ -73,7 +73,7 @@ class PrefectPages(Observer):
                 seen = self._seen[event.stage]
                 seen.state = event.state
                 if event.error is not None and event.state in (FAILED, STOPPED):
-                    seen.error = why_ended(event.error, most=2000)
+                    seen.error = told(event.error)
                 self._put_stage(replace(seen))
                 self._put_run("running")
             case _:
@@ -90,7 +90,7 @@ class PrefectPages(Observer):
         is_killed = error is not None and not isinstance(error, Exception)
         state = STOPPED if is_killed else "completed" if error is None else FAILED
         if error is not None:
-            self._error = why_ended(error, most=2000)
+            self._error = told(error)
         self._links = self._web_links() if not is_killed else self._links
         self._put_run(state)
         left = self._sender.end(0.0 if is_gone() else KILLED_END_S if is_killed else END_S)
@@ -106,7 +106,7 @@ class PrefectPages(Observer):
         self._sender.put(
             Page(
                 key_of(title, seen.name),
-                f"{seen.name} of {title}, {what}",
+                text(f"{seen.name} of {title}, {what}", most=1000),
                 lambda: stage_page(seen, title, store, links),
                 self._run_id,
                 seen.task_run_id,
@@ -120,7 +120,7 @@ class PrefectPages(Observer):
         title, store, links, error = self._title, self._store, self._links, self._error
         page = Page(
             key_of(title, "run"),
-            f"{title}, {state}{summary(seen)}",
+            text(f"{title}, {state}{summary(seen)}", most=1000),
             lambda: run_page(title, state, seen, store, links, error),
             self._run_id,
         )

@@ -9,7 +9,7 @@ from PIL import Image
 from sana.artifact import Artifact
 from sana.facts import EvaluateFacts, SampleFacts, TrainFacts
 from sana.store import Store
-from tasks.prefect_pages.markdown import joined, table, text
+from tasks.prefect_pages.markdown import joined, table, text, trouble
 from tasks.prefect_pages.stages import SeenStage, losses, rejected_files, verdict
 
 PICTURE_PIXELS = 960  # its longer side at most
@@ -26,7 +26,7 @@ def run_page(title: str, state: str, seen: Sequence[SeenStage], store: Store, li
     return joined(
         [
             f"# {text(title)}: {text(state)}",
-            f"**{text(error, most=2000)}**" if error else "",
+            trouble(error),
             verdict(facts, evaluated.counts.num_in) if evaluated and facts else "",
             " | ".join(links),
             _picture(sampled, store) if sampled else "",
@@ -49,7 +49,7 @@ def _stages(seen: Sequence[SeenStage]) -> str:
             numbers = [str(number) for number in (counts.num_in, counts.num_out, counts.num_rejected)]
             numbers += [samples, f"{one.artifact.seconds:.1f}"]
         made = one.artifact.fingerprint if one.artifact else one.counts
-        rows.append([text(one.name), text(one.state), *numbers, text(one.rate), text(made)])
+        rows.append([text(one.name), text(f"{one.state}{one.resumed}"), *numbers, text(one.rate), text(made)])
     return table(["stage", "state", *_NUMBERS, "rate", "fingerprint"], rows, numbers=_NUMBERS)
 
 

@@ -13,7 +13,7 @@ from sana.progress import Progress
 from sana.report.flow import REJECTS_FILE, read_rejects
 from sana.store import Store
 from sana.wording import in_units, one_line, rate_text
-from tasks.prefect_pages.markdown import joined, link, table, text
+from tasks.prefect_pages.markdown import joined, link, table, text, trouble
 
 MAX_NAMED = 20  # rejected files on a page
 
@@ -42,6 +42,13 @@ class SeenStage:
         return rate_text(per_s, self.progress.unit)
 
     @property
+    def resumed(self) -> str:
+        """What of the work was there already, such as `, 60 of 120 steps were there`; "" where that is nothing."""
+        if self.progress is None or not self.progress.before:
+            return ""
+        return f", {self.progress.before} of {self.progress.total} {self.progress.unit} were there"
+
+    @property
     def counts(self) -> str:
         """How far it came, of a stage that is not committed."""
         if self.progress is None:
@@ -52,13 +59,13 @@ class SeenStage:
 def stage_page(seen: SeenStage, title: str, store: Store, links: Sequence[str]) -> str:
     """Render a stage: what came in, went out and was rejected and why, how fast, what it made and where that is."""
     artifact = seen.artifact
-    heading = f"## {text(seen.name)} of {text(title)}: {text(seen.state)}"
+    heading = f"## {text(seen.name)} of {text(title)}: {text(f'{seen.state}{seen.resumed}')}"
     if artifact is None:
         rows = [[label, text(value)] for label, value in (("done", seen.counts), ("rate", seen.rate)) if value]
         return joined(
             [
                 heading,
-                _error(seen),
+                trouble(seen.error),
                 table(["what", "so far"], rows, numbers=["so far"]) if rows else "",
                 " | ".join(links),
             ]
@@ -77,7 +84,7 @@ def stage_page(seen: SeenStage, title: str, store: Store, links: Sequence[str]) 
     return joined(
         [
             heading,
-            _error(seen),
+            trouble(seen.error),
             table(["what", "how much"], [[text(label), text(value)] for label, value in numbers], numbers=["how much"]),
             *_made(artifact, store),
             reasons(counts),
@@ -172,10 +179,6 @@ def _made(artifact: Artifact, store: Store) -> list[str]:
         verb = "Would be published" if published.dry_run else "Published"
         return [f"{verb} to {text(published.to)}: {published.num_files} files, {in_units(published.num_bytes)}", pages]
     return []
-
-
-def _error(seen: SeenStage) -> str:
-    return f"**{text(seen.error, most=2000)}**" if seen.error else ""
 
 
 def _with_error(value: float, stderr: float | None, sign: str = "") -> str:

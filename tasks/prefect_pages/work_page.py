@@ -12,9 +12,9 @@ from prefect import runtime
 
 from sana.pipeline.observers import COMPLETED, FAILED, STOPPED
 from sana.progress import Progress, Report
-from sana.wording import one_line, without_password
+from tasks.form_terms import told
 from tasks.lost_server import is_gone
-from tasks.prefect_pages.markdown import joined, table, text
+from tasks.prefect_pages.markdown import joined, table, text, trouble
 from tasks.prefect_pages.sender import END_S, KILLED_END_S, Page, PageSender, key_of
 from tasks.prefect_pages.stages import SeenStage
 
@@ -54,7 +54,7 @@ def page_of_work(config: str, what: str, report: Report) -> Iterator[Work]:
         yield work
     except BaseException as error:
         is_killed = not isinstance(error, Exception | CancelledError)
-        seen.error = without_password(one_line(error, most=2000))
+        seen.error = told(error)
         sender.put(_page(work, STOPPED if is_killed else FAILED, run_id))
         sender.end(0.0 if is_gone() else KILLED_END_S if is_killed else END_S)
         raise
@@ -71,9 +71,9 @@ def _page(work: Work, state: str, run_id: UUID) -> Page:
     head = joined(
         [
             f"# {text(work.what)} of {text(title)}: {text(state)}",
-            f"**{text(seen.error, most=2000)}**" if seen.error else "",
+            trouble(seen.error),
             table(["what", "how much"], rows, numbers=["how much"]) if rows else "",
         ]
     )
-    description = f"{work.what} of {title}, {state}"
+    description = text(f"{work.what} of {title}, {state}", most=1000)
     return Page(key_of(title, work.what), description, lambda: joined([head.rstrip(), *more()]), run_id)

@@ -120,6 +120,9 @@ def test_machines_take_their_own_parts_then_help(bucketed: Place, reference: Art
         made = run_alone(stage, replace(context, report=heard.append), inputs)
     assert launches == [1]
     assert made.content == reference.content and made.counts.extra["encoded"] == 0 and not heard
+    there = stage.pooled(context, inputs)
+    assert (there.counts.num_out + there.counts.num_rejected, there.num_wanted) == (13, 13)
+    assert there.counts.num_rejected == made.counts.num_rejected and there.folder.startswith("encode_latents/pool/")
     with pytest.raises(ValueError, match="worker 3 of 3"):
         stage.encode_partition(context, inputs, index=3, count=3)
 

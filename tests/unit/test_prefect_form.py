@@ -148,6 +148,12 @@ def test_errors_name_fields_of_the_form(said: str, told: str) -> None:
     assert as_form(told, "my demo.yaml") == told  # a task and its flow may both word it
 
 
+def test_a_long_error_is_cut_for_prefect() -> None:
+    with pytest.raises(ConfigError) as caught, in_form_terms("c.yaml"):
+        raise ConfigError(f"override {'x' * 100_000!r}")
+    assert len(str(caught.value)) == 4000
+
+
 def test_only_runs_with_a_form_are_told_of_it() -> None:
     def fail() -> None:
         with as_the_form_says():

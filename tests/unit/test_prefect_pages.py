@@ -19,8 +19,8 @@ from sana.facts import EvaluateFacts, PairedDifference, SampleFacts, TrainFacts,
 from sana.pipeline.observers import Committed, RunStart, StageEnd, StageStart, WorkStart
 from sana.progress import Progress
 from sana.store import Store, open_store
-from tasks.prefect_pages import observer, sender
-from tasks.prefect_pages.markdown import link, table, text
+from tasks.prefect_pages import observer, sender, work_page
+from tasks.prefect_pages.markdown import link, table, text, trouble
 from tasks.prefect_pages.run_page import PICTURE_BYTES, run_page
 from tasks.prefect_pages.sender import Page, PageSender
 from tasks.prefect_pages.stages import SeenStage, stage_page
@@ -60,6 +60,20 @@ def test_names_are_text(given: str, shown: str) -> None:
 )
 def test_links_go_to_the_web_only(url: str, shown: str) -> None:
     assert link("L", url) == shown
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("no <b>", "**no \\<b\\>**"),
+        ("2 mistakes\n  a: ![x](y)\n\n  # b", "**2 mistakes**\n\n- a\\: \\!\\[x\\]\\(y\\)\n- \\# b"),
+        ("x" * 100_000, f"**{'x' * 1997}...**"),
+        ("", ""),
+    ],
+)
+def test_an_error_keeps_its_lines(message: str, shown: str) -> None:
+    assert trouble(message) == shown
+    assert len(trouble("a\n" * 100_000).splitlines()) == 22
 
 
 def test_a_table_has_a_ruler() -> None:
@@ -231,6 +245,50 @@ def test_a_tracking_server_is_linked_without_its_password(
     for label, address in (("MLflow", ""), ("data report", "/artifacts/data_report.html")):
         assert f"[{label}](<{there}{address}>)" in shown
     assert f"[run report](<{there}/artifacts/run_report.html>)" in shown and "secret" not in shown
+
+
+class Stopped(BaseException):
+    """What ends a run in order."""
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "words"),
+    [
+        (None, "completed", ["| missing when it began | 7 |", "| done | 9 of 10 samples |", "| rate | ", "\nmore\n"]),
+        (ValueError("http://ann:secret@x\n  <b>"), "failed", ["**http\\://x**\n\n- \\<b\\>\n"]),
+        (Stopped(), "stopped", ["**stopped**"]),
+    ],
+)
+def test_a_piece_of_work_has_a_page(
+    server: Server, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, state: str, words: list[str]
+) -> None:
+    monkeypatch.setattr(work_page, "runtime", SimpleNamespace(flow_run=SimpleNamespace(id=str(uuid4()))))
+    heard: list[Progress] = []
+    try:
+        with work_page.page_of_work("my configs/Demo|2.yaml", "encode worker 1 of 2", heard.append) as work:
+            work.report(Progress(9, 10, "samples", before=2))
+            work.numbers, work.more = [("missing when it began", 7)], lambda: ["more"]
+            if error is not None:
+                raise error
+    except (ValueError, Stopped) as caught:
+        assert caught is error
+    ((key, shown),) = server.pages.values()
+    assert key == "demo-2-encode-worker-1-of-2" and len(heard) == 1
+    assert shown.startswith(f"# encode worker 1 of 2 of Demo\\|2: {state}\n") and "secret" not in shown
+    assert all(word in shown for word in words), shown
+
+
+def test_outside_of_prefect_work_has_no_page(server: Server) -> None:
+    with work_page.page_of_work("demo.yaml", "validation", lambda _: None):
+        pass
+    assert not server.pages
+
+
+def test_a_page_says_what_was_there_of_a_resumed_stage(store: Store) -> None:
+    seen = SeenStage("train", None, "completed", made("train", facts=TrainFacts("t", 120, "c", (), "m").to_value()))
+    seen.progress = Progress(120, 120, "steps", before=60)
+    assert stage_page(seen, "demo", store, []).startswith("## train of demo: completed, 60 of 120 steps were there\n")
+    assert "| train | completed, 60 of 120 steps were there |" in run_page("demo", "completed", [seen], store, [], "")
 
 
 def test_a_run_has_a_page_and_each_of_its_stages(server: Server, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
