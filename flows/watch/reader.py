@@ -13,6 +13,7 @@ from sana.artifact import Artifact, newest_commit
 from sana.comparison.lineage import Lineage
 from sana.errors import SanaError
 from sana.facts import TrainFacts
+from sana.record import DamagedRecordError
 from sana.report.live.run_index import shown_stages
 from sana.runs.binned import BinnedRows
 from sana.runs.curve_cache import CurveCache
@@ -21,7 +22,9 @@ from sana.runs.naming import DONE, Named, find_named
 from sana.runs.records import FOLDER, RunStarted, start_key
 from sana.runtime.threads import in_threads
 from sana.store import Store
+from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import newest_checkpoint
+from sana.training.validation import record as validations
 from sana.wording import age
 
 MAX_RUNS = 200  # that are looked through for the one that is meant, the newest first
@@ -57,6 +60,7 @@ class RunReader:
     _segments_at: float = float("-inf")
     _segments: tuple[str, tuple[str, ...]] = ("", ())  # trajectory, keys of its metrics
     _artifacts: dict[str, Artifact | None] = field(default_factory=dict)
+    _sheets: dict[str, str] = field(default_factory=dict)  # of validations' records
     _curves: CurveCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -240,8 +244,25 @@ class RunReader:
             made = self._artifact("sample", stage.fingerprint)
             if made is not None and _SAMPLE_FILE in made.files:
                 return self.store.uri(made.files[_SAMPLE_FILE].key)
-        shown = [event for event in run.status.events if event.kind == "validation" and event.key]
-        return self.store.uri(shown[-1].key) if shown else ""
+        keys = [event.key for event in run.status.events if event.kind == "validation"]
+        made = [key for key in keys if key.endswith(f"/{validations.RESULT}")]
+        return self._sheet_of(made[-1]) if made else ""
+
+    def _sheet_of(self, key: str) -> str:
+        """Return where a picture of a validation's videos is, else its record; a record is read once."""
+        if key not in self._sheets:
+            try:
+                record = validations.read(self.store, key)
+            except DamagedRecordError:
+                self._sheets[key] = key
+            except StoreError:
+                raise
+            except SanaError:  # it is there no more
+                self._sheets[key] = ""
+            else:
+                name = next((name for name in record.sheets.values() if name in record.files), "")
+                self._sheets[key] = record.files[name].key if name else key
+        return self.store.uri(self._sheets[key]) if self._sheets[key] else ""
 
     def _artifact(self, stage: str, fingerprint: str) -> Artifact | None:
         key = f"{stage}/{fingerprint}"

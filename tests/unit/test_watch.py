@@ -23,10 +23,13 @@ from flows.watch.plot import Line, plot
 from flows.watch.reader import RunReader, Wanted
 from flows.watch.screen import draw
 from sana import metrics
+from sana.artifact import FileInfo
 from sana.runs.records import EventNote
 from sana.runtime.process_id import ProcessId, this_host
 from sana.store import LocalStore, Store, open_store
 from sana.store_errors import StoreAwayError
+from sana.training.validation import record as validations
+from sana.training.validation.record import ValidationRecord
 from sana.wording import without_controls
 from tests.watched_runs import ELSEWHERE, TRAJECTORY, put_checkpoint, put_run, rows_of, training
 
@@ -112,6 +115,32 @@ def test_what_a_killed_run_was_at_goes_on_no_more(store: LocalStore) -> None:
     put_run(store, "20261128-160000-bbbbbb", stages=training(21), trajectory=TRAJECTORY)
     screen = "\n".join(line.plain for line in draw(read(store, "demo"), 80, 24, time.time()))
     assert "attempt 2, the one before killed, last heard of at step 5" in screen
+
+
+def test_the_last_sample_is_a_picture_of_the_last_validation_that_has_one(store: LocalStore) -> None:
+    def put_validation(step: int, **said: Any) -> EventNote:
+        made = ValidationRecord(TRAJECTORY, step, "0123456789ab", 1.0, **said)
+        store.put_if_absent(made.key, made.to_json())
+        return EventNote(time.time(), "train", "validation", f"validation of step {step}", made.key)
+
+    sheet = FileInfo(f"{validations.folder_of(TRAJECTORY, 20, '0123456789ab')}/a/sheet.png", 1, "x")
+    events = [
+        put_validation(10, failed="out of memory"),
+        put_validation(20, sheets={"1x48x80-ema": "sheet.png"}, files={"sheet.png": sheet}),
+        put_validation(30, failed="out of memory"),
+    ]
+    put_run(store, RUN, stages=training(33), events=events[:1])
+    assert read(store, "demo").sample == ""
+    put_run(store, RUN, stages=training(33), events=events)
+    counted = CountedStore(store)
+    reader = RunReader(counted, Wanted("demo"))  # type: ignore[arg-type]
+    assert reader.read().sample == store.uri(sheet.key)
+    before = counted.calls["read"]
+    assert reader.read().sample == store.uri(sheet.key) and counted.calls["read"] - before <= 3, "it is read once"
+    store.local_path(events[1].key).write_text("{")
+    assert read(store, "demo").sample == store.uri(events[1].key), "its record, where that cannot be read"
+    store.delete(events[1].key)
+    assert read(store, "demo").sample == ""
 
 
 def test_a_run_whose_process_is_gone_was_killed(store: LocalStore) -> None:
