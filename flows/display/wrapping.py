@@ -12,6 +12,7 @@ from rich.cells import cell_len
 _INDENT = "  "  # of the rows that follow the first of a line
 _LEAST = 20  # columns: a terminal that says less of itself is not believed
 _PART = re.compile(r"""(?:[^\s'"\\]|'[^']*'|"(?:[^"\\]|\\.)*"|\\.|['"\\])+""")  # of a command: quoted spaces are in it
+_WORD = re.compile(r"( *)((?:-[a-z] (?=[^ -]))?[^ ]+)")  # of prose: -s is nothing without its value
 _PYTHON = re.compile(r" *(from \w+ import|pipe\b.*\()")  # pasted too, and a row would be no statement
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 _MORE = " \\"  # a shell takes the next row for the same command
@@ -63,7 +64,7 @@ def _prose(line: str, width: int) -> Iterator[str]:
         return
     pad = line[: len(line) - len(line.lstrip(" "))]
     row = ""
-    for gap, word in re.findall(r"( *)([^ ]+)", line):
+    for gap, word in _WORD.findall(line):
         if row.strip() and _columns(row + gap + word) > width:
             yield row
             row = f"{pad}{_INDENT}{word}"

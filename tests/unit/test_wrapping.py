@@ -69,6 +69,26 @@ def test_a_pipe_or_log_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> N
     assert said.out == f"{PROSE[0] * 5}\n" and said.err == f"x: {COMMANDS[0]}\n"
 
 
+def test_an_option_keeps_its_value() -> None:
+    said = "fastest that fits: -s train.resources.activation_memory=1 -s train.resources.micro_batch_size=4; a -b"
+    assert rows_of(said, 60) == [
+        "fastest that fits: -s train.resources.activation_memory=1",
+        "  -s train.resources.micro_batch_size=4; a -b",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_wrong_option_is_told_by_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(wrapping, "terminal_width", lambda *, err=False: width if err else 0)
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", "--sort", "nonsense"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and all(len(row) <= width for row in said.splitlines())
+    assert said.startswith("Usage: sana runs ") and "'nonsense' is not one of 'newest'," in " ".join(said.split())
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_an_error_breaks_between_words_in_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import StringIO
 from typing import NoReturn
 
 import click
@@ -67,7 +68,9 @@ def end_with_usage(error: click.ClickException, arguments: Sequence[str]) -> NoR
     if wants_json(arguments):
         _print(Failure(error.format_message(), "usage", USAGE))
     else:
-        error.show()
+        told = StringIO()
+        error.show(told)
+        say(told.getvalue().rstrip("\n"), err=True)
     sys.exit(USAGE)
 
 
