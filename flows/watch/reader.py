@@ -245,8 +245,8 @@ class RunReader:
             if made is not None and _SAMPLE_FILE in made.files:
                 return self.store.uri(made.files[_SAMPLE_FILE].key)
         keys = [event.key for event in run.status.events if event.kind == "validation"]
-        made = [key for key in keys if key.endswith(f"/{validations.RESULT}")]
-        return self._sheet_of(made[-1]) if made else ""
+        results = [key for key in keys if key.endswith(f"/{validations.RESULT}")]
+        return self._sheet_of(results[-1]) if results else ""
 
     def _sheet_of(self, key: str) -> str:
         """Return where a picture of a validation's videos is, else its record; a record is read once."""
