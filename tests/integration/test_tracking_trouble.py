@@ -110,9 +110,8 @@ def test_the_ui_names_a_remote_server_and_a_port_that_is_taken(tmp_path: Path, m
     arguments = ["ui", "configs/demo.yaml", "-s", f"work_dir={tmp_path}", "--root", f"{tmp_path}/root"]
     with socket.create_server(("127.0.0.1", 0)) as free:
         other = free.getsockname()[1]
-    remote = CliRunner().invoke(
-        cli, [*arguments, "-s", "tracking.uri=http://ann:secret@host:5000", "--port", str(other)]
-    )
+    environ = {"MLFLOW_TRACKING_URI": "http://ann:secret@host:5000"}
+    remote = CliRunner().invoke(cli, [*arguments, "--port", str(other)], env=environ)
     assert "the runs of this config are on http://host:5000\n" in remote.output and "secret" not in remote.output
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
