@@ -43,6 +43,7 @@ class TrackerObserver(Observer):
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(MAX_WAITING)
         self._dropped = 0
         self._broken = False
+        self._is_left = False  # the run has ended without it
         self._recipe: Recipe | None = None
         self._sent: Sent | None = None
         self._sink: Sink | None = None
@@ -76,6 +77,7 @@ class TrackerObserver(Observer):
             self._dropped += self._queue.qsize()
         self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
+            self._is_left = True
             log.warning("%s has not taken all within %g s; the run ends without it", self._tracker.kind, drain_s)
         if self._dropped:
             log.warning("%s was slow: %d batches of metrics were left out", self._tracker.kind, self._dropped)
@@ -110,6 +112,8 @@ class TrackerObserver(Observer):
             self._give_up(error)
 
     def _give_up(self, error: Exception) -> None:
+        if self._is_left:  # it was said
+            return
         self._broken = True
         why = one_line(str(error) or type(error).__name__)[:300]
         log.warning("%s does not work: %s. The run continues without it; MLflow has all", self._tracker.kind, why)
@@ -155,12 +159,13 @@ class TrackerObserver(Observer):
 
 
 def _trouble(kind: str) -> tuple[type[Exception], ...]:
-    """Return what a tracker raises where it is away, full or refuses."""
-    common: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError)
+    """Return what a tracker raises where it is away, full or refuses, or has a fault of its own."""
+    faults = (AttributeError, TypeError, LookupError, ArithmeticError, AssertionError, EOFError)
+    common: tuple[type[Exception], ...] = (OSError, ValueError, RuntimeError, *faults)
     if kind == "wandb":
         from tasks.trackers.wandb import TROUBLE
 
-        return (*common, TROUBLE)
+        return (*common, *TROUBLE)
     return common
 
 

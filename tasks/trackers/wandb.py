@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import wandb
+from wandb.sdk.mailbox import HandleAbandonedError
 
 from sana.config.delivery.tracking import TrackerConfig
 from sana.metrics import STEP, Row
 from tasks.trackers.sent import Sent
 
-TROUBLE = wandb.Error
-_INIT_TIMEOUT_S = 60.0
+TROUBLE = (wandb.Error, HandleAbandonedError)  # the second: its own process has ended meanwhile
+_INIT_TIMEOUT_S = 15.0  # a server that answers does so in a few; less than the end of a run waits
 
 
 class WeightsAndBiases:

@@ -17,6 +17,7 @@ from sana.pipeline.observers import COMPLETED, Committed, RunStart, WorkStart
 from sana.store import open_store
 from tasks.trackers import observer as observing
 from tasks.trackers.observer import trackers_of
+from tasks.trackers.tensorboard import TensorBoard
 from tests.shown_runs import LOSSES
 
 RECIPE = Recipe("train", 1, {"learning_rate": 1e-3}, {})
@@ -105,6 +106,30 @@ def test_a_tracker_that_fails_or_hangs_costs_a_warning(
     train(config_in(tmp_path, "tracking.also=[tensorboard]"), rows(1), rows(2))
     assert time.monotonic() - started < 0.9
     assert [record.message for record in caplog.records if "has not taken all within 0.2 s" in record.message]
+
+
+@pytest.mark.parametrize("call", ["rows", "results", "close"])
+def test_a_fault_of_a_tracker_itself_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError("<b>no bytes")
+
+    monkeypatch.setattr(TensorBoard, call, broken)
+    train(config_in(tmp_path, "tracking.also=[tensorboard]"), rows(1), rows(2))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "tensorboard does not work: <b>no bytes. The run continues without it; MLflow has all"
+    ]
+
+
+def test_wandb_without_a_server_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    train(config_in(tmp_path, "tracking.also=[wandb]"), rows(1), rows(2))
+    [warning] = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("wandb does not work: ") and warning.endswith("without it; MLflow has all")
 
 
 def test_rows_beyond_the_queue_are_dropped_and_counted(
