@@ -231,6 +231,31 @@ def test_a_wrong_webhook_file_is_one_line(tmp_path: Path, given: Any) -> None:
         converted(tmp_path, {"webhook_config": given})
 
 
+TRACKERS: list[tuple[Any, list[str], str]] = [  # report_to, who is told beside MLflow, who is said not to be
+    ("wandb", ["wandb"], ""),
+    ("tensorboard", ["tensorboard"], ""),
+    ("wandb,tensorboard", ["wandb", "tensorboard"], ""),
+    (" TensorBoard , WANDB ", ["wandb", "tensorboard"], ""),
+    (["tensorboard", "wandb"], ["wandb", "tensorboard"], ""),
+    ("all", ["wandb", "tensorboard"], ""),
+    ("wandb,wandb", ["wandb"], ""),
+    ("none", [], ""),
+    (None, [], ""),
+    ("", [], ""),
+    ("comet_ml", [], "comet_ml"),
+    ("wandb,comet_ml,swanlab", ["wandb"], "comet_ml, swanlab"),
+]
+
+
+@pytest.mark.parametrize(("given", "told", "left"), TRACKERS)
+def test_trackers(tmp_path: Path, given: Any, told: list[str], left: str) -> None:
+    config, conversion = converted(tmp_path, {"report_to": given, "tracker_run_name": "cats {1}"})
+    assert [one.kind for one in config.tracking.also] == told
+    notes = [note for note in conversion.notes if note.startswith("report_to ")]
+    assert len(notes) == bool(left) and all(note.startswith(f"report_to {left} is not told") for note in notes)
+    assert config.tracking.run_name == "cats {{1}}"
+
+
 def test_the_page_of_keys_is_what_the_conversion_says() -> None:
     written = (ROOT / "docs/quickstart-keys.md").read_text(encoding="utf-8")
     assert written == page(), "python -m flows.display.quickstart_reference > docs/quickstart-keys.md"
