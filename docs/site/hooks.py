@@ -13,6 +13,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "examples.md": "examples/README.md",
 }
+_CELL = re.compile(r"(?<=<td>)[^<]*(?:<code>[^<]*</code>)?[^<]*(?=</td>)")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -32,8 +33,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Leave out what click calls a default that is none."""
-    return html.replace("<code>Sentinel.UNSET</code>", "")
+    """Leave out what click calls a default that is none; let long names in tables break where a word of them ends."""
+    return _CELL.sub(_breakable, html.replace("<code>Sentinel.UNSET</code>", ""))
+
+
+def _breakable(cell: re.Match[str]) -> str:
+    return re.sub(r"(?<=\w)([._])(?=[\w*])|(?<=\*)(\.)(?=\w)", r"\g<0><wbr>", cell[0])
 
 
 def relinked(text: str, *, folder: str) -> str:
