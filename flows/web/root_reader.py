@@ -12,6 +12,7 @@ from typing import Protocol
 from sana.errors import SanaError
 from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.store_errors import StoreError
+from sana.wording import duration
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +97,15 @@ class RootReader:
             return answer.result(min(timeout_s, PATIENCE_S))
         except FutureTimeoutError:
             kept = self._pages.get(topic)
-            return kept if kept is not None else answer.result(timeout_s)
+            return self._old(kept) if kept is not None else answer.result(timeout_s)
+
+    def _old(self, page: LivePage) -> LivePage:
+        """Return a page with a notice of how old it is, if it has none."""
+        if page.parts.get(NOTICE):
+            return page
+        read = duration(time.monotonic() - self._read_at)
+        said = f"This was read {read} ago: storage is slow to answer, and what is new comes by itself."
+        return LivePage(page.title, {**page.parts, NOTICE: self._source.notice(said)})
 
     def check_room(self) -> None:
         """Raises TooManyWatchersError: one more would be too many."""

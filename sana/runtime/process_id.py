@@ -23,9 +23,18 @@ class ProcessId(Record):
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # another user's process: alive
-            return False
+        except PermissionError:  # another user's process
+            pass
+        return _has_ended(self.pid)
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a process has ended and stays until its parent asks how, which in a container may be never."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # not Linux, or it has gone meanwhile, which is told the next time
         return False
+    return state[:1] == ["Z"]
 
 
 def this_process() -> ProcessId:

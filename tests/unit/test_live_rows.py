@@ -73,6 +73,20 @@ def test_a_run_is_in_the_state_that_its_records_say(
     assert index.of_training(A, B) == [row] and index.of_training(A, "other") == []
 
 
+def test_a_process_whose_parent_does_not_ask_is_gone(store: Store) -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+        record_run(store, "20261128-120000-aaaaaa", pid=pid)
+        index = RunIndex(store)
+        index.refresh()
+        assert index.rows[0].state == "killed"
+    finally:
+        os.waitpid(pid, 0)
+
+
 class Counting(LocalStore):
     """A folder that counts what is read of it."""
 
