@@ -5,6 +5,7 @@ A thread of its own writes it: nobody waits for storage, and storage that is awa
 
 import importlib.metadata
 import logging
+import math
 import secrets
 import socket
 import threading
@@ -87,15 +88,16 @@ class RunRecorder(Observer):
             done=progress.done,
             total=progress.total,
             unit=progress.unit,
-            detail=progress.phase or progress.detail,
+            detail=_plain(progress.phase or progress.detail),
             per_s=pace.per_s(now) if pace and progress.total else None,
             left_s=pace.left_s(progress.total, now) if pace and progress.total else None,
         )
 
     def on_metrics(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
         if stage == "train":
+            finite = [{name: value for name, value in row.items() if math.isfinite(value)} for row in rows]
             with self._lock:
-                self._status = replace(self._status, rows=thinned((*self._status.rows, *rows)))
+                self._status = replace(self._status, rows=thinned((*self._status.rows, *finite)))
             self._news.set()
 
     def on_event(self, event: Event) -> None:
@@ -122,7 +124,7 @@ class RunRecorder(Observer):
         text = "" if error is None else (str(error) or type(error).__name__)[:_MAX_ERROR]
         if error is not None and state == "stopped":
             text = f"{why_ended(error)}{self._where()}; run the same command again"
-        self._ended = RunEnded(self.run_id, state, time.time(), text)
+        self._ended = RunEnded(self.run_id, state, time.time(), _plain(text))
         self._ending.set()
         self._news.set()
         thread.join(END_S)
@@ -167,7 +169,7 @@ class RunRecorder(Observer):
     def _stage_failed(self, event: StageEnd) -> None:
         text = why_ended(event.error) if event.error is not None else ""
         kind = "failed" if event.state == FAILED else "stopped"
-        self._set(event.stage, state=kind, ended_at=time.time(), error=text, detail="", left_s=None)
+        self._set(event.stage, state=kind, ended_at=time.time(), error=_plain(text), detail="", left_s=None)
         self._note(event.stage, "error", text)
         self._start()
 
@@ -187,7 +189,7 @@ class RunRecorder(Observer):
                 self._note(stage, "preview", text)
 
     def _note(self, stage: str, kind: str, text: str, key: str = "") -> None:
-        note = EventNote(time.time(), stage, kind, text, key)  # type: ignore[arg-type]
+        note = EventNote(time.time(), stage, kind, _plain(text), key)  # type: ignore[arg-type]
         with self._lock:
             self._status = replace(self._status, events=(*self._status.events, note)[-records.MAX_EVENTS :])
         self._news.set()
@@ -208,9 +210,9 @@ class RunRecorder(Observer):
     def _write(self, store: Store) -> None:
         started = RunStarted(
             run_id=self.run_id,
-            title=self._title,
+            title=_plain(self._title),
             pipeline_key=self._pipeline_key,
-            config=self._config,
+            config=_plain(self._config),
             host=socket.gethostname(),
             process=this_process(),
             started_at=time.time(),
@@ -254,6 +256,11 @@ class RunRecorder(Observer):
             self._warned = True
             return False
         return True
+
+
+def _plain(text: str) -> str:
+    """Return a text that JSON holds: bytes of a file's name that are no UTF-8 become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def thinned(rows: Sequence[Row]) -> tuple[Row, ...]:

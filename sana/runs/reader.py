@@ -229,7 +229,10 @@ def open_run(root: str | Path, name: str | None = None) -> RunReader:
         SanaError: there is no such root or training, or several begin so; names those that there are.
         StoreError: storage does not answer.
     """
-    if "://" not in str(root) and not Path(root).expanduser().is_dir():
+    if str(root) and "://" not in str(root) and not Path(root).expanduser().is_dir():
         raise SanaError(f"there is no folder {root}; a root is where a config's `root` says, .sana/store by default")
-    store = open_store(str(root))
+    try:
+        store = open_store(str(root))
+    except ValueError as error:
+        raise SanaError(str(error)) from error
     return RunReader(store, find_opened(store, name))

@@ -24,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from sana.comparison.promotion import Candidate, Decision, Signature, candidate_of, decide, signature_of
 from sana.config.pipeline import Config
 from sana.errors import SanaError
+from sana.facts import TrainFacts
 from sana.pipeline.observers import Committed, Event, Observer
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
@@ -146,11 +147,16 @@ class Registry:
             self._client.set_model_version_tag(self.name, version.version, f"{_PREFIX}{key}", value)
 
     def _candidate(self, version: ModelVersion) -> Candidate:
-        """Read what a version is from the root that it is in. Raises SanaError or StoreError: it is gone."""
+        """Read what a version is, from our root if it is there too, else from its own.
+
+        Raises:
+            SanaError, StoreError: it is gone.
+        """
         root, fingerprint = version.tags.get(f"{_PREFIX}root"), version.tags.get(f"{_PREFIX}fingerprint")
         if not root or not fingerprint:
             raise SanaError("it was not made by this software: it has no tags sana.root and sana.fingerprint")
-        return candidate_of(self._store if root == self._store.root else open_store(root), fingerprint)
+        is_here = root == self._store.root or self._store.exists(f"{TrainFacts.STAGE}/{fingerprint}/artifact.json")
+        return candidate_of(self._store if is_here else open_store(root), fingerprint)
 
     def _versions(self, fingerprint: str) -> list[ModelVersion]:
         """Return the versions of a trained model, the oldest first."""

@@ -168,6 +168,9 @@ def test_a_root_without_trainings_is_an_error_and_is_not_made(tmp_path: Path) ->
     with pytest.raises(SanaError, match="there is no folder"):
         sana.open_run(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    for root in ("", "gs://bucket/x", "s3://", "s3:///x"):
+        with pytest.raises(SanaError, match="s3://bucket/prefix"):
+            sana.open_run(root)
     with pytest.raises(SanaError, match="nothing was trained"):
         sana.open_run(tmp_path)
 

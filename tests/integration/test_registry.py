@@ -100,8 +100,9 @@ def test_a_champion_that_is_gone_stays_until_forced(desk: Desk, gone: str) -> No
     desk.promote(champion)
     if gone == "root":
         desk.client.set_model_version_tag("model", "1", "sana.root", str(desk.folder / "removed"))
-    else:
-        desk.store.delete(f"{champion.train.key}/artifact.json")
+        decision, _ = desk.registry().decide(candidate_of(desk.store, better.train.fingerprint))
+        assert decision.moves, "a copy of it is in this root"
+    desk.store.delete(f"{champion.train.key}/artifact.json")
     assert "gone" in reason(desk.promote(better)) and desk.champion() == champion.train.fingerprint
     assert desk.promote(better, forced="the champion was removed").champion == "2"
 

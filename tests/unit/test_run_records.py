@@ -104,6 +104,22 @@ def test_what_an_earlier_run_did_counts_in_no_rate(driven: Driven) -> None:
     assert stage.left_s is not None and stage.left_s > 60
 
 
+def test_what_json_does_not_hold_is_written_in_another_way(driven: Driven) -> None:
+    """A loss that is not finite, and names that are no UTF-8, neither end the record nor make it unreadable."""
+    driven.work()
+    driven.recorder.on_metrics("train", [{STEP: 1, TRAIN_LOSS: float("nan"), "train/grad_norm": float("inf")}])
+    driven.recorder.on_metrics("train", [{STEP: 2, TRAIN_LOSS: 0.5}])
+    driven.recorder.on_stage_progress("train", Progress(1, 9, "steps", detail="a\udcff.mp4"))
+    run = driven.seen(lambda status: len(status.rows) == 2 and status.stages["train"].detail)
+    assert run.status is not None and list(run.status.rows) == [{STEP: 1}, {STEP: 2, TRAIN_LOSS: 0.5}]
+    error = ValueError("cannot read a\udcff.mp4")
+    driven.recorder.on_event(StageEnd("train", FAILED, error))
+    driven.recorder.on_run_end(error)
+    [ended] = runs_of(driven.store)
+    assert ended.ended is not None and ended.ended.error == r"cannot read a\udcff.mp4" and ended.status is not None
+    assert ended.status.stages["train"].error == ended.status.events[-1].text == ended.ended.error
+
+
 def test_what_finds_everything_cached_leaves_no_record(driven: Driven) -> None:
     driven.recorder.on_event(Committed("train", RECIPE, {}, artifact("probe"), CACHED))
     driven.recorder.on_run_end(None)
