@@ -8,6 +8,7 @@ import click
 from flows.cli.options import FiniteRange
 from flows.cli.output.json_output import emit, json_option
 from flows.display.wrapping import say
+from sana.config.places import at_home
 from sana.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _run(spec: "Spec", name: str, work_dir: str) -> Path:
     from sana.runtime.launcher import result_path
     from sana.runtime.tool import run_tool
 
-    folder = Path(work_dir).expanduser().absolute()
+    folder = at_home(work_dir).absolute()
     check_work_dir(folder)
     with RunDisplay() as display:
         path = run_tool(spec, work_dir=folder, report=display.reporter(f"lora {name}"))

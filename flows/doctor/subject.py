@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Subject:
         if self.config is None:
             return None
         path = self.config.model.path
-        places = ["model.path"] if not Path(path).expanduser().exists() else []
+        places = ["model.path"] if not at_home(path).exists() else []
         return places + [one.where for one in self.config.download.enabled if one.source.startswith("hf://")]
 
     @property

@@ -9,7 +9,7 @@ from flows.watch.screen import EVAL_CURVES
 from sana import metrics
 from sana.metrics import STEP, Row
 from sana.runs.binned import BinnedMetric, BinnedRows
-from sana.runs.listing import Run, RunState
+from sana.runs.listing import SILENT_S, Run, RunState
 from sana.runs.records import StageStatus
 from sana.store_errors import StoreError
 from sana.wording import age, clock, one_line, rate_text
@@ -38,6 +38,9 @@ def said_of(run: Run, state: RunState, stages: Sequence[WatchedStage], now: floa
         return _at_work(stages)
     if state == "killed":
         return f"its process {run.started.process.pid} is gone without a word; the same command resumes it"
+    if run.heard_at > now + SILENT_S and state == "silent":
+        ahead = age(run.heard_at - now)
+        return f"its last sign is of {ahead} from now: the clock of {run.started.host} or this one is wrong"
     if state == "silent":
         return f"no sign for {heard}, killed? Look at {run.started.host}; the same command resumes it"
     took = age((run.ended.ended_at if run.ended else now) - run.started.started_at)

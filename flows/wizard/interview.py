@@ -12,6 +12,7 @@ from flows.wizard.flags import Flags
 from flows.wizard.look import Model, look_at_hardware, look_at_source
 from flows.wizard.questions import Talk, is_sample, wrong_folder, wrong_root
 from flows.wizard.scratch import looking_in
+from sana.config.places import at_home
 from sana.convert.yaml_text import scalar
 from sana.data.sources.sample import SampleLimits
 from sana.errors import SanaError
@@ -44,7 +45,7 @@ class Interview:
         self._check_flags()
         starter = Starter(self._source(), self._overrides())
         hardware = look_at_hardware()
-        with looking_in(Path(starter.config.work_dir).expanduser()) as looked_in:
+        with looking_in(at_home(starter.config.work_dir)) as looked_in:
             checked = self._look(starter, looked_in.folder)
             for line in lines_of_source(checked):
                 self._asker.say(line)
@@ -53,7 +54,7 @@ class Interview:
             path, text, checked = self._ask(talk, checked)
             steps = (starter.config.train.max_steps, starter.steps_in_words(checked))
             config_file.write(path, text)
-            looked_in.keep(Path(starter.config.work_dir).expanduser())
+            looked_in.keep(at_home(starter.config.work_dir))
         self._asker.say(f"train.max_steps {' = '.join(str(part) for part in steps if part)}")
         for note in dict.fromkeys(talk.notes):
             self._asker.say(f"note: {note}")
@@ -127,10 +128,10 @@ class Interview:
         answer = self._asker.text(
             "Write the config to",
             str(proposed),
-            lambda text: config_file.trouble_with(Path(text).expanduser()) if text else "a file name is needed",
+            lambda text: config_file.trouble_with(at_home(text)) if text else "a file name is needed",
             flag="-o",
         )
-        return Path(answer).expanduser()
+        return at_home(answer)
 
     def _final(self, talk: Talk, checked: Checked) -> Checked:
         """Return what comes of the clips in the end; of a sample names to hold out are not looked for."""

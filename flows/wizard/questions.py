@@ -11,6 +11,7 @@ from flows.doctor.subject import Subject
 from flows.wizard.asking import Asker
 from flows.wizard.flags import Flags
 from flows.wizard.look import Hardware, Model, Training, look_at_training, measured_here
+from sana.config.places import at_home
 from sana.data.sources.hub import REPO_ID
 from sana.errors import ConfigError
 from sana.pipeline.check import Checked
@@ -80,7 +81,7 @@ def _wrong_model(path: str, talk: Talk) -> str:
     error = talk.model.trouble(path)
     if not error:
         return ""
-    if not REPO_ID.fullmatch(path) or Path(path).expanduser().exists():
+    if not REPO_ID.fullmatch(path) or at_home(path).exists():
         return f"{error}; `sana make-tiny-model OUT` makes a tiny model for a trial"
     talk.notes.append(f"model.path {path} could not be looked at: {error}")
     return ""
@@ -263,7 +264,7 @@ def wrong_source(source: str) -> str:
     """Say at once that a local source is not there; all else is said by the look at it."""
     if not source.strip():
         return "a place is needed"
-    there = "://" in source or Path(source).expanduser().exists()
+    there = "://" in source or at_home(source).exists()
     return "" if there else f"{source} is not there; name a folder with videos, a table or an archive"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.config.problems import all_problems, passwords_in
 from sana.config.renamed_keys import with_new_names
 from sana.config.training.method_conflicts import check_base_weights
@@ -97,7 +98,7 @@ def _add_prompt_library(raw: dict[str, Any]) -> None:
     if not isinstance(path, str) or not path:
         return  # none, or an error of `check`
     try:
-        library = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        library = json.loads(at_home(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"sample.prompt_library: cannot read {path}: {error}") from error
     layout = '{"nickname": "prompt"} or {"nickname": {"prompt": "..."}}'

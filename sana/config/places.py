@@ -1,6 +1,15 @@
 """Which places are in one another, by their names alone: none needs to exist."""
 
 import os
+from pathlib import Path
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path as a user means it: `~` and `~name` at its beginning are home folders, and `./~name` is a name.
+
+    A `~name` of no user is a name too, as in a shell.
+    """
+    return Path(os.path.expanduser(path))
 
 
 def is_below(place: str, folder: str) -> bool:

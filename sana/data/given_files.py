@@ -1,8 +1,8 @@
 """The files that a sampled video is given a part of, digested when a run is planned."""
 
 import hashlib
-from pathlib import Path
 
+from sana.config.places import at_home
 from sana.config.sample import GivenVideoConfig
 from sana.errors import ConfigError
 
@@ -16,7 +16,7 @@ def given_digest(given: GivenVideoConfig, *, where: str) -> dict[str, str]:
 def _digest(path: str, *, where: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with at_home(path).open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:

@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from sana.config.places import at_home
 from sana.errors import ConfigError
 
 # what Pillow raises of files that are no pictures, and of damaged ones
@@ -21,7 +21,7 @@ def opened_picture(path: str, *, where: str) -> Iterator[Image.Image]:
         ConfigError: it is not there, cannot be read, or is no picture.
     """
     try:
-        with Image.open(Path(path).expanduser()) as picture:
+        with Image.open(at_home(path)) as picture:
             yield picture
     except FileNotFoundError as error:
         raise ConfigError(f"{where}: there is no file {path}; name a local picture, such as first.png") from error
@@ -34,4 +34,4 @@ def picture_digest(path: str, *, where: str) -> str:
     """Return the digest of a picture's bytes. Raises as `opened_picture` does."""
     with opened_picture(path, where=where) as picture:
         picture.verify()
-        return hashlib.blake2b(Path(path).expanduser().read_bytes(), digest_size=16).hexdigest()
+        return hashlib.blake2b(at_home(path).read_bytes(), digest_size=16).hexdigest()

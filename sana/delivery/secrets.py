@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from sana.config.delivery.notifications import NotificationTarget
+from sana.config.places import at_home
 from sana.errors import ConfigError
 from sana.wording import without_password
 
@@ -73,7 +73,7 @@ def _read(name: str | None, path: str | None, what: str, environ: Mapping[str, s
     if path is None:
         return None
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with at_home(path).open("rb") as file:
             value = file.read(MAX_BYTES).decode("utf-8").strip()
     except OSError as error:
         raise ConfigError(f"the file that {what}_file names cannot be read: {error.strerror}") from None

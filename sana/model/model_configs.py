@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sana.config.encode import ModelConfig
+from sana.config.places import at_home
 from sana.costs.text import TextSizes
 from sana.costs.transformer import TransformerSizes
 from sana.costs.vae import VaeSizes
@@ -49,7 +50,7 @@ def sizes_of(configs: Mapping[str, Mapping[str, Any]], *, where: str) -> ModelSi
 
 
 def _files(config: ModelConfig, work_dir: Path, read_only: bool) -> dict[str, tuple[bytes, str]]:
-    folder = Path(config.path).expanduser().absolute()
+    folder = at_home(config.path).absolute()
     if folder.is_dir():
         paths = {name: folder / name / "config.json" for name in SIZED}
         _check([str(path) for path in paths.values() if not path.is_file()])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sana.config.encode import ModelConfig
+from sana.config.places import at_home
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.hub import REPO_ID, HubRepo
 from sana.errors import ConfigError, SanaError
@@ -39,7 +40,7 @@ def resolve_model(config: ModelConfig, *, work_dir: Path, read_only: bool = Fals
         ConfigError: no such model, no right to read it (names its page and HF_TOKEN), or not in diffusers layout.
         SanaError: the hub cannot be reached, or a file of the folder cannot be read.
     """
-    folder = Path(config.path).expanduser().absolute()
+    folder = at_home(config.path).absolute()
     if folder.is_dir():
         digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only, rehash=rehash)
         names = [str(path.relative_to(folder)) for path in folder.glob("*/*") if path.is_file()]

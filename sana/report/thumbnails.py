@@ -18,6 +18,7 @@ from PIL import Image
 from sana.artifact import Artifact
 from sana.bucket import Bucket
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.data.columns import batches, find_rows
 from sana.data.schemas import SAMPLE_KEY_COLUMNS
 from sana.data.sources.source import Source, open_sources
@@ -92,7 +93,7 @@ def _cut(
         sources = open_sources(config, work_dir=work_dir, read_only=True)
     except SanaError as error:
         return {}, {str(error): len(rows)} if rows else {}
-    is_local = {part.id: Path(part.source).expanduser().is_dir() for part in config.download.enabled}
+    is_local = {part.id: at_home(part.source).is_dir() for part in config.download.enabled}
     found: dict[str, Thumbnail] = {}
     missing: dict[str, int] = {}
     fetched = 0

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from sana.artifact import Artifact
 from sana.comparison.lineage import Lineage
+from sana.config.places import at_home
 from sana.config.yaml_reading import parse_yaml
 from sana.data.tables import read_table
 from sana.errors import SanaError
@@ -229,7 +230,7 @@ def open_run(root: str | Path, name: str | None = None) -> RunReader:
         SanaError: there is no such root or training, or several begin so; names those that there are.
         StoreError: storage does not answer.
     """
-    if str(root) and "://" not in str(root) and not Path(root).expanduser().is_dir():
+    if str(root) and "://" not in str(root) and not at_home(root).is_dir():
         raise SanaError(f"there is no folder {root}; a root is where a config's `root` says, .sana/store by default")
     try:
         store = open_store(str(root))

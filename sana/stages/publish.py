@@ -8,10 +8,10 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from sana.artifact import Artifact, Draft, FileInfo, Recipe, digest_of
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.context import Context
 from sana.counts import Counts
 from sana.delivery.model_card import CONFIG_FILE, render
@@ -204,7 +204,7 @@ def _links(to: str, places: Mapping[str, str]) -> dict[str, str]:
 
 def _read_extra(name: str, path: str) -> bytes:
     try:
-        local = Path(path).expanduser()
+        local = at_home(path)
         if local.stat().st_size > MAX_EXTRA_BYTES:
             raise ConfigError(f"publish.extra_files: {name}: {path} is larger than {in_units(MAX_EXTRA_BYTES)}")
         return local.read_bytes()

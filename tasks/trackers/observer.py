@@ -14,6 +14,7 @@ import yaml
 from sana.artifact import Recipe
 from sana.config.delivery.tracking import TrackerConfig
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.facts import EvaluateFacts
 from sana.metrics import OF_ONE_SIGMA, STEP, Row
 from sana.pipeline.observers import CACHED, Committed, Event, Observer, RunStart, WorkStart
@@ -140,7 +141,7 @@ class TrackerObserver(Observer):
     def _sink_of(self, recipe: Recipe, sent: Sent) -> Sink:
         one, config = self._tracker, self._config
         own = Path(config.work_dir) / ("tensorboard" if one.kind == "tensorboard" else "")  # wandb makes its own in it
-        folder = Path(one.folder or own).expanduser().absolute()
+        folder = at_home(one.folder or own).absolute()
         template = one.name or config.tracking.run_name
         name = run_name(config, template, title=self._title, key=self._key, started_s=sent.started_s)
         if one.kind == "tensorboard":

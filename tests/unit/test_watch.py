@@ -82,6 +82,7 @@ def test_a_run_that_is_not_there_yet_is_waited_for(store: LocalStore) -> None:
     [
         ({}, "running", "train 30/120 steps, 4 steps/s, ETA 0:22"),
         ({"process": ELSEWHERE, "age_s": 125.0}, "silent", "no sign for 2 min, killed? Look at host"),
+        ({"process": ELSEWHERE, "age_s": -7200.0}, "silent", "last sign is of 2.0 h from now: the clock of host or"),
         ({"ended": "completed"}, "completed", "in 10 min"),
         ({"ended": "stopped"}, "stopped", "the same command resumes it"),
         (

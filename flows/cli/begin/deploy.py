@@ -15,6 +15,7 @@ import yaml
 from flows.cli.options import load_options, program, resolve
 from flows.cli.output.completion import ConfigPath
 from flows.display.wrapping import say
+from sana.config.places import at_home
 from sana.errors import ConfigError, SanaError
 
 PACKAGE = "sana-video-pipeline"
@@ -151,7 +152,7 @@ def parameters_of(config: str | None, overrides: Sequence[str], root: str | None
     if config is None:
         return {}
     given = FormValues()
-    path = Path(os.path.abspath(Path(config).expanduser()))  # without .., and with links as they are
+    path = Path(os.path.abspath(at_home(config)))  # without .., and with links as they are
     named = path.relative_to(folder) if path.is_relative_to(folder) else path
     given["config"] = str(named)
     if overrides:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sana.config.data import DatasetConfig
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.context import Context
 from sana.data.archives.backend import ArchiveBackend
 from sana.data.archives.index import IndexFolder
@@ -35,9 +36,8 @@ class Source:
     """One data set. It is listed once, on first use; open another Source to see later changes.
 
     Thread-safe. A SanaError concerns the whole source and begins with `download.datasets[<id>]: `; an OSError or a
-    UnicodeDecodeError concerns one file.
-    Whatever needs the listing raises ConfigError when there is no video, or no file of the configured layout, and
-    SanaError when it cannot be listed.
+    UnicodeDecodeError concerns one file. Whatever needs the listing raises ConfigError when there is no video, or no
+    file of the configured layout, and SanaError when it cannot be listed.
     """
 
     def __init__(self, dataset: DatasetConfig, backend: Backend, cache: FileCache) -> None:
@@ -293,7 +293,7 @@ def _open(
             f"or a {', '.join((*TABLE_SUFFIXES, *ARCHIVE_SUFFIXES[:-1]))} file, local or s3://"
             + (f"; did you mean {meant}?" if meant != uri else "")
         )
-    path = Path(uri).expanduser().absolute()
+    path = at_home(uri).absolute()
     if (is_table or is_archive) and path.is_file():
         return file(path.name, LocalBackend(path.parent, digests, outputs))
     return folder(LocalBackend(path, digests, outputs))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sana.config.places import at_home
 from sana.data.video.still import read_picture
 from sana.data.video.video import ClipRejected, crop_and_resize, opened, rgb
 from sana.errors import ConfigError
@@ -19,7 +20,7 @@ def read_first_frame(path: str, *, height: int, width: int, where: str) -> NDArr
         ConfigError: it is not there, cannot be read, or is no picture; `where` names the setting that names it.
     """
     try:
-        picture = read_picture(Path(path).expanduser())
+        picture = read_picture(at_home(path))
     except ClipRejected as error:
         raise ConfigError(f"{where}: {path} cannot be read as a picture ({error}); use a PNG, JPEG or WebP") from error
     except OSError as error:

@@ -4,13 +4,13 @@ Shapes in this module: F frames, H height, W width (pixels); h w the same in lat
 """
 
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sana.bucket import SPATIAL_STRIDE, TEMPORAL_STRIDE, Bucket
+from sana.config.places import at_home
 from sana.config.sample import GivenVideoConfig, Keep
 from sana.data.video.first_frame import read_first_frame
 from sana.data.video.frames import read_frames
@@ -39,7 +39,7 @@ def read_given(given: GivenVideoConfig, shape: Bucket, *, fps: float, where: str
     Raises:
         ConfigError: a file cannot be read, or the video is too short.
     """
-    path = Path(given.path).expanduser()
+    path = at_home(given.path)
     needed = given.frames if given.keep == "prefix" else shape.num_frames
     assert needed is not None  # a prefix has its number of frames
     try:

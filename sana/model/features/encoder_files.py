@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sana.artifact import digest_of
 from sana.config.encode import EncodeFeaturesConfig
+from sana.config.places import at_home
 from sana.costs.features import FeatureSizes
 from sana.data.sources.digest_cache import DigestCache
 from sana.data.sources.hub import REPO_ID, HubRepo
@@ -34,7 +35,7 @@ def resolve_encoder(config: EncodeFeaturesConfig, *, work_dir: Path, read_only: 
         ConfigError: no such encoder, no right to read it (names its page and HF_TOKEN), or it lacks a file.
         SanaError: it is no DINOv2, the hub cannot be reached, or a file cannot be read.
     """
-    folder = Path(config.encoder).expanduser().absolute()
+    folder = at_home(config.encoder).absolute()
     if folder.is_dir():
         digests = DigestCache(work_dir / "cache" / "digests.sqlite", read_only=read_only)
         names = [path.name for path in folder.iterdir() if path.is_file()]

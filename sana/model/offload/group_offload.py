@@ -12,6 +12,7 @@ import torch
 from diffusers.hooks import HookRegistry, apply_group_offloading
 from torch import nn
 
+from sana.config.places import at_home
 from sana.config.training.offload import FrozenGroupOffload
 from sana.errors import ConfigError
 from sana.model.offload.scratch_folder import ScratchFolder
@@ -32,7 +33,7 @@ class OffloadedModel:
 
     def __init__(self, model: nn.Module, config: FrozenGroupOffload, device: torch.device, *, work_dir: Path) -> None:
         self._model, self._config, self._device = model, config, device
-        self._disk = work_dir / Path(config.to_disk_path).expanduser() if config.to_disk_path else None
+        self._disk = work_dir / at_home(config.to_disk_path) if config.to_disk_path else None
         self._with_stream = config.use_stream and device.type == "cuda"
         if self._disk is not None and device.type == "cuda" and device.index and not self._with_stream:
             raise ConfigError(

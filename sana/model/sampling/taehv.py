@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sana.bucket import LATENT_CHANNELS
+from sana.config.places import at_home
 from sana.errors import ConfigError
 
 _CHANNELS = (256, 128, 64, 64)
@@ -112,7 +113,7 @@ def load_taehv(path: str, *, device: str | torch.device = "cpu", where: str) -> 
     """
     model = Taehv()
     try:
-        stored = _read(Path(path).expanduser())
+        stored = _read(at_home(path))
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         line = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise ConfigError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sana.artifact import Artifact, digest_of
+from sana.config.places import at_home
 from sana.context import Context
 from sana.data.sources.digest_cache import DigestCache
 from sana.errors import ConfigError, SanaError
@@ -40,7 +41,7 @@ def find_initial_weights(context: Context) -> Named | None:
                 f"train.init_from {config.init_from} is a folder, not the FINGERPRINT[@STEP] of a training, so it has "
                 "one set of weights and no optimizer; leave out train.init_weights and train.init_optimizer"
             )
-        folder = Path(config.init_from).expanduser().absolute()
+        folder = at_home(config.init_from).absolute()
         digest = _folder_digest(context, folder)
         return Named(InitialWeights(None, str(folder), config.init_weights, optimizer=False), digest)
     _check_method(context, match[1])

@@ -10,6 +10,7 @@ import yaml
 from sana.artifact import Artifact, FileInfo
 from sana.config.delivery.publish import PublishConfig
 from sana.config.pipeline import Config
+from sana.config.places import at_home
 from sana.config.section import Section
 from sana.context import Context
 from sana.delivery.model_card import SAMPLES, Card, DatasetLine, LossLine, Shape
@@ -133,7 +134,7 @@ def card_of_checkpoint(card: Card, step: int) -> Card:
 
 def settings_yaml(config: Config) -> str:
     """Return the settings that change bytes as YAML: without places, resources, addresses and secrets."""
-    model = config.model.path if not Path(config.model.path).expanduser().exists() else "a local folder"
+    model = config.model.path if not at_home(config.model.path).exists() else "a local folder"
     told: dict[str, Any] = {
         "model": {"path": model, "revision": config.model.revision},
         "download": {

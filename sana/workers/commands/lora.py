@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sana.atomic_io import TEMP_PREFIX
+from sana.config.places import at_home
 from sana.config.training.adapter_names import adapter_targets
 from sana.config.training.method import LoraMethod
 from sana.errors import SanaError
@@ -118,7 +119,7 @@ def _write_comfyui(folder: Path, adapter: Adapter) -> None:
 
 def _folder(name: str, revision: str | None) -> Path:
     """Return a model as a local folder. Raises SanaError: it is none, and the hub does not give it."""
-    path = Path(name).expanduser()
+    path = at_home(name)
     if not path.is_dir():
         if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise SanaError(f"there is no folder {name}; name a model in diffusers layout, or a hub id (owner/name)")
