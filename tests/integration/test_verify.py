@@ -102,16 +102,20 @@ def test_the_command_line_names_the_damage_and_its_repair(place: Place, capsys: 
     main(["verify", "--root", place.root, "--deep"])
 
 
+@pytest.mark.parametrize(("is_there", "said"), [(False, "there is no folder"), (True, "right root")])
 @pytest.mark.parametrize("command", [["verify"], ["export", "--to", "elsewhere"]])
-def test_an_empty_root_is_an_error(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_root_is_an_error(
+    command: list[str], is_there: bool, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "mistyped"
+    if is_there:
+        root.mkdir()
     with pytest.raises(SystemExit) as ended:
-        main([*command, "--root", str(tmp_path / "mistyped")])
+        main([*command, "--root", str(root)])
     captured = capsys.readouterr()
-    assert ended.value.code == 1
-    assert str(tmp_path / "mistyped") in captured.err
-    assert "right root" in captured.err
+    assert ended.value.code == 1 and str(root) in captured.err and said in captured.err
     assert "valid" not in captured.out
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["mistyped"] * is_there
 
 
 class RequestCountingStore(LocalStore):
