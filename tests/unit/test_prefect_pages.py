@@ -35,7 +35,11 @@ from tests.loopback_servers import free_port, raw_server
         ("<script>alert(1)</script>", "\\<script\\>alert\\(1\\)\\</script\\>"),
         ("[x](javascript:alert)", "\\[x\\]\\(javascript\\:alert\\)"),
         ("![x](y) `z` *b* _i_ ~s~", "\\!\\[x\\]\\(y\\) \\`z\\` \\*b\\* \\_i\\_ \\~s\\~"),
-        ("see https://x.yz or WWW.x.yz", "see https\\://x.yz or WWW\\.x.yz"),
+        ("see https://x.yz or WWW.x.yz", "see https<!-- -->\\://x.yz or WWW<!-- -->.x.yz"),
+        ("s3://x/ann@x.yz @y", "s3\\://x/ann<!-- -->\\@x.yz \\@y"),
+        ("- [ ] a - b", "\\- \\[ \\] a - b"),
+        ("1. a", "1\\. a"),
+        ("-1.5", "-1.5"),
         ("&lt;b&gt;", "\\&lt;b\\&gt;"),
         ("two\nlines\x1b[2J", "two lines \\[2J"),
         ("C:\\clips", "C\\:\\\\clips"),
@@ -255,7 +259,7 @@ class Stopped(BaseException):
     ("error", "state", "words"),
     [
         (None, "completed", ["| missing when it began | 7 |", "| done | 9 of 10 samples |", "| rate | ", "\nmore\n"]),
-        (ValueError("http://ann:secret@x\n  <b>"), "failed", ["**http\\://x**\n\n- \\<b\\>\n"]),
+        (ValueError("http://ann:secret@x\n  <b>"), "failed", ["**http<!-- -->\\://x**\n\n- \\<b\\>\n"]),
         (Stopped(), "stopped", ["**stopped**"]),
     ],
 )
