@@ -5,6 +5,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from urllib.parse import quote
 from uuid import UUID
 
@@ -53,7 +54,7 @@ class PrefectPages(Observer):
         self._title, self._store = start.title, start.context.store
         self._links = self._web_links()
         self._sender = PageSender()
-        self._put_run("running")
+        self._put_run(_running())
 
     def on_event(self, event: Event) -> None:
         if self._sender is None:
@@ -65,7 +66,7 @@ class PrefectPages(Observer):
                 self._seen[event.stage] = SeenStage(event.stage, UUID(task_run) if task_run else None)
             case WorkStart():
                 self._seen[event.stage].started_at = time.monotonic()
-                self._put_run("running")
+                self._put_run(_running())
             case Committed():
                 self._seen[event.stage].artifact = event.artifact
                 self._seen[event.stage].state = event.state
@@ -75,7 +76,7 @@ class PrefectPages(Observer):
                 if event.error is not None and event.state in (FAILED, STOPPED):
                     seen.error = told(event.error)
                 self._put_stage(replace(seen))
-                self._put_run("running")
+                self._put_run(_running())
             case _:
                 pass
 
@@ -134,3 +135,8 @@ class PrefectPages(Observer):
         reports = {"data report": DATA_REPORT} | ({"run report": RUN_REPORT} if "train" in self._seen else {})
         kept = [link(label, f"{page}/artifacts/{quote(name)}") for label, name in reports.items()]
         return [link("MLflow", page), *kept]
+
+
+def _running() -> str:
+    """Return the state of a run at work: a page that a killed run leaves behind says of when it is."""
+    return f"running at {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
