@@ -1,5 +1,6 @@
 """Charts of curves and maps: nothing that stands out is thinned away, no line is drawn where there is no number."""
 
+import itertools
 import math
 import re
 
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana.report import charts
-from sana.report.charts import Chart, Series, StepMark, heat_map, lines, smoothed
+from sana.report.charts import Chart, Series, StepMark, columns, heat_map, lines, smoothed
 from sana.report.drawing.axes import axis
 from sana.report.drawing.thinning import thinned
+from sana.report.histogram import histogram
 from sana.report.html import environment
 from tests.report_pages import Page
 
@@ -134,6 +136,16 @@ def test_marks_and_names_are_in_the_legend_once() -> None:
         "a", "checkpoint", "resumed",
     ]  # fmt: skip
     assert len(chart.shapes) < 300
+
+
+@pytest.mark.parametrize("values", [np.linspace(0.83, 0.88, 40), np.arange(9.0), np.linspace(1e-4, 9e-4, 30), [1.0]])
+def test_numbers_below_a_histogram_do_not_overlap(values: list[float]) -> None:
+    found = histogram(values)
+    assert found is not None
+    chart = columns(found, unit="", counted="samples")
+    below = [shape for shape in chart.shapes if shape.at.get("y") == chart.height - 8]
+    ends = [(float(s.at["x"]) - 3.5 * len(s.words), float(s.at["x"]) + 3.5 * len(s.words)) for s in below]  # type: ignore[arg-type]
+    assert ends and all(left[1] <= right[0] for left, right in itertools.pairwise(ends))
 
 
 def test_curves_are_told_apart_without_colours() -> None:

@@ -1,11 +1,14 @@
 """Bars that stand: of a few counts by name, and histograms."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sana.report.drawing.shapes import LEFT, RIGHT, TOP, Chart, Shape, bar_height, grid_line, label, rect
 from sana.report.formatting import compact, number
 from sana.report.histogram import Histogram, nice_step
+
+_CHAR = 7.0  # width of a digit below an axis
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ def columns(hist: Histogram, *, unit: str, counted: str, width: int = 520, heigh
         found.append(_Bar(LEFT + step * place + 0.75, step - 1.5, value, "open" if is_open else "train", tip))
     if hist.open_end:
         edges[-1] = "more"
-    every = max(1, round(len(edges) * 40 / (step * len(found) + 1)))
+    needed = max(40.0, _CHAR * max(len(words) for words in edges) + 10)
+    every = max(1, math.ceil(needed / step - 0.05))
     ticks = [(LEFT + step * place, edges[place]) for place in range(0, len(edges), every)]
     return _vertical_bars(found, ticks, f"{counted} by {unit}", width, height)
 
