@@ -1,6 +1,7 @@
 """What the live page lists: runs in every state, trainings that are finished, at work or left, in bounded reads."""
 
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -22,6 +23,7 @@ from sana.report.live.source import LiveRoot
 from sana.report.live.tables import PAGE_ROWS
 from sana.report.live.trainings import merged
 from sana.store import LocalStore, Store, open_store
+from sana.store_errors import StoreError
 from sana.training.validation import record as validations
 from sana.training.validation.record import ValidationRecord, ValidationVideo
 from tests.loopback_servers import free_port
@@ -203,6 +205,17 @@ def test_a_page_that_is_made_again_reads_only_what_may_have_changed(tmp_path: Pa
     root.refresh()
     store.num_reads = 0
     assert root.page(Topic("training", train.fingerprint)) == first and store.num_reads == 0
+
+
+def test_a_root_that_is_taken_away_is_not_an_empty_one(store: Store, tmp_path: Path) -> None:
+    root = LiveRoot(store, About("root"))
+    root.refresh()  # there is none yet
+    train = commit_training(store, A)
+    root.refresh()
+    shutil.rmtree(tmp_path / "root")
+    with pytest.raises(StoreError, match="is gone"):
+        root.refresh()
+    assert train.fingerprint in root.page(Topic("overview")).parts["trainings"]
 
 
 @pytest.mark.parametrize(

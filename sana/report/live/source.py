@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
@@ -18,6 +19,7 @@ from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
 from sana.runs.newest_eval import NewestEvals
 from sana.store import Store
+from sana.store_errors import StoreError
 from sana.training.checkpoints.checkpoint import training_folders
 from sana.training.validation import record as validations
 
@@ -35,9 +37,11 @@ class LiveRoot:
         self._evals = NewestEvals(store)
         self._videos = ValidationCache(store)
         self._rows: list[TrainingRow] = []
+        self._was_there = False  # the root's folder
 
     def refresh(self) -> None:
         """Look at storage again. Raises SanaError or OSError: it does not answer."""
+        self._check_root()
         self._committed.refresh()
         self._runs.refresh()
         finished = {row.fingerprint for row in self._committed.trainings}
@@ -45,6 +49,14 @@ class LiveRoot:
         rows = merged(self._committed.trainings, begun, self._runs.rows)
         self._evals.refresh({row.trajectory: row.created_at for row in rows if not row.fingerprint})
         self._rows = [row for row in map(self._with_progress, rows) if row is not None]
+
+    def _check_root(self) -> None:
+        """Raises StoreError: the folder was there, and is gone: it is not an empty root."""
+        if self.store.is_local:
+            is_there = Path(self.store.root).is_dir()
+            if self._was_there and not is_there:
+                raise StoreError(f"the folder {self.store.root} is gone: was it moved, or its disk taken away?")
+            self._was_there = self._was_there or is_there
 
     def _with_progress(self, row: TrainingRow) -> TrainingRow | None:
         """Return a training that is not finished with its newest eval loss; None: nothing of it is left.
