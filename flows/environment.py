@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 from urllib.parse import urlsplit
 
+from flows.display.wrapping import say
 from sana.errors import SanaError
 from sana.wording import without_password
 
@@ -131,4 +132,4 @@ class _Terminal(logging.Handler):
     """Writes to what `sys.stderr` is at that moment, for a progress bar may have put itself before it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{record.levelname.lower()}: {record.getMessage()}\n")
+        say(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
