@@ -3,14 +3,18 @@
 import html
 import re
 import shutil
+import socket
 import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from flows.cli.main import cli
 from sana.artifact import Artifact, Draft, Recipe
 from sana.config.load import load_config
 from sana.config.pipeline import Config
@@ -224,6 +228,22 @@ def test_a_run_whose_process_is_gone_is_ended_by_whoever_comes_next(config: Conf
         assert (f"was killed: {says}" if says else "is running") in html.unescape(text)
     if heard_s_ago and says:
         assert killed.info.end_time / 1000 == pytest.approx(time.time() - heard_s_ago, abs=60.0)
+
+
+def test_sana_ui_ends_a_run_whose_process_is_gone(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(config, open_store(config.root), "killed", {})
+    tracker.facts |= {"sana.process.host": GONE.host, "sana.process.pid": str(GONE.pid)}
+    TrackingObserver(tracker).on_run_start(RunStart("killed", Context(config, tracker.store, Path(config.work_dir))))
+    monkeypatch.setattr("flows.environment.prepare_environment", lambda work_dir: None)  # it sets variables for good
+    server = MagicMock(url="http://127.0.0.1:1")
+    server.__enter__.return_value = server
+    monkeypatch.setattr("flows.mlflow_server.MlflowServer", lambda *_: server)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--root", config.root, "-s", f"work_dir={config.work_dir}", "--port", str(port)]
+    shown = CliRunner().invoke(cli, ["ui", "configs/demo.yaml", *options])
+    assert shown.exit_code == 0, shown.output
+    assert [run.info.status for run in parents_of(config)] == ["KILLED"]
 
 
 def test_system_metrics_are_read_while_a_stage_works(config: Config) -> None:

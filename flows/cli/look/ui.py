@@ -57,6 +57,7 @@ def ui(
         say(f"{store.root} is at {page.url} (Ctrl-C ends it)")
         if mlflow is not None and beside is not None:
             mlflow.wait_until_up()
+            _end_dead_runs(context)
             link = runs_address(link, beside.tracking.experiment)
             say(f"MLflow is at {link}")
         elif link:
