@@ -129,7 +129,7 @@ class PrefectServer:
     def state_of(self, run_id: str) -> str:
         return self.ask(f"/flow_runs/{run_id}")["state"]["name"]
 
-    def wait_for_state(self, run_id: str, *names: str, timeout_s: float = 60.0) -> str:
+    def wait_for_state(self, run_id: str, *names: str, timeout_s: float = 180.0) -> str:
         self.wait_until(
             lambda: self.state_of(run_id) in names, f"run is not {names}\n{self.logs_of(run_id)}", timeout_s
         )

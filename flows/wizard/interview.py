@@ -1,5 +1,6 @@
 """The interview of `sana init`: looks first, then asks what it cannot know, and writes one config."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from flows.wizard.flags import Flags
 from flows.wizard.look import Model, look_at_hardware, look_at_source
 from flows.wizard.questions import Talk, is_sample, wrong_folder, wrong_root
 from flows.wizard.scratch import looking_in
+from flows.wizard.trial_settings import improve
 from sana.config.places import at_home
 from sana.convert.yaml_text import scalar
 from sana.data.sources.sample import SampleLimits
@@ -46,11 +48,10 @@ class Interview:
         starter = Starter(self._source(), self._overrides())
         hardware = look_at_hardware()
         with looking_in(at_home(starter.config.work_dir)) as looked_in:
-            checked = self._look(starter, looked_in.folder)
-            for line in lines_of_source(checked):
-                self._asker.say(line)
+            model = Model(starter, looked_in.folder)
+            checked = self._look(starter, model, looked_in.folder)
             self._asker.say(f"this machine: {hardware}")
-            talk = Talk(starter, self._flags, self._asker, hardware, Model(starter, looked_in.folder))
+            talk = Talk(starter, self._flags, self._asker, hardware, model)
             path, text, checked = self._ask(talk, checked)
             steps = (starter.config.train.max_steps, starter.steps_in_words(checked))
             config_file.write(path, text)
@@ -84,11 +85,11 @@ class Interview:
         given = {"root": flags.root, "work_dir": flags.work_dir, "model.path": flags.model}
         return [*flags.overrides, *(f"{key}={scalar(value)}" for key, value in given.items() if value is not None)]
 
-    def _look(self, starter: Starter, folder: Path) -> Checked:
-        """Look at the source until its captions are found; returns what it gives by rules that suit it.
+    def _look(self, starter: Starter, model: Model, folder: Path) -> Checked:
+        """Look at the source until its captions are found, and say what it gives by rules that suit it.
 
         Raises:
-            SanaError: nothing.
+            SanaError: no rules would make something of it.
         """
 
         def look() -> Checked:
@@ -97,11 +98,12 @@ class Interview:
         source = starter.config.download.datasets[0].source
         self._asker.say(f"looking at {source}: all is listed, and at most {self._limits.clips} videos are opened")
         checked = with_captions(starter, self._flags, self._asker, look)
-        improved = starter.improve(checked)
-        if improved.assigned is not None and improved.assigned.windows.num_rows:
-            return improved
-        for line in lines_of_source(checked):
+        improved = improve(copy.deepcopy(starter), model, checked)  # for good once the model is known
+        usable = improved.assigned is not None and improved.assigned.windows.num_rows > 0
+        for line in lines_of_source(improved if usable else checked):
             self._asker.say(line)
+        if usable:
+            return checked
         why = (
             "\n  ".join(improved.stopped) or "no video is small enough for a first look: sana check SOURCE looks at all"
         )
@@ -112,6 +114,7 @@ class Interview:
         """Ask the questions in turn; returns where to write what, and what comes of the clips then."""
         questions.ask_places(talk)
         questions.ask_model(talk)
+        checked = improve(talk.starter, talk.model, checked)
         training, chosen = questions.ask_method(talk)
         questions.use_machine(talk)
         questions.ask_holdout(talk, checked)

@@ -17,12 +17,13 @@ from sana.errors import ConfigError
 from sana.pipeline.check import Checked
 from sana.pipeline.starting.fitting import Fit, Method, recommended
 from sana.pipeline.starting.starter import NICKNAMES, Starter, first_caption
+from sana.pipeline.starting.trial import SAMPLES
 from sana.stages.bodies.trainable_here import largest_bucket
 from sana.wording import in_units
 
 VALIDATIONS = 4  # videos of the prompts while it trains, on a GPU
 TINY = "`sana make-tiny-model tiny` makes one for a trial; then `tiny` is the answer (--model tiny)"
-SMALL = "-s bucket.table=resolution -s bucket.num_frames=17 -s bucket.resolution=96"
+SMALL = " ".join(f"-s {key}={value}" for key, value in SAMPLES.items())
 MOST_ON_CPU = 2_000_000  # pixels of a sample, of all its frames
 _BY_NAME, _BY_HASH = "name", "hash"
 

@@ -507,3 +507,20 @@ def test_of_few_clips_more_is_held_out(tmp_path: Path, num: int, fraction: float
         (tmp_path / "clips" / f"{name}.txt").write_text(name)
     Interview(Flags(str(tmp_path / "clips")), Proposals(lambda line: None), SampleLimits(clips=3)).run()
     assert written()["clips.yaml"].bucket.eval_fraction == fraction
+
+
+def test_a_tiny_model_gets_a_trial_of_minutes_and_what_is_given_stays(
+    tmp_path: Path, videos: list[Path], tiny_model: Path
+) -> None:
+    clips, tiny = str(put(tmp_path / "clips", videos)), str(tiny_model)
+    assert init(clips, "--model", tiny, "-o", "a.yaml").exit_code == 0
+    assert init(clips, "--model", tiny, "-o", "b.yaml", "-s", "train.max_steps=7",
+                "-s", "bucket.buckets=[9x96x160]").exit_code == 0  # fmt: skip
+    assert init(clips, "-o", "c.yaml").exit_code == 0
+    configs = written()
+    of_tiny = configs["a.yaml"]
+    assert of_tiny.bucket.table == "resolution" and of_tiny.bucket.num_frames == 17 and of_tiny.bucket.resolution == 96
+    assert (of_tiny.train.max_steps, of_tiny.train.global_batch_size, of_tiny.train.base_check) == (120, 2, "off")
+    assert "small, for a trial with a tiny model" in Path("a.yaml").read_text()
+    assert configs["b.yaml"].train.max_steps == 7 and str(configs["b.yaml"].bucket.buckets[0]) == "9x96x160"
+    assert configs["c.yaml"].train.base_check == "warn" and configs["c.yaml"].bucket.resolution != 96
