@@ -1,5 +1,6 @@
 """Calls of MLflow's client that several runs make: errors, points, tags."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from mlflow.entities import Metric, RunTag
@@ -7,6 +8,8 @@ from mlflow.tracking import MlflowClient
 
 from sana.errors import why_ended
 from tasks.tracking.metrics_shipper import Point
+
+LOGGED_MODEL = "sana.logged_model"  # tag of a training's run: the id of its model in MLflow's list of models
 
 
 def note_error(client: MlflowClient, run_id: str, error: BaseException | None) -> None:
@@ -34,3 +37,18 @@ def send_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> b
 
 def as_tags(tags: Mapping[str, str]) -> list[RunTag]:
     return [RunTag(name, value) for name, value in tags.items()]
+
+
+def end_curves(client: MlflowClient, run_id: str, step: int, row: Mapping[str, float]) -> None:
+    """Add the points of a training's last step to its curves where they are missing, and show them at its model."""
+    now_ms = int(time.time() * 1000)
+    model = client.get_run(run_id).data.tags.get(LOGGED_MODEL)
+    shown = {metric.key for metric in client.get_logged_model(model).metrics or ()} if model else set()
+    new = [
+        Metric(name, value, now_ms, step, model_id=model)
+        for name, value in row.items()
+        if (model and name not in shown)
+        or step not in {point.step for point in client.get_metric_history(run_id, name)}
+    ]
+    if new:
+        client.log_batch(run_id, new)

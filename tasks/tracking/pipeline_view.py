@@ -27,7 +27,7 @@ from sana.metrics import (
 from sana.stages.train import trajectory_of
 from sana.wording import one_line
 from tasks.tracking import datasets, markdown_page, values
-from tasks.tracking.calls import logged_points, note_error, send_points
+from tasks.tracking.calls import end_curves, logged_points, note_error, send_points
 from tasks.tracking.dead_runs import ATTEMPT, RUNNING
 from tasks.tracking.metrics_shipper import MetricShipper
 from tasks.tracking.tracker import Tracker
@@ -221,7 +221,8 @@ class PipelineView:
         before = dict.fromkeys(trained, losses.weights["initial"].mean) | dict.fromkeys(drops, 0.0)
         self.rows([{STEP: 0.0, **before}, {**row, **drops}])
         if (run_id := self._runs.get("train")) is not None:
-            self._tracker.try_to(lambda client: _end_curves(client, run_id, row))
+            ends = {name: value for name, value in row.items() if name != STEP}
+            self._tracker.try_to(lambda client: end_curves(client, run_id, losses.step, ends))
 
     def _log_datasets(self, client: MlflowClient) -> None:
         if (run_id := self._tracker.run_id) is not None:
@@ -258,17 +259,6 @@ def _fetch_large(tracker: Tracker, key: str, path: Path) -> None:
             larger.replace(path)
     except (ClipRejected, ValueError):  # it is shown as it is
         larger.unlink(missing_ok=True)
-
-
-def _end_curves(client: MlflowClient, run_id: str, row: Mapping[str, float]) -> None:
-    now_ms, step = int(time.time() * 1000), int(row[STEP])
-    new = [
-        Metric(name, value, now_ms, step)
-        for name, value in row.items()
-        if name != STEP and step not in {point.step for point in client.get_metric_history(run_id, name)}
-    ]
-    if new:
-        client.log_batch(run_id, new)
 
 
 def _attempts(tags: Mapping[str, str]) -> dict[int, str]:

@@ -6,6 +6,7 @@ an index as the rest of MLflow is: no bytes are copied to it, and nothing here f
 
 import fcntl
 import hashlib
+import json
 import logging
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from sana.comparison.promotion import Candidate, Decision, Signature, candidate_of, decide, signature_of
 from sana.config.pipeline import Config
@@ -29,6 +31,7 @@ from sana.pipeline.observers import Committed, Event, Observer
 from sana.store import Store, open_store
 from sana.store_errors import StoreError
 from sana.wording import one_line
+from tasks.tracking.calls import LOGGED_MODEL
 from tasks.tracking.tracker import Tracker
 
 CHAMPION = "champion"
@@ -80,7 +83,18 @@ class Registry:
         for key, value in _tags(signature).items():
             if first.tags.get(key) != value:
                 self._client.set_model_version_tag(self.name, first.version, key, value)
+        self._name_at_model(first, run_id)
         return first
+
+    def _name_at_model(self, version: ModelVersion, run_id: str | None) -> None:
+        """Let the page of the trained model name its version, as MLflow's own registration does."""
+        model_id = self._client.get_run(run_id).data.tags.get(LOGGED_MODEL) if run_id else None
+        if model_id is None:
+            return
+        mine = {"name": self.name, "version": _number(version)}
+        named = json.loads(self._client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        if mine not in named:
+            self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([*named, mine])})
 
     def version_of(self, fingerprint: str) -> str:
         """Return the version of a trained model; "": it has none."""

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from sana.artifact import Artifact, Recipe
 from sana.facts import TrainFacts
 from tasks.tracking import datasets, values
-from tasks.tracking.calls import as_tags, logged_points, note_error, send_points
+from tasks.tracking.calls import LOGGED_MODEL, as_tags, logged_points, note_error, send_points
 from tasks.tracking.metrics_shipper import MetricShipper
 from tasks.tracking.system_metrics import SystemMetrics
 
@@ -122,20 +122,22 @@ class StageRun:
     def _log_model(self, client: MlflowClient, run_id: str, artifact: Artifact, trained: TrainFacts) -> None:
         """Show the exported model under Models, by its address: no byte is copied. An older server has no such list."""
         run = client.get_run(run_id)
-        if "sana.logged_model" in run.data.tags:
+        if LOGGED_MODEL in run.data.tags:
             return
         uri = self._tracker.store.uri(trained.model)
         tags = {"sana.uri": uri, "sana.fingerprint": artifact.fingerprint, "sana.trajectory": trained.trajectory}
         try:
             name = f"{self._tracker.title or 'model'}-{artifact.fingerprint[:8]}".translate(_NOT_IN_MODEL_NAMES)
-            model = client.create_logged_model(run.info.experiment_id, name, run_id, tags, model_type="sana-video")
+            model = client.create_logged_model(
+                run.info.experiment_id, name, run_id, tags, params=run.data.params, model_type="sana-video"
+            )
             client.finalize_logged_model(model.model_id, "READY")
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, trained.step)])
             if (parent := self._tracker.run_id) is not None:
                 client.log_outputs(parent, [LoggedModelOutput(model.model_id, trained.step)])
         except MlflowException:
             return
-        client.set_tag(run_id, "sana.logged_model", model.model_id)
+        client.set_tag(run_id, LOGGED_MODEL, model.model_id)
 
     def _ship(self, run_id: str, rows: Iterable[Mapping[str, float | None]]) -> None:
         if self._shipper is None:

@@ -112,6 +112,9 @@ def test_the_pipelines_run_says_what_came_of_it(config: Config) -> None:
     assert (read.dataset.name, 'train_samples": 7' in read.dataset.profile) == ("demo", True)
     assert "mlflow_colspec" in read.dataset.schema
     assert len(parent.outputs.model_outputs) == len(train.outputs.model_outputs) == 1
+    model = client.get_logged_model(train.outputs.model_outputs[0].model_id)
+    assert {metric.key: metric.value for metric in model.metrics or ()} == {"eval/loss_live": 0.7, "eval/loss_ema": 0.6}
+    assert model.params == train.data.params
     note = parent.data.tags["mlflow.note.content"]
     assert "**0.6000** at step 60: surely lower (-0.8000" in note
     assert f"(#/experiments/{experiment.experiment_id}/runs/{train.info.run_id}?workflowType=machine_learning)" in note

@@ -1,5 +1,6 @@
 """MLflow's registry against a real sqlite store: versions of trained models, and who may be champion."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from sana.comparison.promotion import PromoteDocument, candidate_of
 from sana.config.load import load_config
 from sana.config.pipeline import Config
 from sana.store import Store, open_store
+from tasks.tracking.calls import LOGGED_MODEL
 from tasks.tracking.registry import CHAMPION, Registered, Registry, register, registered_name
 from tasks.tracking.tracker import Tracker
 from tests.made_up_runs import Losses, Made, Training, make_data, make_training
@@ -246,3 +248,15 @@ def test_the_command(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
 
 def replace_experiment(config: Config, name: str) -> Config:
     return config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": name})})
+
+
+def test_the_page_of_a_trained_model_names_its_version(desk: Desk) -> None:
+    client, training = desk.client, desk.train(losses(1.0, 0.02, 1))
+    experiment = client.create_experiment("pages", artifact_location=str(desk.folder / "mlflow"))
+    run_id = client.create_run(experiment).info.run_id
+    model = client.create_logged_model(experiment, "trained", run_id)
+    client.set_tag(run_id, LOGGED_MODEL, model.model_id)
+    for _ in range(2):
+        desk.registry().register(candidate_of(desk.store, training.train.fingerprint), run_id)
+        named = client.get_logged_model(model.model_id).tags["mlflow.modelVersions"]
+        assert json.loads(named) == [{"name": "model", "version": "1"}]

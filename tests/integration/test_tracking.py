@@ -115,6 +115,7 @@ def test_a_stage_is_one_run_below_its_pipeline_with_all_that_is_known(config: Co
     [model] = client_of(config).search_logged_models([child.info.experiment_id])
     assert model.source_run_id == child.info.run_id and model.tags["sana.fingerprint"] == artifact.fingerprint
     assert [output.model_id for output in child.outputs.model_outputs] == [model.model_id]
+    assert model.params == child.data.params
     assert steps_of(config) == list(range(1, 41))
     expected = {"artifact.json", "files.json", "report.json", "plots/loss.png"}
     assert paths_of(config, child) == expected, "weights are linked, not copied"
