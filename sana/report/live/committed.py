@@ -36,8 +36,11 @@ class EvalRow:
 
 
 @dataclass(frozen=True)
-class TrainingRow:
-    """One training in a list. `fingerprint` is "" while it is unfinished."""
+class TrainingEntry:
+    """One training on a page, kept up as the root grows; `sana runs` reads its rows at once (sana.runs.trainings).
+
+    `fingerprint` is "" while it is unfinished.
+    """
 
     trajectory: str
     fingerprint: str
@@ -73,8 +76,8 @@ class Committed:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.trainings: Sequence[TrainingRow] = ()
-        self._train: dict[str, TrainingRow] = {}  # by the key in the history
+        self.trainings: Sequence[TrainingEntry] = ()
+        self._train: dict[str, TrainingEntry] = {}  # by the key in the history
         self._evaluated: dict[str, tuple[str, EvalRow]] = {}  # the same; digest of the weights
         self._sampled: dict[str, tuple[str, str]] = {}
         self._shown: OrderedDict[str, Artifact] = OrderedDict()
@@ -156,9 +159,9 @@ def read_artifact(store: Store, stage: str, fingerprint: str) -> Artifact:
     return found
 
 
-def _training(artifact: Artifact) -> TrainingRow:
+def _training(artifact: Artifact) -> TrainingEntry:
     facts, steps = TrainFacts.of(artifact), artifact.config.get("max_steps")
-    return TrainingRow(
+    return TrainingEntry(
         trajectory=facts.trajectory,
         fingerprint=artifact.fingerprint,
         weights=artifact.content.get("weights", ""),

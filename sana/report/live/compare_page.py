@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from sana.comparison.words import training_name
 from sana.report import html
-from sana.report.live.committed import TrainingRow
+from sana.report.live.committed import TrainingEntry
 from sana.report.live.live_page import Topic
 
 MAX_CHOICES = 300  # the newest
 
 
-def parts(rows: Sequence[TrainingRow], topic: Topic) -> tuple[str, dict[str, str]]:
+def parts(rows: Sequence[TrainingEntry], topic: Topic) -> tuple[str, dict[str, str]]:
     """Return the title and the parts of the page."""
     found = sorted(rows, key=lambda row: -row.created_at)
     evaluated = [row for row in found if row.evaluated is not None][:MAX_CHOICES]

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from sana.report import html
-from sana.report.live.committed import TrainingRow
+from sana.report.live.committed import TrainingEntry
 from sana.report.live.live_page import Topic
 from sana.report.live.run_index import LIVE, RunIndex
 from sana.report.live.tables import Column, chosen
 
 MAX_RUNNING = 12
 STATES = ("running", "silent", "killed", "completed", "failed", "stopped", "unfinished")
-SORTS: dict[str, Column[TrainingRow]] = {
+SORTS: dict[str, Column[TrainingEntry]] = {
     "age": Column("age", lambda row: -row.created_at),
     "loss": Column("eval loss", lambda row: float("inf") if row.loss is None else row.loss),
     "steps": Column("steps", lambda row: -row.step),
@@ -21,7 +21,7 @@ SORTS: dict[str, Column[TrainingRow]] = {
 }
 
 
-def parts(rows: Sequence[TrainingRow], runs: RunIndex, topic: Topic) -> tuple[str, dict[str, str]]:
+def parts(rows: Sequence[TrainingEntry], runs: RunIndex, topic: Topic) -> tuple[str, dict[str, str]]:
     """Return the title and the parts of the page."""
     found = chosen(rows, topic, sorts=SORTS, text=_text, state=lambda row: row.state)
     running = [row for row in runs.rows if row.state in LIVE][:MAX_RUNNING]
@@ -33,5 +33,5 @@ def parts(rows: Sequence[TrainingRow], runs: RunIndex, topic: Topic) -> tuple[st
     }
 
 
-def _text(row: TrainingRow) -> str:
+def _text(row: TrainingEntry) -> str:
     return f"{row.title} {row.fingerprint} {row.trajectory} {row.method} {row.data}"

@@ -9,7 +9,7 @@ from sana.artifact import Artifact, FileInfo
 from sana.errors import SanaError
 from sana.report import html
 from sana.report.live import compare_page, overview, runs_page, training_page
-from sana.report.live.committed import Committed, TrainingRow, read_artifact
+from sana.report.live.committed import Committed, TrainingEntry, read_artifact
 from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.report.live.media import ValidationCache
 from sana.report.live.pages import About
@@ -36,7 +36,7 @@ class LiveRoot:
         self._metrics, self._drawn = CurveCache(store), training_page.DrawnCurves()
         self._evals = NewestEvals(store)
         self._videos = ValidationCache(store)
-        self._rows: list[TrainingRow] = []
+        self._rows: list[TrainingEntry] = []
         self._was_there = False  # the root's folder
 
     def refresh(self) -> None:
@@ -58,7 +58,7 @@ class LiveRoot:
                 raise StoreError(f"the folder {self.store.root} is gone: was it moved, or its disk taken away?")
             self._was_there = self._was_there or is_there
 
-    def _with_progress(self, row: TrainingRow) -> TrainingRow | None:
+    def _with_progress(self, row: TrainingEntry) -> TrainingEntry | None:
         """Return a training that is not finished with its newest eval loss; None: nothing of it is left.
 
         A folder without a run and a checkpoint is that of a model whose run was killed before it was committed.

@@ -13,7 +13,7 @@ from sana.errors import SanaError
 from sana.facts import EvaluateFacts, TrainFacts
 from sana.report import html
 from sana.report.charts import StepMark
-from sana.report.live.committed import Committed, TrainingRow
+from sana.report.live.committed import Committed, TrainingEntry
 from sana.report.live.curves import curves
 from sana.report.live.live_page import Topic
 from sana.report.live.media import Strip, ValidationCache, strips
@@ -52,7 +52,7 @@ class Sources:
     """What the page is made of."""
 
     committed: Committed
-    rows: Sequence[TrainingRow]
+    rows: Sequence[TrainingEntry]
     runs: RunIndex
     metrics: CurveCache
     drawn: DrawnCurves
@@ -63,7 +63,7 @@ class Sources:
 class _Shown:
     """One training as the templates see it."""
 
-    row: TrainingRow
+    row: TrainingEntry
     train: Artifact | None
     evaluated: Artifact | None
     samples: Sequence[Artifact]

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from sana.report.live.committed import TrainingRow
+from sana.report.live.committed import TrainingEntry
 from sana.report.live.run_index import LIVE, RunRow
 
 UNFINISHED = "unfinished"  # no run that is on record works on it, or failed at it
 
 
-def merged(committed: Sequence[TrainingRow], begun: Iterable[str], runs: Sequence[RunRow]) -> list[TrainingRow]:
+def merged(committed: Sequence[TrainingEntry], begun: Iterable[str], runs: Sequence[RunRow]) -> list[TrainingEntry]:
     """Return the trainings, each with its title and state.
 
     Args:
@@ -32,17 +32,17 @@ def merged(committed: Sequence[TrainingRow], begun: Iterable[str], runs: Sequenc
     return rows
 
 
-def _finished(row: TrainingRow, runs: Sequence[RunRow]) -> TrainingRow:
+def _finished(row: TrainingEntry, runs: Sequence[RunRow]) -> TrainingEntry:
     if not runs:
         return row
     is_live = runs[0].state in LIVE  # it still evaluates, or trains again
     return replace(row, title=runs[0].title, state=runs[0].state if is_live else "completed")
 
 
-def _unfinished(trajectory: str, run: RunRow | None) -> TrainingRow:
+def _unfinished(trajectory: str, run: RunRow | None) -> TrainingEntry:
     if run is None:
-        return TrainingRow(trajectory, "", "", "", "", 0, 0, 0.0, 0.0, 0, state=UNFINISHED)
-    return TrainingRow(
+        return TrainingEntry(trajectory, "", "", "", "", 0, 0, 0.0, 0.0, 0, state=UNFINISHED)
+    return TrainingEntry(
         trajectory=trajectory,
         fingerprint="",
         weights="",
