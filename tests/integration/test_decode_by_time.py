@@ -10,7 +10,7 @@ import av
 import imageio_ffmpeg
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sana.data.bucketing.windows import available_frames
@@ -62,6 +62,7 @@ def test_at_its_own_rate_a_file_gives_each_frame_once(tmp_path: Path, name: str)
     fps=st.sampled_from([5.0, 7.3, 16.0, 24.0, 59.94]),
     start=st.integers(0, 20),
 )
+@example(gaps_ms=[3, 3, 3, 3, 188], fps=5.0, start=0)  # the last frame, at its very timestamp
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_timestamps(tmp_path: Path, gaps_ms: list[int], fps: float, start: int) -> None:
     """The frame at a time is the last that has begun, to the container's millisecond; each stays until the next."""

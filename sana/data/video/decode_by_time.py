@@ -75,7 +75,8 @@ def shown_at(decoded: Timed, stream: VideoStream, times: Sequence[float] | NDArr
                 num_shown += 1
             if num_shown == len(times):
                 return
-            held, end_s = frame, start_s + _shown_for(frame, stream)
+            # the tick by which it counts as shown early is no part of how long it is shown
+            held, end_s = frame, start_s + tick_s(stream) + _shown_for(frame, stream)
         if held is not None and times[-1] <= end_s:
             yield from [held] * (len(times) - num_shown)
             return
