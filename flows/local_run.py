@@ -47,7 +47,9 @@ class LocalPrefect:
         prepare_environment(self._work_dir, quiet=True)  # the bars and the table say what Prefect's log would
         self._temporary = find_or_start_server(self._work_dir / "logs" / "prefect-server.log")
         self._started = True
-        self._say(f"starting Prefect {'with a temporary server, about 10 s' if self._temporary else 'on its server'}")
+        self._say(
+            f"starting Prefect {'with a temporary server, 10 s to a minute' if self._temporary else 'on its server'}"
+        )
 
     def stop(self) -> None:
         """End a temporary server: the flow will not begin."""

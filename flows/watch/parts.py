@@ -59,7 +59,7 @@ def _at_work(stages: Sequence[WatchedStage]) -> str:
         if stage.state == "running":
             parts = [f"{stage.name} {stage.done}/{stage.total} {stage.unit}" if stage.total else stage.name]
             parts += [rate_text(stage.per_s, stage.unit)] if stage.per_s else []
-            parts += [f"ETA {clock(stage.left_s)}"] if stage.left_s is not None else []
+            parts += [f"ETA {clock(stage.left_s)}"] if stage.left_s else []
             return ", ".join(parts)
     return "between two stages" if stages else "at its first stage"
 

@@ -87,7 +87,7 @@ def stage_line(stage: WatchedStage) -> str:
         parts.append(f"{stage.num_rejected} rejected")
     if stage.state == "running" and stage.per_s:
         parts.append(rate_text(stage.per_s, "" if stage.total else stage.unit))
-        if stage.left_s is not None:
+        if stage.left_s:
             parts.append(f"ETA {clock(stage.left_s)}")
     elif stage.elapsed_s is not None:
         words = {"running": "for", **dict.fromkeys(_DONE, "took")}.get(stage.state, "after")

@@ -220,7 +220,7 @@ def ask_tracking(talk: Talk) -> None:
         ("experiment", "MLflow experiment", talk.flags.experiment, "--experiment", "where runs are listed together"),
         (
             "run_name",
-            "Name of its runs",
+            "Name of its runs in MLflow (words in {} are filled in)",
             talk.flags.name,
             "--name",
             "{config} {method} {dataset} {date} {time} are filled in",

@@ -106,6 +106,14 @@ def test_the_demo_s_clips_become_a_config_and_nothing_is_overwritten(tmp_path: P
     assert printed["config"] == "third.yaml" and printed["next"][1] == "sana run third.yaml"
 
 
+def test_a_rejected_clip_s_caption_is_no_prompt(tmp_path: Path, videos: list[Path]) -> None:
+    folder = put(tmp_path / "clips", videos, ("b", "c"))
+    (folder / "a.mp4").write_text("no video")
+    (folder / "a.txt").write_text("of a file that is no video")
+    assert init(str(folder), "-s", "download.datasets.clips.max_rejected_fraction=0.5").exit_code == 0
+    assert written()["clips.yaml"].sample.prompts == {"first": "a test picture, 1"}
+
+
 NAMES = {
     "control": ("a\x1b[2Jb", "b\x07", "c"),
     "quotes": ('it\'s "one"', "b", "c"),

@@ -112,6 +112,16 @@ def test_the_list_has_the_newest_eval_loss_of_what_trains_and_of_what_was_left(s
     assert "0.7100 ± 0.0100<small>ema, at step 100</small>" in page and "none yet" not in page
 
 
+def test_what_trained_keeps_its_eval_loss_until_evaluate_has_one(store: Store) -> None:
+    data = make_data(store, [Clip(f"e{n}") for n in range(2)])
+    trained = make_training(store, data, Made()).train
+    trajectory = TrainFacts.of(trained).trajectory
+    save_steps(store, trajectory, 100)
+    record_run(store, "20261128-120000-aaaaaa", trajectory=trajectory, fingerprint=trained.fingerprint)
+    page = trainings_list(store)
+    assert trained.fingerprint in page and "0.7100 ± 0.0100<small>ema, at step 100</small>" in page
+
+
 def test_a_folder_that_nothing_is_left_in_is_no_training(store: Store) -> None:
     store.put_if_absent(f"train/{A}/attempt/model.safetensors", b"of a run that was killed before it was committed")
     save_steps(store, B, 100)

@@ -48,9 +48,17 @@ def doctor(config: str | None, overrides: Sequence[str], root: str | None) -> No
         for line in lines_of(found):
             click.echo(line, color=False if os.environ.get("NO_COLOR") else None)
         if found.verdict != "fail":
-            command = f"{program()} init path/to/clips -o my.yaml"
-            if config is not None:
-                command = f"{program()} plan {same_options(config, overrides, root)}"
-            say(f"next: {command}", command=command)
+            no_gpu = any(line.name == "gpu" and line.verdict != "ok" for line in found.checks)
+            for command in _next(config, overrides, root, no_gpu=no_gpu):
+                say(f"next: {command}", command=command)
     if found.verdict == "fail":
         sys.exit(1)
+
+
+def _next(config: str | None, overrides: Sequence[str], root: str | None, *, no_gpu: bool) -> Sequence[str]:
+    """Return what to type now; without a GPU it is a trial with a tiny model."""
+    if config is not None:
+        return (f"{program()} plan {same_options(config, overrides, root)}",)
+    if no_gpu:
+        return f"{program()} make-tiny-model tiny", f"{program()} init path/to/clips -o my.yaml --model tiny"
+    return (f"{program()} init path/to/clips -o my.yaml",)

@@ -94,7 +94,7 @@ class Starter:
         prompt = " ".join(first_caption(checked).split())[:_CAPTION_CHARS]
         key = f"sample.prompts.{NICKNAMES[0]}"
         if not any(name.startswith("sample.prompts") for name in self.given):
-            checked = self._set(checked, {key: prompt}, why="the caption of the first clip")
+            checked = self._set(checked, {key: prompt}, why="the caption of the first clip that is used")
         for one in advice(checked.config, of_all(checked.assigned.facts, factor) if checked.assigned else None):
             if one.key:
                 checked = self._set(checked, {one.key: one.value}, why=one.text.partition(":")[0].rstrip(";"))
@@ -272,8 +272,12 @@ def dataset_id(source: str) -> str:
 
 
 def first_caption(checked: Checked) -> str:
-    """Return a caption of the first clip by path."""
+    """Return a caption of the first clip by path, of those that are used if any is."""
     assert checked.listed is not None
-    order = pc.sort_indices(checked.listed.clips["path"])
-    captions: list[str] = checked.listed.captions["captions"][order[0].as_py()].as_py()
-    return captions[0]
+    clips, captions = checked.listed.clips, checked.listed.captions
+    if checked.assigned is not None and checked.assigned.windows.num_rows:
+        used = checked.assigned.windows["clip_id"].combine_chunks()
+        clips = clips.filter(pc.is_in(clips["clip_id"], value_set=used))
+    first = clips["clip_id"][pc.sort_indices(clips["path"])[0].as_py()]
+    texts: list[str] = captions["captions"][pc.index(captions["clip_id"], first).as_py()].as_py()
+    return texts[0]

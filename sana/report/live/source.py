@@ -13,7 +13,7 @@ from sana.report.live.committed import Committed, TrainingEntry, read_artifact
 from sana.report.live.live_page import NOTICE, LivePage, Topic
 from sana.report.live.media import ValidationCache
 from sana.report.live.pages import About
-from sana.report.live.run_index import RunIndex
+from sana.report.live.run_index import LIVE, RunIndex
 from sana.report.live.trainings import UNFINISHED, merged
 from sana.runs.curve_cache import CurveCache
 from sana.runs.listing import Run, read_run
@@ -25,6 +25,11 @@ from sana.training.validation import record as validations
 
 _RUN_ID = re.compile(r"[0-9a-f-]{8,40}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9_]{1,40}(-[A-Za-z0-9._]{1,80})?", re.ASCII)  # of a stage, fingerprint or trajectory
+
+
+def _is_to_be_evaluated(row: TrainingEntry) -> bool:
+    """Whether the newest eval loss is one that was measured while it trained."""
+    return not row.fingerprint or (row.evaluated is None and row.state in LIVE)
 
 
 class LiveRoot:
@@ -47,7 +52,7 @@ class LiveRoot:
         finished = {row.fingerprint for row in self._committed.trainings}
         begun = [name for name in training_folders(self.store) if name not in finished]
         rows = merged(self._committed.trainings, begun, self._runs.rows)
-        self._evals.refresh({row.trajectory: row.created_at for row in rows if not row.fingerprint})
+        self._evals.refresh({row.trajectory: row.created_at for row in rows if _is_to_be_evaluated(row)})
         self._rows = [row for row in map(self._with_progress, rows) if row is not None]
 
     def _check_root(self) -> None:
@@ -59,11 +64,11 @@ class LiveRoot:
             self._was_there = self._was_there or is_there
 
     def _with_progress(self, row: TrainingEntry) -> TrainingEntry | None:
-        """Return a training that is not finished with its newest eval loss; None: nothing of it is left.
+        """Return a training that is not evaluated yet with its newest eval loss; None: nothing of it is left.
 
         A folder without a run and a checkpoint is that of a model whose run was killed before it was committed.
         """
-        if row.fingerprint:
+        if not _is_to_be_evaluated(row):
             return row
         step = self._evals.step_of(row.trajectory)
         if step is None and row.state == UNFINISHED:
