@@ -16,7 +16,8 @@ from sana.data.sources.hub import REPO_ID
 from sana.errors import ConfigError
 from sana.pipeline.check import Checked
 from sana.pipeline.starting.fitting import Fit, Method, recommended
-from sana.pipeline.starting.starter import NICKNAMES, Starter, first_caption
+from sana.pipeline.starting.found import first_caption
+from sana.pipeline.starting.starter import NICKNAMES, Starter
 from sana.pipeline.starting.trial import SAMPLES
 from sana.stages.bodies.trainable_here import largest_bucket
 from sana.wording import in_units

@@ -114,6 +114,12 @@ def test_a_rejected_clip_s_caption_is_no_prompt(tmp_path: Path, videos: list[Pat
     assert written()["clips.yaml"].sample.prompts == {"first": "a test picture, 1"}
 
 
+def test_of_few_clips_most_are_to_train(tmp_path: Path, videos: list[Path]) -> None:
+    names = tuple(f"clip{number:02}" for number in range(12))  # of which the hash holds out 6 at 20%
+    assert init(str(put(tmp_path / "clips", videos * 4, names))).exit_code == 0
+    assert 0 < written()["clips.yaml"].bucket.eval_fraction < 0.2
+
+
 NAMES = {
     "control": ("a\x1b[2Jb", "b\x07", "c"),
     "quotes": ('it\'s "one"', "b", "c"),

@@ -4,7 +4,6 @@ import copy
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -19,14 +18,15 @@ from sana.data.rejections import fraction_of, is_too_many
 from sana.data.schemas import Reason
 from sana.data.sources.listing import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from sana.errors import SanaError
-from sana.facts import BucketFacts
 from sana.pipeline.advice import advice
 from sana.pipeline.check import Checked
 from sana.pipeline.remedies import changes_for, facts_of
+from sana.pipeline.starting.found import first_caption, num_held_out, of_all
 from sana.wording import counted
 
 MODEL = "Efficient-Large-Model/SANA-Video_2B_480p_diffusers"
 LEAST_HELD_OUT, MOST_HELD_OUT = 4, 0.2  # sources, and part of them
+_FRACTIONS = (0.15, 0.1, 0.07, 0.05, 0.03, 0.02)  # that are tried where the hash holds out too many
 BATCH, STEPS, EPOCHS = 8, 2000, 100  # at most
 NICKNAMES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")  # of prompts
 _WIDTH = 120  # of comments that wrap
@@ -88,6 +88,7 @@ class Starter:
         if held_out > checked.config.bucket.eval_fraction and not checked.config.bucket.holdout:
             why = "of the sources, by hash; of so few more than usual, so that the eval loss is of some"
             checked = self._set(checked, {"bucket.eval_fraction": held_out}, why=why)
+        checked = self._hold_out_fewer(checked)
         batch = min(BATCH, samples)
         steps = max(1, min(STEPS, EPOCHS * samples // batch))
         checked = self._set(checked, {"train.global_batch_size": batch, "train.max_steps": steps})
@@ -98,6 +99,21 @@ class Starter:
         for one in advice(checked.config, of_all(checked.assigned.facts, factor) if checked.assigned else None):
             if one.key:
                 checked = self._set(checked, {one.key: one.value}, why=one.text.partition(":")[0].rstrip(";"))
+        return checked
+
+    def _hold_out_fewer(self, checked: Checked) -> Checked:
+        """Lower the fraction where the hash holds out far more of few sources than it says: most are to train."""
+        is_sample = checked.factor(checked.config.download.datasets[0].id) > 1  # of which a part says little
+        if is_sample or {"bucket.eval_fraction", "bucket.holdout"} & self.given or checked.config.bucket.holdout:
+            return checked
+        for fraction in _FRACTIONS:
+            num_eval, num = num_held_out(checked)
+            if fraction >= checked.config.bucket.eval_fraction or num_eval <= MOST_HELD_OUT * num + 1:
+                continue
+            if not num_held_out(checked.with_config(self.tried({"bucket.eval_fraction": fraction})))[0]:
+                break
+            why = f"of the sources, by hash, which held out {num_eval} of {counted(num, 'sample')} with more"
+            checked = self._set(checked, {"bucket.eval_fraction": fraction}, why=why)
         return checked
 
     def steps_in_words(self, checked: Checked) -> str:
@@ -251,17 +267,6 @@ def _comments(lines: Sequence[str]) -> Iterator[str]:
         yield from (f"# {pad}{part}" for part in wrapped)
 
 
-def of_all(facts: BucketFacts, factor: float) -> BucketFacts:
-    """Return the facts as they would be of all clips, where each that was looked at stands for `factor`."""
-    if factor <= 1:
-        return facts
-    buckets = {
-        name: replace(of, **{count: round(factor * getattr(of, count)) for count in ("train", "eval", "clips")})
-        for name, of in facts.buckets.items()
-    }
-    return replace(facts, buckets=buckets, sources=round(factor * facts.sources))
-
-
 def dataset_id(source: str) -> str:
     """Return a short name for a source, as a data set's id has to be."""
     name = PurePosixPath(source.rstrip("/")).name or "clips"
@@ -269,15 +274,3 @@ def dataset_id(source: str) -> str:
     name = name[: len(name) - len(ending)]
     text = re.sub(r"[^a-z0-9._-]+", "-", name.lower().partition("?")[0]).strip("-._")
     return text[:64] or "clips"
-
-
-def first_caption(checked: Checked) -> str:
-    """Return a caption of the first clip by path, of those that are used if any is."""
-    assert checked.listed is not None
-    clips, captions = checked.listed.clips, checked.listed.captions
-    if checked.assigned is not None and checked.assigned.windows.num_rows:
-        used = checked.assigned.windows["clip_id"].combine_chunks()
-        clips = clips.filter(pc.is_in(clips["clip_id"], value_set=used))
-    first = clips["clip_id"][pc.sort_indices(clips["path"])[0].as_py()]
-    texts: list[str] = captions["captions"][pc.index(captions["clip_id"], first).as_py()].as_py()
-    return texts[0]
