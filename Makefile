@@ -35,8 +35,9 @@ setup-dev: .venv/dev
 demo: .venv/ready .sana/tiny/model_index.json
 	$(BIN)/sana run configs/demo.yaml
 
+# three on two cores: with two a quarter of the CPU's time passes in waits for servers and processes
 test: .venv/dev
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=10
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --durations=10
 
 test-slow: .venv/dev
 	$(BIN)/python -m pytest -q -m slow --durations=10
