@@ -16,6 +16,7 @@ from tests.hub_server import HubServer
 from tests.long_videos import make_long_video
 from tests.maintained_stores import context_of
 from tests.pipeline_runs import Outcome, Place, inline_workers, new_place, run_stages
+from tests.video_files import make_video
 
 if TYPE_CHECKING:
     from tests.training_lab import Lab
@@ -83,3 +84,20 @@ def lab(own_sigterm: None, training_store: "Encoded", tmp_path: Path, tiny_model
     from tests.training_lab import Lab
 
     return Lab(training_store, tmp_path, tiny_model)
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In an empty folder, with workers in this process."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with inline_workers():
+        yield
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three short videos of different content."""
+    folder = tmp_path_factory.mktemp("videos")
+    return [make_video(folder / f"{name}.mp4", num_frames=num, width=160, height=96) for name, num in
+            (("a", 33), ("b", 29), ("c", 25))]  # fmt: skip

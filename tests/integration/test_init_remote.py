@@ -1,6 +1,5 @@
 """`sana init` of what is elsewhere: a hub, a bucket, archives in one. No more is fetched than may be."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,28 +15,9 @@ from sana.store import open_store
 from tests.hub_server import HubServer
 from tests.hub_sources import DATASET
 from tests.packed_files import tar_of
-from tests.pipeline_runs import inline_workers
-from tests.video_files import make_video
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("in_empty_folder")]
 FETCHED = SampleLimits(clips=3, remote_bytes=40_000)
-
-
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In an empty folder, with workers in this process."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with inline_workers():
-        yield
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Three short videos of different content."""
-    folder = tmp_path_factory.mktemp("videos")
-    return [make_video(folder / f"{name}.mp4", num_frames=num, width=160, height=96) for name, num in
-            (("a", 33), ("b", 29), ("c", 25))]  # fmt: skip
 
 
 @pytest.fixture
